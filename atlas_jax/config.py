@@ -1,0 +1,359 @@
+"""The config tree: ml_collections ConfigDicts in, frozen dataclasses out.
+
+Each default is written once, here. A file under configs/ starts from
+`default_config()`, changes what it wants, and returns the ConfigDict;
+`resolve` turns it into a `RunConfig`, refusing unknown keys and wrong types
+before anything starts.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field
+
+from ml_collections import ConfigDict, config_dict
+
+
+class ConfigError(ValueError):
+  """A key or value of the config is wrong; the text says which and why."""
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+  """Devices along each mesh axis; one axis may be -1: all that are left."""
+
+  data: int = 1
+  fsdp: int = -1
+  tensor: int = 1
+  context: int = 1
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+  """The teacher that is trained."""
+
+  # A Hugging Face directory (config.json, *.safetensors, tokenizer files).
+  path: str = "models/teacher"
+  # True: path holds config.json and a tokenizer, and weights are drawn anew.
+  random_init: bool = False
+  param_dtype: str = "float32"
+  compute_dtype: str = "bfloat16"
+  remat: str = "full"  # none | dots | full
+  logprob_chunk: int = 256  # tokens whose logits exist at one time
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+  """AdamW with a warm-up and a schedule."""
+
+  learning_rate: float = 1e-6
+  warmup_steps: int = 10
+  schedule: str = "constant"  # constant | cosine | linear
+  final_fraction: float = 0.0  # of the peak, at the end of cosine or linear
+  b1: float = 0.9
+  b2: float = 0.999
+  eps: float = 1e-8
+  weight_decay: float = 0.0  # on matrices only: norms and biases are left out
+  clip_norm: float = 1.0
+
+
+@dataclass(frozen=True)
+class DataConfig:
+  """Where problems come from; see configs/README.md for every source."""
+
+  source: str = "teachable"
+  path: str | None = None  # the training problems (or all of them)
+  validation_path: str | None = None
+  test_path: str | None = None
+  params: dict = field(default_factory=dict)  # of a generated source
+  # Used when validation and test have no file of their own: hash of question.
+  split_fractions: tuple[float, ...] = (0.8, 0.1, 0.1)
+  seed: int = 0
+  sft_source: str = "teachable_sft"
+  sft_path: str | None = None
+  sft_params: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PromptsConfig:
+  """The four templates. Each must hold exactly the fields named here."""
+
+  # {question}
+  student_baseline: str = (
+      "{question}\n\nSolve the problem step by step. Give your final answer"
+      " inside <solution></solution> tags."
+  )
+  # {question}
+  student_diagnostic: str = (
+      "{question}\n\nBefore you solve it, outline in at most 50 tokens how you"
+      " would approach this problem. Do not solve it yet."
+  )
+  # {question} {approach}
+  teacher_adaptive: str = (
+      "A student was given this problem:\n{question}\n\nThe student's planned"
+      " approach:\n{approach}\n\nDecide how much help this student needs. Then"
+      " write the guidance for the student inside <teaching></teaching> tags:"
+      " as little as possible for a sound approach, concrete steps for a weak"
+      " one. Never state the final answer."
+  )
+  # {question} {teaching}
+  student_with_teaching: str = (
+      "{question}\n\nA teacher gives you this guidance:\n{teaching}\n\nSolve"
+      " the problem step by step. Give your final answer inside"
+      " <solution></solution> tags."
+  )
+
+
+@dataclass(frozen=True)
+class EpisodeConfig:
+  """How an episode is sampled. Lengths are in tokens."""
+
+  max_probe_tokens: int = 50
+  max_teaching_tokens: int = 512
+  max_solution_tokens: int = 512
+  baseline_samples: int = 4  # k unaided solutions; their pass rate is cached
+  teacher_temperature: float = 1.0
+  student_temperature: float = 0.7
+  probe_temperature: float = 0.0
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+  """Weights of the parts of the reward; see teaching/rewards.py."""
+
+  efficiency_weight: float = 1.0
+  degradation_penalty: float = 2.0  # multiplies the -1 of a broken answer
+  format_penalty: float = 0.5  # no, empty or repeated <teaching> tags
+  leak_penalty: float = 1.0  # the teaching states the answer
+  length_cost: float = 0.0  # per teaching token over max_teaching_tokens
+
+
+@dataclass(frozen=True)
+class SftConfig:
+  steps: int = 100
+  batch_rows: int = 16  # packed rows a step
+  row_length: int = 1024  # tokens a row
+  micro_batches: int = 1
+  optimizer: OptimizerConfig = field(
+      default_factory=lambda: OptimizerConfig(
+          learning_rate=1e-5, schedule="cosine"
+      )
+  )
+  checkpoint_every: int = 100
+
+
+@dataclass(frozen=True)
+class GrpoConfig:
+  steps: int = 250
+  problems_per_step: int = 16
+  group_size: int = 8  # G teachings a problem
+  row_length: int = 2048
+  micro_batches: int = 1
+  loss_type: str = "dapo"  # grpo | dapo
+  eps_low: float = 0.2
+  eps_high: float = 0.28
+  beta: float = 0.0  # weight of the k3 KL to the reference; 0: no reference
+  advantage: str = "group"  # group | batch | none
+  mismatch: str = "token_truncate"  # none | token_truncate
+  mismatch_max: float = 2.0
+  mask_truncated: bool = True  # teachings cut at max_teaching_tokens
+  ref_ema_alpha: float = 0.0  # ref <- alpha*policy + (1-alpha)*ref; 0: frozen
+  ref_ema_every: int = 64  # steps between two syncs of the reference
+  optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+  checkpoint_every: int = 10
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+  """One vLLM server: spawned by the run, or given as a URL."""
+
+  url: str | None = None
+  port: int = 0  # 0: a free one
+  dtype: str = "bfloat16"
+  max_model_len: int = 4096
+  max_num_seqs: int = 64
+  kv_cache_bytes: int = 1 << 30
+  cpu_cores: str = ""  # CPU builds: the cores that its threads are bound to
+  extra_args: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ServingConfig:
+  teacher: ServerConfig = ServerConfig()
+  student: ServerConfig = ServerConfig()
+  student_path: str = "models/student"
+  start_timeout_s: float = 600.0
+  request_timeout_s: float = 600.0
+  retries: int = 3  # of one request
+  restarts: int = 3  # of a server that died, in one run
+  max_concurrency: int = 256
+  # Stop when mean |trainer - server| log-prob on the fixed prompt is above.
+  max_logprob_gap: float = 0.1
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+  split: str = "test"
+  problems: int = 256
+  samples: int = 1  # solutions a problem in each arm
+  teacher_temperature: float = 0.0
+  student_temperature: float = 0.0
+  # Teachings given to every problem alike; the best is the constant baseline.
+  constant_teachings: tuple[str, ...] = ()
+  bootstrap_resamples: int = 10_000
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+  path: str | None = None  # None: <workdir>/export
+  dtype: str = "bfloat16"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+  seed: int = 0
+  phases: tuple[str, ...] = ("sft", "grpo", "evaluate")
+  mesh: MeshConfig = MeshConfig()
+  teacher: ModelConfig = ModelConfig()
+  data: DataConfig = DataConfig()
+  prompts: PromptsConfig = PromptsConfig()
+  episode: EpisodeConfig = EpisodeConfig()
+  reward: RewardConfig = RewardConfig()
+  sft: SftConfig = SftConfig()
+  grpo: GrpoConfig = GrpoConfig()
+  serving: ServingConfig = ServingConfig()
+  evaluate: EvaluateConfig = EvaluateConfig()
+  export: ExportConfig = ExportConfig()
+
+
+def _to_config_dict(value) -> ConfigDict:
+  out = ConfigDict()
+  for f in dataclasses.fields(value):
+    v = getattr(value, f.name)
+    if dataclasses.is_dataclass(v):
+      out[f.name] = _to_config_dict(v)
+    elif isinstance(v, dict):
+      out[f.name] = ConfigDict(v)
+    elif v is None:
+      (kind,) = [t for t in typing.get_args(f.type) if t is not type(None)]
+      out[f.name] = config_dict.placeholder(kind)
+    else:
+      out[f.name] = v
+  return out
+
+
+def default_config() -> ConfigDict:
+  """The whole tree with every default, open to `--config.x.y=` flags."""
+  return _to_config_dict(RunConfig())
+
+
+def _convert(value, kind, where: str):
+  """`value` as `kind` (a dataclass field's type), or ConfigError."""
+  if isinstance(kind, types.UnionType):
+    if value is None:
+      return None
+    (kind,) = [t for t in typing.get_args(kind) if t is not types.NoneType]
+  if dataclasses.is_dataclass(kind):
+    return _build(kind, value, where)
+  if kind is dict:
+    return value.to_dict() if isinstance(value, ConfigDict) else dict(value)
+  if typing.get_origin(kind) is tuple:
+    (item, _) = typing.get_args(kind)
+    if isinstance(value, str) or not hasattr(value, "__iter__"):
+      raise ConfigError(f"config.{where} must be a tuple, got {value!r}")
+    return tuple(_convert(v, item, where) for v in value)
+  if kind is float and type(value) is int:
+    return float(value)
+  if type(value) is not kind:
+    raise ConfigError(
+        f"config.{where} must be {kind.__name__}, got"
+        f" {type(value).__name__} {value!r}"
+    )
+  return value
+
+
+def _build(cls, tree, where: str):
+  fields = {f.name: f for f in dataclasses.fields(cls)}
+  for key in tree:
+    if key not in fields:
+      prefix = f"{where}." if where else ""
+      close = difflib.get_close_matches(key, fields, n=1)
+      hint = f" (did you mean {close[0]!r}?)" if close else ""
+      raise ConfigError(
+          f"unknown config key config.{prefix}{key}{hint}; valid keys:"
+          f" {', '.join(fields)}"
+      )
+  values = {}
+  for name, f in fields.items():
+    if name in tree:
+      path = f"{where}.{name}" if where else name
+      values[name] = _convert(tree[name], f.type, path)
+  return cls(**values)
+
+
+# config path -> its valid values
+CHOICES = {
+    "teacher.param_dtype": ("float32", "bfloat16"),
+    "teacher.compute_dtype": ("float32", "bfloat16"),
+    "teacher.remat": ("none", "dots", "full"),
+    "sft.optimizer.schedule": ("constant", "cosine", "linear"),
+    "grpo.optimizer.schedule": ("constant", "cosine", "linear"),
+    "grpo.loss_type": ("grpo", "dapo"),
+    "grpo.advantage": ("group", "batch", "none"),
+    "grpo.mismatch": ("none", "token_truncate"),
+    "serving.teacher.dtype": ("float32", "bfloat16"),
+    "serving.student.dtype": ("float32", "bfloat16"),
+    "evaluate.split": ("train", "validation", "test"),
+    "export.dtype": ("float32", "bfloat16"),
+}
+POSITIVE = (
+    "sft.steps sft.batch_rows sft.row_length sft.micro_batches"
+    " sft.checkpoint_every grpo.steps grpo.problems_per_step grpo.group_size"
+    " grpo.row_length grpo.micro_batches grpo.checkpoint_every"
+    " grpo.ref_ema_every episode.max_probe_tokens episode.max_teaching_tokens"
+    " episode.max_solution_tokens episode.baseline_samples evaluate.problems"
+    " evaluate.samples evaluate.bootstrap_resamples serving.max_concurrency"
+    " teacher.logprob_chunk"
+).split()
+NOT_NEGATIVE = (
+    "grpo.beta grpo.eps_low grpo.eps_high grpo.mismatch_max"
+    " grpo.ref_ema_alpha reward.efficiency_weight reward.degradation_penalty"
+    " reward.format_penalty reward.leak_penalty reward.length_cost"
+    " sft.optimizer.learning_rate grpo.optimizer.learning_rate"
+    " sft.optimizer.warmup_steps grpo.optimizer.warmup_steps serving.retries"
+    " serving.restarts serving.max_logprob_gap"
+).split()
+
+
+def resolve(tree: ConfigDict) -> RunConfig:
+  """The RunConfig that `tree` describes.
+
+  Raises:
+    ConfigError: an unknown key, a wrong type, or a value that is not valid.
+  """
+  config = _build(RunConfig, tree, "")
+
+  def value(path):
+    node = config
+    for part in path.split("."):
+      node = getattr(node, part)
+    return node
+
+  for path, valid in CHOICES.items():
+    if value(path) not in valid:
+      raise ConfigError(
+          f"config.{path}={value(path)!r} is not one of {', '.join(valid)}"
+      )
+  for path in POSITIVE:
+    if value(path) <= 0:
+      raise ConfigError(f"config.{path}={value(path)} must be above 0")
+  for path in NOT_NEGATIVE:
+    if value(path) < 0:
+      raise ConfigError(f"config.{path}={value(path)} must not be negative")
+  return config
+
+
+def to_dict(config) -> dict:
+  """A resolved config as plain JSON values."""
+  return dataclasses.asdict(config)
