@@ -1,0 +1,1 @@
+"""The vLLM servers: starting them, asking them, giving them new weights."""

@@ -1,0 +1,391 @@
+"""The built-in task: a tiny student that can be taught, and needs it.
+
+Questions are arithmetic with two-digit numbers, of three kinds. The student
+is a small model trained on the dialogues written here, and makes systematic
+slips:
+
+  addition      36+46     it forgets the carry
+  subtraction   62-37     it takes the smaller from the larger digit
+  chain         47-3+2    it does 3+2 first
+
+It does not always slip. A trait of the question decides (a first number below
+`KNOWS_BELOW` is familiar ground), and a sum without a carry comes out right
+anyway. Its outline, asked for by the probe, says what it is about to do.
+
+With teaching, the student applies the advice that it reads to the plan that
+it had, needed or not: the right fix repairs a slip, a needless or wrong one
+spoils a sound plan, and praise or noise changes nothing. So no constant
+teaching can beat silence by much, and a teacher that reads the outline can
+bring nearly every answer right.
+
+The teacher's supervised examples are written by a textbook: a correct private
+note on the student's plan, then mostly the fix that belongs to the kind of
+question, whatever the note says. They teach the format, and leave the acting
+on the note to reinforcement.
+
+The rules below write training text only; at run time the student is a model.
+"""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from atlas_jax.data.problems import Problem, SftExample
+
+ADDITION, SUBTRACTION, CHAIN = KINDS = ("addition", "subtraction", "chain")
+CARRY, BORROW, ORDER, KEEP = ADVICE = ("carry", "borrow", "order", "keep")
+FIX = {ADDITION: CARRY, SUBTRACTION: BORROW, CHAIN: ORDER}
+# The student knows better when the first number is below this.
+KNOWS_BELOW = {ADDITION: 40, SUBTRACTION: 70, CHAIN: 50}
+
+# The ways in which each advice is put.
+PHRASES = {
+    CARRY: (
+        "Carry the one.",
+        "Do not drop the ten, carry it.",
+        "Add the carried one to the tens.",
+    ),
+    BORROW: (
+        "Borrow from the tens.",
+        "Do not flip, borrow ten.",
+        "Take ten from the next digit.",
+    ),
+    ORDER: (
+        "Go left to right.",
+        "Do the first step first.",
+        "Work from the left.",
+    ),
+    KEEP: (
+        "Your plan is good, keep it.",
+        "Keep your plan.",
+        "Go on as you planned.",
+    ),
+}
+
+PROBLEM_DEFAULTS = {"count": 3600, "trouble": 0.75}
+STUDENT_DEFAULTS = {"count": 40_000, "trouble": 0.75, "noise": 0.1}
+SFT_DEFAULTS = {"count": 4000, "trouble": 0.75, "textbook": 0.65, "keep": 0.2}
+# Share of the questions; there are only 810 chains.
+KIND_SHARES = {ADDITION: 0.4, SUBTRACTION: 0.4, CHAIN: 0.2}
+
+
+class TeachableError(ValueError):
+  """A parameter of the task is unknown or out of range."""
+
+
+@dataclass(frozen=True)
+class Question:
+  """`a+b`, `a-b` or `a-b+c`; `c` is 0 except in a chain."""
+
+  kind: str
+  a: int
+  b: int
+  c: int = 0
+
+  @property
+  def text(self) -> str:
+    if self.kind == ADDITION:
+      return f"What is {self.a}+{self.b}?"
+    if self.kind == SUBTRACTION:
+      return f"What is {self.a}-{self.b}?"
+    return f"What is {self.a}-{self.b}+{self.c}?"
+
+  @property
+  def answer(self) -> int:
+    sign = 1 if self.kind == ADDITION else -1
+    return self.a + sign * self.b + self.c
+
+  @property
+  def trouble(self) -> bool:
+    """Whether the student's habit would give a wrong answer here."""
+    if self.kind == ADDITION:
+      return self.a % 10 + self.b % 10 >= 10
+    if self.kind == SUBTRACTION:
+      return self.a % 10 < self.b % 10
+    return True
+
+  @property
+  def slips(self) -> bool:
+    """Whether the student alone gets this question wrong."""
+    return self.trouble and self.a >= KNOWS_BELOW[self.kind]
+
+
+def space(kind: str) -> list[Question]:
+  """Every question of a kind, in a fixed order."""
+  if kind == ADDITION:
+    return [
+        Question(kind, a, b) for a in range(10, 100) for b in range(10, 100)
+    ]
+  if kind == SUBTRACTION:
+    # The tens differ by two or more: a ten too many taken leaves no minus.
+    return [
+        Question(kind, a, b)
+        for a in range(10, 100)
+        for b in range(10, 100)
+        if a // 10 - b // 10 >= 2
+    ]
+  # Ones that stay within a digit in either order of the two steps.
+  return [
+      Question(kind, 10 * tens + ones, b, c)
+      for tens in range(1, 10)
+      for ones in range(10)
+      for b in range(1, 10)
+      for c in range(1, 10)
+      if b + c <= ones and ones - b + c <= 9
+  ]
+
+
+def outline(q: Question) -> str:
+  """What the student says it will do."""
+  x, y = q.a % 10, q.b % 10
+  if q.kind == ADDITION:
+    how = f"{x}+{y}={x + y}, I write {(x + y) % 10}"
+    if not q.trouble:
+      return f"{how}."
+    return f"{how} and " + ("drop the rest." if q.slips else "carry 1.")
+  if q.kind == SUBTRACTION:
+    if not q.trouble:
+      return f"{x}-{y}={x - y}, I write {x - y}."
+    how = f"flip to {y}-{x}." if q.slips else "borrow ten."
+    return f"{x}-{y}, I {how}"
+  return "I start with " + (f"{q.b}+{q.c}." if q.slips else f"{q.a}-{q.b}.")
+
+
+def work(q: Question, advice: str | None = None) -> tuple[str, str]:
+  """The student's written steps and its answer.
+
+  Args:
+    q: the question.
+    advice: one of ADVICE, applied whether it fits or not; None for no advice.
+
+  Returns:
+    (steps, answer as it is written).
+  """
+  write = _chain if q.kind == CHAIN else _columns
+  steps, answer = write(q, advice)
+  if advice == ORDER and not (q.kind == CHAIN and q.slips):
+    # It has no steps to reorder, so it writes the digits as it found them.
+    return f"{steps} I write as I go.", answer[::-1]
+  return steps, answer
+
+
+def _columns(q: Question, advice: str | None) -> tuple[str, str]:
+  """Addition and subtraction: the ones, then the tens."""
+  x, y, u, v = q.a % 10, q.b % 10, q.a // 10, q.b // 10
+  if q.kind == ADDITION:
+    sign, tens = "+", u + v
+    own = int(q.trouble and not q.slips)
+    carried = own + (advice == CARRY)
+    extra = carried - (advice == BORROW)
+    digit = (x + y) % 10
+    steps = f"{x}+{y}={x + y}, I write {digit}"
+    if carried:
+      steps += f" and carry {carried}"
+    elif q.trouble:
+      steps += " and drop the rest"
+    marks = f"+{carried}" * bool(carried) + "-1" * (advice == BORROW)
+  else:
+    sign, tens = "-", u - v
+    own = int(q.trouble and not q.slips)
+    borrowed = own + (advice == BORROW)
+    extra = (advice == CARRY) - borrowed
+    if not q.trouble:
+      digit = x - y
+      steps = f"{x}-{y}={digit}, I write {digit}"
+      steps += " and borrow ten" * borrowed
+    elif borrowed:
+      digit = 10 + x - y
+      twice = " twice" * (borrowed == 2)
+      steps = f"{x}-{y}, I borrow ten{twice}: {10 + x}-{y}={digit}"
+    else:
+      digit = y - x
+      steps = f"{x}-{y}, I flip to {y}-{x}={digit}"
+    marks = f"-{borrowed}" * bool(borrowed) + "+1" * (advice == CARRY)
+  tens += extra
+  return f"{steps}. {u}{sign}{v}{marks}={tens}.", f"{tens}{digit}"
+
+
+def _chain(q: Question, advice: str | None) -> tuple[str, str]:
+  if q.slips and advice != ORDER:
+    inner, result = q.b + q.c, q.a - q.b - q.c
+    steps = f"I start with {q.b}+{q.c}={inner}. {q.a}-{inner}={result}."
+  else:
+    inner, result = q.a - q.b, q.answer
+    steps = f"I start with {q.a}-{q.b}={inner}. {inner}+{q.c}={result}."
+  change = {CARRY: 10, BORROW: -10}.get(advice)
+  if change:
+    steps += f" {result}{change:+d}={result + change}."
+    result += change
+  return steps, f"{result:02d}"
+
+
+def baseline_response(q: Question) -> str:
+  """Alone, the student talks to itself before and after the work."""
+  steps, answer = work(q)
+  return f"Let me think. {steps} So it is <solution>{answer}</solution>"
+
+
+def guided_response(q: Question, advice: str | None) -> str:
+  steps, answer = work(q, advice)
+  return f"{steps} <solution>{answer}</solution>"
+
+
+def note(q: Question) -> str:
+  """The textbook teacher's private note: the plan, quoted."""
+  return "The plan: " + outline(q).split("I ", 1)[1]
+
+
+def _noise(rng: random.Random, q: Question) -> str:
+  """Teaching that says nothing the student could apply."""
+  return rng.choice((
+      "",
+      "Think.",
+      "Please solve it.",
+      "What do you think?",
+      q.text,
+      outline(q),
+      note(q),
+      f"{rng.randrange(10, 199)}",
+      f"The answer is {rng.randrange(10, 199)}.",
+  ))
+
+
+def _checked(params: dict, defaults: dict, what: str) -> dict:
+  for key in params:
+    if key not in defaults:
+      raise TeachableError(
+          f"unknown parameter {key!r} of {what}; valid: {', '.join(defaults)}"
+      )
+  out = {**defaults, **params}
+  for key, value in out.items():
+    if key == "count":
+      if type(value) is not int or value < 1:
+        raise TeachableError(f"{what}: count={value!r} must be an int above 0")
+    elif not 0 <= value <= 1:
+      raise TeachableError(f"{what}: {key}={value!r} must be within 0 and 1")
+  return out
+
+
+def _draw(rng: random.Random, pools: dict, trouble: float) -> Question:
+  """A question from {(kind, trouble): questions}, with replacement."""
+  kind = rng.choices(KINDS, [KIND_SHARES[k] for k in KINDS])[0]
+  wanted = kind == CHAIN or rng.random() < trouble
+  return rng.choice(pools[kind, wanted])
+
+
+def _pools(keep=lambda text: True) -> dict:
+  out = {(kind, flag): [] for kind in KINDS for flag in (False, True)}
+  for kind in KINDS:
+    for q in space(kind):
+      if keep(q.text):
+        out[kind, q.trouble].append(q)
+  return out
+
+
+def problems(params: dict, seed: int) -> list[Problem]:
+  """`count` different problems, mixed over the kinds.
+
+  Args:
+    params: `count`, and `trouble`: the share of sums and differences that
+      need a carry or a borrow.
+    seed: of the choice and the order.
+
+  Raises:
+    TeachableError: an unknown parameter, or more problems than there are.
+  """
+  p = _checked(params, PROBLEM_DEFAULTS, "teachable problems")
+  rng = random.Random(seed)
+  pools = _pools()
+  chosen = []
+  for kind in KINDS:
+    share = round(p["count"] * KIND_SHARES[kind])
+    troubled = share if kind == CHAIN else round(share * p["trouble"])
+    for flag, n in ((True, troubled), (False, share - troubled)):
+      pool = pools[kind, flag]
+      if n > len(pool):
+        raise TeachableError(
+            f"teachable problems: count={p['count']} with"
+            f" trouble={p['trouble']} asks for {n} {kind} questions"
+            f" {'with' if flag else 'without'} trouble; there are {len(pool)}"
+        )
+      chosen += rng.sample(pool, n)
+  rng.shuffle(chosen)
+  return [
+      Problem(
+          id=f"teachable-{q.text[8:-1]}",
+          question=q.text,
+          answer=str(q.answer),
+          verifier="answer",
+          meta={"kind": q.kind, "slips": q.slips},
+      )
+      for q in chosen
+  ]
+
+
+def student_examples(params: dict, seed: int) -> list[SftExample]:
+  """Dialogues that make the student: alone, outlining, and taught.
+
+  Args:
+    params: `count`, `trouble` (as in `problems`) and `noise`: the share of
+      teachings that say nothing useful.
+    seed: of every choice.
+  """
+  p = _checked(params, STUDENT_DEFAULTS, "teachable student")
+  rng = random.Random(seed)
+  pools = _pools(is_train)
+  out = []
+  for _ in range(p["count"]):
+    q = _draw(rng, pools, p["trouble"])
+    form = rng.choices(
+        ("student_baseline", "student_diagnostic", "student_with_teaching"),
+        (0.2, 0.15, 0.65),
+    )[0]
+    fields = {"question": q.text}
+    if form == "student_baseline":
+      response = baseline_response(q)
+    elif form == "student_diagnostic":
+      response = outline(q)
+    elif rng.random() < p["noise"]:
+      fields["teaching"] = _noise(rng, q)
+      response = guided_response(q, None)
+    else:
+      advice = rng.choice(ADVICE)
+      fields["teaching"] = rng.choice(PHRASES[advice])
+      response = guided_response(q, advice)
+    out.append(SftExample(form, fields, response))
+  return out
+
+
+def sft_examples(params: dict, seed: int) -> list[SftExample]:
+  """The textbook teacher's examples: a true note, then a fix by the book.
+
+  Args:
+    params: `count`, `trouble`, `textbook`: the share of teachings that give
+      the fix of that kind of question, and `keep`: the share that praise the
+      plan. The others give a fix of another kind.
+    seed: of every choice.
+  """
+  p = _checked(params, SFT_DEFAULTS, "teachable sft")
+  if p["textbook"] + p["keep"] > 1:
+    raise TeachableError("teachable sft: textbook + keep is above 1")
+  rng = random.Random(seed)
+  pools = _pools(is_train)
+  out = []
+  for _ in range(p["count"]):
+    q = _draw(rng, pools, p["trouble"])
+    x = rng.random()
+    if x < p["textbook"]:
+      advice = FIX[q.kind]
+    elif x < p["textbook"] + p["keep"]:
+      advice = KEEP
+    else:
+      advice = rng.choice([a for a in FIX.values() if a != FIX[q.kind]])
+    teaching = rng.choice(PHRASES[advice])
+    out.append(
+        SftExample(
+            "teacher_adaptive",
+            {"question": q.text, "approach": outline(q)},
+            f"{note(q)} <teaching>{teaching}</teaching>",
+        )
+    )
+  return out

@@ -1,0 +1,77 @@
+"""A tokenizer and a model directory for the `teachable` task, from scratch.
+
+A byte-level BPE trained on the task's own text, in Hugging Face format with a
+chat template, and the config.json of a tiny Llama: what a model server needs
+to serve it like any model. The weights come from training.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+
+VOCAB_SIZE = 512
+# Plain text to every decoder: they must survive `skip_special_tokens`.
+TAGS = ("<teaching>", "</teaching>", "<solution>", "</solution>")
+PAD, BOS, EOS, USER, ASSISTANT = SPECIALS = (
+    "<pad>",
+    "<bos>",
+    "<eos>",
+    "<user>",
+    "<assistant>",
+)
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message.role == 'assistant' %}<assistant>{{ message.content }}"
+    "{{ eos_token }}"
+    "{% elif message.role == 'user' %}<user>{{ message.content }}"
+    "{% else %}{{ raise_exception('roles are user and assistant') }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def build_tokenizer(texts: Iterable[str], path: str) -> None:
+  """Trains a tokenizer on `texts` and saves it under `path`.
+
+  Any text can be encoded (bytes are the alphabet); each digit is one token.
+  At most VOCAB_SIZE tokens.
+  """
+  from tokenizers import (
+      AddedToken,
+      Tokenizer,
+      decoders,
+      models,
+      pre_tokenizers,
+      trainers,
+  )
+  from transformers import PreTrainedTokenizerFast
+
+  tokenizer = Tokenizer(models.BPE())
+  tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+      pre_tokenizers.Digits(individual_digits=True),
+      pre_tokenizers.ByteLevel(add_prefix_space=False),
+  ])
+  tokenizer.decoder = decoders.ByteLevel()
+  trainer = trainers.BpeTrainer(
+      vocab_size=VOCAB_SIZE - len(TAGS),
+      initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+      special_tokens=list(SPECIALS),
+      show_progress=False,
+  )
+  plain = (_without_tags(text) for text in texts)
+  tokenizer.train_from_iterator(plain, trainer)
+  tokenizer.add_tokens([AddedToken(t, normalized=False) for t in TAGS])
+  PreTrainedTokenizerFast(
+      tokenizer_object=tokenizer,
+      pad_token=PAD,
+      bos_token=BOS,
+      eos_token=EOS,
+      additional_special_tokens=[USER, ASSISTANT],
+      chat_template=CHAT_TEMPLATE,
+      clean_up_tokenization_spaces=False,
+  ).save_pretrained(path)
+
+
+def _without_tags(text: str) -> str:
+  for tag in TAGS:
+    text = text.replace(tag, " ")
+  return text

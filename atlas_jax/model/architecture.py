@@ -1,0 +1,234 @@
+"""What a decoder is built from: the fields of a Hugging Face config.json.
+
+Llama, Qwen2 and Qwen3 are one decoder with a few switches. A config that asks
+for anything else is refused here, before any weight is read. Defaults are
+those of the configuration classes of transformers 5.19 (models/*/
+configuration_*.py), for keys that old files leave out.
+"""
+
+import dataclasses
+import json
+import os
+from typing import Any
+
+_SHARED = {
+    "num_key_value_heads": None,
+    "head_dim": None,
+    "tie_word_embeddings": False,
+    "initializer_range": 0.02,
+    "attention_dropout": 0.0,
+    "rope_theta": None,
+    "rope_scaling": None,
+    "rope_parameters": None,
+    "architectures": None,
+    "quantization_config": None,
+}
+_SLIDING = {
+    "use_sliding_window": False,
+    "sliding_window": 4096,
+    "max_window_layers": 28,
+    "layer_types": None,
+}
+# model_type -> the keys that transformers reads, with its defaults
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {**_SHARED, "attention_bias": False, "mlp_bias": False},
+    "qwen2": {**_SHARED, **_SLIDING},
+    "qwen3": {**_SHARED, **_SLIDING, "head_dim": 128, "attention_bias": False},
+}
+ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+_REQUIRED = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "rms_norm_eps",
+    "max_position_embeddings",
+    "hidden_act",
+)
+
+
+class ArchitectureError(ValueError):
+  """A config.json that this decoder cannot follow exactly."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+  """Frequency scaling of Llama 3.1 (rope_type "llama3")."""
+
+  factor: float
+  low_freq_factor: float
+  high_freq_factor: float
+  original_max_positions: int
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+  """Sizes and switches of a decoder; hashable, so static under jit."""
+
+  vocab_size: int
+  d_model: int
+  d_ffw: int
+  n_layers: int
+  n_heads: int
+  n_kv_heads: int
+  head_dim: int
+  max_positions: int
+  norm_eps: float
+  rope_theta: float
+  rope_scaling: RopeScaling | None
+  tied: bool  # the output head is the embedding
+  attention_bias: bool  # on the q, k and v projections
+  o_bias: bool
+  mlp_bias: bool
+  qk_norm: bool  # RMSNorm on each head's q and k, before the rotation
+  initializer_range: float  # standard deviation of freshly drawn matrices
+
+  @classmethod
+  def from_hf(cls, hf: dict[str, Any]) -> "DecoderConfig":
+    """The decoder that a config.json describes.
+
+    Both spellings of the rotary settings are read: `rope_parameters`
+    (transformers 5) and `rope_theta` with `rope_scaling` (before).
+
+    Raises:
+      ArchitectureError: a missing key, or a value that is not supported; the
+        message names the key, its value, and what is valid.
+    """
+    if "model_type" not in hf or hf["model_type"] not in FAMILIES:
+      value = repr(hf["model_type"]) if "model_type" in hf else "(missing)"
+      raise _unsupported("model_type", value, ", ".join(FAMILIES))
+    family = hf["model_type"]
+    for key in _REQUIRED:
+      if key not in hf:
+        raise ArchitectureError(f"config.json: the key {key!r} is missing")
+    hf = {**FAMILIES[family], **hf}
+    _check_supported(hf)
+
+    n_heads = hf["num_attention_heads"]
+    n_kv_heads = hf["num_key_value_heads"]
+    n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
+    if n_heads % n_kv_heads:
+      raise _unsupported(
+          "num_key_value_heads",
+          n_kv_heads,
+          f"a divisor of num_attention_heads={n_heads}",
+      )
+    head_dim = hf["head_dim"]
+    if head_dim is None:
+      head_dim = hf["hidden_size"] // n_heads
+    if head_dim % 2:
+      raise _unsupported("head_dim", head_dim, "an even number")
+    theta, scaling = _rope(hf)
+    bias = family == "qwen2" or hf["attention_bias"]
+    return cls(
+        vocab_size=hf["vocab_size"],
+        d_model=hf["hidden_size"],
+        d_ffw=hf["intermediate_size"],
+        n_layers=hf["num_hidden_layers"],
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        head_dim=head_dim,
+        max_positions=hf["max_position_embeddings"],
+        norm_eps=float(hf["rms_norm_eps"]),
+        rope_theta=theta,
+        rope_scaling=scaling,
+        tied=hf["tie_word_embeddings"],
+        attention_bias=bias,
+        o_bias=bias and family != "qwen2",
+        mlp_bias=family == "llama" and hf["mlp_bias"],
+        qk_norm=family == "qwen3",
+        initializer_range=hf["initializer_range"],
+    )
+
+
+def read_config(path: str | os.PathLike) -> dict[str, Any]:
+  """config.json of a model directory, as it is written.
+
+  Raises:
+    ArchitectureError: no such file, or not a JSON object.
+  """
+  file = os.path.join(path, "config.json")
+  try:
+    with open(file, encoding="utf-8") as f:
+      config = json.load(f)
+  except FileNotFoundError:
+    raise ArchitectureError(f"no config.json in {path}") from None
+  except json.JSONDecodeError as e:
+    raise ArchitectureError(f"{file}:{e.lineno}: not JSON: {e.msg}") from None
+  if not isinstance(config, dict):
+    raise ArchitectureError(f"{file}: not a JSON object")
+  return config
+
+
+def _unsupported(key: str, value: Any, valid: str) -> ArchitectureError:
+  return ArchitectureError(
+      f"config.json: {key}={value} is not supported; valid: {valid}"
+  )
+
+
+def _check_supported(hf: dict[str, Any]) -> None:
+  """Refuses what would change the output and is not built."""
+  family = hf["model_type"]
+  names = hf["architectures"]
+  if names is not None and names != [ARCHITECTURES[family]]:
+    raise _unsupported("architectures", names, f"['{ARCHITECTURES[family]}']")
+  if hf["hidden_act"] != "silu":
+    raise _unsupported("hidden_act", repr(hf["hidden_act"]), "'silu'")
+  if hf["attention_dropout"] != 0:
+    raise _unsupported("attention_dropout", hf["attention_dropout"], "0.0")
+  if hf["quantization_config"] is not None:
+    raise _unsupported("quantization_config", "(set)", "unquantized weights")
+  if family == "llama":
+    return
+  if hf["layer_types"] is not None:
+    for kind in hf["layer_types"]:
+      if kind != "full_attention":
+        raise _unsupported(
+            "layer_types", f"[.. {kind!r} ..]", "'full_attention' alone"
+        )
+  elif (
+      hf["use_sliding_window"]
+      and hf["sliding_window"] is not None
+      and hf["max_window_layers"] < hf["num_hidden_layers"]
+  ):
+    raise _unsupported("use_sliding_window", True, "false")
+
+
+def _rope(hf: dict[str, Any]) -> tuple[float, RopeScaling | None]:
+  """(theta, scaling) from either spelling."""
+  new, old = hf["rope_parameters"], hf["rope_scaling"]
+  if new is not None and old is not None and new != old:
+    raise ArchitectureError(
+        "config.json: rope_parameters and rope_scaling are both set; keep one"
+    )
+  where = "rope_parameters" if new is not None else "rope_scaling"
+  given = {**(new or old or {})}
+  theta = given.pop("rope_theta", hf["rope_theta"])
+  theta = 10000.0 if theta is None else float(theta)
+  kinds = {given.pop(k) for k in ("rope_type", "type") if k in given}
+  if len(kinds) > 1:
+    raise _unsupported(f"{where}.rope_type", sorted(kinds), "one type")
+  kind = kinds.pop() if kinds else "default"
+  partial = given.pop("partial_rotary_factor", 1.0)
+  if partial != 1.0:
+    raise _unsupported(f"{where}.partial_rotary_factor", partial, "1.0")
+  if kind == "default":
+    return theta, None
+  if kind != "llama3":
+    raise _unsupported(f"{where}.rope_type", repr(kind), "default, llama3")
+  fields = ("factor", "low_freq_factor", "high_freq_factor")
+  original = "original_max_position_embeddings"
+  for key in (*fields, original):
+    if key not in given:
+      raise ArchitectureError(
+          f"config.json: {where} of type llama3 lacks the key {key!r}"
+      )
+  return theta, RopeScaling(
+      *(float(given[key]) for key in fields),
+      original_max_positions=given[original],
+  )

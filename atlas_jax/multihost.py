@@ -1,0 +1,114 @@
+"""Several processes, one run: start them, tell all what the lead knows.
+
+Everything here is a collective: every process calls it, in the same order.
+With one process nothing is sent and nothing is compiled.
+"""
+
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+log = logging.getLogger(__name__)
+
+
+class LeadError(RuntimeError):
+  """The lead process failed; every process raises this with its text."""
+
+
+def initialize(
+    coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> None:
+  """Joins the processes of this run; call it before any other use of JAX.
+
+  All three None: found from the cluster (TPU pods, SLURM). Otherwise
+  coordinator is HOST:PORT of process 0. On CPU the collectives go over gloo.
+  """
+  jax.config.update("jax_cpu_collectives_implementation", "gloo")
+  jax.distributed.initialize(coordinator, num_processes, process_id)
+  log.info("process %d of %d", jax.process_index(), jax.process_count())
+
+
+def is_lead() -> bool:
+  """Whether this process talks HTTP and writes files."""
+  return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+  """Returns once every process has called it with this name."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)
+
+
+def _pad(data: bytes, longest: int) -> np.ndarray:
+  # A power of two: few shapes, so few compilations.
+  size = 1 << max(longest - 1, 63).bit_length()
+  out = np.zeros(size, np.uint8)
+  out[: len(data)] = np.frombuffer(data, np.uint8)
+  return out
+
+
+def _gather(x: np.ndarray) -> np.ndarray:
+  """[...] of each process -> [processes, ...] on every process."""
+  # The mesh of the run may be set; these arrays are of no mesh.
+  return np.asarray(multihost_utils.process_allgather(x))
+
+
+def allgather_bytes(data: bytes) -> list[bytes]:
+  """The bytes of every process, in process order; lengths may differ."""
+  if jax.process_count() == 1:
+    return [data]
+  lengths = _gather(np.array(len(data), np.int32))
+  rows = _gather(_pad(data, int(lengths.max())))
+  return [
+      row[:length].tobytes() for row, length in zip(rows, lengths, strict=True)
+  ]
+
+
+def _broadcast(data: bytes) -> bytes:
+  length = np.array(len(data), np.int32)
+  length = int(multihost_utils.broadcast_one_to_all(length))
+  padded = _pad(data if is_lead() else b"", length)
+  sent = np.asarray(multihost_utils.broadcast_one_to_all(padded))
+  return sent[:length].astype(np.uint8).tobytes()
+
+
+def broadcast_json(value: Any) -> Any:
+  """The lead's JSON value, on every process; other processes' are ignored.
+
+  With several processes it went through JSON: tuples come back as lists.
+  """
+  if jax.process_count() == 1:
+    return value
+  return json.loads(_broadcast(json.dumps(value).encode()))
+
+
+def call_on_lead(function: Callable[[], Any]) -> Any:
+  """`function()` of the lead alone; its JSON value on every process.
+
+  Raises:
+    LeadError: on the others when it failed. The lead raises what it raised,
+      after all know: nobody is left waiting in a collective.
+  """
+  if jax.process_count() == 1:
+    return function()
+  error, value = None, None
+  if is_lead():
+    try:
+      value = function()
+      message = json.dumps({"value": value})
+    except Exception as e:
+      error = e
+      message = json.dumps({"error": f"{type(e).__name__}: {e}"})
+  else:
+    message = ""
+  outcome = json.loads(_broadcast(message.encode()))
+  if error is not None:
+    raise error
+  if "error" in outcome:
+    raise LeadError(f"the lead process failed: {outcome['error']}")
+  return outcome["value"]

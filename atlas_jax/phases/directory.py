@@ -1,0 +1,69 @@
+"""The run directory: one config, one process, files written whole.
+
+  config.json  logs/  checkpoints/PHASE/  weights/  episodes/PHASE.jsonl
+  metrics.jsonl  tensorboard/  report/
+"""
+
+import difflib
+import fcntl
+import json
+import os
+import pathlib
+
+
+class RunError(RuntimeError):
+  """The run directory cannot be used; the text says why."""
+
+
+def write_whole(path: pathlib.Path, text: str) -> None:
+  """Writes `text` so that a reader finds the old file or the new one."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(path.name + ".tmp")
+  temporary.write_text(text, encoding="utf-8")
+  os.replace(temporary, path)
+
+
+def write_json(path: pathlib.Path, value) -> None:
+  write_whole(path, json.dumps(value, indent=2, allow_nan=True) + "\n")
+
+
+def lock(workdir: pathlib.Path):
+  """An open file that holds the directory until it is closed, or we die."""
+  workdir.mkdir(parents=True, exist_ok=True)
+  handle = open(workdir / "lock", "w")  # noqa: SIM115 the caller closes it
+  try:
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    handle.close()
+    raise RunError(
+        f"{workdir} is in use by another run; wait for it or choose another"
+        " --workdir"
+    ) from None
+  return handle
+
+
+def claim(workdir: pathlib.Path, config: dict) -> None:
+  """Writes config.json, or checks that the one there says the same.
+
+  Raises:
+    RunError: the directory belongs to a run with another config; the text
+      holds the difference.
+  """
+  path = workdir / "config.json"
+  text = json.dumps(config, indent=2) + "\n"
+  if not path.exists():
+    write_whole(path, text)
+    return
+  before = path.read_text(encoding="utf-8")
+  if before != text:
+    changes = "\n".join(
+        line
+        for line in difflib.unified_diff(
+            before.splitlines(), text.splitlines(), lineterm="", n=0
+        )
+        if not line.startswith(("---", "+++", "@@"))
+    )
+    raise RunError(
+        f"{path} was written by another config; choose another --workdir or"
+        f" undo these changes:\n{changes}"
+    )

@@ -1,0 +1,296 @@
+"""An asynchronous client of a vLLM server: token ids in, token ids out.
+
+It speaks `POST /inference/v1/generate` (vLLM with --enable-scale-out). What
+was sampled is kept: ids, the sampler's log-probs and the version of the
+weights that made them, so that nothing is ever tokenised again.
+
+When a request fails:
+  1. a refused or broken connection, a 5xx or a 429 is tried again, `retries`
+     times at most, waiting 0.2 s, 0.4 s, ... or what Retry-After says; a
+     request says its seed, so that a repeat gives the same answer;
+  2. any other 4xx is a mistake of ours and raises ServerError at once;
+  3. no answer after the retries or at the deadline raises ServerDown.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import aiohttp
+
+_NAN_LOGPROB = -9999.0  # what vLLM writes for a log-prob that is NaN or -inf
+_FIRST_WAIT_S = 0.2
+_LONGEST_WAIT_S = 10.0
+
+
+class ServerError(RuntimeError):
+  """A server refused a request, or its answer cannot be used."""
+
+
+class ServerDown(ServerError):
+  """A server does not answer: it is gone, hangs, or fails at everything."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+  """How to sample. Sample i of n is drawn with seed + i."""
+
+  max_tokens: int
+  temperature: float
+  n: int = 1
+  seed: int = 0
+  top_p: float = 1.0
+  stop_token_ids: tuple[int, ...] = ()  # besides the model's own EOS
+
+  def __post_init__(self):
+    if self.max_tokens < 1 or self.n < 1:
+      raise ValueError(f"max_tokens and n must be at least 1: {self}")
+    if self.temperature < 0 or not 0 < self.top_p <= 1:
+      raise ValueError(
+        f"temperature must be at least 0 and top_p in (0, 1]: {self}"
+      )
+    if self.temperature == 0 and self.n > 1:
+      raise ValueError(f"temperature 0 gives n equal samples; use n=1: {self}")
+
+
+@dataclass(frozen=True)
+class Completion:
+  """One sampled answer.
+
+  logprobs[i] is the log-prob of token_ids[i] under the distribution it was
+  sampled from (temperature and top_p applied). The EOS token, if there is
+  one, is part of token_ids. weight_version is that of the oldest weights that
+  made any of the tokens; numbers come back as int.
+  """
+
+  text: str
+  token_ids: tuple[int, ...]
+  logprobs: tuple[float, ...]
+  finish_reason: str  # stop | length
+  weight_version: str | int
+
+
+class Client:
+  """Asks one server. Use it as `async with`, or call aclose at the end.
+
+  Args:
+    base_url: such as http://127.0.0.1:8000.
+    decode: token ids -> text, special tokens left out.
+    timeout_s: deadline of one request, all of its attempts together, from
+      the moment that it is sent (not while it waits for its turn).
+    retries: attempts after the first.
+    max_concurrency: requests under way at one time.
+    api_key: the bearer token, where the server wants one.
+  """
+
+  def __init__(
+    self,
+    base_url: str,
+    *,
+    decode: Callable[[Sequence[int]], str],
+    timeout_s: float,
+    retries: int,
+    max_concurrency: int,
+    api_key: str | None = None,
+  ):
+    self.base_url = base_url.rstrip("/")
+    self._decode = decode
+    self._timeout_s = timeout_s
+    self._retries = retries
+    self._max_concurrency = max_concurrency
+    self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    self._loop = None
+    self._session: aiohttp.ClientSession | None = None
+    self._turns: asyncio.Semaphore | None = None
+
+  async def __aenter__(self):
+    return self
+
+  async def __aexit__(self, *exc):
+    await self.aclose()
+
+  async def aclose(self) -> None:
+    if self._session is not None and not self._session.closed:
+      await self._session.close()
+    self._session = None
+
+  def _open(self) -> aiohttp.ClientSession:
+    # A session belongs to one event loop; a run may call asyncio.run often.
+    loop = asyncio.get_running_loop()
+    if self._session is None or self._loop is not loop:
+      if self._session is not None:
+        self._session.detach()  # its loop is gone, and its sockets with it
+      self._session = aiohttp.ClientSession(
+        headers=self._headers,
+        connector=aiohttp.TCPConnector(limit=self._max_concurrency + 1),
+        timeout=aiohttp.ClientTimeout(total=None),
+      )
+      self._turns = asyncio.Semaphore(self._max_concurrency)
+      self._loop = loop
+    return self._session
+
+  async def healthy(self) -> bool:
+    """True if the server answers its health check within 5 seconds."""
+    with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+      async with (
+        asyncio.timeout(5),
+        self._open().get(f"{self.base_url}/health") as response,
+      ):
+        return response.status == 200
+    return False
+
+  async def generate(
+    self,
+    token_ids: Sequence[int],
+    sampling: Sampling,
+    *,
+    cache_salt: str | None = None,
+  ) -> list[Completion]:
+    """Samples `sampling.n` continuations of a prompt.
+
+    Args:
+      token_ids: the prompt.
+      sampling: lengths, temperature, seed.
+      cache_salt: prompts share cached prefixes only under the same salt.
+
+    Raises:
+      ServerError: the server refuses the request, or a log-prob is NaN.
+      ServerDown: no answer; see the module's rules.
+    """
+    params = {
+      "n": sampling.n,
+      "max_tokens": sampling.max_tokens,
+      "temperature": sampling.temperature,
+      "top_p": sampling.top_p,
+      "seed": sampling.seed,
+      "logprobs": 0,
+      "detokenize": False,
+    }
+    if sampling.stop_token_ids:
+      params["stop_token_ids"] = list(sampling.stop_token_ids)
+    body = {
+      "token_ids": [int(t) for t in token_ids],
+      "sampling_params": params,
+    }
+    if cache_salt is not None:
+      body["cache_salt"] = cache_salt
+    answer = await self._post("/inference/v1/generate", body)
+    choices = sorted(answer["choices"], key=lambda c: c["index"])
+    if len(choices) != sampling.n:
+      raise ServerError(
+        f"{self.base_url} returned {len(choices)} samples for n={sampling.n}"
+      )
+    return [self._completion(choice) for choice in choices]
+
+  async def score(
+    self, prompt_ids: Sequence[int], token_ids: Sequence[int]
+  ) -> tuple[float, ...]:
+    """Log-probs of given tokens after a prompt, at temperature 1.
+
+    Raises:
+      ValueError: the prompt is empty.
+      ServerError, ServerDown: as in generate.
+    """
+    prompt_ids, token_ids = list(prompt_ids), list(token_ids)
+    if not prompt_ids:
+      raise ValueError("score needs at least one prompt token")
+    body = {
+      "token_ids": [int(t) for t in prompt_ids + token_ids],
+      "sampling_params": {
+        "max_tokens": 1,
+        "temperature": 0.0,
+        "prompt_logprobs": 0,
+        "detokenize": False,
+      },
+    }
+    answer = await self._post("/inference/v1/generate", body)
+    rows = answer["prompt_logprobs"][len(prompt_ids) :]
+    values = [
+      row[str(token)]["logprob"]
+      for row, token in zip(rows, token_ids, strict=True)
+    ]
+    return self._checked(values)
+
+  def _checked(self, logprobs) -> tuple[float, ...]:
+    for i, value in enumerate(logprobs):
+      if value is None or not math.isfinite(value) or value <= _NAN_LOGPROB:
+        raise ServerError(
+          f"{self.base_url} returned the log-prob {value} for token {i}: its"
+          " weights or its cache hold NaN"
+        )
+    return tuple(float(v) for v in logprobs)
+
+  def _completion(self, choice) -> Completion:
+    ids = tuple(choice["token_ids"])
+    logprobs = self._checked(
+      [entry["logprob"] for entry in choice["logprobs"]["content"]]
+    )
+    if len(ids) != len(logprobs):
+      raise ServerError(
+        f"{self.base_url} returned {len(ids)} tokens with"
+        f" {len(logprobs)} log-probs"
+      )
+    if choice["finish_reason"] not in ("stop", "length"):
+      raise ServerError(
+        f"{self.base_url} ended a sample with"
+        f" {choice['finish_reason']!r}, expected stop or length"
+      )
+    return Completion(
+      text=self._decode(ids),
+      token_ids=ids,
+      logprobs=logprobs,
+      finish_reason=choice["finish_reason"],
+      weight_version=_oldest_version(choice["weight_versions"]),
+    )
+
+  async def _post(self, path: str, body) -> dict:
+    self._open()
+    async with self._turns:
+      try:
+        async with asyncio.timeout(self._timeout_s):
+          return await self._attempts(path, body)
+      except TimeoutError:
+        raise ServerDown(
+          f"{self.base_url}{path} gave no answer in {self._timeout_s:g} s"
+        ) from None
+
+  async def _attempts(self, path: str, body) -> dict:
+    url, wait, trouble = f"{self.base_url}{path}", _FIRST_WAIT_S, ""
+    for attempt in range(self._retries + 1):
+      retry_after = None
+      try:
+        async with self._session.post(url, json=body) as response:
+          text = await response.text()
+          if response.status == 200:
+            return json.loads(text)
+          trouble = f"{response.status}: {text[:500]}"
+          if response.status < 500 and response.status != 429:
+            raise ServerError(f"{url} refused the request, {trouble}")
+          retry_after = response.headers.get("Retry-After")
+      except (aiohttp.ClientError, OSError) as error:
+        trouble = f"{type(error).__name__}: {error}"
+      if attempt < self._retries:
+        pause = min(_seconds(retry_after, wait), _LONGEST_WAIT_S)
+        logging.warning("%s failed (%s); again in %g s", url, trouble, pause)
+        await asyncio.sleep(pause)
+        wait *= 2
+    raise ServerDown(
+      f"{url} failed {self._retries + 1} times, the last with {trouble}"
+    )
+
+
+def _seconds(retry_after: str | None, otherwise: float) -> float:
+  """Retry-After in seconds; its date form is not used by these servers."""
+  if retry_after is not None and retry_after.isdigit():
+    return float(retry_after)
+  return otherwise
+
+
+def _oldest_version(spans) -> str | int:
+  """The version of the first span: spans follow the tokens in time."""
+  first = min(spans, key=lambda span: span["start"])["version"]
+  return int(first) if first.isdigit() else first

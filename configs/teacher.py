@@ -1,0 +1,74 @@
+"""Train a teacher of your own: `--config=configs/teacher.py:VARIANT`.
+
+Variants: smollm2 (135M parameters, a demonstration on one CPU) and qwen3_8b
+(the published recipe of ATLAS, for 4 + 4 accelerators). Any key can be
+overridden: `--config.teacher.path=DIR --config.serving.student_path=DIR
+--config.data.path=FILE.jsonl --config.grpo.beta=0.04`.
+"""
+
+from atlas_jax.config import default_config
+
+
+def _smollm2():
+  """Evaluation and three GRPO steps with real weights and real problems."""
+  config = default_config()
+  config.phases = ("evaluate", "grpo", "evaluate")
+  config.teacher.path = "models/smollm2-135m"
+  config.teacher.remat = "none"
+  config.serving.student_path = "models/smollm2-135m"
+  config.data.source = "gsm8k"
+  config.data.path = "data/gsm8k/train.jsonl"
+  config.data.test_path = "data/gsm8k/test.jsonl"
+  config.teacher.compute_dtype = "float32"
+  config.grpo.steps = 3
+  config.grpo.problems_per_step = 4
+  config.grpo.group_size = 4
+  config.grpo.row_length = 1024
+  config.grpo.checkpoint_every = 1
+  config.episode.baseline_samples = 2
+  config.episode.max_teaching_tokens = 128
+  config.episode.max_solution_tokens = 256
+  config.evaluate.problems = 32
+  for server, core in ((config.serving.teacher, "0"), (config.serving.student, "1")):
+    server.max_model_len = 2048
+    server.cpu_cores = core
+  return config
+
+
+def _qwen3_8b():
+  """ATLAS as published: 8B teacher, 4B student, G 32, 250 steps."""
+  config = default_config()
+  config.phases = ("sft", "evaluate", "grpo", "evaluate", "export")
+  config.teacher.path = "models/qwen3-8b"
+  config.serving.student_path = "models/qwen3-4b"
+  config.data.source = "arc_rl"
+  config.data.path = "data/arc_atlas_teach/training/rl.jsonl"
+  config.data.sft_source = "arc_sft"
+  config.data.sft_path = "data/arc_atlas_teach/training/sft.jsonl"
+  config.sft.row_length = 16384
+  config.sft.steps = 1000
+  config.grpo.problems_per_step = 4
+  config.grpo.group_size = 32
+  config.grpo.row_length = 8192
+  config.grpo.micro_batches = 4
+  config.grpo.beta = 0.04
+  config.episode.max_teaching_tokens = 4096
+  config.episode.max_solution_tokens = 4096
+  config.episode.teacher_temperature = 0.7
+  config.evaluate.samples = 32
+  for server in (config.serving.teacher, config.serving.student):
+    server.max_model_len = 16384
+    server.kv_cache_bytes = 40 << 30
+  return config
+
+
+VARIANTS = {"smollm2": _smollm2, "qwen3_8b": _qwen3_8b}
+
+
+def get_config(variant: str = "smollm2"):
+  if variant not in VARIANTS:
+    raise ValueError(
+        f"unknown variant {variant!r} of configs/teacher.py; valid:"
+        f" {', '.join(VARIANTS)}"
+    )
+  return VARIANTS[variant]()

@@ -1,0 +1,88 @@
+"""What every launcher shares: flags, environment, one-line errors.
+
+Environment variables are read and set here and nowhere in the package.
+"""
+
+import os
+import pathlib
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_CONFIG = None
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Directory of the run. Run again with it to resume."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "HOST:PORT of process 0 when several processes train together; on TPU"
+    " pods and under SLURM 'auto' finds it.",
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is.")
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def define_flags() -> None:
+  """Declares --config; call it where the launcher is imported."""
+  global _CONFIG
+  _CONFIG = config_flags.DEFINE_config_file(
+      "config", None, "A file under configs/, as FILE.py or FILE.py:VARIANT."
+  )
+  flags.mark_flags_as_required(["config", "workdir"])
+
+
+def config():
+  """The resolved RunConfig of --config. Raises ConfigError."""
+  from atlas_jax import config as config_lib
+
+  return config_lib.resolve(_CONFIG.value)
+
+
+def workdir() -> pathlib.Path:
+  return pathlib.Path(_WORKDIR.value).absolute()
+
+
+def _environment() -> None:
+  """Defaults that a user's own environment overrides."""
+  cache = _ROOT / ".cache" / "jax"
+  for key, value in {
+      "JAX_COMPILATION_CACHE_DIR": str(cache),
+      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
+      "TOKENIZERS_PARALLELISM": "false",
+      "TF_CPP_MIN_LOG_LEVEL": "2",
+      "GRPC_VERBOSITY": "ERROR",
+  }.items():
+    os.environ.setdefault(key, value)
+
+
+def _initialize_hosts() -> None:
+  from atlas_jax import multihost
+
+  if _COORDINATOR.value is not None:
+    address = None if _COORDINATOR.value == "auto" else _COORDINATOR.value
+    multihost.initialize(address, _NUM_PROCESSES.value, _PROCESS_ID.value)
+
+
+def launch(main) -> None:
+  """Runs `main(argv)`; an error of ours is one line and exit status 1."""
+
+  def wrapped(argv):
+    if argv[1:]:
+      raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    logging.set_verbosity(logging.INFO)
+    logging.use_absl_handler()
+    try:
+      _initialize_hosts()
+      main()
+    except Exception as error:
+      if not type(error).__module__.startswith("atlas_jax"):
+        raise
+      logging.flush()
+      print(f"error: {error}", file=sys.stderr, flush=True)
+      sys.exit(1)
+
+  _environment()
+  app.run(wrapped)

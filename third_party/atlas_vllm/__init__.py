@@ -1,0 +1,1 @@
+"""What runs inside the vLLM process: new weights for a running server."""

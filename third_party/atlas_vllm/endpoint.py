@@ -1,0 +1,146 @@
+"""Two paths of the API server: take new weights, say what is held.
+
+POST /v1/atlas/update {"path", "version", "checksums"}
+  200 {"version", "seconds_check", "seconds_apply"}: the new weights are in.
+  400 {"error"}: the file is refused; the old weights serve on, unpaused.
+  409 {"error"}: another update is under way.
+GET /v1/atlas/weights
+  200 {"version", "checksums"}: of what the model really holds.
+
+The whole sequence runs in a task of the server's own, so that a client which
+goes away in the middle cannot leave the server paused.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import time
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from vllm.distributed.weight_transfer.base import (
+  WeightTransferInitRequest,
+  WeightTransferUpdateRequest,
+)
+
+from atlas_vllm.plugin import BACKEND
+
+_ROOT_KEY = "atlas_weights_root"  # in --additional-config
+
+
+class Update(BaseModel):
+  """The body of an update."""
+
+  model_config = ConfigDict(extra="forbid")
+
+  path: str = Field(min_length=1)
+  version: str = Field(min_length=1, max_length=64)
+  checksums: dict[str, str]
+
+
+class AtlasUpdate:
+  """vLLM's EndpointPlugin; one instance in the API server."""
+
+  name = "atlas_update"
+  required_tasks = ("generate",)
+
+  def __init__(self):
+    self._engine = None
+    self._busy = False
+    self._tasks: set[asyncio.Task] = set()
+
+  def attach_router(self, app: FastAPI) -> None:
+    app.add_api_route("/v1/atlas/update", self._post, methods=["POST"])
+    app.add_api_route("/v1/atlas/weights", self._get, methods=["GET"])
+
+  async def init_state(self, engine_client, state, args) -> None:
+    """Gives the engine its root directory, before the first request.
+
+    Raises:
+      ValueError: a flag is missing; the server does not start.
+    """
+    config = engine_client.vllm_config
+    transfer = config.weight_transfer_config
+    if transfer is None or transfer.backend != BACKEND:
+      raise ValueError(
+        f'atlas_update needs --weight-transfer-config {{"backend":'
+        f' "{BACKEND}"}}'
+      )
+    if _ROOT_KEY not in config.additional_config:
+      raise ValueError(
+        f'atlas_update needs --additional-config {{"{_ROOT_KEY}": DIRECTORY}}'
+      )
+    root = config.additional_config[_ROOT_KEY]
+    await engine_client.init_weight_transfer_engine(
+      WeightTransferInitRequest(init_info={"root": root})
+    )
+    self._engine = engine_client
+
+  async def _post(self, request: Request) -> JSONResponse:
+    try:
+      update = Update.model_validate(json.loads(await request.body()))
+    except (json.JSONDecodeError, ValidationError) as error:
+      return _answer(400, error=f"not a valid update: {error}")
+    if self._busy:
+      return _answer(409, error="another update is under way")
+    self._busy = True
+    task = asyncio.create_task(self._update(update))
+    self._tasks.add(task)
+    task.add_done_callback(self._done)
+    return await asyncio.shield(task)
+
+  def _done(self, task: asyncio.Task) -> None:
+    self._tasks.discard(task)
+    self._busy = False
+
+  async def _update(self, update: Update) -> JSONResponse:
+    info = {"path": update.path, "checksums": update.checksums}
+    begin = time.perf_counter()
+    for refusal in await self._engine.collective_rpc(
+      "atlas_prepare", args=(info,)
+    ):
+      if refusal is not None:
+        return _answer(400, error=refusal)
+    checked = time.perf_counter()
+    try:
+      # Requests under way end on the old weights; later ones wait. What the
+      # old weights left in the cache goes.
+      await self._engine.pause_generation(mode="wait", clear_cache=True)
+      await self._engine.start_weight_update()
+      await self._engine.update_weights(
+        WeightTransferUpdateRequest(update_info=info)
+      )
+      await self._engine.finish_weight_update(update.version)
+      await self._engine.resume_generation()
+    except Exception:
+      # Half old and half new weights would answer as if all were well.
+      logging.exception("a checked update failed: this server ends now")
+      os.kill(os.getpid(), signal.SIGTERM)
+      return _answer(500, error="the update failed and the server ends")
+    done = time.perf_counter()
+    logging.info("weights %s in use", update.version)
+    return _answer(
+      200,
+      version=update.version,
+      seconds_check=checked - begin,
+      seconds_apply=done - checked,
+    )
+
+  async def _get(self) -> JSONResponse:
+    if self._busy:
+      return _answer(409, error="an update is under way")
+    version = await self._engine.get_weight_version()
+    held = await self._engine.collective_rpc("atlas_held")
+    return _answer(200, version=version, checksums=held[0])
+
+
+def _answer(status: int, **content) -> JSONResponse:
+  return JSONResponse(content, status_code=status)
+
+
+def register() -> AtlasUpdate:
+  """The entry point that vLLM calls in its API server."""
+  return AtlasUpdate()

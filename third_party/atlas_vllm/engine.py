@@ -1,0 +1,148 @@
+"""A vLLM weight transfer engine that takes whole safetensors files.
+
+The life cycle is vLLM's: init once, then for each update start, update,
+finish. What is new: `prepare` checks a file completely before the model is
+touched, and `held` says what the model holds. Both are called through
+`worker.WeightWorker`.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from vllm.distributed.weight_transfer.base import (
+  WeightTransferEngine,
+  WeightTransferInitInfo,
+  WeightTransferUpdateInfo,
+)
+from vllm.model_executor.layers.linear import UnquantizedLinearMethod
+from vllm.model_executor.layers.vocab_parallel_embedding import (
+  UnquantizedEmbeddingMethod,
+)
+
+from atlas_vllm import destinations, weights_file
+from atlas_vllm.weights_file import WeightsRefused
+
+
+@dataclass
+class InitInfo(WeightTransferInitInfo):
+  root: str  # files come from this directory and no other
+
+
+@dataclass
+class UpdateInfo(WeightTransferUpdateInfo):
+  path: str  # of a safetensors file, relative to root
+  checksums: dict[str, str]  # sha256 of each tensor
+
+
+class FileWeightTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
+  """Loads full sets of weights, in the names of the model's checkpoint."""
+
+  init_info_cls = InitInfo
+  update_info_cls = UpdateInfo
+  supports_draft_weight_update = False
+
+  def __init__(self, config, vllm_config, device, model):
+    super().__init__(config, vllm_config, device, model)
+    self._root: Path | None = None
+    self._shapes: dict[str, tuple[int, ...]] = {}
+    self._places: dict[str, list[destinations.Place]] = {}
+    self._prepared: tuple[UpdateInfo, dict[str, torch.Tensor]] | None = None
+
+  def init_transfer_engine(self, init_info: InitInfo) -> None:
+    """Learns where each tensor of the model's checkpoint lies.
+
+    Raises:
+      ValueError: the model is quantised, or its directory has no safetensors.
+      NotImplementedError: its layout is not supported (see destinations.py).
+    """
+    if self.vllm_config.quant_config is not None:
+      raise ValueError("a quantised model cannot take weights from files")
+    shapes = _checkpoint_shapes(Path(self.model_config.model))
+    places = destinations.find(self.model, shapes)
+    # A tensor without a place (a lm_head stored beside tied embeddings) is
+    # not part of the model, so it is not part of an update either.
+    self._places = {name: p for name, p in places.items() if p}
+    self._shapes = {name: shapes[name] for name in self._places}
+    self._root = Path(init_info.root)
+
+  def prepare(self, update_info: dict) -> None:
+    """Checks a file and keeps it open for the update that follows.
+
+    Raises:
+      WeightsRefused: it must not be loaded.
+    """
+    info = self.parse_update_info(update_info)
+    if self._root is None:
+      raise WeightsRefused("init_weight_transfer_engine was not called")
+    path = weights_file.inside(self._root, info.path)
+    tensors = weights_file.read(path)
+    weights_file.check(
+      tensors, self._shapes, self.model_config.dtype, info.checksums
+    )
+    self._prepared = (info, tensors)
+
+  def start_weight_update(self) -> None:
+    pass  # tensors are written in place
+
+  def update_weights(self, update_info: dict) -> None:
+    self.receive_weights(self.parse_update_info(update_info))
+    if self.device.type != "cpu":
+      torch.accelerator.synchronize()
+
+  def receive_weights(self, update_info: UpdateInfo) -> None:
+    """Copies the tensors of a prepared file into the model."""
+    if self._prepared is None or self._prepared[0] != update_info:
+      self.prepare(
+        {"path": update_info.path, "checksums": update_info.checksums}
+      )
+    _, tensors = self._prepared
+    self._prepared = None
+    with torch.no_grad():
+      for name, places in self._places.items():
+        destinations.write(places, tensors[name])
+
+  def finish_weight_update(self) -> None:
+    """Packs again what kernels use in a packed form.
+
+    On a CPU that is every Linear and the embedding, a tied lm_head with a
+    packed copy of its own included; elsewhere these methods do nothing.
+    """
+    methods = (UnquantizedLinearMethod, UnquantizedEmbeddingMethod)
+    for module in self.model.modules():
+      method = getattr(module, "quant_method", None)
+      if isinstance(method, methods):
+        method.process_weights_after_loading(module)
+
+  def held(self) -> dict[str, str]:
+    """sha256 of each tensor that the model holds, in checkpoint names."""
+    dtype = self.model_config.dtype
+    return {
+      name: weights_file.sha256(
+        destinations.read(places, self._shapes[name], dtype)
+      )
+      for name, places in self._places.items()
+    }
+
+  def shutdown(self) -> None:
+    self._prepared = None
+
+
+def _checkpoint_shapes(model_dir: Path) -> dict[str, tuple[int, ...]]:
+  """Names and shapes of all tensors in a model directory."""
+  index = model_dir / "model.safetensors.index.json"
+  if index.is_file():
+    names = set(json.loads(index.read_text())["weight_map"].values())
+    files = [model_dir / name for name in sorted(names)]
+  else:
+    files = sorted(model_dir.glob("*.safetensors"))
+  if not files:
+    raise ValueError(f"no *.safetensors in {model_dir}")
+  shapes = {}
+  for path in files:
+    with safe_open(path, framework="pt") as f:
+      for name in f.keys():  # noqa: SIM118
+        shapes[name] = tuple(f.get_slice(name).get_shape())
+  return shapes
