@@ -214,6 +214,7 @@ class ExportConfig:
 class RunConfig:
   seed: int = 0
   phases: tuple[str, ...] = ("sft", "grpo", "evaluate")
+  wandb_project: str | None = None  # also log there; needs the extra wandb
   mesh: MeshConfig = MeshConfig()
   teacher: ModelConfig = ModelConfig()
   data: DataConfig = DataConfig()

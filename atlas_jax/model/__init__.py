@@ -1,0 +1,1 @@
+"""The decoder, its attention and log-probs, and Hugging Face weights."""

@@ -12,43 +12,44 @@ import os
 from typing import Any
 
 _SHARED = {
-    "num_key_value_heads": None,
-    "head_dim": None,
-    "tie_word_embeddings": False,
-    "initializer_range": 0.02,
-    "attention_dropout": 0.0,
-    "rope_theta": None,
-    "rope_scaling": None,
-    "rope_parameters": None,
-    "architectures": None,
-    "quantization_config": None,
+  "num_key_value_heads": None,
+  "head_dim": None,
+  "tie_word_embeddings": False,
+  "initializer_range": 0.02,
+  "attention_dropout": 0.0,
+  "rope_theta": None,
+  "rope_scaling": None,
+  "rope_parameters": None,
+  "partial_rotary_factor": 1.0,
+  "architectures": None,
+  "quantization_config": None,
 }
 _SLIDING = {
-    "use_sliding_window": False,
-    "sliding_window": 4096,
-    "max_window_layers": 28,
-    "layer_types": None,
+  "use_sliding_window": False,
+  "sliding_window": 4096,
+  "max_window_layers": 28,
+  "layer_types": None,
 }
 # model_type -> the keys that transformers reads, with its defaults
 FAMILIES: dict[str, dict[str, Any]] = {
-    "llama": {**_SHARED, "attention_bias": False, "mlp_bias": False},
-    "qwen2": {**_SHARED, **_SLIDING},
-    "qwen3": {**_SHARED, **_SLIDING, "head_dim": 128, "attention_bias": False},
+  "llama": {**_SHARED, "attention_bias": False, "mlp_bias": False},
+  "qwen2": {**_SHARED, **_SLIDING},
+  "qwen3": {**_SHARED, **_SLIDING, "head_dim": 128, "attention_bias": False},
 }
 ARCHITECTURES = {
-    "llama": "LlamaForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
+  "llama": "LlamaForCausalLM",
+  "qwen2": "Qwen2ForCausalLM",
+  "qwen3": "Qwen3ForCausalLM",
 }
 _REQUIRED = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "rms_norm_eps",
-    "max_position_embeddings",
-    "hidden_act",
+  "vocab_size",
+  "hidden_size",
+  "intermediate_size",
+  "num_hidden_layers",
+  "num_attention_heads",
+  "rms_norm_eps",
+  "max_position_embeddings",
+  "hidden_act",
 )
 
 
@@ -114,9 +115,9 @@ class DecoderConfig:
     n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
     if n_heads % n_kv_heads:
       raise _unsupported(
-          "num_key_value_heads",
-          n_kv_heads,
-          f"a divisor of num_attention_heads={n_heads}",
+        "num_key_value_heads",
+        n_kv_heads,
+        f"a divisor of num_attention_heads={n_heads}",
       )
     head_dim = hf["head_dim"]
     if head_dim is None:
@@ -126,23 +127,23 @@ class DecoderConfig:
     theta, scaling = _rope(hf)
     bias = family == "qwen2" or hf["attention_bias"]
     return cls(
-        vocab_size=hf["vocab_size"],
-        d_model=hf["hidden_size"],
-        d_ffw=hf["intermediate_size"],
-        n_layers=hf["num_hidden_layers"],
-        n_heads=n_heads,
-        n_kv_heads=n_kv_heads,
-        head_dim=head_dim,
-        max_positions=hf["max_position_embeddings"],
-        norm_eps=float(hf["rms_norm_eps"]),
-        rope_theta=theta,
-        rope_scaling=scaling,
-        tied=hf["tie_word_embeddings"],
-        attention_bias=bias,
-        o_bias=bias and family != "qwen2",
-        mlp_bias=family == "llama" and hf["mlp_bias"],
-        qk_norm=family == "qwen3",
-        initializer_range=hf["initializer_range"],
+      vocab_size=hf["vocab_size"],
+      d_model=hf["hidden_size"],
+      d_ffw=hf["intermediate_size"],
+      n_layers=hf["num_hidden_layers"],
+      n_heads=n_heads,
+      n_kv_heads=n_kv_heads,
+      head_dim=head_dim,
+      max_positions=hf["max_position_embeddings"],
+      norm_eps=float(hf["rms_norm_eps"]),
+      rope_theta=theta,
+      rope_scaling=scaling,
+      tied=hf["tie_word_embeddings"],
+      attention_bias=bias,
+      o_bias=bias and family != "qwen2",
+      mlp_bias=family == "llama" and hf["mlp_bias"],
+      qk_norm=family == "qwen3",
+      initializer_range=hf["initializer_range"],
     )
 
 
@@ -167,7 +168,7 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
 
 def _unsupported(key: str, value: Any, valid: str) -> ArchitectureError:
   return ArchitectureError(
-      f"config.json: {key}={value} is not supported; valid: {valid}"
+    f"config.json: {key}={value} is not supported; valid: {valid}"
   )
 
 
@@ -189,12 +190,12 @@ def _check_supported(hf: dict[str, Any]) -> None:
     for kind in hf["layer_types"]:
       if kind != "full_attention":
         raise _unsupported(
-            "layer_types", f"[.. {kind!r} ..]", "'full_attention' alone"
+          "layer_types", f"[.. {kind!r} ..]", "'full_attention' alone"
         )
   elif (
-      hf["use_sliding_window"]
-      and hf["sliding_window"] is not None
-      and hf["max_window_layers"] < hf["num_hidden_layers"]
+    hf["use_sliding_window"]
+    and hf["sliding_window"] is not None
+    and hf["max_window_layers"] < hf["num_hidden_layers"]
   ):
     raise _unsupported("use_sliding_window", True, "false")
 
@@ -204,7 +205,7 @@ def _rope(hf: dict[str, Any]) -> tuple[float, RopeScaling | None]:
   new, old = hf["rope_parameters"], hf["rope_scaling"]
   if new is not None and old is not None and new != old:
     raise ArchitectureError(
-        "config.json: rope_parameters and rope_scaling are both set; keep one"
+      "config.json: rope_parameters and rope_scaling are both set; keep one"
     )
   where = "rope_parameters" if new is not None else "rope_scaling"
   given = {**(new or old or {})}
@@ -214,9 +215,12 @@ def _rope(hf: dict[str, Any]) -> tuple[float, RopeScaling | None]:
   if len(kinds) > 1:
     raise _unsupported(f"{where}.rope_type", sorted(kinds), "one type")
   kind = kinds.pop() if kinds else "default"
-  partial = given.pop("partial_rotary_factor", 1.0)
+  partial = given.pop("partial_rotary_factor", hf["partial_rotary_factor"])
   if partial != 1.0:
-    raise _unsupported(f"{where}.partial_rotary_factor", partial, "1.0")
+    raise _unsupported("partial_rotary_factor", partial, "1.0")
+  for key, value in given.items():
+    if isinstance(value, dict):
+      raise _unsupported(f"{where}.{key}", value, "one rotation for all layers")
   if kind == "default":
     return theta, None
   if kind != "llama3":
@@ -226,9 +230,9 @@ def _rope(hf: dict[str, Any]) -> tuple[float, RopeScaling | None]:
   for key in (*fields, original):
     if key not in given:
       raise ArchitectureError(
-          f"config.json: {where} of type llama3 lacks the key {key!r}"
+        f"config.json: {where} of type llama3 lacks the key {key!r}"
       )
   return theta, RopeScaling(
-      *(float(given[key]) for key in fields),
-      original_max_positions=given[original],
+    *(float(given[key]) for key in fields),
+    original_max_positions=given[original],
   )

@@ -1,6 +1,22 @@
-"""The phases of a run, by the names that `config.phases` uses."""
+"""The phases of a run, by the names that `config.phases` uses.
 
-from atlas_jax.phases import evaluate, export, grpo, sft
+`run_phases` validates everything, takes the run directory and calls the
+phases in order. Each phase continues from its own checkpoints, so running
+the same command again resumes.
+"""
+
+import contextlib
+import logging
+import pathlib
+
+import jax
+
+from atlas_jax import config as config_lib
+from atlas_jax import multihost, sharding
+from atlas_jax.phases import directory, evaluate, export, grpo, sft
+from atlas_jax.phases.run import Run
+
+log = logging.getLogger(__name__)
 
 PHASES = {
     "sft": sft.run,
@@ -8,3 +24,37 @@ PHASES = {
     "evaluate": evaluate.run,
     "export": export.run,
 }
+
+
+class PhaseError(ValueError):
+  """config.phases names a phase that does not exist, or none."""
+
+
+def check_phases(phases: tuple[str, ...]) -> None:
+  """Raises PhaseError unless every name is a phase."""
+  unknown = [name for name in phases if name not in PHASES]
+  if unknown or not phases:
+    what = f"unknown phase {unknown[0]!r}" if unknown else "no phase"
+    raise PhaseError(
+        f"config.phases: {what}; valid phases: {', '.join(PHASES)}"
+    )
+
+
+def run_phases(config: config_lib.RunConfig, workdir: pathlib.Path) -> None:
+  """Runs config.phases in order, in `workdir`.
+
+  Every phase is called INDEX_NAME wherever it writes, since a phase may stand
+  in the list twice (evaluate before and after grpo).
+  """
+  check_phases(config.phases)
+  with contextlib.ExitStack() as stack:
+    if multihost.is_lead():
+      stack.enter_context(directory.lock(workdir))
+    multihost.call_on_lead(
+        lambda: directory.claim(workdir, config_lib.to_dict(config))
+    )
+    stack.enter_context(jax.set_mesh(sharding.make_mesh(config.mesh)))
+    run = stack.enter_context(Run(config, workdir))
+    for index, phase in enumerate(config.phases):
+      log.info("phase %s (%d of %d)", phase, index + 1, len(config.phases))
+      PHASES[phase](run, f"{index}_{phase}")

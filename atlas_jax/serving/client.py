@@ -118,12 +118,11 @@ class Client:
       await self._session.close()
     self._session = None
 
-  def _open(self) -> aiohttp.ClientSession:
+  async def _open(self) -> aiohttp.ClientSession:
     # A session belongs to one event loop; a run may call asyncio.run often.
     loop = asyncio.get_running_loop()
     if self._session is None or self._loop is not loop:
-      if self._session is not None:
-        self._session.detach()  # its loop is gone, and its sockets with it
+      old = self._session
       self._session = aiohttp.ClientSession(
         headers=self._headers,
         connector=aiohttp.TCPConnector(limit=self._max_concurrency + 1),
@@ -131,14 +130,17 @@ class Client:
       )
       self._turns = asyncio.Semaphore(self._max_concurrency)
       self._loop = loop
+      if old is not None:
+        await old.close()
     return self._session
 
   async def healthy(self) -> bool:
     """True if the server answers its health check within 5 seconds."""
+    session = await self._open()
     with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
       async with (
         asyncio.timeout(5),
-        self._open().get(f"{self.base_url}/health") as response,
+        session.get(f"{self.base_url}/health") as response,
       ):
         return response.status == 200
     return False
@@ -248,7 +250,7 @@ class Client:
     )
 
   async def _post(self, path: str, body) -> dict:
-    self._open()
+    await self._open()
     async with self._turns:
       try:
         async with asyncio.timeout(self._timeout_s):

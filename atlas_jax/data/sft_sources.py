@@ -1,0 +1,90 @@
+"""Supervised examples, by `config.data.sft_source`:
+
+teachable_sft      what a textbook teacher says, for the teacher
+teachable_student  what the student is made of
+arc_sft            sft_path: Arc-ATLAS-Teach sft.jsonl {problem_text,
+                   student_approach, teacher_diagnosis, teacher_teaching}
+episodes           sft_path: an episodes file of a run, or a directory of
+                   them; teachings after which the student was right
+"""
+
+import pathlib
+
+from atlas_jax.config import DataConfig
+from atlas_jax.data.problems import DataError, SftExample
+from atlas_jax.data.sources import (
+  checked_params,
+  chosen,
+  json_lines,
+  needed_path,
+  text_at,
+)
+
+
+def _teachable_sft(config: DataConfig) -> list[SftExample]:
+  from atlas_jax.data import teachable
+
+  return teachable.sft_examples(config.sft_params, config.seed)
+
+
+def _teachable_student(config: DataConfig) -> list[SftExample]:
+  from atlas_jax.data import teachable
+
+  return teachable.student_examples(config.sft_params, config.seed)
+
+
+def _arc_sft(config: DataConfig) -> list[SftExample]:
+  checked_params(config.sft_params, "sft_params", ())
+  examples = []
+  for where, row in json_lines(needed_path(config.sft_path, "sft_path")):
+    diagnosis = text_at(row, "teacher_diagnosis", where)
+    teaching = text_at(row, "teacher_teaching", where)
+    teaching = teaching.removeprefix("<teaching>").removesuffix("</teaching>")
+    if "teaching>" in diagnosis + teaching or not teaching.strip():
+      raise DataError(
+        f"{where}: teacher_diagnosis and teacher_teaching must hold one"
+        " teaching that is not empty, and no further <teaching> tags"
+      )
+    fields = {
+      "question": text_at(row, "problem_text", where),
+      "approach": text_at(row, "student_approach", where),
+    }
+    response = f"{diagnosis}\n<teaching>{teaching.strip()}</teaching>"
+    examples.append(SftExample("teacher_adaptive", fields, response))
+  return examples
+
+
+def _episodes(config: DataConfig) -> list[SftExample]:
+  checked_params(config.sft_params, "sft_params", ())
+  root = pathlib.Path(needed_path(config.sft_path, "sft_path"))
+  files = sorted(root.glob("*.jsonl")) if root.is_dir() else [root]
+  examples = []
+  for file in files:
+    for where, row in json_lines(file):
+      try:
+        fields = {"question": row["question"], "approach": row["approach"]}
+        examples += [
+          SftExample("teacher_adaptive", fields, t["text"])
+          for t in row["teachings"]
+          if t["status"] == "ok"
+          and t["guided"]["status"] == "correct"
+          and not t["leaked"]
+        ]
+      except (KeyError, TypeError) as error:
+        raise DataError(
+          f"{where}: not a line of an episodes file: {error!r} in it"
+        ) from None
+  return examples
+
+
+SFT_SOURCES = {
+  "teachable_sft": _teachable_sft,
+  "teachable_student": _teachable_student,
+  "arc_sft": _arc_sft,
+  "episodes": _episodes,
+}
+
+
+def read_sft(config: DataConfig) -> list[SftExample]:
+  """The examples of `config.sft_source`."""
+  return chosen(SFT_SOURCES, config.sft_source, "sft_source")(config)

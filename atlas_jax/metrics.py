@@ -1,0 +1,206 @@
+"""Numbers of a run: accumulated as (sum, count), written, and shown live.
+
+Names are `phase/name`, with the unit in the name. Only the lead process
+writes; what it writes has been summed over all of them.
+
+metrics.jsonl holds one JSON object a line: phase, step, time (seconds since
+the epoch), and the numbers. A run that resumes at a step drops the lines of
+that phase beyond it, so no step is counted twice; a line cut short by a kill
+is dropped too. A number that is NaN or infinite is written as null.
+"""
+
+import json
+import logging
+import math
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, TextIO
+
+log = logging.getLogger(__name__)
+
+
+class Accumulator:
+  """Means as (sum, count) and maxima; any number of parts add up exactly."""
+
+  def __init__(self):
+    self._sums: dict[str, tuple[float, float]] = {}
+    self._maxima: dict[str, float] = {}
+
+  def add(self, name: str, total: float, count: float = 1.0) -> None:
+    """Adds `total`, the sum of `count` values, to the mean of `name`."""
+    before = self._sums.get(name, (0.0, 0.0))
+    self._sums[name] = (before[0] + float(total), before[1] + float(count))
+
+  def maximum(self, name: str, value: float) -> None:
+    self._maxima[name] = max(self._maxima.get(name, -math.inf), float(value))
+
+  def update(self, step_metrics: Any) -> None:
+    """Adds the metrics of a train step (fields sums and maxima)."""
+    for name, (total, count) in step_metrics.sums.items():
+      self.add(name, total, count)
+    for name, value in step_metrics.maxima.items():
+      self.maximum(name, value)
+
+  def result(self) -> dict[str, float]:
+    """The means and maxima; a mean of nothing is left out."""
+    means = {name: s / n for name, (s, n) in self._sums.items() if n > 0}
+    return means | self._maxima
+
+
+def read_jsonl(path: pathlib.Path) -> list[dict]:
+  """The complete lines of a JSONL file that may have lost its end."""
+  lines = []
+  if path.exists():
+    for line in path.read_bytes().split(b"\n")[:-1]:
+      try:
+        lines.append(json.loads(line))
+      except ValueError:  # cut short by a kill, then continued
+        log.warning("%s: dropped a broken line", path)
+  return lines
+
+
+def drop_beyond(path: pathlib.Path, phase: str, step: int) -> None:
+  """Removes the lines of `phase` with a step above `step`."""
+  kept = [
+      line
+      for line in read_jsonl(path)
+      if line["phase"] != phase or line["step"] <= step
+  ]
+  temporary = path.with_name(path.name + ".tmp")
+  temporary.write_text("".join(json.dumps(x) + "\n" for x in kept))
+  os.replace(temporary, path)
+
+
+class Writer:
+  """Writes the metrics of one phase to metrics.jsonl, TensorBoard and W&B.
+
+  Args:
+    workdir: the run directory.
+    phase: the first half of every name.
+    resume_step: the step that was restored, 0 for a fresh start; whatever a
+      killed run wrote beyond it is dropped.
+    tensorboard: also write workdir/tensorboard/PHASE.
+    wandb_project: also log to this project of Weights & Biases, which must
+      then be installed; None does not import it.
+  """
+
+  def __init__(
+      self,
+      workdir: pathlib.Path,
+      phase: str,
+      *,
+      resume_step: int,
+      tensorboard: bool = True,
+      wandb_project: str | None = None,
+  ):
+    self.phase = phase
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / "metrics.jsonl"
+    drop_beyond(path, phase, resume_step)
+    self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 see close
+    self._tensorboard, self._wandb = None, None
+    if tensorboard:
+      from tensorboardX import SummaryWriter
+
+      self._tensorboard = SummaryWriter(
+          str(workdir / "tensorboard" / phase), purge_step=resume_step + 1
+      )
+    if wandb_project is not None:
+      try:
+        import wandb
+      except ImportError:
+        raise ValueError(
+            "Weights & Biases is asked for but not installed: pip install"
+            " 'atlas_jax[wandb]'"
+        ) from None
+      # One W&B run a directory and phase: a resumed run goes on in it.
+      name = f"{workdir.name}-{phase}"
+      self._wandb = wandb.init(
+          project=wandb_project, id=name, name=name, resume="allow"
+      )
+
+  def write(self, step: int, values: Mapping[str, float]) -> None:
+    """Writes the numbers of one step; `values` has names without the phase."""
+    named = {f"{self.phase}/{k}": float(v) for k, v in values.items()}
+    finite = {k: v if math.isfinite(v) else None for k, v in named.items()}
+    line = {"phase": self.phase, "step": step, "time": time.time(), **finite}
+    self._file.write(json.dumps(line) + "\n")
+    self._file.flush()
+    if self._tensorboard is not None:
+      for name, value in named.items():
+        self._tensorboard.add_scalar(name, value, step)
+      self._tensorboard.flush()
+    if self._wandb is not None:
+      self._wandb.log(named, step=step)
+
+  def close(self) -> None:
+    self._file.close()
+    if self._tensorboard is not None:
+      self._tensorboard.close()
+    if self._wandb is not None:
+      self._wandb.finish()
+
+
+def _duration(seconds: float) -> str:
+  minutes, s = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f"{hours}:{minutes:02}:{s:02}"
+
+
+class Progress:
+  """One live line: phase, step, numbers, time left.
+
+  On a terminal the line is redrawn; anywhere else a line is printed at most
+  every `every_s` seconds, and at the last step.
+  """
+
+  def __init__(
+      self,
+      phase: str,
+      *,
+      start: int,
+      total: int,
+      every_s: float = 10.0,
+      stream: TextIO | None = None,
+  ):
+    self._phase, self._start, self._total = phase, start, total
+    self._every_s = every_s
+    self._stream = sys.stderr if stream is None else stream
+    self._began = time.monotonic()
+    self._printed = -math.inf
+    self._live = None
+    if self._stream.isatty():
+      from rich.console import Console
+      from rich.live import Live
+
+      self._live = Live(
+          console=Console(file=self._stream), refresh_per_second=4
+      )
+      self._live.start()
+
+  def line(self, step: int, shown: Mapping[str, float], now: float) -> str:
+    done, left = step - self._start, self._total - step
+    parts = [f"{self._phase} {step}/{self._total}"]
+    parts += [f"{name} {value:.4g}" for name, value in shown.items()]
+    if done > 0:
+      parts.append(f"ETA {_duration((now - self._began) / done * left)}")
+    return "  ".join(parts)
+
+  def update(self, step: int, shown: Mapping[str, float]) -> None:
+    """Shows `shown` (reward, accuracy alone and taught, tokens/s, ...)."""
+    now = time.monotonic()
+    text = self.line(step, shown, now)
+    if self._live is not None:
+      from rich.text import Text
+
+      self._live.update(Text(text))
+    elif now - self._printed >= self._every_s or step == self._total:
+      self._printed = now
+      print(text, file=self._stream, flush=True)
+
+  def close(self) -> None:
+    if self._live is not None:
+      self._live.stop()

@@ -1,0 +1,116 @@
+"""Causal self-attention over packed rows, and its rotary positions.
+
+Axes: B rows, T query tokens, S key tokens (the same row), K key/value heads,
+R query heads a key/value head, H head dim. Grouped heads keep their own axis
+R, so keys and values are never repeated.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from atlas_jax.model.architecture import DecoderConfig
+from atlas_jax.sharding import layout, place
+
+# Large, finite: -inf would turn a row that sees nothing into NaN.
+_MASKED = -1e30
+
+
+def rope_frequencies(config: DecoderConfig) -> np.ndarray:
+  """Radians a position for each pair of channels, float32 [H/2].
+
+  RoFormer (arXiv 2104.09864); `rope_scaling` as in Llama 3.1, the formula of
+  transformers `modeling_rope_utils._compute_llama3_parameters`.
+  """
+  exponents = np.arange(0, config.head_dim, 2, dtype=np.float64)
+  freqs = config.rope_theta ** -(exponents / config.head_dim)
+  scaling = config.rope_scaling
+  if scaling is not None:
+    turns = scaling.original_max_positions * freqs / (2 * np.pi)
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    # Fast channels (turns >= high) stay, slow ones (turns <= low) are divided
+    # by the factor, those between are a mixture.
+    keep = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    freqs = freqs * (keep + (1 - keep) / scaling.factor)
+  return freqs.astype(np.float32)
+
+
+def rope_angles(
+  config: DecoderConfig, positions: Int[Array, "B T"]
+) -> tuple[Float[Array, "B T H2"], Float[Array, "B T H2"]]:
+  """(cos, sin) of every position in float32, H2 = head_dim / 2."""
+  freqs = jnp.asarray(rope_frequencies(config))
+  angles = positions[..., None].astype(jnp.float32) * freqs
+  return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(
+  x: Float[Array, "B T *heads H"],
+  cos: Float[Array, "B T H2"],
+  sin: Float[Array, "B T H2"],
+) -> Float[Array, "B T *heads H"]:
+  """Rotates channel i against channel i + H/2, in float32."""
+  inner = (1,) * (x.ndim - 3)
+  cos = cos.reshape(*cos.shape[:2], *inner, cos.shape[-1])
+  sin = sin.reshape(*sin.shape[:2], *inner, sin.shape[-1])
+  a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  rotated = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+  return rotated.astype(x.dtype)
+
+
+def visible(
+  q_segments: Int[Array, "B T"],
+  q_positions: Int[Array, "B T"],
+  k_segments: Int[Array, "B S"],
+  k_positions: Int[Array, "B S"],
+) -> Bool[Array, "B T S"]:
+  """Which keys a query sees: its own segment, up to its own position.
+
+  Segment 0 is padding: it sees nothing and nothing sees it.
+  """
+  q_segments, k_segments = q_segments[:, :, None], k_segments[:, None, :]
+  same = (q_segments == k_segments) & (q_segments != 0)
+  return same & (k_positions[:, None, :] <= q_positions[:, :, None])
+
+
+def attend(
+  q: Float[Array, "B T K R H"],
+  k: Float[Array, "B S K H"],
+  v: Float[Array, "B S K H"],
+  mask: Bool[Array, "B T S"],
+) -> Float[Array, "B T K R H"]:
+  """softmax(q k / sqrt(H)) v over the visible keys; scores in float32.
+
+  A query that sees no key gives 0, with gradient 0.
+  """
+  precision = matmul_precision(q.dtype)
+  # Queries stay cut along a row; every query needs all keys of its row.
+  k = place(k, "batch", None, "kv_heads", None)
+  v = place(v, "batch", None, "kv_heads", None)
+  scores = jnp.einsum(
+    "btkrh,bskh->bkrts",
+    q,
+    k,
+    precision=precision,
+    preferred_element_type=jnp.float32,
+    out_sharding=layout("batch", "kv_heads", None, "tokens", None),
+  )
+  scores = scores * q.shape[-1] ** -0.5
+  mask = mask[:, None, None]
+  weights = jax.nn.softmax(jnp.where(mask, scores, _MASKED), axis=-1)
+  weights = jnp.where(mask, weights, 0.0).astype(q.dtype)
+  return jnp.einsum(
+    "bkrts,bskh->btkrh",
+    weights,
+    v,
+    precision=precision,
+    out_sharding=layout("batch", "tokens", "kv_heads", None, None),
+  )
+
+
+def matmul_precision(dtype: jnp.dtype) -> jax.lax.Precision:
+  """float32 operands are multiplied as float32, also where chips round them."""
+  if dtype == jnp.float32:
+    return jax.lax.Precision.HIGHEST
+  return jax.lax.Precision.DEFAULT

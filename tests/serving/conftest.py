@@ -1,0 +1,32 @@
+"""One real teacher and one real student for all tests of this folder."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from atlas_jax.serving import server
+from tests.serving import tiny_vllm
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+  """The student was started on the weights that the teacher will be given."""
+
+  teacher: server.TeacherServer
+  student: server.StudentServer
+  workdir: Path
+
+
+@pytest.fixture(scope="session")
+def vllm_servers(tmp_path_factory):
+  work = tmp_path_factory.mktemp("servers")
+  pair = Pair(
+    tiny_vllm.teacher(tiny_vllm.save_model(work / "old", seed=0), work),
+    tiny_vllm.student(tiny_vllm.save_model(work / "new", seed=1), work),
+    work,
+  )
+  server.start(pair.teacher, pair.student)
+  yield pair
+  pair.teacher.end()
+  pair.student.end()

@@ -1,0 +1,139 @@
+"""Round trips, resume equality, refusals, and what a kill leaves."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from atlas_jax import checkpoint
+from atlas_jax.checkpoint import CheckpointError, Checkpoints
+from atlas_jax.config import OptimizerConfig
+from atlas_jax.training import optimizer, step
+from tests.training import tiny
+
+
+def _tree(seed=0):
+  a, b = jax.random.split(jax.random.key(seed))
+  return {
+      "w": jax.random.normal(a, (3, 4)),
+      "half": jax.random.normal(b, (5,), jnp.bfloat16),
+      "n": jnp.int32(7),
+  }
+
+
+def _equal(a, b):
+  return jax.tree.all(
+      jax.tree.map(
+          lambda x, y: x.dtype == y.dtype and bool((x == y).all()), a, b
+      )
+  )
+
+
+def test_round_trip_is_bit_exact_and_keeps_two(tmp_path):
+  with Checkpoints(tmp_path) as saved:
+    assert saved.latest() is None
+    for n in (1, 2, 3):
+      saved.save(n, {"state": _tree(n)}, {"position": [n, "é"], "seed": 2**40})
+  with Checkpoints(tmp_path) as saved:
+    assert saved.latest() == 3
+    trees, extra = saved.restore({"state": _tree()})
+    assert _equal(trees["state"], _tree(3))
+    assert extra == {"position": [3, "é"], "seed": 2**40}
+    assert _equal(saved.restore({"state": _tree()}, step=2)[0]["state"], _tree(2))
+    with pytest.raises(CheckpointError, match=r"no checkpoint 1 in .* \[2, 3\]"):
+      saved.restore({"state": _tree()}, step=1)
+
+
+def test_one_tree_of_several_and_rng_keys(tmp_path):
+  key = jax.random.key_data(jax.random.key(5))
+  with Checkpoints(tmp_path) as saved:
+    saved.save(1, {"model": _tree(1), "rng": key}, {})
+    trees, _ = saved.restore({"rng": key})
+    assert list(trees) == ["rng"]
+    assert _equal(trees["rng"], key)
+    with pytest.raises(CheckpointError, match="no 'ema'; it has: model, rng"):
+      saved.restore({"ema": key})
+
+
+def test_refuses_another_shape(tmp_path):
+  with Checkpoints(tmp_path) as saved:
+    with pytest.raises(CheckpointError, match="no checkpoint in .* none"):
+      saved.restore({"state": _tree()})
+    saved.save(4, {"state": _tree()}, {})
+    other = _tree() | {"w": jnp.zeros((3, 5))}
+    with pytest.raises(
+        CheckpointError,
+        match=r"checkpoint 4 .* another model or optimizer: state: w: saved"
+        r" \(\(3, 4\), 'float32'\), wanted \(\(3, 5\), 'float32'\)",
+    ):
+      saved.restore({"state": other})
+    other = _tree()
+    other["v"] = other.pop("n")
+    with pytest.raises(CheckpointError, match="n: saved .* wanted nothing; v"):
+      saved.restore({"state": other})
+    with pytest.raises(CheckpointError, match="'bfloat16'"):
+      saved.restore({"state": _tree() | {"half": jnp.zeros((5,))}})
+
+
+def test_resume_equals_never_stopping(tmp_path):
+  """Two steps, save, restore, two steps == four steps, to the bit."""
+  config = OptimizerConfig(
+      learning_rate=1e-2, warmup_steps=2, schedule="cosine"
+  )
+  tx, schedule = optimizer.make_optimizer(config, 4)
+  objective = step.sft_objective(tiny.ARCHITECTURE, tiny.OPTIONS)
+  train = step.make_train_step(objective, tx, schedule)
+  batches = [tiny.batch(2, seed=i) for i in range(4)]
+
+  def run(state, batches):
+    for batch in batches:
+      state, metrics = train(state, batch)
+    return state, metrics
+
+  whole, metrics = run(step.init_state(tiny.model(), tx), batches)
+
+  state, _ = run(step.init_state(tiny.model(), tx), batches[:2])
+  with Checkpoints(tmp_path) as saved:
+    saved.save(2, {"state": state}, {"next": 2})
+    # The step donates what is being written in the background.
+    run(state, batches[2:])
+  with Checkpoints(tmp_path) as saved:
+    trees, extra = saved.restore(
+        {"state": checkpoint.abstract(step.init_state(tiny.model(1), tx))}
+    )
+  resumed, again = run(trees["state"], batches[extra["next"] :])
+  assert _equal(resumed, whole)
+  assert int(resumed.step) == 4
+  assert _equal(again, metrics)
+
+
+_KILLED = """
+import sys, pathlib, os, signal
+import numpy as np, jax
+from atlas_jax.checkpoint import Checkpoints
+saved = Checkpoints(pathlib.Path(sys.argv[1]))
+tree = {"w": jax.numpy.ones((2048, 2048))}
+saved.save(1, {"state": tree}, {"n": 1})
+saved._manager.wait_until_finished()
+saved.save(2, {"state": jax.tree.map(lambda x: 2 * x, tree)}, {"n": 2})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_kill_while_writing_leaves_a_whole_checkpoint(tmp_path):
+  env = os.environ | {"JAX_PLATFORMS": "cpu"}
+  done = subprocess.run(
+      [sys.executable, "-c", _KILLED, str(tmp_path)], env=env, timeout=120
+  )
+  assert done.returncode == -signal.SIGKILL
+  with Checkpoints(tmp_path) as saved:
+    trees, extra = saved.restore({"state": {"w": jnp.zeros((2048, 2048))}})
+    np.testing.assert_array_equal(trees["state"]["w"], float(extra["n"]))
+    # The unfinished one does not stop the next save of the same step.
+    saved.save(2, trees, {"n": 2})
+    assert saved.latest() == 2

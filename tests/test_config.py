@@ -1,0 +1,94 @@
+"""The config tree: every file builds, every mistake is refused by name."""
+
+import dataclasses
+import importlib
+
+import pytest
+
+from atlas_jax import config as config_lib
+from atlas_jax.config import ConfigError, default_config, resolve
+
+
+def test_defaults_resolve_to_the_dataclasses():
+  assert resolve(default_config()) == config_lib.RunConfig()
+
+
+def test_unknown_key_names_the_key_and_the_valid_ones():
+  tree = default_config()
+  with tree.unlocked():
+    tree.grpo.bta = 0.1
+  with pytest.raises(ConfigError, match=r"config\.grpo\.bta.*'beta'.*steps"):
+    resolve(tree)
+
+
+def test_wrong_type_is_refused():
+  tree = default_config()
+  with tree.unlocked(), tree.ignore_type():
+    tree.grpo.steps = "many"
+  with pytest.raises(ConfigError, match=r"config\.grpo\.steps must be int"):
+    resolve(tree)
+
+
+@pytest.mark.parametrize("path", sorted(config_lib.CHOICES))
+def test_a_value_outside_the_choices_is_refused(path):
+  tree = default_config()
+  tree.update_from_flattened_dict({path: "nonsense"})
+  with pytest.raises(ConfigError, match="nonsense.*is not one of"):
+    resolve(tree)
+
+
+@pytest.mark.parametrize("path", config_lib.POSITIVE)
+def test_zero_is_refused(path):
+  tree = default_config()
+  tree.update_from_flattened_dict({path: 0})
+  with pytest.raises(ConfigError, match="must be above 0"):
+    resolve(tree)
+
+
+@pytest.mark.parametrize("path", config_lib.NOT_NEGATIVE)
+def test_a_negative_value_is_refused(path):
+  tree = default_config()
+  node = tree
+  *parents, leaf = path.split(".")
+  for part in parents:
+    node = node[part]
+  kind = type(node[leaf])
+  tree.update_from_flattened_dict({path: kind(-1)})
+  with pytest.raises(ConfigError, match="must not be negative"):
+    resolve(tree)
+
+
+def test_an_optional_key_can_be_set_and_left():
+  tree = default_config()
+  assert resolve(tree).data.path is None
+  tree.data.path = "problems.jsonl"
+  assert resolve(tree).data.path == "problems.jsonl"
+
+
+def test_json_view_holds_every_field():
+  view = config_lib.to_dict(config_lib.RunConfig())
+  names = {f.name for f in dataclasses.fields(config_lib.RunConfig)}
+  assert set(view) == names
+
+
+@pytest.mark.parametrize(
+    ("module", "variant"),
+    [
+        ("quickstart", "teacher"),
+        ("quickstart", "student"),
+        ("teacher", "smollm2"),
+        ("teacher", "qwen3_8b"),
+    ],
+)
+def test_every_variant_builds(module, variant):
+  config = importlib.import_module(f"configs.{module}")
+  assert isinstance(
+      resolve(config.get_config(variant)), config_lib.RunConfig
+  )
+
+
+@pytest.mark.parametrize("module", ["quickstart", "teacher"])
+def test_an_unknown_variant_lists_the_valid_ones(module):
+  config = importlib.import_module(f"configs.{module}")
+  with pytest.raises(ValueError, match="unknown variant 'x'.*valid"):
+    config.get_config("x")
