@@ -19,6 +19,12 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from jax.sharding import (
+    AbstractMesh,
+    NamedSharding,
+    PartitionSpec,
+    SingleDeviceSharding,
+)
 
 
 class CheckpointError(ValueError):
@@ -29,11 +35,24 @@ _EXTRA = "extra"
 
 
 def abstract(tree: Any) -> Any:
-  """Shapes, dtypes and shardings of a tree of arrays."""
-  return jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-      tree,
-  )
+  """Shapes, dtypes and concrete shardings of a tree, abstract or not.
+
+  A leaf of `jax.eval_shape` knows no devices: it gets those of the mesh that
+  is set, or without one the first device.
+  """
+  mesh = jax.sharding.get_mesh()
+
+  def one(x):
+    sharding = x.sharding
+    if mesh.empty and sharding is None:
+      sharding = SingleDeviceSharding(jax.devices()[0])
+    elif sharding is None:
+      sharding = NamedSharding(mesh, PartitionSpec())
+    elif isinstance(getattr(sharding, "mesh", None), AbstractMesh):
+      sharding = NamedSharding(mesh, sharding.spec)
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+  return jax.tree.map(one, tree)
 
 
 def _shapes(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -74,6 +93,8 @@ class Checkpoints:
 
   def save(self, step: int, trees: Mapping[str, Any], extra: dict) -> None:
     """Saves `trees` by name, and `extra` (JSON: data position, counters).
+
+    A tree is a container of arrays, not one bare array.
 
     Returns once the arrays are copied; they are written in the background,
     and the call after it, or close, waits for that. A step that is there

@@ -34,15 +34,26 @@ def define_flags() -> None:
   flags.mark_flags_as_required(["config", "workdir"])
 
 
-def config():
-  """The resolved RunConfig of --config. Raises ConfigError."""
+def config(**changes):
+  """The resolved RunConfig of --config, with top-level `changes`.
+
+  Raises:
+    ConfigError: an unknown key, a wrong type or value.
+  """
   from atlas_jax import config as config_lib
 
-  return config_lib.resolve(_CONFIG.value)
+  tree = _CONFIG.value
+  tree.update(changes)
+  return config_lib.resolve(tree)
 
 
 def workdir() -> pathlib.Path:
   return pathlib.Path(_WORKDIR.value).absolute()
+
+
+def server_key() -> str | None:
+  """The bearer token of servers that another process started."""
+  return os.environ.get("ATLAS_SERVER_KEY")
 
 
 def _environment() -> None:

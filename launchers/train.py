@@ -15,7 +15,7 @@ def main():
   # Imported late: a bad config is refused before JAX starts.
   from atlas_jax import phases
 
-  phases.run_phases(config, common.workdir())
+  phases.run_phases(config, common.workdir(), common.server_key())
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from atlas_jax.config import DataConfig
 from atlas_jax.data.problems import (
   DataError,
   Problem,
-  SftExample,
   make_problem,
 )
 

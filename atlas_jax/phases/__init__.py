@@ -40,8 +40,14 @@ def check_phases(phases: tuple[str, ...]) -> None:
     )
 
 
-def run_phases(config: config_lib.RunConfig, workdir: pathlib.Path) -> None:
+def run_phases(
+    config: config_lib.RunConfig,
+    workdir: pathlib.Path,
+    server_key: str | None = None,
+) -> None:
   """Runs config.phases in order, in `workdir`.
+
+  server_key is the bearer token of servers that are given as URLs.
 
   Every phase is called INDEX_NAME wherever it writes, since a phase may stand
   in the list twice (evaluate before and after grpo).
@@ -54,7 +60,7 @@ def run_phases(config: config_lib.RunConfig, workdir: pathlib.Path) -> None:
         lambda: directory.claim(workdir, config_lib.to_dict(config))
     )
     stack.enter_context(jax.set_mesh(sharding.make_mesh(config.mesh)))
-    run = stack.enter_context(Run(config, workdir))
+    run = stack.enter_context(Run(config, workdir, server_key))
     for index, phase in enumerate(config.phases):
       log.info("phase %s (%d of %d)", phase, index + 1, len(config.phases))
       PHASES[phase](run, f"{index}_{phase}")

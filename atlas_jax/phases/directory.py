@@ -10,6 +10,8 @@ import json
 import os
 import pathlib
 
+from atlas_jax import config as config_lib
+
 
 class RunError(RuntimeError):
   """The run directory cannot be used; the text says why."""
@@ -67,3 +69,16 @@ def claim(workdir: pathlib.Path, config: dict) -> None:
         f"{path} was written by another config; choose another --workdir or"
         f" undo these changes:\n{changes}"
     )
+
+
+def read_config(workdir: pathlib.Path) -> config_lib.RunConfig:
+  """The config of the run in `workdir`.
+
+  Raises:
+    RunError: there is no run.
+    ConfigError: its config.json is not valid (any more).
+  """
+  path = workdir / "config.json"
+  if not path.exists():
+    raise RunError(f"{workdir} is not a run directory: it has no config.json")
+  return config_lib.resolve(json.loads(path.read_text(encoding="utf-8")))

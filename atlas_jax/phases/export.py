@@ -1,7 +1,16 @@
 """Writes the teacher as a Hugging Face directory, tokenizer and all."""
 
+import json
 import pathlib
 
+import jax
+import jax.numpy as jnp
+
+from atlas_jax import sharding
+from atlas_jax.checkpoint import CheckpointError, Checkpoints
+from atlas_jax.model import hf
+from atlas_jax.model.decoder import DecoderConfig
+from atlas_jax.phases import directory
 from atlas_jax.phases.run import Run
 
 
@@ -11,3 +20,41 @@ def run(run: Run, name: str) -> None:
   c = run.config.export
   path = run.workdir / "export" if c.path is None else pathlib.Path(c.path)
   run.export(path, c.dtype)
+
+
+def export_run(
+    workdir: pathlib.Path, path: pathlib.Path, dtype: str
+) -> None:
+  """Exports the newest trained weights of a run that is not in progress.
+
+  Raises:
+    CheckpointError: the run has trained nothing yet.
+    RunError: there is no run in workdir, or it is in progress.
+  """
+  with directory.lock(workdir):
+    config = directory.read_config(workdir)
+    names = [f"{i}_{phase}" for i, phase in enumerate(config.phases)]
+    for name in reversed(names):
+      folder = workdir / "checkpoints" / name
+      if folder.is_dir():
+        with Checkpoints(folder) as checkpoints:
+          if checkpoints.latest() is not None:
+            break
+    else:
+      raise CheckpointError(f"{workdir} has no checkpoint to export")
+    hf_config = hf.read_config(config.teacher.path)
+    decoder_config = DecoderConfig.from_hf(hf_config)
+    with (
+        jax.set_mesh(sharding.make_mesh(config.mesh)),
+        Checkpoints(folder) as checkpoints,
+    ):
+      like = hf.abstract(decoder_config, jnp.dtype(config.teacher.param_dtype))
+      trees, _ = checkpoints.restore({"model": like})
+      hf.save(
+          path,
+          trees["model"],
+          decoder_config,
+          hf_config,
+          source_dir=config.teacher.path,
+          dtype=jnp.dtype(dtype),
+      )

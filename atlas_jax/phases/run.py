@@ -52,8 +52,14 @@ class Run:
       wherever they travel.
   """
 
-  def __init__(self, config: config_lib.RunConfig, workdir: pathlib.Path):
+  def __init__(
+      self,
+      config: config_lib.RunConfig,
+      workdir: pathlib.Path,
+      server_key: str | None,
+  ):
     self.config = config
+    self._server_key = server_key
     self.workdir = workdir
     self.prompts = Prompts(config.prompts)
     self.splits = problems_lib.load(config.data)
@@ -165,7 +171,11 @@ class Run:
 
   def _start_servers(self, teacher_path: pathlib.Path) -> None:
     c = self.config.serving
-    shared = {"workdir": self.workdir, "start_timeout_s": c.start_timeout_s}
+    shared = {
+        "workdir": self.workdir,
+        "start_timeout_s": c.start_timeout_s,
+        "api_key": self._server_key,
+    }
     self._servers = (
         server_lib.TeacherServer(c.teacher, model_path=teacher_path, **shared),
         server_lib.StudentServer(

@@ -89,8 +89,9 @@ def run(run: Run, name: str) -> None:
   version = run.version
   stream = ProblemStream(run.sft_examples, seed=run.config.seed)
   if done:
-    trees, extra = checkpoints.restore({"state": run.abstract_state(tx)})
-    state = trees["state"]
+    like = step_lib.as_trees(run.abstract_state(tx))
+    trees, extra = checkpoints.restore(like)
+    state = step_lib.from_trees(trees)
     stream.restore(extra["stream"])
     log.info("%s continues from step %d of %d", name, done, cfg.steps)
   else:
@@ -128,7 +129,9 @@ def run(run: Run, name: str) -> None:
       if step % cfg.checkpoint_every == 0 or step == cfg.steps:
         tell(*pending)
         pending = None
-        checkpoints.save(step, {"state": state}, {"stream": batches.position()})
+        checkpoints.save(
+            step, step_lib.as_trees(state), {"stream": batches.position()}
+        )
   checkpoints.close()
   run.model = state.model
   run.version = version + cfg.steps

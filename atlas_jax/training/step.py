@@ -48,11 +48,11 @@ def init_state(
     model: decoder.Decoder, tx: optax.GradientTransformation
 ) -> TrainState:
   """Step 0 from `model`, whose arrays the state takes over."""
-  return TrainState(
-      step=jnp.zeros((), jnp.int32),
-      model=model,
-      opt_state=jax.jit(tx.init)(model),
+  # Under jit the scalars, too, live on every device of the mesh.
+  step, opt_state = jax.jit(lambda m: (jnp.zeros((), jnp.int32), tx.init(m)))(
+      model
   )
+  return TrainState(step=step, model=model, opt_state=opt_state)
 
 
 def abstract_state(
@@ -60,6 +60,17 @@ def abstract_state(
 ) -> TrainState:
   """Shapes, dtypes and shardings of `init_state`; model may be abstract."""
   return jax.eval_shape(lambda m: init_state(m, tx), model)
+
+
+def as_trees(state: TrainState) -> dict:
+  """The state by parts, for a checkpoint: weights can be read alone."""
+  rest = {"step": state.step, "opt_state": state.opt_state}
+  return {"model": state.model, "optimizer": rest}
+
+
+def from_trees(trees: dict) -> TrainState:
+  """The state of `as_trees`; other trees are left alone."""
+  return TrainState(model=trees["model"], **trees["optimizer"])
 
 
 def _score(

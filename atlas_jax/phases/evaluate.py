@@ -1,0 +1,201 @@
+"""Evaluation on held-out problems: alone, constant teachings, the teacher.
+
+All arms answer the same problems. Arms that do not depend on the teacher
+(alone and the constants) are sampled once a run. Every evaluation's table
+holds the teachers of the evaluations before it, so one run shows what each of
+its phases brought.
+
+  report/INDEX_evaluate.json   arms of this evaluation (reports/tables.py)
+  report/INDEX_evaluate.md     the table
+  report/alone_versus_taught.png, report/learning_curve.png
+  report/arms/ARM.json         outcomes an arm, for the pairing
+  episodes/INDEX_evaluate.jsonl   every attempt
+"""
+
+import dataclasses
+import json
+import logging
+import pathlib
+import sys
+import time
+
+from atlas_jax import metrics, multihost
+from atlas_jax.data.problems import Problem, ProblemStream
+from atlas_jax.phases import directory
+from atlas_jax.phases.run import Run
+from atlas_jax.reports import plots, tables
+from atlas_jax.teaching import statistics, transcripts
+from atlas_jax.teaching.answers import AnswerChecker
+from atlas_jax.teaching.arms import run_arm
+from atlas_jax.teaching.statistics import Outcome
+
+log = logging.getLogger(__name__)
+
+
+class EvaluationError(ValueError):
+  """There is nothing to evaluate on."""
+
+
+def chosen_problems(run: Run) -> list[Problem]:
+  """config.evaluate.problems of the split, or all where there are fewer."""
+  c = run.config.evaluate
+  problems = getattr(run.splits, c.split)
+  if not problems:
+    raise EvaluationError(
+        f"the {c.split} split of config.data.source={run.config.data.source}"
+        " is empty; give config.data.test_path, or another split"
+    )
+  if len(problems) < c.problems:
+    log.warning(
+        "%d problems are asked for, the %s split has %d",
+        c.problems,
+        c.split,
+        len(problems),
+    )
+  stream = ProblemStream(problems, seed=run.config.seed)
+  return stream.take(min(c.problems, len(problems)))
+
+
+def teacher_name(run: Run, name: str) -> str:
+  """'teacher after sft': the last phase before this one that trained."""
+  before = run.config.phases[: int(name.split("_")[0])]
+  trained = [phase for phase in before if phase in ("sft", "grpo")]
+  return f"teacher after {trained[-1]}" if trained else "teacher"
+
+
+class Arms:
+  """Outcomes of every arm of the run, kept in report/arms."""
+
+  def __init__(self, run: Run, name: str, checker: AnswerChecker):
+    self._run, self._checker = run, checker
+    self._directory = run.workdir / "report" / "arms"
+    self._episodes = run.workdir / "episodes" / f"{name}.jsonl"
+    self._problems = chosen_problems(run)
+
+  def _path(self, key: str) -> pathlib.Path:
+    return self._directory / f"{key}.json"
+
+  def sample(
+      self, key: str, title: str, *, constant=None, teacher: bool = False
+  ) -> None:
+    """Samples and judges an arm unless it is there already. A collective."""
+    if multihost.broadcast_json(self._path(key).exists()):
+      return
+    run, c = self._run, self._run.config
+    episode = dataclasses.replace(
+        c.episode,
+        teacher_temperature=c.evaluate.teacher_temperature,
+        student_temperature=c.evaluate.student_temperature,
+    )
+
+    async def ask():
+      teacher_role, student = run.roles()
+      return await run_arm(
+          self._problems,
+          student=student,
+          prompts=run.prompts,
+          config=episode,
+          samples=c.evaluate.samples,
+          seed=c.seed,
+          teacher=teacher_role if teacher else None,
+          constant=constant,
+      )
+
+    begin = time.perf_counter()
+    attempts = run.sample(ask)
+    seconds = time.perf_counter() - begin
+
+    def keep():
+      outcomes, verdicts = statistics.judge(attempts, self._checker)
+      lines = [
+          json.dumps(transcripts.attempt_json(title, a, v)) + "\n"
+          for a, v in zip(attempts, verdicts, strict=True)
+      ]
+      self._episodes.parent.mkdir(parents=True, exist_ok=True)
+      with self._episodes.open("a", encoding="utf-8") as f:
+        f.writelines(lines)
+      directory.write_json(
+          self._path(key),
+          {
+              "title": title,
+              "wall_seconds": seconds,
+              "outcomes": [dataclasses.asdict(o) for o in outcomes],
+          },
+      )
+      log.info(
+          "%s: %d attempts in %.1f s", title, len(attempts), seconds
+      )
+
+    multihost.call_on_lead(keep)
+
+  def read(self, key: str) -> tuple[str, list[Outcome]]:
+    saved = json.loads(self._path(key).read_text(encoding="utf-8"))
+    return saved["title"], [Outcome(**o) for o in saved["outcomes"]]
+
+
+def run(run: Run, name: str) -> None:
+  """Samples every arm, writes the report, prints the table."""
+  c = run.config.evaluate
+  report = run.workdir / "report" / f"{name}.json"
+  if multihost.broadcast_json(report.exists()):
+    log.info("%s is there already", report)
+    return
+  run.publish()
+  constants = [
+      (f"constant_{i}", f'constant "{text}"', text)
+      for i, text in enumerate(c.constant_teachings)
+  ]
+  with AnswerChecker() as checker:
+    arms = Arms(run, name, checker)
+    arms.sample("alone", "student alone")
+    for key, title, text in constants:
+      arms.sample(key, title, constant=text)
+    arms.sample(name, teacher_name(run, name), teacher=True)
+  teachers = [
+      f"{i}_{phase}"
+      for i, phase in enumerate(run.config.phases)
+      if phase == "evaluate" and i <= int(name.split("_")[0])
+  ]
+  multihost.call_on_lead(
+      lambda: _report(run, name, arms, [k for k, _, _ in constants], teachers)
+  )
+
+
+def _report(run: Run, name: str, arms: Arms, constants, teachers) -> None:
+  c = run.config.evaluate
+  _, alone = arms.read("alone")
+
+  def result(key):
+    title, outcomes = arms.read(key)
+    return statistics.arm_result(
+        title,
+        outcomes,
+        alone=None if key == "alone" else alone,
+        resamples=c.bootstrap_resamples,
+        seed=run.config.seed,
+    )
+
+  of_constants = [result(key) for key in constants]
+  shown = [result("alone")]
+  if of_constants:
+    best = max(of_constants, key=lambda r: r.accuracy)
+    shown.append(dataclasses.replace(best, name=f"best {best.name}"))
+  shown += [result(key) for key in teachers]
+  evaluation = {
+      "problems": len({o.problem_id for o in alone}),
+      "split": c.split,
+      "arms": [dataclasses.asdict(r) for r in shown],
+      "constants": [dataclasses.asdict(r) for r in of_constants],
+  }
+  folder = run.workdir / "report"
+  directory.write_whole(folder / f"{name}.md", tables.markdown(evaluation))
+  plots.alone_versus_taught(evaluation, folder / "alone_versus_taught.png")
+  lines = metrics.read_jsonl(run.workdir / "metrics.jsonl")
+  trained = [x["phase"] for x in lines if x["phase"].endswith("_grpo")]
+  if trained:
+    plots.learning_curve(
+        lines, folder / "learning_curve.png", phase=trained[-1]
+    )
+  directory.write_json(folder / f"{name}.json", evaluation)
+  tables.show(evaluation, sys.stdout)
+  print(f"report: {folder}", flush=True)

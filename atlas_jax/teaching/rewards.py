@@ -1,0 +1,238 @@
+"""What a teaching is worth: how much it improved the frozen student.
+
+With b the share of the student's unaided solutions that are right, B their
+mean length, and T the length of the guided response (both in tokens):
+
+    efficiency = efficiency_weight * max(0, (B - T) / B)
+    guided right:  (1 - b) + efficiency
+    guided wrong:  -b * degradation_penalty
+
+For b = 0 and b = 1 this is the published rule (fixes it: 1 + efficiency; both
+right: efficiency; breaks it: -degradation_penalty; both wrong: 0); between
+them it is its expectation. Then are taken away
+    format_penalty  unless there is exactly one closed, non-empty <teaching>
+    leak_penalty    if the teaching states the answer
+    length_cost * (teaching tokens / max_teaching_tokens).
+
+A solution that could not be judged gives no reward (None), never 0: it is
+left out of its group.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from atlas_jax.config import RewardConfig
+from atlas_jax.data.problems import Problem
+from atlas_jax.teaching import equality
+from atlas_jax.teaching.answers import AnswerChecker, Verdict
+from atlas_jax.teaching.episode import TeachingEpisode
+
+# As in the GRPO of ATLAS and TRL: keeps a small spread from exploding.
+_STD_FLOOR = 1e-4
+_NO_SPREAD = 1e-9
+
+
+@dataclass(frozen=True)
+class Reward:
+  """total is the sum of the parts; None: there was no verdict."""
+
+  total: float | None
+  parts: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class ScoredEpisode:
+  """An episode with its verdicts; guided, leaked, rewards: one a teaching."""
+
+  episode: TeachingEpisode
+  baseline: tuple[Verdict, ...]
+  guided: tuple[Verdict, ...]
+  leaked: tuple[bool, ...]
+  rewards: tuple[Reward, ...]
+
+  @property
+  def pass_rate(self) -> float | None:
+    """b over the unaided solutions that could be judged."""
+    return mean_score(self.baseline)
+
+  @property
+  def guided_rate(self) -> float | None:
+    """Share of the guided solutions, of those judged, that are right."""
+    return mean_score(self.guided)
+
+
+def mean_score(verdicts: Sequence[Verdict]) -> float | None:
+  """The share that is right of those judged; None if none was."""
+  scores = [v.score for v in verdicts if v.score is not None]
+  return sum(scores) / len(scores) if scores else None
+
+
+def reward(
+  *,
+  pass_rate: float | None,
+  baseline_tokens: float,
+  guided: float | None,
+  guided_tokens: int,
+  well_formed: bool,
+  leaked: bool,
+  teaching_tokens: int,
+  max_teaching_tokens: int,
+  config: RewardConfig,
+) -> Reward:
+  """The formula of the module.
+
+  Args:
+    pass_rate: b in [0, 1]; None if no unaided solution could be judged.
+    baseline_tokens: B, the mean length of the unaided responses.
+    guided: 1.0 or 0.0; None if the guided solution could not be judged.
+    guided_tokens: T.
+    well_formed: whether the teaching had its tags right.
+    leaked: whether it states the answer.
+    teaching_tokens, max_teaching_tokens: its length and the longest allowed.
+    config: the weights.
+  """
+  if pass_rate is None or guided is None:
+    return Reward(None, {})
+  saved = 0.0
+  if baseline_tokens > 0:
+    saved = max(0.0, (baseline_tokens - guided_tokens) / baseline_tokens)
+  right = guided == 1.0
+  parts = {
+    "improvement": 1.0 - pass_rate if right else 0.0,
+    "degradation": 0.0 if right else -pass_rate * config.degradation_penalty,
+    "efficiency": config.efficiency_weight * saved if right else 0.0,
+    "format": 0.0 if well_formed else -config.format_penalty,
+    "leak": -config.leak_penalty if leaked else 0.0,
+    "length": -config.length_cost * teaching_tokens / max_teaching_tokens,
+  }
+  return Reward(sum(parts.values()), parts)
+
+
+def score_episodes(
+  episodes: Sequence[TeachingEpisode],
+  *,
+  checker: AnswerChecker,
+  config: RewardConfig,
+  max_teaching_tokens: int,
+) -> list[ScoredEpisode]:
+  """Judges every solution of the episodes and rewards every teaching."""
+  solutions = [
+    (e.problem, s.text, s.finish_reason)
+    for e in episodes
+    for s in (*e.baseline, *(t.guided for t in e.teachings))
+  ]
+  verdicts = iter(checker.check_many(solutions))
+  return [
+    _score(
+      e,
+      tuple(next(verdicts) for _ in e.baseline),
+      tuple(next(verdicts) for _ in e.teachings),
+      config,
+      max_teaching_tokens,
+    )
+    for e in episodes
+  ]
+
+
+def _score(episode, baseline, guided, config, max_tokens) -> ScoredEpisode:
+  pass_rate = mean_score(baseline)
+  lengths = [
+    s.tokens
+    for s, v in zip(episode.baseline, baseline, strict=True)
+    if v.score is not None
+  ]
+  leaked = tuple(
+    t.text is not None and leaks(t.text, episode.problem)
+    for t in episode.teachings
+  )
+  rewards = tuple(
+    reward(
+      pass_rate=pass_rate,
+      baseline_tokens=sum(lengths) / len(lengths) if lengths else 0.0,
+      guided=verdict.score,
+      guided_tokens=teaching.guided.tokens,
+      well_formed=teaching.status == "ok",
+      leaked=leak,
+      teaching_tokens=teaching.tokens,
+      max_teaching_tokens=max_tokens,
+      config=config,
+    )
+    for teaching, verdict, leak in zip(
+      episode.teachings, guided, leaked, strict=True
+    )
+  )
+  return ScoredEpisode(episode, baseline, guided, leaked, rewards)
+
+
+def leaks(teaching: str, problem: Problem) -> bool:
+  """Whether the teaching states the gold answer as a number or whole words.
+
+  An answer that already stands in the question gives nothing away. A single
+  letter (a choice) counts only as '(B)', 'B)' or after 'answer', 'option',
+  'choice': as a bare letter it may be any word.
+  """
+  return _states(teaching, problem.answer) and not _states(
+    problem.question, problem.answer
+  )
+
+
+def _states(text: str, answer: str) -> bool:
+  gold = equality.parse_number(answer)
+  if gold is not None:
+    return any(n.value == gold.value for n in equality.numbers_in(text))
+  words = equality.plain_words(answer)
+  if not words:
+    return False
+  if len(words) == 1 and words.isalpha():
+    letter = words.upper()
+    return (
+      re.search(
+        rf"\({letter}\)|\b{letter}\)|(?i:answer|option|choice)"
+        rf"(?i:\s+is|:)?\s+{letter}\b",
+        text,
+      )
+      is not None
+    )
+  spaced = " ".join(text.casefold().split())
+  return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", spaced) is not None
+
+
+def group_advantages(
+  rewards: Sequence[Sequence[float | None]] | Float[np.ndarray, "P G"],
+  kind: str,
+) -> tuple[Float[np.ndarray, "P G"], Bool[np.ndarray, "P"]]:
+  """Advantages in float64, and which groups carry no gradient.
+
+  group: (r - mean_g) / (std_g + 1e-4)     [Shao et al. 2024, as TRL has it]
+  batch: (r - mean_g) / (std_all + 1e-4)
+  none:   r - mean_g                       [Dr. GRPO, Liu et al. 2025]
+  Standard deviations have ddof 1. A missing reward (None or NaN) is left out
+  of mean and std and has advantage 0. A group without spread, or with fewer
+  than two rewards, has advantages 0 and is marked True in the second array.
+
+  Raises:
+    ValueError: an unknown kind.
+  """
+  if kind not in ("group", "batch", "none"):
+    raise ValueError(f"advantage {kind!r} is not one of group, batch, none")
+  values = np.array(
+    [[np.nan if r is None else r for r in row] for row in rewards], np.float64
+  )
+  known = ~np.isnan(values)
+  count = known.sum(axis=1)
+  filled = np.where(known, values, 0.0)
+  mean = filled.sum(axis=1) / np.maximum(count, 1)
+  centred = np.where(known, values - mean[:, None], 0.0)
+  std = np.sqrt((centred**2).sum(axis=1) / np.maximum(count - 1, 1))
+  flat = (count < 2) | (std <= _NO_SPREAD)
+  if kind == "group":
+    centred = centred / (std[:, None] + _STD_FLOOR)
+  elif kind == "batch":
+    everything = values[known]
+    spread = everything.std(ddof=1) if everything.size > 1 else 0.0
+    centred = centred / (spread + _STD_FLOOR)
+  return np.where(flat[:, None], 0.0, centred), flat

@@ -1,0 +1,233 @@
+"""What an evaluation may claim: arms, intervals, tests on paired outcomes.
+
+Sources: Wilson 1927 (interval of a share); McNemar 1947, in its exact
+binomial form; Efron 1979 (percentile bootstrap, here over problems).
+"""
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from atlas_jax.teaching.answers import AnswerChecker, Verdict
+from atlas_jax.teaching.arms import Attempt
+from atlas_jax.teaching.rewards import leaks
+
+_Z95 = 1.959963984540054
+_FEW_PAIRS = 150  # a true gain of 9 points is found in about 3 of 4 runs
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Interval:
+  """An estimate and its 95% interval."""
+
+  estimate: float
+  low: float
+  high: float
+
+
+def wilson(successes: float, n: int) -> Interval:
+  """The 95% interval of a share: `successes` of `n`.
+
+  Raises:
+    ValueError: n is 0.
+  """
+  if n == 0:
+    raise ValueError("a share of 0 problems has no interval")
+  p, z2 = successes / n, _Z95**2
+  centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+  half = _Z95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+  return Interval(p, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def paired_bootstrap(
+  before: Sequence[float],
+  after: Sequence[float],
+  *,
+  resamples: int,
+  seed: int,
+) -> Interval:
+  """Mean of after - before with its percentile interval over pairs.
+
+  Raises:
+    ValueError: no pairs, or the two differ in length.
+  """
+  gain = np.asarray(after, np.float64) - np.asarray(before, np.float64)
+  if gain.ndim != 1 or gain.size == 0:
+    raise ValueError(f"expected pairs of numbers, got shape {gain.shape}")
+  rng = np.random.default_rng(seed)
+  means = np.empty(resamples)
+  for i in range(resamples):  # one row at a time: memory stays small
+    means[i] = gain[rng.integers(0, gain.size, gain.size)].mean()
+  low, high = np.quantile(means, (0.025, 0.975))
+  return Interval(float(gain.mean()), float(low), float(high))
+
+
+def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float:
+  """Two-sided exact p that right and wrong are equally likely to flip."""
+  pairs = list(zip(before, after, strict=True))
+  fixed = sum(1 for b, a in pairs if a and not b)
+  broken = sum(1 for b, a in pairs if b and not a)
+  n, k = fixed + broken, min(fixed, broken)
+  tail = sum(math.comb(n, i) for i in range(k + 1))
+  return min(1.0, 2 * tail / 2**n)
+
+
+def non_degradation(
+  before: Sequence[float], after: Sequence[float]
+) -> tuple[float, float | None]:
+  """(share of all pairs, of the pairs right before) that did not get worse.
+
+  With several samples a problem, before and after are rates: a problem is
+  worse when its rate fell, and counts as right before when its rate was above
+  one half. The second is None if there was none.
+  """
+  pairs = list(zip(before, after, strict=True))
+  kept = [a >= b for b, a in pairs]
+  of_right = [ok for ok, (b, _) in zip(kept, pairs, strict=True) if b > 0.5]
+  over_right = sum(of_right) / len(of_right) if of_right else None
+  return sum(kept) / len(kept), over_right
+
+
+@dataclass(frozen=True)
+class Outcome:
+  """What counts of one attempt; correct is None where it was not judged."""
+
+  problem_id: str
+  correct: float | None
+  completed: bool
+  response_tokens: int
+  teaching_tokens: int
+  seconds: float
+  leaked: bool
+
+
+@dataclass(frozen=True)
+class ArmResult:
+  """One arm. Lengths in tokens a response, shares in [0, 1].
+
+  gain, non-degradation and p compare with the student alone on the problems
+  that both arms judged; None in the arm of the student alone.
+  """
+
+  name: str
+  problems: int
+  unjudged: int
+  accuracy: float
+  accuracy_low: float
+  accuracy_high: float
+  completion_rate: float
+  response_tokens: float
+  teaching_tokens: float
+  seconds_per_problem: float
+  leak_rate: float
+  gain: float | None = None
+  gain_low: float | None = None
+  gain_high: float | None = None
+  mcnemar_p: float | None = None
+  non_degradation_all: float | None = None
+  non_degradation_correct: float | None = None
+
+
+def judge(
+  attempts: Sequence[Attempt], checker: AnswerChecker
+) -> tuple[list[Outcome], list[Verdict]]:
+  """Outcomes and verdicts of attempts, by the checker that rewards use."""
+  verdicts = checker.check_many(
+    [(a.problem, a.solution.text, a.solution.finish_reason) for a in attempts]
+  )
+  outcomes = [
+    Outcome(
+      problem_id=a.problem.id,
+      correct=v.score,
+      completed=v.completed,
+      response_tokens=a.solution.tokens,
+      teaching_tokens=a.teaching_tokens,
+      seconds=a.seconds,
+      leaked=a.teaching is not None and leaks(a.teaching, a.problem),
+    )
+    for a, v in zip(attempts, verdicts, strict=True)
+  ]
+  return outcomes, verdicts
+
+
+def _rates(outcomes: Sequence[Outcome]) -> dict[str, float]:
+  """problem -> share of its judged samples that are right."""
+  scores: dict[str, list[float]] = {}
+  for outcome in outcomes:
+    if outcome.correct is not None:
+      scores.setdefault(outcome.problem_id, []).append(outcome.correct)
+  return {key: sum(values) / len(values) for key, values in scores.items()}
+
+
+def arm_result(
+  name: str,
+  outcomes: Sequence[Outcome],
+  *,
+  alone: Sequence[Outcome] | None,
+  resamples: int,
+  seed: int,
+) -> ArmResult:
+  """One arm's numbers, over problems (samples of one are averaged first).
+
+  Args:
+    name: for the table.
+    outcomes: of this arm.
+    alone: of the student alone; None in its own arm.
+    resamples, seed: of the bootstrap.
+
+  Raises:
+    ValueError: no attempt could be judged, or (with alone) no pair.
+  """
+  rates = _rates(outcomes)
+  if not rates:
+    raise ValueError(f"arm {name}: none of its attempts could be judged")
+  accuracy = wilson(sum(rates.values()), len(rates))
+
+  def mean(values):
+    return float(np.mean(list(values)))
+
+  against = {}
+  if alone is not None:
+    base = _rates(alone)
+    common = [key for key in rates if key in base]
+    if not common:
+      raise ValueError(f"arm {name} shares no judged problem with the baseline")
+    if len(common) < _FEW_PAIRS:
+      log.warning(
+        "arm %s: %d pairs are few; below %d a gain of 9 points is missed"
+        " more often than once in four",
+        name,
+        len(common),
+        _FEW_PAIRS,
+      )
+    before = [base[key] for key in common]
+    after = [rates[key] for key in common]
+    gain = paired_bootstrap(before, after, resamples=resamples, seed=seed)
+    over_all, over_right = non_degradation(before, after)
+    against = {
+      "gain": gain.estimate,
+      "gain_low": gain.low,
+      "gain_high": gain.high,
+      "mcnemar_p": mcnemar([b > 0.5 for b in before], [a > 0.5 for a in after]),
+      "non_degradation_all": over_all,
+      "non_degradation_correct": over_right,
+    }
+  return ArmResult(
+    name=name,
+    problems=len(rates),
+    unjudged=sum(o.correct is None for o in outcomes),
+    accuracy=accuracy.estimate,
+    accuracy_low=accuracy.low,
+    accuracy_high=accuracy.high,
+    completion_rate=mean(o.completed for o in outcomes),
+    response_tokens=mean(o.response_tokens for o in outcomes),
+    teaching_tokens=mean(o.teaching_tokens for o in outcomes),
+    seconds_per_problem=mean(o.seconds for o in outcomes),
+    leak_rate=mean(o.leaked for o in outcomes),
+    **against,
+  )

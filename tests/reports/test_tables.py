@@ -1,0 +1,95 @@
+"""The table says what the evaluation says, in the right cell."""
+
+import io
+
+import pytest
+
+from atlas_jax.reports import tables
+
+
+def arm(name, accuracy, **known):
+  values = dict.fromkeys(tables.METRICS)
+  values |= {
+    "accuracy": accuracy,
+    "accuracy_low": accuracy - 0.05,
+    "accuracy_high": accuracy + 0.05,
+  }
+  return {"name": name, **values, **known}
+
+
+def evaluation():
+  taught = arm(
+    "taught",
+    0.8,
+    gain=0.4,
+    gain_low=0.3,
+    gain_high=0.5,
+    mcnemar_p=3e-7,
+    non_degradation_correct=0.975,
+    teaching_tokens=9.25,
+    seconds_per_problem=0.125,
+  )
+  return {"problems": 200, "split": "test", "arms": [arm("alone", 0.4), taught]}
+
+
+def test_cells_hold_value_and_interval():
+  rows = {row[0]: row[1:] for row in tables.cells(evaluation())}
+  assert rows[""] == ["alone", "taught"]
+  assert rows["Accuracy [95%]"] == [
+    "40.0% [35.0, 45.0]",
+    "80.0% [75.0, 85.0]",
+  ]
+  assert rows["Gain over alone, points [95%]"] == ["–", "+40.0 [30.0, 50.0]"]
+  assert rows["McNemar p"] == ["–", "< 0.0001"]
+  assert rows["Still right, of those right alone"] == ["–", "97.5%"]
+  assert rows["Teaching tokens"] == ["–", "9.2"]
+  assert rows["Seconds a problem"] == ["–", "0.12"]
+
+
+def test_a_loss_has_its_sign():
+  result = evaluation()
+  result["arms"][1] |= {"gain": -0.021, "gain_low": -0.06, "gain_high": 0.01}
+  rows = {row[0]: row[1:] for row in tables.cells(result)}
+  assert rows["Gain over alone, points [95%]"][1] == "-2.1 [-6.0, 1.0]"
+
+
+def test_a_metric_that_no_arm_has_is_left_out():
+  titles = [row[0] for row in tables.cells(evaluation())]
+  assert "Teaching states the answer" not in titles
+  result = evaluation()
+  result["arms"][1]["leak_rate"] = 0.0
+  assert "Teaching states the answer" in [r[0] for r in tables.cells(result)]
+
+
+def test_markdown_has_one_cell_an_arm():
+  result = evaluation()
+  result["arms"][1]["name"] = "a|b"
+  head, blank, *table = tables.markdown(result).splitlines()
+  assert head == "200 problems, split test" and blank == ""
+  assert table[0] == "|  | alone | a\\|b |"
+  assert table[1] == "| --- | ---: | ---: |"
+  assert table[2].startswith("| Accuracy [95%] | 40.0% ")
+  assert len(table) == 2 + 6
+
+
+def test_a_log_file_gets_whole_lines():
+  stream = io.StringIO()
+  tables.show(evaluation(), stream)
+  (line,) = [x for x in stream.getvalue().splitlines() if "Gain" in x]
+  assert line.split() == [
+    *["Gain", "over", "alone,", "points", "[95%]"],
+    "–",
+    *["+40.0", "[30.0,", "50.0]"],
+  ]
+  assert "\x1b" not in stream.getvalue()
+
+
+def test_what_is_missing_is_named():
+  result = evaluation()
+  del result["arms"][1]["teaching_tokens"]
+  with pytest.raises(tables.ReportError, match="'taught' has no 'teaching_tok"):
+    tables.markdown(result)
+  with pytest.raises(tables.ReportError, match="no 'split'"):
+    tables.check({"problems": 1, "arms": []})
+  with pytest.raises(tables.ReportError, match="no arms"):
+    tables.check({"problems": 1, "split": "test", "arms": []})
