@@ -20,10 +20,10 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from jax.sharding import (
-    AbstractMesh,
-    NamedSharding,
-    PartitionSpec,
-    SingleDeviceSharding,
+  AbstractMesh,
+  NamedSharding,
+  PartitionSpec,
+  SingleDeviceSharding,
 )
 
 
@@ -56,13 +56,13 @@ def abstract(tree: Any) -> Any:
 
 
 def _shapes(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
-  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  """path -> (shape, dtype) of every array of a tree."""
   return {
-      "/".join(
-          str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", ""))))
-          for key in path
-      ): (tuple(leaf.shape), str(leaf.dtype))
-      for path, leaf in leaves
+    jax.tree_util.keystr(path, simple=True, separator="/"): (
+      tuple(leaf.shape),
+      str(leaf.dtype),
+    )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
   }
 
 
@@ -75,10 +75,10 @@ class Checkpoints:
   def __init__(self, directory: pathlib.Path, *, keep: int = 2):
     self._directory = pathlib.Path(directory).absolute()
     self._manager = ocp.CheckpointManager(
-        self._directory,
-        options=ocp.CheckpointManagerOptions(
-            max_to_keep=keep, create=True, enable_async_checkpointing=True
-        ),
+      self._directory,
+      options=ocp.CheckpointManagerOptions(
+        max_to_keep=keep, create=True, enable_async_checkpointing=True
+      ),
     )
 
   def __enter__(self):
@@ -108,7 +108,7 @@ class Checkpoints:
     self._manager.save(step, args=ocp.args.Composite(**items))
 
   def restore(
-      self, like: Mapping[str, Any], step: int | None = None
+    self, like: Mapping[str, Any], step: int | None = None
   ) -> tuple[dict[str, Any], dict]:
     """(trees, extra) of a step, by default the latest.
 
@@ -127,14 +127,14 @@ class Checkpoints:
     if step not in steps:
       what = "no checkpoint" if step is None else f"no checkpoint {step}"
       raise CheckpointError(
-          f"{what} in {self._directory}; there are: {steps or 'none'}"
+        f"{what} in {self._directory}; there are: {steps or 'none'}"
       )
     args = ocp.args.Composite(**{_EXTRA: ocp.args.JsonRestore()})
     saved = self._manager.restore(step, args=args)[_EXTRA]
     for name, tree in like.items():
       self._check(step, name, tree, saved["shapes"])
     args = ocp.args.Composite(
-        **{n: ocp.args.StandardRestore(abstract(t)) for n, t in like.items()}
+      **{n: ocp.args.StandardRestore(abstract(t)) for n, t in like.items()}
     )
     restored = self._manager.restore(step, args=args)
     return {name: restored[name] for name in like}, saved["extra"]
@@ -143,21 +143,21 @@ class Checkpoints:
     where = f"checkpoint {step} in {self._directory}"
     if name not in saved:
       raise CheckpointError(
-          f"{where} has no {name!r}; it has: {', '.join(sorted(saved))}"
+        f"{where} has no {name!r}; it has: {', '.join(sorted(saved))}"
       )
     there = {k: (tuple(s), d) for k, (s, d) in saved[name].items()}
     here = _shapes(tree)
     differences = [
-        f"{k}: saved {there.get(k, 'nothing')}, wanted {here.get(k, 'nothing')}"
-        for k in sorted(there.keys() | here.keys())
-        if k not in there or k not in here or there[k] != here[k]
+      f"{k}: saved {there.get(k, 'nothing')}, wanted {here.get(k, 'nothing')}"
+      for k in sorted(there.keys() | here.keys())
+      if k not in there or k not in here or there[k] != here[k]
     ]
     if differences:
       more = len(differences) - 3
       raise CheckpointError(
-          f"{where} is of another model or optimizer: {name}: "
-          + "; ".join(differences[:3])
-          + (f"; and {more} more" if more > 0 else "")
+        f"{where} is of another model or optimizer: {name}: "
+        + "; ".join(differences[:3])
+        + (f"; and {more} more" if more > 0 else "")
       )
 
   def close(self) -> None:

@@ -352,6 +352,15 @@ def resolve(tree: ConfigDict) -> RunConfig:
   for path in NOT_NEGATIVE:
     if value(path) < 0:
       raise ConfigError(f"config.{path}={value(path)} must not be negative")
+  for name in ("sft", "grpo"):
+    phase = getattr(config, name)
+    o = phase.optimizer
+    if o.schedule != "constant" and o.warmup_steps >= phase.steps:
+      raise ConfigError(
+          f"config.{name}.optimizer.warmup_steps={o.warmup_steps} leaves no"
+          f" step of config.{name}.steps={phase.steps} to its {o.schedule}"
+          " schedule"
+      )
   return config
 
 

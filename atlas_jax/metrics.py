@@ -65,9 +65,9 @@ def read_jsonl(path: pathlib.Path) -> list[dict]:
 def drop_beyond(path: pathlib.Path, phase: str, step: int) -> None:
   """Removes the lines of `phase` with a step above `step`."""
   kept = [
-      line
-      for line in read_jsonl(path)
-      if line["phase"] != phase or line["step"] <= step
+    line
+    for line in read_jsonl(path)
+    if line["phase"] != phase or line["step"] <= step
   ]
   temporary = path.with_name(path.name + ".tmp")
   temporary.write_text("".join(json.dumps(x) + "\n" for x in kept))
@@ -88,13 +88,13 @@ class Writer:
   """
 
   def __init__(
-      self,
-      workdir: pathlib.Path,
-      phase: str,
-      *,
-      resume_step: int,
-      tensorboard: bool = True,
-      wandb_project: str | None = None,
+    self,
+    workdir: pathlib.Path,
+    phase: str,
+    *,
+    resume_step: int,
+    tensorboard: bool = True,
+    wandb_project: str | None = None,
   ):
     self.phase = phase
     workdir.mkdir(parents=True, exist_ok=True)
@@ -106,20 +106,20 @@ class Writer:
       from tensorboardX import SummaryWriter
 
       self._tensorboard = SummaryWriter(
-          str(workdir / "tensorboard" / phase), purge_step=resume_step + 1
+        str(workdir / "tensorboard" / phase), purge_step=resume_step + 1
       )
     if wandb_project is not None:
       try:
         import wandb
       except ImportError:
         raise ValueError(
-            "Weights & Biases is asked for but not installed: pip install"
-            " 'atlas_jax[wandb]'"
+          "Weights & Biases is asked for but not installed: pip install"
+          " 'atlas_jax[wandb]'"
         ) from None
       # One W&B run a directory and phase: a resumed run goes on in it.
       name = f"{workdir.name}-{phase}"
       self._wandb = wandb.init(
-          project=wandb_project, id=name, name=name, resume="allow"
+        project=wandb_project, id=name, name=name, resume="allow"
       )
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
@@ -158,13 +158,13 @@ class Progress:
   """
 
   def __init__(
-      self,
-      phase: str,
-      *,
-      start: int,
-      total: int,
-      every_s: float = 10.0,
-      stream: TextIO | None = None,
+    self,
+    phase: str,
+    *,
+    start: int,
+    total: int,
+    every_s: float = 10.0,
+    stream: TextIO | None = None,
   ):
     self._phase, self._start, self._total = phase, start, total
     self._every_s = every_s
@@ -177,7 +177,7 @@ class Progress:
       from rich.live import Live
 
       self._live = Live(
-          console=Console(file=self._stream), refresh_per_second=4
+        console=Console(file=self._stream), refresh_per_second=4
       )
       self._live.start()
 

@@ -21,7 +21,7 @@ class LeadError(RuntimeError):
 
 
 def initialize(
-    coordinator: str | None, num_processes: int | None, process_id: int | None
+  coordinator: str | None, num_processes: int | None, process_id: int | None
 ) -> None:
   """Joins the processes of this run; call it before any other use of JAX.
 
@@ -64,7 +64,7 @@ def allgather_bytes(data: bytes) -> list[bytes]:
   lengths = _gather(np.array(len(data), np.int32))
   rows = _gather(_pad(data, int(lengths.max())))
   return [
-      row[:length].tobytes() for row, length in zip(rows, lengths, strict=True)
+    row[:length].tobytes() for row, length in zip(rows, lengths, strict=True)
   ]
 
 

@@ -25,13 +25,13 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is.")
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def define_flags() -> None:
-  """Declares --config; call it where the launcher is imported."""
+def define_flags(workdir: bool = True) -> None:
+  """Declares --config and asks for --workdir; call it on import."""
   global _CONFIG
   _CONFIG = config_flags.DEFINE_config_file(
       "config", None, "A file under configs/, as FILE.py or FILE.py:VARIANT."
   )
-  flags.mark_flags_as_required(["config", "workdir"])
+  flags.mark_flags_as_required(["config"] + ["workdir"] * workdir)
 
 
 def config(**changes):

@@ -28,13 +28,15 @@ def convert(source: pathlib.Path, out: pathlib.Path) -> None:
     ConversionError: `source` is missing, `out` exists, or the file has no chat
       template.
   """
-  import torch
-  from transformers import AutoModelForCausalLM, AutoTokenizer
-
   if not source.is_file():
     raise ConversionError(f"no such GGUF file: {source}")
   if out.exists():
     raise ConversionError(f"{out} exists; remove it to convert again")
+
+  # Slow to import, so after what can be refused without them.
+  import torch
+  from transformers import AutoModelForCausalLM, AutoTokenizer
+
   tokenizer = AutoTokenizer.from_pretrained(
     source.parent, gguf_file=source.name
   )

@@ -4,8 +4,8 @@
 #   bash launchers/quickstart.sh
 #   bash launchers/quickstart.sh --workdir=runs/seed1 --config.seed=1
 #
-# Everything but --workdir goes to both runs, student and teacher. Stopped in
-# the middle, the same command goes on from the last checkpoint.
+# Every --config flag goes to both runs, student and teacher. Stopped in the
+# middle, the same command goes on from the last checkpoint.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -31,12 +31,16 @@ done
 say() { printf '\nquickstart: %s\n' "$*"; }
 
 started=$SECONDS
+student="$workdir/student/export"
 bash launchers/setup.sh
 say "1/2 the student learns arithmetic, with its misconceptions"
+.venv/bin/python -m launchers.teachable --config=configs/quickstart.py:student \
+  "${flags[@]}"
 .venv/bin/python -m launchers.train --config=configs/quickstart.py:student \
   --workdir="$workdir/student" "${flags[@]}"
 say "2/2 the teacher learns to teach it: SFT, GRPO, evaluation"
 .venv/bin/python -m launchers.train --config=configs/quickstart.py \
-  --workdir="$workdir/teacher" "${flags[@]}"
+  --workdir="$workdir/teacher" --config.teacher.path="$student" \
+  --config.serving.student_path="$student" "${flags[@]}"
 say "done in $(((SECONDS - started) / 60)) minutes; the report is in" \
   "$workdir/teacher/report"

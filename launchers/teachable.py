@@ -6,6 +6,9 @@ Writes config.json and a tokenizer, trained on the task's own dialogues in
 the config's templates, to config.teacher.path. There already: left alone.
 """
 
+import logging
+import pathlib
+
 from launchers import common
 
 common.define_flags(workdir=False)
@@ -13,5 +16,23 @@ common.define_flags(workdir=False)
 
 def main():
   config = common.config()
-  from atlas_jax.data import problems, teachable_model
+  path = pathlib.Path(config.teacher.path)
+  if (path / "config.json").is_file():
+    logging.info("%s is there", path)
+    return
+  from atlas_jax.data import teachable, teachable_model
   from atlas_jax.teaching.prompts import Prompts
+
+  prompts = Prompts(config.prompts)
+  examples = [
+      *teachable.student_examples({"count": 4000}, config.seed),
+      *teachable.sft_examples({"count": 2000}, config.seed),
+  ]
+  teachable_model.write_scratch_model_dir(
+      path,
+      [prompts.render(e.template, e.fields) + e.response for e in examples],
+  )
+
+
+if __name__ == "__main__":
+  common.launch(main)

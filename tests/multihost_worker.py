@@ -1,15 +1,51 @@
 """One of the processes that test_multihost.py starts."""
 
 import json
+import pathlib
 import sys
 
 import jax
 import jax.numpy as jnp
 
-from atlas_jax import multihost
+from atlas_jax import multihost, sharding
+from atlas_jax.checkpoint import Checkpoints
+from atlas_jax.config import MeshConfig, OptimizerConfig
+from atlas_jax.training import optimizer, step
+from tests.training import tiny
 
 
-def main(port: str, count: str, index: str) -> None:
+def train(directory: pathlib.Path) -> dict:
+  """A step on both processes, saved by both, restored by both."""
+  tx, schedule = optimizer.make_optimizer(OptimizerConfig(), 10)
+  objective = step.sft_objective(tiny.ARCHITECTURE, tiny.OPTIONS)
+  train_step = step.make_train_step(objective, tx, schedule)
+  mesh = sharding.make_mesh(MeshConfig())
+  with jax.set_mesh(mesh):
+    batch = tiny.batch(2)
+    own = batch.tokens.shape[1] // jax.process_count()
+    start = own * jax.process_index()
+    mine = jax.tree.map(lambda x: x[:, start : start + own], batch)
+    state = step.init_state(tiny.model(), tx)
+    state, metrics = train_step(state, sharding.put_batch(mine, mesh, 1))
+    with Checkpoints(directory) as saved:
+      saved.save(1, step.as_trees(state), {"next": 5})
+    like = jax.eval_shape(lambda m: m, tiny.model())
+    like = step.as_trees(step.abstract_state(like, tx))
+    with Checkpoints(directory) as saved:
+      trees, extra = saved.restore(like)
+    equal = jax.jit(
+      lambda a, b: jax.tree.map(lambda x, y: (x == y).all(), a, b)
+    )
+    same = jax.tree.leaves(equal(step.from_trees(trees), state))
+  return {
+    "loss": float(metrics.sums["loss"][0]),
+    "grad_norm": float(metrics.sums["grad_norm"][0]),
+    "restored": all(bool(x) for x in same),
+    "extra": extra,
+  }
+
+
+def main(port: str, count: str, index: str, directory: str) -> None:
   multihost.initialize(f"127.0.0.1:{port}", int(count), int(index))
   rank = jax.process_index()
   out = {"count": jax.process_count(), "lead": multihost.is_lead()}
@@ -42,6 +78,7 @@ def main(port: str, count: str, index: str) -> None:
     # The processes are still in step, and compute together.
     ones = jax.jit(lambda: jnp.ones(8, out_sharding=jax.P("fsdp")))()
     out["sum"] = float(jax.jit(jnp.sum)(ones))
+  out["train"] = train(pathlib.Path(directory))
   print("RESULT " + json.dumps(out), flush=True)
 
 

@@ -25,7 +25,7 @@ def test_unequal_parts_add_up_to_the_mean_of_all():
 
 def _write(tmp_path, steps, resume_step=0, phase="grpo", **kw):
   writer = metrics.Writer(
-      tmp_path, phase, resume_step=resume_step, tensorboard=False, **kw
+    tmp_path, phase, resume_step=resume_step, tensorboard=False, **kw
   )
   for step in steps:
     writer.write(step, {"loss": step / 2})
@@ -41,10 +41,10 @@ def test_a_line_is_a_json_object(tmp_path):
   value = json.loads(line, parse_constant=lambda c: pytest.fail(c))
   assert value.pop("time") > 1.7e9
   assert value == {
-      "phase": "sft",
-      "step": 3,
-      "sft/loss": 0.5,
-      "sft/grad_norm": None,
+    "phase": "sft",
+    "step": 3,
+    "sft/loss": 0.5,
+    "sft/grad_norm": None,
   }
 
 
@@ -84,19 +84,19 @@ def test_tensorboard_holds_the_scalars(tmp_path):
       found[event.step, value.tag] = value.simple_value
     at += 16 + n
   assert found == {
-      (1, "grpo/reward_mean"): 0.25,
-      (2, "grpo/reward_mean"): 0.75,
+    (1, "grpo/reward_mean"): 0.25,
+    (2, "grpo/reward_mean"): 0.75,
   }
 
 
 def test_wandb_only_when_asked(tmp_path, monkeypatch):
   calls = []
   run = types.SimpleNamespace(
-      log=lambda values, step: calls.append((step, values)),
-      finish=lambda: calls.append("finish"),
+    log=lambda values, step: calls.append((step, values)),
+    finish=lambda: calls.append("finish"),
   )
   fake = types.SimpleNamespace(
-      init=lambda **kw: calls.append(kw) or run,
+    init=lambda **kw: calls.append(kw) or run,
   )
   monkeypatch.setitem(sys.modules, "wandb", fake)
   _write(tmp_path, [1])
@@ -113,7 +113,7 @@ def test_wandb_only_when_asked(tmp_path, monkeypatch):
 def test_plain_progress_when_not_a_terminal():
   stream = io.StringIO()
   progress = metrics.Progress(
-      "grpo", start=2, total=5, every_s=1000, stream=stream
+    "grpo", start=2, total=5, every_s=1000, stream=stream
   )
   progress.update(3, {"reward": 0.5, "alone": 0.25})
   progress.update(4, {"reward": 0.6})  # too soon for another line

@@ -10,12 +10,19 @@ import sys
 import pytest
 
 from atlas_jax import multihost
+from atlas_jax.config import OptimizerConfig
+from atlas_jax.training import optimizer, step
+from tests.training import tiny
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
-def results():
+def results(tmp_path_factory):
+  directory = tmp_path_factory.mktemp("checkpoints")
   with socket.socket() as s:
     s.bind(("127.0.0.1", 0))
     port = s.getsockname()[1]
@@ -24,7 +31,7 @@ def results():
   workers = [
       subprocess.Popen(
           [sys.executable, str(_ROOT / "tests" / "multihost_worker.py"),
-           str(port), "2", str(i)],
+           str(port), "2", str(i), str(directory)],
           env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
       )
       for i in range(2)
@@ -32,7 +39,7 @@ def results():
   outputs = []
   try:
     for worker in workers:
-      outputs.append(worker.communicate(timeout=120)[0])
+      outputs.append(worker.communicate(timeout=300)[0])
   finally:
     for worker in workers:
       worker.kill()
@@ -66,10 +73,23 @@ def test_bytes_of_different_lengths(results):
 def test_a_failure_of_the_lead_reaches_all(results):
   assert results[0]["error"] == ["ValueError", "server gone"]
   assert results[1]["error"] == [
-      "LeadError",
-      "the lead process failed: ValueError: server gone",
+    "LeadError",
+    "the lead process failed: ValueError: server gone",
   ]
   assert [r["not_json"] for r in results] == ["TypeError", "LeadError"]
+
+
+def test_two_processes_train_and_save_as_one(results):
+  tx, schedule = optimizer.make_optimizer(OptimizerConfig(), 10)
+  objective = step.sft_objective(tiny.ARCHITECTURE, tiny.OPTIONS)
+  train = step.make_train_step(objective, tx, schedule)
+  _, metrics = train(step.init_state(tiny.model(), tx), tiny.batch(2))
+  for r in results:
+    assert r["train"]["restored"] is True
+    assert r["train"]["extra"] == {"next": 5}
+    for name in ("loss", "grad_norm"):
+      expected = float(metrics.sums[name][0])
+      assert r["train"][name] == pytest.approx(expected, rel=1e-5)
 
 
 def test_one_process_sends_nothing():

@@ -61,19 +61,19 @@ def _check(sequence: Sequence, index: int, length: int) -> None:
   n = len(sequence.tokens)
   if not 0 < n <= length:
     raise ValueError(
-        f"sequence {index} has {n} tokens; a row takes 1 to {length}"
+      f"sequence {index} has {n} tokens; a row takes 1 to {length}"
     )
   for name in ("loss_mask", "behavior_logprobs", "ref_logprobs"):
     array = getattr(sequence, name)
     if array is not None and len(array) != n:
       raise ValueError(
-          f"sequence {index}: {name} has {len(array)} entries for {n} tokens"
+        f"sequence {index}: {name} has {len(array)} entries for {n} tokens"
       )
   if not np.isin(sequence.loss_mask, (0, 1)).all():
     raise ValueError(f"sequence {index}: loss_mask may hold 0 and 1 only")
   if sequence.loss_mask[0] != 0:
     raise ValueError(
-        f"sequence {index}: the first token cannot be trained (loss_mask[0])"
+      f"sequence {index}: the first token cannot be trained (loss_mask[0])"
     )
 
 
@@ -99,7 +99,7 @@ def best_fit(lengths: Items[int], capacity: int) -> list[list[int]]:
 
 
 def pack(
-    sequences: Items[Sequence], *, length: int, rows_multiple: int
+  sequences: Items[Sequence], *, length: int, rows_multiple: int
 ) -> tuple[PackedBatch, PackingStats]:
   """Packs all sequences into rows of `length` tokens.
 
@@ -119,8 +119,8 @@ def pack(
   rows = best_fit([len(s.tokens) for s in sequences], length)
   n_rows = -(-len(rows) // rows_multiple) * rows_multiple
   batch = PackedBatch(
-      *(np.zeros((n_rows, length), np.int32) for _ in range(3)),
-      *(np.zeros((n_rows, length), np.float32) for _ in range(5)),
+    *(np.zeros((n_rows, length), np.int32) for _ in range(3)),
+    *(np.zeros((n_rows, length), np.float32) for _ in range(5)),
   )
   for b, members in enumerate(rows):
     start = 0
@@ -135,9 +135,9 @@ def pack(
       batch.loss_mask[at] = mask
       batch.advantages[at] = s.advantage
       batch.behavior_logprobs[at] = (
-          np.where(mask > 0, np.nan, 0.0)
-          if s.behavior_logprobs is None
-          else np.where(mask > 0, s.behavior_logprobs, 0.0)
+        np.where(mask > 0, np.nan, 0.0)
+        if s.behavior_logprobs is None
+        else np.where(mask > 0, s.behavior_logprobs, 0.0)
       )
       if s.ref_logprobs is not None:
         batch.ref_logprobs[at] = np.where(mask > 0, s.ref_logprobs, 0.0)
@@ -148,9 +148,9 @@ def pack(
       start += n
   used = sum(len(s.tokens) for s in sequences)
   stats = PackingStats(
-      fill=used / (n_rows * length),
-      rows=n_rows,
-      empty_rows=n_rows - len(rows),
+    fill=used / (n_rows * length),
+    rows=n_rows,
+    empty_rows=n_rows - len(rows),
   )
   return batch, stats
 
@@ -167,11 +167,11 @@ def split_micro(batch: PackedBatch, micro_batches: int) -> PackedBatch:
   rows = batch.tokens.shape[0]
   if micro_batches < 1 or rows % micro_batches:
     raise ValueError(
-        f"{rows} rows cannot be cut into {micro_batches} equal micro-batches"
+      f"{rows} rows cannot be cut into {micro_batches} equal micro-batches"
     )
   return PackedBatch(
-      *(
-          a.reshape(rows // micro_batches, micro_batches, -1).swapaxes(0, 1)
-          for a in batch
-      )
+    *(
+      a.reshape(rows // micro_batches, micro_batches, -1).swapaxes(0, 1)
+      for a in batch
+    )
   )

@@ -68,7 +68,7 @@ PHRASES = {
 }
 
 PROBLEM_DEFAULTS = {"count": 3600, "trouble": 0.75}
-STUDENT_DEFAULTS = {"count": 40_000, "trouble": 0.75, "noise": 0.1}
+STUDENT_DEFAULTS = {"count": 40_000, "trouble": 0.75, "noise": 0.15}
 SFT_DEFAULTS = {"count": 4000, "trouble": 0.75, "textbook": 0.65, "keep": 0.2}
 # Share of the questions; there are only 810 chains.
 KIND_SHARES = {ADDITION: 0.4, SUBTRACTION: 0.4, CHAIN: 0.2}
@@ -89,11 +89,9 @@ class Question:
 
   @property
   def text(self) -> str:
-    if self.kind == ADDITION:
-      return f"What is {self.a}+{self.b}?"
-    if self.kind == SUBTRACTION:
-      return f"What is {self.a}-{self.b}?"
-    return f"What is {self.a}-{self.b}+{self.c}?"
+    sign = "+" if self.kind == ADDITION else "-"
+    third = f"+{self.c}" if self.kind == CHAIN else ""
+    return f"{self.a}{sign}{self.b}{third}=?"
 
   @property
   def answer(self) -> int:
@@ -143,17 +141,14 @@ def space(kind: str) -> list[Question]:
 def outline(q: Question) -> str:
   """What the student says it will do."""
   x, y = q.a % 10, q.b % 10
-  if q.kind == ADDITION:
-    how = f"{x}+{y}={x + y}, I write {(x + y) % 10}"
-    if not q.trouble:
-      return f"{how}."
-    return f"{how} and " + ("drop the rest." if q.slips else "carry 1.")
+  if q.kind == CHAIN:
+    return "First " + (f"{q.b}+{q.c}." if q.slips else f"{q.a}-{q.b}.")
+  if q.kind == SUBTRACTION and q.trouble:
+    return f"{x}-{y}, " + (f"flip to {y}-{x}." if q.slips else "borrow ten.")
   if q.kind == SUBTRACTION:
-    if not q.trouble:
-      return f"{x}-{y}={x - y}, I write {x - y}."
-    how = f"flip to {y}-{x}." if q.slips else "borrow ten."
-    return f"{x}-{y}, I {how}"
-  return "I start with " + (f"{q.b}+{q.c}." if q.slips else f"{q.a}-{q.b}.")
+    return f"{x}-{y}={x - y}, write {x - y}."
+  ending = (", drop 1" if q.slips else ", carry 1") if q.trouble else ""
+  return f"{x}+{y}={x + y}, write {(x + y) % 10}{ending}."
 
 
 def work(q: Question, advice: str | None = None) -> tuple[str, str]:
@@ -166,62 +161,62 @@ def work(q: Question, advice: str | None = None) -> tuple[str, str]:
   Returns:
     (steps, answer as it is written).
   """
-  write = _chain if q.kind == CHAIN else _columns
-  steps, answer = write(q, advice)
+  by_kind = {ADDITION: _addition, SUBTRACTION: _subtraction, CHAIN: _chain}
+  steps, answer = by_kind[q.kind](q, advice)
   if advice == ORDER and not (q.kind == CHAIN and q.slips):
-    # It has no steps to reorder, so it writes the digits as it found them.
-    return f"{steps} I write as I go.", answer[::-1]
+    # There are no steps to reorder, so it reorders the digits.
+    return f"{steps} Other way round:", answer[::-1]
   return steps, answer
 
 
-def _columns(q: Question, advice: str | None) -> tuple[str, str]:
-  """Addition and subtraction: the ones, then the tens."""
+def _changed(value: int, changes: list[int]) -> tuple[str, int]:
+  """`value` as text with each change and what it makes, and the last one."""
+  text = str(value)
+  for change in changes:
+    value += change
+    text += f", {change:+d}={value}"
+  return text, value
+
+
+def _addition(q: Question, advice: str | None) -> tuple[str, str]:
   x, y, u, v = q.a % 10, q.b % 10, q.a // 10, q.b // 10
-  if q.kind == ADDITION:
-    sign, tens = "+", u + v
-    own = int(q.trouble and not q.slips)
-    carried = own + (advice == CARRY)
-    extra = carried - (advice == BORROW)
-    digit = (x + y) % 10
-    steps = f"{x}+{y}={x + y}, I write {digit}"
-    if carried:
-      steps += f" and carry {carried}"
-    elif q.trouble:
-      steps += " and drop the rest"
-    marks = f"+{carried}" * bool(carried) + "-1" * (advice == BORROW)
+  carries = int(q.trouble and not q.slips) + (advice == CARRY)
+  steps = f"{x}+{y}={x + y}, write {(x + y) % 10}" + ", carry 1" * carries
+  if q.trouble and not carries:
+    steps += ", drop 1"
+  changes = [1] * carries + [-1] * (advice == BORROW)
+  text, tens = _changed(u + v, changes)
+  return f"{steps}. {u}+{v}={text}.", f"{tens}{(x + y) % 10}"
+
+
+def _subtraction(q: Question, advice: str | None) -> tuple[str, str]:
+  x, y, u, v = q.a % 10, q.b % 10, q.a // 10, q.b // 10
+  borrows = int(q.trouble and not q.slips) + (advice == BORROW)
+  if not q.trouble:
+    ones = x - y
+    steps = f"{x}-{y}={ones}, write {ones}" + ", borrow ten" * borrows
+  elif borrows:
+    ones = 10 + x - y
+    steps = f"{x}-{y}, borrow ten: {10 + x}-{y}={ones}"
   else:
-    sign, tens = "-", u - v
-    own = int(q.trouble and not q.slips)
-    borrowed = own + (advice == BORROW)
-    extra = (advice == CARRY) - borrowed
-    if not q.trouble:
-      digit = x - y
-      steps = f"{x}-{y}={digit}, I write {digit}"
-      steps += " and borrow ten" * borrowed
-    elif borrowed:
-      digit = 10 + x - y
-      twice = " twice" * (borrowed == 2)
-      steps = f"{x}-{y}, I borrow ten{twice}: {10 + x}-{y}={digit}"
-    else:
-      digit = y - x
-      steps = f"{x}-{y}, I flip to {y}-{x}={digit}"
-    marks = f"-{borrowed}" * bool(borrowed) + "+1" * (advice == CARRY)
-  tens += extra
-  return f"{steps}. {u}{sign}{v}{marks}={tens}.", f"{tens}{digit}"
+    ones = y - x
+    steps = f"{x}-{y}, flip to {y}-{x}={ones}"
+  changes = [-1] * borrows + [1] * (advice == CARRY)
+  text, tens = _changed(u - v, changes)
+  return f"{steps}. {u}-{v}={text}.", f"{tens}{ones}"
 
 
 def _chain(q: Question, advice: str | None) -> tuple[str, str]:
+  changes = {CARRY: [10], BORROW: [-10]}.get(advice, [])
   if q.slips and advice != ORDER:
-    inner, result = q.b + q.c, q.a - q.b - q.c
-    steps = f"I start with {q.b}+{q.c}={inner}. {q.a}-{inner}={result}."
+    inner = q.b + q.c
+    text, result = _changed(q.a - inner, changes)
+    steps = f"First {q.b}+{q.c}={inner}, then {q.a}-{inner}={text}."
   else:
-    inner, result = q.a - q.b, q.answer
-    steps = f"I start with {q.a}-{q.b}={inner}. {inner}+{q.c}={result}."
-  change = {CARRY: 10, BORROW: -10}.get(advice)
-  if change:
-    steps += f" {result}{change:+d}={result + change}."
-    result += change
-  return steps, f"{result:02d}"
+    inner = q.a - q.b
+    text, result = _changed(q.answer, changes)
+    steps = f"First {q.a}-{q.b}={inner}, then {inner}+{q.c}={text}."
+  return steps, str(result)
 
 
 def baseline_response(q: Question) -> str:
@@ -236,8 +231,8 @@ def guided_response(q: Question, advice: str | None) -> str:
 
 
 def note(q: Question) -> str:
-  """The textbook teacher's private note: the plan, quoted."""
-  return "The plan: " + outline(q).split("I ", 1)[1]
+  """The textbook teacher's private note: what counts of the outline."""
+  return "The plan: " + outline(q).split(", ")[-1]
 
 
 def _noise(rng: random.Random, q: Question) -> str:
@@ -273,7 +268,7 @@ def _checked(params: dict, defaults: dict, what: str) -> dict:
 
 def _draw(rng: random.Random, pools: dict, trouble: float) -> Question:
   """A question from {(kind, trouble): questions}, with replacement."""
-  kind = rng.choices(KINDS, [KIND_SHARES[k] for k in KINDS])[0]
+  kind = rng.choice(KINDS)
   wanted = kind == CHAIN or rng.random() < trouble
   return rng.choice(pools[kind, wanted])
 

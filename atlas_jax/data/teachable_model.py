@@ -19,6 +19,9 @@ PAD, BOS, EOS, USER, ASSISTANT = SPECIALS = (
     "<user>",
     "<assistant>",
 )
+# A digit is a piece of its own; a space belongs to the word after it, or
+# before a digit or a tag to what stands before: no token is spent on spaces.
+PIECES = r" ?[A-Za-z]+(?: (?=\d|$))?|\d| ?[^A-Za-z\d\s]+(?: (?=\d|$))?|\s+"
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if message.role == 'assistant' %}<assistant>{{ message.content }}"
@@ -37,6 +40,7 @@ def build_tokenizer(texts: Iterable[str], path: str) -> None:
   """
   from tokenizers import (
       AddedToken,
+      Regex,
       Tokenizer,
       decoders,
       models,
@@ -47,8 +51,8 @@ def build_tokenizer(texts: Iterable[str], path: str) -> None:
 
   tokenizer = Tokenizer(models.BPE())
   tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-      pre_tokenizers.Digits(individual_digits=True),
-      pre_tokenizers.ByteLevel(add_prefix_space=False),
+      pre_tokenizers.Split(Regex(PIECES), behavior="isolated"),
+      pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
   ])
   tokenizer.decoder = decoders.ByteLevel()
   trainer = trainers.BpeTrainer(

@@ -56,11 +56,12 @@ def run_phases(
   with contextlib.ExitStack() as stack:
     if multihost.is_lead():
       stack.enter_context(directory.lock(workdir))
+    stack.enter_context(jax.set_mesh(sharding.make_mesh(config.mesh)))
+    run = stack.enter_context(Run(config, workdir, server_key))
+    # Only now: a config that is refused leaves the directory as it was.
     multihost.call_on_lead(
         lambda: directory.claim(workdir, config_lib.to_dict(config))
     )
-    stack.enter_context(jax.set_mesh(sharding.make_mesh(config.mesh)))
-    run = stack.enter_context(Run(config, workdir, server_key))
     for index, phase in enumerate(config.phases):
       log.info("phase %s (%d of %d)", phase, index + 1, len(config.phases))
       PHASES[phase](run, f"{index}_{phase}")

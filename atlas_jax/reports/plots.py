@@ -3,7 +3,8 @@
 The learning curve reads the lines of metrics.jsonl: objects with `phase`,
 `step`, and, for phase P, `P/accuracy_alone`, `P/accuracy_taught` (fractions
 of the sampled problems) and `P/reward_mean`; a null is a gap. The other
-picture reads the evaluation that reports/tables.py describes.
+picture reads the evaluation that reports/tables.py describes. A phase is named
+INDEX_NAME, as in 1_grpo.
 
 Colours are those of Okabe and Ito (2008), which colour-blind readers tell
 apart; lines are named where they end, so that no legend is needed.
@@ -11,6 +12,7 @@ apart; lines are named where they end, so that no legend is needed.
 
 import os
 import pathlib
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -121,7 +123,8 @@ def learning_curve(
   _curves(top, steps, {"taught": (TAUGHT, taught), "alone": (ALONE, alone)})
   _curves(bottom, steps, {"reward": (REWARD, series("reward_mean"))})
   top.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-  bottom.set(title="The teacher's mean reward", xlabel=f"{phase} step")
+  name = phase.split("_")[-1]
+  bottom.set(title="The teacher's mean reward", xlabel=f"{name} step")
   bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
   for axes in (top, bottom):
     _clean(axes)
@@ -174,7 +177,7 @@ def alone_versus_taught(evaluation: Mapping, path: pathlib.Path) -> None:
       va="center",
       fontweight="bold" if row == len(arms) - 1 else "normal",
     )
-  axes.set_yticks(rows, [arm["name"] for arm in arms])
+  axes.set_yticks(rows, [textwrap.fill(arm["name"], 26) for arm in arms])
   axes.invert_yaxis()
   axes.set_xlim(0, 1.22)
   axes.set_xticks(np.linspace(0, 1, 6))

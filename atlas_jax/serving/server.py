@@ -21,8 +21,7 @@ from pathlib import Path
 from atlas_jax.config import ServerConfig
 from atlas_jax.serving import http, supervisor, vllm_command
 from atlas_jax.serving.client import Client, ServerDown, ServerError
-
-_LOG_LINES = 25  # of a server's log, in an error
+from atlas_jax.serving.server_log import ServerLog
 
 
 class Server:
@@ -33,7 +32,7 @@ class Server:
     model_path: the Hugging Face directory to serve.
     workdir: the run's directory; the log is <workdir>/logs/<role>.log.
     start_timeout_s: until the health check must have answered.
-    api_key: bearer token of a server given as URL; a spawned one draws its
+    api_key: bearer token; without one a spawned server draws its
       own.
   """
 
@@ -55,9 +54,11 @@ class Server:
     self._start_timeout_s = start_timeout_s
     self.model_path = Path(model_path)
     self.workdir = Path(workdir)
-    self.log_path = self.workdir / "logs" / f"{self.role}.log"
+    self.log = ServerLog(self.workdir / "logs" / f"{self.role}.log")
     self.spawned = config.url is None
-    self.api_key = api_key if not self.spawned else secrets.token_hex(16)
+    self.api_key = api_key
+    if self.spawned and api_key is None:
+      self.api_key = secrets.token_hex(16)
     self.port = config.port
     self._process: subprocess.Popen | None = None
     self._started_at = 0.0
@@ -111,8 +112,7 @@ class Server:
       )
     self.port = _free_port(self.port, self.role)
     arguments, env = self._command()
-    self.log_path.parent.mkdir(parents=True, exist_ok=True)
-    with self.log_path.open("ab") as log:
+    with self.log.open() as log:
       self._process = subprocess.Popen(
         [sys.executable, supervisor.__file__],
         stdin=subprocess.PIPE,
@@ -127,7 +127,7 @@ class Server:
       "starting the %s server at %s, log %s",
       self.role,
       self.base_url,
-      self.log_path,
+      self.log.path,
     )
 
   def _command(self) -> tuple[list[str], dict[str, str]]:
@@ -160,7 +160,7 @@ class Server:
       if self.spawned and self._process.poll() is not None:
         raise ServerError(
           f"the {self.role} server died after {seconds:.0f} s with exit"
-          f" status {self._process.returncode}{self._log_end()}"
+          f" status {self._process.returncode}{self.log.explain()}"
         )
       if self.healthy():
         self._check_offers()
@@ -171,7 +171,7 @@ class Server:
       if seconds > self._start_timeout_s:
         raise ServerError(
           f"the {self.role} server at {self.base_url} was not healthy within"
-          f" {self._start_timeout_s:g} s{self._log_end()}"
+          f" {self._start_timeout_s:g} s{self.log.explain()}"
         )
       time.sleep(0.2)
 
@@ -218,18 +218,6 @@ class Server:
     except ServerDown:
       return False
     return status == 200
-
-  def log_tail(self, lines: int = _LOG_LINES) -> str:
-    """The last lines of the server's log; empty if there is none."""
-    if not self.log_path.is_file():
-      return ""
-    text = self.log_path.read_text(errors="replace")
-    return "\n".join(text.splitlines()[-lines:])
-
-  def _log_end(self) -> str:
-    if not self.spawned:
-      return ""
-    return f"; the end of {self.log_path}:\n{self.log_tail()}"
 
   def _check_offers(self) -> None:
     for path in (*self._offers, *self._lacks):

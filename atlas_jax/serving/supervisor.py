@@ -34,7 +34,7 @@ def _die_with_supervisor() -> None:
   _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _descendants(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
   """Processes below `pid`, from /proc; empty where there is none."""
   children: dict[int, list[int]] = {}
   with contextlib.suppress(FileNotFoundError):
@@ -54,7 +54,7 @@ def _descendants(pid: int) -> list[int]:
 
 
 def _signal_all(child: subprocess.Popen, number: int) -> None:
-  targets = _descendants(os.getpid())
+  targets = descendants(os.getpid())
   with contextlib.suppress(ProcessLookupError, PermissionError):
     os.killpg(child.pid, number)
   for pid in targets:

@@ -8,6 +8,9 @@ from pathlib import Path
 from atlas_jax.config import ServerConfig
 from atlas_jax.serving.client import ServerError
 
+# vllm.v1.attention.backends.cpu_attn, version 0.32
+_CPU_HEAD_DIMS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+
 
 def vllm_device() -> str:
   """The device of the installed vLLM build: cpu, cuda or tpu.
@@ -69,6 +72,26 @@ def _threads(cpu_cores: str) -> int:
   return count
 
 
+def check_model(model_path: Path, device: str) -> None:
+  """Refuses a model that would start and then die at the first request.
+
+  Raises:
+    ServerError: vLLM's attention on this device lacks the model's head_dim.
+  """
+  config = json.loads((model_path / "config.json").read_text())
+  if device != "cpu" or "num_attention_heads" not in config:
+    return
+  if config.get("head_dim"):
+    head_dim = config["head_dim"]
+  else:
+    head_dim = config["hidden_size"] // config["num_attention_heads"]
+  if head_dim not in _CPU_HEAD_DIMS:
+    raise ServerError(
+      f"{model_path}: head_dim {head_dim} is not one that vLLM's CPU attention"
+      f" has: {', '.join(map(str, _CPU_HEAD_DIMS))}"
+    )
+
+
 def base(
   config: ServerConfig,
   *,
@@ -77,8 +100,14 @@ def base(
   port: int,
   api_key: str,
 ) -> tuple[list[str], dict[str, str]]:
-  """(arguments after python, environment) of a server with frozen weights."""
-  device_flags, device_env = device_settings(vllm_device(), config)
+  """(arguments after python, environment) of a server with frozen weights.
+
+  Raises:
+    ServerError: no vLLM, or a model or cores that it cannot use.
+  """
+  device = vllm_device()
+  check_model(model_path, device)
+  device_flags, device_env = device_settings(device, config)
   arguments = ["-m", "vllm.entrypoints.openai.api_server"]
   arguments += ["--model", str(model_path.resolve())]
   arguments += ["--served-model-name", role]

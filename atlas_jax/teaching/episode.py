@@ -114,14 +114,14 @@ async def run_episodes(
 
 
 class _Clock:
-  """Wall seconds of the stages that are awaited through it."""
+  """Wall seconds of the stages that are run through it."""
 
   def __init__(self):
     self.seconds: dict[str, float] = {}
 
-  async def time(self, stage: str, work):
+  async def time(self, stage: str, function, *args):
     start = time.monotonic()
-    result = await work
+    result = await function(*args)
     self.seconds[stage] = time.monotonic() - start
     return result
 
@@ -151,22 +151,21 @@ async def _episode(
 ) -> TeachingEpisode:
   clock = _Clock()
   baseline = asyncio.ensure_future(
-    clock.time("baseline", _baseline(runner, problem, seed, baselines, shared))
+    clock.time("baseline", _baseline, runner, problem, seed, baselines, shared)
   )
   try:
-    approach = await clock.time("probe", runner.probe(problem, repeat))
+    approach = await clock.time("probe", runner.probe, problem, repeat)
     ids, completions = await clock.time(
-      "teach", runner.teach(teacher, problem, approach, repeat, group_size)
+      "teach", runner.teach, teacher, problem, approach, repeat, group_size
     )
     read = [extract_teaching(c.text) for c in completions]
     guided = await clock.time(
       "guided",
-      gather_all(
-        [
-          runner.guided(problem, text or "", repeat, i)
-          for i, (text, _) in enumerate(read)
-        ]
-      ),
+      gather_all,
+      [
+        runner.guided(problem, text or "", repeat, i)
+        for i, (text, _) in enumerate(read)
+      ],
     )
     return TeachingEpisode(
       problem=problem,

@@ -175,9 +175,17 @@ def leaks(teaching: str, problem: Problem) -> bool:
   letter (a choice) counts only as '(B)', 'B)' or after 'answer', 'option',
   'choice': as a bare letter it may be any word.
   """
-  return _states(teaching, problem.answer) and not _states(
-    problem.question, problem.answer
-  )
+  if not _states(teaching, problem.answer):
+    return False
+  # A division in the question is asked for, not given: "2/4" states no 1/2.
+  apart = problem.question.replace("/", " ; ")
+  if "/" in problem.answer:
+    return _unspaced(problem.answer) not in _unspaced(problem.question)
+  return not _states(apart, problem.answer)
+
+
+def _unspaced(text: str) -> str:
+  return "".join(text.split())
 
 
 def _states(text: str, answer: str) -> bool:

@@ -44,8 +44,8 @@ class Metrics(NamedTuple):
 def combine(a: Metrics, b: Metrics) -> Metrics:
   """The metrics of two disjoint parts of a batch together."""
   return Metrics(
-      jax.tree.map(jnp.add, a.sums, b.sums),
-      jax.tree.map(jnp.maximum, a.maxima, b.maxima),
+    jax.tree.map(jnp.add, a.sums, b.sums),
+    jax.tree.map(jnp.maximum, a.maxima, b.maxima),
   )
 
 
@@ -76,7 +76,7 @@ def k3(log_ratio: Tokens) -> Tokens:
 
 
 def clipped_surrogate(
-    ratio: Tokens, advantages: Tokens, eps_low: float, eps_high: float
+  ratio: Tokens, advantages: Tokens, eps_low: float, eps_high: float
 ) -> Tokens:
   """-min(c1 A, clip(c1, 1 - eps_low, 1 + eps_high) A), c1 the ratio."""
   clipped = jnp.clip(ratio, 1 - eps_low, 1 + eps_high)
@@ -90,7 +90,7 @@ def mismatch_log_ratio(old: Tokens, behavior: Tokens, mask: Tokens) -> Tokens:
 
 
 def mismatch_weights(
-    log_ratio: Tokens, mismatch: str, mismatch_max: float
+  log_ratio: Tokens, mismatch: str, mismatch_max: float
 ) -> Tokens:
   """rho, what each token's loss is multiplied with for sampler != trainer.
 
@@ -103,7 +103,7 @@ def mismatch_weights(
 
 
 def token_weights(
-    mask: Tokens, sequence_weights: Tokens, loss_type: str
+  mask: Tokens, sequence_weights: Tokens, loss_type: str
 ) -> Tokens:
   """What each token's loss counts in the sum.
 
@@ -114,7 +114,7 @@ def token_weights(
 
 
 def grpo_normalizer(
-    mask: Tokens, sequence_weights: Tokens, loss_type: str
+  mask: Tokens, sequence_weights: Tokens, loss_type: str
 ) -> Scalar:
   """What the whole batch's sum is divided by, at least 1.
 
@@ -122,26 +122,27 @@ def grpo_normalizer(
   included. Must see the whole batch: all micro-batches, devices and hosts.
   """
   _one_of(loss_type, LOSS_TYPES, "loss_type")
+  # Rounded: the weights of a completion add up to 1 but for their last bits.
   count = mask if loss_type == "dapo" else sequence_weights
-  return jnp.maximum(jnp.sum(count), 1)
+  return jnp.maximum(jnp.round(jnp.sum(count)), 1)
 
 
 def grpo_loss(
-    policy: Tokens,
-    old: Tokens,
-    behavior: Tokens,
-    reference: Tokens | None,
-    advantages: Tokens,
-    mask: Tokens,
-    sequence_weights: Tokens,
-    *,
-    loss_type: str,
-    eps_low: float,
-    eps_high: float,
-    beta: float,
-    mismatch: str,
-    mismatch_max: float,
-    entropy: Tokens | None = None,
+  policy: Tokens,
+  old: Tokens,
+  behavior: Tokens,
+  reference: Tokens | None,
+  advantages: Tokens,
+  mask: Tokens,
+  sequence_weights: Tokens,
+  *,
+  loss_type: str,
+  eps_low: float,
+  eps_high: float,
+  beta: float,
+  mismatch: str,
+  mismatch_max: float,
+  entropy: Tokens | None = None,
 ) -> tuple[Scalar, Metrics]:
   """Sum over this micro-batch of the GRPO loss, and what to log.
 
@@ -184,23 +185,23 @@ def grpo_loss(
   low = (ratio < 1 - eps_low) & (advantages < 0)
   high = (ratio > 1 + eps_high) & (advantages > 0)
   logged = {
-      "ratio_mean": ratio,
-      "clip_fraction_low": low,
-      "clip_fraction_high": high,
-      "mismatch_kl": k3(mismatch_d),
+    "ratio_mean": ratio,
+    "clip_fraction_low": low,
+    "clip_fraction_high": high,
+    "mismatch_kl": k3(mismatch_d),
   }
   if kl is not None:
     logged["kl"] = kl
   if entropy is not None:
     logged["entropy"] = entropy
   metrics = Metrics(
-      sums={
-          name: (jnp.sum(_real(x.astype(mask.dtype), mask)), tokens)
-          for name, x in logged.items()
-      },
-      maxima={
-          "ratio_max": jnp.max(_real(ratio, mask)),
-          "mismatch_max": jnp.max(jnp.abs(mismatch_d)),
-      },
+    sums={
+      name: (jnp.sum(_real(x.astype(mask.dtype), mask)), tokens)
+      for name, x in logged.items()
+    },
+    maxima={
+      "ratio_max": jnp.max(_real(ratio, mask)),
+      "mismatch_max": jnp.max(jnp.abs(mismatch_d)),
+    },
   )
   return total, jax.lax.stop_gradient(metrics)

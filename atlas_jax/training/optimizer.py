@@ -13,9 +13,7 @@ from atlas_jax.config import OptimizerConfig
 from atlas_jax.model import decoder
 
 
-def make_schedule(
-    config: OptimizerConfig, total_steps: int
-) -> optax.Schedule:
+def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
   """Learning rate of update 0, 1, ...
 
   Linear from 0 over warmup_steps (update n of them has (n + 1) / warmup_steps
@@ -32,20 +30,20 @@ def make_schedule(
     after = optax.constant_schedule(peak)
   elif config.schedule not in ("cosine", "linear"):
     raise ValueError(
-        f"unknown schedule {config.schedule!r}; valid: constant, cosine, linear"
+      f"unknown schedule {config.schedule!r}; valid: constant, cosine, linear"
     )
   elif decay_steps < 1:
     raise ValueError(
-        f"{warmup} warm-up steps leave none of {total_steps} to the"
-        f" {config.schedule} schedule"
+      f"{warmup} warm-up steps leave none of {total_steps} to the"
+      f" {config.schedule} schedule"
     )
   elif config.schedule == "cosine":
     after = optax.cosine_decay_schedule(
-        peak, decay_steps, alpha=config.final_fraction
+      peak, decay_steps, alpha=config.final_fraction
     )
   else:
     after = optax.linear_schedule(
-        peak, peak * config.final_fraction, decay_steps
+      peak, peak * config.final_fraction, decay_steps
     )
   if warmup == 0:
     return after
@@ -58,7 +56,7 @@ def _float32(tree):
 
 
 def make_optimizer(
-    config: OptimizerConfig, total_steps: int
+  config: OptimizerConfig, total_steps: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """The transformation, and the schedule it follows (to log it).
 
@@ -67,23 +65,23 @@ def make_optimizer(
   """
   schedule = make_schedule(config, total_steps)
   chain = optax.chain(
-      optax.clip_by_global_norm(config.clip_norm),
-      optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
-      optax.add_decayed_weights(config.weight_decay, mask=decoder.matrices),
-      optax.scale_by_learning_rate(schedule),
+    optax.clip_by_global_norm(config.clip_norm),
+    optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
+    optax.add_decayed_weights(config.weight_decay, mask=decoder.matrices),
+    optax.scale_by_learning_rate(schedule),
   )
 
   def update(grads, state, params):
     return chain.update(_float32(grads), state, _float32(params))
 
   return (
-      optax.GradientTransformation(lambda p: chain.init(_float32(p)), update),
-      schedule,
+    optax.GradientTransformation(lambda p: chain.init(_float32(p)), update),
+    schedule,
   )
 
 
 def updates_done(opt_state: optax.OptState) -> jax.Array:
   """How many updates were applied: skipped ones do not count."""
   return optax.tree.get(
-      opt_state, "count", filtering=lambda path, _: "ScaleByAdam" in str(path)
+    opt_state, "count", filtering=lambda path, _: "ScaleByAdam" in str(path)
   )

@@ -45,18 +45,18 @@ class Objective(NamedTuple):
 
 
 def init_state(
-    model: decoder.Decoder, tx: optax.GradientTransformation
+  model: decoder.Decoder, tx: optax.GradientTransformation
 ) -> TrainState:
   """Step 0 from `model`, whose arrays the state takes over."""
   # Under jit the scalars, too, live on every device of the mesh.
   step, opt_state = jax.jit(lambda m: (jnp.zeros((), jnp.int32), tx.init(m)))(
-      model
+    model
   )
   return TrainState(step=step, model=model, opt_state=opt_state)
 
 
 def abstract_state(
-    model: decoder.Decoder, tx: optax.GradientTransformation
+  model: decoder.Decoder, tx: optax.GradientTransformation
 ) -> TrainState:
   """Shapes, dtypes and shardings of `init_state`; model may be abstract."""
   return jax.eval_shape(lambda m: init_state(m, tx), model)
@@ -74,36 +74,36 @@ def from_trees(trees: dict) -> TrainState:
 
 
 def _score(
-    model: decoder.Decoder,
-    architecture: decoder.DecoderConfig,
-    options: ModelConfig,
-    batch: PackedBatch,
-    temperature: float,
-    with_entropy: bool,
+  model: decoder.Decoder,
+  architecture: decoder.DecoderConfig,
+  options: ModelConfig,
+  batch: PackedBatch,
+  temperature: float,
+  with_entropy: bool,
 ):
   hidden = decoder.forward(
-      model,
-      architecture,
-      batch.tokens,
-      batch.segment_ids,
-      batch.positions,
-      compute_dtype=jnp.dtype(options.compute_dtype),
-      remat=options.remat,
+    model,
+    architecture,
+    batch.tokens,
+    batch.segment_ids,
+    batch.positions,
+    compute_dtype=jnp.dtype(options.compute_dtype),
+    remat=options.remat,
   )
   return decoder.token_logprobs(
-      model,
-      architecture,
-      hidden,
-      batch.tokens,
-      batch.segment_ids,
-      temperature=temperature,
-      chunk=options.logprob_chunk,
-      with_entropy=with_entropy,
+    model,
+    architecture,
+    hidden,
+    batch.tokens,
+    batch.segment_ids,
+    temperature=temperature,
+    chunk=options.logprob_chunk,
+    with_entropy=with_entropy,
   )
 
 
 def sft_objective(
-    architecture: decoder.DecoderConfig, options: ModelConfig
+  architecture: decoder.DecoderConfig, options: ModelConfig
 ) -> Objective:
   """Mean negative log-likelihood of a trained token, in nats."""
 
@@ -119,11 +119,11 @@ def sft_objective(
 
 
 def grpo_objective(
-    architecture: decoder.DecoderConfig,
-    options: ModelConfig,
-    grpo: GrpoConfig,
-    *,
-    temperature: float,
+  architecture: decoder.DecoderConfig,
+  options: ModelConfig,
+  grpo: GrpoConfig,
+  *,
+  temperature: float,
 ) -> Objective:
   """The GRPO loss of one update a batch, so old = the policy itself.
 
@@ -133,35 +133,35 @@ def grpo_objective(
 
   def micro_sum(model, batch):
     policy, entropy = _score(
-        model, architecture, options, batch, temperature, True
+      model, architecture, options, batch, temperature, True
     )
     return losses.grpo_loss(
-        policy=policy,
-        old=jax.lax.stop_gradient(policy),
-        behavior=batch.behavior_logprobs,
-        reference=batch.ref_logprobs if grpo.beta > 0 else None,
-        advantages=batch.advantages,
-        mask=batch.loss_mask,
-        sequence_weights=batch.sequence_weights,
-        loss_type=grpo.loss_type,
-        eps_low=grpo.eps_low,
-        eps_high=grpo.eps_high,
-        beta=grpo.beta,
-        mismatch=grpo.mismatch,
-        mismatch_max=grpo.mismatch_max,
-        entropy=jax.lax.stop_gradient(entropy),
+      policy=policy,
+      old=jax.lax.stop_gradient(policy),
+      behavior=batch.behavior_logprobs,
+      reference=batch.ref_logprobs if grpo.beta > 0 else None,
+      advantages=batch.advantages,
+      mask=batch.loss_mask,
+      sequence_weights=batch.sequence_weights,
+      loss_type=grpo.loss_type,
+      eps_low=grpo.eps_low,
+      eps_high=grpo.eps_high,
+      beta=grpo.beta,
+      mismatch=grpo.mismatch,
+      mismatch_max=grpo.mismatch_max,
+      entropy=jax.lax.stop_gradient(entropy),
     )
 
   def normalizer(batch):
     return losses.grpo_normalizer(
-        batch.loss_mask, batch.sequence_weights, grpo.loss_type
+      batch.loss_mask, batch.sequence_weights, grpo.loss_type
     )
 
   return Objective(micro_sum, normalizer)
 
 
 def gradients(
-    objective: Objective, model: decoder.Decoder, batch: PackedBatch
+  objective: Objective, model: decoder.Decoder, batch: PackedBatch
 ) -> tuple[decoder.Decoder, Metrics]:
   """Gradient of the objective on [M, B/M, T], float32, and its metrics.
 
@@ -177,15 +177,15 @@ def gradients(
   def add(grads, micro):
     micro_grads, aux = jax.grad(loss, has_aux=True)(model, micro)
     grads = jax.tree.map(
-        lambda a, g: a + g.astype(jnp.float32), grads, micro_grads
+      lambda a, g: a + g.astype(jnp.float32), grads, micro_grads
     )
     return grads, aux
 
   zeros = jax.tree.map(lambda p: jnp.zeros_like(p, jnp.float32), model)
   grads, (totals, metrics) = jax.lax.scan(add, zeros, batch)
   metrics = Metrics(
-      jax.tree.map(jnp.sum, metrics.sums),
-      jax.tree.map(jnp.max, metrics.maxima),
+    jax.tree.map(jnp.sum, metrics.sums),
+    jax.tree.map(jnp.max, metrics.maxima),
   )
   metrics.sums["loss"] = (jnp.sum(totals), normalizer)
   metrics.sums["trained_tokens"] = (jnp.sum(batch.loss_mask), jnp.float32(1))
@@ -193,9 +193,9 @@ def gradients(
 
 
 def make_train_step(
-    objective: Objective,
-    tx: optax.GradientTransformation,
-    schedule: optax.Schedule,
+  objective: Objective,
+  tx: optax.GradientTransformation,
+  schedule: optax.Schedule,
 ) -> Callable[[TrainState, PackedBatch], tuple[TrainState, Metrics]]:
   """A jitted step. The TrainState passed to it is donated.
 
@@ -214,9 +214,9 @@ def make_train_step(
     updates, opt_state = tx.update(grads, state.opt_state, state.model)
     model = optax.apply_updates(state.model, updates)
     model, opt_state = jax.tree.map(
-        lambda new, old: jnp.where(finite, new, old),
-        (model, opt_state),
-        (state.model, state.opt_state),
+      lambda new, old: jnp.where(finite, new, old),
+      (model, opt_state),
+      (state.model, state.opt_state),
     )
     one = jnp.float32(1)
     metrics.sums["grad_norm"] = (grad_norm, one)
@@ -228,10 +228,10 @@ def make_train_step(
 
 
 def make_score_step(
-    architecture: decoder.DecoderConfig,
-    options: ModelConfig,
-    *,
-    temperature: float,
+  architecture: decoder.DecoderConfig,
+  options: ModelConfig,
+  *,
+  temperature: float,
 ) -> Callable[[decoder.Decoder, PackedBatch], Float[Array, "M B T"]]:
   """A jitted (model, batch [M, B/M, T]) -> log-probs of its tokens, float32.
 
@@ -256,9 +256,9 @@ def copy_model(model: decoder.Decoder) -> decoder.Decoder:
 
 def _ema(reference, policy, alpha):
   return jax.tree.map(
-      lambda r, p: (alpha * p + (1 - alpha) * r).astype(r.dtype),
-      reference,
-      policy,
+    lambda r, p: (alpha * p + (1 - alpha) * r).astype(r.dtype),
+    reference,
+    policy,
   )
 
 

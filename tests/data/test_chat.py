@@ -115,7 +115,7 @@ def test_chat_needs_neither_torch_nor_jax(tmp_path):
     "import sys\n"
     "from atlas_jax.data.chat import ChatTokenizer\n"
     f"ChatTokenizer.from_dir({str(path)!r}).prompt_ids('hello')\n"
-    "sys.exit(' '.join({'torch', 'jax', 'flax'} & set(sys.modules)))\n"
+    "sys.exit(' '.join({'torch', 'jax', 'flax'} & set(sys.modules)) or 0)\n"
   )
   done = subprocess.run(
     [sys.executable, "-c", program], capture_output=True, text=True

@@ -22,11 +22,11 @@ def test_two_sequences_share_a_row():
   np.testing.assert_array_equal(batch.loss_mask[0], [0, 1, 1, 0, 1, 0])
   np.testing.assert_array_equal(batch.advantages[0], [2, 2, 2, -1, -1, 0])
   np.testing.assert_array_equal(
-      batch.behavior_logprobs[0], [0, -1, -2, 0, np.nan, 0]
+    batch.behavior_logprobs[0], [0, -1, -2, 0, np.nan, 0]
   )
   np.testing.assert_array_equal(batch.ref_logprobs[0], [0, 0, 0, 0, -3, 0])
   np.testing.assert_array_equal(
-      batch.sequence_weights[0], [0, 0.5, 0.5, 0, 1, 0]
+    batch.sequence_weights[0], [0, 0.5, 0.5, 0, 1, 0]
   )
   assert not batch.segment_ids[1].any()
   assert stats == (5 / 12, 2, 1)
@@ -49,7 +49,7 @@ def test_every_token_survives_and_order_of_equals_is_kept():
   real = batch.segment_ids > 0
   assert real.sum() == lengths.sum()
   assert sorted(batch.tokens[real]) == sorted(
-      np.concatenate([s.tokens for s in sequences])
+    np.concatenate([s.tokens for s in sequences])
   )
   assert stats.rows % 4 == 0 and stats.empty_rows < 4
   assert stats.fill == pytest.approx(lengths.sum() / (stats.rows * 64))
@@ -61,7 +61,7 @@ def test_every_token_survives_and_order_of_equals_is_kept():
 
 def test_weights_count_sequences_also_a_silent_one():
   batch, _ = packing.pack(
-      [_sequence(4, 3), _sequence(5, 0)], length=16, rows_multiple=1
+    [_sequence(4, 3), _sequence(5, 0)], length=16, rows_multiple=1
   )
   assert batch.sequence_weights.sum() == pytest.approx(2)
   assert (batch.sequence_weights * batch.loss_mask).sum() == pytest.approx(1)
@@ -69,7 +69,7 @@ def test_weights_count_sequences_also_a_silent_one():
 
 def test_split_micro_keeps_every_row_and_shares_out_the_last():
   batch, _ = packing.pack(
-      [_sequence(4, 2, 10 * i) for i in range(1, 6)], length=4, rows_multiple=6
+    [_sequence(4, 2, 10 * i) for i in range(1, 6)], length=4, rows_multiple=6
   )
   micro = packing.split_micro(batch, 2)
   assert micro.tokens.shape == (2, 3, 4)
@@ -80,18 +80,18 @@ def test_split_micro_keeps_every_row_and_shares_out_the_last():
 
 
 @pytest.mark.parametrize(
-    "sequence, text",
-    [
-        (_sequence(9, 2), "sequence 1 has 9 tokens; a row takes 1 to 8"),
-        (packing.Sequence(np.zeros(0), np.zeros(0)), "has 0 tokens"),
-        (_sequence(3, 3), "first token cannot be trained"),
-        (packing.Sequence(np.ones(3), np.array([0, 1])), "loss_mask has 2"),
-        (packing.Sequence(np.ones(2), np.array([0, 2])), "0 and 1 only"),
-        (
-            _sequence(3, 1, behavior_logprobs=np.zeros(2)),
-            "behavior_logprobs has 2 entries for 3",
-        ),
-    ],
+  "sequence, text",
+  [
+    (_sequence(9, 2), "sequence 1 has 9 tokens; a row takes 1 to 8"),
+    (packing.Sequence(np.zeros(0), np.zeros(0)), "has 0 tokens"),
+    (_sequence(3, 3), "first token cannot be trained"),
+    (packing.Sequence(np.ones(3), np.array([0, 1])), "loss_mask has 2"),
+    (packing.Sequence(np.ones(2), np.array([0, 2])), "0 and 1 only"),
+    (
+      _sequence(3, 1, behavior_logprobs=np.zeros(2)),
+      "behavior_logprobs has 2 entries for 3",
+    ),
+  ],
 )
 def test_refusals(sequence, text):
   with pytest.raises(ValueError, match=text):

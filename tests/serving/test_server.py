@@ -84,10 +84,22 @@ def test_no_model(tmp_path):
 
 
 def test_dies_while_starting(model, tmp_path):
-  code = "print('out of memory, alas'); raise SystemExit(3)"
+  code = """
+print("WARNING this can cause errors like `OSError: too many files`")
+print("(Engine pid=3) ERROR 11-24 [core.py:1] ValueError: out of memory, alas")
+print("EngineDeadError: see above")
+for i in range(100): print("line", i)
+raise SystemExit(3)
+"""
   s = make(stand_in(TeacherServer, code), model, tmp_path)
-  with pytest.raises(ServerError, match=r"(?s)died .* status 3.*alas"):
+  s.log.path.parent.mkdir()
+  s.log.path.write_text("KeyError: of an earlier run\n")
+  with pytest.raises(ServerError) as error:
     server.start(s)
+  first, end_of, *lines = str(error.value).splitlines()
+  assert first.endswith("with exit status 3: ValueError: out of memory, alas")
+  assert str(s.log.path) in end_of
+  assert lines[0] == "line 75" and lines[-1] == "line 99"
 
 
 def test_never_healthy_and_the_other_server_is_ended(model, tmp_path):
@@ -198,6 +210,25 @@ def test_cpu_cores(cores, threads):
   assert vllm_command.device_settings("cuda", config) == ([], {})
 
 
+@pytest.mark.parametrize(
+  "config, head_dim",
+  [
+    ({"hidden_size": 64, "num_attention_heads": 4}, 16),
+    ({"hidden_size": 64, "num_attention_heads": 2, "head_dim": 48}, 48),
+    ({"hidden_size": 64, "num_attention_heads": 2, "head_dim": None}, None),
+    ({"hidden_size": 48, "num_attention_heads": 2, "head_dim": 32}, None),
+  ],
+)
+def test_head_dim_that_vllm_lacks_on_a_cpu(tmp_path, config, head_dim):
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  vllm_command.check_model(tmp_path, "cuda")
+  if head_dim is None:
+    vllm_command.check_model(tmp_path, "cpu")
+  else:
+    with pytest.raises(ServerError, match=f"head_dim {head_dim} .*32, 64"):
+      vllm_command.check_model(tmp_path, "cpu")
+
+
 def test_cpu_cores_that_are_none():
   with pytest.raises(ServerError, match="cpu_cores='all'"):
     vllm_command.device_settings("cpu", ServerConfig(cpu_cores="all"))
@@ -228,4 +259,4 @@ def test_the_interpreter_is_ours(model, tmp_path):
   s = make(stand_in(StudentServer, code), model, tmp_path)
   with pytest.raises(ServerError):
     server.start(s)
-  assert s.log_tail(1) == sys.executable
+  assert s.log.tail(1) == sys.executable

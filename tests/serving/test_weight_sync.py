@@ -100,7 +100,7 @@ def test_a_server_that_holds_something_else(teacher):
 
 def test_a_dtype_that_the_server_does_not_run_in(teacher):
   wrong = {**tensors(), "b": np.zeros((3, 5), np.float32)}
-  with pytest.raises(ValueError, match="b is float32, .* bfloat16"):
+  with pytest.raises(ValueError, match=r"b is float32, .* bfloat16"):
     publish(wrong, teacher, 1)
   assert not teacher.weights_root.exists()
 

@@ -8,12 +8,12 @@ import pytest
 from atlas_jax.training import losses
 
 KNOBS = dict(
-    loss_type="dapo",
-    eps_low=0.2,
-    eps_high=0.28,
-    beta=0.0,
-    mismatch="none",
-    mismatch_max=2.0,
+  loss_type="dapo",
+  eps_low=0.2,
+  eps_high=0.28,
+  beta=0.0,
+  mismatch="none",
+  mismatch_max=2.0,
 )
 
 
@@ -38,13 +38,13 @@ def _batch(seed=0, rows=3, length=12):
   weights[2, 3] = 1  # a completion without a trained token
   old = -rng.exponential(1.5, shape)
   batch = dict(
-      policy=old + rng.normal(0, 0.3, shape),
-      old=old,
-      behavior=old + rng.normal(0, 0.5, shape),
-      reference=old + rng.normal(0, 0.4, shape),
-      advantages=advantages,
-      mask=mask,
-      sequence_weights=weights,
+    policy=old + rng.normal(0, 0.3, shape),
+    old=old,
+    behavior=old + rng.normal(0, 0.5, shape),
+    reference=old + rng.normal(0, 0.4, shape),
+    advantages=advantages,
+    mask=mask,
+    sequence_weights=weights,
   )
   return batch, spans
 
@@ -79,7 +79,7 @@ def _loss(batch, **knobs):
   k = {**KNOBS, **knobs}
   total, _ = losses.grpo_loss(**batch, **k)
   return total / losses.grpo_normalizer(
-      batch["mask"], batch["sequence_weights"], k["loss_type"]
+    batch["mask"], batch["sequence_weights"], k["loss_type"]
   )
 
 
@@ -102,7 +102,7 @@ def _finite_difference(f, x):
 @pytest.mark.parametrize("beta", [0.0, 0.04])
 @pytest.mark.parametrize("jit", [False, True])
 def test_loss_and_gradient_match_the_formulas(
-    x64, loss_type, mismatch, beta, jit
+  x64, loss_type, mismatch, beta, jit
 ):
   batch, spans = _batch()
   knobs = dict(loss_type=loss_type, mismatch=mismatch, beta=beta)
@@ -130,7 +130,7 @@ def test_loss_and_gradient_match_the_formulas(
 def test_every_option_matters(x64, option):
   batch, spans = _batch(1)
   assert _loss(batch, **option) == pytest.approx(
-      _oracle(batch, spans, 5, **option), abs=1e-12
+    _oracle(batch, spans, 5, **option), abs=1e-12
   )
   base = {"mismatch": option["mismatch"]} if "mismatch_max" in option else {}
   assert abs(_loss(batch, **option) - _loss(batch, **base)) > 1e-6
@@ -155,7 +155,7 @@ def test_clip_by_hand(x64):
   def one(ratio, advantage):
     a = jnp.full((1, 1), 1.0)
     total, metrics = losses.grpo_loss(
-        a * jnp.log(ratio), a * 0, a * 0, None, a * advantage, a, a, **KNOBS
+      a * jnp.log(ratio), a * 0, a * 0, None, a * advantage, a, a, **KNOBS
     )
     return float(total), metrics.sums
 
@@ -180,12 +180,12 @@ def test_metrics_by_loops(x64):
   x = (batch["reference"] - batch["policy"])[real]
   a = batch["advantages"][real]
   expected = {
-      "ratio_mean": ratio,
-      "clip_fraction_low": (ratio < 0.8) & (a < 0),
-      "clip_fraction_high": (ratio > 1.28) & (a > 0),
-      "mismatch_kl": np.exp(d) - d - 1,
-      "kl": np.exp(x) - x - 1,
-      "entropy": entropy[real],
+    "ratio_mean": ratio,
+    "clip_fraction_low": (ratio < 0.8) & (a < 0),
+    "clip_fraction_high": (ratio > 1.28) & (a > 0),
+    "mismatch_kl": np.exp(d) - d - 1,
+    "kl": np.exp(x) - x - 1,
+    "entropy": entropy[real],
   }
   assert set(metrics.sums) == set(expected)
   for name, values in expected.items():
@@ -200,18 +200,18 @@ def test_what_the_mask_hides_changes_nothing(loss_type):
   batch, _ = _batch()
   knobs = dict(mismatch="token_truncate", beta=0.1, loss_type=loss_type)
   f = jax.value_and_grad(
-      lambda p, b: _loss({**b, "policy": p}, **knobs), argnums=0
+    lambda p, b: _loss({**b, "policy": p}, **knobs), argnums=0
   )
   cast = {k: np.asarray(v, np.float32) for k, v in batch.items()}
   clean = f(jnp.asarray(cast["policy"]), cast)
   for garbage in (np.nan, np.inf, -1e30):
     dirty = {
-        k: v
-        if k in ("mask", "sequence_weights")
-        else np.where(cast["mask"] > 0, v, np.float32(garbage))
-        for k, v in cast.items()
+      k: v
+      if k in ("mask", "sequence_weights")
+      else jnp.where(cast["mask"] > 0, v, np.float32(garbage))
+      for k, v in cast.items()
     }
-    value, grad = f(jnp.asarray(dirty["policy"]), dirty)
+    value, grad = f(dirty["policy"], dirty)
     assert value == clean[0]
     np.testing.assert_array_equal(grad, clean[1])
 
@@ -222,7 +222,7 @@ def test_all_masked_batch_is_zero_and_finite(loss_type):
   batch = {k: jnp.asarray(v, jnp.float32) for k, v in batch.items()}
   batch["mask"] = batch["mask"] * 0
   value, grad = jax.value_and_grad(
-      lambda p: _loss({**batch, "policy": p}, loss_type=loss_type, beta=0.1)
+    lambda p: _loss({**batch, "policy": p}, loss_type=loss_type, beta=0.1)
   )(batch["policy"])
   assert value == 0
   assert not grad.any()
@@ -232,7 +232,9 @@ def test_sampler_without_logprobs_is_taken_as_the_trainer(x64):
   batch, spans = _batch()
   batch["behavior"][0, 3] = np.nan
   knobs = dict(mismatch="token_truncate")
-  assert _loss(batch, **knobs) == pytest.approx(_oracle(batch, spans, 5, **knobs))
+  assert _loss(batch, **knobs) == pytest.approx(
+    _oracle(batch, spans, 5, **knobs)
+  )
   _, metrics = losses.grpo_loss(**batch, **{**KNOBS, **knobs})
   assert np.isfinite(metrics.sums["mismatch_kl"][0])
 
@@ -251,14 +253,14 @@ def test_k3_gradient_is_that_of_the_kl(x64):
   def expected_k3(t):
     log_p = jax.nn.log_softmax(t)
     return jnp.sum(
-        jax.lax.stop_gradient(jnp.exp(log_p)) * losses.k3(log_q - log_p)
+      jax.lax.stop_gradient(jnp.exp(log_p)) * losses.k3(log_q - log_p)
     )
 
   def reverse_kl(t):
     return jnp.sum(jnp.exp(log_q) * (log_q - jax.nn.log_softmax(t)))
 
   np.testing.assert_allclose(
-      jax.grad(expected_k3)(theta), jax.grad(reverse_kl)(theta), atol=1e-12
+    jax.grad(expected_k3)(theta), jax.grad(reverse_kl)(theta), atol=1e-12
   )
   log_p = jax.nn.log_softmax(theta)
   kl = jnp.sum(jnp.exp(log_p) * (log_p - log_q))
@@ -283,12 +285,12 @@ def test_combine_adds_sums_and_keeps_maxima():
 
 
 @pytest.mark.parametrize(
-    "change, text",
-    [
-        (dict(loss_type="sum"), "unknown loss_type 'sum'; valid: grpo, dapo"),
-        (dict(mismatch="k1"), "unknown mismatch 'k1'; valid: none"),
-        (dict(beta=0.1, reference=None), "needs the reference"),
-    ],
+  "change, text",
+  [
+    (dict(loss_type="sum"), "unknown loss_type 'sum'; valid: grpo, dapo"),
+    (dict(mismatch="k1"), "unknown mismatch 'k1'; valid: none"),
+    (dict(beta=0.1, reference=None), "needs the reference"),
+  ],
 )
 def test_refusals(change, text):
   batch, _ = _batch()

@@ -1,42 +1,58 @@
 """A tiny decoder and rollouts, made from numbers alone."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from atlas_jax import checkpoint
 from atlas_jax.config import GrpoConfig, ModelConfig
 from atlas_jax.data import packing
 from atlas_jax.model import decoder
 
 # Every kind of parameter: biases, q/k norms, grouped heads, an own head.
 ARCHITECTURE = decoder.DecoderConfig(
-    vocab_size=48,
-    d_model=32,
-    d_ffw=64,
-    n_layers=2,
-    n_heads=4,
-    n_kv_heads=2,
-    head_dim=8,
-    max_positions=128,
-    norm_eps=1e-6,
-    rope_theta=1e4,
-    rope_scaling=None,
-    tied=False,
-    attention_bias=True,
-    o_bias=True,
-    mlp_bias=True,
-    qk_norm=True,
-    initializer_range=0.1,
+  vocab_size=48,
+  d_model=32,
+  d_ffw=64,
+  n_layers=2,
+  n_heads=4,
+  n_kv_heads=2,
+  head_dim=8,
+  max_positions=128,
+  norm_eps=1e-6,
+  rope_theta=1e4,
+  rope_scaling=None,
+  tied=False,
+  attention_bias=True,
+  o_bias=True,
+  mlp_bias=True,
+  qk_norm=True,
+  initializer_range=0.1,
 )
 OPTIONS = ModelConfig(compute_dtype="float32", remat="full", logprob_chunk=24)
 GRPO = GrpoConfig(beta=0.04)
 TEMPERATURE = 0.8
 
 
-def model(seed=0, dtype=jnp.float32):
-  return decoder.Decoder(
-      ARCHITECTURE, rngs=nnx.Rngs(seed), param_dtype=dtype
+def model(seed=0):
+  """Float32 parameters in the layout of the mesh that is set.
+
+  From numpy: JAX compiles for seconds to draw them.
+  """
+  like = jax.eval_shape(
+    lambda: decoder.Decoder(
+      ARCHITECTURE, rngs=nnx.Rngs(0), param_dtype=jnp.float32
+    )
   )
+  rng = np.random.default_rng(seed)
+
+  def draw(path, x):
+    mean = float(path[-2].name.endswith("norm"))
+    value = rng.normal(mean, ARCHITECTURE.initializer_range, x.shape)
+    return jax.device_put(value.astype(np.float32), x.sharding)
+
+  return jax.tree_util.tree_map_with_path(draw, checkpoint.abstract(like))
 
 
 def sequences(count=19, seed=0):
@@ -52,14 +68,14 @@ def sequences(count=19, seed=0):
     # Near those of the model, so that no ratio is extreme.
     logprobs = rng.normal(-4.0, 0.3, (2, n))
     out.append(
-        packing.Sequence(
-            tokens=rng.integers(0, ARCHITECTURE.vocab_size, n),
-            loss_mask=mask,
-            # One sampler without log-probs.
-            behavior_logprobs=None if i == 3 else logprobs[0],
-            ref_logprobs=logprobs[1],
-            advantage=float(rng.normal()),
-        )
+      packing.Sequence(
+        tokens=rng.integers(0, ARCHITECTURE.vocab_size, n),
+        loss_mask=mask,
+        # One sampler without log-probs.
+        behavior_logprobs=None if i == 3 else logprobs[0],
+        ref_logprobs=logprobs[1],
+        advantage=float(rng.normal()),
+      )
     )
   return out
 

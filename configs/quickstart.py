@@ -1,0 +1,98 @@
+"""The whole road on one CPU: `bash launchers/quickstart.sh`.
+
+Variants: student makes the frozen student of the built-in `teachable` task
+from nothing; teacher (the default) starts from the same weights, learns the
+format of teaching by SFT and then, by GRPO, to teach that student.
+"""
+
+from atlas_jax.config import default_config
+
+STUDENT = "runs/quickstart/student/export"
+
+
+def _common():
+  config = default_config()
+  config.data.source = "teachable"
+  config.teacher.compute_dtype = "float32"
+  config.teacher.remat = "none"
+  config.teacher.logprob_chunk = 1024
+  # Terse: a tiny model reads every token.
+  config.prompts.student_baseline = "Solve: {question}"
+  config.prompts.student_diagnostic = "Outline: {question}"
+  config.prompts.teacher_adaptive = "{question} Outline: {approach}"
+  config.prompts.student_with_teaching = "{question} Hint: {teaching}"
+  return config
+
+
+def _student():
+  config = _common()
+  config.phases = ("sft", "export")
+  config.teacher.path = "models/teachable"
+  config.teacher.random_init = True
+  config.data.sft_source = "teachable_student"
+  config.sft.steps = 1200
+  config.sft.batch_rows = 32
+  config.sft.row_length = 128
+  config.sft.checkpoint_every = 200
+  config.sft.optimizer.learning_rate = 3e-3
+  config.sft.optimizer.warmup_steps = 50
+  config.sft.optimizer.schedule = "cosine"
+  config.sft.optimizer.b2 = 0.98
+  config.export.dtype = "float32"
+  return config
+
+
+def _teacher():
+  config = _common()
+  config.phases = ("sft", "evaluate", "grpo", "evaluate", "export")
+  config.teacher.path = STUDENT
+  config.data.sft_source = "teachable_sft"
+  config.sft.steps = 200
+  config.sft.batch_rows = 16
+  config.sft.row_length = 128
+  config.sft.optimizer.learning_rate = 1e-3
+  config.sft.optimizer.warmup_steps = 20
+  config.episode.max_teaching_tokens = 48
+  config.episode.max_solution_tokens = 64
+  config.episode.max_probe_tokens = 50
+  config.episode.baseline_samples = 1
+  config.episode.student_temperature = 0.0
+  config.grpo.steps = 60
+  config.grpo.problems_per_step = 32
+  config.grpo.group_size = 8
+  config.grpo.row_length = 256
+  config.grpo.optimizer.learning_rate = 3e-4
+  config.grpo.optimizer.warmup_steps = 5
+  config.grpo.checkpoint_every = 10
+  config.reward.efficiency_weight = 0.2
+  config.evaluate.problems = 256
+  config.evaluate.constant_teachings = (
+      "Carry the one.",
+      "Borrow from the tens.",
+      "Go left to right.",
+      "Your plan is good, keep it.",
+  )
+  for server, core in (
+      (config.serving.teacher, "0"),
+      (config.serving.student, "1"),
+  ):
+    server.dtype = "float32"
+    server.max_model_len = 256
+    server.max_num_seqs = 256
+    server.kv_cache_bytes = 256 << 20
+    server.cpu_cores = core
+  config.serving.max_logprob_gap = 1e-3
+  config.export.dtype = "float32"
+  return config
+
+
+VARIANTS = {"student": _student, "teacher": _teacher}
+
+
+def get_config(variant: str = "teacher"):
+  if variant not in VARIANTS:
+    raise ValueError(
+        f"unknown variant {variant!r} of configs/quickstart.py; valid:"
+        f" {', '.join(VARIANTS)}"
+    )
+  return VARIANTS[variant]()

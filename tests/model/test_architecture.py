@@ -1,0 +1,132 @@
+import json
+
+import pytest
+
+from atlas_jax.model.architecture import (
+  ArchitectureError,
+  DecoderConfig,
+  RopeScaling,
+  read_config,
+)
+
+BASE = {
+  "model_type": "llama",
+  "vocab_size": 64,
+  "hidden_size": 32,
+  "intermediate_size": 48,
+  "num_hidden_layers": 2,
+  "num_attention_heads": 4,
+  "rms_norm_eps": 1e-5,
+  "max_position_embeddings": 128,
+  "hidden_act": "silu",
+}
+LLAMA3 = {
+  "factor": 8.0,
+  "low_freq_factor": 1.0,
+  "high_freq_factor": 4.0,
+  "original_max_position_embeddings": 16,
+}
+
+
+def test_defaults_are_those_of_transformers():
+  config = DecoderConfig.from_hf(BASE)
+  assert (config.n_kv_heads, config.head_dim) == (4, 8)
+  assert config.rope_theta == 10000.0
+  assert not (config.tied or config.attention_bias or config.qk_norm)
+  qwen3 = DecoderConfig.from_hf({**BASE, "model_type": "qwen3"})
+  assert qwen3.head_dim == 128 and qwen3.qk_norm
+  qwen2 = DecoderConfig.from_hf({**BASE, "model_type": "qwen2"})
+  assert qwen2.attention_bias and not qwen2.o_bias
+
+
+@pytest.mark.parametrize("kind", ["rope_type", "type"])
+def test_both_spellings_of_rope_are_one_config(kind):
+  new = {
+    "rope_parameters": {"rope_theta": 5e5, "rope_type": "llama3", **LLAMA3}
+  }
+  old = {"rope_theta": 5e5, "rope_scaling": {kind: "llama3", **LLAMA3}}
+  a = DecoderConfig.from_hf({**BASE, **new})
+  assert a == DecoderConfig.from_hf({**BASE, **old})
+  assert a.rope_theta == 5e5
+  assert a.rope_scaling == RopeScaling(8.0, 1.0, 4.0, 16)
+
+
+@pytest.mark.parametrize("key", [k for k in BASE if k != "model_type"])
+def test_a_missing_key_is_named(key):
+  hf = {k: v for k, v in BASE.items() if k != key}
+  with pytest.raises(ArchitectureError, match=f"'{key}' is missing"):
+    DecoderConfig.from_hf(hf)
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"model_type": "mistral"}, "model_type='mistral'.*llama, qwen2, qwen3"),
+    ({"hidden_act": "gelu"}, "hidden_act='gelu'.*'silu'"),
+    (
+      {"architectures": ["LlamaForSequenceClassification"]},
+      "architectures=.*LlamaForCausalLM",
+    ),
+    ({"attention_dropout": 0.1}, "attention_dropout=0.1.*0.0"),
+    ({"quantization_config": {"bits": 4}}, "quantization_config"),
+    ({"num_key_value_heads": 3}, "num_key_value_heads=3.*divisor.*4"),
+    ({"head_dim": 7}, "head_dim=7.*even"),
+    ({"rope_scaling": {"type": "linear"}}, "rope_scaling.rope_type='linear'"),
+    ({"rope_parameters": {"rope_type": "yarn"}}, "'yarn'.*default, llama3"),
+    ({"rope_scaling": {"rope_type": "llama3"}}, "lacks the key 'factor'"),
+    (
+      {"rope_scaling": {"type": "x"}, "rope_parameters": {"rope_type": "y"}},
+      "both set",
+    ),
+    ({"rope_scaling": {"type": "default", "rope_type": "llama3"}}, "one type"),
+    ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
+    ({"rope_parameters": {"full_attention": {"x": 1}}}, "full_attention"),
+    (
+      {
+        "model_type": "qwen2",
+        "use_sliding_window": True,
+        "max_window_layers": 1,
+      },
+      "use_sliding_window=True.*false",
+    ),
+    (
+      {
+        "model_type": "qwen3",
+        "layer_types": ["full_attention", "sliding_attention"],
+      },
+      "layer_types.*sliding_attention",
+    ),
+  ],
+)
+def test_what_is_not_supported_is_refused(change, message):
+  with pytest.raises(ArchitectureError, match=message):
+    DecoderConfig.from_hf({**BASE, **change})
+
+
+def test_no_model_type():
+  with pytest.raises(ArchitectureError, match=r"model_type=\(missing\)"):
+    DecoderConfig.from_hf({})
+
+
+def test_a_window_that_no_layer_uses_is_accepted():
+  DecoderConfig.from_hf(
+    {
+      **BASE,
+      "model_type": "qwen2",
+      "use_sliding_window": True,
+      "max_window_layers": 2,
+    }
+  )
+
+
+def test_read_config(tmp_path):
+  with pytest.raises(ArchitectureError, match=r"no config\.json in"):
+    read_config(tmp_path)
+  (tmp_path / "config.json").write_text('{\n"a": 1,\n}')
+  with pytest.raises(ArchitectureError, match=r"config\.json:\d: not JSON"):
+    read_config(tmp_path)
+  (tmp_path / "config.json").write_text("[]")
+  with pytest.raises(ArchitectureError, match="not a JSON object"):
+    read_config(tmp_path)
+  (tmp_path / "config.json").write_text(json.dumps(BASE))
+  assert read_config(tmp_path) == BASE

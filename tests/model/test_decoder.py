@@ -1,0 +1,266 @@
+"""Parity with transformers, packing, causality, remat."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from atlas_jax.model import decoder, hf
+from tests.model import tiny
+
+TOKENS = np.random.default_rng(0).integers(0, tiny.VOCAB, (2, 24))
+
+
+def rope(**changes):
+  return {"rope_parameters": {**tiny.LLAMA3_ROPE, **changes}}
+
+
+def plain_rope(theta):
+  return {"rope_parameters": {"rope_type": "default", "rope_theta": theta}}
+
+
+# Each field that changes the output, moved away from the value in tiny._SIZES.
+SHARED = {
+  "vocab_size": {"vocab_size": 72},
+  "hidden_size": {"hidden_size": 48},
+  "intermediate_size": {"intermediate_size": 56},
+  "num_hidden_layers": {"num_hidden_layers": 3},
+  "num_attention_heads": {"num_attention_heads": 8},
+  "ungrouped": {"num_key_value_heads": 4},
+  "one_kv_head": {"num_key_value_heads": 1},
+  "head_dim": {"head_dim": 16},
+  "rms_norm_eps": {"rms_norm_eps": 1e-1},
+  "rope_theta": plain_rope(5000.0),
+  "tied": {"tie_word_embeddings": True},
+  "llama3": rope(),
+  "llama3.rope_theta": rope(rope_theta=5000.0),
+  "llama3.factor": rope(factor=2.0),
+  "llama3.low_freq_factor": rope(low_freq_factor=0.25),
+  "llama3.high_freq_factor": rope(high_freq_factor=16.0),
+  "llama3.original": rope(original_max_position_embeddings=64),
+}
+FAMILY = {
+  "llama": {
+    "attention_bias": {"attention_bias": True},
+    "mlp_bias": {"mlp_bias": True},
+  },
+  "qwen2": {},
+  "qwen3": {"attention_bias": {"attention_bias": True}},
+}
+CASES = [
+  (family, name, change)
+  for family in tiny.FAMILIES
+  for name, change in {"base": {}, **SHARED, **FAMILY[family]}.items()
+]
+
+
+def unpacked(tokens):
+  """(tokens, segment_ids, positions) of rows that are one segment each."""
+  tokens = np.asarray(tokens, np.int32)
+  positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
+  return tokens, np.ones_like(tokens), positions.astype(np.int32)
+
+
+def our_logits(model, config, batch, **options):
+  options = {"compute_dtype": jnp.float32, "remat": "none", **options}
+
+  @jax.jit
+  def run(model, batch):
+    hidden = decoder.forward(model, config, *batch, **options)
+    return decoder.logits(model, config, hidden)
+
+  return np.asarray(run(model, batch))
+
+
+def torch_logits(model, tokens):
+  with torch.no_grad():
+    return model(torch.tensor(tokens)).logits.numpy()
+
+
+@pytest.fixture(scope="module")
+def base_logits():
+  return {f: torch_logits(tiny.make_model(f), TOKENS) for f in tiny.FAMILIES}
+
+
+@pytest.mark.parametrize(
+  ("family", "name", "change"), CASES, ids=[f"{f}-{n}" for f, n, _ in CASES]
+)
+def test_logits_equal_transformers(family, name, change, tmp_path, base_logits):
+  expected = torch_logits(tiny.save_model(tmp_path, family, **change), TOKENS)
+  config, model = hf.load(tmp_path, jnp.float32)
+  ours = our_logits(model, config, unpacked(TOKENS))
+  np.testing.assert_allclose(ours, expected, atol=1e-4)
+  if name.startswith("llama3."):
+    base = torch_logits(tiny.make_model(family, **SHARED["llama3"]), TOKENS)
+  else:
+    base = base_logits[family]
+  if name != "base":
+    # A field that moves nothing would make this parity empty.
+    moved = np.abs(ours[..., : base.shape[-1]] - base).max()
+    assert moved > 1e-2, f"{name} changes the logits by {moved} only"
+
+
+def test_old_spelling_of_config_gives_the_same_logits(tmp_path):
+  expected = torch_logits(
+    tiny.save_model(tmp_path, "llama", **SHARED["llama3"]), TOKENS
+  )
+  hf_config = hf.read_config(tmp_path)
+  rope = hf_config.pop("rope_parameters")
+  hf_config["rope_theta"] = rope.pop("rope_theta")
+  hf_config["rope_scaling"] = rope
+  config = decoder.DecoderConfig.from_hf(hf_config)
+  assert config == hf.load(tmp_path, jnp.float32)[0]
+  _, model = hf.load(tmp_path, jnp.float32)
+  ours = our_logits(model, config, unpacked(TOKENS))
+  np.testing.assert_allclose(ours, expected, atol=1e-4)
+
+
+def packed_rows():
+  """Segments of 5, 9 and 3 tokens in a row of 20, and each alone."""
+  rng = np.random.default_rng(1)
+  parts = [rng.integers(0, tiny.VOCAB, n) for n in (5, 9, 3)]
+  row = np.zeros((1, 20), np.int32)
+  segments, positions = np.zeros_like(row), np.zeros_like(row)
+  at = 0
+  for i, part in enumerate(parts):
+    where = slice(at, at + len(part))
+    row[0, where] = part
+    segments[0, where] = i + 1
+    positions[0, where] = np.arange(len(part))
+    at += len(part)
+  return parts, (row, segments, positions)
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_packed_equals_unpacked(family, tiny_models):
+  config, model = hf.load(tiny_models[family], jnp.float32)
+  parts, batch = packed_rows()
+  packed, at = our_logits(model, config, batch)[0], 0
+  assert np.all(np.isfinite(packed))
+  for part in parts:
+    alone = our_logits(model, config, unpacked(part[None]))[0]
+    np.testing.assert_allclose(packed[at : at + len(part)], alone, atol=2e-5)
+    at += len(part)
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_segments_do_not_leak(family, tiny_models):
+  config, model = hf.load(tiny_models[family], jnp.float32)
+  _, (row, segments, positions) = packed_rows()
+  before = our_logits(model, config, (row, segments, positions))
+  changed = np.where(segments == 2, (row + 7) % tiny.VOCAB, row)
+  after = our_logits(model, config, (changed, segments, positions))
+  np.testing.assert_array_equal(before[segments != 2], after[segments != 2])
+  assert np.abs(before - after)[segments == 2].min(axis=0).max() > 1e-3
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_the_future_is_not_seen(family, tiny_models):
+  config, model = hf.load(tiny_models[family], jnp.float32)
+  changed = TOKENS.copy()
+  changed[:, 10] = (changed[:, 10] + 1) % tiny.VOCAB
+  before = our_logits(model, config, unpacked(TOKENS))
+  after = our_logits(model, config, unpacked(changed))
+  np.testing.assert_array_equal(before[:, :10], after[:, :10])
+  assert np.all(np.abs(before - after)[:, 10:].max(axis=-1) > 1e-6)
+
+
+def test_an_empty_row_has_no_nan_gradient(tiny_models):
+  config, model = hf.load(tiny_models["qwen3"], jnp.float32)
+  _, (row, segments, positions) = packed_rows()
+  batch = [
+    np.concatenate([x, np.zeros_like(x)]) for x in (row, segments, positions)
+  ]
+
+  @jax.jit
+  def grad(model):
+    def loss(model):
+      hidden = decoder.forward(
+        model, config, *batch, compute_dtype=jnp.float32, remat="full"
+      )
+      return jnp.sum(
+        decoder.token_logprobs(
+          model, config, hidden, *batch[:2], temperature=1.0, chunk=8
+        )
+      )
+
+    return jax.grad(loss)(model)
+
+  for leaf in jax.tree.leaves(grad(model)):
+    assert np.all(np.isfinite(leaf)) and np.any(leaf)
+
+
+def test_remat_changes_no_gradient(tiny_models):
+  config, model = hf.load(tiny_models["llama"], jnp.float32)
+  batch = unpacked(TOKENS)
+
+  def gradient(remat):
+    def loss(model):
+      hidden = decoder.forward(
+        model, config, *batch, compute_dtype=jnp.float32, remat=remat
+      )
+      return jnp.mean(hidden**2)
+
+    return jax.jit(jax.grad(loss))(model)
+
+  base = gradient("none")
+  for remat in ("dots", "full"):
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7),
+      base,
+      gradient(remat),
+    )
+  with pytest.raises(ValueError, match=r"'all'.*none, dots, full"):
+    gradient("all")
+
+
+def test_remat_keeps_less(tiny_models):
+  config, model = hf.load(tiny_models["llama"], jnp.float32)
+  batch = unpacked(np.tile(TOKENS, (8, 4)))
+
+  def temporary_bytes(remat):
+    def loss(model):
+      hidden = decoder.forward(
+        model, config, *batch, compute_dtype=jnp.float32, remat=remat
+      )
+      return jnp.mean(hidden**2)
+
+    compiled = jax.jit(jax.grad(loss)).lower(model).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  none, dots, full = map(temporary_bytes, decoder.REMAT)
+  assert full < dots < none
+
+
+def test_bfloat16_compute_keeps_float32_parameters(tiny_models):
+  config, model = hf.load(tiny_models["llama"], jnp.float32)
+  batch = unpacked(TOKENS)
+  hidden = decoder.forward(
+    model, config, *batch, compute_dtype=jnp.bfloat16, remat="full"
+  )
+  assert hidden.dtype == jnp.bfloat16
+  exact = our_logits(model, config, batch)
+  rounded = our_logits(model, config, batch, compute_dtype=jnp.bfloat16)
+  gap = np.abs(exact - rounded)
+  assert 0 < gap.mean() < 0.05
+
+
+def test_matrices_are_told_from_norms_and_biases():
+  config = decoder.DecoderConfig.from_hf(
+    tiny.make_model("qwen2").config.to_dict()
+  )
+  model = hf.init(config, 0, jnp.float32)
+  flags = jax.tree.leaves(decoder.matrices(model))
+  for flag, leaf in zip(flags, jax.tree.leaves(model), strict=True):
+    # Only matrices are drawn at random.
+    assert flag == (np.unique(leaf).size > 2)
+
+
+def test_init_is_drawn_from_the_seed(tiny_models):
+  config, _ = hf.load(tiny_models["llama"], jnp.float32)
+  a, b, c = (hf.init(config, seed, jnp.float32) for seed in (0, 0, 1))
+  np.testing.assert_array_equal(a.blocks.q[...], b.blocks.q[...])
+  assert np.any(a.blocks.q[...] != c.blocks.q[...])
+  assert np.any(a.blocks.q[...][0] != a.blocks.q[...][1])
+  assert np.std(a.blocks.q[...]) == pytest.approx(0.02, rel=0.1)

@@ -1,0 +1,146 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from atlas_jax.model import decoder, hf
+
+TOKENS = np.random.default_rng(2).integers(0, 64, (2, 11)).astype(np.int32)
+SEGMENTS = np.array([[1] * 4 + [2] * 5 + [0] * 2, [1] * 11], np.int32)
+POSITIONS = np.array([[*range(4), *range(5), 0, 0], [*range(11)]], np.int32)
+PREDICTED = np.array([[0, 1, 1, 1, 0, 1, 1, 1, 1, 0, 0], [0] + [1] * 10], bool)
+
+
+@pytest.fixture(scope="module", params=["llama", "tied"])
+def model(request, tiny_models, tmp_path_factory):
+  if request.param == "llama":
+    return hf.load(tiny_models["llama"], jnp.float32)
+  from tests.model import tiny
+
+  path = tmp_path_factory.mktemp("tied")
+  tiny.save_model(path, "llama", tie_word_embeddings=True)
+  return hf.load(path, jnp.float32)
+
+
+def hidden_of(model, config):
+  return decoder.forward(
+    model,
+    config,
+    TOKENS,
+    SEGMENTS,
+    POSITIONS,
+    compute_dtype=jnp.float32,
+    remat="none",
+  )
+
+
+def full(model, config, temperature):
+  """(log-probs, entropies) from all logits at once."""
+  logits = decoder.logits(model, config, hidden_of(model, config))
+  logp = jax.nn.log_softmax(logits / temperature)[:, :-1]
+  labels = jnp.asarray(TOKENS)[:, 1:, None]
+  picked = jnp.take_along_axis(logp, labels, -1)[..., 0]
+  entropy = -jnp.sum(jnp.exp(logp) * logp, axis=-1)
+  pad = [(0, 0), (1, 0)]
+  return (
+    jnp.where(PREDICTED, jnp.pad(picked, pad), 0),
+    jnp.where(PREDICTED, jnp.pad(entropy, pad), 0),
+  )
+
+
+def chunked(model, config, temperature, chunk):
+  return decoder.token_logprobs(
+    model,
+    config,
+    hidden_of(model, config),
+    TOKENS,
+    SEGMENTS,
+    temperature=temperature,
+    chunk=chunk,
+    with_entropy=True,
+  )
+
+
+# 22 tokens: one at a time, chunks that do not divide them, one chunk of all.
+@pytest.mark.parametrize("chunk", [1, 5, 11, 22, 1000])
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_chunks_equal_the_whole(model, chunk, temperature):
+  config, params = model
+  ours = chunked(params, config, temperature, chunk)
+  expected = full(params, config, temperature)
+  for a, b in zip(ours, expected, strict=True):
+    assert a.dtype == jnp.float32
+    np.testing.assert_allclose(a, b, atol=2e-6)
+  assert not np.any(np.asarray(ours[0])[~PREDICTED])
+  assert np.all(np.asarray(ours[0])[PREDICTED] < 0)
+
+
+def test_gradient_equals_the_whole(model):
+  config, params = model
+
+  def loss(function, *args):
+    def scalar(params):
+      logprobs, entropy = function(params, config, *args)
+      weights = jnp.arange(22.0).reshape(2, 11)
+      return jnp.sum(weights * logprobs) + jnp.sum(entropy**2)
+
+    return jax.jit(jax.grad(scalar))(params)
+
+  ours, expected = loss(chunked, 0.6, 5), loss(full, 0.6)
+  for a, b in zip(
+    jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True
+  ):
+    np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(b).max())
+
+
+def test_without_entropy_only_logprobs(model):
+  config, params = model
+  ours = decoder.token_logprobs(
+    params,
+    config,
+    hidden_of(params, config),
+    TOKENS,
+    SEGMENTS,
+    temperature=0.6,
+    chunk=5,
+  )
+  np.testing.assert_array_equal(ours, chunked(params, config, 0.6, 5)[0])
+
+
+def test_all_logits_never_exist():
+  hf_config = {
+    "model_type": "llama",
+    "vocab_size": 20_000,
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 128,
+    "hidden_act": "silu",
+    "tie_word_embeddings": True,
+  }
+  config = decoder.DecoderConfig.from_hf(hf_config)
+  abstract = hf.abstract(config, jnp.float32)
+  rows = jax.ShapeDtypeStruct((4, 128), jnp.int32)
+
+  def loss(model, tokens, segments, positions):
+    hidden = decoder.forward(
+      model,
+      config,
+      tokens,
+      segments,
+      positions,
+      compute_dtype=jnp.float32,
+      remat="full",
+    )
+    return jnp.sum(
+      decoder.token_logprobs(
+        model, config, hidden, tokens, segments, temperature=1.0, chunk=16
+      )
+    )
+
+  lowered = jax.jit(jax.grad(loss)).lower(abstract, rows, rows, rows)
+  temporary = lowered.compile().memory_analysis().temp_size_in_bytes
+  all_logits = 4 * 128 * 20_000 * 4
+  assert temporary < all_logits / 3

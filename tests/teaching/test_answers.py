@@ -1,0 +1,149 @@
+"""Finding answers and judging them: each trap of answer checking once."""
+
+import time
+
+import pytest
+
+from atlas_jax.data.problems import Problem, make_problem
+from atlas_jax.teaching.answers import AnswerChecker, extract
+
+
+@pytest.fixture(scope="module")
+def checker():
+  with AnswerChecker(processes=1, deadline_s=3.0) as checker:
+    yield checker
+
+
+@pytest.mark.parametrize(
+  ("text", "answer", "rule"),
+  [
+    ("<solution> 62 </solution>", "62", "tag"),
+    ("<solution>1</solution> no, <solution>2</solution>", "2", "tag"),
+    ("<answer>1</answer> 7", "1", "tag"),
+    (r"<solution>so \boxed{5}</solution>", "5", "tag"),
+    (r"thus \boxed{\frac{1}{2}} = 0.5", r"\frac{1}{2}", "boxed"),
+    (r"\boxed{1} then \boxed{x^{2^{3}}}", "x^{2^{3}}", "boxed"),
+    ("3 * 4 = 12\n#### 70,000\n", "70,000", "hashes"),
+    ("The answer is $1,234. Good 5", "$1,234", "phrase"),
+    ("answer: 3.50.", "3.50", "phrase"),
+    ("The final answer is: 7", "7", "phrase"),
+    ("I get 12, then -4.", "-4", "last_number"),
+    ("it is 12-5", "5", "last_number"),
+    ("pay $1,200.50", "$1,200.50", "last_number"),
+    ("<solution>7", "7", "last_number"),
+    ("<think>is it 4?</think> It is 5", "5", "last_number"),
+    ("so it is 4?</think> It is 5", "5", "last_number"),
+  ],
+)
+def test_the_rule_that_finds_the_answer(text, answer, rule):
+  found = extract(text)
+  assert (found.answer, found.rule) == (answer, rule)
+
+
+@pytest.mark.parametrize(
+  ("text", "rule"),
+  [
+    ("", "none"),
+    ("no idea", "none"),
+    ("<think>5 and 6", "unclosed_think"),
+    ("<solution> </solution> 5", "tag"),
+    ("Error: 401", "failure_text"),
+    ("HTTPError: 500 from server", "failure_text"),
+    ("Traceback (most recent call last): 3", "failure_text"),
+    ("<solution>Error: 401</solution>", "tag"),
+    (f"<solution>{'1' * 5000}</solution>", "tag"),
+  ],
+)
+def test_what_is_no_answer(text, rule):
+  found = extract(text)
+  assert (found.answer, found.rule) == (None, rule)
+
+
+def test_deep_nesting_is_not_followed():
+  assert extract(r"\boxed{" + "{" * 100 + "5" + "}" * 101).rule != "boxed"
+
+
+@pytest.mark.parametrize(
+  ("gold", "text", "status"),
+  [
+    ("18", "<solution>$18</solution>", "correct"),
+    ("0", "<solution>0</solution>", "correct"),
+    ("1/2", r"\boxed{\frac{1}{2}}", "correct"),
+    ("0.001", "<solution>0.004</solution>", "wrong"),
+    ("401", "Error: 401", "no_answer"),
+    ("x+1", "<solution>$1+x$</solution>", "correct"),
+    (r"\frac{\sqrt{2}}{2}", r"<solution>1/\sqrt{2}</solution>", "correct"),
+    ("x^2", "<solution>x^3</solution>", "wrong"),
+    ("4", "<solution>2+3</solution>", "wrong"),
+  ],
+)
+def test_verdicts(checker, gold, text, status):
+  assert checker.check(make_problem("q", gold), text, "stop").status == status
+
+
+def test_a_cut_response_counts_only_if_it_had_answered(checker):
+  problem = make_problem("q", "5")
+  cut = checker.check(problem, "it is 5 because", "length")
+  assert (cut.status, cut.score, cut.completed) == ("truncated", 0.0, False)
+  answered = "<solution>5</solution> and furthermore"
+  assert checker.check(problem, answered, "length").status == "correct"
+  whole = checker.check(problem, "it is 5", "stop")
+  assert (whole.status, whole.score, whole.completed) == ("correct", 1.0, True)
+
+
+def test_a_hanging_comparison_is_no_verdict_and_the_next_one_works(checker):
+  problem = make_problem("q", "5")
+  checker.check(problem, "<solution>2+3</solution>", "stop")  # starts it
+  bomb = "<solution>10^{10^{10^{10}}}</solution>"
+  start = time.monotonic()
+  verdict = checker.check(problem, bomb, "stop")
+  assert time.monotonic() - start < 6
+  assert verdict.status == "verifier_timeout"
+  assert verdict.score is None
+  after = checker.check(problem, "<solution>2+3</solution>", "stop")
+  assert after.status == "correct"
+
+
+def test_a_reasoning_gym_answer_needs_the_full_score(checker):
+  import reasoning_gym
+
+  entry = reasoning_gym.create_dataset("chain_sum", size=1, seed=1)[0]
+  problem = Problem(
+    "id",
+    entry["question"],
+    entry["answer"],
+    "reasoning_gym",
+    {"task": "chain_sum", "entry": entry},
+  )
+
+  def status(answer):
+    return checker.check(
+      problem, f"<solution>{answer}</solution>", "stop"
+    ).status
+
+  assert status(entry["answer"]) == "correct"
+  # Their scorer gives this part of the score.
+  assert status(f"it is {entry['answer']} I think") == "wrong"
+
+
+def test_a_scorer_that_raises_is_no_verdict(checker):
+  problem = Problem(
+    "id", "q", "a", "reasoning_gym", {"task": "no_such", "entry": {}}
+  )
+  verdict = checker.check(problem, "<solution>b</solution>", "stop")
+  assert (verdict.status, verdict.score) == ("error", None)
+
+
+def test_many_keep_their_order(checker):
+  items = [
+    (make_problem("q", str(i)), f"<solution>{i % 3}</solution>", "stop")
+    for i in range(6)
+  ]
+  scores = [v.score for v in checker.check_many(items)]
+  assert scores == [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
+
+
+def test_an_unknown_verifier_is_a_mistake(checker):
+  problem = make_problem("q", "1", verifier="magic")
+  with pytest.raises(ValueError, match="valid: answer, reasoning_gym"):
+    checker.check(problem, "<solution>1</solution>", "stop")

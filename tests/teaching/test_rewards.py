@@ -1,0 +1,189 @@
+"""The reward's formula, each of its knobs, and advantages."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from atlas_jax.config import RewardConfig
+from atlas_jax.data.problems import make_problem
+from atlas_jax.serving.client import Completion
+from atlas_jax.teaching.answers import AnswerChecker
+from atlas_jax.teaching.episode import Teaching, TeachingEpisode
+from atlas_jax.teaching.requests import Solution
+from atlas_jax.teaching.rewards import (
+  group_advantages,
+  leaks,
+  reward,
+  score_episodes,
+)
+
+PLAIN = RewardConfig(
+  efficiency_weight=1.0,
+  degradation_penalty=1.0,
+  format_penalty=0.5,
+  leak_penalty=1.0,
+  length_cost=0.1,
+)
+CASE = dict(
+  pass_rate=0.0,
+  baseline_tokens=100.0,
+  guided=1.0,
+  guided_tokens=60,
+  well_formed=True,
+  leaked=False,
+  teaching_tokens=0,
+  max_teaching_tokens=50,
+  config=PLAIN,
+)
+
+
+def total(config=PLAIN, **changes):
+  return reward(**(CASE | changes | {"config": config})).total
+
+
+def test_the_published_rule_at_its_four_corners():
+  assert total(pass_rate=0.0, guided=1.0) == pytest.approx(1.4)
+  assert total(pass_rate=1.0, guided=1.0) == pytest.approx(0.4)
+  assert total(pass_rate=1.0, guided=0.0) == -1.0
+  assert total(pass_rate=0.0, guided=0.0) == 0.0
+
+
+def test_between_the_corners_it_is_the_expectation():
+  # b = 3/4: right is 1/4 * 1.4 + 3/4 * 0.4, wrong is 3/4 * -1.
+  assert total(pass_rate=0.75, guided=1.0) == pytest.approx(0.65)
+  assert total(pass_rate=0.75, guided=0.0) == pytest.approx(-0.75)
+
+
+def test_efficiency_is_gated_on_a_right_answer_and_never_negative():
+  assert total(guided=0.0, guided_tokens=1) == 0.0
+  assert total(guided_tokens=500) == 1.0
+  assert total(baseline_tokens=0.0) == 1.0
+
+
+@pytest.mark.parametrize(
+  ("knob", "value", "case", "change"),
+  [
+    ("efficiency_weight", 3.0, {}, 0.8),
+    ("degradation_penalty", 2.0, {"pass_rate": 1.0, "guided": 0.0}, -1.0),
+    ("format_penalty", 0.75, {"well_formed": False}, -0.25),
+    ("leak_penalty", 3.0, {"leaked": True}, -2.0),
+    ("length_cost", 0.6, {"teaching_tokens": 25}, -0.25),
+  ],
+)
+def test_each_knob_changes_the_reward(knob, value, case, change):
+  turned = dataclasses.replace(PLAIN, **{knob: value})
+  assert total(turned, **case) - total(**case) == pytest.approx(change)
+
+
+def test_parts_sum_to_the_total():
+  r = reward(**(CASE | {"well_formed": False, "leaked": True}))
+  assert sum(r.parts.values()) == pytest.approx(r.total)
+  assert r.parts["improvement"] == 1.0
+  assert r.parts["format"] == -0.5
+
+
+def test_no_verdict_is_no_reward():
+  assert total(guided=None) is None
+  assert total(pass_rate=None) is None
+
+
+@pytest.mark.parametrize(
+  ("teaching", "question", "answer", "leak"),
+  [
+    ("write 62 at the end", "27 + 35?", "62", True),
+    ("it is $62.00", "27 + 35?", "62", True),
+    ("write 1,262", "27 + 35?", "62", False),
+    ("write 620 or 6.2", "27 + 35?", "62", False),
+    ("start with the 5", "5 - 0?", "5", False),
+    ("go to Paris first", "Capital of France?", "Paris", True),
+    ("comparisons help", "What?", "Paris", False),
+    ("choose (B)", "Which?", "B", True),
+    ("the answer is B", "Which?", "B", True),
+    ("A good plan", "Which?", "A", False),
+    ("half of it: 0.5", "1 / 2?", "1/2", False),
+    ("half of it: 0.5", "2 / 4?", "1/2", True),
+  ],
+)
+def test_what_gives_the_answer_away(teaching, question, answer, leak):
+  assert leaks(teaching, make_problem(question, answer)) is leak
+
+
+def solution(answer, tokens=10, finish="stop"):
+  return Solution(f"<solution>{answer}</solution>", tokens, finish)
+
+
+def test_an_episode_is_scored_by_the_same_checker_throughout():
+  completion = Completion("x", (1,), (0.0,), "stop", 1)
+  episode = TeachingEpisode(
+      problem=make_problem("27 + 35?", "62"),
+      baseline=(solution(62, 20), solution(52, 20), solution(52, 20),
+                Solution("62", 20, "length")),
+      approach="I add",
+      teacher_prompt_ids=(1, 2),
+      teachings=(
+          Teaching(completion, "carry", "ok", 5, solution(62, 10)),
+          Teaching(completion, None, "missing", 0, solution(52, 10)),
+          Teaching(completion, "say 62", "ok", 5, solution(62, 20)),
+      ),
+      seconds={},
+  )  # fmt: skip
+  config = RewardConfig(
+    efficiency_weight=1.0,
+    degradation_penalty=2.0,
+    format_penalty=0.5,
+    leak_penalty=1.0,
+    length_cost=0.0,
+  )
+  with AnswerChecker() as checker:
+    (scored,) = score_episodes(
+      [episode], checker=checker, config=config, max_teaching_tokens=50
+    )
+  assert scored.pass_rate == 0.25  # one of four is cut before it answers
+  assert scored.leaked == (False, False, True)
+  assert [r.total for r in scored.rewards] == pytest.approx(
+    [0.75 + 0.5, -0.25 * 2.0 - 0.5, 0.75 + 0.0 - 1.0]
+  )
+
+
+def test_group_advantages_by_hand():
+  values, flat = group_advantages([[1.0, 0.0], [2.0, 2.0]], "group")
+  std = math.sqrt(0.5)  # of 1, 0 with ddof 1
+  assert values[0] == pytest.approx([0.5 / (std + 1e-4), -0.5 / (std + 1e-4)])
+  assert values[1].tolist() == [0.0, 0.0]
+  assert flat.tolist() == [False, True]
+  assert values.dtype == np.float64
+
+
+def test_batch_and_none_advantages_by_hand():
+  rewards = [[1.0, 0.0], [2.0, 2.0]]
+  std = math.sqrt(((1 - 1.25) ** 2 + 1.25**2 + 2 * 0.75**2) / 3)
+  values, _ = group_advantages(rewards, "batch")
+  assert values[0] == pytest.approx([0.5 / (std + 1e-4), -0.5 / (std + 1e-4)])
+  values, _ = group_advantages(rewards, "none")
+  assert values[0].tolist() == [0.5, -0.5]
+
+
+@pytest.mark.parametrize("kind", ["group", "batch", "none"])
+def test_missing_rewards_are_left_out(kind):
+  with_gap, flat = group_advantages([[1.0, None, 0.0, float("nan")]], kind)
+  without, _ = group_advantages([[1.0, 0.0]], kind)
+  assert with_gap[0, [0, 2]] == pytest.approx(without[0])
+  assert with_gap[0, [1, 3]].tolist() == [0.0, 0.0]
+  assert flat.tolist() == [False]
+
+
+@pytest.mark.parametrize("kind", ["group", "batch", "none"])
+@pytest.mark.parametrize(
+  "group", [[3.0], [None, None], [1.0, None], [0.1 + 0.2, 0.3, 0.3]]
+)
+def test_groups_without_spread_are_flat_and_never_nan(kind, group):
+  values, flat = group_advantages([group], kind)
+  assert values.tolist() == [[0.0] * len(group)]
+  assert flat.tolist() == [True]
+
+
+def test_an_unknown_kind_lists_the_valid_ones():
+  with pytest.raises(ValueError, match="group, batch, none"):
+    group_advantages([[1.0]], "grop")

@@ -1,0 +1,125 @@
+"""Intervals and tests with numbers worked by hand or by scipy."""
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from atlas_jax.teaching import statistics
+from atlas_jax.teaching.statistics import (
+  Outcome,
+  arm_result,
+  mcnemar,
+  non_degradation,
+  paired_bootstrap,
+  wilson,
+)
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 10), (5, 10), (10, 10), (97, 200)])
+def test_wilson_is_scipys(k, n):
+  ours = wilson(k, n)
+  theirs = scipy.stats.binomtest(k, n).proportion_ci(0.95, method="wilson")
+  assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
+  assert ours.estimate == k / n
+
+
+def test_wilson_needs_a_problem():
+  with pytest.raises(ValueError, match="0 problems"):
+    wilson(0, 0)
+
+
+def test_mcnemar_by_hand():
+  # Three fixed, none broken: 2 * (1/2)^3.
+  assert mcnemar([0, 0, 0, 1], [1, 1, 1, 1]) == 0.25
+  # One fixed, one broken: no evidence at all; nothing flipped: the same.
+  assert mcnemar([0, 1], [1, 0]) == 1.0
+  assert mcnemar([1, 1], [1, 1]) == 1.0
+  before = [0] * 20 + [1] * 7
+  after = [1] * 20 + [0] * 7
+  assert mcnemar(before, after) == pytest.approx(
+    scipy.stats.binomtest(7, 27).pvalue
+  )
+
+
+def test_bootstrap_is_seeded_paired_and_covers_the_normal_interval():
+  rng = np.random.default_rng(0)
+  before = rng.random(300) < 0.4
+  after = before | (rng.random(300) < 0.3)
+  gain = after.astype(float) - before
+  a = paired_bootstrap(before, after, resamples=4000, seed=1)
+  assert a == paired_bootstrap(before, after, resamples=4000, seed=1)
+  assert a != paired_bootstrap(before, after, resamples=4000, seed=2)
+  half = 1.96 * gain.std() / np.sqrt(300)
+  assert a.estimate == pytest.approx(gain.mean())
+  assert a.low == pytest.approx(gain.mean() - half, abs=0.006)
+  assert a.high == pytest.approx(gain.mean() + half, abs=0.006)
+  # Pairs that all gain the same leave nothing to chance.
+  same = paired_bootstrap([0, 1], [1, 2], resamples=50, seed=0)
+  assert (same.low, same.high) == (1.0, 1.0)
+
+
+def test_bootstrap_refuses_what_is_no_pairs():
+  with pytest.raises(ValueError, match="pairs"):
+    paired_bootstrap([], [], resamples=10, seed=0)
+
+
+def test_non_degradation_over_all_and_over_right():
+  before = [1, 1, 1, 0, 0]
+  after = [1, 1, 0, 1, 0]
+  assert non_degradation(before, after) == (0.8, pytest.approx(2 / 3))
+  assert non_degradation([0, 0], [0, 1]) == (1.0, None)
+
+
+def outcome(problem_id, correct, **changes):
+  values = dict(
+    problem_id=problem_id,
+    correct=correct,
+    completed=True,
+    response_tokens=10,
+    teaching_tokens=4,
+    seconds=0.5,
+    leaked=False,
+  )
+  return Outcome(**(values | changes))
+
+
+def test_an_arm_by_hand(caplog):
+  alone = [outcome("a", 1.0), outcome("b", 0.0), outcome("c", 0.0),
+           outcome("d", 1.0)]  # fmt: skip
+  taught = [
+    outcome("a", 1.0, response_tokens=20),
+    outcome("b", 1.0, completed=False),
+    outcome("c", 1.0, leaked=True),
+    outcome("d", None),  # not judged: left out of every comparison
+  ]
+  result = arm_result("taught", taught, alone=alone, resamples=100, seed=0)
+  assert (result.problems, result.unjudged) == (3, 1)
+  assert result.accuracy == 1.0
+  assert result.gain == pytest.approx(2 / 3)
+  assert result.completion_rate == 0.75
+  assert result.response_tokens == 12.5
+  assert result.leak_rate == 0.25
+  assert result.non_degradation_all == result.non_degradation_correct == 1.0
+  assert result.mcnemar_p == 0.5
+  assert "3 pairs are few" in caplog.text
+
+
+def test_samples_of_a_problem_are_averaged_first():
+  many = [outcome("a", 1.0)] * 9 + [outcome("a", 0.0)] + [outcome("b", 0.0)]
+  result = arm_result("alone", many, alone=None, resamples=10, seed=0)
+  assert result.problems == 2
+  assert result.accuracy == pytest.approx(0.45)
+  assert result.gain is None
+
+
+def test_nothing_judged_is_an_error():
+  with pytest.raises(ValueError, match="none of its attempts"):
+    arm_result("x", [outcome("a", None)], alone=None, resamples=9, seed=0)
+  with pytest.raises(ValueError, match="shares no judged problem"):
+    statistics.arm_result(
+      "x",
+      [outcome("a", 1.0)],
+      alone=[outcome("b", 1.0)],
+      resamples=9,
+      seed=0,
+    )

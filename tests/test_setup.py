@@ -1,0 +1,144 @@
+"""The set-up: what it refuses, when it works again, and what it pins."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parent.parent
+SIDE_PACKAGES = ("torchvision", "torchaudio", "torchcodec")
+
+
+def bash(script, *arguments, **environment):
+  return subprocess.run(
+    ["bash", str(script), *arguments],
+    capture_output=True,
+    text=True,
+    timeout=120,
+    env={**os.environ, **environment},
+  )
+
+
+@pytest.fixture
+def copy(tmp_path):
+  """A directory with what the set-up reads, and no .venv."""
+  (tmp_path / "launchers").mkdir()
+  for name in ("requirements.txt", "pyproject.toml", "launchers/setup.sh"):
+    shutil.copy(ROOT / name, tmp_path / name)
+  return tmp_path
+
+
+@pytest.mark.parametrize("name", ["setup.sh", "quickstart.sh"])
+def test_an_unknown_argument_is_refused(name):
+  done = bash(ROOT / "launchers" / name, "--smolm2")
+  assert done.returncode == 1
+  assert re.search(r"unknown argument --smolm2; valid: --\w+", done.stderr)
+
+
+def test_no_python_is_said(copy):
+  done = bash(copy / "launchers/setup.sh", PYTHON="/nowhere/python3.11")
+  assert done.returncode == 1
+  assert "no Python 3.11 or 3.12" in done.stderr
+  assert "/nowhere/python3.11" in done.stderr
+
+
+def test_no_cpu_wheel_of_torch_stops_before_anything_is_installed(copy):
+  done = bash(
+    copy / "launchers/setup.sh",
+    PYTHON=sys.executable,
+    PIP_CONFIG_FILE="/dev/null",
+    PIP_NO_INDEX="1",
+    PIP_FIND_LINKS=str(copy),
+  )
+  assert done.returncode == 1
+  (line,) = done.stderr.splitlines()
+  for word in ("torch==2.13.0+cpu", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS"):
+    assert word in line
+  (packages,) = (copy / ".venv/lib").glob("python3.*/site-packages")
+  assert not (packages / "jax").exists()
+
+
+def test_the_second_time_nothing_is_run_until_a_file_changes(copy):
+  # An interpreter that only notes what it was asked.
+  (copy / ".venv/bin").mkdir(parents=True)
+  python, notes = copy / ".venv/bin/python", copy / "notes"
+  python.write_text(f'#!/bin/sh\necho "$@" >> {notes}\n')
+  python.chmod(0o755)
+
+  def calls():
+    notes.write_text("")
+    done = bash(copy / "launchers/setup.sh")
+    assert done.returncode == 0, done.stderr
+    return notes.read_text()
+
+  first = calls()
+  assert "install --quiet --quiet --no-deps -r requirements.txt" in first
+  assert "--editable ." in first
+  assert calls() == ""
+  for name in ("requirements.txt", "pyproject.toml"):
+    with open(copy / name, "a") as file:
+      file.write("\n# changed\n")
+    assert "requirements.txt" in calls()
+    assert calls() == ""
+
+
+def test_a_failed_installation_is_tried_again(copy):
+  (copy / ".venv/bin").mkdir(parents=True)
+  python = copy / ".venv/bin/python"
+  python.write_text('#!/bin/sh\ncase "$*" in *editable*) exit 1;; esac\n')
+  python.chmod(0o755)
+  for _ in range(2):
+    assert bash(copy / "launchers/setup.sh").returncode == 1
+
+
+def requirements():
+  lines = (ROOT / "requirements.txt").read_text().splitlines()
+  return [Requirement(x) for x in lines if x and not x.startswith("#")]
+
+
+def test_every_requirement_is_pinned_once():
+  names = [canonicalize_name(r.name) for r in requirements()]
+  assert len(names) == len(set(names))
+  for requirement in requirements():
+    (pin,) = requirement.specifier
+    assert pin.operator == "==", requirement
+  assert not set(SIDE_PACKAGES) & set(names)
+
+
+def test_the_pins_are_what_pyproject_asks_for():
+  project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+  extras = project["optional-dependencies"]
+  asked = project["dependencies"] + extras["cpu"]
+  asked += extras["online"] + extras["dev"]
+  pins = {
+    canonicalize_name(r.name): next(iter(r.specifier)).version
+    for r in requirements()
+  }
+  for text in asked:
+    requirement = Requirement(text)
+    pin = pins[canonicalize_name(requirement.name)]
+    assert requirement.specifier.contains(pin), text
+
+
+def test_gguf_conversion_refuses_what_it_cannot_do(tmp_path):
+  def convert(*arguments):
+    return subprocess.run(
+      [sys.executable, "-m", "launchers.convert_gguf", *map(str, arguments)],
+      capture_output=True,
+      text=True,
+      cwd=ROOT,
+    )
+
+  done = convert(tmp_path / "none.gguf", tmp_path / "out")
+  assert (done.returncode, "no such GGUF file" in done.stderr) == (1, True)
+  there = tmp_path / "there.gguf"
+  there.touch()
+  done = convert(there, tmp_path)
+  assert (done.returncode, "exists; remove it" in done.stderr) == (1, True)

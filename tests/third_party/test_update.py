@@ -1,0 +1,44 @@
+"""A model updated in place equals one loaded fresh, bit for bit."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from atlas_jax.config import ServerConfig
+from atlas_jax.serving import vllm_command
+
+PROGRAM = "tests.third_party.update_in_process"
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "kind, tied, dtype",
+  [("qwen2", 0, "bfloat16"), ("qwen3", 1, "bfloat16"), ("llama", 0, "float32")],
+)
+def test_update_is_bit_exact(kind, tied, dtype, tmp_path):
+  _, env = vllm_command.device_settings("cpu", ServerConfig())
+  env |= {"VLLM_PLUGINS": "atlas_weights", "HF_HUB_OFFLINE": "1"}
+  done = subprocess.run(
+    [sys.executable, "-m", PROGRAM, kind, str(tied), dtype, str(tmp_path)],
+    env={**os.environ, **env},
+    cwd=Path(__file__).parents[2],
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  found = json.loads(
+    next(x for x in done.stdout.splitlines() if x.startswith('{"refusal"'))
+  )
+  assert found == {
+    "refusal": None,
+    "was_different": True,
+    "is_equal": True,
+    "held_by_the_updated": True,
+    "held_by_the_fresh": True,
+  }

@@ -1,0 +1,158 @@
+"""What is refused before a model is touched, and where tensors go."""
+
+import hashlib
+import struct
+
+import pytest
+import torch
+from atlas_vllm import destinations, weights_file
+from atlas_vllm.weights_file import WeightsRefused
+from safetensors.torch import save_file
+
+SHAPES = {"a": (2, 3), "b": (4,)}
+
+
+def tensors(**changes):
+  return {"a": torch.ones(2, 3), "b": torch.arange(4.0), **changes}
+
+
+def check(tensors, *, dtype=torch.float32, sums=None):
+  sums = weights_file.checksums(tensors) if sums is None else sums
+  weights_file.check(tensors, SHAPES, dtype, sums)
+
+
+def test_sha256_is_of_the_bytes_in_row_order():
+  x = torch.tensor([[0.0, 1.0], [2.0, 3.0]]).T
+  want = hashlib.sha256(struct.pack("<4f", 0, 2, 1, 3)).hexdigest()
+  assert weights_file.sha256(x) == want
+  assert weights_file.sha256(x.bfloat16()) != want
+
+
+def test_good_tensors_pass():
+  check(tensors())
+  # Finite values whose sum is not.
+  check(tensors(b=torch.full((4,), 3e38)))
+
+
+@pytest.mark.parametrize(
+  "bad, reason",
+  [
+    (tensors(z=torch.ones(1)), "unknown to the model: z"),
+    ({"a": torch.ones(2, 3)}, "lacks tensors of the model: b"),
+    (tensors(a=torch.ones(3, 2)), r"wrong shape: a \(3, 2\) instead of \(2, 3"),
+    (
+      tensors(a=torch.ones(2, 3).half()),
+      r"not torch\.float32: a",
+    ),
+    (tensors(b=torch.tensor([0.0, 1.0, float("nan"), 2.0])), "in: b"),
+    (tensors(b=torch.tensor([float("inf"), -float("inf"), 0.0, 0.0])), "in: b"),
+  ],
+)
+def test_bad_tensors_are_refused(bad, reason):
+  with pytest.raises(WeightsRefused, match=reason):
+    check(bad)
+
+
+def test_checksums_are_compared():
+  good = weights_file.checksums(tensors())
+  with pytest.raises(WeightsRefused, match="differ from their checksums: b"):
+    check(tensors(b=torch.zeros(4)), sums=good)
+  with pytest.raises(WeightsRefused, match="no promised checksum for: a"):
+    check(tensors(), sums={"b": good["b"]})
+  with pytest.raises(WeightsRefused, match="were promised: c"):
+    check(tensors(), sums={**good, "c": "0"})
+
+
+def test_many_names_are_cut():
+  bad = tensors(**{f"z{i}": torch.ones(1) for i in range(9)})
+  with pytest.raises(WeightsRefused, match="z4 and 4 more"):
+    check(bad)
+
+
+def test_paths_stay_inside(tmp_path):
+  root = tmp_path / "root"
+  root.mkdir()
+  (root / "in").write_text("")
+  (tmp_path / "out").write_text("")
+  (root / "link").symlink_to(tmp_path / "out")
+  assert weights_file.inside(root, "in") == (root / "in").resolve()
+  for path in ("../out", str(tmp_path / "out"), "link"):
+    with pytest.raises(WeightsRefused, match="outside"):
+      weights_file.inside(root, path)
+  for path in ("missing", "."):
+    with pytest.raises(WeightsRefused, match="not a file"):
+      weights_file.inside(root, path)
+
+
+def test_half_a_file_is_refused(tmp_path):
+  path = tmp_path / "x.safetensors"
+  save_file(tensors(), path)
+  whole = path.read_bytes()
+  assert set(weights_file.read(path)) == {"a", "b"}
+  for length in (0, 5, 40, len(whole) - 1):
+    path.write_bytes(whole[:length])
+    with pytest.raises(WeightsRefused, match="not a whole safetensors file"):
+      weights_file.read(path)
+
+
+class Fused(torch.nn.Module):
+  """Holds q and k in one parameter and pads the vocabulary, as vLLM does."""
+
+  def __init__(self):
+    super().__init__()
+    self.qk = torch.nn.Parameter(torch.full((5, 2), 7.0))
+    self.embed = torch.nn.Parameter(torch.full((4, 2), 9.0))
+
+  def load_weights(self, weights):
+    rows = {"q": (0, 3), "k": (3, 2)}
+    for name, tensor in weights:
+      if name in rows:
+        view = self.qk.data.narrow(0, *rows[name])
+        assert view.shape == tensor.shape
+        view.copy_(tensor)
+      elif name == "embed":
+        self.embed.data[: len(tensor)].copy_(tensor)
+        self.embed.data[len(tensor) :].fill_(0)
+      elif name == "turned":
+        self.embed.data.copy_(tensor.T.contiguous())
+      elif name == "half":
+        self.embed.data[:1].copy_(tensor[:1])
+      elif name != "skipped":
+        raise KeyError(name)
+
+
+FUSED = {"q": (3, 2), "k": (2, 2), "embed": (3, 2), "skipped": (8,)}
+
+
+def test_finding_places_changes_nothing():
+  model = Fused()
+  before = {k: v.clone() for k, v in model.state_dict().items()}
+  places = destinations.find(model, FUSED)
+  for name, value in model.state_dict().items():
+    torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+  assert {k: len(v) for k, v in places.items()} == {
+    "q": 1,
+    "k": 1,
+    "embed": 1,
+    "skipped": 0,
+  }
+
+
+def test_write_and_read_are_what_load_weights_does():
+  model, oracle = Fused(), Fused()
+  given = {name: torch.randn(shape) for name, shape in FUSED.items()}
+  oracle.load_weights(list(given.items()))
+  places = destinations.find(model, FUSED)
+  for name in ("q", "k", "embed"):
+    destinations.write(places[name], given[name])
+    back = destinations.read(places[name], FUSED[name], torch.float32)
+    torch.testing.assert_close(back, given[name], rtol=0, atol=0)
+  torch.testing.assert_close(model.qk, oracle.qk, rtol=0, atol=0)
+  torch.testing.assert_close(model.embed[:3], oracle.embed[:3])
+
+
+def test_layouts_that_cannot_be_read_back_are_refused():
+  with pytest.raises(NotImplementedError, match="computed"):
+    destinations.find(Fused(), {"turned": (2, 4)})
+  with pytest.raises(NotImplementedError, match="half: 2 of its 8 values"):
+    destinations.find(Fused(), {"half": (4, 2)})

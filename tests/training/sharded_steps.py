@@ -1,0 +1,102 @@
+"""SFT and GRPO steps on 8 fake devices, for test_sharded_steps.py.
+
+Writes an .npz: MESH/OBJECTIVE/{loss, grad_norm, gradient, logprobs, programs}.
+"""
+
+import pathlib
+import sys
+
+import jax
+import numpy as np
+
+from atlas_jax import sharding
+from atlas_jax.checkpoint import Checkpoints
+from atlas_jax.config import MeshConfig, OptimizerConfig
+from atlas_jax.training import optimizer, step
+from tests.training import tiny
+
+MESHES = {
+  "one": MeshConfig(fsdp=1),
+  "fsdp8": MeshConfig(fsdp=8),
+  "fsdp4_tensor2": MeshConfig(fsdp=4, tensor=2),
+  "data2_fsdp4": MeshConfig(data=2, fsdp=4),
+}
+OBJECTIVES = {
+  "sft": step.sft_objective(tiny.ARCHITECTURE, tiny.OPTIONS),
+  "grpo": step.grpo_objective(
+    tiny.ARCHITECTURE,
+    tiny.OPTIONS,
+    tiny.GRPO,
+    temperature=tiny.TEMPERATURE,
+  ),
+}
+
+
+def flat(tree) -> np.ndarray:
+  return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
+
+
+def run(objective, put) -> dict[str, np.ndarray]:
+  # No clip: after the first update the first moment is (1 - b1) * gradient.
+  config = OptimizerConfig(clip_norm=1e9, warmup_steps=0, learning_rate=1e-3)
+  tx, schedule = optimizer.make_optimizer(config, 10)
+  train = step.make_train_step(objective, tx, schedule)
+  state = step.init_state(tiny.model(), tx)
+  batch = put(tiny.batch(2, rows_multiple=16))
+  state, metrics = train(state, batch)
+  gradient = flat(state.opt_state[1].mu) / (1 - config.b1)
+  state, _ = train(state, batch)
+  return {
+    "loss": np.divide(*metrics.sums["loss"]),
+    "grad_norm": np.asarray(metrics.sums["grad_norm"][0]),
+    "gradient": gradient,
+    "programs": train._cache_size(),
+  }
+
+
+def restored_elsewhere(directory: pathlib.Path) -> bool:
+  """Whether a state saved on one mesh is the same, to the bit, on another."""
+  tx, _ = optimizer.make_optimizer(OptimizerConfig(), 10)
+  with jax.set_mesh(sharding.make_mesh(MESHES["fsdp8"])):
+    state = step.init_state(tiny.model(), tx)
+    with Checkpoints(directory) as saved:
+      saved.save(1, step.as_trees(state), {})
+  with (
+    jax.set_mesh(sharding.make_mesh(MESHES["fsdp4_tensor2"])),
+    Checkpoints(directory) as saved,
+  ):
+    like = step.init_state(tiny.model(1), tx)
+    trees, _ = saved.restore(step.as_trees(jax.eval_shape(lambda s: s, like)))
+  again = step.from_trees(trees)
+  same = [
+    a.sharding == b.sharding
+    for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(like), strict=True)
+  ]
+  return all(same) and bool((flat(again) == flat(state)).all())
+
+
+def main(path: str) -> None:
+  out = {}
+  score = step.make_score_step(
+    tiny.ARCHITECTURE, tiny.OPTIONS, temperature=tiny.TEMPERATURE
+  )
+
+  def record(mesh_name, put):
+    for name, objective in OBJECTIVES.items():
+      for key, value in run(objective, put).items():
+        out[f"{mesh_name}/{name}/{key}"] = value
+    batch = put(tiny.batch(2, rows_multiple=16))
+    out[f"{mesh_name}/score"] = np.asarray(score(tiny.model(), batch))
+
+  record("none", lambda batch: batch)
+  for name, config in MESHES.items():
+    devices = jax.devices()[:1] if name == "one" else jax.devices()
+    mesh = sharding.make_mesh(config, devices)
+    with jax.set_mesh(mesh):
+      record(name, lambda b, mesh=mesh: sharding.put_batch(b, mesh, 1))
+  out["restored"] = restored_elsewhere(pathlib.Path(path).with_suffix(""))
+  np.savez(path, **out)
+
+
+if __name__ == "__main__":
+  main(sys.argv[1])

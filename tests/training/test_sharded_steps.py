@@ -1,0 +1,66 @@
+"""A step on 8 devices is the step on one, however they are arranged."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.training import tiny
+
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
+_MESHES = ("one", "fsdp8", "fsdp4_tensor2", "data2_fsdp4")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+  path = tmp_path_factory.mktemp("steps") / "out.npz"
+  flags = "--xla_force_host_platform_device_count=8"
+  # Unoptimised programs compile in half the time and compute the same.
+  flags += " --xla_backend_optimization_level=0"
+  env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+  command = [sys.executable, "-m", "tests.training.sharded_steps", str(path)]
+  done = subprocess.run(
+    command, cwd=_ROOT, env=env, capture_output=True, text=True, timeout=800
+  )
+  assert done.returncode == 0, done.stderr[-4000:]
+  return np.load(path)
+
+
+@pytest.mark.parametrize("mesh", _MESHES)
+@pytest.mark.parametrize("objective", ["sft", "grpo"])
+def test_loss_and_gradient_are_those_of_one_device(results, mesh, objective):
+  def get(name, key):
+    return results[f"{name}/{objective}/{key}"]
+
+  for key in ("loss", "grad_norm"):
+    assert get(mesh, key) == pytest.approx(get("none", key), rel=1e-5)
+  expected = get("none", "gradient")
+  assert np.linalg.norm(expected) == pytest.approx(
+    float(get("none", "grad_norm")), rel=1e-5
+  )
+  difference = np.abs(get(mesh, "gradient") - expected)
+  assert difference.max() < 1e-5 * np.abs(expected).max()
+  assert np.linalg.norm(difference) < 1e-5 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("mesh", _MESHES)
+def test_scores_are_those_of_one_device(results, mesh):
+  expected = results["none/score"]
+  np.testing.assert_allclose(results[f"{mesh}/score"], expected, atol=1e-5)
+  real = tiny.batch(2, rows_multiple=16).loss_mask > 0
+  assert (expected[real] < 0).all()
+
+
+@pytest.mark.parametrize("mesh", _MESHES)
+@pytest.mark.parametrize("objective", ["sft", "grpo"])
+def test_the_second_step_compiles_nothing(results, mesh, objective):
+  assert results[f"{mesh}/{objective}/programs"] == 1
+
+
+def test_a_checkpoint_of_one_mesh_is_read_on_another(results):
+  assert results["restored"]
