@@ -81,27 +81,27 @@ class PromptsConfig:
 
   # {question}
   student_baseline: str = (
-      "{question}\n\nSolve the problem step by step. Give your final answer"
-      " inside <solution></solution> tags."
+    "{question}\n\nSolve the problem step by step. Give your final answer"
+    " inside <solution></solution> tags."
   )
   # {question}
   student_diagnostic: str = (
-      "{question}\n\nBefore you solve it, outline in at most 50 tokens how you"
-      " would approach this problem. Do not solve it yet."
+    "{question}\n\nBefore you solve it, outline in at most 50 tokens how you"
+    " would approach this problem. Do not solve it yet."
   )
   # {question} {approach}
   teacher_adaptive: str = (
-      "A student was given this problem:\n{question}\n\nThe student's planned"
-      " approach:\n{approach}\n\nDecide how much help this student needs. Then"
-      " write the guidance for the student inside <teaching></teaching> tags:"
-      " as little as possible for a sound approach, concrete steps for a weak"
-      " one. Never state the final answer."
+    "A student was given this problem:\n{question}\n\nThe student's planned"
+    " approach:\n{approach}\n\nDecide how much help this student needs. Then"
+    " write the guidance for the student inside <teaching></teaching> tags:"
+    " as little as possible for a sound approach, concrete steps for a weak"
+    " one. Never state the final answer."
   )
   # {question} {teaching}
   student_with_teaching: str = (
-      "{question}\n\nA teacher gives you this guidance:\n{teaching}\n\nSolve"
-      " the problem step by step. Give your final answer inside"
-      " <solution></solution> tags."
+    "{question}\n\nA teacher gives you this guidance:\n{teaching}\n\nSolve"
+    " the problem step by step. Give your final answer inside"
+    " <solution></solution> tags."
   )
 
 
@@ -136,9 +136,9 @@ class SftConfig:
   row_length: int = 1024  # tokens a row
   micro_batches: int = 1
   optimizer: OptimizerConfig = field(
-      default_factory=lambda: OptimizerConfig(
-          learning_rate=1e-5, schedule="cosine"
-      )
+    default_factory=lambda: OptimizerConfig(
+      learning_rate=1e-5, schedule="cosine"
+    )
   )
   checkpoint_every: int = 100
 
@@ -268,8 +268,8 @@ def _convert(value, kind, where: str):
     return float(value)
   if type(value) is not kind:
     raise ConfigError(
-        f"config.{where} must be {kind.__name__}, got"
-        f" {type(value).__name__} {value!r}"
+      f"config.{where} must be {kind.__name__}, got"
+      f" {type(value).__name__} {value!r}"
     )
   return value
 
@@ -282,8 +282,8 @@ def _build(cls, tree, where: str):
       close = difflib.get_close_matches(key, fields, n=1)
       hint = f" (did you mean {close[0]!r}?)" if close else ""
       raise ConfigError(
-          f"unknown config key config.{prefix}{key}{hint}; valid keys:"
-          f" {', '.join(fields)}"
+        f"unknown config key config.{prefix}{key}{hint}; valid keys:"
+        f" {', '.join(fields)}"
       )
   values = {}
   for name, f in fields.items():
@@ -295,36 +295,61 @@ def _build(cls, tree, where: str):
 
 # config path -> its valid values
 CHOICES = {
-    "teacher.param_dtype": ("float32", "bfloat16"),
-    "teacher.compute_dtype": ("float32", "bfloat16"),
-    "teacher.remat": ("none", "dots", "full"),
-    "sft.optimizer.schedule": ("constant", "cosine", "linear"),
-    "grpo.optimizer.schedule": ("constant", "cosine", "linear"),
-    "grpo.loss_type": ("grpo", "dapo"),
-    "grpo.advantage": ("group", "batch", "none"),
-    "grpo.mismatch": ("none", "token_truncate"),
-    "serving.teacher.dtype": ("float32", "bfloat16"),
-    "serving.student.dtype": ("float32", "bfloat16"),
-    "evaluate.split": ("train", "validation", "test"),
-    "export.dtype": ("float32", "bfloat16"),
+  "teacher.param_dtype": ("float32", "bfloat16"),
+  "teacher.compute_dtype": ("float32", "bfloat16"),
+  "teacher.remat": ("none", "dots", "full"),
+  "sft.optimizer.schedule": ("constant", "cosine", "linear"),
+  "grpo.optimizer.schedule": ("constant", "cosine", "linear"),
+  "grpo.loss_type": ("grpo", "dapo"),
+  "grpo.advantage": ("group", "batch", "none"),
+  "grpo.mismatch": ("none", "token_truncate"),
+  "serving.teacher.dtype": ("float32", "bfloat16"),
+  "serving.student.dtype": ("float32", "bfloat16"),
+  "evaluate.split": ("train", "validation", "test"),
+  "export.dtype": ("float32", "bfloat16"),
 }
-POSITIVE = (
-    "sft.steps sft.batch_rows sft.row_length sft.micro_batches"
-    " sft.checkpoint_every grpo.steps grpo.problems_per_step grpo.group_size"
-    " grpo.row_length grpo.micro_batches grpo.checkpoint_every"
-    " grpo.ref_ema_every episode.max_probe_tokens episode.max_teaching_tokens"
-    " episode.max_solution_tokens episode.baseline_samples evaluate.problems"
-    " evaluate.samples evaluate.bootstrap_resamples serving.max_concurrency"
-    " teacher.logprob_chunk"
-).split()
-NOT_NEGATIVE = (
-    "grpo.beta grpo.eps_low grpo.eps_high grpo.mismatch_max"
-    " grpo.ref_ema_alpha reward.efficiency_weight reward.degradation_penalty"
-    " reward.format_penalty reward.leak_penalty reward.length_cost"
-    " sft.optimizer.learning_rate grpo.optimizer.learning_rate"
-    " sft.optimizer.warmup_steps grpo.optimizer.warmup_steps serving.retries"
-    " serving.restarts serving.max_logprob_gap"
-).split()
+POSITIVE = [
+  "sft.steps",
+  "sft.batch_rows",
+  "sft.row_length",
+  "sft.micro_batches",
+  "sft.checkpoint_every",
+  "grpo.steps",
+  "grpo.problems_per_step",
+  "grpo.group_size",
+  "grpo.row_length",
+  "grpo.micro_batches",
+  "grpo.checkpoint_every",
+  "grpo.ref_ema_every",
+  "episode.max_probe_tokens",
+  "episode.max_teaching_tokens",
+  "episode.max_solution_tokens",
+  "episode.baseline_samples",
+  "evaluate.problems",
+  "evaluate.samples",
+  "evaluate.bootstrap_resamples",
+  "serving.max_concurrency",
+  "teacher.logprob_chunk",
+]
+NOT_NEGATIVE = [
+  "grpo.beta",
+  "grpo.eps_low",
+  "grpo.eps_high",
+  "grpo.mismatch_max",
+  "grpo.ref_ema_alpha",
+  "reward.efficiency_weight",
+  "reward.degradation_penalty",
+  "reward.format_penalty",
+  "reward.leak_penalty",
+  "reward.length_cost",
+  "sft.optimizer.learning_rate",
+  "grpo.optimizer.learning_rate",
+  "sft.optimizer.warmup_steps",
+  "grpo.optimizer.warmup_steps",
+  "serving.retries",
+  "serving.restarts",
+  "serving.max_logprob_gap",
+]
 
 
 def resolve(tree: ConfigDict) -> RunConfig:
@@ -344,7 +369,7 @@ def resolve(tree: ConfigDict) -> RunConfig:
   for path, valid in CHOICES.items():
     if value(path) not in valid:
       raise ConfigError(
-          f"config.{path}={value(path)!r} is not one of {', '.join(valid)}"
+        f"config.{path}={value(path)!r} is not one of {', '.join(valid)}"
       )
   for path in POSITIVE:
     if value(path) <= 0:
@@ -357,9 +382,9 @@ def resolve(tree: ConfigDict) -> RunConfig:
     o = phase.optimizer
     if o.schedule != "constant" and o.warmup_steps >= phase.steps:
       raise ConfigError(
-          f"config.{name}.optimizer.warmup_steps={o.warmup_steps} leaves no"
-          f" step of config.{name}.steps={phase.steps} to its {o.schedule}"
-          " schedule"
+        f"config.{name}.optimizer.warmup_steps={o.warmup_steps} leaves no"
+        f" step of config.{name}.steps={phase.steps} to its {o.schedule}"
+        " schedule"
       )
   return config
 

@@ -67,14 +67,14 @@ def _teacher():
   config.reward.efficiency_weight = 0.2
   config.evaluate.problems = 256
   config.evaluate.constant_teachings = (
-      "Carry the one.",
-      "Borrow from the tens.",
-      "Go left to right.",
-      "Your plan is good, keep it.",
+    "Carry the one.",
+    "Borrow from the tens.",
+    "Go left to right.",
+    "Your plan is good, keep it.",
   )
   for server, core in (
-      (config.serving.teacher, "0"),
-      (config.serving.student, "1"),
+    (config.serving.teacher, "0"),
+    (config.serving.student, "1"),
   ):
     server.dtype = "float32"
     server.max_model_len = 256
@@ -92,7 +92,7 @@ VARIANTS = {"student": _student, "teacher": _teacher}
 def get_config(variant: str = "teacher"):
   if variant not in VARIANTS:
     raise ValueError(
-        f"unknown variant {variant!r} of configs/quickstart.py; valid:"
-        f" {', '.join(VARIANTS)}"
+      f"unknown variant {variant!r} of configs/quickstart.py; valid:"
+      f" {', '.join(VARIANTS)}"
     )
   return VARIANTS[variant]()

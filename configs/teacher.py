@@ -29,7 +29,10 @@ def _smollm2():
   config.episode.max_teaching_tokens = 128
   config.episode.max_solution_tokens = 256
   config.evaluate.problems = 32
-  for server, core in ((config.serving.teacher, "0"), (config.serving.student, "1")):
+  for server, core in (
+    (config.serving.teacher, "0"),
+    (config.serving.student, "1"),
+  ):
     server.max_model_len = 2048
     server.cpu_cores = core
   return config
@@ -68,7 +71,7 @@ VARIANTS = {"smollm2": _smollm2, "qwen3_8b": _qwen3_8b}
 def get_config(variant: str = "smollm2"):
   if variant not in VARIANTS:
     raise ValueError(
-        f"unknown variant {variant!r} of configs/teacher.py; valid:"
-        f" {', '.join(VARIANTS)}"
+      f"unknown variant {variant!r} of configs/teacher.py; valid:"
+      f" {', '.join(VARIANTS)}"
     )
   return VARIANTS[variant]()

@@ -12,13 +12,13 @@ from ml_collections import config_flags
 
 _CONFIG = None
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Directory of the run. Run again with it to resume."
+  "workdir", None, "Directory of the run. Run again with it to resume."
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator",
-    None,
-    "HOST:PORT of process 0 when several processes train together; on TPU"
-    " pods and under SLURM 'auto' finds it.",
+  "coordinator",
+  None,
+  "HOST:PORT of process 0 when several processes train together; on TPU"
+  " pods and under SLURM 'auto' finds it.",
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is.")
@@ -29,7 +29,7 @@ def define_flags(workdir: bool = True) -> None:
   """Declares --config and asks for --workdir; call it on import."""
   global _CONFIG
   _CONFIG = config_flags.DEFINE_config_file(
-      "config", None, "A file under configs/, as FILE.py or FILE.py:VARIANT."
+    "config", None, "A file under configs/, as FILE.py or FILE.py:VARIANT."
   )
   flags.mark_flags_as_required(["config"] + ["workdir"] * workdir)
 
@@ -60,11 +60,11 @@ def _environment() -> None:
   """Defaults that a user's own environment overrides."""
   cache = _ROOT / ".cache" / "jax"
   for key, value in {
-      "JAX_COMPILATION_CACHE_DIR": str(cache),
-      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
-      "TOKENIZERS_PARALLELISM": "false",
-      "TF_CPP_MIN_LOG_LEVEL": "2",
-      "GRPC_VERBOSITY": "ERROR",
+    "JAX_COMPILATION_CACHE_DIR": str(cache),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+    "GRPC_VERBOSITY": "ERROR",
   }.items():
     os.environ.setdefault(key, value)
 

@@ -13,19 +13,17 @@ from launchers import common
 
 flags.mark_flag_as_required("workdir")
 _OUTPUT = flags.DEFINE_string(
-    "output", None, "Directory to write.", required=True
+  "output", None, "Directory to write.", required=True
 )
 _DTYPE = flags.DEFINE_enum(
-    "dtype", "bfloat16", ["bfloat16", "float32"], "Of the weights."
+  "dtype", "bfloat16", ["bfloat16", "float32"], "Of the weights."
 )
 
 
 def main():
   from atlas_jax.phases import export
 
-  export.export_run(
-      common.workdir(), pathlib.Path(_OUTPUT.value), _DTYPE.value
-  )
+  export.export_run(common.workdir(), pathlib.Path(_OUTPUT.value), _DTYPE.value)
 
 
 if __name__ == "__main__":

@@ -21,12 +21,12 @@ def main():
 
   c = config.serving
   shared = {
-      "workdir": common.workdir(),
-      "start_timeout_s": c.start_timeout_s,
-      "api_key": common.server_key() or secrets.token_hex(16),
+    "workdir": common.workdir(),
+    "start_timeout_s": c.start_timeout_s,
+    "api_key": common.server_key() or secrets.token_hex(16),
   }
   teacher = server.TeacherServer(
-      c.teacher, model_path=config.teacher.path, **shared
+    c.teacher, model_path=config.teacher.path, **shared
   )
   student = server.StudentServer(c.student, model_path=c.student_path, **shared)
   try:

@@ -25,12 +25,12 @@ def main():
 
   prompts = Prompts(config.prompts)
   examples = [
-      *teachable.student_examples({"count": 4000}, config.seed),
-      *teachable.sft_examples({"count": 2000}, config.seed),
+    *teachable.student_examples({"count": 4000}, config.seed),
+    *teachable.sft_examples({"count": 2000}, config.seed),
   ]
   teachable_model.write_scratch_model_dir(
-      path,
-      [prompts.render(e.template, e.fields) + e.response for e in examples],
+    path,
+    [prompts.render(e.template, e.fields) + e.response for e in examples],
   )
 
 

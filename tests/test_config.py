@@ -33,7 +33,7 @@ def test_wrong_type_is_refused():
 def test_a_value_outside_the_choices_is_refused(path):
   tree = default_config()
   tree.update_from_flattened_dict({path: "nonsense"})
-  with pytest.raises(ConfigError, match="nonsense.*is not one of"):
+  with pytest.raises(ConfigError, match=r"nonsense.*is not one of"):
     resolve(tree)
 
 
@@ -72,23 +72,21 @@ def test_json_view_holds_every_field():
 
 
 @pytest.mark.parametrize(
-    ("module", "variant"),
-    [
-        ("quickstart", "teacher"),
-        ("quickstart", "student"),
-        ("teacher", "smollm2"),
-        ("teacher", "qwen3_8b"),
-    ],
+  ("module", "variant"),
+  [
+    ("quickstart", "teacher"),
+    ("quickstart", "student"),
+    ("teacher", "smollm2"),
+    ("teacher", "qwen3_8b"),
+  ],
 )
 def test_every_variant_builds(module, variant):
   config = importlib.import_module(f"configs.{module}")
-  assert isinstance(
-      resolve(config.get_config(variant)), config_lib.RunConfig
-  )
+  assert isinstance(resolve(config.get_config(variant)), config_lib.RunConfig)
 
 
 @pytest.mark.parametrize("module", ["quickstart", "teacher"])
 def test_an_unknown_variant_lists_the_valid_ones(module):
   config = importlib.import_module(f"configs.{module}")
-  with pytest.raises(ValueError, match="unknown variant 'x'.*valid"):
+  with pytest.raises(ValueError, match=r"unknown variant 'x'.*valid"):
     config.get_config("x")

@@ -10,7 +10,7 @@ from atlas_jax.sharding import ShardingError
 
 
 def abstract_mesh(**sizes):
-  shape = [sizes[axis] if axis in sizes else 1 for axis in sharding.AXES]
+  shape = [sizes.get(axis, 1) for axis in sharding.AXES]
   return AbstractMesh(
     tuple(shape), sharding.AXES, axis_types=(AxisType.Explicit,) * 4
   )

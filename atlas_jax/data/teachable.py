@@ -31,10 +31,10 @@ from dataclasses import dataclass
 
 from atlas_jax.config import DataConfig
 from atlas_jax.data.problems import (
-    Problem,
-    SftExample,
-    make_problem,
-    split_of,
+  Problem,
+  SftExample,
+  make_problem,
+  split_of,
 )
 
 ADDITION, SUBTRACTION, CHAIN = KINDS = ("addition", "subtraction", "chain")
@@ -45,26 +45,26 @@ KNOWS_BELOW = {ADDITION: 40, SUBTRACTION: 70, CHAIN: 50}
 
 # The ways in which each advice is put.
 PHRASES = {
-    CARRY: (
-        "Carry the one.",
-        "Do not drop the ten, carry it.",
-        "Add the carried one to the tens.",
-    ),
-    BORROW: (
-        "Borrow from the tens.",
-        "Do not flip, borrow ten.",
-        "Take ten from the next digit.",
-    ),
-    ORDER: (
-        "Go left to right.",
-        "Do the first step first.",
-        "Work from the left.",
-    ),
-    KEEP: (
-        "Your plan is good, keep it.",
-        "Keep your plan.",
-        "Go on as you planned.",
-    ),
+  CARRY: (
+    "Carry the one.",
+    "Do not drop the ten, carry it.",
+    "Add the carried one to the tens.",
+  ),
+  BORROW: (
+    "Borrow from the tens.",
+    "Do not flip, borrow ten.",
+    "Take ten from the next digit.",
+  ),
+  ORDER: (
+    "Go left to right.",
+    "Do the first step first.",
+    "Work from the left.",
+  ),
+  KEEP: (
+    "Your plan is good, keep it.",
+    "Keep your plan.",
+    "Go on as you planned.",
+  ),
 }
 
 PROBLEM_DEFAULTS = {"count": 3600, "trouble": 0.75}
@@ -117,24 +117,24 @@ def space(kind: str) -> list[Question]:
   """Every question of a kind, in a fixed order."""
   if kind == ADDITION:
     return [
-        Question(kind, a, b) for a in range(10, 100) for b in range(10, 100)
+      Question(kind, a, b) for a in range(10, 100) for b in range(10, 100)
     ]
   if kind == SUBTRACTION:
     # The tens differ by two or more: a ten too many taken leaves no minus.
     return [
-        Question(kind, a, b)
-        for a in range(10, 100)
-        for b in range(10, 100)
-        if a // 10 - b // 10 >= 2
+      Question(kind, a, b)
+      for a in range(10, 100)
+      for b in range(10, 100)
+      if a // 10 - b // 10 >= 2
     ]
   # Ones that stay within a digit in either order of the two steps.
   return [
-      Question(kind, 10 * tens + ones, b, c)
-      for tens in range(1, 10)
-      for ones in range(10)
-      for b in range(1, 10)
-      for c in range(1, 10)
-      if b + c <= ones and ones - b + c <= 9
+    Question(kind, 10 * tens + ones, b, c)
+    for tens in range(1, 10)
+    for ones in range(10)
+    for b in range(1, 10)
+    for c in range(1, 10)
+    if b + c <= ones and ones - b + c <= 9
   ]
 
 
@@ -237,7 +237,8 @@ def note(q: Question) -> str:
 
 def _noise(rng: random.Random, q: Question) -> str:
   """Teaching that says nothing the student could apply."""
-  return rng.choice((
+  return rng.choice(
+    (
       "",
       "Think.",
       "Please solve it.",
@@ -247,14 +248,15 @@ def _noise(rng: random.Random, q: Question) -> str:
       note(q),
       f"{rng.randrange(10, 199)}",
       f"The answer is {rng.randrange(10, 199)}.",
-  ))
+    )
+  )
 
 
 def _checked(params: dict, defaults: dict, what: str) -> dict:
   for key in params:
     if key not in defaults:
       raise TeachableError(
-          f"unknown parameter {key!r} of {what}; valid: {', '.join(defaults)}"
+        f"unknown parameter {key!r} of {what}; valid: {', '.join(defaults)}"
       )
   out = {**defaults, **params}
   for key, value in out.items():
@@ -306,17 +308,15 @@ def problems(params: dict, seed: int) -> list[Problem]:
       pool = pools[kind, flag]
       if n > len(pool):
         raise TeachableError(
-            f"teachable problems: count={p['count']} with"
-            f" trouble={p['trouble']} asks for {n} {kind} questions"
-            f" {'with' if flag else 'without'} trouble; there are {len(pool)}"
+          f"teachable problems: count={p['count']} with"
+          f" trouble={p['trouble']} asks for {n} {kind} questions"
+          f" {'with' if flag else 'without'} trouble; there are {len(pool)}"
         )
       chosen += rng.sample(pool, n)
   rng.shuffle(chosen)
   return [
-      make_problem(
-          q.text, str(q.answer), meta={"kind": q.kind, "slips": q.slips}
-      )
-      for q in chosen
+    make_problem(q.text, str(q.answer), meta={"kind": q.kind, "slips": q.slips})
+    for q in chosen
   ]
 
 
@@ -335,8 +335,8 @@ def student_examples(params: dict, seed: int) -> list[SftExample]:
   for _ in range(p["count"]):
     q = _draw(rng, pools, p["trouble"])
     form = rng.choices(
-        ("student_baseline", "student_diagnostic", "student_with_teaching"),
-        (0.2, 0.15, 0.65),
+      ("student_baseline", "student_diagnostic", "student_with_teaching"),
+      (0.2, 0.15, 0.65),
     )[0]
     fields = {"question": q.text}
     if form == "student_baseline":
@@ -380,10 +380,10 @@ def sft_examples(params: dict, seed: int) -> list[SftExample]:
       advice = rng.choice([a for a in FIX.values() if a != FIX[q.kind]])
     teaching = rng.choice(PHRASES[advice])
     out.append(
-        SftExample(
-            "teacher_adaptive",
-            {"question": q.text, "approach": outline(q)},
-            f"{note(q)} <teaching>{teaching}</teaching>",
-        )
+      SftExample(
+        "teacher_adaptive",
+        {"question": q.text, "approach": outline(q)},
+        f"{note(q)} <teaching>{teaching}</teaching>",
+      )
     )
   return out

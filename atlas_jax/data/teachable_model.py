@@ -6,29 +6,46 @@ to serve it like any model. The weights come from training.
 """
 
 import json
-import os
+import pathlib
 from collections.abc import Iterable
 
 VOCAB_SIZE = 512
+# As Llama has it. vLLM's attention on CPUs takes no head_dim below 32.
+ARCHITECTURE = {
+  "architectures": ["LlamaForCausalLM"],
+  "model_type": "llama",
+  "hidden_size": 128,
+  "intermediate_size": 384,
+  "num_hidden_layers": 3,
+  "num_attention_heads": 4,
+  "num_key_value_heads": 4,
+  "head_dim": 32,
+  "hidden_act": "silu",
+  "initializer_range": 0.05,
+  "max_position_embeddings": 512,
+  "rms_norm_eps": 1e-5,
+  "rope_theta": 10_000.0,
+  "tie_word_embeddings": True,
+}
 # Plain text to every decoder: they must survive `skip_special_tokens`.
 TAGS = ("<teaching>", "</teaching>", "<solution>", "</solution>")
 PAD, BOS, EOS, USER, ASSISTANT = SPECIALS = (
-    "<pad>",
-    "<bos>",
-    "<eos>",
-    "<user>",
-    "<assistant>",
+  "<pad>",
+  "<bos>",
+  "<eos>",
+  "<user>",
+  "<assistant>",
 )
 # A digit is a piece of its own; a space belongs to the word after it, or
 # before a digit or a tag to what stands before: no token is spent on spaces.
 PIECES = r" ?[A-Za-z]+(?: (?=\d|$))?|\d| ?[^A-Za-z\d\s]+(?: (?=\d|$))?|\s+"
 CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{% if message.role == 'assistant' %}<assistant>{{ message.content }}"
-    "{{ eos_token }}"
-    "{% elif message.role == 'user' %}<user>{{ message.content }}"
-    "{% else %}{{ raise_exception('roles are user and assistant') }}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+  "{{ bos_token }}{% for message in messages %}"
+  "{% if message.role == 'assistant' %}<assistant>{{ message.content }}"
+  "{{ eos_token }}"
+  "{% elif message.role == 'user' %}<user>{{ message.content }}"
+  "{% else %}{{ raise_exception('roles are user and assistant') }}{% endif %}"
+  "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 
 
@@ -39,39 +56,41 @@ def build_tokenizer(texts: Iterable[str], path: str) -> None:
   At most VOCAB_SIZE tokens.
   """
   from tokenizers import (
-      AddedToken,
-      Regex,
-      Tokenizer,
-      decoders,
-      models,
-      pre_tokenizers,
-      trainers,
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    pre_tokenizers,
+    trainers,
   )
   from transformers import PreTrainedTokenizerFast
 
   tokenizer = Tokenizer(models.BPE())
-  tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+  tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+    [
       pre_tokenizers.Split(Regex(PIECES), behavior="isolated"),
       pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-  ])
+    ]
+  )
   tokenizer.decoder = decoders.ByteLevel()
   trainer = trainers.BpeTrainer(
-      vocab_size=VOCAB_SIZE - len(TAGS),
-      initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-      special_tokens=list(SPECIALS),
-      show_progress=False,
+    vocab_size=VOCAB_SIZE - len(TAGS),
+    initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    special_tokens=list(SPECIALS),
+    show_progress=False,
   )
   plain = (_without_tags(text) for text in texts)
   tokenizer.train_from_iterator(plain, trainer)
   tokenizer.add_tokens([AddedToken(t, normalized=False) for t in TAGS])
   PreTrainedTokenizerFast(
-      tokenizer_object=tokenizer,
-      pad_token=PAD,
-      bos_token=BOS,
-      eos_token=EOS,
-      additional_special_tokens=[USER, ASSISTANT],
-      chat_template=CHAT_TEMPLATE,
-      clean_up_tokenization_spaces=False,
+    tokenizer_object=tokenizer,
+    pad_token=PAD,
+    bos_token=BOS,
+    eos_token=EOS,
+    additional_special_tokens=[USER, ASSISTANT],
+    chat_template=CHAT_TEMPLATE,
+    clean_up_tokenization_spaces=False,
   ).save_pretrained(path)
 
 
@@ -79,3 +98,25 @@ def _without_tags(text: str) -> str:
   for tag in TAGS:
     text = text.replace(tag, " ")
   return text
+
+
+def write_scratch_model_dir(
+  path: str | pathlib.Path, texts: Iterable[str]
+) -> None:
+  """Everything of a model directory but the weights.
+
+  config.json (ARCHITECTURE) and generation_config.json fit the tokenizer that
+  is trained on `texts`. config.json comes last: with it the directory is whole.
+  """
+  path = pathlib.Path(path)
+  path.mkdir(parents=True, exist_ok=True)
+  build_tokenizer(texts, str(path))
+  ids = {
+    "bos_token_id": SPECIALS.index(BOS),
+    "eos_token_id": SPECIALS.index(EOS),
+    "pad_token_id": SPECIALS.index(PAD),
+  }
+  config = {**ARCHITECTURE, "vocab_size": VOCAB_SIZE, **ids}
+  for name, value in (("generation_config", ids), ("config", config)):
+    text = json.dumps(value, indent=2) + "\n"
+    (path / f"{name}.json").write_text(text, encoding="utf-8")

@@ -19,10 +19,10 @@ from atlas_jax.phases.run import Run
 log = logging.getLogger(__name__)
 
 PHASES = {
-    "sft": sft.run,
-    "grpo": grpo.run,
-    "evaluate": evaluate.run,
-    "export": export.run,
+  "sft": sft.run,
+  "grpo": grpo.run,
+  "evaluate": evaluate.run,
+  "export": export.run,
 }
 
 
@@ -36,14 +36,14 @@ def check_phases(phases: tuple[str, ...]) -> None:
   if unknown or not phases:
     what = f"unknown phase {unknown[0]!r}" if unknown else "no phase"
     raise PhaseError(
-        f"config.phases: {what}; valid phases: {', '.join(PHASES)}"
+      f"config.phases: {what}; valid phases: {', '.join(PHASES)}"
     )
 
 
 def run_phases(
-    config: config_lib.RunConfig,
-    workdir: pathlib.Path,
-    server_key: str | None = None,
+  config: config_lib.RunConfig,
+  workdir: pathlib.Path,
+  server_key: str | None = None,
 ) -> None:
   """Runs config.phases in order, in `workdir`.
 
@@ -60,7 +60,7 @@ def run_phases(
     run = stack.enter_context(Run(config, workdir, server_key))
     # Only now: a config that is refused leaves the directory as it was.
     multihost.call_on_lead(
-        lambda: directory.claim(workdir, config_lib.to_dict(config))
+      lambda: directory.claim(workdir, config_lib.to_dict(config))
     )
     for index, phase in enumerate(config.phases):
       log.info("phase %s (%d of %d)", phase, index + 1, len(config.phases))

@@ -1,7 +1,7 @@
 """The run directory: one config, one process, files written whole.
 
-  config.json  logs/  checkpoints/PHASE/  weights/  episodes/PHASE.jsonl
-  metrics.jsonl  tensorboard/  report/
+config.json  logs/  checkpoints/PHASE/  weights/  episodes/PHASE.jsonl
+metrics.jsonl  tensorboard/  report/
 """
 
 import difflib
@@ -38,8 +38,8 @@ def lock(workdir: pathlib.Path):
   except BlockingIOError:
     handle.close()
     raise RunError(
-        f"{workdir} is in use by another run; wait for it or choose another"
-        " --workdir"
+      f"{workdir} is in use by another run; wait for it or choose another"
+      " --workdir"
     ) from None
   return handle
 
@@ -59,15 +59,15 @@ def claim(workdir: pathlib.Path, config: dict) -> None:
   before = path.read_text(encoding="utf-8")
   if before != text:
     changes = "\n".join(
-        line
-        for line in difflib.unified_diff(
-            before.splitlines(), text.splitlines(), lineterm="", n=0
-        )
-        if not line.startswith(("---", "+++", "@@"))
+      line
+      for line in difflib.unified_diff(
+        before.splitlines(), text.splitlines(), lineterm="", n=0
+      )
+      if not line.startswith(("---", "+++", "@@"))
     )
     raise RunError(
-        f"{path} was written by another config; choose another --workdir or"
-        f" undo these changes:\n{changes}"
+      f"{path} was written by another config; choose another --workdir or"
+      f" undo these changes:\n{changes}"
     )
 
 

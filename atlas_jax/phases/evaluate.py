@@ -42,15 +42,15 @@ def chosen_problems(run: Run) -> list[Problem]:
   problems = getattr(run.splits, c.split)
   if not problems:
     raise EvaluationError(
-        f"the {c.split} split of config.data.source={run.config.data.source}"
-        " is empty; give config.data.test_path, or another split"
+      f"the {c.split} split of config.data.source={run.config.data.source}"
+      " is empty; give config.data.test_path, or another split"
     )
   if len(problems) < c.problems:
     log.warning(
-        "%d problems are asked for, the %s split has %d",
-        c.problems,
-        c.split,
-        len(problems),
+      "%d problems are asked for, the %s split has %d",
+      c.problems,
+      c.split,
+      len(problems),
     )
   stream = ProblemStream(problems, seed=run.config.seed)
   return stream.take(min(c.problems, len(problems)))
@@ -76,29 +76,29 @@ class Arms:
     return self._directory / f"{key}.json"
 
   def sample(
-      self, key: str, title: str, *, constant=None, teacher: bool = False
+    self, key: str, title: str, *, constant=None, teacher: bool = False
   ) -> None:
     """Samples and judges an arm unless it is there already. A collective."""
     if multihost.broadcast_json(self._path(key).exists()):
       return
     run, c = self._run, self._run.config
     episode = dataclasses.replace(
-        c.episode,
-        teacher_temperature=c.evaluate.teacher_temperature,
-        student_temperature=c.evaluate.student_temperature,
+      c.episode,
+      teacher_temperature=c.evaluate.teacher_temperature,
+      student_temperature=c.evaluate.student_temperature,
     )
 
     async def ask():
       teacher_role, student = run.roles()
       return await run_arm(
-          self._problems,
-          student=student,
-          prompts=run.prompts,
-          config=episode,
-          samples=c.evaluate.samples,
-          seed=c.seed,
-          teacher=teacher_role if teacher else None,
-          constant=constant,
+        self._problems,
+        student=student,
+        prompts=run.prompts,
+        config=episode,
+        samples=c.evaluate.samples,
+        seed=c.seed,
+        teacher=teacher_role if teacher else None,
+        constant=constant,
       )
 
     begin = time.perf_counter()
@@ -108,23 +108,21 @@ class Arms:
     def keep():
       outcomes, verdicts = statistics.judge(attempts, self._checker)
       lines = [
-          json.dumps(transcripts.attempt_json(title, a, v)) + "\n"
-          for a, v in zip(attempts, verdicts, strict=True)
+        json.dumps(transcripts.attempt_json(title, a, v)) + "\n"
+        for a, v in zip(attempts, verdicts, strict=True)
       ]
       self._episodes.parent.mkdir(parents=True, exist_ok=True)
       with self._episodes.open("a", encoding="utf-8") as f:
         f.writelines(lines)
       directory.write_json(
-          self._path(key),
-          {
-              "title": title,
-              "wall_seconds": seconds,
-              "outcomes": [dataclasses.asdict(o) for o in outcomes],
-          },
+        self._path(key),
+        {
+          "title": title,
+          "wall_seconds": seconds,
+          "outcomes": [dataclasses.asdict(o) for o in outcomes],
+        },
       )
-      log.info(
-          "%s: %d attempts in %.1f s", title, len(attempts), seconds
-      )
+      log.info("%s: %d attempts in %.1f s", title, len(attempts), seconds)
 
     multihost.call_on_lead(keep)
 
@@ -142,8 +140,8 @@ def run(run: Run, name: str) -> None:
     return
   run.publish()
   constants = [
-      (f"constant_{i}", f'constant "{text}"', text)
-      for i, text in enumerate(c.constant_teachings)
+    (f"constant_{i}", f'constant "{text}"', text)
+    for i, text in enumerate(c.constant_teachings)
   ]
   with AnswerChecker() as checker:
     arms = Arms(run, name, checker)
@@ -152,12 +150,12 @@ def run(run: Run, name: str) -> None:
       arms.sample(key, title, constant=text)
     arms.sample(name, teacher_name(run, name), teacher=True)
   teachers = [
-      f"{i}_{phase}"
-      for i, phase in enumerate(run.config.phases)
-      if phase == "evaluate" and i <= int(name.split("_")[0])
+    f"{i}_{phase}"
+    for i, phase in enumerate(run.config.phases)
+    if phase == "evaluate" and i <= int(name.split("_")[0])
   ]
   multihost.call_on_lead(
-      lambda: _report(run, name, arms, [k for k, _, _ in constants], teachers)
+    lambda: _report(run, name, arms, [k for k, _, _ in constants], teachers)
   )
 
 
@@ -168,11 +166,11 @@ def _report(run: Run, name: str, arms: Arms, constants, teachers) -> None:
   def result(key):
     title, outcomes = arms.read(key)
     return statistics.arm_result(
-        title,
-        outcomes,
-        alone=None if key == "alone" else alone,
-        resamples=c.bootstrap_resamples,
-        seed=run.config.seed,
+      title,
+      outcomes,
+      alone=None if key == "alone" else alone,
+      resamples=c.bootstrap_resamples,
+      seed=run.config.seed,
     )
 
   of_constants = [result(key) for key in constants]
@@ -182,10 +180,10 @@ def _report(run: Run, name: str, arms: Arms, constants, teachers) -> None:
     shown.append(dataclasses.replace(best, name=f"best {best.name}"))
   shown += [result(key) for key in teachers]
   evaluation = {
-      "problems": len({o.problem_id for o in alone}),
-      "split": c.split,
-      "arms": [dataclasses.asdict(r) for r in shown],
-      "constants": [dataclasses.asdict(r) for r in of_constants],
+    "problems": len({o.problem_id for o in alone}),
+    "split": c.split,
+    "arms": [dataclasses.asdict(r) for r in shown],
+    "constants": [dataclasses.asdict(r) for r in of_constants],
   }
   folder = run.workdir / "report"
   directory.write_whole(folder / f"{name}.md", tables.markdown(evaluation))
@@ -194,7 +192,7 @@ def _report(run: Run, name: str, arms: Arms, constants, teachers) -> None:
   trained = [x["phase"] for x in lines if x["phase"].endswith("_grpo")]
   if trained:
     plots.learning_curve(
-        lines, folder / "learning_curve.png", phase=trained[-1]
+      lines, folder / "learning_curve.png", phase=trained[-1]
     )
   directory.write_json(folder / f"{name}.json", evaluation)
   tables.show(evaluation, sys.stdout)

@@ -1,6 +1,5 @@
 """Writes the teacher as a Hugging Face directory, tokenizer and all."""
 
-import json
 import pathlib
 
 import jax
@@ -22,9 +21,7 @@ def run(run: Run, name: str) -> None:
   run.export(path, c.dtype)
 
 
-def export_run(
-    workdir: pathlib.Path, path: pathlib.Path, dtype: str
-) -> None:
+def export_run(workdir: pathlib.Path, path: pathlib.Path, dtype: str) -> None:
   """Exports the newest trained weights of a run that is not in progress.
 
   Raises:
@@ -45,16 +42,16 @@ def export_run(
     hf_config = hf.read_config(config.teacher.path)
     decoder_config = DecoderConfig.from_hf(hf_config)
     with (
-        jax.set_mesh(sharding.make_mesh(config.mesh)),
-        Checkpoints(folder) as checkpoints,
+      jax.set_mesh(sharding.make_mesh(config.mesh)),
+      Checkpoints(folder) as checkpoints,
     ):
       like = hf.abstract(decoder_config, jnp.dtype(config.teacher.param_dtype))
       trees, _ = checkpoints.restore({"model": like})
       hf.save(
-          path,
-          trees["model"],
-          decoder_config,
-          hf_config,
-          source_dir=config.teacher.path,
-          dtype=jnp.dtype(dtype),
+        path,
+        trees["model"],
+        decoder_config,
+        hf_config,
+        source_dir=config.teacher.path,
+        dtype=jnp.dtype(dtype),
       )

@@ -29,10 +29,10 @@ from atlas_jax.training.optimizer import make_optimizer
 log = logging.getLogger(__name__)
 
 SHOWN = (
-    "reward_mean",
-    "accuracy_alone",
-    "accuracy_taught",
-    "tokens_per_second",
+  "reward_mean",
+  "accuracy_alone",
+  "accuracy_taught",
+  "tokens_per_second",
 )
 
 
@@ -41,7 +41,7 @@ class RolloutError(ValueError):
 
 
 def rollouts(
-    scored: Sequence[ScoredEpisode], cfg: GrpoConfig
+  scored: Sequence[ScoredEpisode], cfg: GrpoConfig
 ) -> tuple[list[dict], dict[str, float]]:
   """What to train on, as JSON values (see `as_sequence`), and group numbers.
 
@@ -53,35 +53,37 @@ def rollouts(
     RolloutError: a prompt with its teaching is longer than a row.
   """
   advantages, flat = rewards.group_advantages(
-      [[r.total for r in s.rewards] for s in scored], cfg.advantage
+    [[r.total for r in s.rewards] for s in scored], cfg.advantage
   )
   kept = []
   for s, row, skip in zip(scored, advantages, flat, strict=True):
     prompt = s.episode.teacher_prompt_ids
     for teaching, reward, advantage in zip(
-        s.episode.teachings, s.rewards, row, strict=True
+      s.episode.teachings, s.rewards, row, strict=True
     ):
       if skip or reward.total is None:
         continue
       completion = teaching.completion
       if len(prompt) + len(completion.token_ids) > cfg.row_length:
         raise RolloutError(
-            f"a prompt of {len(prompt)} tokens and its teaching of"
-            f" {len(completion.token_ids)} do not fit into"
-            f" config.grpo.row_length={cfg.row_length}; raise it, or lower"
-            " config.episode.max_teaching_tokens"
+          f"a prompt of {len(prompt)} tokens and its teaching of"
+          f" {len(completion.token_ids)} do not fit into"
+          f" config.grpo.row_length={cfg.row_length}; raise it, or lower"
+          " config.episode.max_teaching_tokens"
         )
       cut = completion.finish_reason == "length"
-      kept.append({
+      kept.append(
+        {
           "prompt": prompt,
           "completion": completion.token_ids,
           "logprobs": completion.logprobs,
           "trained": not (cut and cfg.mask_truncated),
           "advantage": float(advantage),
-      })
+        }
+      )
   return kept, {
-      "zero_variance_groups": int(flat.sum()),
-      "zero_variance_fraction": float(flat.mean()),
+    "zero_variance_groups": int(flat.sum()),
+    "zero_variance_fraction": float(flat.mean()),
   }
 
 
@@ -94,7 +96,7 @@ def as_sequence(rollout: dict) -> packing.Sequence:
   behavior = np.zeros(len(tokens), np.float32)
   behavior[start:] = rollout["logprobs"]
   return packing.Sequence(
-      tokens, mask, behavior, advantage=rollout["advantage"]
+    tokens, mask, behavior, advantage=rollout["advantage"]
   )
 
 
@@ -110,23 +112,23 @@ def summary(scored: Sequence[ScoredEpisode]) -> dict[str, float]:
     return float(np.mean(values)) if values else float("nan")
 
   numbers = {
-      "reward_mean": mean(r.total for r in known),
-      "reward_std": float(np.std([r.total for r in known])) if known else 0.0,
-      "accuracy_alone": mean(s.pass_rate for s in scored),
-      "accuracy_taught": mean(s.guided_rate for s in scored),
-      "unjudged": len(given) - len(known),
-      "format_ok_fraction": mean(t.status == "ok" for t in teachings),
-      "leak_fraction": mean(leak for s in scored for leak in s.leaked),
-      "truncated_fraction": mean(
-          t.completion.finish_reason == "length" for t in teachings
-      ),
-      "teacher_tokens_mean": mean(lengths),
-      "teacher_tokens_max": max(lengths),
-      "teaching_tokens_mean": mean(t.tokens for t in teachings),
-      "response_tokens_alone": mean(
-          b.tokens for s in scored for b in s.episode.baseline
-      ),
-      "response_tokens_taught": mean(t.guided.tokens for t in teachings),
+    "reward_mean": mean(r.total for r in known),
+    "reward_std": float(np.std([r.total for r in known])) if known else 0.0,
+    "accuracy_alone": mean(s.pass_rate for s in scored),
+    "accuracy_taught": mean(s.guided_rate for s in scored),
+    "unjudged": len(given) - len(known),
+    "format_ok_fraction": mean(t.status == "ok" for t in teachings),
+    "leak_fraction": mean(leak for s in scored for leak in s.leaked),
+    "truncated_fraction": mean(
+      t.completion.finish_reason == "length" for t in teachings
+    ),
+    "teacher_tokens_mean": mean(lengths),
+    "teacher_tokens_max": max(lengths),
+    "teaching_tokens_mean": mean(t.tokens for t in teachings),
+    "response_tokens_alone": mean(
+      b.tokens for s in scored for b in s.episode.baseline
+    ),
+    "response_tokens_taught": mean(t.guided.tokens for t in teachings),
   }
   for part in known[0].parts if known else ():
     numbers[f"reward_{part}"] = mean(r.parts[part] for r in known)
@@ -174,17 +176,17 @@ class Trainer:
         self.reference = step_lib.copy_model(run.model)
     temperature = run.config.episode.teacher_temperature
     self._train = step_lib.make_train_step(
-        step_lib.grpo_objective(
-            run.decoder_config,
-            run.config.teacher,
-            cfg,
-            temperature=temperature,
-        ),
-        tx,
-        schedule,
+      step_lib.grpo_objective(
+        run.decoder_config,
+        run.config.teacher,
+        cfg,
+        temperature=temperature,
+      ),
+      tx,
+      schedule,
     )
     self._score = step_lib.make_score_step(
-        run.decoder_config, run.config.teacher, temperature=temperature
+      run.decoder_config, run.config.teacher, temperature=temperature
     )
 
   def update(self, sequences: Sequence[packing.Sequence]) -> dict[str, float]:
@@ -192,9 +194,9 @@ class Trainer:
     cfg = self.cfg
     unit = cfg.micro_batches * sharding.batch_shards(self.run.mesh)
     batch, stats = packing.pack(
-        sequences,
-        length=cfg.row_length,
-        rows_multiple=row_bucket(sequences, cfg.row_length, unit),
+      sequences,
+      length=cfg.row_length,
+      rows_multiple=row_bucket(sequences, cfg.row_length, unit),
     )
     batch = self.run.put(packing.split_micro(batch, cfg.micro_batches))
     if self.reference is not None:
@@ -203,21 +205,21 @@ class Trainer:
     means = metrics.Accumulator()
     means.update(result)
     return {
-        **means.result(),
-        "packing_fill": stats.fill,
-        "packed_rows": stats.rows,
+      **means.result(),
+      "packing_fill": stats.fill,
+      "packed_rows": stats.rows,
     }
 
   def finish_step(self, step: int) -> None:
     """After an update: the reference's turn, then a checkpoint if due."""
     cfg = self.cfg
     if (
-        self.reference is not None
-        and cfg.ref_ema_alpha > 0
-        and step % cfg.ref_ema_every == 0
+      self.reference is not None
+      and cfg.ref_ema_alpha > 0
+      and step % cfg.ref_ema_every == 0
     ):
       self.reference = step_lib.ema_update(
-          self.reference, self.state.model, cfg.ref_ema_alpha
+        self.reference, self.state.model, cfg.ref_ema_alpha
       )
     if step % cfg.checkpoint_every == 0 or step == cfg.steps:
       trees = step_lib.as_trees(self.state)
@@ -247,16 +249,12 @@ class Transcripts:
 def run(run: Run, name: str) -> None:
   """Trains `run.model` for config.grpo.steps; resumes from its checkpoint."""
   cfg, c = run.config.grpo, run.config
-  if (
-      cfg.beta > 0
-      and cfg.ref_ema_alpha >= 0.5
-      and cfg.ref_ema_every <= 4
-  ):
+  if cfg.beta > 0 and cfg.ref_ema_alpha >= 0.5 and cfg.ref_ema_every <= 4:
     log.warning(
-        "config.grpo.ref_ema_alpha=%g every %d steps moves the reference along"
-        " with the policy: the KL penalty hardly holds anything",
-        cfg.ref_ema_alpha,
-        cfg.ref_ema_every,
+      "config.grpo.ref_ema_alpha=%g every %d steps moves the reference along"
+      " with the policy: the KL penalty hardly holds anything",
+      cfg.ref_ema_alpha,
+      cfg.ref_ema_every,
     )
   version = run.version
   trainer = Trainer(run, name)
@@ -269,11 +267,11 @@ def run(run: Run, name: str) -> None:
   episodes_file = None
   if multihost.is_lead():
     episodes_file = Transcripts(
-        run.workdir / "episodes" / f"{name}.jsonl", name, trainer.done
+      run.workdir / "episodes" / f"{name}.jsonl", name, trainer.done
     )
   with (
-      AnswerChecker() as checker,
-      run.reporting(name, start=trainer.done, total=cfg.steps) as report,
+    AnswerChecker() as checker,
+    run.reporting(name, start=trainer.done, total=cfg.steps) as report,
   ):
     for step in range(trainer.done + 1, cfg.steps + 1):
       begin = time.perf_counter()
@@ -282,15 +280,15 @@ def run(run: Run, name: str) -> None:
       async def ask(problems=problems, step=step):
         teacher, student = run.roles()
         return await run_episodes(
-            problems,
-            teacher=teacher,
-            student=student,
-            prompts=run.prompts,
-            config=c.episode,
-            group_size=cfg.group_size,
-            seed=c.seed,
-            step=step,
-            baselines=baselines,
+          problems,
+          teacher=teacher,
+          student=student,
+          prompts=run.prompts,
+          config=c.episode,
+          group_size=cfg.group_size,
+          seed=c.seed,
+          step=step,
+          baselines=baselines,
         )
 
       episodes = run.sample(ask)
@@ -298,10 +296,10 @@ def run(run: Run, name: str) -> None:
 
       def score(episodes=episodes, step=step):
         scored = rewards.score_episodes(
-            episodes,
-            checker=checker,
-            config=c.reward,
-            max_teaching_tokens=c.episode.max_teaching_tokens,
+          episodes,
+          checker=checker,
+          config=c.reward,
+          max_teaching_tokens=c.episode.max_teaching_tokens,
         )
         kept, groups = rollouts(scored, cfg)
         episodes_file.write(step, scored)
@@ -317,19 +315,17 @@ def run(run: Run, name: str) -> None:
       published = run.publish()
       end = time.perf_counter()
       numbers |= {
-          **published,
-          "sample_seconds": sampled - begin,
-          "score_seconds": scored_at - sampled,
-          "train_seconds": trained - scored_at,
-          "step_seconds": end - begin,
-          "tokens_per_second": numbers["teacher_tokens_mean"]
-          * len(problems)
-          * cfg.group_size
-          / (end - begin),
-          "peak_memory_gb": resource.getrusage(
-              resource.RUSAGE_SELF
-          ).ru_maxrss
-          / 1e6,
+        **published,
+        "sample_seconds": sampled - begin,
+        "score_seconds": scored_at - sampled,
+        "train_seconds": trained - scored_at,
+        "step_seconds": end - begin,
+        "tokens_per_second": numbers["teacher_tokens_mean"]
+        * len(problems)
+        * cfg.group_size
+        / (end - begin),
+        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        / 1e6,
       }
       report(step, numbers, SHOWN)
   trainer.close()

@@ -53,10 +53,10 @@ class Run:
   """
 
   def __init__(
-      self,
-      config: config_lib.RunConfig,
-      workdir: pathlib.Path,
-      server_key: str | None,
+    self,
+    config: config_lib.RunConfig,
+    workdir: pathlib.Path,
+    server_key: str | None,
   ):
     self.config = config
     self._server_key = server_key
@@ -67,7 +67,7 @@ class Run:
     self.sft_examples = []
     if "sft" in config.phases:
       self.sft_examples = problems_lib.load_sft(
-          config.data, self.splits.validation + self.splits.test
+        config.data, self.splits.validation + self.splits.test
       )
     self.mesh = jax.sharding.get_mesh()
     self.tokenizer = ChatTokenizer.from_dir(config.teacher.path)
@@ -114,8 +114,8 @@ class Run:
     count, index = jax.process_count(), jax.process_index()
     if batch.tokens.shape[1] % count:
       raise sharding.ShardingError(
-          f"{batch.tokens.shape[1]} rows of a micro-batch do not divide over"
-          f" {count} processes"
+        f"{batch.tokens.shape[1]} rows of a micro-batch do not divide over"
+        f" {count} processes"
       )
     own = batch.tokens.shape[1] // count
     rows = slice(index * own, (index + 1) * own)
@@ -125,12 +125,12 @@ class Run:
   def export(self, path: pathlib.Path, dtype: str) -> None:
     """Writes the teacher as a Hugging Face directory. A collective."""
     hf.save(
-        path,
-        self.model,
-        self.decoder_config,
-        self.hf_config,
-        source_dir=self.config.teacher.path,
-        dtype=jnp.dtype(dtype),
+      path,
+      self.model,
+      self.decoder_config,
+      self.hf_config,
+      source_dir=self.config.teacher.path,
+      dtype=jnp.dtype(dtype),
     )
 
   # The servers.
@@ -156,39 +156,37 @@ class Run:
     multihost.call_on_lead(lambda: self._start_servers(teacher_path))
     chats = (self.tokenizer, ChatTokenizer.from_dir(c.student_path))
     clients = [
-        server.client(
-            decode=chat.decode,
-            timeout_s=c.request_timeout_s,
-            retries=c.retries,
-            max_concurrency=c.max_concurrency,
-        )
-        for server, chat in zip(self._servers, chats, strict=False)
+      server.client(
+        decode=chat.decode,
+        timeout_s=c.request_timeout_s,
+        retries=c.retries,
+        max_concurrency=c.max_concurrency,
+      )
+      for server, chat in zip(self._servers, chats, strict=False)
     ] or [None, None]
     return (
-        Role(clients[0], chats[0], "initial"),
-        Role(clients[1], chats[1], "frozen"),
+      Role(clients[0], chats[0], "initial"),
+      Role(clients[1], chats[1], "frozen"),
     )
 
   def _start_servers(self, teacher_path: pathlib.Path) -> None:
     c = self.config.serving
     shared = {
-        "workdir": self.workdir,
-        "start_timeout_s": c.start_timeout_s,
-        "api_key": self._server_key,
+      "workdir": self.workdir,
+      "start_timeout_s": c.start_timeout_s,
+      "api_key": self._server_key,
     }
     self._servers = (
-        server_lib.TeacherServer(c.teacher, model_path=teacher_path, **shared),
-        server_lib.StudentServer(
-            c.student, model_path=c.student_path, **shared
-        ),
+      server_lib.TeacherServer(c.teacher, model_path=teacher_path, **shared),
+      server_lib.StudentServer(c.student, model_path=c.student_path, **shared),
     )
     seconds = server_lib.start(*self._servers)
     log.info(
-        "teacher server %s after %.1f s, student server %s after %.1f s",
-        self._servers[0].base_url,
-        seconds[0],
-        self._servers[1].base_url,
-        seconds[1],
+      "teacher server %s after %.1f s, student server %s after %.1f s",
+      self._servers[0].base_url,
+      seconds[0],
+      self._servers[1].base_url,
+      seconds[1],
     )
 
   def publish(self) -> dict[str, float]:
@@ -205,22 +203,22 @@ class Run:
       return {}
     c = self.config.serving
     tensors = hf.export_tensors(
-        self.model, self.decoder_config, jnp.dtype(c.teacher.dtype)
+      self.model, self.decoder_config, jnp.dtype(c.teacher.dtype)
     )
 
     def send():
       report = weight_sync.publish(
-          tensors,
-          self._servers[0],
-          version=self.version,
-          timeout_s=c.request_timeout_s,
+        tensors,
+        self._servers[0],
+        version=self.version,
+        timeout_s=c.request_timeout_s,
       )
       return {
-          "publish_bytes": report.bytes,
-          "publish_seconds": report.seconds_write
-          + report.seconds_check
-          + report.seconds_apply
-          + report.seconds_verify,
+        "publish_bytes": report.bytes,
+        "publish_seconds": report.seconds_write
+        + report.seconds_check
+        + report.seconds_apply
+        + report.seconds_verify,
       }
 
     numbers = multihost.call_on_lead(send)
@@ -234,33 +232,33 @@ class Run:
     mask = np.ones(len(ids), np.float32)
     mask[0] = 0
     batch, _ = packing.pack(
-        [packing.Sequence(np.array(ids, np.int32), mask)],
-        length=len(ids),
-        rows_multiple=sharding.batch_shards(self.mesh),
+      [packing.Sequence(np.array(ids, np.int32), mask)],
+      length=len(ids),
+      rows_multiple=sharding.batch_shards(self.mesh),
     )
     score = step_lib.make_score_step(
-        self.decoder_config, self.config.teacher, temperature=1.0
+      self.decoder_config, self.config.teacher, temperature=1.0
     )
     ours = score(self.model, self.put(packing.split_micro(batch, 1)))
     ours = np.asarray(sharding.place(ours))[0, 0, 1:]
     theirs = multihost.call_on_lead(
-        lambda: asyncio.run(self._roles[0].client.score(ids[:1], ids[1:]))
+      lambda: asyncio.run(self._roles[0].client.score(ids[:1], ids[1:]))
     )
     gap = float(np.abs(ours - np.asarray(theirs)).mean())
     bound = self.config.serving.max_logprob_gap
     log.info(
-        "weights %d: mean |trainer - server| log-prob %.2g over %d tokens"
-        " (bound %.2g)",
-        self.version,
-        gap,
-        len(ids) - 1,
-        bound,
+      "weights %d: mean |trainer - server| log-prob %.2g over %d tokens"
+      " (bound %.2g)",
+      self.version,
+      gap,
+      len(ids) - 1,
+      bound,
     )
     if not gap <= bound:
       raise DisagreementError(
-          f"trainer and teacher server disagree on weights {self.version}: mean"
-          f" |difference| of log-probs {gap:.3g} is above"
-          f" config.serving.max_logprob_gap={bound:g}"
+        f"trainer and teacher server disagree on weights {self.version}: mean"
+        f" |difference| of log-probs {gap:.3g} is above"
+        f" config.serving.max_logprob_gap={bound:g}"
       )
     return gap
 
@@ -290,10 +288,10 @@ class Run:
         raise error or multihost.LeadError(outcome)
       self._restarts += 1
       log.warning(
-          "restart %d of at most %d: %s",
-          self._restarts,
-          self.config.serving.restarts,
-          error,
+        "restart %d of at most %d: %s",
+        self._restarts,
+        self.config.serving.restarts,
+        error,
       )
       multihost.call_on_lead(self._restart_dead)
       self._published = None
@@ -313,10 +311,10 @@ class Run:
       yield lambda step, values, shown: None
       return
     writer = metrics.Writer(
-        self.workdir,
-        name,
-        resume_step=start,
-        wandb_project=self.config.wandb_project,
+      self.workdir,
+      name,
+      resume_step=start,
+      wandb_project=self.config.wandb_project,
     )
     progress = metrics.Progress(name, start=start, total=total)
 

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterator
 
-from atlas_jax import metrics, multihost, sharding
+from atlas_jax import metrics, multihost
 from atlas_jax.checkpoint import Checkpoints
 from atlas_jax.data import packing
 from atlas_jax.data import problems as problems_lib
@@ -49,8 +49,7 @@ class FullBatches:
       # Packing is tried only near the end: it cannot overflow before.
       near = room < self._rows * max(lengths)
       fits = room >= 0 and (
-          not near
-          or len(packing.best_fit(lengths, self._length)) <= self._rows
+        not near or len(packing.best_fit(lengths, self._length)) <= self._rows
       )
       if not fits:
         self._waiting = (position, sequence)
@@ -58,7 +57,7 @@ class FullBatches:
         break
       sequences.append(sequence)
     return packing.pack(
-        sequences, length=self._length, rows_multiple=self._rows
+      sequences, length=self._length, rows_multiple=self._rows
     )
 
 
@@ -71,9 +70,9 @@ def encoder(run: Run):
     tokens, mask = run.tokenizer.training_example(text, example.response)
     if len(tokens) > length:
       raise problems_lib.DataError(
-          f"an SFT example has {len(tokens)} tokens, more than"
-          f" config.sft.row_length={length}; its question begins"
-          f" {example.fields['question'][:80]!r}"
+        f"an SFT example has {len(tokens)} tokens, more than"
+        f" config.sft.row_length={length}; its question begins"
+        f" {example.fields['question'][:80]!r}"
       )
     return packing.Sequence(tokens, mask)
 
@@ -98,9 +97,9 @@ def run(run: Run, name: str) -> None:
     state = step_lib.init_state(run.model, tx)
   batches = FullBatches(stream, encoder(run), cfg.batch_rows, cfg.row_length)
   train_step = step_lib.make_train_step(
-      step_lib.sft_objective(run.decoder_config, run.config.teacher),
-      tx,
-      schedule,
+    step_lib.sft_objective(run.decoder_config, run.config.teacher),
+    tx,
+    schedule,
   )
   with run.reporting(name, start=done, total=cfg.steps) as report:
 
@@ -114,7 +113,7 @@ def run(run: Run, name: str) -> None:
       values["packing_fill"] = stats.fill
       values["step_seconds"] = seconds
       values["tokens_per_second"] = (
-          stats.fill * cfg.batch_rows * cfg.row_length / seconds
+        stats.fill * cfg.batch_rows * cfg.row_length / seconds
       )
       report(step, values, ("loss", "tokens_per_second"))
 
@@ -130,7 +129,7 @@ def run(run: Run, name: str) -> None:
         tell(*pending)
         pending = None
         checkpoints.save(
-            step, step_lib.as_trees(state), {"stream": batches.position()}
+          step, step_lib.as_trees(state), {"stream": batches.position()}
         )
   checkpoints.close()
   run.model = state.model

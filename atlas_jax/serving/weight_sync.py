@@ -151,7 +151,7 @@ def write(
   directory.mkdir(parents=True, exist_ok=True)
   name = f"weights-{version:08d}.safetensors"
   with ThreadPoolExecutor(8) as pool:  # hashlib frees the GIL
-    sums = dict(zip(tensors, pool.map(_sha256, tensors.values()), strict=True))
+    sums = dict(zip(tensors, pool.map(checksum, tensors.values()), strict=True))
   size = _write_safetensors(directory / name, tensors)
   manifest = WeightManifest(version, (name,), sums)
   path = directory / f"weights-{version:08d}.json"
@@ -165,7 +165,8 @@ def _bytes(tensor: np.ndarray) -> memoryview:
   return memoryview(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8))
 
 
-def _sha256(tensor: np.ndarray) -> str:
+def checksum(tensor: np.ndarray) -> str:
+  """sha256 of the bytes of `tensor` in row-major order."""
   return hashlib.sha256(_bytes(tensor)).hexdigest()
 
 

@@ -1,0 +1,155 @@
+"""What a user gets wrong: one line that says what and where, exit status 1."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from tests.phases import tiny_road
+
+GOOD = '{"question": "What is 1+1?", "answer": "2"}\n'
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+  return tiny_road.write_model(tmp_path_factory.mktemp("bad_input") / "model")
+
+
+@pytest.fixture
+def train(model, tmp_path, repo_root):
+  def run(*flags, **config):
+    settings = {
+      "phases": "('grpo',)",
+      "teacher.path": model,
+      "serving.student_path": model,
+      **{key.replace("__", "."): value for key, value in config.items()},
+    }
+    return subprocess.run(
+      [
+        *(sys.executable, "-m", "launchers.train"),
+        "--config=configs/quickstart.py",
+        f"--workdir={tmp_path / 'run'}",
+        *(f"--config.{key}={value}" for key, value in settings.items()),
+        *flags,
+      ],
+      cwd=repo_root,
+      capture_output=True,
+      text=True,
+      timeout=120,
+      env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+
+  return run
+
+
+def only_error(done) -> str:
+  """The one line of the error."""
+  assert done.returncode == 1, done.stderr[-3000:]
+  assert "Traceback" not in done.stderr
+  (line,) = re.findall(r"^error: .*", done.stderr, re.MULTILINE)
+  return line
+
+
+@pytest.mark.parametrize(
+  ("line", "message"),
+  [
+    ('{"question": "What is 2+2?", "answer": 4', r"p\.jsonl:2: not valid JSON"),
+    (
+      '{"question": "What is 2+2?"}',
+      r"p\.jsonl:2: none of the keys ground_truth, answer, solution has a value"
+      r"; the line has question",
+    ),
+  ],
+)
+def test_a_bad_line_of_a_problem_file(line, message, train, tmp_path):
+  path = tmp_path / "p.jsonl"
+  path.write_text(GOOD + line + "\n")
+  done = train(data__source="jsonl", data__path=path)
+  assert re.search(message, only_error(done))
+  # Nothing was started, nothing is left that a second try would trip over.
+  assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_an_unknown_phase(train):
+  line = only_error(train(phases="('sft','grop')"))
+  assert line == (
+    "error: config.phases: unknown phase 'grop'; valid phases: sft, grpo,"
+    " evaluate, export"
+  )
+
+
+def test_an_unknown_key_of_the_config(train):
+  done = train("--config.grpo.grop_size=3")
+  assert done.returncode == 1
+  assert "grop_size" in done.stderr and "group_size" in done.stderr
+
+
+def test_a_value_that_is_not_valid(train):
+  line = only_error(train(grpo__loss_type="ppo"))
+  assert "config.grpo.loss_type='ppo' is not one of" in line
+
+
+def test_a_template_without_its_field(train):
+  line = only_error(train(prompts__teacher_adaptive="Teach: {question}"))
+  assert "template teacher_adaptive: {approach} is missing" in line
+
+
+def test_a_model_that_lacks_a_tensor(train, model, tmp_path):
+  shutil.copytree(model, tmp_path / "cut")
+  file = tmp_path / "cut" / "model.safetensors"
+  tensors = load_file(file)
+  del tensors["model.layers.1.mlp.up_proj.weight"]
+  save_file(tensors, file, metadata={"format": "pt"})
+  line = only_error(train(teacher__path=tmp_path / "cut"))
+  assert f"{tmp_path / 'cut'}: missing tensor model.layers.1.mlp.up" in line
+
+
+def test_a_model_directory_that_is_not_there(train, tmp_path):
+  line = only_error(train(teacher__path=tmp_path / "none"))
+  assert str(tmp_path / "none") in line
+
+
+def test_a_model_that_the_decoder_cannot_follow(train, model, tmp_path):
+  shutil.copytree(model, tmp_path / "other")
+  path = tmp_path / "other" / "config.json"
+  config = json.loads(path.read_text())
+  path.write_text(json.dumps({**config, "model_type": "gemma"}))
+  line = only_error(train(teacher__path=tmp_path / "other"))
+  assert "model_type" in line and "llama, qwen2, qwen3" in line
+
+
+def test_a_port_in_use(train):
+  with socket.socket() as s:
+    s.bind(("127.0.0.1", 0))
+    s.listen()
+    port = s.getsockname()[1]
+    line = only_error(train(serving__student__port=port))
+  assert f"port {port} for the student server cannot be used" in line
+  assert "config.serving.student.port" in line
+
+
+def test_a_server_that_never_becomes_healthy(train):
+  done = train(serving__start_timeout_s=0.5)
+  line = only_error(done)
+  assert re.search(r"the \w+ server at .* was not healthy within 0\.5 s", line)
+
+
+def test_a_config_file_that_is_not_there(repo_root, tmp_path):
+  done = subprocess.run(
+    [
+      *(sys.executable, "-m", "launchers.train"),
+      *("--config=configs/none.py", f"--workdir={tmp_path}"),
+    ],
+    cwd=repo_root,
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+  assert done.returncode != 0
+  assert "configs/none.py" in done.stderr

@@ -1,0 +1,166 @@
+"""SFT, GRPO, evaluation and export with real servers, disturbed and not."""
+
+import json
+import os
+import pathlib
+import signal
+import time
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from atlas_jax.model import hf
+from atlas_jax.serving import weight_sync
+from atlas_jax.serving.supervisor import descendants
+from tests.phases import tiny_road
+from tests.phases.conftest import episodes, numbers
+from tests.serving.test_supervisor import running
+
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
+
+SFT_STEPS = tiny_road.CHANGES["sft.steps"]
+
+
+def wait_for(condition, process, seconds=300):
+  end = time.monotonic() + seconds
+  while not condition():
+    assert process.poll() is None, f"ended with {process.returncode}"
+    assert time.monotonic() < end, "it never came to that"
+    time.sleep(0.005)
+
+
+def log_of(workdir):
+  return pathlib.Path(f"{workdir}.log").read_text(errors="replace")
+
+
+def grpo_steps(workdir):
+  """Steps of GRPO that metrics.jsonl knows."""
+  if not (workdir / "metrics.jsonl").exists():
+    return []
+  return [x["step"] for x in numbers(workdir) if x["phase"] == "1_grpo"]
+
+
+def lines_of_episodes(workdir):
+  path = workdir / "episodes" / "1_grpo.jsonl"
+  return path.read_text().count("\n") if path.exists() else 0
+
+
+def test_a_run_leaves_what_the_readme_says(undisturbed):
+  workdir, said = undisturbed
+  for name in (
+    "config.json",
+    "checkpoints/0_sft",
+    "checkpoints/1_grpo",
+    "tensorboard",
+    "logs/teacher.log",
+    "logs/student.log",
+    "report/2_evaluate.md",
+    "report/2_evaluate.json",
+    "report/alone_versus_taught.png",
+    "report/learning_curve.png",
+    "export/model.safetensors",
+    "export/tokenizer.json",
+  ):
+    assert (workdir / name).exists(), name
+  assert "student alone" in said and "teacher after grpo" in said
+  assert f"report: {workdir}/report" in said
+  assert grpo_steps(workdir) == list(range(1, tiny_road.STEPS + 1))
+  assert len(episodes(workdir)) == 4 * tiny_road.STEPS
+
+
+def test_every_step_trains_on_what_the_weights_before_it_said(undisturbed):
+  workdir, _ = undisturbed
+  for episode in episodes(workdir):
+    # Steps 1, 2, ... are sampled with the weights after SFT, after step 1, ...
+    for teaching in episode["teachings"]:
+      assert teaching["weight_version"] == SFT_STEPS + episode["step"] - 1
+  steps = [x for x in numbers(workdir) if x["phase"] == "1_grpo"]
+  for step in steps:
+    # On-policy, so the trainer's log-probs are the sampler's but for rounding.
+    assert step["1_grpo/ratio_mean"] == pytest.approx(1.0, abs=1e-6)
+    assert 0 <= step["1_grpo/mismatch_max"] < 1e-3
+    assert step["1_grpo/logprob_gap"] < 1e-4
+  assert sum(x["1_grpo/grad_norm"] > 0 for x in steps) >= 2
+
+
+def test_the_export_is_the_last_published_model(undisturbed):
+  workdir, _ = undisturbed
+  version = SFT_STEPS + tiny_road.STEPS
+  manifest = workdir / "weights" / f"weights-{version:08d}.json"
+  sums = json.loads(manifest.read_text())["checksums"]
+  config, model = hf.load(workdir / "export", jnp.float32)
+  for name, tensor in hf.export_tensors(model, config, jnp.float32).items():
+    assert weight_sync.checksum(np.asarray(tensor)) == sums[name]
+
+
+def test_the_same_command_again_changes_nothing(road, undisturbed):
+  workdir, _ = undisturbed
+  before = numbers(workdir), episodes(workdir)
+  report = (workdir / "report" / "2_evaluate.json").read_bytes()
+  road.finish(workdir)
+  assert (numbers(workdir), episodes(workdir)) == before
+  assert (workdir / "report" / "2_evaluate.json").read_bytes() == report
+
+
+def test_another_config_is_refused_with_the_difference(road, undisturbed):
+  workdir, _ = undisturbed
+  process = road.start(workdir, "--config.grpo.group_size=2")
+  assert process.wait(120) == 1
+  said = log_of(workdir)
+  assert "written by another config" in said
+  assert '-    "group_size": 4,' in said and '+    "group_size": 2,' in said
+
+
+@pytest.mark.parametrize("where", ["sampling", "training"])
+def test_a_killed_run_resumes_exactly(where, road, undisturbed, tmp_path):
+  workdir = tmp_path / "run"
+  process = road.start(workdir)
+  if where == "sampling":  # of step 4, after its last checkpoint at step 2
+    wait_for(lambda: grpo_steps(workdir)[-1:] == [3], process)
+  else:  # step 3: its episodes are written, its update is not logged
+    wait_for(lambda: lines_of_episodes(workdir) >= 4 * 3, process)
+  servers = descendants(process.pid)
+  process.send_signal(signal.SIGKILL)
+  process.wait(10)
+  end = time.monotonic() + 15
+  while any(running(pid) for pid in servers) and time.monotonic() < end:
+    time.sleep(0.1)
+  assert [pid for pid in servers if running(pid)] == []
+  assert not (workdir / "report").exists()
+
+  said = road.finish(workdir)
+  assert "1_grpo continues from step 2 of 4" in said
+  expected, _ = undisturbed
+  assert numbers(workdir) == numbers(expected)
+  assert episodes(workdir) == episodes(expected)
+
+
+def server_of(process, role):
+  """The pid of a server's API process among those below a run."""
+  for pid in descendants(process.pid):
+    try:
+      words = pathlib.Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except OSError:
+      continue
+    if "vllm.entrypoints.openai.api_server" in words and role in words:
+      return pid
+  raise AssertionError(f"no {role} server below {process.pid}")
+
+
+def test_servers_that_die_mid_step_are_started_again(
+  road, undisturbed, tmp_path
+):
+  workdir = tmp_path / "run"
+  process = road.start(workdir)
+  wait_for(lambda: lines_of_episodes(workdir) >= 4, process)
+  os.kill(server_of(process, "teacher"), signal.SIGKILL)
+  wait_for(lambda: grpo_steps(workdir)[-1:] == [2], process)
+  os.kill(server_of(process, "student"), signal.SIGKILL)
+  assert process.wait(600) == 0, log_of(workdir)[-6000:]
+  said = log_of(workdir)
+  assert "restart 2 of at most 3" in said
+  # Nothing is lost and nothing counted twice.
+  expected, _ = undisturbed
+  assert numbers(workdir) == numbers(expected)
+  assert episodes(workdir) == episodes(expected)
