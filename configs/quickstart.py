@@ -30,11 +30,11 @@ def _student():
   config.teacher.path = "models/teachable"
   config.teacher.random_init = True
   config.data.sft_source = "teachable_student"
-  config.sft.steps = 1200
-  config.sft.batch_rows = 32
+  config.sft.steps = 700
+  config.sft.batch_rows = 16
   config.sft.row_length = 128
-  config.sft.checkpoint_every = 200
-  config.sft.optimizer.learning_rate = 3e-3
+  config.sft.checkpoint_every = 100
+  config.sft.optimizer.learning_rate = 5e-3
   config.sft.optimizer.warmup_steps = 50
   config.sft.optimizer.schedule = "cosine"
   config.sft.optimizer.b2 = 0.98
