@@ -7,6 +7,7 @@ format of teaching by SFT and then, by GRPO, to teach that student.
 
 from atlas_jax.config import default_config
 
+UNTRAINED = "runs/quickstart/untrained"
 STUDENT = "runs/quickstart/student/export"
 
 
@@ -27,7 +28,7 @@ def _common():
 def _student():
   config = _common()
   config.phases = ("sft", "export")
-  config.teacher.path = "models/teachable"
+  config.teacher.path = UNTRAINED
   config.teacher.random_init = True
   config.data.sft_source = "teachable_student"
   config.sft.steps = 700
@@ -47,10 +48,10 @@ def _teacher():
   config.phases = ("sft", "evaluate", "grpo", "evaluate", "export")
   config.teacher.path = STUDENT
   config.data.sft_source = "teachable_sft"
-  config.sft.steps = 200
+  config.sft.steps = 400
   config.sft.batch_rows = 16
   config.sft.row_length = 128
-  config.sft.optimizer.learning_rate = 1e-3
+  config.sft.optimizer.learning_rate = 2e-3
   config.sft.optimizer.warmup_steps = 20
   config.episode.max_teaching_tokens = 48
   config.episode.max_solution_tokens = 64

@@ -3,6 +3,7 @@
 Environment variables are read and set here and nowhere in the package.
 """
 
+import logging as std_logging
 import os
 import pathlib
 import sys
@@ -85,6 +86,9 @@ def launch(main) -> None:
       raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.INFO)
     logging.use_absl_handler()
+    # Orbax writes a page a checkpoint, JAX names the backends it lacks.
+    for talkative in ("absl", "jax"):
+      std_logging.getLogger(talkative).setLevel(std_logging.WARNING)
     try:
       _initialize_hosts()
       main()

@@ -31,13 +31,14 @@ done
 say() { printf '\nquickstart: %s\n' "$*"; }
 
 started=$SECONDS
+untrained="$workdir/untrained"
 student="$workdir/student/export"
 bash launchers/setup.sh
 say "1/2 the student learns arithmetic, with its misconceptions"
 .venv/bin/python -m launchers.teachable --config=configs/quickstart.py:student \
-  "${flags[@]}"
+  --config.teacher.path="$untrained" "${flags[@]}"
 .venv/bin/python -m launchers.train --config=configs/quickstart.py:student \
-  --workdir="$workdir/student" "${flags[@]}"
+  --workdir="$workdir/student" --config.teacher.path="$untrained" "${flags[@]}"
 say "2/2 the teacher learns to teach it: SFT, GRPO, evaluation"
 .venv/bin/python -m launchers.train --config=configs/quickstart.py \
   --workdir="$workdir/teacher" --config.teacher.path="$student" \

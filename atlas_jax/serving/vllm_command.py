@@ -9,6 +9,7 @@ from atlas_jax.config import ServerConfig
 from atlas_jax.serving.client import ServerError
 
 # vllm.v1.attention.backends.cpu_attn, version 0.32
+_CPU_BATCHED_TOKENS = 8192
 _CPU_HEAD_DIMS = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 
 
@@ -54,7 +55,12 @@ def device_settings(
   }
   if config.cpu_cores:
     env["VLLM_CPU_OMP_THREADS_BIND"] = config.cpu_cores
-  return ["--enforce-eager"], env
+  # A prompt that is cut where the batch is full rewinds the generator of a
+  # seeded request, which a CPU's generator cannot do: the engine dies.
+  batch = max(config.max_model_len, _CPU_BATCHED_TOKENS)
+  whole_prompts = ["--no-enable-chunked-prefill"]
+  whole_prompts += ["--max-num-batched-tokens", str(batch)]
+  return ["--enforce-eager", *whole_prompts], env
 
 
 def _threads(cpu_cores: str) -> int:

@@ -3,7 +3,10 @@
 import json
 import os
 import pathlib
+import re
 import signal
+import subprocess
+import sys
 import time
 
 import jax.numpy as jnp
@@ -92,6 +95,56 @@ def test_the_export_is_the_last_published_model(undisturbed):
   config, model = hf.load(workdir / "export", jnp.float32)
   for name, tensor in hf.export_tensors(model, config, jnp.float32).items():
     assert weight_sync.checksum(np.asarray(tensor)) == sums[name]
+
+
+def test_the_export_launcher_writes_the_same_model(road, undisturbed, tmp_path):
+  workdir, _ = undisturbed
+  out = tmp_path / "model"
+  subprocess.run(
+    [
+      *(sys.executable, "-m", "launchers.export", f"--workdir={workdir}"),
+      *(f"--output={out}", "--dtype=float32"),
+    ],
+    cwd=road.root,
+    check=True,
+  )
+  for name in ("model.safetensors", "config.json", "tokenizer.json"):
+    assert (out / name).read_bytes() == (workdir / "export" / name).read_bytes()
+
+
+def test_a_run_on_servers_that_are_given_as_urls(road, undisturbed, tmp_path):
+  workdir = tmp_path / "run"
+  flags = road.command(workdir)[3:]
+  with open(tmp_path / "serve.log", "wb") as out:
+    serve = subprocess.Popen(
+      [sys.executable, "-m", "launchers.serve", *flags],
+      cwd=road.root,
+      stdout=out,
+      stderr=subprocess.STDOUT,
+    )
+
+  def said():
+    return (tmp_path / "serve.log").read_text()
+
+  try:
+    wait_for(lambda: "config.serving.student.url=" in said(), serve)
+    key = re.search(r"export (ATLAS_SERVER_KEY)=(\S+)", said())
+    urls = re.findall(r"--config\.serving\.\w+\.url=\S+", said())
+    done = subprocess.run(
+      road.command(workdir, *urls),
+      cwd=road.root,
+      env={**os.environ, key[1]: key[2]},
+      capture_output=True,
+      text=True,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert serve.poll() is None
+  finally:
+    serve.send_signal(signal.SIGINT)
+    assert serve.wait(60) == 0
+  expected, _ = undisturbed
+  assert numbers(workdir) == numbers(expected)
+  assert key[2] not in (workdir / "config.json").read_text()
 
 
 def test_the_same_command_again_changes_nothing(road, undisturbed):

@@ -115,6 +115,20 @@ def test_eos_is_part_of_the_tokens(vllm_servers):
   assert c.token_ids == done[0].token_ids[: c.token_ids.index(stop) + 1]
 
 
+def test_more_prompts_than_a_batch_holds(vllm_servers):
+  # 64 prompts of 400 tokens: a seeded request whose prompt was cut to fit
+  # would end the engine.
+  async def main():
+    async with tiny_vllm.client(vllm_servers.student) as c:
+      sampling = Sampling(max_tokens=4, temperature=1.0, n=2, seed=3)
+      return await asyncio.gather(
+        *(c.generate([1 + i, *[5, 9] * 200], sampling) for i in range(64))
+      )
+
+  assert all(len(done) == 2 for done in asyncio.run(main()))
+  assert vllm_servers.student.healthy()
+
+
 def test_bad_requests_are_refused_at_once(vllm_servers):
   with pytest.raises(ServerError, match="400") as error:
     sample(vllm_servers.student, prompt=[1] * 600)
