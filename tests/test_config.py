@@ -6,6 +6,7 @@ import importlib
 import pytest
 
 from atlas_jax import config as config_lib
+from atlas_jax import config_checks
 from atlas_jax.config import ConfigError, default_config, resolve
 
 
@@ -29,7 +30,7 @@ def test_wrong_type_is_refused():
     resolve(tree)
 
 
-@pytest.mark.parametrize("path", sorted(config_lib.CHOICES))
+@pytest.mark.parametrize("path", sorted(config_checks.CHOICES))
 def test_a_value_outside_the_choices_is_refused(path):
   tree = default_config()
   tree.update_from_flattened_dict({path: "nonsense"})
@@ -37,7 +38,7 @@ def test_a_value_outside_the_choices_is_refused(path):
     resolve(tree)
 
 
-@pytest.mark.parametrize("path", config_lib.POSITIVE)
+@pytest.mark.parametrize("path", config_checks.POSITIVE)
 def test_zero_is_refused(path):
   tree = default_config()
   tree.update_from_flattened_dict({path: 0})
@@ -45,7 +46,7 @@ def test_zero_is_refused(path):
     resolve(tree)
 
 
-@pytest.mark.parametrize("path", config_lib.NOT_NEGATIVE)
+@pytest.mark.parametrize("path", config_checks.NOT_NEGATIVE)
 def test_a_negative_value_is_refused(path):
   tree = default_config()
   node = tree
