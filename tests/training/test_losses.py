@@ -241,7 +241,7 @@ def test_what_the_mask_hides_changes_nothing(x64, loss_type, ratio_level):
   value, grad = _value_and_grad(arrays, **knobs)
   for garbage in (np.nan, np.inf, -1e30):
     dirty = {
-      k: v if k in keep else np.where(arrays["mask"] > 0, v, garbage)
+      k: v if k in keep else jnp.where(arrays["mask"] > 0, v, garbage)
       for k, v in arrays.items()
     }
     again, other = _value_and_grad(dirty, **knobs)
