@@ -75,8 +75,8 @@ def test_the_cut_changes_nothing_but_bnpo(loss_type, ratio_level):
   for cut in (2, 4):
     grads, others = _gradients(grpo, tiny.batch(cut))
     difference = np.abs(grads - expected).max() / np.abs(expected).max()
-    if loss_type == "bnpo":
-      assert difference > 1e-3
+    if loss_type == "bnpo":  # its two halves happen to be of equal size
+      assert (difference > 1e-3) == (cut == 4)
       continue
     assert difference < 1e-6
     for name, (total, count) in metrics.sums.items():
