@@ -6,6 +6,7 @@ import importlib
 import pytest
 
 from atlas_jax import config as config_lib
+from atlas_jax import config_checks
 from atlas_jax.config import ConfigError, default_config, resolve
 
 
@@ -29,7 +30,7 @@ def test_wrong_type_is_refused():
     resolve(tree)
 
 
-@pytest.mark.parametrize("path", sorted(config_lib.CHOICES))
+@pytest.mark.parametrize("path", sorted(config_checks.CHOICES))
 def test_a_value_outside_the_choices_is_refused(path):
   tree = default_config()
   tree.update_from_flattened_dict({path: "nonsense"})
@@ -37,7 +38,7 @@ def test_a_value_outside_the_choices_is_refused(path):
     resolve(tree)
 
 
-@pytest.mark.parametrize("path", config_lib.POSITIVE)
+@pytest.mark.parametrize("path", config_checks.POSITIVE)
 def test_zero_is_refused(path):
   tree = default_config()
   tree.update_from_flattened_dict({path: 0})
@@ -45,7 +46,7 @@ def test_zero_is_refused(path):
     resolve(tree)
 
 
-@pytest.mark.parametrize("path", config_lib.NOT_NEGATIVE)
+@pytest.mark.parametrize("path", config_checks.NOT_NEGATIVE)
 def test_a_negative_value_is_refused(path):
   tree = default_config()
   node = tree
@@ -55,6 +56,64 @@ def test_a_negative_value_is_refused(path):
   kind = type(node[leaf])
   tree.update_from_flattened_dict({path: kind(-1)})
   with pytest.raises(ConfigError, match="must not be negative"):
+    resolve(tree)
+
+
+@pytest.mark.parametrize(
+  ("changes", "text"),
+  [
+    (
+      {"loss_type": "cispo"},
+      r"eps_high=0\.28: with loss_type=cispo eps_high is itself the cap .*at"
+      r" least 1 \(typically 5\)",
+    ),
+    ({"delta": 1.0}, r"config\.grpo\.delta=1\.0 must be above 1 "),
+    (
+      {"delta": 4.0, "loss_type": "sapo"},
+      r"config\.grpo\.delta=4\.0 has no effect with loss_type=sapo",
+    ),
+    (
+      {"kl_importance_weighted": True},
+      r"kl_importance_weighted=True has no effect with config\.grpo\.beta=0",
+    ),
+    (
+      {"mismatch_min": 1.5},
+      r"mismatch_min=1\.5 and mismatch_max=2\.0 must enclose 1",
+    ),
+    ({"mismatch_max": 0.5}, r"mismatch_max=0\.5 must enclose 1"),
+    ({"entropy_quantile": 0.0}, r"entropy_quantile=0\.0 must be in \(0, 1\]"),
+    ({"entropy_quantile": 20.0}, r"entropy_quantile=20\.0 must be in"),
+    ({"skip_grad_norm": 0.0}, r"config\.grpo\.skip_grad_norm=0\.0 must be"),
+    ({"beta": float("nan")}, r"config\.grpo\.beta must be a number, got nan"),
+    ({"epochs": 1.5}, r"config\.grpo\.epochs must be int"),
+    (
+      {"optimizer.schedule": "cosine", "steps": 2, "epochs": 5},
+      r"warmup_steps=10 leaves no update of the 10 of config\.grpo",
+    ),
+  ],
+  ids=str,
+)
+def test_what_cannot_train_is_refused(changes, text):
+  tree = default_config()
+  with tree.ignore_type():
+    tree.grpo.update_from_flattened_dict(changes)
+  with pytest.raises(ConfigError, match=text) as error:
+    resolve(tree)
+  assert "\n" not in str(error.value)
+
+
+def test_the_losses_of_the_papers_are_accepted():
+  for changes in (
+    {"loss_type": "cispo", "eps_high": 5.0},
+    {"delta": 4.0, "beta": 0.1, "kl_importance_weighted": True},
+    {"ratio_level": "sequence", "eps_low": 3e-4, "eps_high": 4e-4},
+    {"mismatch": "token_mask", "mismatch_min": 0.5, "mismatch_max": 5.0},
+    {"entropy_quantile": 0.2, "epochs": 4, "skip_grad_norm": 100.0},
+    # More updates than the warm-up takes, though no more steps.
+    {"optimizer.schedule": "cosine", "steps": 10, "epochs": 2},
+  ):
+    tree = default_config()
+    tree.grpo.update_from_flattened_dict(changes)
     resolve(tree)
 
 

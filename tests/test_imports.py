@@ -22,6 +22,7 @@ LAYERS = (
     "atlas_jax.metrics",
     "atlas_jax.multihost",
     "atlas_jax.config",
+    "atlas_jax.config_checks",
     "atlas_jax.checkpoint",
   ),
   (

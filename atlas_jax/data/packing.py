@@ -35,7 +35,10 @@ class Sequence:
 class PackedBatch(NamedTuple):
   """What a train step reads; every array is [B, T] (or [M, B/M, T]).
 
+  sequence_ids numbers the sequences of a row 1, 2, ...; 0 is padding and
+  tokens that belong to no single sequence. A trained token has one above 0.
   behavior_logprobs is NaN on trained tokens whose sampler did not report one.
+  old_logprobs and ref_logprobs are 0 until someone computes them.
   sequence_weights sums to 1 in every sequence: 1 / (its trained tokens) on
   each of them. A sequence without trained tokens carries its 1 on its last
   token, where loss_mask 0 silences it; so the sum counts the sequences.
@@ -44,9 +47,11 @@ class PackedBatch(NamedTuple):
   tokens: np.ndarray  # int32
   segment_ids: np.ndarray  # int32
   positions: np.ndarray  # int32
+  sequence_ids: np.ndarray  # int32
   loss_mask: np.ndarray  # float32
   advantages: np.ndarray  # float32
   behavior_logprobs: np.ndarray  # float32
+  old_logprobs: np.ndarray  # float32
   ref_logprobs: np.ndarray  # float32
   sequence_weights: np.ndarray  # float32
 
@@ -119,8 +124,8 @@ def pack(
   rows = best_fit([len(s.tokens) for s in sequences], length)
   n_rows = -(-len(rows) // rows_multiple) * rows_multiple
   batch = PackedBatch(
-    *(np.zeros((n_rows, length), np.int32) for _ in range(3)),
-    *(np.zeros((n_rows, length), np.float32) for _ in range(5)),
+    *(np.zeros((n_rows, length), np.int32) for _ in range(4)),
+    *(np.zeros((n_rows, length), np.float32) for _ in range(6)),
   )
   for b, members in enumerate(rows):
     start = 0
@@ -132,6 +137,7 @@ def pack(
       batch.tokens[at] = s.tokens
       batch.segment_ids[at] = segment
       batch.positions[at] = np.arange(n)
+      batch.sequence_ids[at] = segment
       batch.loss_mask[at] = mask
       batch.advantages[at] = s.advantage
       batch.behavior_logprobs[at] = (

@@ -155,7 +155,7 @@ class Trainer:
   def __init__(self, run: Run, name: str):
     self.run, self.cfg = run, run.config.grpo
     cfg = self.cfg
-    tx, schedule = make_optimizer(cfg.optimizer, cfg.steps)
+    tx, schedule = make_optimizer(cfg.optimizer, cfg.steps * cfg.epochs)
     self._checkpoints = Checkpoints(run.workdir / "checkpoints" / name)
     self.stream = ProblemStream(run.splits.train, seed=run.config.seed)
     self.done = self._checkpoints.latest() or 0
@@ -181,16 +181,21 @@ class Trainer:
         run.config.teacher,
         cfg,
         temperature=temperature,
+        max_completion_tokens=run.config.episode.max_teaching_tokens,
       ),
       tx,
       schedule,
+      skip_grad_norm=cfg.skip_grad_norm,
+    )
+    self._prepare = step_lib.make_prepare_step(
+      run.decoder_config, run.config.teacher, cfg, temperature=temperature
     )
     self._score = step_lib.make_score_step(
       run.decoder_config, run.config.teacher, temperature=temperature
     )
 
   def update(self, sequences: Sequence[packing.Sequence]) -> dict[str, float]:
-    """One update on the sequences; numbers to log."""
+    """The updates of one step, cfg.epochs of them; numbers to log."""
     cfg = self.cfg
     unit = cfg.micro_batches * sharding.batch_shards(self.run.mesh)
     batch, stats = packing.pack(
@@ -201,9 +206,14 @@ class Trainer:
     batch = self.run.put(packing.split_micro(batch, cfg.micro_batches))
     if self.reference is not None:
       batch = batch._replace(ref_logprobs=self._score(self.reference, batch))
-    self.state, result = self._train(self.state, batch)
+    batch = self._prepare(self.state.model, batch)
+    results = []
+    for _ in range(cfg.epochs):
+      self.state, result = self._train(self.state, batch)
+      results.append(result)
     means = metrics.Accumulator()
-    means.update(result)
+    for result in results:  # waits for it
+      means.update(result)
     return {
       **means.result(),
       "packing_fill": stats.fill,

@@ -100,6 +100,7 @@ def run(run: Run, name: str) -> None:
     step_lib.sft_objective(run.decoder_config, run.config.teacher),
     tx,
     schedule,
+    skip_grad_norm=None,
   )
   with run.reporting(name, start=done, total=cfg.steps) as report:
 

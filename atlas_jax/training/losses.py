@@ -1,9 +1,10 @@
 """SFT and GRPO losses: arrays in, (sum, count) out. No model, no config.
 
 Formulas and signs follow TRL's GRPOTrainer; papers: GRPO 2402.03300, DAPO
-(clip-higher, token-level mean) 2503.14476, k3 http://joschu.net/blog/
-kl-approx.html, truncated importance sampling of the sampler's mismatch
-https://fengyao.notion.site/off-policy-rl.
+(clip-higher, token-level mean) 2503.14476, Dr. GRPO 2503.20783, CISPO
+2506.13585, SAPO 2511.20347, GSPO (sequence ratio) 2507.18071, two-sided clip
+2505.07291, entropy quantile 2506.01939, k3 http://joschu.net/blog/
+kl-approx.html.
 
 Which log-probs, all of the sampled token, all at the sampling temperature:
   policy     under the parameters that are differentiated
@@ -11,10 +12,11 @@ Which log-probs, all of the sampled token, all at the sampling temperature:
   behavior   what the sampling engine reported
   reference  under the reference parameters
 
-Axes: B rows of a packed batch, T tokens. Mask 1 means: this token is trained.
-Entries of masked tokens may hold anything, NaN included; they reach neither
-the loss nor its gradient. Sums are over this micro-batch, normalisers over the
-whole batch, so they are the caller's: see `grpo_normalizer`.
+Axes: B rows of a packed batch, T tokens, M micro-batches. Mask 1 means: this
+token is trained; such a token has a sequence id above 0. Entries of masked
+tokens may hold anything, NaN included; they reach neither the loss nor its
+gradient. Sums are over this micro-batch, normalisers over the whole batch, so
+they are the caller's: see `grpo_normalizer`.
 """
 
 from typing import NamedTuple
@@ -22,13 +24,18 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
+
+from atlas_jax.training.mismatch import mismatch_log_ratio, mismatch_weights
+from atlas_jax.training.sequences import sequence_mean
 
 Tokens = Float[Array, "B T"]
 Scalar = Float[Array, ""]
 
-LOSS_TYPES = ("grpo", "dapo")
-MISMATCHES = ("none", "token_truncate")
+LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo")
+RATIO_LEVELS = ("token", "sequence")
+# Temperatures of the soft gate for advantages above 0, and for all others.
+SAPO_TAU = (1.0, 1.05)
 
 
 class Metrics(NamedTuple):
@@ -75,31 +82,82 @@ def k3(log_ratio: Tokens) -> Tokens:
   return jnp.exp(log_ratio) - log_ratio - 1
 
 
-def clipped_surrogate(
-  ratio: Tokens, advantages: Tokens, eps_low: float, eps_high: float
+def policy_ratio(
+  policy: Tokens,
+  old: Tokens,
+  mask: Tokens,
+  sequence_ids: Int[Array, "B T"],
+  ratio_level: str,
 ) -> Tokens:
-  """-min(c1 A, clip(c1, 1 - eps_low, 1 + eps_high) A), c1 the ratio."""
-  clipped = jnp.clip(ratio, 1 - eps_low, 1 + eps_high)
-  return -jnp.minimum(ratio * advantages, clipped * advantages)
+  """c1, what the policy has become more likely by since the update began.
 
-
-def mismatch_log_ratio(old: Tokens, behavior: Tokens, mask: Tokens) -> Tokens:
-  """d = (old - behavior) m; 0 where the sampler reported no log-prob (NaN)."""
-  difference = _real(jax.lax.stop_gradient(old) - behavior, mask)
-  return jnp.where(jnp.isnan(difference), 0, difference)
-
-
-def mismatch_weights(
-  log_ratio: Tokens, mismatch: str, mismatch_max: float
-) -> Tokens:
-  """rho, what each token's loss is multiplied with for sampler != trainer.
-
-  none: 1. token_truncate: min(exp(d), mismatch_max).
+  token: exp(policy - old). sequence: exp of its mean over the completion's
+  trained tokens, the same number on each of them.
   """
-  _one_of(mismatch, MISMATCHES, "mismatch")
-  if mismatch == "none":
-    return jnp.ones_like(log_ratio)
-  return jnp.minimum(jnp.exp(log_ratio), mismatch_max)
+  _one_of(ratio_level, RATIO_LEVELS, "ratio_level")
+  log_ratio = _real(policy - old, mask)
+  if ratio_level == "sequence":
+    log_ratio = sequence_mean(log_ratio, mask, sequence_ids)
+  return jnp.exp(log_ratio)
+
+
+def policy_loss(
+  ratio: Tokens,
+  policy: Tokens,
+  advantages: Tokens,
+  *,
+  loss_type: str,
+  eps_low: float,
+  eps_high: float,
+  delta: float | None,
+) -> tuple[Tokens, dict[str, Tokens]]:
+  """l of each token, and where it was clipped (name -> bool [B, T]).
+
+    grpo, bnpo, dr_grpo, dapo, with c1 the ratio:
+      c2 = clip(c1, 1 - eps_low, 1 + eps_high);  c1 = min(c1, delta), if given
+      l  = -min(c1 A, c2 A)
+    cispo: l = -sg(min(c1, eps_high)) A policy; eps_high is the cap itself
+    sapo:  l = -4 sigmoid(tau (c1 - 1)) / tau A; tau is 1 if A > 0, else 1.05
+
+  Each is A times something: advantage 0 leaves a token out.
+  """
+  _one_of(loss_type, LOSS_TYPES, "loss_type")
+  if loss_type == "cispo":
+    weight = jax.lax.stop_gradient(jnp.minimum(ratio, eps_high))
+    capped = (ratio > eps_high) & (advantages != 0)
+    return -weight * advantages * policy, {"clip_fraction_high": capped}
+  if loss_type == "sapo":
+    tau = jnp.where(advantages > 0, *SAPO_TAU).astype(ratio.dtype)
+    return -4 * jax.nn.sigmoid(tau * (ratio - 1)) / tau * advantages, {}
+  clipped = jnp.clip(ratio, 1 - eps_low, 1 + eps_high)
+  where = {
+    "clip_fraction_low": (ratio < 1 - eps_low) & (advantages < 0),
+    "clip_fraction_high": (ratio > 1 + eps_high) & (advantages > 0),
+  }
+  if delta is not None:
+    where["clip_fraction_delta"] = (ratio > delta) & (advantages < 0)
+    ratio = jnp.minimum(ratio, delta)
+  return -jnp.minimum(ratio * advantages, clipped * advantages), where
+
+
+def entropy_mask(
+  entropy: Float[Array, "*batch"], mask: Float[Array, "*batch"], top: float
+) -> Float[Array, "*batch"]:
+  """1 on the share `top` of the tokens of mask 1 with the highest entropy.
+
+  The threshold is the 1 - top quantile of their entropies (linear between
+  neighbours, as numpy's and torch's); tokens on it are kept. Pass the whole
+  batch, or the threshold depends on how it is cut.
+  """
+  chex.assert_equal_shape([entropy, mask])
+  values = jnp.sort(jnp.where(mask > 0, entropy, jnp.inf), axis=None)
+  last = jnp.maximum(jnp.sum(mask > 0) - 1, 0)
+  at = (1 - top) * last.astype(values.dtype)
+  below = jnp.floor(at)
+  index = below.astype(jnp.int32)
+  low, high = values[index], values[jnp.minimum(index + 1, last)]
+  threshold = low + (high - low) * (at - below)
+  return ((mask > 0) & (entropy >= threshold)).astype(mask.dtype)
 
 
 def token_weights(
@@ -107,24 +165,39 @@ def token_weights(
 ) -> Tokens:
   """What each token's loss counts in the sum.
 
-  dapo: m (every token alike). grpo: m / (trained tokens of its completion).
+  grpo, sapo: m / (trained tokens of its completion). bnpo: m / (trained tokens
+  of this micro-batch, at least 1). dr_grpo, dapo, cispo: m.
   """
   _one_of(loss_type, LOSS_TYPES, "loss_type")
-  return mask if loss_type == "dapo" else mask * sequence_weights
+  if loss_type in ("grpo", "sapo"):
+    return mask * sequence_weights
+  if loss_type == "bnpo":
+    return mask / jnp.maximum(jnp.sum(mask), 1)
+  return mask
 
 
 def grpo_normalizer(
-  mask: Tokens, sequence_weights: Tokens, loss_type: str
+  mask: Float[Array, "M B T"],
+  sequence_weights: Float[Array, "M B T"],
+  loss_type: str,
+  max_completion_tokens: int,
 ) -> Scalar:
-  """What the whole batch's sum is divided by, at least 1.
+  """What the sum over the whole batch is divided by, at least 1.
 
-  dapo: trained tokens. grpo: completions, those without a trained token
-  included. Must see the whole batch: all micro-batches, devices and hosts.
+  grpo, sapo: completions, those without a trained token included. dr_grpo:
+  completions * max_completion_tokens. dapo, cispo: trained tokens. All must
+  see the whole batch: all micro-batches, devices and hosts.
+  bnpo: micro-batches, since it is a mean over each: the one loss type that
+  depends on how a batch is cut.
   """
   _one_of(loss_type, LOSS_TYPES, "loss_type")
+  chex.assert_rank([mask, sequence_weights], 3)
+  if loss_type == "bnpo":
+    return jnp.asarray(mask.shape[0], mask.dtype)
+  count = mask if loss_type in ("dapo", "cispo") else sequence_weights
   # Rounded: the weights of a completion add up to 1 but for their last bits.
-  count = mask if loss_type == "dapo" else sequence_weights
-  return jnp.maximum(jnp.round(jnp.sum(count)), 1)
+  count = jnp.maximum(jnp.round(jnp.sum(count)), 1)
+  return count * max_completion_tokens if loss_type == "dr_grpo" else count
 
 
 def grpo_loss(
@@ -135,65 +208,79 @@ def grpo_loss(
   advantages: Tokens,
   mask: Tokens,
   sequence_weights: Tokens,
+  sequence_ids: Int[Array, "B T"],
   *,
   loss_type: str,
+  ratio_level: str,
   eps_low: float,
   eps_high: float,
+  delta: float | None,
   beta: float,
+  kl_importance_weighted: bool,
   mismatch: str,
+  mismatch_min: float,
   mismatch_max: float,
   entropy: Tokens | None = None,
 ) -> tuple[Scalar, Metrics]:
   """Sum over this micro-batch of the GRPO loss, and what to log.
 
-    c1 = exp(policy - old)
-    l  = -min(c1 A, clip(c1, 1 - eps_low, 1 + eps_high) A)
-    l  = l * rho(old - behavior)          see mismatch_weights
-    l  = l + beta * k3(reference - policy)      not multiplied by rho
-    sum_t l * w                           see token_weights
+    c1 = the ratio of policy and old              see policy_ratio
+    l  = the loss of the type                     see policy_loss
+    l  = l * rho                                  see mismatch_weights
+    kl = k3(reference - policy), times c1 if kl_importance_weighted
+    l  = l + beta * kl                            not multiplied by rho
+    sum_t l * w                                   see token_weights
 
   Divide by `grpo_normalizer` of the whole batch. With one update per batch
   pass old = stop_gradient(policy): the ratio is 1 and its gradient remains.
 
   reference may be None when beta is 0; given, its KL is logged either way.
   entropy, of the policy's distribution at each token, is only logged.
+  What the metrics mean: README.md beside this file.
 
   Raises:
-    ValueError: an unknown loss_type or mismatch, or beta > 0 without a
-      reference.
+    ValueError: an unknown loss_type, ratio_level or mismatch, or beta > 0
+      without a reference.
   """
   given = [policy, old, behavior, advantages, mask, sequence_weights]
   given += [x for x in (reference, entropy) if x is not None]
-  chex.assert_equal_shape(given)
+  chex.assert_equal_shape([*given, sequence_ids])
   chex.assert_type(given, float)
   weights = token_weights(mask, sequence_weights, loss_type)
+  advantages = _real(advantages, mask)
 
-  ratio = jnp.exp(_real(policy - old, mask))
-  loss = clipped_surrogate(ratio, advantages, eps_low, eps_high)
+  ratio = policy_ratio(policy, old, mask, sequence_ids, ratio_level)
+  loss, clipped = policy_loss(
+    ratio,
+    _real(policy, mask),
+    advantages,
+    loss_type=loss_type,
+    eps_low=eps_low,
+    eps_high=eps_high,
+    delta=delta,
+  )
   mismatch_d = mismatch_log_ratio(old, behavior, mask)
-  loss *= mismatch_weights(mismatch_d, mismatch, mismatch_max)
-  kl = None
+  rho, outside = mismatch_weights(
+    mismatch_d, sequence_ids, mismatch, mismatch_min, mismatch_max
+  )
+  loss *= rho
+  logged = {
+    "ratio_mean": ratio,
+    "mismatch_kl": k3(mismatch_d),
+    "mismatch_fraction": outside,
+    **clipped,
+  }
   if reference is not None:
-    kl = k3(_real(reference - policy, mask))
+    logged["kl"] = kl = k3(_real(reference - policy, mask))
     if beta > 0:
-      loss += beta * kl
+      loss += beta * (kl * ratio if kl_importance_weighted else kl)
   elif beta > 0:
     raise ValueError(f"beta={beta} needs the reference's log-probs")
+  if entropy is not None:
+    logged["entropy"] = entropy
   total = jnp.sum(_real(loss, mask) * weights)
 
   tokens = jnp.sum(mask)
-  low = (ratio < 1 - eps_low) & (advantages < 0)
-  high = (ratio > 1 + eps_high) & (advantages > 0)
-  logged = {
-    "ratio_mean": ratio,
-    "clip_fraction_low": low,
-    "clip_fraction_high": high,
-    "mismatch_kl": k3(mismatch_d),
-  }
-  if kl is not None:
-    logged["kl"] = kl
-  if entropy is not None:
-    logged["entropy"] = entropy
   metrics = Metrics(
     sums={
       name: (jnp.sum(_real(x.astype(mask.dtype), mask)), tokens)

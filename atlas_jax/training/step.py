@@ -21,6 +21,7 @@ from jaxtyping import Array, Float
 from atlas_jax.config import GrpoConfig, ModelConfig
 from atlas_jax.data.packing import PackedBatch
 from atlas_jax.model import decoder
+from atlas_jax.sharding import place
 from atlas_jax.training import losses, optimizer
 from atlas_jax.training.losses import Metrics
 
@@ -28,7 +29,7 @@ from atlas_jax.training.losses import Metrics
 class TrainState(struct.PyTreeNode):
   """All that a step changes. Donated to it: the state passed in is gone."""
 
-  step: jax.Array  # batches consumed, int32; skipped updates count
+  step: jax.Array  # train steps done, int32; skipped updates count
   model: decoder.Decoder  # master weights
   opt_state: optax.OptState
 
@@ -124,37 +125,56 @@ def grpo_objective(
   grpo: GrpoConfig,
   *,
   temperature: float,
+  max_completion_tokens: int,
 ) -> Objective:
-  """The GRPO loss of one update a batch, so old = the policy itself.
+  """The GRPO loss; see `losses.grpo_loss`.
 
-  temperature: the teacher's sampling temperature. The batch's ref_logprobs
-  are read only when beta is above 0.
+  With one epoch the old policy is the policy itself; with more the batch's
+  old_logprobs are read, see `make_prepare_step`. Its ref_logprobs are read
+  only when beta is above 0.
+
+  Args:
+    architecture: of the model.
+    options: how to compute it.
+    grpo: the loss and its numbers.
+    temperature: the teacher's sampling temperature.
+    max_completion_tokens: the longest completion; dr_grpo divides by it.
   """
 
   def micro_sum(model, batch):
     policy, entropy = _score(
       model, architecture, options, batch, temperature, True
     )
+    on_policy = grpo.epochs == 1
+    old = jax.lax.stop_gradient(policy) if on_policy else batch.old_logprobs
     return losses.grpo_loss(
       policy=policy,
-      old=jax.lax.stop_gradient(policy),
+      old=old,
       behavior=batch.behavior_logprobs,
       reference=batch.ref_logprobs if grpo.beta > 0 else None,
       advantages=batch.advantages,
       mask=batch.loss_mask,
       sequence_weights=batch.sequence_weights,
+      sequence_ids=batch.sequence_ids,
       loss_type=grpo.loss_type,
+      ratio_level=grpo.ratio_level,
       eps_low=grpo.eps_low,
       eps_high=grpo.eps_high,
+      delta=grpo.delta,
       beta=grpo.beta,
+      kl_importance_weighted=grpo.kl_importance_weighted,
       mismatch=grpo.mismatch,
+      mismatch_min=grpo.mismatch_min,
       mismatch_max=grpo.mismatch_max,
       entropy=jax.lax.stop_gradient(entropy),
     )
 
   def normalizer(batch):
     return losses.grpo_normalizer(
-      batch.loss_mask, batch.sequence_weights, grpo.loss_type
+      batch.loss_mask,
+      batch.sequence_weights,
+      grpo.loss_type,
+      max_completion_tokens,
     )
 
   return Objective(micro_sum, normalizer)
@@ -196,11 +216,14 @@ def make_train_step(
   objective: Objective,
   tx: optax.GradientTransformation,
   schedule: optax.Schedule,
+  *,
+  skip_grad_norm: float | None,
 ) -> Callable[[TrainState, PackedBatch], tuple[TrainState, Metrics]]:
   """A jitted step. The TrainState passed to it is donated.
 
-  A gradient with a NaN or an infinity leaves weights and optimizer as they
-  are and is counted in the metric update_skipped.
+  A gradient with a NaN or an infinity, or whose norm is above skip_grad_norm
+  (None: no bound), leaves weights and optimizer as they are and is counted in
+  the metric update_skipped.
 
   Metrics of every objective: loss, trained_tokens (of the batch), grad_norm
   (global L2, before the clip), learning_rate, update_skipped (0 or 1).
@@ -209,19 +232,21 @@ def make_train_step(
   def train_step(state: TrainState, batch: PackedBatch):
     grads, metrics = gradients(objective, state.model, batch)
     grad_norm = optax.tree.norm(grads)
-    finite = jnp.isfinite(grad_norm)
+    good = jnp.isfinite(grad_norm)
+    if skip_grad_norm is not None:
+      good &= grad_norm <= skip_grad_norm
     rate = schedule(optimizer.updates_done(state.opt_state))
     updates, opt_state = tx.update(grads, state.opt_state, state.model)
     model = optax.apply_updates(state.model, updates)
     model, opt_state = jax.tree.map(
-      lambda new, old: jnp.where(finite, new, old),
+      lambda new, old: jnp.where(good, new, old),
       (model, opt_state),
       (state.model, state.opt_state),
     )
     one = jnp.float32(1)
     metrics.sums["grad_norm"] = (grad_norm, one)
     metrics.sums["learning_rate"] = (jnp.float32(rate), one)
-    metrics.sums["update_skipped"] = (1 - finite.astype(jnp.float32), one)
+    metrics.sums["update_skipped"] = (1 - good.astype(jnp.float32), one)
     return TrainState(state.step + 1, model, opt_state), metrics
 
   return jax.jit(train_step, donate_argnums=0)
@@ -246,6 +271,50 @@ def make_score_step(
     return jax.lax.map(score, batch)
 
   return jax.jit(score_step)
+
+
+def make_prepare_step(
+  architecture: decoder.DecoderConfig,
+  options: ModelConfig,
+  grpo: GrpoConfig,
+  *,
+  temperature: float,
+) -> Callable[[decoder.Decoder, PackedBatch], PackedBatch]:
+  """(model, batch [M, B/M, T]) -> the batch that its updates read.
+
+  To be called once a batch, with the parameters that its first update starts
+  from. One scoring pass gives
+    old_logprobs  with more than one epoch
+    advantages    with an entropy_quantile: 0 on the tokens below it. Every
+                  loss is A times something, so this is TRL's entropy mask;
+                  the threshold is that of the whole batch, however it is cut
+                  (TRL: of each micro-batch), and holds for all its epochs.
+  With neither nothing is computed.
+  """
+  if grpo.epochs == 1 and grpo.entropy_quantile is None:
+    return lambda model, batch: batch
+  with_entropy = grpo.entropy_quantile is not None
+
+  @jax.jit
+  def prepare_step(model, batch):
+    def score(micro):
+      return _score(
+        model, architecture, options, micro, temperature, with_entropy
+      )
+
+    scores = jax.lax.map(score, batch)
+    logprobs = scores
+    if with_entropy:
+      logprobs, entropy = scores
+      # The threshold is one number of all tokens: every device has them all.
+      kept = losses.entropy_mask(
+        place(entropy), place(batch.loss_mask), grpo.entropy_quantile
+      )
+      kept = place(kept, None, "batch", None)
+      batch = batch._replace(advantages=batch.advantages * kept)
+    return batch._replace(old_logprobs=logprobs)
+
+  return prepare_step
 
 
 @jax.jit

@@ -19,6 +19,7 @@ def test_two_sequences_share_a_row():
   np.testing.assert_array_equal(batch.tokens[0], [10, 11, 12, 50, 51, 0])
   np.testing.assert_array_equal(batch.segment_ids[0], [1, 1, 1, 2, 2, 0])
   np.testing.assert_array_equal(batch.positions[0], [0, 1, 2, 0, 1, 0])
+  np.testing.assert_array_equal(batch.sequence_ids[0], [1, 1, 1, 2, 2, 0])
   np.testing.assert_array_equal(batch.loss_mask[0], [0, 1, 1, 0, 1, 0])
   np.testing.assert_array_equal(batch.advantages[0], [2, 2, 2, -1, -1, 0])
   np.testing.assert_array_equal(
@@ -30,8 +31,8 @@ def test_two_sequences_share_a_row():
   )
   assert not batch.segment_ids[1].any()
   assert stats == (5 / 12, 2, 1)
-  assert {a.dtype.name for a in batch[:3]} == {"int32"}
-  assert {a.dtype.name for a in batch[3:]} == {"float32"}
+  assert {a.dtype.name for a in batch[:4]} == {"int32"}
+  assert {a.dtype.name for a in batch[4:]} == {"float32"}
 
 
 def test_best_fit_takes_the_tightest_row():

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from atlas_jax import metrics
 from atlas_jax.model import hf
 from atlas_jax.serving import weight_sync
 from atlas_jax.serving.supervisor import descendants
@@ -85,6 +86,16 @@ def test_every_step_trains_on_what_the_weights_before_it_said(undisturbed):
     assert 0 <= step["1_grpo/mismatch_max"] < 1e-3
     assert step["1_grpo/logprob_gap"] < 1e-4
   assert sum(x["1_grpo/grad_norm"] > 0 for x in steps) >= 2
+
+
+def test_every_number_is_explained(undisturbed, repo_root):
+  workdir, _ = undisturbed
+  text = (repo_root / "atlas_jax" / "training" / "README.md").read_text()
+  lines = metrics.read_jsonl(workdir / "metrics.jsonl")
+  names = {k for x in lines for k in x if k.startswith(("0_sft/", "1_grpo/"))}
+  assert len(names) > 30
+  lost = [n for n in sorted(names) if f"`{n.split('/')[1]}`" not in text]
+  assert not lost, f"say in atlas_jax/training/README.md what these are: {lost}"
 
 
 def test_the_export_is_the_last_published_model(undisturbed):

@@ -175,6 +175,32 @@ def test_missing_rewards_are_left_out(kind):
 
 
 @pytest.mark.parametrize("kind", ["group", "batch", "none"])
+def test_advantages_by_loops(kind):
+  rng = np.random.default_rng(0)
+  rewards = rng.normal(size=(5, 4)).tolist()
+  rewards[1] = [0.5] * 4
+  rewards[2][1], rewards[2][3] = None, float("nan")
+  rewards[3] = [None, None, 1.0, None]
+  known = [
+    [r for r in row if r is not None and not math.isnan(r)] for row in rewards
+  ]
+  everything = np.std([r for row in known for r in row], ddof=1)
+  values, flat = group_advantages(rewards, kind)
+  assert flat.tolist() == [False, True, False, True, False]
+  for g, row in enumerate(rewards):
+    for i, r in enumerate(row):
+      expected = 0.0
+      if not flat[g] and r is not None and not math.isnan(r):
+        scale = {
+          "group": np.std(known[g], ddof=1) + 1e-4,
+          "batch": everything + 1e-4,
+          "none": 1.0,
+        }[kind]
+        expected = (r - np.mean(known[g])) / scale
+      assert values[g, i] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["group", "batch", "none"])
 @pytest.mark.parametrize(
   "group", [[3.0], [None, None], [1.0, None], [0.1 + 0.2, 0.3, 0.3]]
 )

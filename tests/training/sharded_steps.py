@@ -11,7 +11,7 @@ import numpy as np
 
 from atlas_jax import sharding
 from atlas_jax.checkpoint import Checkpoints
-from atlas_jax.config import MeshConfig, OptimizerConfig
+from atlas_jax.config import GrpoConfig, MeshConfig, OptimizerConfig
 from atlas_jax.training import optimizer, step
 from tests.training import tiny
 
@@ -21,14 +21,30 @@ MESHES = {
   "fsdp4_tensor2": MeshConfig(fsdp=4, tensor=2),
   "data2_fsdp4": MeshConfig(data=2, fsdp=4),
 }
-OBJECTIVES = {
-  "sft": step.sft_objective(tiny.ARCHITECTURE, tiny.OPTIONS),
-  "grpo": step.grpo_objective(
+# Sums over sequences, the entropy quantile, and old log-probs.
+SEQUENCE = GrpoConfig(
+  epochs=2,
+  loss_type="grpo",
+  ratio_level="sequence",
+  mismatch="sequence_truncate",
+  entropy_quantile=0.5,
+)
+
+
+def grpo_objective(grpo):
+  return step.grpo_objective(
     tiny.ARCHITECTURE,
     tiny.OPTIONS,
-    tiny.GRPO,
+    grpo,
     temperature=tiny.TEMPERATURE,
-  ),
+    max_completion_tokens=16,
+  )
+
+
+OBJECTIVES = {
+  "sft": step.sft_objective(tiny.ARCHITECTURE, tiny.OPTIONS),
+  "grpo": grpo_objective(tiny.GRPO),
+  "sequence": grpo_objective(SEQUENCE),
 }
 
 
@@ -36,13 +52,21 @@ def flat(tree) -> np.ndarray:
   return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
 
 
-def run(objective, put) -> dict[str, np.ndarray]:
+def run(name, put) -> dict[str, np.ndarray]:
   # No clip: after the first update the first moment is (1 - b1) * gradient.
   config = OptimizerConfig(clip_norm=1e9, warmup_steps=0, learning_rate=1e-3)
   tx, schedule = optimizer.make_optimizer(config, 10)
-  train = step.make_train_step(objective, tx, schedule)
+  train = step.make_train_step(
+    OBJECTIVES[name], tx, schedule, skip_grad_norm=None
+  )
+  prepare = step.make_prepare_step(
+    tiny.ARCHITECTURE,
+    tiny.OPTIONS,
+    SEQUENCE if name == "sequence" else tiny.GRPO,
+    temperature=tiny.TEMPERATURE,
+  )
   state = step.init_state(tiny.model(), tx)
-  batch = put(tiny.batch(2, rows_multiple=16))
+  batch = prepare(state.model, put(tiny.batch(2, rows_multiple=16)))
   state, metrics = train(state, batch)
   gradient = flat(state.opt_state[1].mu) / (1 - config.b1)
   state, _ = train(state, batch)
@@ -82,8 +106,8 @@ def main(path: str) -> None:
   )
 
   def record(mesh_name, put):
-    for name, objective in OBJECTIVES.items():
-      for key, value in run(objective, put).items():
+    for name in OBJECTIVES:
+      for key, value in run(name, put).items():
         out[f"{mesh_name}/{name}/{key}"] = value
     batch = put(tiny.batch(2, rows_multiple=16))
     out[f"{mesh_name}/score"] = np.asarray(score(tiny.model(), batch))

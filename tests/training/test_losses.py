@@ -1,20 +1,19 @@
 """Losses against loops written from the formulas, in float64."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from atlas_jax.config_checks import CHOICES
 from atlas_jax.training import losses
+from atlas_jax.training.mismatch import MISMATCHES
+from tests.training import oracle
 
-KNOBS = dict(
-  loss_type="dapo",
-  eps_low=0.2,
-  eps_high=0.28,
-  beta=0.0,
-  mismatch="none",
-  mismatch_max=2.0,
-)
+KNOBS = oracle.KNOBS
+MAX_TOKENS = 7  # of a completion, what dr_grpo divides by
 
 
 @pytest.fixture
@@ -23,167 +22,194 @@ def x64():
     yield
 
 
-def _batch(seed=0, rows=3, length=12):
-  """Rows of completions whose ratios reach both sides of the clip range."""
-  rng = np.random.default_rng(seed)
-  shape = (rows, length)
-  mask = np.zeros(shape)
-  weights = np.zeros(shape)
-  advantages = np.zeros(shape)
-  spans = [(0, 2, 5), (0, 7, 12), (1, 1, 2), (1, 4, 10)]  # row 2 has none
-  for b, start, stop in spans:
-    mask[b, start:stop] = 1
-    weights[b, start:stop] = 1 / (stop - start)
-    advantages[b, start:stop] = rng.normal() * 2
-  weights[2, 3] = 1  # a completion without a trained token
-  old = -rng.exponential(1.5, shape)
-  batch = dict(
-    policy=old + rng.normal(0, 0.3, shape),
-    old=old,
-    behavior=old + rng.normal(0, 0.5, shape),
-    reference=old + rng.normal(0, 0.4, shape),
-    advantages=advantages,
-    mask=mask,
-    sequence_weights=weights,
-  )
-  return batch, spans
-
-
-def _oracle(batch, spans, completions, **knobs):
-  """The GRPO loss by loops: per completion, per token."""
+def _loss(arrays, **knobs):
   k = {**KNOBS, **knobs}
-  per_token, per_completion = [], []
-  for b, start, stop in spans:
-    tokens = []
-    for t in range(start, stop):
-      c1 = np.exp(batch["policy"][b, t] - batch["old"][b, t])
-      c2 = min(max(c1, 1 - k["eps_low"]), 1 + k["eps_high"])
-      a = batch["advantages"][b, t]
-      l = -min(c1 * a, c2 * a)
-      if k["mismatch"] == "token_truncate":
-        d = batch["old"][b, t] - batch["behavior"][b, t]
-        if not np.isnan(d):
-          l *= min(np.exp(d), k["mismatch_max"])
-      if k["beta"]:
-        x = batch["reference"][b, t] - batch["policy"][b, t]
-        l += k["beta"] * (np.exp(x) - x - 1)
-      tokens.append(l)
-    per_token += tokens
-    per_completion.append(np.mean(tokens))
-  if k["loss_type"] == "dapo":
-    return np.sum(per_token) / max(len(per_token), 1)
-  return np.sum(per_completion) / completions
+  total, _ = losses.grpo_loss(**arrays, **k)
+  one = (jnp.asarray(arrays[n])[None] for n in ("mask", "sequence_weights"))
+  return total / losses.grpo_normalizer(*one, k["loss_type"], MAX_TOKENS)
 
 
-def _loss(batch, **knobs):
-  k = {**KNOBS, **knobs}
-  total, _ = losses.grpo_loss(**batch, **k)
-  return total / losses.grpo_normalizer(
-    batch["mask"], batch["sequence_weights"], k["loss_type"]
+def _value_and_grad(arrays, **knobs):
+  def loss(policy):
+    return _loss({**arrays, "policy": policy}, **knobs)
+
+  return jax.value_and_grad(loss)(jnp.asarray(arrays["policy"]))
+
+
+def _check(arrays, completions, **knobs):
+  """Value and gradient equal the oracle's; returns the gradient."""
+  value, grad = _value_and_grad(arrays, **knobs)
+  expected, gradient = oracle.loss_and_gradient(
+    arrays, completions, max_completion_tokens=MAX_TOKENS, **knobs
   )
-
-
-def _finite_difference(f, x):
-  """df/dx of each entry, error O(h^4)."""
-  grad = np.zeros_like(x)
-  h = 1e-4
-  for i in np.ndindex(x.shape):
-    terms = []
-    for step, weight in ((h, 8), (-h, -8), (2 * h, -1), (-2 * h, 1)):
-      moved = x.copy()
-      moved[i] += step
-      terms.append(weight * f(moved))
-    grad[i] = sum(terms) / (12 * h)
-  return grad
+  assert grad.dtype == jnp.float64
+  assert value == pytest.approx(expected, abs=1e-12), knobs
+  np.testing.assert_allclose(
+    grad, gradient, atol=1e-12, rtol=0, err_msg=str(knobs)
+  )
+  return gradient
 
 
 @pytest.mark.parametrize("loss_type", losses.LOSS_TYPES)
-@pytest.mark.parametrize("mismatch", losses.MISMATCHES)
-@pytest.mark.parametrize("beta", [0.0, 0.04])
-@pytest.mark.parametrize("jit", [False, True])
-def test_loss_and_gradient_match_the_formulas(
-  x64, loss_type, mismatch, beta, jit
-):
-  batch, spans = _batch()
-  knobs = dict(loss_type=loss_type, mismatch=mismatch, beta=beta)
+@pytest.mark.parametrize("ratio_level", losses.RATIO_LEVELS)
+def test_loss_and_gradient_match_the_formulas(x64, loss_type, ratio_level):
+  arrays, completions = oracle.batch()
+  arrays["behavior"][1, 5] = np.nan  # a token without a sampler's log-prob
+  clips = loss_type not in ("cispo", "sapo")
+  for mismatch, (beta, weighted), delta in itertools.product(
+    MISMATCHES,
+    [(0.0, False), (0.04, False), (0.04, True)],
+    [None, 1.4] if clips else [None],
+  ):
+    gradient = _check(
+      arrays,
+      completions,
+      loss_type=loss_type,
+      ratio_level=ratio_level,
+      eps_high=1.2 if loss_type == "cispo" else 0.28,
+      delta=delta,
+      beta=beta,
+      kl_importance_weighted=weighted,
+      mismatch=mismatch,
+      mismatch_min=0.6,
+      mismatch_max=1.7,
+    )
+    assert np.abs(gradient).max() > 1e-3
 
-  def loss(policy):
-    return _loss({**batch, "policy": policy}, **knobs)
 
-  def oracle(policy):
-    return _oracle({**batch, "policy": policy}, spans, 5, **knobs)
+CHANGES = [
+  (dict(eps_low=0.1), {}),
+  (dict(eps_high=0.1), {}),
+  (dict(eps_high=2.0), dict(loss_type="cispo", eps_high=1.1)),
+  (dict(delta=1.3), {}),
+  (dict(delta=1.1), dict(ratio_level="sequence")),
+  (dict(beta=0.1), {}),
+  (dict(kl_importance_weighted=True), dict(beta=0.1)),
+  (dict(ratio_level="sequence"), {}),
+  *((dict(mismatch=m), {}) for m in MISMATCHES if m != "none"),
+  *(
+    (change, dict(mismatch=m))
+    for m in MISMATCHES
+    if m != "none"
+    for change in (dict(mismatch_min=0.9), dict(mismatch_max=1.1))
+  ),
+  *((dict(loss_type=t), {}) for t in losses.LOSS_TYPES if t != "dapo"),
+]
 
-  f = jax.value_and_grad(loss)
-  value, grad = (jax.jit(f) if jit else f)(jnp.asarray(batch["policy"]))
-  assert grad.dtype == jnp.float64
-  assert value == pytest.approx(oracle(batch["policy"]), abs=1e-12)
-  expected = _finite_difference(oracle, batch["policy"])
-  np.testing.assert_allclose(grad, expected, atol=1e-9, rtol=0)
-  assert np.abs(expected).max() > 1e-3
 
-
-@pytest.mark.parametrize("option", [
-    dict(eps_low=0.1), dict(eps_high=0.1), dict(mismatch="token_truncate"),
-    dict(mismatch="token_truncate", mismatch_max=1.0), dict(beta=0.1),
-    dict(loss_type="grpo"),
-])  # fmt: skip
-def test_every_option_matters(x64, option):
-  batch, spans = _batch(1)
-  assert _loss(batch, **option) == pytest.approx(
-    _oracle(batch, spans, 5, **option), abs=1e-12
+@pytest.mark.parametrize("change, base", CHANGES, ids=str)
+def test_every_option_matters(x64, change, base):
+  arrays, completions = oracle.batch()
+  after = _check(arrays, completions, **{**base, **change})
+  _, before = oracle.loss_and_gradient(
+    arrays, completions, max_completion_tokens=MAX_TOKENS, **base
   )
-  base = {"mismatch": option["mismatch"]} if "mismatch_max" in option else {}
-  assert abs(_loss(batch, **option) - _loss(batch, **base)) > 1e-6
+  if change == dict(loss_type="bnpo"):  # dapo, but for the cut: test_step.py
+    np.testing.assert_array_equal(after, before)
+  else:
+    assert np.abs(after - before).max() > 1e-6
+
+
+def test_jit_changes_nothing(x64):
+  arrays, _ = oracle.batch()
+  knobs = dict(
+    loss_type="grpo",
+    ratio_level="sequence",
+    mismatch="sequence_truncate",
+    beta=0.1,
+    delta=1.4,
+  )
+  value, grad = _value_and_grad(arrays, **knobs)
+  again, other = jax.jit(lambda a: _value_and_grad(a, **knobs))(arrays)
+  assert again == pytest.approx(float(value), abs=1e-14)
+  np.testing.assert_allclose(other, grad, atol=1e-14)
 
 
 def test_on_policy_ratio_is_one_and_its_gradient_is_the_advantage(x64):
-  batch, _ = _batch()
+  arrays, _ = oracle.batch()
 
   def loss(policy):
     old = jax.lax.stop_gradient(policy)
-    return _loss({**batch, "policy": policy, "old": old})
+    return _loss({**arrays, "policy": policy, "old": old})
 
-  value, grad = jax.value_and_grad(loss)(jnp.asarray(batch["policy"]))
-  tokens = batch["mask"].sum()
-  expected = -(batch["advantages"] * batch["mask"]) / tokens
+  value, grad = jax.value_and_grad(loss)(jnp.asarray(arrays["policy"]))
+  tokens = arrays["mask"].sum()
+  expected = -(arrays["advantages"] * arrays["mask"]) / tokens
   assert value == pytest.approx(expected.sum(), abs=1e-12)
   np.testing.assert_allclose(grad, expected, atol=1e-12)
 
 
+def _one_token(ratio, advantage, **knobs):
+  """(loss, d loss / d policy, sums) of one token that was at log-prob 0."""
+  a = jnp.full((1, 1), 1.0)
+
+  def loss(policy):
+    total, metrics = losses.grpo_loss(
+      policy, a * 0, a * 0, None, a * advantage, a, a, a.astype(int),
+      **{**KNOBS, **knobs},
+    )  # fmt: skip
+    return total, metrics.sums
+
+  (total, sums), grad = jax.value_and_grad(loss, has_aux=True)(
+    a * jnp.log(ratio)
+  )
+  return float(total), float(grad[0, 0]), sums
+
+
 def test_clip_by_hand(x64):
   # ratio 1.5, A 1: min(1.5, 1.28) = 1.28. ratio 0.5, A -1: max of the losses.
-  def one(ratio, advantage):
-    a = jnp.full((1, 1), 1.0)
-    total, metrics = losses.grpo_loss(
-      a * jnp.log(ratio), a * 0, a * 0, None, a * advantage, a, a, **KNOBS
-    )
-    return float(total), metrics.sums
-
-  total, sums = one(1.5, 1.0)
-  assert total == pytest.approx(-1.28)
+  total, grad, sums = _one_token(1.5, 1.0)
+  assert (total, grad) == (pytest.approx(-1.28), 0)
   assert sums["clip_fraction_high"] == (1, 1)
   assert sums["clip_fraction_low"] == (0, 1)
-  total, sums = one(0.5, -1.0)
-  assert total == pytest.approx(0.8)
+  total, grad, sums = _one_token(0.5, -1.0)
+  assert (total, grad) == (pytest.approx(0.8), 0)
   assert sums["clip_fraction_low"] == (1, 1)
-  assert one(1.5, -1.0)[0] == pytest.approx(1.5)  # pessimistic side: unclipped
-  assert one(0.5, 1.0)[0] == pytest.approx(-0.5)
+  # The pessimistic sides are not clipped ...
+  assert _one_token(1.5, -1.0)[:2] == pytest.approx((1.5, 1.5))
+  assert _one_token(0.5, 1.0)[:2] == pytest.approx((-0.5, -0.5))
+  # ... but by delta, where A < 0.
+  total, grad, sums = _one_token(5.0, -1.0, delta=4.0)
+  assert (total, grad) == (pytest.approx(4.0), 0)
+  assert sums["clip_fraction_delta"] == (1, 1)
+  total, _, sums = _one_token(5.0, 1.0, delta=4.0)
+  assert total == pytest.approx(-1.28)
+  assert sums["clip_fraction_delta"] == (0, 1)
+
+
+def test_cispo_and_sapo_by_hand(x64):
+  # cispo keeps the gradient of what it caps: -5 A d log p.
+  knobs = dict(loss_type="cispo", eps_high=5.0)
+  total, grad, sums = _one_token(8.0, 2.0, **knobs)
+  assert total == pytest.approx(-5 * 2 * np.log(8.0))
+  assert grad == pytest.approx(-10)
+  assert sums["clip_fraction_high"] == (1, 1)
+  assert "clip_fraction_low" not in sums
+  assert _one_token(3.0, -2.0, **knobs)[1] == pytest.approx(6)
+  # sapo: 4 s(0) = 2 at ratio 1, with slope 1 whatever tau is.
+  total, grad, _ = _one_token(1.0, 3.0, loss_type="sapo")
+  assert (total, grad) == (pytest.approx(-6), pytest.approx(-3))
+  total, grad, _ = _one_token(1.0, -3.0, loss_type="sapo")
+  assert (total, grad) == (pytest.approx(6 / 1.05), pytest.approx(3))
 
 
 def test_metrics_by_loops(x64):
-  batch, _ = _batch()
-  entropy = np.abs(batch["policy"])
-  _, metrics = losses.grpo_loss(**batch, **KNOBS, entropy=entropy)
-  real = batch["mask"] > 0
-  ratio = np.exp(batch["policy"] - batch["old"])[real]
-  d = (batch["old"] - batch["behavior"])[real]
-  x = (batch["reference"] - batch["policy"])[real]
-  a = batch["advantages"][real]
+  arrays, _ = oracle.batch()
+  entropy = np.abs(arrays["policy"])
+  knobs = {**KNOBS, "mismatch": "token_mask", "mismatch_min": 0.7, "delta": 1.5}
+  _, metrics = losses.grpo_loss(**arrays, **knobs, entropy=entropy)
+  real = arrays["mask"] > 0
+  ratio = np.exp(arrays["policy"] - arrays["old"])[real]
+  d = (arrays["old"] - arrays["behavior"])[real]
+  x = (arrays["reference"] - arrays["policy"])[real]
+  a = arrays["advantages"][real]
   expected = {
     "ratio_mean": ratio,
     "clip_fraction_low": (ratio < 0.8) & (a < 0),
     "clip_fraction_high": (ratio > 1.28) & (a > 0),
+    "clip_fraction_delta": (ratio > 1.5) & (a < 0),
     "mismatch_kl": np.exp(d) - d - 1,
+    "mismatch_fraction": (np.exp(d) < 0.7) | (np.exp(d) > 2),
     "kl": np.exp(x) - x - 1,
     "entropy": entropy[real],
   }
@@ -191,52 +217,72 @@ def test_metrics_by_loops(x64):
   for name, values in expected.items():
     total, count = metrics.sums[name]
     assert total / count == pytest.approx(np.mean(values), abs=1e-12), name
+    assert np.mean(values) > 0, name
   assert metrics.maxima["ratio_max"] == pytest.approx(ratio.max())
   assert metrics.maxima["mismatch_max"] == pytest.approx(np.abs(d).max())
 
 
-@pytest.mark.parametrize("loss_type", losses.LOSS_TYPES)
-def test_what_the_mask_hides_changes_nothing(loss_type):
-  batch, _ = _batch()
-  knobs = dict(mismatch="token_truncate", beta=0.1, loss_type=loss_type)
-  f = jax.value_and_grad(
-    lambda p, b: _loss({**b, "policy": p}, **knobs), argnums=0
+def _every_kind(loss_type, ratio_level):
+  return dict(
+    loss_type=loss_type,
+    ratio_level=ratio_level,
+    mismatch=f"{ratio_level}_truncate",
+    beta=0.1,
+    kl_importance_weighted=True,
   )
-  cast = {k: np.asarray(v, np.float32) for k, v in batch.items()}
-  clean = f(jnp.asarray(cast["policy"]), cast)
+
+
+@pytest.mark.parametrize("loss_type", losses.LOSS_TYPES)
+@pytest.mark.parametrize("ratio_level", losses.RATIO_LEVELS)
+def test_what_the_mask_hides_changes_nothing(x64, loss_type, ratio_level):
+  arrays, _ = oracle.batch()
+  knobs = _every_kind(loss_type, ratio_level)
+  keep = ("mask", "sequence_weights", "sequence_ids")
+  value, grad = _value_and_grad(arrays, **knobs)
   for garbage in (np.nan, np.inf, -1e30):
     dirty = {
-      k: v
-      if k in ("mask", "sequence_weights")
-      else jnp.where(cast["mask"] > 0, v, np.float32(garbage))
-      for k, v in cast.items()
+      k: v if k in keep else jnp.where(arrays["mask"] > 0, v, garbage)
+      for k, v in arrays.items()
     }
-    value, grad = f(dirty["policy"], dirty)
-    assert value == clean[0]
-    np.testing.assert_array_equal(grad, clean[1])
+    again, other = _value_and_grad(dirty, **knobs)
+    assert again == value
+    np.testing.assert_array_equal(other, grad)
 
 
 @pytest.mark.parametrize("loss_type", losses.LOSS_TYPES)
-def test_all_masked_batch_is_zero_and_finite(loss_type):
-  batch, _ = _batch()
-  batch = {k: jnp.asarray(v, jnp.float32) for k, v in batch.items()}
-  batch["mask"] = batch["mask"] * 0
-  value, grad = jax.value_and_grad(
-    lambda p: _loss({**batch, "policy": p}, loss_type=loss_type, beta=0.1)
-  )(batch["policy"])
+@pytest.mark.parametrize("ratio_level", losses.RATIO_LEVELS)
+def test_all_masked_batch_is_zero_and_finite(x64, loss_type, ratio_level):
+  arrays, _ = oracle.batch()
+  arrays["mask"] = arrays["mask"] * 0
+  value, grad = _value_and_grad(arrays, **_every_kind(loss_type, ratio_level))
   assert value == 0
   assert not grad.any()
 
 
-def test_sampler_without_logprobs_is_taken_as_the_trainer(x64):
-  batch, spans = _batch()
-  batch["behavior"][0, 3] = np.nan
-  knobs = dict(mismatch="token_truncate")
-  assert _loss(batch, **knobs) == pytest.approx(
-    _oracle(batch, spans, 5, **knobs)
-  )
-  _, metrics = losses.grpo_loss(**batch, **{**KNOBS, **knobs})
-  assert np.isfinite(metrics.sums["mismatch_kl"][0])
+@pytest.mark.parametrize("loss_type", losses.LOSS_TYPES)
+def test_packed_rows_equal_a_row_for_each_sequence(x64, loss_type):
+  arrays, completions = oracle.batch()
+  knobs = {
+    **_every_kind(loss_type, "sequence"),
+    "mismatch": "sequence_mask",
+    "mismatch_min": 0.5,
+  }
+  value, grad = _value_and_grad(arrays, **knobs)
+  apart = {k: np.zeros_like(v) for k, v in arrays.items()}
+  numbers = [(0, 1), (0, 2), (1, 1), (1, 2), (2, 1)]
+  for to, (row, number) in enumerate(numbers):
+    own = arrays["sequence_ids"][row] == number
+    for name, array in arrays.items():
+      apart[name][to, : own.sum()] = array[row, own]
+  apart["sequence_ids"] = np.minimum(apart["sequence_ids"], 1)
+  again, other = _value_and_grad(apart, **knobs)
+  assert again == pytest.approx(float(value), abs=1e-13)
+  for to, (row, number) in enumerate(numbers):
+    own = arrays["sequence_ids"][row] == number
+    np.testing.assert_allclose(
+      other[to, : own.sum()], grad[row, own], atol=1e-13
+    )
+  assert len(completions) == len(numbers) and np.abs(grad).max() > 1e-3
 
 
 def test_k3_gradient_is_that_of_the_kl(x64):
@@ -267,6 +313,48 @@ def test_k3_gradient_is_that_of_the_kl(x64):
   assert expected_k3(theta) == pytest.approx(float(kl), abs=1e-12)
 
 
+def test_importance_weighted_k3_has_the_gradient_of_the_kl(x64):
+  """On-policy, with the ratio's gradient: d KL(p || q), enumerated.
+
+  One sequence of one token a vocabulary entry, weighted by its probability.
+  """
+  rng = np.random.default_rng(0)
+  theta = jnp.asarray(rng.normal(size=6))
+  log_q = jax.nn.log_softmax(jnp.asarray(rng.normal(size=6)))
+  ones = jnp.ones((6, 1))
+
+  def in_the_loss(t):
+    log_p = jax.nn.log_softmax(t)[:, None]
+    fixed = jax.lax.stop_gradient(log_p)
+    total, _ = losses.grpo_loss(
+      log_p, fixed, fixed, log_q[:, None], 0 * ones, ones, jnp.exp(fixed),
+      ones.astype(int), **{**KNOBS, "loss_type": "grpo", "beta": 1.0,
+      "kl_importance_weighted": True},
+    )  # fmt: skip
+    return total
+
+  def kl(t):
+    log_p = jax.nn.log_softmax(t)
+    return jnp.sum(jnp.exp(log_p) * (log_p - log_q))
+
+  assert in_the_loss(theta) == pytest.approx(float(kl(theta)), abs=1e-12)
+  np.testing.assert_allclose(
+    jax.grad(in_the_loss)(theta), jax.grad(kl)(theta), atol=1e-12
+  )
+
+
+@pytest.mark.parametrize("top", [0.2, 0.35, 0.5, 1.0])
+def test_entropy_mask_keeps_the_top_quantile(x64, top):
+  rng = np.random.default_rng(0)
+  entropy = rng.exponential(size=(2, 3, 11))
+  mask = (rng.uniform(size=entropy.shape) < 0.7).astype(float)
+  threshold = np.quantile(entropy[mask > 0], 1 - top)
+  kept = losses.entropy_mask(jnp.asarray(entropy), jnp.asarray(mask), top)
+  np.testing.assert_array_equal(kept, (mask > 0) & (entropy >= threshold))
+  assert kept.sum() / mask.sum() == pytest.approx(top, abs=0.03)
+  assert not losses.entropy_mask(jnp.asarray(entropy), mask * 0, top).any()
+
+
 def test_sft_loss_by_hand():
   logprobs = jnp.array([[jnp.nan, -1.0, -2.0], [-4.0, -0.5, jnp.inf]])
   mask = jnp.array([[0.0, 1.0, 1.0], [0.0, 1.0, 0.0]])
@@ -284,16 +372,26 @@ def test_combine_adds_sums_and_keeps_maxima():
   assert both.maxima["m"] == 3
 
 
+def test_the_config_offers_what_there_is():
+  assert CHOICES["grpo.loss_type"] == losses.LOSS_TYPES
+  assert CHOICES["grpo.ratio_level"] == losses.RATIO_LEVELS
+  assert CHOICES["grpo.mismatch"] == MISMATCHES
+
+
 @pytest.mark.parametrize(
   "change, text",
   [
-    (dict(loss_type="sum"), "unknown loss_type 'sum'; valid: grpo, dapo"),
+    (dict(loss_type="sum"), "unknown loss_type 'sum'; valid: grpo, bnpo"),
+    (dict(ratio_level="row"), "ratio_level 'row'; valid: token, sequence"),
     (dict(mismatch="k1"), "unknown mismatch 'k1'; valid: none"),
     (dict(beta=0.1, reference=None), "needs the reference"),
   ],
 )
 def test_refusals(change, text):
-  batch, _ = _batch()
-  batch = {k: np.asarray(v, np.float32) for k, v in batch.items()}
+  arrays, _ = oracle.batch()
+  arrays = {
+    k: v if k == "sequence_ids" else np.asarray(v, np.float32)
+    for k, v in arrays.items()
+  }
   with pytest.raises(ValueError, match=text):
-    losses.grpo_loss(**{**batch, **KNOBS, **change})
+    losses.grpo_loss(**{**arrays, **KNOBS, **change})

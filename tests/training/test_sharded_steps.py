@@ -32,7 +32,7 @@ def results(tmp_path_factory):
 
 
 @pytest.mark.parametrize("mesh", _MESHES)
-@pytest.mark.parametrize("objective", ["sft", "grpo"])
+@pytest.mark.parametrize("objective", ["sft", "grpo", "sequence"])
 def test_loss_and_gradient_are_those_of_one_device(results, mesh, objective):
   def get(name, key):
     return results[f"{name}/{objective}/{key}"]
@@ -57,7 +57,7 @@ def test_scores_are_those_of_one_device(results, mesh):
 
 
 @pytest.mark.parametrize("mesh", _MESHES)
-@pytest.mark.parametrize("objective", ["sft", "grpo"])
+@pytest.mark.parametrize("objective", ["sft", "grpo", "sequence"])
 def test_the_second_step_compiles_nothing(results, mesh, objective):
   assert results[f"{mesh}/{objective}/programs"] == 1
 

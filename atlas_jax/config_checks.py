@@ -1,0 +1,145 @@
+"""What the values of a config must be: tables, and rules between keys.
+
+Types and unknown keys are `config.resolve`'s; this reads a built RunConfig.
+"""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  from atlas_jax.config import GrpoConfig, RunConfig
+
+# config path -> its valid values
+CHOICES = {
+  "teacher.param_dtype": ("float32", "bfloat16"),
+  "teacher.compute_dtype": ("float32", "bfloat16"),
+  "teacher.remat": ("none", "dots", "full"),
+  "sft.optimizer.schedule": ("constant", "cosine", "linear"),
+  "grpo.optimizer.schedule": ("constant", "cosine", "linear"),
+  "grpo.loss_type": ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo"),
+  "grpo.ratio_level": ("token", "sequence"),
+  "grpo.advantage": ("group", "batch", "none"),
+  "grpo.mismatch": (
+    "none",
+    "token_truncate",
+    "token_mask",
+    "sequence_truncate",
+    "sequence_mask",
+  ),
+  "serving.teacher.dtype": ("float32", "bfloat16"),
+  "serving.student.dtype": ("float32", "bfloat16"),
+  "evaluate.split": ("train", "validation", "test"),
+  "export.dtype": ("float32", "bfloat16"),
+}
+POSITIVE = [
+  "sft.steps",
+  "sft.batch_rows",
+  "sft.row_length",
+  "sft.micro_batches",
+  "sft.checkpoint_every",
+  "grpo.steps",
+  "grpo.problems_per_step",
+  "grpo.group_size",
+  "grpo.row_length",
+  "grpo.micro_batches",
+  "grpo.epochs",
+  "grpo.skip_grad_norm",
+  "grpo.checkpoint_every",
+  "grpo.ref_ema_every",
+  "episode.max_probe_tokens",
+  "episode.max_teaching_tokens",
+  "episode.max_solution_tokens",
+  "episode.baseline_samples",
+  "evaluate.problems",
+  "evaluate.samples",
+  "evaluate.bootstrap_resamples",
+  "serving.max_concurrency",
+  "teacher.logprob_chunk",
+]
+NOT_NEGATIVE = [
+  "grpo.beta",
+  "grpo.eps_low",
+  "grpo.eps_high",
+  "grpo.mismatch_min",
+  "grpo.mismatch_max",
+  "grpo.ref_ema_alpha",
+  "reward.efficiency_weight",
+  "reward.degradation_penalty",
+  "reward.format_penalty",
+  "reward.leak_penalty",
+  "reward.length_cost",
+  "sft.optimizer.learning_rate",
+  "grpo.optimizer.learning_rate",
+  "sft.optimizer.warmup_steps",
+  "grpo.optimizer.warmup_steps",
+  "serving.retries",
+  "serving.restarts",
+  "serving.max_logprob_gap",
+]
+
+
+def problems(config: "RunConfig") -> Iterator[str]:
+  """One line for each value that is not valid: the key and what is."""
+
+  def value(path):
+    node = config
+    for part in path.split("."):
+      node = getattr(node, part)
+    return node
+
+  for path, valid in CHOICES.items():
+    if value(path) not in valid:
+      yield f"config.{path}={value(path)!r} is not one of {', '.join(valid)}"
+  for path in POSITIVE:
+    if value(path) is not None and value(path) <= 0:
+      yield f"config.{path}={value(path)} must be above 0"
+  for path in NOT_NEGATIVE:
+    if value(path) < 0:
+      yield f"config.{path}={value(path)} must not be negative"
+  updates = {"sft": config.sft.steps, "grpo": config.grpo.steps}
+  updates["grpo"] *= config.grpo.epochs
+  for name, count in updates.items():
+    o = getattr(config, name).optimizer
+    if o.schedule != "constant" and o.warmup_steps >= count:
+      yield (
+        f"config.{name}.optimizer.warmup_steps={o.warmup_steps} leaves no"
+        f" update of the {count} of config.{name} to its {o.schedule} schedule"
+      )
+  yield from _loss_problems(config.grpo)
+
+
+def _loss_problems(grpo: "GrpoConfig") -> Iterator[str]:
+  """What would train on the wrong thing, or silently do nothing."""
+  if grpo.loss_type == "cispo" and grpo.eps_high < 1:
+    yield (
+      f"config.grpo.eps_high={grpo.eps_high}: with loss_type=cispo eps_high is"
+      " itself the cap of the ratio, so it must be at least 1 (typically 5)"
+    )
+  if grpo.delta is not None:
+    if grpo.loss_type in ("cispo", "sapo"):
+      yield (
+        f"config.grpo.delta={grpo.delta} has no effect with"
+        f" loss_type={grpo.loss_type}; leave it None"
+      )
+    if grpo.delta <= 1:
+      yield (
+        f"config.grpo.delta={grpo.delta} must be above 1 (the ratio of an"
+        " unchanged policy), or None"
+      )
+  if grpo.kl_importance_weighted and grpo.beta == 0:
+    yield (
+      "config.grpo.kl_importance_weighted=True has no effect with"
+      " config.grpo.beta=0"
+    )
+  if not grpo.mismatch_min <= 1 <= grpo.mismatch_max:
+    yield (
+      f"config.grpo.mismatch_min={grpo.mismatch_min} and"
+      f" mismatch_max={grpo.mismatch_max} must enclose 1, the weight where"
+      " sampler and trainer agree"
+    )
+  share = grpo.entropy_quantile
+  if share is not None and not 0 < share <= 1:
+    yield (
+      f"config.grpo.entropy_quantile={share} must be in (0, 1], the share of"
+      " tokens that train, or None for all"
+    )

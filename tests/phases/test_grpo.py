@@ -1,0 +1,86 @@
+"""The trainer of the GRPO phase, without servers, on a model of one table."""
+
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from atlas_jax import sharding
+from atlas_jax.config import GrpoConfig, MeshConfig, OptimizerConfig, RunConfig
+from atlas_jax.phases.grpo import Trainer
+from atlas_jax.training import optimizer
+from atlas_jax.training import step as step_lib
+from tests.training import tiny
+
+STEPS = 2
+
+
+@pytest.fixture(autouse=True)
+def table(monkeypatch):
+  """Log-probs from the embedding alone: nothing else takes time to compile."""
+
+  def score(model, architecture, options, batch, temperature, with_entropy):
+    x = model.embedding[...].sum(-1)[batch.tokens]
+    scores = -3 - jax.nn.softplus(x)
+    return (scores, x**2) if with_entropy else scores
+
+  monkeypatch.setattr(step_lib, "_score", score)
+
+
+def _trainer(tmp_path, **options) -> Trainer:
+  """On one device, with the tiny model of the training tests."""
+  config = RunConfig(
+    teacher=tiny.OPTIONS,
+    grpo=GrpoConfig(
+      steps=STEPS,
+      row_length=32,
+      micro_batches=2,
+      optimizer=OptimizerConfig(
+        learning_rate=1e-2,
+        warmup_steps=0,
+        schedule="linear",
+      ),
+      **options,
+    ),
+  )
+  mesh = sharding.make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
+  run = types.SimpleNamespace(
+    config=config,
+    workdir=tmp_path,
+    splits=types.SimpleNamespace(train=[None]),
+    model=tiny.model(),
+    decoder_config=tiny.ARCHITECTURE,
+    mesh=mesh,
+    put=lambda batch: batch,
+  )
+  return Trainer(run, "1_grpo")
+
+
+def test_a_step_makes_as_many_updates_as_it_has_epochs(tmp_path):
+  trainer = _trainer(tmp_path, epochs=3, entropy_quantile=0.5)
+  sequences = tiny.sequences(6)
+  numbers = trainer.update(sequences)
+  assert int(optimizer.updates_done(trainer.state.opt_state)) == 3
+  # The first update is on-policy, the next ones are not.
+  assert abs(numbers["ratio_mean"] - 1) > 1e-4
+  # 1e-2 falls to 0 over all updates, not over the steps: 6/6, 5/6, 4/6.
+  assert numbers["learning_rate"] == pytest.approx(1e-2 * 5 / 6)
+  assert numbers["update_skipped"] == 0
+  numbers = trainer.update(sequences)
+  assert numbers["learning_rate"] == pytest.approx(1e-2 * 2 / 6)
+  trainer.close()
+
+
+def test_a_step_above_the_gradient_bound_changes_nothing(tmp_path):
+  trainer = _trainer(tmp_path, skip_grad_norm=1e-6)
+  numbers = trainer.update(tiny.sequences(6))
+  assert numbers["update_skipped"] == 1
+  assert int(optimizer.updates_done(trainer.state.opt_state)) == 0
+  for new, old in zip(
+    jax.tree.leaves(trainer.state.model),
+    jax.tree.leaves(tiny.model()),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(new, old)
+  trainer.close()
