@@ -149,6 +149,7 @@ class GrpoConfig:
   problems_per_step: int = 16
   group_size: int = 8  # G teachings a problem
   row_length: int = 2048
+  share_prompts: bool = True  # one copy of a prompt for its teachings of a row
   micro_batches: int = 1
   loss_type: str = "dapo"  # grpo | dapo
   eps_low: float = 0.2

@@ -29,13 +29,13 @@ def token_logprobs(
   config: "DecoderConfig",
   hidden: Float[Array, "B T D"],
   tokens: Int[Array, "B T"],
-  segment_ids: Int[Array, "B T"],
+  sequence_ids: Int[Array, "B T"],
   *,
   temperature: float,
   chunk: int,
   with_entropy: bool = False,
 ):
-  """log p(token t | the tokens before it in its segment), aligned to tokens.
+  """log p(token t | the tokens before it in its sequence), aligned to tokens.
 
   Args:
     model: parameters; the head is read in the dtype of `hidden`, products and
@@ -43,16 +43,16 @@ def token_logprobs(
     config: what `model` was built from.
     hidden: from `forward`.
     tokens: packed rows.
-    segment_ids: 0 is padding.
+    sequence_ids: 0 is padding, or a prompt that sequences share.
     temperature: logits are divided by it.
     chunk: tokens whose logits exist at one time on a device.
     with_entropy: also return the entropy (nats) of each distribution.
 
   Returns:
-    float32 [B, T]: 0 at padding and at the first token of a segment, which
-    nothing predicts. With `with_entropy` a pair (logprobs, entropy).
+    float32 [B, T]: 0 where the token before is of another sequence, at padding
+    and in shared prompts. With `with_entropy` a pair (logprobs, entropy).
   """
-  segment_ids = place(segment_ids, "batch", None)
+  sequence_ids = place(sequence_ids, "batch", None)
   tokens = place(tokens, "batch", None)
   # hidden[t] predicts token t + 1: score the next token, then shift back.
   labels = place(_shift(tokens, -1), "batch", "tokens")
@@ -79,7 +79,7 @@ def token_logprobs(
       out_specs=(rows, rows) if with_entropy else (rows,),
     )(head, hidden, labels, temperature)
 
-  predicted = (segment_ids == _shift(segment_ids, 1)) & (segment_ids != 0)
+  predicted = (sequence_ids == _shift(sequence_ids, 1)) & (sequence_ids != 0)
   scores = tuple(
     jnp.where(predicted, _shift(place(s, "batch", None), 1), 0.0)
     for s in scores

@@ -12,6 +12,7 @@ import numpy as np
 from atlas_jax import sharding
 from atlas_jax.checkpoint import Checkpoints
 from atlas_jax.config import MeshConfig, OptimizerConfig
+from atlas_jax.data import packing
 from atlas_jax.training import optimizer, step
 from tests.training import tiny
 
@@ -32,17 +33,30 @@ OBJECTIVES = {
 }
 
 
+def make_batch(name):
+  """Lone sequences; for GRPO also groups that share their prompts."""
+  if name == "sft":
+    return tiny.batch(2, rows_multiple=16)
+  batch, stats = packing.pack(
+    tiny.sequences() + tiny.groups(),
+    length=32,
+    rows_multiple=16,
+    share_prompts=True,
+  )
+  assert stats.shared_tokens > 0
+  return packing.split_micro(batch, 2)
+
+
 def flat(tree) -> np.ndarray:
   return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
 
 
-def run(objective, put) -> dict[str, np.ndarray]:
+def run(objective, batch) -> dict[str, np.ndarray]:
   # No clip: after the first update the first moment is (1 - b1) * gradient.
   config = OptimizerConfig(clip_norm=1e9, warmup_steps=0, learning_rate=1e-3)
   tx, schedule = optimizer.make_optimizer(config, 10)
   train = step.make_train_step(objective, tx, schedule)
   state = step.init_state(tiny.model(), tx)
-  batch = put(tiny.batch(2, rows_multiple=16))
   state, metrics = train(state, batch)
   gradient = flat(state.opt_state[1].mu) / (1 - config.b1)
   state, _ = train(state, batch)
@@ -83,9 +97,9 @@ def main(path: str) -> None:
 
   def record(mesh_name, put):
     for name, objective in OBJECTIVES.items():
-      for key, value in run(objective, put).items():
+      for key, value in run(objective, put(make_batch(name))).items():
         out[f"{mesh_name}/{name}/{key}"] = value
-    batch = put(tiny.batch(2, rows_multiple=16))
+    batch = put(make_batch("grpo"))
     out[f"{mesh_name}/score"] = np.asarray(score(tiny.model(), batch))
 
   record("none", lambda batch: batch)
