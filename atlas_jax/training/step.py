@@ -97,6 +97,7 @@ def _score(
     hidden,
     batch.tokens,
     batch.sequence_ids,
+    batch.loss_mask,
     temperature=temperature,
     chunk=options.logprob_chunk,
     with_entropy=with_entropy,
@@ -234,7 +235,9 @@ def make_score_step(
   *,
   temperature: float,
 ) -> Callable[[decoder.Decoder, PackedBatch], Float[Array, "M B T"]]:
-  """A jitted (model, batch [M, B/M, T]) -> log-probs of its tokens, float32.
+  """A jitted (model, batch [M, B/M, T]) -> log-probs of trained tokens.
+
+  float32, 0 at every other token.
 
   For the reference policy:
   batch._replace(ref_logprobs=score_step(reference, batch)).

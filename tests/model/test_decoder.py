@@ -181,7 +181,7 @@ def test_an_empty_row_has_no_nan_gradient(tiny_models):
       )
       return jnp.sum(
         decoder.token_logprobs(
-          model, config, hidden, *batch[:2], temperature=1.0, chunk=8
+          model, config, hidden, *batch[:2], batch[2], temperature=1.0, chunk=8
         )
       )
 
