@@ -152,6 +152,7 @@ class GrpoConfig:
   problems_per_step: int = 16
   group_size: int = 8  # G teachings a problem
   row_length: int = 2048
+  share_prompts: bool = True  # one copy of a prompt for its teachings of a row
   micro_batches: int = 1
   epochs: int = 1  # updates on one batch
   loss_type: str = "dapo"  # grpo | bnpo | dr_grpo | dapo | cispo | sapo

@@ -2,9 +2,20 @@
 
 Every array of a `PackedBatch` is aligned to its tokens: `loss_mask[b, t] == 1`
 says that token t is trained, and its log-prob comes from the hidden state at
-t - 1 of the same segment. The first token of a segment has no such state and
+t - 1 of the same sequence. The first token of a sequence has no such state and
 is never trained. A row holds segments 1, 2, ... one after the other, then
 padding (segment 0); positions start at 0 in every segment.
+
+A segment is one sequence, or a group that shares its prompt:
+
+  tokens        p0 p1 p2 | p3 a0 a1 | p3 b0 | p3 c0 c1 c2
+  sequence_ids   0  0  0    1  1  1    2  2    3  3  3  3
+  positions      0  1  2    3  4  5    3  4    3  4  5  6
+
+The prompt stands there once, but for its last token, which opens every branch
+so that each completion token follows its predecessor. A token sees the keys
+of its segment, at its position or before, that are shared (sequence 0) or of
+its own sequence.
 
 Axes: B rows, T tokens of a row, M micro-batches.
 """
@@ -22,7 +33,8 @@ class Sequence:
 
   tokens: int[n]. loss_mask: [n] of 0 and 1; the first entry must be 0.
   behavior_logprobs, ref_logprobs: float[n] aligned to tokens, read only where
-  loss_mask is 1; None where nobody measured them.
+  loss_mask is 1; None where nobody measured them. prompt_length: how many of
+  the first tokens are a prompt that other sequences may share, 0 for none.
   """
 
   tokens: np.ndarray
@@ -30,13 +42,14 @@ class Sequence:
   behavior_logprobs: np.ndarray | None = None
   ref_logprobs: np.ndarray | None = None
   advantage: float = 0.0
+  prompt_length: int = 0
 
 
 class PackedBatch(NamedTuple):
   """What a train step reads; every array is [B, T] (or [M, B/M, T]).
 
-  sequence_ids numbers the sequences of a row 1, 2, ...; 0 is padding and
-  tokens that belong to no single sequence. A trained token has one above 0.
+  sequence_ids number the sequences of a row from 1 on; they are 0 at padding
+  and at tokens that several sequences share.
   behavior_logprobs is NaN on trained tokens whose sampler did not report one.
   old_logprobs and ref_logprobs are 0 until someone computes them.
   sequence_weights sums to 1 in every sequence: 1 / (its trained tokens) on
@@ -46,8 +59,8 @@ class PackedBatch(NamedTuple):
 
   tokens: np.ndarray  # int32
   segment_ids: np.ndarray  # int32
-  positions: np.ndarray  # int32
   sequence_ids: np.ndarray  # int32
+  positions: np.ndarray  # int32
   loss_mask: np.ndarray  # float32
   advantages: np.ndarray  # float32
   behavior_logprobs: np.ndarray  # float32
@@ -58,6 +71,7 @@ class PackedBatch(NamedTuple):
 
 class PackingStats(NamedTuple):
   fill: float  # real tokens / (rows * length), empty rows counted
+  shared_tokens: int  # prompt tokens that sharing saved
   rows: int  # rows of the batch, empty ones included
   empty_rows: int  # added to reach the multiple
 
@@ -79,6 +93,12 @@ def _check(sequence: Sequence, index: int, length: int) -> None:
   if sequence.loss_mask[0] != 0:
     raise ValueError(
       f"sequence {index}: the first token cannot be trained (loss_mask[0])"
+    )
+  prompt = sequence.prompt_length
+  if not 0 <= prompt <= n or np.any(sequence.loss_mask[:prompt]):
+    raise ValueError(
+      f"sequence {index}: prompt_length={prompt} must be within its {n} tokens"
+      " and none of them trained"
     )
 
 
@@ -103,13 +123,54 @@ def best_fit(lengths: Items[int], capacity: int) -> list[list[int]]:
   return rows
 
 
+def plan_rows(
+  sequences: Items[Sequence], *, length: int, share_prompts: bool
+) -> list[list[list[int]]]:
+  """What stands in each row: its groups, each a list of indices.
+
+  A group of several sequences shares one copy of their prompt; one that is
+  longer than a row is cut into several, each with a copy of its own.
+  """
+  if share_prompts:
+    by_prompt: dict[object, list[int]] = {}
+    for i, s in enumerate(sequences):
+      prompt = np.asarray(s.tokens[: s.prompt_length], np.int32)
+      # A prompt of one token stands in every branch: nothing to share.
+      key = prompt.tobytes() if len(prompt) > 1 else i
+      by_prompt.setdefault(key, []).append(i)
+    groups = []
+    for members in by_prompt.values():
+      shared = _shared(sequences, members)
+      branches = [len(sequences[i].tokens) - shared for i in members]
+      for part in best_fit(branches, length - shared):
+        groups.append([members[i] for i in sorted(part)])
+  else:
+    groups = [[i] for i in range(len(sequences))]
+  lengths = []
+  for members in groups:
+    shared = _shared(sequences, members)
+    branches = sum(len(sequences[i].tokens) - shared for i in members)
+    lengths.append(shared + branches)
+  return [[groups[g] for g in row] for row in best_fit(lengths, length)]
+
+
+def _shared(sequences: Items[Sequence], members: list[int]) -> int:
+  """How many tokens a group has once: its prompt but the last token."""
+  return sequences[members[0]].prompt_length - 1 if len(members) > 1 else 0
+
+
 def pack(
-  sequences: Items[Sequence], *, length: int, rows_multiple: int
+  sequences: Items[Sequence],
+  *,
+  length: int,
+  rows_multiple: int,
+  share_prompts: bool = False,
 ) -> tuple[PackedBatch, PackingStats]:
   """Packs all sequences into rows of `length` tokens.
 
   Empty rows fill up to a multiple of rows_multiple (micro-batches times the
-  shards of the batch axis). The result is a function of the arguments alone.
+  shards of the batch axis). With share_prompts, sequences with equal prompts
+  share one copy of it. The result is a function of the arguments alone.
 
   Raises:
     ValueError: no sequence, one longer than `length` (what to do with it is
@@ -121,44 +182,61 @@ def pack(
     raise ValueError(f"rows_multiple={rows_multiple} must be above 0")
   for index, sequence in enumerate(sequences):
     _check(sequence, index, length)
-  rows = best_fit([len(s.tokens) for s in sequences], length)
+  rows = plan_rows(sequences, length=length, share_prompts=share_prompts)
   n_rows = -(-len(rows) // rows_multiple) * rows_multiple
   batch = PackedBatch(
     *(np.zeros((n_rows, length), np.int32) for _ in range(4)),
     *(np.zeros((n_rows, length), np.float32) for _ in range(6)),
   )
-  for b, members in enumerate(rows):
-    start = 0
-    for segment, i in enumerate(members, 1):
-      s = sequences[i]
-      n = len(s.tokens)
-      at = (b, slice(start, start + n))
-      mask = np.asarray(s.loss_mask, np.float32)
-      batch.tokens[at] = s.tokens
-      batch.segment_ids[at] = segment
-      batch.positions[at] = np.arange(n)
-      batch.sequence_ids[at] = segment
-      batch.loss_mask[at] = mask
-      batch.advantages[at] = s.advantage
-      batch.behavior_logprobs[at] = (
-        np.where(mask > 0, np.nan, 0.0)
-        if s.behavior_logprobs is None
-        else np.where(mask > 0, s.behavior_logprobs, 0.0)
-      )
-      if s.ref_logprobs is not None:
-        batch.ref_logprobs[at] = np.where(mask > 0, s.ref_logprobs, 0.0)
-      if mask.any():
-        batch.sequence_weights[at] = mask / mask.sum()
-      else:
-        batch.sequence_weights[b, start + n - 1] = 1.0
-      start += n
-  used = sum(len(s.tokens) for s in sequences)
+  for b, groups in enumerate(rows):
+    start = number = 0
+    for segment, members in enumerate(groups, 1):
+      shared = _shared(sequences, members)
+      prompt = (b, slice(start, start + shared))
+      batch.tokens[prompt] = sequences[members[0]].tokens[:shared]
+      batch.segment_ids[prompt] = segment
+      batch.positions[prompt] = np.arange(shared)
+      start += shared
+      for i in members:
+        number += 1
+        stop = start + len(sequences[i].tokens) - shared
+        at = (b, slice(start, stop))
+        batch.segment_ids[at] = segment
+        batch.sequence_ids[at] = number
+        _write(batch, at, sequences[i], shared)
+        start = stop
+  used = int((batch.segment_ids > 0).sum())
   stats = PackingStats(
     fill=used / (n_rows * length),
+    shared_tokens=sum(len(s.tokens) for s in sequences) - used,
     rows=n_rows,
     empty_rows=n_rows - len(rows),
   )
   return batch, stats
+
+
+def _write(
+  batch: PackedBatch, at: tuple[int, slice], s: Sequence, shared: int
+) -> None:
+  """Puts the sequence without its shared tokens at `at`."""
+  mask = np.asarray(s.loss_mask, np.float32)[shared:]
+  batch.tokens[at] = s.tokens[shared:]
+  batch.positions[at] = np.arange(shared, len(s.tokens))
+  batch.loss_mask[at] = mask
+  batch.advantages[at] = s.advantage
+  batch.behavior_logprobs[at] = (
+    np.where(mask > 0, np.nan, 0.0)
+    if s.behavior_logprobs is None
+    else np.where(mask > 0, s.behavior_logprobs[shared:], 0.0)
+  )
+  if s.ref_logprobs is not None:
+    ref = s.ref_logprobs[shared:]
+    batch.ref_logprobs[at] = np.where(mask > 0, ref, 0.0)
+  if mask.any():
+    batch.sequence_weights[at] = mask / mask.sum()
+  else:
+    row, span = at
+    batch.sequence_weights[row, span.stop - 1] = 1.0
 
 
 def split_micro(batch: PackedBatch, micro_batches: int) -> PackedBatch:

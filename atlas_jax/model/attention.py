@@ -5,6 +5,8 @@ R query heads a key/value head, H head dim. Grouped heads keep their own axis
 R, so keys and values are never repeated.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,19 +61,25 @@ def rotate(
   return rotated.astype(x.dtype)
 
 
-def visible(
-  q_segments: Int[Array, "B T"],
-  q_positions: Int[Array, "B T"],
-  k_segments: Int[Array, "B S"],
-  k_positions: Int[Array, "B S"],
-) -> Bool[Array, "B T S"]:
-  """Which keys a query sees: its own segment, up to its own position.
+class Places(NamedTuple):
+  """Where tokens stand in a packed row, as in data/packing.py."""
+
+  segments: Int[Array, "B T"]
+  sequences: Int[Array, "B T"]
+  positions: Int[Array, "B T"]
+
+
+def visible(queries: Places, keys: Places) -> Bool[Array, "B T S"]:
+  """Which keys a query sees: of its own segment, up to its own position, and
+  either shared (sequence 0) or of its own sequence.
 
   Segment 0 is padding: it sees nothing and nothing sees it.
   """
-  q_segments, k_segments = q_segments[:, :, None], k_segments[:, None, :]
-  same = (q_segments == k_segments) & (q_segments != 0)
-  return same & (k_positions[:, None, :] <= q_positions[:, :, None])
+  q = Places(*(x[:, :, None] for x in queries))
+  k = Places(*(x[:, None, :] for x in keys))
+  same = (q.segments == k.segments) & (q.segments != 0)
+  same &= (k.sequences == 0) | (q.sequences == k.sequences)
+  return same & (k.positions <= q.positions)
 
 
 def attend(

@@ -164,6 +164,7 @@ def forward(
   config: DecoderConfig,
   tokens: Int[Array, "B T"],
   segment_ids: Int[Array, "B T"],
+  sequence_ids: Int[Array, "B T"],
   positions: Int[Array, "B T"],
   *,
   compute_dtype: DTypeLike,
@@ -176,6 +177,7 @@ def forward(
     config: what `model` was built from.
     tokens: packed rows.
     segment_ids: 0 is padding; a token sees only its own segment.
+    sequence_ids: and of it what is shared (0) or of its own sequence.
     positions: of each token within its segment.
     compute_dtype: of activations and matrix products.
     remat: what the backward pass computes again: "none" (it keeps all
@@ -187,15 +189,13 @@ def forward(
   """
   if remat not in REMAT:
     raise ValueError(f"remat={remat!r} is not one of {', '.join(REMAT)}")
-  segment_ids = place(segment_ids, "batch", "tokens")
-  positions = place(positions, "batch", "tokens")
-  mask = attention.visible(
-    segment_ids,
-    positions,
-    place(segment_ids, "batch", None),
-    place(positions, "batch", None),
+  places = attention.Places(segment_ids, sequence_ids, positions)
+  queries, keys = (
+    attention.Places(*(place(x, "batch", tokens_axis) for x in places))
+    for tokens_axis in ("tokens", None)
   )
-  angles = attention.rope_angles(config, positions)
+  mask = attention.visible(queries, keys)
+  angles = attention.rope_angles(config, queries.positions)
   x = _embed(model.embedding[...].astype(compute_dtype), tokens)
 
   def body(x, block):

@@ -96,7 +96,11 @@ def as_sequence(rollout: dict) -> packing.Sequence:
   behavior = np.zeros(len(tokens), np.float32)
   behavior[start:] = rollout["logprobs"]
   return packing.Sequence(
-    tokens, mask, behavior, advantage=rollout["advantage"]
+    tokens,
+    mask,
+    behavior,
+    advantage=rollout["advantage"],
+    prompt_length=start,
   )
 
 
@@ -135,12 +139,17 @@ def summary(scored: Sequence[ScoredEpisode]) -> dict[str, float]:
   return numbers
 
 
-def row_bucket(sequences: Sequence[packing.Sequence], length: int, unit: int):
+def row_bucket(
+  sequences: Sequence[packing.Sequence], cfg: GrpoConfig, unit: int
+) -> int:
   """Rows to pack into: few different numbers, so few compilations.
 
   unit * (1, 2, 3, 4, 6, 8, 12, 16, 24, ...), the first that holds them.
   """
-  need = len(packing.best_fit([len(s.tokens) for s in sequences], length))
+  rows = packing.plan_rows(
+    sequences, length=cfg.row_length, share_prompts=cfg.share_prompts
+  )
+  need = len(rows)
   power = 1
   while True:
     for size in (power, power * 3 // 2):
@@ -201,7 +210,8 @@ class Trainer:
     batch, stats = packing.pack(
       sequences,
       length=cfg.row_length,
-      rows_multiple=row_bucket(sequences, cfg.row_length, unit),
+      rows_multiple=row_bucket(sequences, cfg, unit),
+      share_prompts=cfg.share_prompts,
     )
     batch = self.run.put(packing.split_micro(batch, cfg.micro_batches))
     if self.reference is not None:
@@ -217,6 +227,7 @@ class Trainer:
     return {
       **means.result(),
       "packing_fill": stats.fill,
+      "packing_shared_tokens": stats.shared_tokens,
       "packed_rows": stats.rows,
     }
 

@@ -87,6 +87,7 @@ def _score(
     architecture,
     batch.tokens,
     batch.segment_ids,
+    batch.sequence_ids,
     batch.positions,
     compute_dtype=jnp.dtype(options.compute_dtype),
     remat=options.remat,
@@ -96,7 +97,8 @@ def _score(
     architecture,
     hidden,
     batch.tokens,
-    batch.segment_ids,
+    batch.sequence_ids,
+    batch.loss_mask,
     temperature=temperature,
     chunk=options.logprob_chunk,
     with_entropy=with_entropy,
@@ -258,7 +260,9 @@ def make_score_step(
   *,
   temperature: float,
 ) -> Callable[[decoder.Decoder, PackedBatch], Float[Array, "M B T"]]:
-  """A jitted (model, batch [M, B/M, T]) -> log-probs of its tokens, float32.
+  """A jitted (model, batch [M, B/M, T]) -> log-probs of trained tokens.
+
+  float32, 0 at every other token.
 
   For the reference policy:
   batch._replace(ref_logprobs=score_step(reference, batch)).

@@ -18,8 +18,8 @@ def test_two_sequences_share_a_row():
   batch, stats = packing.pack([b, a], length=6, rows_multiple=2)
   np.testing.assert_array_equal(batch.tokens[0], [10, 11, 12, 50, 51, 0])
   np.testing.assert_array_equal(batch.segment_ids[0], [1, 1, 1, 2, 2, 0])
+  np.testing.assert_array_equal(batch.sequence_ids, batch.segment_ids)
   np.testing.assert_array_equal(batch.positions[0], [0, 1, 2, 0, 1, 0])
-  np.testing.assert_array_equal(batch.sequence_ids[0], [1, 1, 1, 2, 2, 0])
   np.testing.assert_array_equal(batch.loss_mask[0], [0, 1, 1, 0, 1, 0])
   np.testing.assert_array_equal(batch.advantages[0], [2, 2, 2, -1, -1, 0])
   np.testing.assert_array_equal(
@@ -30,7 +30,7 @@ def test_two_sequences_share_a_row():
     batch.sequence_weights[0], [0, 0.5, 0.5, 0, 1, 0]
   )
   assert not batch.segment_ids[1].any()
-  assert stats == (5 / 12, 2, 1)
+  assert stats == (5 / 12, 0, 2, 1)
   assert {a.dtype.name for a in batch[:4]} == {"int32"}
   assert {a.dtype.name for a in batch[4:]} == {"float32"}
 
@@ -68,6 +68,76 @@ def test_weights_count_sequences_also_a_silent_one():
   assert (batch.sequence_weights * batch.loss_mask).sum() == pytest.approx(1)
 
 
+def _branch(prompt, completion, **kw):
+  tokens = np.array([*prompt, *completion])
+  mask = np.zeros(len(tokens))
+  mask[len(prompt) :] = 1
+  return packing.Sequence(tokens, mask, prompt_length=len(prompt), **kw)
+
+
+def _shared(sequences, length, rows_multiple=1):
+  return packing.pack(
+    sequences, length=length, rows_multiple=rows_multiple, share_prompts=True
+  )
+
+
+def test_a_shared_prompt_by_hand():
+  sequences = [
+    _branch([5, 6, 7], [1, 2], advantage=2, ref_logprobs=-np.arange(5.0)),
+    _branch([8, 9], [3]),
+    _branch([5, 6, 7], [4], behavior_logprobs=np.array([9, 9, 9, -3])),
+    _branch([5, 6, 7], []),
+  ]
+  batch, stats = _shared(sequences, 14)
+  rows = {
+    "tokens": [5, 6, 7, 1, 2, 7, 4, 7, 8, 9, 3, 0, 0, 0],
+    "segment_ids": [1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 0, 0, 0],
+    "sequence_ids": [0, 0, 1, 1, 1, 2, 2, 3, 4, 4, 4, 0, 0, 0],
+    "positions": [0, 1, 2, 3, 4, 2, 3, 2, 0, 1, 2, 0, 0, 0],
+    "loss_mask": [0, 0, 0, 1, 1, 0, 1, 0, 0, 0, 1, 0, 0, 0],
+    "advantages": [0, 0, 2, 2, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    "ref_logprobs": [0, 0, 0, -3, -4, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    "sequence_weights": [0, 0, 0, 0.5, 0.5, 0, 1, 1, 0, 0, 1, 0, 0, 0],
+  }
+  for name, row in rows.items():
+    np.testing.assert_array_equal(getattr(batch, name), [row], err_msg=name)
+  nan = np.nan
+  np.testing.assert_array_equal(
+    batch.behavior_logprobs,
+    [[0, 0, 0, nan, nan, 0, -3, 0, 0, 0, nan, 0, 0, 0]],
+  )
+  # 15 tokens apart; the group of three spares its two shared ones twice.
+  assert stats == (11 / 14, 4, 1, 0)
+  # One token is nothing to share; neither is a prompt that nobody has too.
+  lone = [_branch([5], [1]), _branch([5], [2]), _branch([5, 6], [1])]
+  for x, y in zip(
+    _shared(lone, 8)[0],
+    packing.pack(lone, length=8, rows_multiple=1)[0],
+    strict=True,
+  ):
+    np.testing.assert_array_equal(x, y)
+
+
+def test_a_group_longer_than_a_row_is_cut():
+  prompt = [5, 6, 7, 8]
+  sequences = [
+    _branch(prompt, [10 * i] * n) for i, n in enumerate([4, 3, 2, 2])
+  ]
+  batch, stats = _shared(sequences, 12)
+  # 3 shared + branches 5 + 4 = 12, and 3 + 3 + 3 = 9: two copies of 3.
+  np.testing.assert_array_equal(
+    batch.tokens,
+    [
+      [5, 6, 7, 8, 0, 0, 0, 0, 8, 10, 10, 10],
+      [5, 6, 7, 8, 20, 20, 8, 30, 30, 0, 0, 0],
+    ],
+  )
+  assert stats == (21 / 24, 6, 2, 0)
+  # A row that takes one sequence and no more.
+  batch, stats = _shared(sequences, 8)
+  assert stats == (27 / 32, 0, 4, 0)
+
+
 def test_split_micro_keeps_every_row_and_shares_out_the_last():
   batch, _ = packing.pack(
     [_sequence(4, 2, 10 * i) for i in range(1, 6)], length=4, rows_multiple=6
@@ -92,6 +162,8 @@ def test_split_micro_keeps_every_row_and_shares_out_the_last():
       _sequence(3, 1, behavior_logprobs=np.zeros(2)),
       "behavior_logprobs has 2 entries for 3",
     ),
+    (_sequence(3, 1, prompt_length=3), "prompt_length=3 must be within its 3"),
+    (_sequence(3, 0, prompt_length=4), "prompt_length=4 must be within its 3"),
   ],
 )
 def test_refusals(sequence, text):

@@ -18,6 +18,11 @@ def numpy_attention(q, k, v, mask):
   return out
 
 
+def mask_of(*places):
+  places = attention.Places(*places)
+  return attention.visible(places, places)
+
+
 @pytest.fixture
 def inputs():
   rng = np.random.default_rng(0)
@@ -31,7 +36,7 @@ def inputs():
 def test_mask_by_hand():
   segments = jnp.array([[1, 1, 2, 2, 0]])
   positions = jnp.array([[0, 1, 0, 1, 0]])
-  mask = attention.visible(segments, positions, segments, positions)
+  mask = mask_of(segments, segments, positions)
   assert mask[0].astype(int).tolist() == [
     [1, 0, 0, 0, 0],
     [1, 1, 0, 0, 0],
@@ -41,9 +46,26 @@ def test_mask_by_hand():
   ]
 
 
+def test_mask_of_a_shared_prompt_by_hand():
+  # Two branches after a prompt of three tokens (two shared), then a lone one.
+  segments = jnp.array([[1, 1, 1, 1, 1, 2, 2]])
+  sequences = jnp.array([[0, 0, 1, 1, 2, 3, 3]])
+  positions = jnp.array([[0, 1, 2, 3, 2, 0, 1]])
+  mask = mask_of(segments, sequences, positions)
+  assert mask[0].astype(int).tolist() == [
+    [1, 0, 0, 0, 0, 0, 0],
+    [1, 1, 0, 0, 0, 0, 0],
+    [1, 1, 1, 0, 0, 0, 0],
+    [1, 1, 1, 1, 0, 0, 0],
+    [1, 1, 0, 0, 1, 0, 0],
+    [0, 0, 0, 0, 0, 1, 0],
+    [0, 0, 0, 0, 0, 1, 1],
+  ]
+
+
 def test_attend_equals_numpy(inputs):
   q, k, v, segments, positions = inputs
-  mask = attention.visible(segments, positions, segments, positions)
+  mask = mask_of(segments, segments, positions)
   out = attention.attend(*(jnp.float32(x) for x in (q, k, v)), mask)
   expected = numpy_attention(q, k, v, np.asarray(mask))
   np.testing.assert_allclose(out, expected, atol=1e-6)
@@ -51,7 +73,7 @@ def test_attend_equals_numpy(inputs):
 
 def test_padding_gives_zero_and_zero_gradient(inputs):
   q, k, v, segments, positions = inputs
-  mask = attention.visible(segments, positions, segments, positions)
+  mask = mask_of(segments, segments, positions)
 
   def total(q, k, v):
     return jnp.sum(attention.attend(q, k, v, mask) ** 2)

@@ -56,10 +56,11 @@ CASES = [
 
 
 def unpacked(tokens):
-  """(tokens, segment_ids, positions) of rows that are one segment each."""
+  """Tokens, segments, sequences, positions of rows of one segment each."""
   tokens = np.asarray(tokens, np.int32)
   positions = np.broadcast_to(np.arange(tokens.shape[1]), tokens.shape)
-  return tokens, np.ones_like(tokens), positions.astype(np.int32)
+  ones = np.ones_like(tokens)
+  return tokens, ones, ones, positions.astype(np.int32)
 
 
 def our_logits(model, config, batch, **options):
@@ -129,7 +130,7 @@ def packed_rows():
     segments[0, where] = i + 1
     positions[0, where] = np.arange(len(part))
     at += len(part)
-  return parts, (row, segments, positions)
+  return parts, (row, segments, segments, positions)
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
@@ -147,10 +148,11 @@ def test_packed_equals_unpacked(family, tiny_models):
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_segments_do_not_leak(family, tiny_models):
   config, model = hf.load(tiny_models[family], jnp.float32)
-  _, (row, segments, positions) = packed_rows()
-  before = our_logits(model, config, (row, segments, positions))
+  _, (row, segments, _, positions) = packed_rows()
+  rest = (segments, segments, positions)
+  before = our_logits(model, config, (row, *rest))
   changed = np.where(segments == 2, (row + 7) % tiny.VOCAB, row)
-  after = our_logits(model, config, (changed, segments, positions))
+  after = our_logits(model, config, (changed, *rest))
   np.testing.assert_array_equal(before[segments != 2], after[segments != 2])
   assert np.abs(before - after)[segments == 2].min(axis=0).max() > 1e-3
 
@@ -168,10 +170,8 @@ def test_the_future_is_not_seen(family, tiny_models):
 
 def test_an_empty_row_has_no_nan_gradient(tiny_models):
   config, model = hf.load(tiny_models["qwen3"], jnp.float32)
-  _, (row, segments, positions) = packed_rows()
-  batch = [
-    np.concatenate([x, np.zeros_like(x)]) for x in (row, segments, positions)
-  ]
+  _, arrays = packed_rows()
+  batch = [np.concatenate([x, np.zeros_like(x)]) for x in arrays]
 
   @jax.jit
   def grad(model):
@@ -181,7 +181,7 @@ def test_an_empty_row_has_no_nan_gradient(tiny_models):
       )
       return jnp.sum(
         decoder.token_logprobs(
-          model, config, hidden, *batch[:2], temperature=1.0, chunk=8
+          model, config, hidden, *batch[:2], batch[2], temperature=1.0, chunk=8
         )
       )
 

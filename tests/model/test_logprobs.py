@@ -28,6 +28,7 @@ def hidden_of(model, config):
     config,
     TOKENS,
     SEGMENTS,
+    SEGMENTS,
     POSITIONS,
     compute_dtype=jnp.float32,
     remat="none",
@@ -48,13 +49,14 @@ def full(model, config, temperature):
   )
 
 
-def chunked(model, config, temperature, chunk):
+def chunked(model, config, temperature, chunk, wanted=SEGMENTS):
   return decoder.token_logprobs(
     model,
     config,
     hidden_of(model, config),
     TOKENS,
     SEGMENTS,
+    wanted,
     temperature=temperature,
     chunk=chunk,
     with_entropy=True,
@@ -93,6 +95,65 @@ def test_gradient_equals_the_whole(model):
     np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(b).max())
 
 
+def test_what_is_not_wanted_is_zero_and_free(model):
+  config, params = model
+  wanted = np.zeros(TOKENS.shape, np.float32)
+  # The last one is the first of its segment: nothing predicts it.
+  wanted[0, 2] = wanted[0, 7] = wanted[1, 10] = wanted[1, 0] = 1
+
+  def loss(params, wanted):
+    scores = chunked(params, config, 0.6, 2, wanted)
+    weighted = sum(jnp.sum(s * (1 + s)) for s in scores)
+    return weighted, scores
+
+  def masked(params):
+    scores = full(params, config, 0.6)
+    scores = [jnp.where(PREDICTED & (wanted > 0), s, 0) for s in scores]
+    return sum(jnp.sum(s * (1 + s)) for s in scores), scores
+
+  f = jax.jit(jax.grad(loss, has_aux=True))
+  grads, ours = f(params, wanted)
+  expected_grads, expected = jax.jit(jax.grad(masked, has_aux=True))(params)
+  for a, b in zip(ours, expected, strict=True):
+    np.testing.assert_allclose(a, b, atol=2e-6)
+    assert np.count_nonzero(a) == 3
+  for a, b in zip(
+    jax.tree.leaves(grads), jax.tree.leaves(expected_grads), strict=True
+  ):
+    np.testing.assert_allclose(a, b, atol=2e-5 * np.abs(b).max())
+  # None wanted: nothing is computed, and no gradient is NaN.
+  grads, ours = f(params, np.zeros_like(wanted))
+  assert not any(np.any(x) for x in jax.tree.leaves((grads, ours)))
+
+
+def test_the_head_is_multiplied_for_wanted_tokens_alone(model):
+  """A NaN state reaches the result only through a chunk that is computed."""
+  config, params = model
+  hidden = jnp.full((2, 11, config.d_model), jnp.nan)
+  hidden = hidden.at[0, 1].set(1.0)
+  wanted = np.zeros(TOKENS.shape, np.float32)
+  wanted[0, 2] = 1
+
+  def total(hidden):
+    return jnp.sum(
+      decoder.token_logprobs(
+        params,
+        config,
+        hidden,
+        TOKENS,
+        SEGMENTS,
+        wanted,
+        temperature=1.0,
+        chunk=1,
+      )
+    )
+
+  value, grad = jax.value_and_grad(total)(hidden)
+  assert np.isfinite(value)
+  assert np.any(grad[0, 1])
+  assert not np.any(grad.at[0, 1].set(0))
+
+
 def test_without_entropy_only_logprobs(model):
   config, params = model
   ours = decoder.token_logprobs(
@@ -101,10 +162,12 @@ def test_without_entropy_only_logprobs(model):
     hidden_of(params, config),
     TOKENS,
     SEGMENTS,
+    SEGMENTS,
     temperature=0.6,
     chunk=5,
   )
-  np.testing.assert_array_equal(ours, chunked(params, config, 0.6, 5)[0])
+  expected = chunked(params, config, 0.6, 5)[0]
+  np.testing.assert_allclose(ours, expected, atol=1e-6)
 
 
 def test_all_logits_never_exist():
@@ -130,13 +193,21 @@ def test_all_logits_never_exist():
       config,
       tokens,
       segments,
+      segments,
       positions,
       compute_dtype=jnp.float32,
       remat="full",
     )
     return jnp.sum(
       decoder.token_logprobs(
-        model, config, hidden, tokens, segments, temperature=1.0, chunk=16
+        model,
+        config,
+        hidden,
+        tokens,
+        segments,
+        segments,
+        temperature=1.0,
+        chunk=16,
       )
     )
 

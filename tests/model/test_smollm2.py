@@ -56,6 +56,7 @@ def test_logprobs_equal_transformers(smollm2):
       config,
       batch.tokens,
       batch.segment_ids,
+      batch.sequence_ids,
       batch.positions,
       compute_dtype=jnp.float32,
       remat="none",
@@ -65,7 +66,8 @@ def test_logprobs_equal_transformers(smollm2):
       config,
       hidden,
       batch.tokens,
-      batch.segment_ids,
+      batch.sequence_ids,
+      batch.loss_mask,
       temperature=1.0,
       chunk=64,
     )

@@ -12,6 +12,7 @@ import numpy as np
 from atlas_jax import sharding
 from atlas_jax.checkpoint import Checkpoints
 from atlas_jax.config import GrpoConfig, MeshConfig, OptimizerConfig
+from atlas_jax.data import packing
 from atlas_jax.training import optimizer, step
 from tests.training import tiny
 
@@ -48,6 +49,20 @@ OBJECTIVES = {
 }
 
 
+def make_batch(name):
+  """Lone sequences; for GRPO also groups that share their prompts."""
+  if name == "sft":
+    return tiny.batch(2, rows_multiple=16)
+  batch, stats = packing.pack(
+    tiny.sequences() + tiny.groups(),
+    length=32,
+    rows_multiple=16,
+    share_prompts=True,
+  )
+  assert stats.shared_tokens > 0
+  return packing.split_micro(batch, 2)
+
+
 def flat(tree) -> np.ndarray:
   return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
 
@@ -66,7 +81,7 @@ def run(name, put) -> dict[str, np.ndarray]:
     temperature=tiny.TEMPERATURE,
   )
   state = step.init_state(tiny.model(), tx)
-  batch = prepare(state.model, put(tiny.batch(2, rows_multiple=16)))
+  batch = prepare(state.model, put(make_batch(name)))
   state, metrics = train(state, batch)
   gradient = flat(state.opt_state[1].mu) / (1 - config.b1)
   state, _ = train(state, batch)
@@ -109,7 +124,7 @@ def main(path: str) -> None:
     for name in OBJECTIVES:
       for key, value in run(name, put).items():
         out[f"{mesh_name}/{name}/{key}"] = value
-    batch = put(tiny.batch(2, rows_multiple=16))
+    batch = put(make_batch("grpo"))
     out[f"{mesh_name}/score"] = np.asarray(score(tiny.model(), batch))
 
   record("none", lambda batch: batch)

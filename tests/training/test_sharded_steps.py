@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.training import tiny
+from tests.training import sharded_steps
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _MESHES = ("one", "fsdp8", "fsdp4_tensor2", "data2_fsdp4")
@@ -52,7 +52,7 @@ def test_loss_and_gradient_are_those_of_one_device(results, mesh, objective):
 def test_scores_are_those_of_one_device(results, mesh):
   expected = results["none/score"]
   np.testing.assert_allclose(results[f"{mesh}/score"], expected, atol=1e-5)
-  real = tiny.batch(2, rows_multiple=16).loss_mask > 0
+  real = sharded_steps.make_batch("grpo").loss_mask > 0
   assert (expected[real] < 0).all()
 
 

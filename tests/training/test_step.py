@@ -176,12 +176,13 @@ def test_score_is_the_log_softmax_at_the_temperature():
   assert scores.shape == batch.tokens.shape
 
   @jax.jit
-  def all_logits(tokens, segments, positions):
+  def all_logits(tokens, segments, sequences, positions):
     hidden = decoder.forward(
       model,
       tiny.ARCHITECTURE,
       tokens,
       segments,
+      sequences,
       positions,
       compute_dtype=jnp.float32,
       remat="none",
@@ -190,7 +191,7 @@ def test_score_is_the_log_softmax_at_the_temperature():
 
   for m in range(2):
     x = np.asarray(
-      all_logits(batch.tokens[m], batch.segment_ids[m], batch.positions[m]),
+      all_logits(*(a[m] for a in batch[:4])),
       np.float64,
     )
     x /= tiny.TEMPERATURE

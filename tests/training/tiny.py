@@ -87,3 +87,30 @@ def batch(micro_batches=1, *, order=None, rows_multiple=8, length=32, seed=0):
     items = [items[i] for i in order]
   packed, _ = packing.pack(items, length=length, rows_multiple=rows_multiple)
   return packing.split_micro(packed, micro_batches)
+
+
+def groups(seed=0):
+  """Completions of three prompts, 4, 3 and 1 of them, in a mixed order.
+
+  With rows of 24 tokens the first group is longer than a row.
+  """
+  rng = np.random.default_rng(seed)
+  prompts = [rng.integers(0, ARCHITECTURE.vocab_size, n) for n in (8, 5, 7)]
+  out = []
+  for g, n in [(0, 9), (1, 4), (0, 6), (2, 12), (0, 8), (1, 1), (1, 7), (0, 3)]:
+    completion = rng.integers(0, ARCHITECTURE.vocab_size, n)
+    tokens = np.concatenate([prompts[g], completion])
+    start = len(prompts[g])
+    mask = np.zeros(len(tokens))
+    mask[start:] = n != 4  # one completion is silent
+    logprobs = rng.normal(-4.0, 0.3, (2, len(tokens)))
+    out.append(
+      packing.Sequence(
+        tokens,
+        mask,
+        *logprobs,
+        advantage=float(rng.normal()),
+        prompt_length=start,
+      )
+    )
+  return out
