@@ -3,6 +3,8 @@
 Against loops written from the formulas: test_losses_oracle.py.
 """
 
+import pathlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -147,6 +149,9 @@ def test_metrics_by_loops(x64):
     assert np.mean(values) > 0, name
   assert metrics.maxima["ratio_max"] == pytest.approx(ratio.max())
   assert metrics.maxima["mismatch_max"] == pytest.approx(np.abs(d).max())
+  readme = pathlib.Path(losses.__file__).with_name("README.md").read_text()
+  for name in (*metrics.sums, *metrics.maxima):
+    assert f"`{name}`" in readme, name
 
 
 def _every_kind(loss_type, ratio_level):
