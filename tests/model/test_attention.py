@@ -71,6 +71,25 @@ def test_attend_equals_numpy(inputs):
   np.testing.assert_allclose(out, expected, atol=1e-6)
 
 
+def test_blocks_of_queries_equal_the_whole(inputs, monkeypatch):
+  """Rows of 6 in blocks of 4: the second block is shorter than the first."""
+  q, k, v, segments, positions = inputs
+  mask = mask_of(segments, segments, positions)
+  arrays = [jnp.float32(x) for x in (q, k, v)]
+
+  def total(q, k, v):
+    return jnp.sum(attention.attend(q, k, v, mask) ** 2)
+
+  whole = jax.grad(total, argnums=(0, 1, 2))(*arrays)
+  monkeypatch.setattr(attention, "_BLOCK", 4)
+  expected = numpy_attention(q, k, v, np.asarray(mask))
+  out = attention.attend(*arrays, mask)
+  np.testing.assert_allclose(out, expected, atol=1e-6)
+  parts = jax.grad(total, argnums=(0, 1, 2))(*arrays)
+  for a, b in zip(parts, whole, strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-6)
+
+
 def test_padding_gives_zero_and_zero_gradient(inputs):
   q, k, v, segments, positions = inputs
   mask = mask_of(segments, segments, positions)
