@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from atlas_jax.model import hf
-from atlas_jax.serving import weight_sync
+from atlas_jax.serving import weight_files
 from atlas_jax.serving.supervisor import descendants
 from tests.phases import tiny_road
 from tests.phases.conftest import episodes, numbers
@@ -91,7 +91,7 @@ def test_the_export_is_the_last_published_model(undisturbed):
   sums = json.loads(manifest.read_text())["checksums"]
   config, model = hf.load(workdir / "export", jnp.float32)
   for name, tensor in hf.export_tensors(model, config, jnp.float32).items():
-    assert weight_sync.checksum(np.asarray(tensor)) == sums[name]
+    assert weight_files.checksum(np.asarray(tensor)) == sums[name]
 
 
 def test_the_same_command_again_changes_nothing(road, undisturbed):
