@@ -91,8 +91,9 @@ def export_tensors(
 
 @functools.partial(jax.jit, static_argnames="dtype")
 def _round(value, dtype):
-  # Without the copy, a value of this dtype would be the parameter's own buffer.
-  return jnp.copy(value.astype(dtype))
+  if value.dtype == dtype:  # else jit hands on the parameter's own buffer
+    return jnp.copy(value)
+  return value.astype(dtype)
 
 
 def save(
