@@ -202,6 +202,9 @@ class ServingConfig:
   retries: int = 3  # of one request
   restarts: int = 3  # of a server that died, in one run
   max_concurrency: int = 256
+  # Publish only the values that changed, where the server can take that.
+  delta: bool = True
+  full_every: int = 50  # versions between two full files
   # Stop when mean |trainer - server| log-prob on the fixed prompt is above.
   max_logprob_gap: float = 0.1
 

@@ -54,6 +54,7 @@ POSITIVE = [
   "evaluate.samples",
   "evaluate.bootstrap_resamples",
   "serving.max_concurrency",
+  "serving.full_every",
   "teacher.logprob_chunk",
 ]
 NOT_NEGATIVE = [

@@ -63,8 +63,37 @@ def _take(stacked, layer, dtype):
 def export_tensors(
   model: Decoder, config: DecoderConfig, dtype: DTypeLike
 ) -> dict[str, np.ndarray]:
-  """`iter_tensors` as a dict: the whole model in host memory."""
-  return dict(iter_tensors(model, config, dtype))
+  """`iter_tensors` as a dict: the whole model in host memory.
+
+  The arrays are the caller's: a later step that is given the model does not
+  change them.
+  """
+  if jax.process_count() > 1:
+    return dict(iter_tensors(model, config, dtype))
+  # All layers of a parameter in one transfer, the next being rounded meanwhile.
+  table = tensors(config)
+  on_device = {}
+  for t in table:
+    if t.attribute not in on_device:
+      owner = model if t.layer is None else model.blocks
+      value = getattr(owner, t.attribute)[...]
+      on_device[t.attribute] = _round(value, jnp.dtype(dtype))
+      on_device[t.attribute].copy_to_host_async()
+  on_host = {name: np.asarray(value) for name, value in on_device.items()}
+  out = {}
+  for t in table:
+    value = on_host[t.attribute]
+    out[t.name] = (value if t.layer is None else value[t.layer]).reshape(
+      t.shape
+    )
+  return out
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _round(value, dtype):
+  if value.dtype == dtype:  # else jit hands on the parameter's own buffer
+    return jnp.copy(value)
+  return value.astype(dtype)
 
 
 def save(

@@ -77,6 +77,7 @@ class Run:
     self._model = None
     self._published: int | None = None
     self._servers: tuple = ()
+    self._publisher: weight_sync.Publisher | None = None  # the lead's
     self._roles: tuple[Role, Role] | None = None
     self._restarts = 0
 
@@ -180,6 +181,7 @@ class Run:
       server_lib.TeacherServer(c.teacher, model_path=teacher_path, **shared),
       server_lib.StudentServer(c.student, model_path=c.student_path, **shared),
     )
+    self._publisher = weight_sync.Publisher(self._servers[0], c)
     seconds = server_lib.start(*self._servers)
     log.info(
       "teacher server %s after %.1f s, student server %s after %.1f s",
@@ -207,12 +209,7 @@ class Run:
     )
 
     def send():
-      report = weight_sync.publish(
-        tensors,
-        self._servers[0],
-        version=self.version,
-        timeout_s=c.request_timeout_s,
-      )
+      report = self._publisher.publish(tensors, self.version)
       return {
         "publish_bytes": report.bytes,
         "publish_seconds": report.seconds_write

@@ -35,6 +35,10 @@ class ServerDown(ServerError):
   """A server does not answer: it is gone, hangs, or fails at everything."""
 
 
+class WeightsRefused(ServerError):
+  """The teacher server does not take a file; it serves on as before."""
+
+
 @dataclass(frozen=True)
 class Sampling:
   """How to sample. Sample i of n is drawn with seed + i."""

@@ -20,7 +20,12 @@ from pathlib import Path
 
 from atlas_jax.config import ServerConfig
 from atlas_jax.serving import http, supervisor, vllm_command
-from atlas_jax.serving.client import Client, ServerDown, ServerError
+from atlas_jax.serving.client import (
+  Client,
+  ServerDown,
+  ServerError,
+  WeightsRefused,
+)
 from atlas_jax.serving.server_log import ServerLog
 
 
@@ -281,13 +286,14 @@ class TeacherServer(Server):
     """Has the server load a file; see third_party/atlas_vllm/README.md.
 
     Args:
-      path: the safetensors file, relative to weights_root.
+      path: a safetensors file, full or delta, relative to weights_root.
       version: its label, reported with every completion from then on.
-      checksums: sha256 of each tensor's bytes.
+      checksums: BLAKE3 of each whole tensor's bytes.
       timeout_s: for requests under way to end and the weights to be loaded.
 
     Raises:
-      ServerError: refused; the old weights are in use. The text says why.
+      WeightsRefused: the old weights serve on; the text says why.
+      ServerError: another update runs, or the server ends.
       ServerDown: no answer.
     """
     body = {"path": path, "version": version, "checksums": checksums}
@@ -295,7 +301,8 @@ class TeacherServer(Server):
       "POST", "/v1/atlas/update", body, timeout_s=timeout_s
     )
     if status != 200:
-      raise ServerError(
+      kind = WeightsRefused if status == 400 else ServerError
+      raise kind(
         f"the teacher server refused the weights {path!r} ({status}):"
         f" {answer[:1000].decode(errors='replace')}"
       )
@@ -303,12 +310,11 @@ class TeacherServer(Server):
 
   def held_weights(self, timeout_s: float = 600.0) -> dict:
     """What the server really holds: {"version": .., "checksums": {..}}."""
-    status, answer = self._request(
-      "GET", "/v1/atlas/weights", timeout_s=timeout_s
-    )
+    path = "/v1/atlas/weights"
+    status, answer = self._request("GET", path, timeout_s=timeout_s)
     if status != 200:
       raise ServerError(
-        f"{self.base_url}/v1/atlas/weights answered {status}:"
+        f"{self.base_url}{path} answered {status}:"
         f" {answer[:500].decode(errors='replace')}"
       )
     return json.loads(answer)

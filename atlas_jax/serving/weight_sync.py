@@ -1,60 +1,98 @@
 """Publishing the trainer's weights to the running teacher server.
 
 Weights travel as one safetensors file in a directory that trainer and server
-share. The order, so that no half-written or foreign file is ever served:
+share: all tensors, or the values that changed since the version that the
+server holds (delta.py) where that is known and smaller. The order, so that no
+half-written or foreign file is ever served:
 
-  1. write weights-<version>.safetensors under another name, then rename;
+  1. write weights-<version>.safetensors (or .delta.safetensors) under another
+     name, then rename;
   2. write weights-<version>.json, the manifest, the same way;
-  3. announce it; the server checks all of it, waits for the requests under
-     way, loads, and goes on (third_party/atlas_vllm);
-  4. read back the checksums of what the server holds: they must be ours;
+  3. announce it with the checksums of the whole tensors; the server checks all
+     of it, waits for the requests under way, loads, and goes on
+     (third_party/atlas_vllm). It refuses a delta of a version that it does
+     not hold: then the full file is written and sent;
+  4. after a full file, read back the checksums of what the server holds: they
+     must be ours. For a delta the server has done so in 3: what its model
+     holds, with the delta, must have our checksums before it is loaded;
   5. delete files of versions older than the last two.
 
 With several hosts, only the lead calls `publish`.
 """
 
-import dataclasses
-import hashlib
-import json
 import logging
-import os
-import re
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from atlas_jax.serving.client import ServerError
+from atlas_jax.config import ServingConfig
+from atlas_jax.serving import delta, weight_files
+from atlas_jax.serving.client import ServerError, WeightsRefused
 from atlas_jax.serving.server import TeacherServer
+from atlas_jax.serving.weight_files import WeightManifest
 
-_DTYPES = {"float32": "F32", "bfloat16": "BF16"}
-_KEPT_VERSIONS = 2
-_FILE = re.compile(r"weights-(\d+)\.(safetensors|json)")
+# A delta above this part of the full bytes saves too little: applying a value
+# costs more than copying one.
+_DELTA_FRACTION = 0.5
 
 
 @dataclass(frozen=True)
-class WeightManifest:
-  """What a version of the weights consists of."""
+class Published:
+  """What a server holds: the base of the next delta.
+
+  The arrays are those given to `publish`, which must not change any more.
+  """
 
   version: int
-  files: tuple[str, ...]  # names in the directory of the manifest
-  checksums: dict[str, str]  # tensor name -> sha256 of its bytes
+  tensors: Mapping[str, np.ndarray]
+  checksums: dict[str, str]
+  deltas: int  # published since the last full file
 
 
 @dataclass(frozen=True)
 class PublishReport:
   """What a publish did. Seconds are wall clock."""
 
-  version: int
-  bytes: int
-  seconds_write: float  # checksums and file
+  held: Published
+  bytes: int  # of the file that the server took
+  seconds_write: float  # comparing, checksums and file; a refused delta's too
   seconds_check: float  # the server's checks, while it still serves
   seconds_apply: float  # from pause to resume
-  seconds_verify: float  # reading back what the server holds
-  checksums: dict[str, str]
+  seconds_verify: float  # reading back what the server holds; 0 for a delta
+
+
+class Publisher:
+  """Publishes one version after the other to one server.
+
+  A full file goes out first, after a failure, once in `config.full_every`
+  versions, and always when `config.delta` is off.
+  """
+
+  def __init__(self, server: TeacherServer, config: ServingConfig):
+    self._server = server
+    self._config = config
+    self._held: Published | None = None
+
+  def publish(
+    self, tensors: Mapping[str, np.ndarray], version: int
+  ) -> PublishReport:
+    """As the function `publish`."""
+    base, self._held = self._held, None
+    if base is not None and base.deltas + 1 >= self._config.full_every:
+      base = None
+    report = publish(
+      tensors,
+      self._server,
+      version=version,
+      timeout_s=self._config.request_timeout_s,
+      base=base,
+    )
+    if self._config.delta:
+      self._held = report.held
+    return report
 
 
 def publish(
@@ -63,6 +101,7 @@ def publish(
   *,
   version: int,
   timeout_s: float,
+  base: Published | None = None,
 ) -> PublishReport:
   """Gives the teacher server new weights and makes sure that it has them.
 
@@ -72,6 +111,8 @@ def publish(
     server: the teacher; files go to its `weights_root`.
     version: a number that grows; completions carry it from now on.
     timeout_s: for the server to finish its requests and load.
+    base: what the server should hold now: a delta of it is sent if it is of an
+      older version and the delta is small, and the server then agrees.
 
   Raises:
     ServerError: refused (the old weights serve on), or the server holds
@@ -88,28 +129,51 @@ def publish(
         f"{name} is {tensor.dtype.name}, and the teacher server runs in"
         f" {server.dtype}"
       )
+  if base is not None and (
+    base.version >= version or base.tensors.keys() != tensors.keys()
+  ):
+    base = None
   begin = time.perf_counter()
-  manifest, size = write(tensors, server.weights_root, version)
-  written = time.perf_counter()
-  answer = server.update_weights(
-    manifest.files[0], str(version), manifest.checksums, timeout_s
-  )
+  changes, sums = _compare(tensors, base)
+  answer = None
+  if base is not None and _is_small(changes, tensors):
+    manifest, size = weight_files.write(
+      delta.entries(changes, tensors),
+      server.weights_root,
+      version,
+      base=base.version,
+      checksums=sums,
+    )
+    written = time.perf_counter()
+    try:
+      answer = _announce(manifest, server, timeout_s)
+    except WeightsRefused as refusal:
+      logging.warning("sending the full weights instead: %s", refusal)
+      (server.weights_root / manifest.files[0]).unlink()
+  if answer is None:
+    manifest, size = weight_files.write(
+      tensors, server.weights_root, version, checksums=sums
+    )
+    written = time.perf_counter()
+    answer = _announce(manifest, server, timeout_s)
   applied = time.perf_counter()
-  verify(manifest, server)
+  is_delta = manifest.base is not None
+  if not is_delta:
+    verify(manifest, server)
   report = PublishReport(
-    version=version,
+    held=Published(version, tensors, sums, base.deltas + 1 if is_delta else 0),
     bytes=size,
     seconds_write=written - begin,
     seconds_check=answer["seconds_check"],
     seconds_apply=answer["seconds_apply"],
     seconds_verify=time.perf_counter() - applied,
-    checksums=manifest.checksums,
   )
-  _delete_old(server.weights_root, version)
+  weight_files.delete_old(server.weights_root, version)
   logging.info(
-    "published weights %d: %.1f MB, written in %.2f s, checked in %.2f s,"
-    " applied in %.2f s, verified in %.2f s",
+    "published weights %d: %s of %.1f MB, written in %.2f s, checked in"
+    " %.2f s, applied in %.2f s, verified in %.2f s",
     version,
+    "a delta" if is_delta else "a full file",
     size / 1e6,
     report.seconds_write,
     report.seconds_check,
@@ -117,6 +181,41 @@ def publish(
     report.seconds_verify,
   )
   return report
+
+
+def _compare(
+  tensors: Mapping[str, np.ndarray], base: Published | None
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+  """(what changed since `base`, checksums), several tensors at a time."""
+
+  def compare(name):
+    if base is None:
+      return None, weight_files.checksum(tensors[name])
+    where = delta.changed(base.tensors[name], tensors[name])
+    same = not len(where)
+    return where, base.checksums[name] if same else weight_files.checksum(
+      tensors[name]
+    )
+
+  with ThreadPoolExecutor(8) as pool:  # numpy and blake3 free the GIL
+    found = dict(zip(tensors, pool.map(compare, tensors), strict=True))
+  changes = {name: where for name, (where, _) in found.items()}
+  return changes, {name: digest for name, (_, digest) in found.items()}
+
+
+def _is_small(changes, tensors: Mapping[str, np.ndarray]) -> bool:
+  size = sum(
+    len(where) * (2 + tensors[name].itemsize) for name, where in changes.items()
+  )
+  return size < _DELTA_FRACTION * sum(t.nbytes for t in tensors.values())
+
+
+def _announce(
+  manifest: WeightManifest, server: TeacherServer, timeout_s: float
+) -> dict:
+  return server.update_weights(
+    manifest.files[0], str(manifest.version), manifest.checksums, timeout_s
+  )
 
 
 def verify(manifest: WeightManifest, server: TeacherServer) -> None:
@@ -142,68 +241,3 @@ def verify(manifest: WeightManifest, server: TeacherServer) -> None:
       f"the teacher server holds other weights than the trainer in"
       f" {len(different)} of {len(ours)} tensors, such as {different[0]}"
     )
-
-
-def write(
-  tensors: Mapping[str, np.ndarray], directory: Path, version: int
-) -> tuple[WeightManifest, int]:
-  """Writes the file and the manifest; returns it and the file's bytes."""
-  directory.mkdir(parents=True, exist_ok=True)
-  name = f"weights-{version:08d}.safetensors"
-  with ThreadPoolExecutor(8) as pool:  # hashlib frees the GIL
-    sums = dict(zip(tensors, pool.map(checksum, tensors.values()), strict=True))
-  size = _write_safetensors(directory / name, tensors)
-  manifest = WeightManifest(version, (name,), sums)
-  path = directory / f"weights-{version:08d}.json"
-  partial = path.with_suffix(".json.partial")
-  partial.write_text(json.dumps(dataclasses.asdict(manifest), indent=1))
-  os.replace(partial, path)
-  return manifest, size
-
-
-def _bytes(tensor: np.ndarray) -> memoryview:
-  return memoryview(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8))
-
-
-def checksum(tensor: np.ndarray) -> str:
-  """sha256 of the bytes of `tensor` in row-major order."""
-  return hashlib.sha256(_bytes(tensor)).hexdigest()
-
-
-def _write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> int:
-  """Streams tensors to a file; the format is safetensors', by its README.
-
-  safetensors' own writer would hold a second copy of all the weights.
-  """
-  header, end = {}, 0
-  for name, tensor in tensors.items():
-    begin, end = end, end + tensor.nbytes
-    header[name] = {
-      "dtype": _DTYPES[tensor.dtype.name],
-      "shape": list(tensor.shape),
-      "data_offsets": [begin, end],
-    }
-  text = json.dumps(header).encode()
-  text += b" " * (-len(text) % 8)  # data starts aligned
-  partial = path.with_suffix(".safetensors.partial")
-  with partial.open("wb") as f:
-    f.write(len(text).to_bytes(8, "little"))
-    f.write(text)
-    for tensor in tensors.values():
-      f.write(_bytes(tensor))
-  os.replace(partial, path)
-  return 8 + len(text) + end
-
-
-def _delete_old(directory: Path, version: int) -> None:
-  """Deletes all but the newest versions up to `version`, and stray parts."""
-  found: dict[int, list[Path]] = {}
-  for path in list(directory.iterdir()):
-    if path.suffix == ".partial":  # a run was killed while it wrote
-      path.unlink()
-    match = _FILE.fullmatch(path.name)
-    if match and int(match[1]) <= version:
-      found.setdefault(int(match[1]), []).append(path)
-  for old in sorted(found)[:-_KEPT_VERSIONS]:
-    for path in found[old]:
-      path.unlink()

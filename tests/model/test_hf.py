@@ -194,6 +194,20 @@ def test_rounding_to_bfloat16_is_to_nearest_even(tmp_path):
     np.testing.assert_array_equal(ours[name].view(np.int16), expected.numpy())
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_an_export_outlives_the_model(tiny_models, dtype):
+  config, model = hf.load(tiny_models["llama"], jnp.float32)
+  one_by_one = {
+    name: tensor.copy()
+    for name, tensor in hf.iter_tensors(model, config, dtype)
+  }
+  ours = hf.export_tensors(model, config, dtype)
+  jax.jit(lambda m: jax.tree.map(jnp.zeros_like, m), donate_argnums=0)(model)
+  assert list(ours) == list(one_by_one)
+  for name, tensor in one_by_one.items():
+    np.testing.assert_array_equal(ours[name], tensor)
+
+
 def test_a_random_model_has_the_shapes_of_a_loaded_one(tiny_models):
   config, loaded = hf.load(tiny_models["qwen3"], jnp.float32)
   for made in (

@@ -16,7 +16,8 @@ import time
 import numpy as np
 import pytest
 
-from atlas_jax.serving import server, weight_sync
+from atlas_jax.config import ServingConfig
+from atlas_jax.serving import server, weight_files, weight_sync
 from atlas_jax.serving.client import Sampling, ServerDown, ServerError
 from atlas_jax.serving.supervisor import descendants
 from tests.serving import tiny_vllm
@@ -50,6 +51,13 @@ def publish(tensors, pair, version):
   )
 
 
+def write(tensors, teacher, version):
+  sums = {name: weight_files.checksum(t) for name, t in tensors.items()}
+  return weight_files.write(
+    tensors, teacher.weights_root, version, checksums=sums
+  )
+
+
 def test_update_is_equal_to_a_fresh_start(vllm_servers):
   old, fresh = sample(vllm_servers.teacher), sample(vllm_servers.student)
   assert said(old) != said(fresh)
@@ -59,7 +67,9 @@ def test_update_is_equal_to_a_fresh_start(vllm_servers):
   assert said(new) == said(fresh)
   assert {c.weight_version for c in new} == {1}
   assert {c.weight_version for c in fresh} == {"default"}
-  assert vllm_servers.teacher.held_weights()["checksums"] == report.checksums
+  assert (
+    vllm_servers.teacher.held_weights()["checksums"] == report.held.checksums
+  )
   publish(weights(0), vllm_servers, 2)
   assert said(sample(vllm_servers.teacher)) == said(old)
 
@@ -176,7 +186,7 @@ def test_refused_files_leave_the_old_weights(vllm_servers):
   teacher = vllm_servers.teacher
   publish(weights(0), vllm_servers, 5)
   before = sample(teacher)
-  manifest, _ = weight_sync.write(weights(1), teacher.weights_root, 6)
+  manifest, _ = write(weights(1), teacher, 6)
   good = teacher.weights_root / manifest.files[0]
   outside = teacher.weights_root.parent / "outside.safetensors"
   outside.write_bytes(good.read_bytes())
@@ -237,7 +247,7 @@ def test_a_second_update_meets_409_and_a_lost_client_does_no_harm(
 ):
   teacher = vllm_servers.teacher
   publish(weights(0), vllm_servers, 9)
-  manifest, _ = weight_sync.write(weights(1), teacher.weights_root, 10)
+  manifest, _ = write(weights(1), teacher, 10)
   args = (manifest.files[0], "10", manifest.checksums)
   # Long answers under way keep the first update waiting in its pause.
   long = Sampling(480, 1.0, n=48)
@@ -279,7 +289,10 @@ def test_the_key_is_needed(vllm_servers):
 
 def test_a_dead_server_is_restarted_and_published_to_again(vllm_servers):
   teacher = vllm_servers.teacher
-  publish(weights(1), vllm_servers, 11)
+  publisher = weight_sync.Publisher(
+    teacher, ServingConfig(request_timeout_s=60)
+  )
+  publisher.publish(weights(1), 11)
   before = sample(teacher)
   tree = descendants(teacher._process.pid)
   assert len(tree) >= 2  # the API server and its engine
@@ -292,8 +305,10 @@ def test_a_dead_server_is_restarted_and_published_to_again(vllm_servers):
   assert wait_until(lambda: not any(map(running, tree)), 10)
   teacher.restart()
   assert sample(teacher)[0].weight_version == "default"
-  publish(weights(1), vllm_servers, 11)
-  assert sample(teacher) == before
+  # Nothing changed, but the new server does not hold it: all is sent.
+  assert publisher.publish(weights(1), 12).held.deltas == 0
+  assert said(sample(teacher)) == said(before)
+  assert publisher.publish(weights(1), 13).held.deltas == 1
 
 
 OWNER = """

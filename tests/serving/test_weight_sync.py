@@ -1,17 +1,18 @@
 """Files, manifests and refusals of publish, without a server."""
 
-import hashlib
 import json
 
+import blake3
 import ml_dtypes
 import numpy as np
 import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
+from atlas_jax.config import ServingConfig
 from atlas_jax.serving import weight_sync
-from atlas_jax.serving.client import ServerError
-from tests.serving import tiny_vllm
+from atlas_jax.serving.client import ServerDown, ServerError, WeightsRefused
+from tests.serving import delta_oracle, tiny_vllm
 
 
 class Held(tiny_vllm.TeacherServer):
@@ -68,7 +69,7 @@ def test_file_is_what_safetensors_reads(teacher):
   assert manifest["version"] == 3 and manifest["files"] == [path.name]
   assert (
     manifest["checksums"]["c"]
-    == hashlib.sha256(given["c"].tobytes()).hexdigest()
+    == blake3.blake3(given["c"].tobytes()).hexdigest()
   )
 
 
@@ -109,3 +110,164 @@ def test_a_student_takes_no_weights(tmp_path):
   student = tiny_vllm.student(tmp_path, tmp_path)
   with pytest.raises(TypeError, match="StudentServer"):
     publish(tensors(), student, 1)
+
+
+class Follower(Held):
+  """Holds what it is sent, by the oracle's reading, and checks its base."""
+
+  def __init__(self, *args, **kwargs):
+    super().__init__(*args, **kwargs)
+    self.tensors, self.version, self.took, self.down = None, None, [], False
+
+  def update_weights(self, path, version, checksums, timeout_s):
+    if self.down:
+      raise ServerDown("gone")
+    with safe_open(self.weights_root / path, framework="np") as f:
+      entries = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
+      metadata = f.metadata() or {}
+    if "base" in metadata:
+      if metadata["base"] != self.version:
+        raise WeightsRefused(f"holds {self.version}, not {metadata['base']}")
+      assert metadata["version"] == version
+      self.tensors = delta_oracle.apply(self.tensors, entries)
+    else:
+      self.tensors = entries
+    self.took.append(path)
+    return super().update_weights(path, version, checksums, timeout_s)
+
+  def restart(self):
+    self.tensors, self.version = None, None
+
+
+@pytest.fixture
+def follower(tmp_path):
+  return Follower(
+    tiny_vllm.server_config(dtype="bfloat16"),
+    model_path=tmp_path,
+    workdir=tmp_path,
+    start_timeout_s=1,
+  )
+
+
+def big(seed=0):
+  rng = np.random.default_rng(seed)
+  made = {"a": rng.normal(size=(40, 50)), "b": rng.normal(size=(30,))}
+  made["c"] = rng.normal(size=(300, 500)).T
+  return {k: v.astype(ml_dtypes.bfloat16) for k, v in made.items()}
+
+
+def stepped(tensors, seed, fraction=0.01):
+  """A copy in which about `fraction` of a's and c's values are others."""
+  rng = np.random.default_rng(seed)
+
+  def step(t):
+    where = rng.random(t.shape) < fraction
+    return np.where(where, t + t.dtype.type(1), t)
+
+  return {k: t if k == "b" else step(t) for k, t in tensors.items()}
+
+
+def assert_follows(follower, tensors):
+  for name, tensor in tensors.items():
+    got = follower.tensors[name].view(np.uint16)
+    np.testing.assert_array_equal(got, tensor.view(np.uint16))
+    digest = blake3.blake3(tensor.tobytes()).hexdigest()
+    assert follower.sums[name] == digest
+
+
+def full(version):
+  return f"weights-{version:08d}.safetensors"
+
+
+def delta(version):
+  return f"weights-{version:08d}.delta.safetensors"
+
+
+def test_deltas_grow_out_of_a_full_file(follower):
+  publisher = weight_sync.Publisher(follower, ServingConfig())
+  tensors = big()
+  sizes = []
+  for version in (1, 2, 3, 7):
+    sizes.append(publisher.publish(tensors, version).bytes)
+    assert_follows(follower, tensors)
+    tensors = stepped(tensors, seed=version)
+  assert follower.took == [full(1), delta(2), delta(3), delta(7)]
+  assert all(size < 0.04 * sizes[0] for size in sizes[1:])
+  manifest = json.loads(
+    (follower.weights_root / "weights-00000007.json").read_text()
+  )
+  assert manifest["base"] == 3 and manifest["files"] == [delta(7)]
+  assert manifest["checksums"] == follower.sums
+  assert sorted(p.name for p in follower.weights_root.iterdir()) == [
+    delta(3),
+    "weights-00000003.json",
+    delta(7),
+    "weights-00000007.json",
+  ]
+
+
+def test_nothing_changed_is_an_empty_delta(follower):
+  publisher = weight_sync.Publisher(follower, ServingConfig())
+  publisher.publish(big(), 1)
+  assert publisher.publish(big(), 2).bytes < 200
+  assert follower.version == "2"
+  assert_follows(follower, big())
+
+
+def test_much_changed_is_a_full_file(follower):
+  publisher = weight_sync.Publisher(follower, ServingConfig())
+  publisher.publish(big(), 1)
+  # 4 bytes a changed value of 2: the limit of one half is at a quarter.
+  publisher.publish(stepped(big(), 1, fraction=0.22), 2)
+  publisher.publish(stepped(big(), 2, fraction=0.22), 3)
+  assert follower.took == [full(1), delta(2), full(3)]
+
+
+def test_a_server_without_the_base_gets_the_full_file(follower):
+  publisher = weight_sync.Publisher(follower, ServingConfig())
+  publisher.publish(big(), 1)
+  follower.restart()
+  new = stepped(big(), 1)
+  publisher.publish(new, 2)
+  assert_follows(follower, new)
+  follower.version = "someone else's"
+  publisher.publish(big(), 3)
+  publisher.publish(new, 4)
+  assert follower.took == [full(1), full(2), full(3), delta(4)]
+  assert_follows(follower, new)
+  # No refused delta is left beside the full file.
+  assert not (follower.weights_root / delta(3)).exists()
+
+
+def test_after_a_failure_the_next_file_is_full(follower):
+  publisher = weight_sync.Publisher(follower, ServingConfig())
+  publisher.publish(big(), 1)
+  follower.down = True
+  with pytest.raises(ServerDown):
+    publisher.publish(stepped(big(), 1), 2)
+  follower.down = False
+  publisher.publish(stepped(big(), 1), 2)
+  assert follower.took == [full(1), full(2)]
+
+
+def test_the_same_version_again_is_full(follower):
+  publisher = weight_sync.Publisher(follower, ServingConfig())
+  publisher.publish(big(), 1)
+  publisher.publish(big(), 1)
+  assert follower.took == [full(1), full(1)]
+
+
+def test_every_so_often_a_full_file(follower):
+  publisher = weight_sync.Publisher(follower, ServingConfig(full_every=3))
+  for version in range(1, 8):
+    publisher.publish(big(), version)
+  assert [f == full(i) for i, f in enumerate(follower.took, 1)] == [
+    True, False, False, True, False, False, True,
+  ]  # fmt: skip
+
+
+def test_deltas_can_be_turned_off(follower):
+  publisher = weight_sync.Publisher(follower, ServingConfig(delta=False))
+  publisher.publish(big(), 1)
+  publisher.publish(big(), 2)
+  assert follower.took == [full(1), full(2)]

@@ -78,12 +78,11 @@ def test_sequence():
     async with await serve(engine) as http:
       answer = await http.post("/v1/atlas/update", json=BODY)
     assert answer.status_code == 200 and answer.json()["version"] == "4"
-    info = {"path": "w.safetensors", "checksums": {"a": "0"}}
     assert engine.calls == [
-      ("atlas_prepare", info),
+      ("atlas_prepare", BODY),
       ("pause", "wait", True),
       ("start",),
-      ("update", info),
+      ("update", BODY),
       ("finish", "4"),
       ("resume",),
     ]

@@ -33,12 +33,20 @@ def test_update_is_bit_exact(kind, tied, dtype, tmp_path):
   )
   assert done.returncode == 0, done.stderr[-3000:]
   found = json.loads(
-    next(x for x in done.stdout.splitlines() if x.startswith('{"refusal"'))
+    next(x for x in done.stdout.splitlines() if x.startswith('{"was_'))
   )
+  early, lying = found.pop("early_delta"), found.pop("lying_delta")
+  assert "delta of version 1, and the server has had no update" in early
+  assert "differ from their checksums: " in lying
   assert found == {
-    "refusal": None,
     "was_different": True,
-    "is_equal": True,
+    "full": None,
+    "full_is_equal": True,
+    "delta": None,
+    "delta_is_different": True,
+    "back": None,
+    "back_is_equal": True,
+    "still_equal": True,
     "held_by_the_updated": True,
     "held_by_the_fresh": True,
   }

@@ -1,8 +1,8 @@
 """What is refused before a model is touched, and where tensors go."""
 
-import hashlib
 import struct
 
+import blake3
 import pytest
 import torch
 from atlas_vllm import destinations, weights_file
@@ -16,16 +16,20 @@ def tensors(**changes):
   return {"a": torch.ones(2, 3), "b": torch.arange(4.0), **changes}
 
 
+def digests(tensors):
+  return weights_file.digests(tensors, tensors.__getitem__)
+
+
 def check(tensors, *, dtype=torch.float32, sums=None):
-  sums = weights_file.checksums(tensors) if sums is None else sums
+  sums = digests(tensors) if sums is None else sums
   weights_file.check(tensors, SHAPES, dtype, sums)
 
 
-def test_sha256_is_of_the_bytes_in_row_order():
+def test_digest_is_of_the_bytes_in_row_order():
   x = torch.tensor([[0.0, 1.0], [2.0, 3.0]]).T
-  want = hashlib.sha256(struct.pack("<4f", 0, 2, 1, 3)).hexdigest()
-  assert weights_file.sha256(x) == want
-  assert weights_file.sha256(x.bfloat16()) != want
+  want = blake3.blake3(struct.pack("<4f", 0, 2, 1, 3)).hexdigest()
+  assert weights_file.digest(x) == want
+  assert weights_file.digest(x.bfloat16()) != want
 
 
 def test_good_tensors_pass():
@@ -54,7 +58,7 @@ def test_bad_tensors_are_refused(bad, reason):
 
 
 def test_checksums_are_compared():
-  good = weights_file.checksums(tensors())
+  good = digests(tensors())
   with pytest.raises(WeightsRefused, match="differ from their checksums: b"):
     check(tensors(b=torch.zeros(4)), sums=good)
   with pytest.raises(WeightsRefused, match="no promised checksum for: a"):
@@ -88,7 +92,8 @@ def test_half_a_file_is_refused(tmp_path):
   path = tmp_path / "x.safetensors"
   save_file(tensors(), path)
   whole = path.read_bytes()
-  assert set(weights_file.read(path)) == {"a", "b"}
+  metadata, read = weights_file.read(path)
+  assert metadata == {} and set(read) == {"a", "b"}
   for length in (0, 5, 40, len(whole) - 1):
     path.write_bytes(whole[:length])
     with pytest.raises(WeightsRefused, match="not a whole safetensors file"):
@@ -156,3 +161,47 @@ def test_layouts_that_cannot_be_read_back_are_refused():
     destinations.find(Fused(), {"turned": (2, 4)})
   with pytest.raises(NotImplementedError, match="half: 2 of its 8 values"):
     destinations.find(Fused(), {"half": (4, 2)})
+
+
+class Turned(torch.nn.Module):
+  """Holds a tensor in two parts, and one the other way round."""
+
+  def __init__(self):
+    super().__init__()
+    self.left = torch.nn.Parameter(torch.zeros(3, 2))
+    self.right = torch.nn.Parameter(torch.zeros(3, 4))
+    self.turned = torch.nn.Parameter(torch.zeros(4, 3))
+
+  def load_weights(self, weights):
+    for name, tensor in weights:
+      if name == "cut":
+        self.left.data.copy_(tensor[:, :2])
+        self.right.data.copy_(tensor[:, 2:])
+      elif name == "turned":
+        self.turned.data.copy_(tensor.T)
+
+
+@pytest.mark.parametrize(
+  "model, shapes",
+  [
+    (Fused, {"q": (3, 2), "k": (2, 2), "embed": (3, 2)}),
+    (Turned, {"cut": (3, 6), "turned": (3, 4)}),
+  ],
+)
+def test_write_at_is_what_load_weights_does(model, shapes):
+  updated, oracle = model(), model()
+  old = {name: torch.randn(shape) for name, shape in shapes.items()}
+  updated.load_weights(list(old.items()))
+  places = destinations.find(updated, shapes)
+  new = {}
+  for name, shape in shapes.items():
+    indices = torch.tensor([0, 2, 3])
+    values = torch.tensor([5.0, -0.0, 7.0])
+    flat = old[name].reshape(-1).clone()
+    flat[indices] = values
+    new[name] = flat.view(shape)
+    destinations.write_at(places[name], shape, indices, values)
+  oracle.load_weights(list(new.items()))
+  for name, parameter in updated.named_parameters():
+    want = oracle.get_parameter(name)
+    assert torch.equal(parameter.view(torch.int32), want.view(torch.int32))

@@ -1,5 +1,8 @@
 """Updates a model inside one process; a program that test_update.py runs.
 
+Full weights first; then a delta that changes some values of a few tensors, and
+one that changes them back.
+
 argv: kind, tied (0 or 1), dtype, work directory. Prints one JSON line.
 """
 
@@ -7,16 +10,18 @@ import json
 import sys
 from pathlib import Path
 
-import torch
-from atlas_vllm import weights_file
-from safetensors.torch import load_file, save_file
+import ml_dtypes
+import numpy as np
+from safetensors.numpy import load_file
 from vllm import LLM, SamplingParams
 
+from atlas_jax.serving import delta, weight_files
 from tests.serving import tiny_vllm
 
 SAMPLING = SamplingParams(
   temperature=1.0, seed=5, max_tokens=24, logprobs=0, detokenize=False
 )
+CHANGED = ("q_proj", "down_proj", "input_layernorm", "embed_tokens")
 
 
 def open_model(path: Path, dtype: str) -> LLM:
@@ -51,31 +56,68 @@ def sample(llm: LLM):
   ]
 
 
+def update(llm: LLM, path: str, version: int, sums) -> str | None:
+  """The refusal, if there is one."""
+  info = {"path": path, "version": str(version), "checksums": sums}
+  refusal = llm.collective_rpc("atlas_prepare", args=(info,))[0]
+  if refusal is None:
+    llm.collective_rpc("start_weight_update")
+    llm.collective_rpc("update_weights", kwargs={"update_info": info})
+    llm.collective_rpc("finish_weight_update")
+    llm.reset_prefix_cache()
+  return refusal
+
+
+def checksums(tensors):
+  return {name: weight_files.checksum(t) for name, t in tensors.items()}
+
+
 def main(kind: str, tied: bool, dtype: str, work: Path) -> dict:
   new = tiny_vllm.save_model(work / "new", kind, 1, tied=tied)
   old = tiny_vllm.save_model(work / "old", kind, 0, tied=tied)
   fresh = open_model(new, dtype)
   updated = open_model(old, dtype)
   before, want = sample(updated), sample(fresh)
+  dtype = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}[dtype]
   tensors = {
-    name: tensor.to(getattr(torch, dtype))
+    name: tensor.astype(dtype)
     for name, tensor in load_file(new / "model.safetensors").items()
   }
-  save_file(tensors, work / "w.safetensors")
-  sums = weights_file.checksums(tensors)
-  info = {"path": "w.safetensors", "checksums": sums}
-  refusal = updated.collective_rpc("atlas_prepare", args=(info,))[0]
-  updated.collective_rpc("start_weight_update")
-  updated.collective_rpc("update_weights", kwargs={"update_info": info})
-  updated.collective_rpc("finish_weight_update")
-  updated.reset_prefix_cache()
-  return {
-    "refusal": refusal,
-    "was_different": before != want,
-    "is_equal": sample(updated) == want,
-    "held_by_the_updated": updated.collective_rpc("atlas_held")[0] == sums,
-    "held_by_the_fresh": fresh.collective_rpc("atlas_held")[0] == sums,
-  }
+  rng = np.random.default_rng(0)
+  mixed = dict(tensors)
+  # A fused Linear, one that is not, a norm, and the embedding: a tied head.
+  for name, t in tensors.items():
+    if name.split(".")[-2] in CHANGED:
+      mixed[name] = np.where(rng.random(t.shape) < 0.2, -t, t)
+
+  def send(version, now, base=None):
+    sums, entries = checksums(now), now
+    if base is not None:
+      changes = {name: delta.changed(base[name], now[name]) for name in now}
+      entries = delta.entries(changes, now)
+    manifest, _ = weight_files.write(
+      entries,
+      work,
+      version,
+      checksums=sums,
+      base=None if base is None else version - 1,
+    )
+    return update(updated, manifest.files[0], version, sums)
+
+  found = {"early_delta": send(2, mixed, tensors)}
+  found["full"] = send(1, tensors)
+  found["full_is_equal"] = sample(updated) == want
+  found["delta"] = send(2, mixed, tensors)
+  found["delta_is_different"] = sample(updated) != want
+  found["back"] = send(3, tensors, mixed)
+  found["back_is_equal"] = sample(updated) == want
+  # It says that nothing changes, and promises other tensors.
+  found["lying_delta"] = send(4, mixed, base=mixed)
+  found["still_equal"] = sample(updated) == want
+  sums = checksums(tensors)
+  found["held_by_the_updated"] = updated.collective_rpc("atlas_held")[0] == sums
+  found["held_by_the_fresh"] = fresh.collective_rpc("atlas_held")[0] == sums
+  return {"was_different": before != want, **found}
 
 
 if __name__ == "__main__":

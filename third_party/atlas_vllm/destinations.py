@@ -108,3 +108,46 @@ def read(
   for p in places:
     out.as_strided(p.size, p.stride, p.offset).copy_(p.target)
   return out
+
+
+def write_at(
+  places: list[Place],
+  shape: tuple[int, ...],
+  indices: torch.Tensor,
+  values: torch.Tensor,
+) -> None:
+  """Puts single values of a checkpoint tensor where they belong.
+
+  Args:
+    places: of the tensor.
+    shape: of the tensor.
+    indices: flat and row-major, int64 [n], no two equal.
+    values: [n].
+
+  Raises:
+    RuntimeError: the model does not hold the values afterwards.
+  """
+  flat = _flat(places, shape)
+  if flat is None:  # it lies in parts
+    tensor = read(places, shape, values.dtype)
+    tensor.view(-1)[indices] = values
+    write(places, tensor)
+    return
+  indices, values = indices.to(flat.device), values.to(flat.device)
+  flat[indices] = values
+  # No NaN among them, and one zero is as good as another.
+  if not torch.equal(flat[indices], values):
+    raise RuntimeError("the model does not hold the values written to it")
+
+
+def _flat(places: list[Place], shape: tuple[int, ...]) -> torch.Tensor | None:
+  """The one view that holds the whole tensor in row order, if there is one."""
+  if len(places) != 1:
+    return None
+  (p,) = places
+  whole = torch.empty(shape, device="meta")
+  part = whole.as_strided(p.size, p.stride, p.offset)
+  in_order = part.is_contiguous() and part.numel() == whole.numel()
+  if not (in_order and p.offset == 0 and p.target.is_contiguous()):
+    return None
+  return p.target.view(-1)

@@ -97,7 +97,7 @@ class AtlasUpdate:
     self._busy = False
 
   async def _update(self, update: Update) -> JSONResponse:
-    info = {"path": update.path, "checksums": update.checksums}
+    info = update.model_dump()
     begin = time.perf_counter()
     for refusal in await self._engine.collective_rpc(
       "atlas_prepare", args=(info,)

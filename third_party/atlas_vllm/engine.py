@@ -1,4 +1,4 @@
-"""A vLLM weight transfer engine that takes whole safetensors files.
+"""A vLLM weight transfer engine that takes safetensors files.
 
 The life cycle is vLLM's: init once, then for each update start, update,
 finish. What is new: `prepare` checks a file completely before the model is
@@ -7,7 +7,7 @@ touched, and `held` says what the model holds. Both are called through
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
   UnquantizedEmbeddingMethod,
 )
 
-from atlas_vllm import destinations, weights_file
+from atlas_vllm import delta, destinations, weights_file
 from atlas_vllm.weights_file import WeightsRefused
 
 
@@ -34,11 +34,21 @@ class InitInfo(WeightTransferInitInfo):
 @dataclass
 class UpdateInfo(WeightTransferUpdateInfo):
   path: str  # of a safetensors file, relative to root
-  checksums: dict[str, str]  # sha256 of each tensor
+  version: str
+  checksums: dict[str, str]  # digest of each whole tensor
+
+
+@dataclass
+class _Prepared:
+  """A checked file: whole tensors, or changes of what the model holds."""
+
+  info: UpdateInfo
+  tensors: dict[str, torch.Tensor]
+  changes: dict[str, delta.Change]
 
 
 class FileWeightTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
-  """Loads full sets of weights, in the names of the model's checkpoint."""
+  """Loads weights and deltas, in the names of the model's checkpoint."""
 
   init_info_cls = InitInfo
   update_info_cls = UpdateInfo
@@ -49,7 +59,9 @@ class FileWeightTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     self._root: Path | None = None
     self._shapes: dict[str, tuple[int, ...]] = {}
     self._places: dict[str, list[destinations.Place]] = {}
-    self._prepared: tuple[UpdateInfo, dict[str, torch.Tensor]] | None = None
+    self._prepared: _Prepared | None = None
+    self._loaded: _Prepared | None = None  # and not yet packed
+    self._held: UpdateInfo | None = None  # of the last update
 
   def init_transfer_engine(self, init_info: InitInfo) -> None:
     """Learns where each tensor of the model's checkpoint lies.
@@ -77,12 +89,40 @@ class FileWeightTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     info = self.parse_update_info(update_info)
     if self._root is None:
       raise WeightsRefused("init_weight_transfer_engine was not called")
-    path = weights_file.inside(self._root, info.path)
-    tensors = weights_file.read(path)
-    weights_file.check(
-      tensors, self._shapes, self.model_config.dtype, info.checksums
+    metadata, entries = weights_file.read(
+      weights_file.inside(self._root, info.path)
     )
-    self._prepared = (info, tensors)
+    if metadata.get("format") == delta.FORMAT:
+      held = self._held.version if self._held else None
+      delta.check_versions(metadata, info.version, held)
+      dtype = self.model_config.dtype
+      changes = delta.parse(entries, self._shapes, dtype)
+      self._check_result(changes, info.checksums)
+      self._prepared = _Prepared(info, {}, changes)
+    else:
+      weights_file.check(
+        entries, self._shapes, self.model_config.dtype, info.checksums
+      )
+      self._prepared = _Prepared(info, entries, {})
+
+  def _check_result(
+    self, changes: dict[str, delta.Change], promised: dict[str, str]
+  ) -> None:
+    """Refuses changes that do not make the promised tensors.
+
+    They are made on copies of what the model really holds, tensor by tensor,
+    so this also shows that the update before was whole.
+    """
+
+    def result(name):
+      tensor = self._read(name)
+      if name in changes:
+        tensor.view(-1)[changes[name].indices] = changes[name].values
+      return tensor
+
+    weights_file.check_promises(set(self._shapes), promised)
+    found = weights_file.digests(self._shapes, result)
+    weights_file.compare(found, promised)
 
   def start_weight_update(self) -> None:
     pass  # tensors are written in place
@@ -93,38 +133,47 @@ class FileWeightTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
       torch.accelerator.synchronize()
 
   def receive_weights(self, update_info: UpdateInfo) -> None:
-    """Copies the tensors of a prepared file into the model."""
-    if self._prepared is None or self._prepared[0] != update_info:
-      self.prepare(
-        {"path": update_info.path, "checksums": update_info.checksums}
-      )
-    _, tensors = self._prepared
-    self._prepared = None
+    """Copies what a prepared file holds into the model."""
+    if self._prepared is None or self._prepared.info != update_info:
+      self.prepare(asdict(update_info))
+    self._loaded, self._prepared = self._prepared, None
     with torch.no_grad():
-      for name, places in self._places.items():
-        destinations.write(places, tensors[name])
+      for name, tensor in self._loaded.tensors.items():
+        destinations.write(self._places[name], tensor)
+      for name, change in self._loaded.changes.items():
+        destinations.write_at(
+          self._places[name], self._shapes[name], change.indices, change.values
+        )
 
   def finish_weight_update(self) -> None:
-    """Packs again what kernels use in a packed form.
+    """Packs again what kernels use in a packed form, where it changed.
 
     On a CPU that is every Linear and the embedding, a tied lm_head with a
     packed copy of its own included; elsewhere these methods do nothing.
     """
+    changed = {
+      place.target.untyped_storage().data_ptr()
+      for name in (*self._loaded.tensors, *self._loaded.changes)
+      for place in self._places[name]
+    }
     methods = (UnquantizedLinearMethod, UnquantizedEmbeddingMethod)
     for module in self.model.modules():
       method = getattr(module, "quant_method", None)
-      if isinstance(method, methods):
+      if isinstance(method, methods) and any(
+        parameter.untyped_storage().data_ptr() in changed
+        for parameter in module.parameters(recurse=False)
+      ):
         method.process_weights_after_loading(module)
+    self._held, self._loaded = self._loaded.info, None
 
   def held(self) -> dict[str, str]:
-    """sha256 of each tensor that the model holds, in checkpoint names."""
-    dtype = self.model_config.dtype
-    return {
-      name: weights_file.sha256(
-        destinations.read(places, self._shapes[name], dtype)
-      )
-      for name, places in self._places.items()
-    }
+    """Digest of each tensor that the model holds, in checkpoint names."""
+    return weights_file.digests(self._shapes, self._read)
+
+  def _read(self, name: str) -> torch.Tensor:
+    return destinations.read(
+      self._places[name], self._shapes[name], self.model_config.dtype
+    )
 
   def shutdown(self) -> None:
     self._prepared = None

@@ -1,9 +1,10 @@
 """Reading and checking a file of weights before a model is touched."""
 
-import hashlib
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import blake3
 import torch
 from safetensors import SafetensorError, safe_open
 
@@ -12,16 +13,20 @@ class WeightsRefused(ValueError):
   """A file that must not be loaded; the text says what is wrong with it."""
 
 
-def sha256(tensor: torch.Tensor) -> str:
-  """Of the bytes of `tensor` in row-major order."""
+def digest(tensor: torch.Tensor) -> str:
+  """BLAKE3 of the bytes of `tensor` in row-major order."""
   data = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-  return hashlib.sha256(data.numpy()).hexdigest()
+  return blake3.blake3(data.numpy()).hexdigest()
 
 
-def checksums(tensors: dict[str, torch.Tensor]) -> dict[str, str]:
-  """sha256 of each tensor, several at a time (hashlib frees the GIL)."""
-  with ThreadPoolExecutor(8) as pool:
-    return dict(zip(tensors, pool.map(sha256, tensors.values()), strict=True))
+def digests(
+  names: Iterable[str], tensor: Callable[[str], torch.Tensor]
+) -> dict[str, str]:
+  """The digest of `tensor(name)` for each name, several at a time."""
+  names = list(names)
+  with ThreadPoolExecutor(8) as pool:  # torch and blake3 free the GIL
+    found = pool.map(lambda name: digest(tensor(name)), names)
+    return dict(zip(names, found, strict=True))
 
 
 def inside(root: Path, path: str) -> Path:
@@ -38,15 +43,16 @@ def inside(root: Path, path: str) -> Path:
   return full
 
 
-def read(path: Path) -> dict[str, torch.Tensor]:
-  """All tensors of a safetensors file, mapped into memory.
+def read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+  """(metadata, tensors mapped into memory) of a safetensors file.
 
   Raises:
     WeightsRefused: it is no whole safetensors file.
   """
   try:
     with safe_open(path, framework="pt", device="cpu") as f:
-      return {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
+      tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
+      return f.metadata() or {}, tensors
   except (SafetensorError, OSError) as error:
     raise WeightsRefused(
       f"{path.name} is not a whole safetensors file: {error}"
@@ -65,14 +71,14 @@ def check(
     tensors: what the file holds.
     shapes: what the model takes: every name must be there, and no other.
     dtype: what the model computes in: a cast would hide a difference.
-    promised: sha256 per name, from the sender.
+    promised: the digest of each, from the sender.
 
   Raises:
     WeightsRefused: with the first few offending names.
   """
-  _refuse("has tensors unknown to the model", set(tensors) - set(shapes))
-  _refuse("lacks tensors of the model", set(shapes) - set(tensors))
-  _refuse(
+  refuse("has tensors unknown to the model", set(tensors) - set(shapes))
+  refuse("lacks tensors of the model", set(shapes) - set(tensors))
+  refuse(
     "has tensors of a wrong shape",
     (
       f"{name} {tuple(t.shape)} instead of {shapes[name]}"
@@ -80,29 +86,41 @@ def check(
       if tuple(t.shape) != shapes[name]
     ),
   )
-  _refuse(
+  refuse(
     f"has tensors that are not {dtype}",
     (f"{n} {t.dtype}" for n, t in tensors.items() if t.dtype != dtype),
   )
-  _refuse("has no promised checksum for", set(tensors) - set(promised))
-  _refuse("lacks tensors that were promised", set(promised) - set(tensors))
-  _refuse(
-    "has tensors that differ from their checksums",
-    (n for n, found in checksums(tensors).items() if found != promised[n]),
-  )
-  _refuse(
+  check_promises(set(tensors), promised)
+  compare(digests(tensors, tensors.__getitem__), promised)
+  refuse(
     "has NaN or infinite values in",
-    (name for name, t in tensors.items() if not _finite(t)),
+    (name for name, t in tensors.items() if not finite(t)),
   )
 
 
-def _finite(tensor: torch.Tensor) -> bool:
+def check_promises(names: set[str], promised: dict[str, str]) -> None:
+  """Refuses an update unless each tensor and no other has a checksum."""
+  refuse("has no promised checksum for", names - set(promised))
+  refuse("lacks tensors that were promised", set(promised) - names)
+
+
+def compare(found: dict[str, str], promised: dict[str, str]) -> None:
+  """Refuses tensors whose digests are not those promised."""
+  refuse(
+    "has tensors that differ from their checksums",
+    (name for name, digest in found.items() if digest != promised[name]),
+  )
+
+
+def finite(tensor: torch.Tensor) -> bool:
+  """False if an element is NaN or infinite."""
   # The sum is finite unless an element is not (or the sum overflows), and
   # costs an eighth of looking at each element.
   return bool(tensor.sum().isfinite() or tensor.isfinite().all())
 
 
-def _refuse(what: str, names) -> None:
+def refuse(what: str, names: Iterable[str]) -> None:
+  """Raises WeightsRefused if there are names, with the first few."""
   names = sorted(names)
   if names:
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""

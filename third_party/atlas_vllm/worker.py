@@ -15,5 +15,5 @@ class WeightWorker:
     return None
 
   def atlas_held(self) -> dict[str, str]:
-    """sha256 of each tensor that the model holds."""
+    """Digest of each tensor that the model holds."""
     return self.weight_transfer_engine.held()

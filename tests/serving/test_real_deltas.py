@@ -1,0 +1,46 @@
+"""Publishing deltas to a real vLLM server, next to a student started fresh."""
+
+import numpy as np
+import pytest
+
+from atlas_jax.config import ServingConfig
+from atlas_jax.serving import weight_sync
+from tests.serving.test_real_servers import publish, said, sample, weights
+
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
+
+
+def test_a_chain_of_deltas_is_equal_to_a_fresh_start(vllm_servers):
+  teacher, fresh = vllm_servers.teacher, sample(vllm_servers.student)
+  rng = np.random.default_rng(0)
+  masks = {k: rng.random(t.shape) for k, t in weights(1).items()}
+
+  def near(fraction):
+    """weights(1) with about `fraction` of its values from weights(0)."""
+    return {
+      k: np.where(masks[k] < fraction, weights(0)[k], t)
+      for k, t in weights(1).items()
+    }
+
+  publisher = weight_sync.Publisher(
+    teacher, ServingConfig(request_timeout_s=60)
+  )
+  full = publisher.publish(near(0.1), 20)
+  first = publisher.publish(near(0.05), 21)
+  between = sample(teacher)
+  last = publisher.publish(weights(1), 22)
+  new = sample(teacher)
+  assert [r.held.deltas for r in (full, first, last)] == [0, 1, 2]
+  assert max(first.bytes, last.bytes) < 0.15 * full.bytes
+  assert said(between) != said(fresh) and said(new) == said(fresh)
+  assert {c.weight_version for c in new} == {22}
+  assert teacher.held_weights() == {
+    "version": "22",
+    "checksums": last.held.checksums,
+  }
+  # Someone else publishes: our next delta is refused, and all is sent.
+  publish(weights(0), vllm_servers, 23)
+  report = publisher.publish(near(0.05), 24)
+  assert report.held.deltas == 0 and report.bytes == full.bytes
+  assert said(sample(teacher)) == said(between)
+  publish(weights(0), vllm_servers, 25)  # as the server started

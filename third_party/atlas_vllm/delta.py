@@ -1,0 +1,110 @@
+"""Reading and checking a sparse delta before a model is touched.
+
+What the entries NAME.values and NAME.gaps mean is in README.md;
+atlas_jax/serving/delta.py writes them.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from atlas_vllm.weights_file import WeightsRefused, finite, refuse
+
+FORMAT = "atlas_delta"
+_FAR = 65535
+
+
+@dataclass(frozen=True)
+class Change:
+  """New values of one tensor and their flat row-major indices, growing."""
+
+  indices: torch.Tensor  # int64 [n]
+  values: torch.Tensor  # [n]
+
+
+def check_versions(
+  metadata: dict[str, str], version: str, held: str | None
+) -> None:
+  """Refuses a delta that does not lead from what is held to `version`.
+
+  Args:
+    metadata: of the file.
+    version: that was announced.
+    held: the version of the last update; None: there was none.
+  """
+  base, target = metadata.get("base"), metadata.get("version")
+  if held is None:
+    raise WeightsRefused(
+      f"the file is a delta of version {base}, and the server has had no"
+      " update since it started"
+    )
+  if base != held:
+    raise WeightsRefused(
+      f"the file is a delta of version {base}, and the server holds {held}"
+    )
+  if target != version:
+    raise WeightsRefused(
+      f"the file is a delta that makes version {target}, not {version}"
+    )
+
+
+def parse(
+  entries: dict[str, torch.Tensor],
+  shapes: dict[str, tuple[int, ...]],
+  dtype: torch.dtype,
+) -> dict[str, Change]:
+  """The changes of a file, whole and fit for a model of these shapes.
+
+  Raises:
+    WeightsRefused: an unknown or lone entry, another dtype, an index out of
+      range, more or fewer values than indices, a value that is not finite.
+  """
+  kinds = ("values", "gaps")
+  stems = {entry.rpartition(".")[0] for entry in entries}
+  whole = {f"{stem}.{kind}" for stem in stems for kind in kinds}
+  refuse("has tensors unknown to the model", stems - set(shapes))
+  refuse("has entries that are neither values nor gaps", set(entries) - whole)
+  refuse("lacks entries", whole - set(entries))
+  return {
+    name: _change(
+      name, *(entries[f"{name}.{kind}"] for kind in kinds), shapes[name], dtype
+    )
+    for name in stems
+  }
+
+
+def _change(
+  name: str,
+  values: torch.Tensor,
+  gaps: torch.Tensor,
+  shape: tuple[int, ...],
+  dtype: torch.dtype,
+) -> Change:
+  if (values.dtype, gaps.dtype) != (dtype, torch.uint16):
+    raise WeightsRefused(
+      f"the file has {values.dtype} values and {gaps.dtype} gaps of {name}"
+      f" instead of {dtype} and {torch.uint16}"
+    )
+  if (values.dim(), gaps.dim()) != (1, 1):
+    raise WeightsRefused(f"the file has entries of {name} that are not flat")
+  indices = _indices(gaps)
+  if len(indices) != len(values):
+    raise WeightsRefused(
+      f"the file has {len(indices)} indices for {len(values)} values of {name}"
+    )
+  if len(indices) and indices[-1] >= math.prod(shape):
+    raise WeightsRefused(
+      f"the file has index {int(indices[-1])} of {name}, whose shape is {shape}"
+    )
+  if not finite(values):
+    raise WeightsRefused(f"the file has NaN or infinite values in: {name}")
+  return Change(indices, values)
+
+
+def _indices(gaps: torch.Tensor) -> torch.Tensor:
+  """Flat indices; they grow, since every code but an escape adds 1 or more."""
+  steps = gaps.to(torch.int64)
+  is_value = steps != 0
+  steps[~is_value] = _FAR
+  return (steps.cumsum(0) - 1)[is_value]
