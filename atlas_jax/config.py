@@ -151,6 +151,12 @@ class GrpoConfig:
   steps: int = 250
   problems_per_step: int = 16
   group_size: int = 8  # G teachings a problem
+  # Groups whose rewards are all equal teach nothing: sample as many of the
+  # next problems in their place, this often at most.
+  refill_rounds: int = 1
+  # 0: a step samples with the weights of the step before it. n: the batches of
+  # the next n steps are sampled while a step trains, with weights as old.
+  max_staleness: int = 0
   row_length: int = 2048
   share_prompts: bool = True  # one copy of a prompt for its teachings of a row
   micro_batches: int = 1
@@ -171,6 +177,7 @@ class GrpoConfig:
   # all. Costs a scoring pass.
   entropy_quantile: float | None = None
   skip_grad_norm: float | None = None  # no update above it; None: no bound
+  max_skipped_steps: int = 5  # in a row, then the run stops
   mask_truncated: bool = True  # teachings cut at max_teaching_tokens
   ref_ema_alpha: float = 0.0  # ref <- alpha*policy + (1-alpha)*ref; 0: frozen
   ref_ema_every: int = 64  # steps between two syncs of the reference

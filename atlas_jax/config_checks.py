@@ -44,6 +44,7 @@ POSITIVE = [
   "grpo.micro_batches",
   "grpo.epochs",
   "grpo.skip_grad_norm",
+  "grpo.max_skipped_steps",
   "grpo.checkpoint_every",
   "grpo.ref_ema_every",
   "episode.max_probe_tokens",
@@ -58,6 +59,8 @@ POSITIVE = [
   "teacher.logprob_chunk",
 ]
 NOT_NEGATIVE = [
+  "grpo.refill_rounds",
+  "grpo.max_staleness",
   "grpo.beta",
   "grpo.eps_low",
   "grpo.eps_high",
@@ -127,6 +130,11 @@ def _loss_problems(grpo: "GrpoConfig") -> Iterator[str]:
         f"config.grpo.delta={grpo.delta} must be above 1 (the ratio of an"
         " unchanged policy), or None"
       )
+  if grpo.max_staleness > 0 and grpo.mismatch == "none":
+    yield (
+      f"config.grpo.max_staleness={grpo.max_staleness} trains on what older"
+      " weights sampled: choose a config.grpo.mismatch other than none"
+    )
   if grpo.kl_importance_weighted and grpo.beta == 0:
     yield (
       "config.grpo.kl_importance_weighted=True has no effect with"

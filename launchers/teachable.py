@@ -20,13 +20,13 @@ def main():
   if (path / "config.json").is_file():
     logging.info("%s is there", path)
     return
-  from atlas_jax.data import teachable, teachable_model
+  from atlas_jax.data import teachable_examples, teachable_model
   from atlas_jax.teaching.prompts import Prompts
 
   prompts = Prompts(config.prompts)
   examples = [
-    *teachable.student_examples({"count": 4000}, config.seed),
-    *teachable.sft_examples({"count": 2000}, config.seed),
+    *teachable_examples.student_examples({"count": 4000}, config.seed),
+    *teachable_examples.sft_examples({"count": 2000}, config.seed),
   ]
   teachable_model.write_scratch_model_dir(
     path,

@@ -1,26 +1,15 @@
-"""Problems: what they are, how they are split, in which order they come.
+"""Problems: what they are, to which split, in which order they come.
 
-Where they come from is in sources.py and sft_sources.py. Policy of the splits:
-  1. `validation_path` and `test_path` (or a source's own split names) give a
-     split a file of its own;
-  2. a split without one takes its share of `path` by a hash of the question,
-     in proportion to `split_fractions`, so a question never changes its split
-     when others are added or reordered;
-  3. the same question in two splits is an error.
+Where they come from is in sources.py and sft_sources.py; splits.py loads them.
 """
 
 import dataclasses
 import hashlib
-import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from atlas_jax.config import DataConfig
-
 SPLITS = ("train", "validation", "test")
-
-log = logging.getLogger(__name__)
 
 
 class DataError(ValueError):
@@ -89,115 +78,6 @@ def split_of(
         return name
     point -= fraction
   return last  # point met the end by rounding
-
-
-@dataclass(frozen=True)
-class Splits:
-  """The problems of a run, each question in one split only."""
-
-  train: list[Problem]
-  validation: list[Problem]
-  test: list[Problem]
-
-
-def load(config: DataConfig) -> Splits:
-  """Reads the problems of `config.source` and splits them.
-
-  Raises:
-    DataError: an unknown source, a bad file, line or parameter, an empty
-      source, or a question that stands in two splits.
-  """
-  from atlas_jax.data import sources
-
-  fractions = dict(zip(SPLITS, config.split_fractions, strict=False))
-  if (
-    len(config.split_fractions) != len(SPLITS)
-    or min(config.split_fractions) < 0
-    or abs(sum(config.split_fractions) - 1) > 1e-6
-  ):
-    raise DataError(
-      "config.data.split_fractions must be three shares (train, validation,"
-      f" test) that sum to 1, got {config.split_fractions}"
-    )
-  own = sources.read_own_splits(config)
-  rest = [name for name in SPLITS if name not in own]
-  weights = [fractions[name] for name in rest]
-  if sum(weights) == 0:
-    weights = [1.0] + [0.0] * (len(rest) - 1)  # train: the one always in rest
-  splits = {name: distinct(problems) for name, problems in own.items()}
-  splits |= {name: [] for name in rest}
-  for problem in distinct(sources.read(config)):
-    splits[split_of(problem.question, weights, rest)].append(problem)
-  _refuse_overlap(splits)
-  log.info(
-    "problems of %s: %s",
-    config.source,
-    ", ".join(f"{len(splits[name])} {name}" for name in SPLITS),
-  )
-  return Splits(**splits)
-
-
-def load_sft(
-  config: DataConfig, held_out: Collection[Problem] = ()
-) -> list[SftExample]:
-  """The examples of `config.sft_source`.
-
-  Args:
-    config: the source, its path and its parameters.
-    held_out: examples on the questions of these problems are left out.
-
-  Raises:
-    DataError: as load, or no example is left.
-  """
-  from atlas_jax.data import sft_sources
-
-  examples = sft_sources.read_sft(config)
-  keys = {question_key(problem.question) for problem in held_out}
-  kept = [e for e in examples if question_key(e.fields["question"]) not in keys]
-  if len(kept) < len(examples):
-    log.info(
-      "%d of %d SFT examples left out: their questions are held out",
-      len(examples) - len(kept),
-      len(examples),
-    )
-  if not kept:
-    raise DataError(f"config.data.sft_source={config.sft_source}: no examples")
-  return kept
-
-
-def distinct(problems: Sequence[Problem]) -> list[Problem]:
-  """The problems without repeats.
-
-  Raises:
-    DataError: one question has two different answers.
-  """
-  first: dict[str, Problem] = {}
-  for problem in problems:
-    kept = first.setdefault(problem.id, problem)
-    if kept.answer != problem.answer:
-      raise DataError(
-        f"the question {_shorten(problem.question)} has two answers:"
-        f" {kept.answer!r} and {problem.answer!r}"
-      )
-  if len(first) < len(problems):
-    log.warning("%d repeated problems left out", len(problems) - len(first))
-  return list(first.values())
-
-
-def _refuse_overlap(splits: Mapping[str, Sequence[Problem]]) -> None:
-  home: dict[str, str] = {}
-  for name, problems in splits.items():
-    for problem in problems:
-      other = home.setdefault(problem.id, name)
-      if other != name:
-        raise DataError(
-          f"the question {_shorten(problem.question)} stands in both the"
-          f" {other} and the {name} split; remove it from one of them"
-        )
-
-
-def _shorten(text: str) -> str:
-  return repr(text if len(text) <= 80 else text[:77] + "...")
 
 
 T = TypeVar("T")

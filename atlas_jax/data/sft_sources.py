@@ -22,15 +22,15 @@ from atlas_jax.data.sources import (
 
 
 def _teachable_sft(config: DataConfig) -> list[SftExample]:
-  from atlas_jax.data import teachable
+  from atlas_jax.data import teachable_examples
 
-  return teachable.sft_examples(config.sft_params, config.seed)
+  return teachable_examples.sft_examples(config.sft_params, config.seed)
 
 
 def _teachable_student(config: DataConfig) -> list[SftExample]:
-  from atlas_jax.data import teachable
+  from atlas_jax.data import teachable_examples
 
-  return teachable.student_examples(config.sft_params, config.seed)
+  return teachable_examples.student_examples(config.sft_params, config.seed)
 
 
 def _arc_sft(config: DataConfig) -> list[SftExample]:

@@ -18,24 +18,15 @@ spoils a sound plan, and praise or noise changes nothing. So no constant
 teaching can beat silence by much, and a teacher that reads the outline can
 bring nearly every answer right.
 
-The teacher's supervised examples are written by a textbook: a correct private
-note on the student's plan, then mostly the fix that belongs to the kind of
-question, whatever the note says. They teach the format, and leave the acting
-on the note to reinforcement.
-
-The rules below write training text only; at run time the student is a model.
+The rules below write training text only (teachable_examples.py); at run time
+the student is a model.
 """
 
 import random
 from dataclasses import dataclass
 
 from atlas_jax.config import DataConfig
-from atlas_jax.data.problems import (
-  Problem,
-  SftExample,
-  make_problem,
-  split_of,
-)
+from atlas_jax.data.problems import Problem, make_problem, split_of
 
 ADDITION, SUBTRACTION, CHAIN = KINDS = ("addition", "subtraction", "chain")
 CARRY, BORROW, ORDER, KEEP = ADVICE = ("carry", "borrow", "order", "keep")
@@ -68,8 +59,6 @@ PHRASES = {
 }
 
 PROBLEM_DEFAULTS = {"count": 3600, "trouble": 0.75}
-STUDENT_DEFAULTS = {"count": 40_000, "trouble": 0.75, "noise": 0.15}
-SFT_DEFAULTS = {"count": 4000, "trouble": 0.75, "textbook": 0.65, "keep": 0.2}
 # Share of the questions; there are only 810 chains.
 KIND_SHARES = {ADDITION: 0.4, SUBTRACTION: 0.4, CHAIN: 0.2}
 
@@ -230,29 +219,8 @@ def guided_response(q: Question, advice: str | None) -> str:
   return f"{steps} <solution>{answer}</solution>"
 
 
-def note(q: Question) -> str:
-  """The textbook teacher's private note: what counts of the outline."""
-  return "The plan: " + outline(q).split(", ")[-1]
-
-
-def _noise(rng: random.Random, q: Question) -> str:
-  """Teaching that says nothing the student could apply."""
-  return rng.choice(
-    (
-      "",
-      "Think.",
-      "Please solve it.",
-      "What do you think?",
-      q.text,
-      outline(q),
-      note(q),
-      f"{rng.randrange(10, 199)}",
-      f"The answer is {rng.randrange(10, 199)}.",
-    )
-  )
-
-
-def _checked(params: dict, defaults: dict, what: str) -> dict:
+def checked_params(params: dict, defaults: dict, what: str) -> dict:
+  """`params` over `defaults`; what is not valid raises TeachableError."""
   for key in params:
     if key not in defaults:
       raise TeachableError(
@@ -268,14 +236,7 @@ def _checked(params: dict, defaults: dict, what: str) -> dict:
   return out
 
 
-def _draw(rng: random.Random, pools: dict, trouble: float) -> Question:
-  """A question from {(kind, trouble): questions}, with replacement."""
-  kind = rng.choice(KINDS)
-  wanted = kind == CHAIN or rng.random() < trouble
-  return rng.choice(pools[kind, wanted])
-
-
-def _pools(*, train_only: bool = False) -> dict:
+def pools(*, train_only: bool = False) -> dict:
   """{(kind, trouble): its questions}; train_only: no held-out question."""
   out = {(kind, flag): [] for kind in KINDS for flag in (False, True)}
   fractions = DataConfig().split_fractions
@@ -297,15 +258,15 @@ def problems(params: dict, seed: int) -> list[Problem]:
   Raises:
     TeachableError: an unknown parameter, or more problems than there are.
   """
-  p = _checked(params, PROBLEM_DEFAULTS, "teachable problems")
+  p = checked_params(params, PROBLEM_DEFAULTS, "teachable problems")
   rng = random.Random(seed)
-  pools = _pools()
+  by_trouble = pools()
   chosen = []
   for kind in KINDS:
     share = round(p["count"] * KIND_SHARES[kind])
     troubled = share if kind == CHAIN else round(share * p["trouble"])
     for flag, n in ((True, troubled), (False, share - troubled)):
-      pool = pools[kind, flag]
+      pool = by_trouble[kind, flag]
       if n > len(pool):
         raise TeachableError(
           f"teachable problems: count={p['count']} with"
@@ -318,72 +279,3 @@ def problems(params: dict, seed: int) -> list[Problem]:
     make_problem(q.text, str(q.answer), meta={"kind": q.kind, "slips": q.slips})
     for q in chosen
   ]
-
-
-def student_examples(params: dict, seed: int) -> list[SftExample]:
-  """Dialogues that make the student: alone, outlining, and taught.
-
-  Args:
-    params: `count`, `trouble` (as in `problems`) and `noise`: the share of
-      teachings that say nothing useful.
-    seed: of every choice.
-  """
-  p = _checked(params, STUDENT_DEFAULTS, "teachable student")
-  rng = random.Random(seed)
-  pools = _pools(train_only=True)
-  out = []
-  for _ in range(p["count"]):
-    q = _draw(rng, pools, p["trouble"])
-    form = rng.choices(
-      ("student_baseline", "student_diagnostic", "student_with_teaching"),
-      (0.2, 0.15, 0.65),
-    )[0]
-    fields = {"question": q.text}
-    if form == "student_baseline":
-      response = baseline_response(q)
-    elif form == "student_diagnostic":
-      response = outline(q)
-    elif rng.random() < p["noise"]:
-      fields["teaching"] = _noise(rng, q)
-      response = guided_response(q, None)
-    else:
-      advice = rng.choice(ADVICE)
-      fields["teaching"] = rng.choice(PHRASES[advice])
-      response = guided_response(q, advice)
-    out.append(SftExample(form, fields, response))
-  return out
-
-
-def sft_examples(params: dict, seed: int) -> list[SftExample]:
-  """The textbook teacher's examples: a true note, then a fix by the book.
-
-  Args:
-    params: `count`, `trouble`, `textbook`: the share of teachings that give
-      the fix of that kind of question, and `keep`: the share that praise the
-      plan. The others give a fix of another kind.
-    seed: of every choice.
-  """
-  p = _checked(params, SFT_DEFAULTS, "teachable sft")
-  if p["textbook"] + p["keep"] > 1:
-    raise TeachableError("teachable sft: textbook + keep is above 1")
-  rng = random.Random(seed)
-  pools = _pools(train_only=True)
-  out = []
-  for _ in range(p["count"]):
-    q = _draw(rng, pools, p["trouble"])
-    x = rng.random()
-    if x < p["textbook"]:
-      advice = FIX[q.kind]
-    elif x < p["textbook"] + p["keep"]:
-      advice = KEEP
-    else:
-      advice = rng.choice([a for a in FIX.values() if a != FIX[q.kind]])
-    teaching = rng.choice(PHRASES[advice])
-    out.append(
-      SftExample(
-        "teacher_adaptive",
-        {"question": q.text, "approach": outline(q)},
-        f"{note(q)} <teaching>{teaching}</teaching>",
-      )
-    )
-  return out

@@ -88,21 +88,23 @@ class Arms:
       student_temperature=c.evaluate.student_temperature,
     )
 
-    async def ask():
+    def ask():
       teacher_role, student = run.roles()
-      return await run_arm(
-        self._problems,
-        student=student,
-        prompts=run.prompts,
-        config=episode,
-        samples=c.evaluate.samples,
-        seed=c.seed,
-        teacher=teacher_role if teacher else None,
-        constant=constant,
+      return run.ask(
+        run_arm(
+          self._problems,
+          student=student,
+          prompts=run.prompts,
+          config=episode,
+          samples=c.evaluate.samples,
+          seed=c.seed,
+          teacher=teacher_role if teacher else None,
+          constant=constant,
+        )
       )
 
     begin = time.perf_counter()
-    attempts = run.sample(ask)
+    attempts = run.with_servers(ask)
     seconds = time.perf_counter() - begin
 
     def keep():

@@ -5,13 +5,12 @@ of the teacher and enters every collective; the lead alone talks HTTP and
 writes files, and tells the others the outcome, failures included.
 """
 
-import asyncio
 import contextlib
 import dataclasses
 import logging
 import pathlib
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +18,14 @@ import numpy as np
 
 from atlas_jax import config as config_lib
 from atlas_jax import metrics, multihost, sharding
-from atlas_jax.data import packing
-from atlas_jax.data import problems as problems_lib
+from atlas_jax.data import packing, splits
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.data.packing import PackedBatch
 from atlas_jax.model import decoder, hf
 from atlas_jax.serving import server as server_lib
 from atlas_jax.serving import weight_sync
 from atlas_jax.serving.client import ServerDown
+from atlas_jax.serving.events import EventLoop
 from atlas_jax.teaching.prompts import Prompts
 from atlas_jax.teaching.requests import Role
 from atlas_jax.training import step as step_lib
@@ -62,11 +61,11 @@ class Run:
     self._server_key = server_key
     self.workdir = workdir
     self.prompts = Prompts(config.prompts)
-    self.splits = problems_lib.load(config.data)
+    self.splits = splits.load(config.data)
     # Read here, so that bad data stops a run before anything starts.
     self.sft_examples = []
     if "sft" in config.phases:
-      self.sft_examples = problems_lib.load_sft(
+      self.sft_examples = splits.load_sft(
         config.data, self.splits.validation + self.splits.test
       )
     self.mesh = jax.sharding.get_mesh()
@@ -78,6 +77,7 @@ class Run:
     self._published: int | None = None
     self._servers: tuple = ()
     self._publisher: weight_sync.Publisher | None = None  # the lead's
+    self._events: EventLoop | None = None
     self._roles: tuple[Role, Role] | None = None
     self._restarts = 0
 
@@ -85,6 +85,10 @@ class Run:
     return self
 
   def __exit__(self, *exc):
+    if self._events is not None:
+      for role in self._roles or ():
+        self._events.run(role.client.aclose())
+      self._events.close()
     for server in self._servers:
       server.end()
 
@@ -183,6 +187,7 @@ class Run:
     )
     self._publisher = weight_sync.Publisher(self._servers[0], c)
     seconds = server_lib.start(*self._servers)
+    self._events = EventLoop()
     log.info(
       "teacher server %s after %.1f s, student server %s after %.1f s",
       self._servers[0].base_url,
@@ -239,7 +244,7 @@ class Run:
     ours = score(self.model, self.put(packing.split_micro(batch, 1)))
     ours = np.asarray(sharding.place(ours))[0, 0, 1:]
     theirs = multihost.call_on_lead(
-      lambda: asyncio.run(self._roles[0].client.score(ids[:1], ids[1:]))
+      lambda: self.ask(self._roles[0].client.score(ids[:1], ids[1:]))
     )
     gap = float(np.abs(ours - np.asarray(theirs)).mean())
     bound = self.config.serving.max_logprob_gap
@@ -259,21 +264,26 @@ class Run:
       )
     return gap
 
-  def sample(self, ask: Callable[[], Awaitable[T]]) -> T | None:
-    """The lead's `await ask()` with the servers up; None on the others.
+  def ask(self, work: Coroutine[Any, Any, T]) -> T:
+    """The result of requests to the servers; for the lead, in any thread."""
+    return self._events.run(work)
 
-    A server that dies is started again, gets its weights, and `ask` is called
-    once more, so what it returns must follow from its arguments alone. A
-    collective: every process learns of a failure.
+  def with_servers(self, work: Callable[[], T]) -> T | None:
+    """The lead's `work()` with the servers up; None on the others.
+
+    A server that dies is started again, gets the present weights, and `work`
+    is called once more, so what it returns must follow from them and from its
+    arguments alone. A collective: every process learns of a failure.
 
     Raises:
       ServerDown: after config.serving.restarts of them.
     """
+    self.roles()
     while True:
       error, answer, outcome = None, None, "ok"
       if multihost.is_lead():
         try:
-          answer = asyncio.run(ask())
+          answer = work()
         except ServerDown as e:
           error, outcome = e, "down"
         except Exception as e:

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from atlas_jax import metrics, multihost
 from atlas_jax.checkpoint import Checkpoints
 from atlas_jax.data import packing
-from atlas_jax.data import problems as problems_lib
-from atlas_jax.data.problems import ProblemStream, SftExample
+from atlas_jax.data.problems import DataError, ProblemStream, SftExample
 from atlas_jax.phases.run import Run
 from atlas_jax.training import step as step_lib
 from atlas_jax.training.optimizer import make_optimizer
@@ -69,7 +68,7 @@ def encoder(run: Run):
     text = run.prompts.render(example.template, example.fields)
     tokens, mask = run.tokenizer.training_example(text, example.response)
     if len(tokens) > length:
-      raise problems_lib.DataError(
+      raise DataError(
         f"an SFT example has {len(tokens)} tokens, more than"
         f" config.sft.row_length={length}; its question begins"
         f" {example.fields['question'][:80]!r}"

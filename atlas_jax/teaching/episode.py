@@ -76,6 +76,7 @@ async def run_episodes(
   seed: int,
   step: int,
   baselines: BaselineCache,
+  refill: int = 0,
 ) -> list[TeachingEpisode]:
   """Samples one episode for each problem, all at once, in their order.
 
@@ -85,7 +86,8 @@ async def run_episodes(
     prompts: the templates.
     config: lengths, temperatures, k.
     group_size: G, the teachings a problem.
-    seed, step: make the seeds of the requests.
+    seed, step, refill: make the seeds of the requests; refill numbers the
+      calls of one step.
     baselines: filled and used.
 
   Raises:
@@ -98,7 +100,8 @@ async def run_episodes(
       f"{group_size} teachings at temperature 0 would be equal; set"
       " config.episode.teacher_temperature above 0"
     )
-  runner = Requests(student, prompts, config, (seed, step))
+  parts = (seed, step, refill) if refill else (seed, step)
+  runner = Requests(student, prompts, config, parts)
   seen: Counter[str] = Counter()
   tasks = []
   shared: dict[tuple, asyncio.Task] = {}

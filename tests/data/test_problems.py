@@ -7,6 +7,7 @@ import pytest
 
 from atlas_jax.config import DataConfig
 from atlas_jax.data import problems
+from atlas_jax.data import splits as splits_lib
 from atlas_jax.data.problems import DataError, ProblemStream
 
 
@@ -25,7 +26,7 @@ def config_of(path, **changes):
 
 def test_the_shares_of_the_splits_are_those_of_the_fractions(tmp_path):
   path = write(tmp_path / "all.jsonl", rows(range(2000)))
-  splits = problems.load(config_of(path))
+  splits = splits_lib.load(config_of(path))
   sizes = [len(splits.train), len(splits.validation), len(splits.test)]
   assert sum(sizes) == 2000
   # Binomial: three standard deviations are 54 and 40.
@@ -35,8 +36,8 @@ def test_the_shares_of_the_splits_are_those_of_the_fractions(tmp_path):
 
 
 def test_a_question_keeps_its_split_when_others_come_and_go(tmp_path):
-  few = problems.load(config_of(write(tmp_path / "a", rows(range(50)))))
-  many = problems.load(
+  few = splits_lib.load(config_of(write(tmp_path / "a", rows(range(50)))))
+  many = splits_lib.load(
     config_of(write(tmp_path / "b", rows(reversed(range(500)))))
   )
   test_ids = {p.id for p in many.test}
@@ -52,38 +53,38 @@ def test_a_question_keeps_its_split_when_others_come_and_go(tmp_path):
 def test_own_files_take_their_split_and_the_rest_is_shared(tmp_path):
   main = write(tmp_path / "main", rows(range(200)))
   test = write(tmp_path / "test", rows(range(200, 230)))
-  splits = problems.load(config_of(main, test_path=test))
+  splits = splits_lib.load(config_of(main, test_path=test))
   assert len(splits.test) == 30
   assert len(splits.train) + len(splits.validation) == 200
   assert 5 < len(splits.validation) < 45  # 1 of 9 parts
   both = config_of(main, test_path=test, validation_path=test)
   with pytest.raises(DataError, match="both the validation and the test"):
-    problems.load(both)
+    splits_lib.load(both)
 
 
 def test_overlap_names_the_question(tmp_path):
   main = write(tmp_path / "main", rows(range(20)))
   test = write(tmp_path / "test", rows([7]))
   with pytest.raises(DataError, match=r"What is 7 \+ 1\?"):
-    problems.load(config_of(main, test_path=test))
+    splits_lib.load(config_of(main, test_path=test))
 
 
 def test_repeats_are_dropped_and_contradictions_refused(tmp_path):
   once = write(tmp_path / "a", rows([1, 2, 1]))
-  splits = problems.load(config_of(once, split_fractions=(1.0, 0.0, 0.0)))
+  splits = splits_lib.load(config_of(once, split_fractions=(1.0, 0.0, 0.0)))
   assert [p.answer for p in splits.train] == ["2", "3"]
   twice = write(
     tmp_path / "b", [*rows([1]), {"question": "What is 1 + 1?", "answer": 3}]
   )
   with pytest.raises(DataError, match="two answers: '2' and '3'"):
-    problems.load(config_of(twice))
+    splits_lib.load(config_of(twice))
 
 
 @pytest.mark.parametrize("fractions", [(0.5, 0.5), (0.9, 0.2, 0.1), (2, -1, 0)])
 def test_fractions_that_are_no_shares_are_refused(tmp_path, fractions):
   path = write(tmp_path / "a", rows([1]))
   with pytest.raises(DataError, match="sum to 1"):
-    problems.load(config_of(path, split_fractions=fractions))
+    splits_lib.load(config_of(path, split_fractions=fractions))
 
 
 def test_sft_leaves_out_held_out_questions(tmp_path):
@@ -101,11 +102,11 @@ def test_sft_leaves_out_held_out_questions(tmp_path):
   )
   config = DataConfig(sft_source="arc_sft", sft_path=path)
   held_out = [problems.make_problem(" q1", "1")]
-  kept = problems.load_sft(config, held_out)
+  kept = splits_lib.load_sft(config, held_out)
   assert [e.fields["question"] for e in kept] == ["q0", "q2"]
   everything = [problems.make_problem(f"q{i}", "1") for i in range(3)]
   with pytest.raises(DataError, match="no examples"):
-    problems.load_sft(config, everything)
+    splits_lib.load_sft(config, everything)
 
 
 def test_order_is_a_function_of_seed_and_epoch():

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from atlas_jax.config import DataConfig
-from atlas_jax.data import problems, sources
+from atlas_jax.data import sources
+from atlas_jax.data import splits as splits_lib
 from atlas_jax.data.problems import DataError, SftExample
 
 
@@ -81,9 +82,9 @@ def test_missing_and_empty_files(tmp_path):
 
 def test_unknown_source_lists_the_valid_ones():
   with pytest.raises(DataError, match="jsonl, arc_rl, gsm8k, tfds"):
-    problems.load(DataConfig(source="gsm9k"))
+    splits_lib.load(DataConfig(source="gsm9k"))
   with pytest.raises(DataError, match="teachable_sft, teachable_student"):
-    problems.load_sft(DataConfig(sft_source="x"))
+    splits_lib.load_sft(DataConfig(sft_source="x"))
 
 
 def test_parameters_of_a_file_source_are_refused(tmp_path):
@@ -114,7 +115,7 @@ def test_arc_files(tmp_path):
   }
   path.write_text(json.dumps(row))
   config = DataConfig(sft_source="arc_sft", sft_path=str(path))
-  assert problems.load_sft(config) == [
+  assert splits_lib.load_sft(config) == [
     SftExample(
       "teacher_adaptive",
       {"question": "p", "approach": "I add"},
@@ -123,7 +124,7 @@ def test_arc_files(tmp_path):
   ]
   path.write_text(json.dumps(row | {"teacher_teaching": "a <teaching>b"}))
   with pytest.raises(DataError, match=r"sft\.jsonl:1"):
-    problems.load_sft(config)
+    splits_lib.load_sft(config)
 
 
 def test_reasoning_gym_by_name_and_parameters():
@@ -201,7 +202,7 @@ def test_tensorflow_datasets_without_tensorflow(prepared_tfds):
     "data_dir": prepared_tfds,
     "test_split": "held",
   }
-  splits = problems.load(
+  splits = splits_lib.load(
     DataConfig(source="tfds", params=params, split_fractions=(1.0, 0.0, 0.0))
   )
   assert {(p.question, p.answer) for p in splits.train} == {
@@ -242,9 +243,9 @@ def test_episodes_give_the_teachings_that_helped(tmp_path):
   path.write_text(json.dumps(row) + "\n")
   for where in (path, tmp_path):
     config = DataConfig(sft_source="episodes", sft_path=str(where))
-    (example,) = problems.load_sft(config)
+    (example,) = splits_lib.load_sft(config)
     assert example.response == "good"
     assert example.fields == {"question": "q", "approach": "a"}
   path.write_text('{"question": "q"}\n')
   with pytest.raises(DataError, match=r"grpo\.jsonl:1"):
-    problems.load_sft(config)
+    splits_lib.load_sft(config)

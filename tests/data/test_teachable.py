@@ -9,8 +9,9 @@ import re
 import pytest
 
 from atlas_jax.config import DataConfig
-from atlas_jax.data import teachable
-from atlas_jax.data.problems import load, load_sft, question_key
+from atlas_jax.data import teachable, teachable_examples
+from atlas_jax.data.problems import question_key
+from atlas_jax.data.splits import load, load_sft
 from atlas_jax.data.teachable import (
   BORROW,
   CARRY,
@@ -141,7 +142,7 @@ def test_examples_never_hold_a_held_out_question():
 
 def test_the_shares_of_the_textbook():
   def shares(**params):
-    examples = teachable.sft_examples({"count": 2000, **params}, 0)
+    examples = teachable_examples.sft_examples({"count": 2000, **params}, 0)
     by_text = {t: a for a, texts in teachable.PHRASES.items() for t in texts}
     questions = {q.text: q for q in ALL}
     advice = [
@@ -164,7 +165,9 @@ def test_the_shares_of_the_textbook():
 
 def test_noise_is_a_share_of_the_students_teachings():
   def noisy(share):
-    examples = teachable.student_examples({"count": 4000, "noise": share}, 0)
+    examples = teachable_examples.student_examples(
+      {"count": 4000, "noise": share}, 0
+    )
     texts = {t for ts in teachable.PHRASES.values() for t in ts}
     taught = [e for e in examples if "teaching" in e.fields]
     return sum(e.fields["teaching"] not in texts for e in taught) / len(taught)

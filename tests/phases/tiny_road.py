@@ -4,7 +4,7 @@ import pathlib
 
 import jax.numpy as jnp
 
-from atlas_jax.data import teachable, teachable_model
+from atlas_jax.data import teachable_examples, teachable_model
 from atlas_jax.model import decoder, hf
 
 STEPS = 4
@@ -39,7 +39,7 @@ def write_model(path: pathlib.Path) -> pathlib.Path:
   """A model directory of the built-in task with random weights."""
   texts = [
     f"{e.fields['question']} {e.fields['approach']} {e.response}"
-    for e in teachable.sft_examples({"count": 500}, 0)
+    for e in teachable_examples.sft_examples({"count": 500}, 0)
   ]
   scratch = path.with_name(path.name + "-scratch")
   teachable_model.write_scratch_model_dir(scratch, texts)

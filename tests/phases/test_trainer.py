@@ -1,5 +1,6 @@
 """The trainer of the GRPO phase, without servers, on a model of one table."""
 
+import dataclasses
 import types
 
 import jax
@@ -8,7 +9,7 @@ import pytest
 
 from atlas_jax import sharding
 from atlas_jax.config import GrpoConfig, MeshConfig, OptimizerConfig, RunConfig
-from atlas_jax.phases.grpo import Trainer
+from atlas_jax.phases.trainer import Trainer, TrainingError
 from atlas_jax.training import optimizer
 from atlas_jax.training import step as step_lib
 from tests.training import tiny
@@ -60,21 +61,21 @@ def _trainer(tmp_path, **options) -> Trainer:
 def test_a_step_makes_as_many_updates_as_it_has_epochs(tmp_path):
   trainer = _trainer(tmp_path, epochs=3, entropy_quantile=0.5)
   sequences = tiny.sequences(6)
-  numbers = trainer.update(sequences)
+  numbers = trainer.update(1, sequences)
   assert int(optimizer.updates_done(trainer.state.opt_state)) == 3
   # The first update is on-policy, the next ones are not.
   assert abs(numbers["ratio_mean"] - 1) > 1e-4
   # 1e-2 falls to 0 over all updates, not over the steps: 6/6, 5/6, 4/6.
   assert numbers["learning_rate"] == pytest.approx(1e-2 * 5 / 6)
   assert numbers["update_skipped"] == 0
-  numbers = trainer.update(sequences)
+  numbers = trainer.update(1, sequences)
   assert numbers["learning_rate"] == pytest.approx(1e-2 * 2 / 6)
   trainer.close()
 
 
 def test_a_step_above_the_gradient_bound_changes_nothing(tmp_path):
   trainer = _trainer(tmp_path, skip_grad_norm=1e-6)
-  numbers = trainer.update(tiny.sequences(6))
+  numbers = trainer.update(1, tiny.sequences(6))
   assert numbers["update_skipped"] == 1
   assert int(optimizer.updates_done(trainer.state.opt_state)) == 0
   for new, old in zip(
@@ -83,4 +84,38 @@ def test_a_step_above_the_gradient_bound_changes_nothing(tmp_path):
     strict=True,
   ):
     np.testing.assert_array_equal(new, old)
+  trainer.close()
+
+
+def test_a_run_that_never_updates_stops_and_keeps_its_batch(tmp_path):
+  trainer = _trainer(tmp_path, skip_grad_norm=1e-6, max_skipped_steps=2)
+  sequences = tiny.sequences(6)
+  trainer.update(1, sequences)
+  with pytest.raises(TrainingError, match=r"2 steps in a row.*1_grpo_2\.npz"):
+    trainer.update(2, sequences)
+  saved = np.load(tmp_path / "failed" / "1_grpo_2.npz")
+  packed = trainer.packed(sequences)[0]
+  for name, array in packed._asdict().items():
+    np.testing.assert_array_equal(saved[name], array)
+  trainer.close()
+
+
+def test_an_update_that_counts_starts_the_count_anew(tmp_path):
+  trainer = _trainer(tmp_path, max_skipped_steps=2)
+  good = tiny.sequences(6)
+  bad = [dataclasses.replace(s, advantage=np.nan) for s in good]
+  for step, sequences in enumerate((bad, good, bad), 1):
+    numbers = trainer.update(step, sequences)
+    assert numbers["update_skipped"] == (sequences is bad)
+  with pytest.raises(TrainingError, match="gradient norm nan"):
+    trainer.update(4, bad)
+  trainer.close()
+
+
+def test_programs_are_counted_and_few(tmp_path):
+  trainer = _trainer(tmp_path)
+  first = trainer.update(1, tiny.sequences(6))
+  assert first["programs_compiled"] > 0
+  trainer.update(2, tiny.sequences(6))  # outside a mesh: layouts settle
+  assert trainer.update(3, tiny.sequences(6))["programs_compiled"] == 0
   trainer.close()

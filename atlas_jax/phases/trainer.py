@@ -1,0 +1,207 @@
+"""What a GRPO step changes: the state, its reference, their checkpoints."""
+
+import logging
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from atlas_jax import metrics, multihost, sharding
+from atlas_jax.checkpoint import Checkpoints
+from atlas_jax.config import GrpoConfig
+from atlas_jax.data import packing
+from atlas_jax.phases.run import Run
+from atlas_jax.training import step as step_lib
+from atlas_jax.training.optimizer import make_optimizer
+
+log = logging.getLogger(__name__)
+
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+
+
+class TrainingError(RuntimeError):
+  """Training makes no progress any more; the text says where to look."""
+
+
+def row_bucket(
+  sequences: Sequence[packing.Sequence], cfg: GrpoConfig, unit: int
+) -> int:
+  """Rows to pack into: few different numbers, so few compilations.
+
+  unit * (1, 2, 3, 4, 6, 8, 12, 16, 24, ...), the first that holds them.
+  """
+  rows = packing.plan_rows(
+    sequences, length=cfg.row_length, share_prompts=cfg.share_prompts
+  )
+  need = len(rows)
+  power = 1
+  while True:
+    for size in (power, power * 3 // 2):
+      if unit * size >= need:
+        return unit * size
+    power *= 2
+
+
+class Programs:
+  """Counts the programs that JAX made since the last look."""
+
+  def __init__(self):
+    self._made = 0
+    jax.monitoring.register_event_duration_secs_listener(self._listen)
+
+  def _listen(self, event: str, duration: float, **_) -> None:
+    self._made += event == _COMPILED
+
+  def take(self) -> int:
+    made, self._made = self._made, 0
+    return made
+
+
+class Trainer:
+  """The state of a GRPO phase; restored from its latest checkpoint, if any.
+
+  Attributes:
+    state: TrainState.
+    done: steps that are done.
+    saved: what `finish_step` was given with the checkpoint; None without one.
+  """
+
+  def __init__(self, run: Run, name: str):
+    self._run, self._cfg, self._name = run, run.config.grpo, name
+    cfg = self._cfg
+    tx, schedule = make_optimizer(cfg.optimizer, cfg.steps * cfg.epochs)
+    self._checkpoints = Checkpoints(run.workdir / "checkpoints" / name)
+    self._programs = Programs()
+    self._skipped = 0  # steps in a row that were not applied
+    self.done = self._checkpoints.latest() or 0
+    self.saved = None
+    self.reference = None
+    if self.done:
+      like = step_lib.as_trees(run.abstract_state(tx))
+      if cfg.beta > 0:
+        like["reference"] = like["model"]
+      trees, extra = self._checkpoints.restore(like)
+      self.state = step_lib.from_trees(trees)
+      if cfg.beta > 0:
+        self.reference = trees["reference"]
+      self.saved, self._skipped = extra["rollouts"], extra["skipped"]
+      log.info("%s continues from step %d of %d", name, self.done, cfg.steps)
+    else:
+      self.state = step_lib.init_state(run.model, tx)
+      if cfg.beta > 0:
+        self.reference = step_lib.copy_model(run.model)
+    temperature = run.config.episode.teacher_temperature
+    self._train = step_lib.make_train_step(
+      step_lib.grpo_objective(
+        run.decoder_config,
+        run.config.teacher,
+        cfg,
+        temperature=temperature,
+        max_completion_tokens=run.config.episode.max_teaching_tokens,
+      ),
+      tx,
+      schedule,
+      skip_grad_norm=cfg.skip_grad_norm,
+    )
+    self._prepare = step_lib.make_prepare_step(
+      run.decoder_config, run.config.teacher, cfg, temperature=temperature
+    )
+    self._score = step_lib.make_score_step(
+      run.decoder_config, run.config.teacher, temperature=temperature
+    )
+
+  def packed(
+    self, sequences: Sequence[packing.Sequence]
+  ) -> tuple[packing.PackedBatch, packing.PackingStats]:
+    """The rows that `update` trains on, [B, T]."""
+    cfg = self._cfg
+    unit = cfg.micro_batches * sharding.batch_shards(self._run.mesh)
+    return packing.pack(
+      sequences,
+      length=cfg.row_length,
+      rows_multiple=row_bucket(sequences, cfg, unit),
+      share_prompts=cfg.share_prompts,
+    )
+
+  def update(
+    self, step: int, sequences: Sequence[packing.Sequence]
+  ) -> dict[str, float]:
+    """The updates of one step, cfg.epochs of them; numbers to log.
+
+    Raises:
+      TrainingError: cfg.max_skipped_steps in a row were not applied; the
+        batch of the last is in failed/.
+    """
+    cfg = self._cfg
+    packed, stats = self.packed(sequences)
+    batch = self._run.put(packing.split_micro(packed, cfg.micro_batches))
+    if self.reference is not None:
+      batch = batch._replace(ref_logprobs=self._score(self.reference, batch))
+    batch = self._prepare(self.state.model, batch)
+    results = []
+    for _ in range(cfg.epochs):
+      self.state, result = self._train(self.state, batch)
+      results.append(result)
+    means = metrics.Accumulator()
+    for result in results:  # waits for it
+      means.update(result)
+    numbers = means.result()
+    self._stop_if_stuck(step, numbers, packed)
+    return {
+      **numbers,
+      "packing_fill": stats.fill,
+      "packing_shared_tokens": stats.shared_tokens,
+      "packed_rows": stats.rows,
+      "programs_compiled": self._programs.take(),
+    }
+
+  def _stop_if_stuck(self, step, numbers, packed) -> None:
+    self._skipped = self._skipped + 1 if numbers["update_skipped"] == 1 else 0
+    if numbers["update_skipped"] > 0:
+      log.warning(
+        "step %d: gradient norm %g, update left out",
+        step,
+        numbers["grad_norm"],
+      )
+    if self._skipped < self._cfg.max_skipped_steps:
+      return
+    path = self._run.workdir / "failed" / f"{self._name}_{step}.npz"
+    multihost.call_on_lead(lambda: _save(path, packed))
+    raise TrainingError(
+      f"the updates of {self._skipped} steps in a row were left out, the last"
+      f" with gradient norm {numbers['grad_norm']:g}; its batch is {path}."
+      " NaN: look at its log-probs; too large: see config.grpo.skip_grad_norm"
+      " and the learning rate"
+    )
+
+  def finish_step(self, step: int, state_of_rollouts) -> None:
+    """After an update: the reference's turn, then a checkpoint if due.
+
+    Args:
+      step: that is done.
+      state_of_rollouts: called only for a checkpoint; its JSON goes along.
+    """
+    cfg = self._cfg
+    if (
+      self.reference is not None
+      and cfg.ref_ema_alpha > 0
+      and step % cfg.ref_ema_every == 0
+    ):
+      self.reference = step_lib.ema_update(
+        self.reference, self.state.model, cfg.ref_ema_alpha
+      )
+    if step % cfg.checkpoint_every == 0 or step == cfg.steps:
+      trees = step_lib.as_trees(self.state)
+      if self.reference is not None:
+        trees["reference"] = self.reference
+      extra = {"rollouts": state_of_rollouts(), "skipped": self._skipped}
+      self._checkpoints.save(step, trees, extra)
+
+  def close(self) -> None:
+    self._checkpoints.close()
+
+
+def _save(path: pathlib.Path, packed: packing.PackedBatch) -> None:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  np.savez(path, **packed._asdict())
