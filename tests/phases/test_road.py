@@ -1,5 +1,6 @@
 """SFT, GRPO, evaluation and export with real servers, disturbed and not."""
 
+import collections
 import json
 import os
 import pathlib
@@ -38,16 +39,23 @@ def log_of(workdir):
   return pathlib.Path(f"{workdir}.log").read_text(errors="replace")
 
 
+def in_grpo(line):
+  return line["phase"] == "1_grpo"
+
+
 def grpo_steps(workdir):
   """Steps of GRPO that metrics.jsonl knows."""
   if not (workdir / "metrics.jsonl").exists():
     return []
-  return [x["step"] for x in numbers(workdir) if x["phase"] == "1_grpo"]
+  return [x["step"] for x in numbers(workdir) if in_grpo(x)]
 
 
-def lines_of_episodes(workdir):
+def step_of_episodes(workdir):
+  """The last step whose episodes are written."""
   path = workdir / "episodes" / "1_grpo.jsonl"
-  return path.read_text().count("\n") if path.exists() else 0
+  if not path.exists() or not path.read_text().endswith("\n"):
+    return 0
+  return json.loads(path.read_text().splitlines()[-1])["step"]
 
 
 def test_a_run_leaves_what_the_readme_says(undisturbed):
@@ -70,7 +78,9 @@ def test_a_run_leaves_what_the_readme_says(undisturbed):
   assert "student alone" in said and "teacher after grpo" in said
   assert f"report: {workdir}/report" in said
   assert grpo_steps(workdir) == list(range(1, tiny_road.STEPS + 1))
-  assert len(episodes(workdir)) == 4 * tiny_road.STEPS
+  of_step = collections.Counter(e["step"] for e in episodes(workdir))
+  for line in filter(in_grpo, numbers(workdir)):
+    assert of_step[line["step"]] == 4 + line["1_grpo/refilled_groups"]
 
 
 def test_every_step_trains_on_what_the_weights_before_it_said(undisturbed):
@@ -79,7 +89,7 @@ def test_every_step_trains_on_what_the_weights_before_it_said(undisturbed):
     # Steps 1, 2, ... are sampled with the weights after SFT, after step 1, ...
     for teaching in episode["teachings"]:
       assert teaching["weight_version"] == SFT_STEPS + episode["step"] - 1
-  steps = [x for x in numbers(workdir) if x["phase"] == "1_grpo"]
+  steps = [x for x in numbers(workdir) if in_grpo(x)]
   for step in steps:
     # On-policy, so the trainer's log-probs are the sampler's but for rounding.
     assert step["1_grpo/ratio_mean"] == pytest.approx(1.0, abs=1e-6)
@@ -176,14 +186,9 @@ def test_another_config_is_refused_with_the_difference(road, undisturbed):
   assert '-    "group_size": 4,' in said and '+    "group_size": 2,' in said
 
 
-@pytest.mark.parametrize("where", ["sampling", "training"])
-def test_a_killed_run_resumes_exactly(where, road, undisturbed, tmp_path):
-  workdir = tmp_path / "run"
-  process = road.start(workdir)
-  if where == "sampling":  # of step 4, after its last checkpoint at step 2
-    wait_for(lambda: grpo_steps(workdir)[-1:] == [3], process)
-  else:  # step 3: its episodes are written, its update is not logged
-    wait_for(lambda: lines_of_episodes(workdir) >= 4 * 3, process)
+def kill_when(condition, process, workdir):
+  """Kills a run with -9; its servers must follow by themselves."""
+  wait_for(condition, process)
   servers = descendants(process.pid)
   process.send_signal(signal.SIGKILL)
   process.wait(10)
@@ -193,11 +198,43 @@ def test_a_killed_run_resumes_exactly(where, road, undisturbed, tmp_path):
   assert [pid for pid in servers if running(pid)] == []
   assert not (workdir / "report").exists()
 
+
+# The last checkpoint before any of these is that of step 2.
+PLACES = {
+  # of step 4: step 3 is done
+  "sampling": lambda workdir: grpo_steps(workdir)[-1:] == [3],
+  # of step 3: its episodes are written, its update is not logged
+  "training": lambda workdir: step_of_episodes(workdir) == 3,
+  # after step 3: the file is there, the server may or may not have it
+  "publishing": lambda workdir: any(
+    (workdir / "weights").glob(f"*{SFT_STEPS + 3:08d}*")
+  ),
+}
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_a_killed_run_resumes_exactly(where, road, undisturbed, tmp_path):
+  workdir = tmp_path / "run"
+  process = road.start(workdir)
+  kill_when(lambda: PLACES[where](workdir), process, workdir)
   said = road.finish(workdir)
   assert "1_grpo continues from step 2 of 4" in said
   expected, _ = undisturbed
   assert numbers(workdir) == numbers(expected)
   assert episodes(workdir) == episodes(expected)
+
+
+def test_a_run_that_samples_ahead_resumes_exactly_too(road, tmp_path):
+  flag = "--config.grpo.max_staleness=1"
+  whole, killed = tmp_path / "whole", tmp_path / "killed"
+  road.finish(whole, flag)
+  ages = [x["1_grpo/staleness_mean"] for x in numbers(whole) if in_grpo(x)]
+  assert ages == [0, 1, 1, 1]
+  process = road.start(killed, flag)
+  kill_when(lambda: PLACES["sampling"](killed), process, killed)
+  road.finish(killed, flag)
+  assert numbers(killed) == numbers(whole)
+  assert episodes(killed) == episodes(whole)
 
 
 def server_of(process, role):
@@ -217,7 +254,7 @@ def test_servers_that_die_mid_step_are_started_again(
 ):
   workdir = tmp_path / "run"
   process = road.start(workdir)
-  wait_for(lambda: lines_of_episodes(workdir) >= 4, process)
+  wait_for(lambda: step_of_episodes(workdir) >= 1, process)
   os.kill(server_of(process, "teacher"), signal.SIGKILL)
   wait_for(lambda: grpo_steps(workdir)[-1:] == [2], process)
   os.kill(server_of(process, "student"), signal.SIGKILL)

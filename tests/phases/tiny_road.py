@@ -18,6 +18,7 @@ CHANGES = {
   "grpo.steps": STEPS,
   "grpo.problems_per_step": 4,
   "grpo.group_size": 4,
+  "grpo.refill_rounds": 1,
   # So that a killed run has a step to do again.
   "grpo.checkpoint_every": 2,
   "episode.max_teaching_tokens": 24,
