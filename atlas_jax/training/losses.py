@@ -267,6 +267,7 @@ def grpo_loss(
   logged = {
     "ratio_mean": ratio,
     "mismatch_kl": k3(mismatch_d),
+    "mismatch_mean": jnp.abs(mismatch_d),
     "mismatch_fraction": outside,
     **clipped,
   }

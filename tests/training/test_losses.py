@@ -138,6 +138,7 @@ def test_metrics_by_loops(x64):
     "clip_fraction_high": (ratio > 1.28) & (a > 0),
     "clip_fraction_delta": (ratio > 1.5) & (a < 0),
     "mismatch_kl": np.exp(d) - d - 1,
+    "mismatch_mean": np.abs(d),
     "mismatch_fraction": (np.exp(d) < 0.7) | (np.exp(d) > 2),
     "kl": np.exp(x) - x - 1,
     "entropy": entropy[real],
