@@ -4,7 +4,7 @@ import dataclasses
 
 from atlas_jax.config import GrpoConfig
 from atlas_jax.data import packing
-from atlas_jax.phases import trainer
+from atlas_jax.phases import rollouts, trainer
 
 
 def _rollout(prompt, completion):
@@ -19,7 +19,7 @@ def _rollout(prompt, completion):
 
 def test_share_prompts_decides_how_many_rows_a_group_needs():
   sequences = [
-    grpo.as_sequence(_rollout([3] * 10, [n] * 3)) for n in range(4, 10)
+    rollouts.as_sequence(_rollout([3] * 10, [n] * 3)) for n in range(4, 10)
   ]
   # 6 sequences of 13 tokens; shared 9 + 6 branches of 4 fill one row of 33.
   apart = GrpoConfig(row_length=33, share_prompts=False)
@@ -31,14 +31,14 @@ def test_share_prompts_decides_how_many_rows_a_group_needs():
 def test_rows_come_in_few_numbers():
   """1, 2, 3, 4, 6, 8 times the unit."""
   cfg = GrpoConfig(row_length=4)
-  sequences = [grpo.as_sequence(_rollout([1], [2, 3, 4]))] * 5
+  sequences = [rollouts.as_sequence(_rollout([1], [2, 3, 4]))] * 5
   assert trainer.row_bucket(sequences, cfg, unit=1) == 6
   assert trainer.row_bucket(sequences, cfg, unit=2) == 6
   assert trainer.row_bucket(sequences[:4], cfg, unit=1) == 4
 
 
 def test_a_rollout_keeps_its_prompt_length():
-  sequence = grpo.as_sequence(_rollout([3, 4, 5], [6, 7]))
+  sequence = rollouts.as_sequence(_rollout([3, 4, 5], [6, 7]))
   assert sequence.prompt_length == 3
   batch, _ = packing.pack(
     [sequence, sequence], length=8, rows_multiple=1, share_prompts=True
