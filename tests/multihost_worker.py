@@ -18,7 +18,9 @@ def train(directory: pathlib.Path) -> dict:
   """A step on both processes, saved by both, restored by both."""
   tx, schedule = optimizer.make_optimizer(OptimizerConfig(), 10)
   objective = step.sft_objective(tiny.ARCHITECTURE, tiny.OPTIONS)
-  train_step = step.make_train_step(objective, tx, schedule)
+  train_step = step.make_train_step(
+    objective, tx, schedule, skip_grad_norm=None
+  )
   mesh = sharding.make_mesh(MeshConfig())
   with jax.set_mesh(mesh):
     batch = tiny.batch(2)

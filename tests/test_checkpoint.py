@@ -88,7 +88,7 @@ def test_resume_equals_never_stopping(tmp_path):
   )
   tx, schedule = optimizer.make_optimizer(config, 4)
   objective = step.sft_objective(tiny.ARCHITECTURE, tiny.OPTIONS)
-  train = step.make_train_step(objective, tx, schedule)
+  train = step.make_train_step(objective, tx, schedule, skip_grad_norm=None)
   batches = [tiny.batch(2, seed=i) for i in range(4)]
 
   def run(state, batches):

@@ -82,7 +82,7 @@ def test_a_failure_of_the_lead_reaches_all(results):
 def test_two_processes_train_and_save_as_one(results):
   tx, schedule = optimizer.make_optimizer(OptimizerConfig(), 10)
   objective = step.sft_objective(tiny.ARCHITECTURE, tiny.OPTIONS)
-  train = step.make_train_step(objective, tx, schedule)
+  train = step.make_train_step(objective, tx, schedule, skip_grad_norm=None)
   _, metrics = train(step.init_state(tiny.model(), tx), tiny.batch(2))
   for r in results:
     assert r["train"]["restored"] is True

@@ -74,7 +74,9 @@ def updates(path: pathlib.Path, learning_rate: float):
   )
   options = ModelConfig(compute_dtype="float32", remat="none")
   objective = step.sft_objective(architecture, options)
-  train_step = step.make_train_step(objective, tx, schedule)
+  train_step = step.make_train_step(
+    objective, tx, schedule, skip_grad_norm=None
+  )
   tokens = ChatTokenizer.from_dir(path).encode(TEXT.read_text())
 
   def models():
