@@ -155,7 +155,8 @@ class GrpoConfig:
   # next problems in their place, this often at most.
   refill_rounds: int = 1
   # 0: a step samples with the weights of the step before it. n: the batches of
-  # the next n steps are sampled while a step trains, with weights as old.
+  # the next n steps are sampled while a step trains, with weights as old. 1
+  # hides the shorter of both; more only evens out batches of uneven length.
   max_staleness: int = 0
   row_length: int = 2048
   share_prompts: bool = True  # one copy of a prompt for its teachings of a row
@@ -190,6 +191,7 @@ class ServerConfig:
   """One vLLM server: spawned by the run, or given as a URL."""
 
   url: str | None = None
+  host: str = "127.0.0.1"  # the address to listen at, when spawned
   port: int = 0  # 0: a free one
   dtype: str = "bfloat16"
   max_model_len: int = 4096

@@ -32,6 +32,8 @@ CHOICES = {
   "export.dtype": ("float32", "bfloat16"),
 }
 POSITIVE = [
+  "sft.optimizer.clip_norm",
+  "grpo.optimizer.clip_norm",
   "sft.steps",
   "sft.batch_rows",
   "sft.row_length",
@@ -110,6 +112,7 @@ def problems(config: "RunConfig") -> Iterator[str]:
         f" update of the {count} of config.{name} to its {o.schedule} schedule"
       )
   yield from _loss_problems(config.grpo)
+  yield from _sampling_problems(config)
 
 
 def _loss_problems(grpo: "GrpoConfig") -> Iterator[str]:
@@ -151,4 +154,32 @@ def _loss_problems(grpo: "GrpoConfig") -> Iterator[str]:
     yield (
       f"config.grpo.entropy_quantile={share} must be in (0, 1], the share of"
       " tokens that train, or None for all"
+    )
+
+
+def _sampling_problems(config: "RunConfig") -> Iterator[str]:
+  """What would sample the same thing many times, or nothing to learn from."""
+  grpo, evaluate = config.grpo, config.evaluate
+  if grpo.group_size < 2:
+    yield (
+      f"config.grpo.group_size={grpo.group_size} must be at least 2: a teaching"
+      " is worth what it does better than the others of its problem"
+    )
+  if "grpo" in config.phases and config.episode.teacher_temperature == 0:
+    yield (
+      "config.episode.teacher_temperature=0 makes the teachings of a problem"
+      " equal; it must be above 0 for grpo"
+    )
+  hottest = max(evaluate.teacher_temperature, evaluate.student_temperature)
+  if evaluate.samples > 1 and hottest == 0:
+    yield (
+      f"config.evaluate.samples={evaluate.samples} at temperature 0 are equal;"
+      " raise config.evaluate.student_temperature, or ask for 1"
+    )
+  if grpo.ref_ema_alpha > 1:
+    yield f"config.grpo.ref_ema_alpha={grpo.ref_ema_alpha} must not be above 1"
+  if grpo.ref_ema_alpha > 0 and grpo.beta == 0:
+    yield (
+      f"config.grpo.ref_ema_alpha={grpo.ref_ema_alpha} has no effect with"
+      " config.grpo.beta=0: there is no reference"
     )

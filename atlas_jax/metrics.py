@@ -113,8 +113,8 @@ class Writer:
         import wandb
       except ImportError:
         raise ValueError(
-          "Weights & Biases is asked for but not installed: pip install"
-          " 'atlas_jax[wandb]'"
+          "Weights & Biases is asked for but not installed: pip install -e"
+          " '.[wandb]'"
         ) from None
       # One W&B run a directory and phase: a resumed run goes on in it.
       name = f"{workdir.name}-{phase}"

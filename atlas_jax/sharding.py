@@ -148,6 +148,34 @@ def batch_shards(mesh: Mesh) -> int:
   return math.prod(mesh.shape[axis] for axis in RULES["batch"])
 
 
+def put_equal(tree: Any, mesh: Mesh, batch_axis: int = 0) -> Any:
+  """As `put_batch`, of arrays that every process holds whole.
+
+  Each device takes its rows, so any mesh will do, also one whose tensor or
+  context axis spans processes.
+
+  Raises:
+    ShardingError: the rows do not divide over the mesh.
+  """
+  sharding = NamedSharding(mesh, P(*[None] * batch_axis, *spec("batch")))
+
+  def put(x):
+    x = np.asarray(x)
+    _check_rows(x.shape[batch_axis], mesh)
+    return jax.make_array_from_callback(x.shape, sharding, lambda at: x[at])
+
+  return jax.tree.map(put, tree)
+
+
+def _check_rows(rows: int, mesh: Mesh) -> None:
+  shards = batch_shards(mesh)
+  if rows % shards:
+    raise ShardingError(
+      f"{rows} rows are not divisible by {shards}, the size of mesh axes"
+      f" {' x '.join(RULES['batch'])}"
+    )
+
+
 def put_batch(tree: Any, mesh: Mesh, batch_axis: int = 0) -> Any:
   """Host arrays as global arrays whose rows are cut over data and fsdp.
 
@@ -163,16 +191,10 @@ def put_batch(tree: Any, mesh: Mesh, batch_axis: int = 0) -> Any:
     ShardingError: the rows do not divide over the mesh.
   """
   sharding = NamedSharding(mesh, P(*[None] * batch_axis, *spec("batch")))
-  shards = batch_shards(mesh)
 
   def put(x):
     x = np.asarray(x)
-    rows = x.shape[batch_axis] * jax.process_count()
-    if rows % shards:
-      raise ShardingError(
-        f"{rows} rows are not divisible by {shards}, the size of mesh axes"
-        f" {' x '.join(RULES['batch'])}"
-      )
+    _check_rows(x.shape[batch_axis] * jax.process_count(), mesh)
     return jax.make_array_from_process_local_data(sharding, x)
 
   return jax.tree.map(put, tree)

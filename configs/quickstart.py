@@ -47,6 +47,7 @@ def _teacher():
   config = _common()
   config.phases = ("sft", "evaluate", "grpo", "evaluate", "export")
   config.teacher.path = STUDENT
+  config.serving.student_path = STUDENT
   config.data.sft_source = "teachable_sft"
   config.sft.steps = 400
   config.sft.batch_rows = 16

@@ -1,7 +1,8 @@
 """Train a teacher of your own: `--config=configs/teacher.py:VARIANT`.
 
 Variants: smollm2 (135M parameters, a demonstration on one CPU) and qwen3_8b
-(the published recipe of ATLAS, for 4 + 4 accelerators). Any key can be
+(the published recipe of ATLAS: servers and trainer on accelerators of their
+own, the servers given as URLs). Any key can be
 overridden: `--config.teacher.path=DIR --config.serving.student_path=DIR
 --config.data.path=FILE.jsonl --config.grpo.beta=0.04`.
 """
@@ -59,6 +60,8 @@ def _qwen3_8b():
   config.episode.max_solution_tokens = 4096
   config.episode.teacher_temperature = 0.7
   config.evaluate.samples = 32
+  config.evaluate.teacher_temperature = 0.7
+  config.evaluate.student_temperature = 0.7
   for server in (config.serving.teacher, config.serving.student):
     server.max_model_len = 16384
     server.kv_cache_bytes = 40 << 30

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import re
 
 import pytest
 
@@ -149,3 +150,31 @@ def test_an_unknown_variant_lists_the_valid_ones(module):
   config = importlib.import_module(f"configs.{module}")
   with pytest.raises(ValueError, match=r"unknown variant 'x'.*valid"):
     config.get_config("x")
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"grpo.group_size": 1}, "group_size=1 must be at least 2"),
+    (
+      {"phases": ("grpo",), "episode.teacher_temperature": 0.0},
+      "teacher_temperature=0 makes",
+    ),
+    ({"evaluate.samples": 2}, "samples=2 at temperature 0 are equal"),
+    ({"grpo.ref_ema_alpha": 0.5}, "ref_ema_alpha=0.5 has no effect"),
+    (
+      {"grpo.ref_ema_alpha": 1.5, "grpo.beta": 0.1},
+      "ref_ema_alpha=1.5 must not be above 1",
+    ),
+    ({"grpo.optimizer.clip_norm": 0.0}, "clip_norm=0.0 must be above 0"),
+    (
+      {"grpo.max_staleness": 1, "grpo.mismatch": "none"},
+      "max_staleness=1 trains on what older",
+    ),
+  ],
+)
+def test_settings_that_would_learn_nothing_are_refused(changes, message):
+  tree = default_config()
+  tree.update_from_flattened_dict(changes)
+  with pytest.raises(ConfigError, match=re.escape(message)):
+    resolve(tree)

@@ -106,7 +106,7 @@ def test_wandb_only_when_asked(tmp_path, monkeypatch):
   assert calls[0]["resume"] == "allow"
   assert calls[1:] == [(2, {"grpo/loss": 1.0}), "finish"]
   monkeypatch.setitem(sys.modules, "wandb", None)  # not installed
-  with pytest.raises(ValueError, match=r"pip install 'atlas_jax\[wandb\]'"):
+  with pytest.raises(ValueError, match=r"pip install -e '\.\[wandb\]'"):
     _write(tmp_path, [3], resume_step=2, wandb_project="teachers")
 
 

@@ -54,8 +54,9 @@ def run_phases(
   """
   check_phases(config.phases)
   with contextlib.ExitStack() as stack:
-    if multihost.is_lead():
-      stack.enter_context(directory.lock(workdir))
+    multihost.call_on_lead(
+      lambda: stack.enter_context(directory.lock(workdir)) and None
+    )
     stack.enter_context(jax.set_mesh(sharding.make_mesh(config.mesh)))
     run = stack.enter_context(Run(config, workdir, server_key))
     # Only now: a config that is refused leaves the directory as it was.

@@ -44,8 +44,35 @@ def lock(workdir: pathlib.Path):
   return handle
 
 
+# Where and how a run runs, not what it computes: free to change on a resume.
+OPERATIONAL = (
+  "wandb_project",
+  "serving.start_timeout_s",
+  "serving.request_timeout_s",
+  "serving.retries",
+  "serving.restarts",
+  "serving.max_concurrency",
+  *(
+    f"serving.{role}.{key}"
+    for role in ("teacher", "student")
+    for key in ("url", "host", "port", "kv_cache_bytes", "cpu_cores")
+  ),
+)
+
+
+def _computed(config: dict, path: str = "") -> dict:
+  """`config` without its operational keys."""
+  out = {}
+  for key, value in config.items():
+    where = f"{path}{key}"
+    if where not in OPERATIONAL:
+      nested = isinstance(value, dict)
+      out[key] = _computed(value, f"{where}.") if nested else value
+  return out
+
+
 def claim(workdir: pathlib.Path, config: dict) -> None:
-  """Writes config.json, or checks that the one there says the same.
+  """Writes config.json; one that is there must compute the same.
 
   Raises:
     RunError: the directory belongs to a run with another config; the text
@@ -53,22 +80,21 @@ def claim(workdir: pathlib.Path, config: dict) -> None:
   """
   path = workdir / "config.json"
   text = json.dumps(config, indent=2) + "\n"
-  if not path.exists():
-    write_whole(path, text)
-    return
-  before = path.read_text(encoding="utf-8")
-  if before != text:
-    changes = "\n".join(
-      line
-      for line in difflib.unified_diff(
-        before.splitlines(), text.splitlines(), lineterm="", n=0
+  if path.exists():
+    before = _computed(json.loads(path.read_text(encoding="utf-8")))
+    after = _computed(json.loads(text))
+    if before != after:
+      lines = (json.dumps(x, indent=2).splitlines() for x in (before, after))
+      changes = "\n".join(
+        line
+        for line in difflib.unified_diff(*lines, lineterm="", n=0)
+        if not line.startswith(("---", "+++", "@@"))
       )
-      if not line.startswith(("---", "+++", "@@"))
-    )
-    raise RunError(
-      f"{path} was written by another config; choose another --workdir or"
-      f" undo these changes:\n{changes}"
-    )
+      raise RunError(
+        f"{path} was written by another config; choose another --workdir or"
+        f" undo these changes:\n{changes}"
+      )
+  write_whole(path, text)
 
 
 def read_config(workdir: pathlib.Path) -> config_lib.RunConfig:

@@ -109,13 +109,15 @@ class Arms:
 
     def keep():
       outcomes, verdicts = statistics.judge(attempts, self._checker)
-      lines = [
-        json.dumps(transcripts.attempt_json(title, a, v)) + "\n"
+      # A run that was killed here before left the arm's lines.
+      others = metrics.read_jsonl(self._episodes)
+      lines = [line for line in others if line["arm"] != title]
+      lines += [
+        transcripts.attempt_json(title, a, v)
         for a, v in zip(attempts, verdicts, strict=True)
       ]
-      self._episodes.parent.mkdir(parents=True, exist_ok=True)
-      with self._episodes.open("a", encoding="utf-8") as f:
-        f.writelines(lines)
+      text = "".join(json.dumps(line) + "\n" for line in lines)
+      directory.write_whole(self._episodes, text)
       directory.write_json(
         self._path(key),
         {

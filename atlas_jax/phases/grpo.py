@@ -5,6 +5,7 @@ the packed teachings, publish the new weights. What is sampled when, and with
 which weights: rollouts.py. What an update is: trainer.py.
 """
 
+import contextlib
 import logging
 import resource
 import time
@@ -40,11 +41,15 @@ def run(run: Run, name: str) -> None:
   cfg = run.config.grpo
   _warn(cfg)
   before = run.version
-  trainer = Trainer(run, name)
-  run.model, run.version = trainer.state.model, before + trainer.done
-  if trainer.done == cfg.steps:
-    trainer.close()
-    return
+  with contextlib.closing(Trainer(run, name)) as trainer:
+    run.model, run.version = trainer.state.model, before + trainer.done
+    if trainer.done < cfg.steps:
+      _train(run, name, trainer, before)
+
+
+def _train(run: Run, name: str, trainer: Trainer, before: int) -> None:
+  """The steps that are left; `before` updates were made by other phases."""
+  cfg = run.config.grpo
   run.publish()
   with (
     AnswerChecker() as checker,
@@ -56,13 +61,12 @@ def run(run: Run, name: str) -> None:
       rollouts, numbers = batches.next(step)
       batches.sample_ahead(step + 1)
       training = time.perf_counter()
-      if rollouts:
+      if any(r["trained"] for r in rollouts):
         sequences = [as_sequence(r) for r in rollouts]
         numbers |= trainer.update(step, sequences)
       trained = time.perf_counter()
       batches.wait()
       run.model, run.version = trainer.state.model, before + step
-      trainer.finish_step(step, batches.state)
       numbers |= run.publish()
       seconds = time.perf_counter() - begin
       numbers |= {
@@ -72,5 +76,6 @@ def run(run: Run, name: str) -> None:
         "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         / 1e6,
       }
+      # In this order: a step that a checkpoint holds has been told of.
       report(step, numbers, SHOWN)
-  trainer.close()
+      trainer.finish_step(step, batches.state)

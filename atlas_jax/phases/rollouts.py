@@ -4,10 +4,12 @@ A batch is made on the lead process, of JSON values alone, so that it can be
 sent to the other processes and wait in a checkpoint. With
 config.grpo.max_staleness = n the batches of the next n steps are sampled while
 a step trains: batch k comes from the weights after step k - 1 - n, whatever
-the clock does, and a run that was killed goes on with the same batches.
+the clock does, and a run that was killed goes on with the same batches. (After
+a server died, what it was sampling is sampled again with the present weights.)
 """
 
 import dataclasses
+import itertools
 import json
 import logging
 import time
@@ -70,7 +72,8 @@ def trainable(scored: Sequence[ScoredEpisode], cfg: GrpoConfig) -> list[dict]:
           f"a prompt of {len(prompt)} tokens and its teaching of"
           f" {len(completion.token_ids)} do not fit into"
           f" config.grpo.row_length={cfg.row_length}; raise it, or lower"
-          " config.episode.max_teaching_tokens"
+          " config.episode.max_teaching_tokens. The question begins"
+          f" {s.episode.problem.question[:80]!r}"
         )
       cut = completion.finish_reason == "length"
       kept.append(
@@ -180,9 +183,12 @@ class Rollouts:
       self._ahead += [Batch(**b) for b in saved["ahead"]]
     self._position = self._stream.state()  # after the last finished batch
     self._pool = ThreadPoolExecutor(1, thread_name_prefix="rollouts")
-    if multihost.is_lead():
+
+    def clean():
       self._episodes.parent.mkdir(parents=True, exist_ok=True)
       metrics.drop_beyond(self._episodes, name, done)
+
+    multihost.call_on_lead(clean)
 
   def __enter__(self):
     return self
@@ -198,13 +204,14 @@ class Rollouts:
     """
     begin = time.perf_counter()
     batch = self._run.with_servers(lambda: self._take(step))
-    if batch is not None:
+
+    def tell():
       lines = "".join(json.dumps(line) + "\n" for line in batch.episodes)
       with self._episodes.open("a", encoding="utf-8") as f:
         f.write(lines)
-    rollouts, numbers = multihost.broadcast_json(
-      None if batch is None else (batch.rollouts, batch.numbers)
-    )
+      return batch.rollouts, batch.numbers
+
+    rollouts, numbers = multihost.call_on_lead(tell)
     ages = [self._run.version - r["version"] for r in rollouts]
     fresh = [
       r
@@ -233,12 +240,11 @@ class Rollouts:
     def ready():
       futures = [b for b in self._ahead if isinstance(b, Future)]
       wait(futures)
-      batches = [
-        b.result() if isinstance(b, Future) else b
-        for b in self._ahead
-        if not isinstance(b, Future) or b.exception() is None
-      ]
-      # After a failure the rest is sampled again, by the next `next`.
+      # What failed, and all behind it, is sampled again by the next `next`.
+      good = itertools.takewhile(
+        lambda b: isinstance(b, Batch) or b.exception() is None, self._ahead
+      )
+      batches = [b if isinstance(b, Batch) else b.result() for b in good]
       stream = batches[-1].stream if batches else self._position
       return {
         "stream": stream,

@@ -70,6 +70,8 @@ class Run:
       )
     self.mesh = jax.sharding.get_mesh()
     self.tokenizer = ChatTokenizer.from_dir(config.teacher.path)
+    if {"grpo", "evaluate"} & set(config.phases):
+      self._student_chat = ChatTokenizer.from_dir(config.serving.student_path)
     self.hf_config = hf.read_config(config.teacher.path)
     self.decoder_config = decoder.DecoderConfig.from_hf(self.hf_config)
     self.version = 0
@@ -80,6 +82,7 @@ class Run:
     self._events: EventLoop | None = None
     self._roles: tuple[Role, Role] | None = None
     self._restarts = 0
+    self._probe = None
 
   def __enter__(self):
     return self
@@ -116,16 +119,7 @@ class Run:
 
   def put(self, batch: PackedBatch) -> PackedBatch:
     """[M, B/M, T] host arrays, equal on every process, on the devices."""
-    count, index = jax.process_count(), jax.process_index()
-    if batch.tokens.shape[1] % count:
-      raise sharding.ShardingError(
-        f"{batch.tokens.shape[1]} rows of a micro-batch do not divide over"
-        f" {count} processes"
-      )
-    own = batch.tokens.shape[1] // count
-    rows = slice(index * own, (index + 1) * own)
-    mine = jax.tree.map(lambda x: x[:, rows], batch)
-    return sharding.put_batch(mine, self.mesh, batch_axis=1)
+    return sharding.put_equal(batch, self.mesh, batch_axis=1)
 
   def export(self, path: pathlib.Path, dtype: str) -> None:
     """Writes the teacher as a Hugging Face directory. A collective."""
@@ -159,7 +153,7 @@ class Run:
       teacher_path = self.workdir / "initial"
       self.export(teacher_path, c.teacher.dtype)
     multihost.call_on_lead(lambda: self._start_servers(teacher_path))
-    chats = (self.tokenizer, ChatTokenizer.from_dir(c.student_path))
+    chats = (self.tokenizer, self._student_chat)
     clients = [
       server.client(
         decode=chat.decode,
@@ -204,13 +198,17 @@ class Run:
     Raises:
       DisagreementError: afterwards trainer and server do not agree.
       ServerError: the server refused the weights.
+      ServerDown: after config.serving.restarts of the servers.
     """
-    self.roles()
+    return self._with_restarts(self._publish)
+
+  def _publish(self) -> dict[str, float]:
     if self._published == self.version:
       return {}
-    c = self.config.serving
     tensors = hf.export_tensors(
-      self.model, self.decoder_config, jnp.dtype(c.teacher.dtype)
+      self.model,
+      self.decoder_config,
+      jnp.dtype(self.config.serving.teacher.dtype),
     )
 
     def send():
@@ -224,25 +222,33 @@ class Run:
       }
 
     numbers = multihost.call_on_lead(send)
-    self._published = self.version
     numbers["logprob_gap"] = self._check_agreement()
+    self._published = self.version
     return numbers
 
-  def _check_agreement(self) -> float:
-    """Mean |trainer - server| log-prob over a fixed prompt's tokens."""
+  def _agreement_probe(self):
+    """(token ids of a fixed prompt, model -> the trainer's log-probs of it)."""
     ids = self.tokenizer.prompt_ids(AGREEMENT_TEXT)
     mask = np.ones(len(ids), np.float32)
     mask[0] = 0
+    parts = self.mesh.shape["context"]
     batch, _ = packing.pack(
       [packing.Sequence(np.array(ids, np.int32), mask)],
-      length=len(ids),
+      length=-(-len(ids) // parts) * parts,
       rows_multiple=sharding.batch_shards(self.mesh),
     )
+    batch = self.put(packing.split_micro(batch, 1))
     score = step_lib.make_score_step(
       self.decoder_config, self.config.teacher, temperature=1.0
     )
-    ours = score(self.model, self.put(packing.split_micro(batch, 1)))
-    ours = np.asarray(sharding.place(ours))[0, 0, 1:]
+    return ids, lambda model: score(model, batch)
+
+  def _check_agreement(self) -> float:
+    """Mean |trainer - server| log-prob over a fixed prompt's tokens."""
+    if self._probe is None:
+      self._probe = self._agreement_probe()
+    ids, score = self._probe
+    ours = np.asarray(sharding.place(score(self.model)))[0, 0, 1 : len(ids)]
     theirs = multihost.call_on_lead(
       lambda: self.ask(self._roles[0].client.score(ids[:1], ids[1:]))
     )
@@ -278,21 +284,30 @@ class Run:
     Raises:
       ServerDown: after config.serving.restarts of them.
     """
+
+    def attempt():
+      self._publish()  # after a restart; else it has nothing to do
+      answers = []
+      multihost.call_on_lead(lambda: answers.append(work()))
+      return answers[0] if answers else None
+
+    return self._with_restarts(attempt)
+
+  def _with_restarts(self, attempt: Callable[[], T]) -> T:
+    """`attempt()`, a collective, until no server dies under it."""
     self.roles()
     while True:
-      error, answer, outcome = None, None, "ok"
-      if multihost.is_lead():
-        try:
-          answer = work()
-        except ServerDown as e:
-          error, outcome = e, "down"
-        except Exception as e:
-          error, outcome = e, f"{type(e).__name__}: {e}"
-      outcome = multihost.broadcast_json(outcome)
-      if outcome == "ok":
-        return answer
-      if outcome != "down" or self._restarts == self.config.serving.restarts:
-        raise error or multihost.LeadError(outcome)
+      error, value = None, None
+      try:
+        value = attempt()
+      except (ServerDown, multihost.LeadError) as e:
+        error = e
+      if error is None:
+        return value
+      # Processes leave an attempt in the same place: what the lead met counts.
+      down = multihost.broadcast_json(isinstance(error, ServerDown))
+      if not down or self._restarts == self.config.serving.restarts:
+        raise error
       self._restarts += 1
       log.warning(
         "restart %d of at most %d: %s",
@@ -302,7 +317,6 @@ class Run:
       )
       multihost.call_on_lead(self._restart_dead)
       self._published = None
-      self.publish()
 
   def _restart_dead(self) -> None:
     for server in self._servers:

@@ -1,5 +1,7 @@
 """What a GRPO step changes: the state, its reference, their checkpoints."""
 
+import functools
+import itertools
 import logging
 import pathlib
 from collections.abc import Sequence
@@ -29,22 +31,22 @@ def row_bucket(
 ) -> int:
   """Rows to pack into: few different numbers, so few compilations.
 
-  unit * (1, 2, 3, 4, 6, 8, 12, 16, 24, ...), the first that holds them.
+  unit * (1, ..., 8, 10, 12, 14, 16, 20, 24, ...), the first that holds them.
   """
   rows = packing.plan_rows(
     sequences, length=cfg.row_length, share_prompts=cfg.share_prompts
   )
   need = len(rows)
-  power = 1
-  while True:
-    for size in (power, power * 3 // 2):
-      if unit * size >= need:
-        return unit * size
-    power *= 2
+  larger = (m << k for k in itertools.count() for m in (4, 5, 6, 7))
+  sizes = itertools.chain((1, 2, 3), larger)
+  return unit * next(n for n in sizes if unit * n >= need)
 
 
 class Programs:
-  """Counts the programs that JAX made since the last look."""
+  """Counts the programs that JAX made since the last look.
+
+  JAX forgets no listener: take the one of `programs`.
+  """
 
   def __init__(self):
     self._made = 0
@@ -56,6 +58,9 @@ class Programs:
   def take(self) -> int:
     made, self._made = self._made, 0
     return made
+
+
+programs = functools.cache(Programs)
 
 
 class Trainer:
@@ -72,7 +77,8 @@ class Trainer:
     cfg = self._cfg
     tx, schedule = make_optimizer(cfg.optimizer, cfg.steps * cfg.epochs)
     self._checkpoints = Checkpoints(run.workdir / "checkpoints" / name)
-    self._programs = Programs()
+    self._programs = programs()
+    self._programs.take()
     self._skipped = 0  # steps in a row that were not applied
     self.done = self._checkpoints.latest() or 0
     self.saved = None

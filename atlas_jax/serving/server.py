@@ -70,7 +70,7 @@ class Server:
 
   @property
   def base_url(self) -> str:
-    return self._config.url or f"http://127.0.0.1:{self.port}"
+    return self._config.url or f"http://{self._config.host}:{self.port}"
 
   def __enter__(self):
     start(self)
@@ -115,7 +115,7 @@ class Server:
       raise ServerError(
         f"{self.model_path} is not a model directory: no config.json"
       )
-    self.port = _free_port(self.port, self.role)
+    self.port = _free_port(self._config.host, self.port, self.role)
     arguments, env = self._command()
     with self.log.open() as log:
       self._process = subprocess.Popen(
@@ -293,15 +293,15 @@ class TeacherServer(Server):
 
     Raises:
       WeightsRefused: the old weights serve on; the text says why.
-      ServerError: another update runs, or the server ends.
-      ServerDown: no answer.
+      ServerError: another update runs.
+      ServerDown: no answer, or the update failed and the server ends.
     """
     body = {"path": path, "version": version, "checksums": checksums}
     status, answer = self._request(
       "POST", "/v1/atlas/update", body, timeout_s=timeout_s
     )
     if status != 200:
-      kind = WeightsRefused if status == 400 else ServerError
+      kind = {400: WeightsRefused, 500: ServerDown}.get(status, ServerError)
       raise kind(
         f"the teacher server refused the weights {path!r} ({status}):"
         f" {answer[:1000].decode(errors='replace')}"
@@ -335,12 +335,12 @@ def start(*servers: Server) -> list[float]:
     raise
 
 
-def _free_port(port: int, role: str) -> int:
+def _free_port(host: str, port: int, role: str) -> int:
   """`port` if it is free, any free one for 0; else ServerError."""
   with socket.socket() as s:
     s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-      s.bind(("127.0.0.1", port))
+      s.bind((host, port))
     except OSError as error:
       raise ServerError(
         f"port {port} for the {role} server cannot be used:"

@@ -117,7 +117,7 @@ def base(
   arguments = ["-m", "vllm.entrypoints.openai.api_server"]
   arguments += ["--model", str(model_path.resolve())]
   arguments += ["--served-model-name", role]
-  arguments += ["--host", "127.0.0.1", "--port", str(port)]
+  arguments += ["--host", config.host, "--port", str(port)]
   arguments += ["--dtype", config.dtype]
   arguments += ["--max-model-len", str(config.max_model_len)]
   arguments += ["--max-num-seqs", str(config.max_num_seqs)]

@@ -4,7 +4,7 @@ How the answer is found (the rule that fired is kept):
   1. private thinking is stripped; thinking that never ends has no answer;
   2. the last closed <solution> or <answer> block;
   3. the last \\boxed{...} with matching braces;
-  4. what follows the last '####';
+  4. what follows '####' on the last line;
   5. what follows the last 'answer is' or 'answer:';
   6. the last number.
 A response cut at its length counts only by rule 2 (the answer was given
@@ -131,8 +131,10 @@ def _boxed(text: str) -> str | None:
 
 
 def _hashes(text: str) -> str | None:
-  _, marker, after = text.rpartition("####")
-  return after.strip().partition("\n")[0] if marker else None
+  # On the last line alone: elsewhere it is a heading.
+  last = text.strip().rpartition("\n")[2]
+  _, marker, after = last.rpartition("####")
+  return after.strip() if marker else None
 
 
 def _phrase(text: str) -> str | None:

@@ -185,8 +185,10 @@ def grpo_normalizer(
   """What the sum over the whole batch is divided by, at least 1.
 
   grpo, sapo: completions, those without a trained token included. dr_grpo:
-  completions * max_completion_tokens. dapo, cispo: trained tokens. All must
-  see the whole batch: all micro-batches, devices and hosts.
+  completions * max_completion_tokens. dapo, cispo: trained tokens; those of a
+  teaching that was cut and is masked are not among them, so that masking never
+  makes the others' gradient smaller. All must see the whole batch: all
+  micro-batches, devices and hosts.
   bnpo: micro-batches, since it is a mean over each: the one loss type that
   depends on how a batch is cut.
   """

@@ -1,6 +1,7 @@
 """Batches in order, ahead of time, filled up and resumed, without servers."""
 
 import asyncio
+import dataclasses
 import json
 import types
 
@@ -209,6 +210,48 @@ def test_after_a_failure_the_same_problems_are_asked_again(make, staleness):
   assert written(bad) == written(run)
   for a, b in zip(numbers, expected, strict=True):
     assert a["reward_mean"] == b["reward_mean"]
+
+
+def test_a_checkpoint_holds_no_batch_behind_one_that_failed(make):
+  run, batches = make(max_staleness=2)
+  with batches:
+    batches.next(1)
+    run.fail = 1
+    batches.sample_ahead(2)
+    batches.wait()
+    saved = batches.state()
+    again = batches.next(2)[1]  # and the run itself goes on in order
+  assert saved["ahead"] == []
+  whole, batches = make(name="whole", max_staleness=2)
+  with batches:
+    step(whole, batches, 1)
+    assert batches.next(2)[1]["reward_mean"] == again["reward_mean"]
+  assert written(run) == written(whole)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_teaching_that_was_cut_trains_only_if_wanted(make, masked):
+  run, batches = make(
+    mask_truncated=masked, refill_rounds=0, problems_per_step=20
+  )
+  complete = run.episode
+
+  def cut(problem, version):
+    episode = complete(problem, version)
+    teachings = [
+      dataclasses.replace(
+        t, completion=dataclasses.replace(t.completion, finish_reason="length")
+      )
+      for t in episode.teachings
+    ]
+    return dataclasses.replace(episode, teachings=tuple(teachings))
+
+  run.episode = cut
+  with batches:
+    kept, numbers = batches.next(1)
+  assert numbers["truncated_fraction"] == 1
+  trained = [rollouts_lib.as_sequence(r).loss_mask.sum() for r in kept]
+  assert trained == [0 if masked else 2] * len(kept) and kept
 
 
 def test_a_teaching_that_fits_no_row_is_an_error(make):

@@ -29,10 +29,11 @@ def test_share_prompts_decides_how_many_rows_a_group_needs():
 
 
 def test_rows_come_in_few_numbers():
-  """1, 2, 3, 4, 6, 8 times the unit."""
+  """1 to 8, 10, 12, 14, 16, ... times the unit."""
   cfg = GrpoConfig(row_length=4)
   sequences = [rollouts.as_sequence(_rollout([1], [2, 3, 4]))] * 5
-  assert trainer.row_bucket(sequences, cfg, unit=1) == 6
+  assert trainer.row_bucket(sequences, cfg, unit=1) == 5
+  assert trainer.row_bucket(sequences * 5, cfg, unit=1) == 28
   assert trainer.row_bucket(sequences, cfg, unit=2) == 6
   assert trainer.row_bucket(sequences[:4], cfg, unit=1) == 4
 

@@ -119,3 +119,26 @@ def test_programs_are_counted_and_few(tmp_path):
   trainer.update(2, tiny.sequences(6))  # outside a mesh: layouts settle
   assert trainer.update(3, tiny.sequences(6))["programs_compiled"] == 0
   trainer.close()
+
+
+@pytest.mark.parametrize(("alpha", "every"), [(0.25, 2), (0.0, 1)])
+def test_the_reference_follows_every_so_many_steps(tmp_path, alpha, every):
+  trainer = _trainer(
+    tmp_path, beta=0.1, ref_ema_alpha=alpha, ref_ema_every=every
+  )
+  trainer._checkpoints.save = lambda *_: None
+
+  def embedding(model):
+    return np.asarray(model.embedding[...])
+
+  start = embedding(trainer.reference)
+  for step in (1, 2):
+    trainer.update(step, tiny.sequences(6))
+    trainer.finish_step(step, dict)
+    if step == 1 or alpha == 0:
+      np.testing.assert_array_equal(embedding(trainer.reference), start)
+  policy = embedding(trainer.state.model)
+  expected = alpha * policy + (1 - alpha) * start
+  assert np.abs(policy - start).max() > 1e-4
+  np.testing.assert_allclose(embedding(trainer.reference), expected, rtol=1e-6)
+  trainer.close()
