@@ -59,6 +59,8 @@ def run_phases(
     )
     stack.enter_context(jax.set_mesh(sharding.make_mesh(config.mesh)))
     run = stack.enter_context(Run(config, workdir, server_key))
+    if "evaluate" in config.phases:
+      evaluate.chosen_problems(run)
     # Only now: a config that is refused leaves the directory as it was.
     multihost.call_on_lead(
       lambda: directory.claim(workdir, config_lib.to_dict(config))

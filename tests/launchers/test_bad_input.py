@@ -124,6 +124,29 @@ def test_a_model_that_the_decoder_cannot_follow(train, model, tmp_path):
   assert "model_type" in line and "llama, qwen2, qwen3" in line
 
 
+def test_a_student_that_is_not_there_is_seen_before_any_training(
+  train, tmp_path
+):
+  line = only_error(
+    train(phases="('sft','evaluate')", serving__student_path=tmp_path / "none")
+  )
+  assert f"{tmp_path / 'none'}: no tokenizer.json" in line
+  assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_nothing_to_evaluate_on_is_seen_before_any_training(train, tmp_path):
+  (tmp_path / "p.jsonl").write_text(GOOD)
+  done = train(
+    phases="('sft','evaluate')",
+    data__source="jsonl",
+    data__path=tmp_path / "p.jsonl",
+    data__split_fractions="(1.0,0.0,0.0)",
+  )
+  assert "the test split of config.data.source=jsonl is empty" in only_error(
+    done
+  )
+
+
 def test_a_port_in_use(train):
   with socket.socket() as s:
     s.bind(("127.0.0.1", 0))
