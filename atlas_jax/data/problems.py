@@ -95,26 +95,15 @@ class Position:
 class ProblemStream(Generic[T]):
   """Endless passes over items, each in an order made of (seed, epoch).
 
-  Every process holds the same stream and takes the same items; `share` is
-  what one of them works on.
+  Every process holds the same stream and takes the same items; the devices of
+  each then hold its part of the packed rows.
   """
 
-  def __init__(
-    self,
-    items: Sequence[T],
-    *,
-    seed: int,
-    host_index: int = 0,
-    host_count: int = 1,
-  ):
+  def __init__(self, items: Sequence[T], *, seed: int):
     if not items:
       raise DataError("a stream needs at least one item; the split is empty")
-    if not 0 <= host_index < host_count:
-      raise ValueError(f"host {host_index} of {host_count} does not exist")
     self._items = list(items)
     self._seed = seed
-    self._host_index = host_index
-    self._host_count = host_count
     self._position = Position(0, 0, len(self._items))
     self._order = self._order_of(0)
 
@@ -137,10 +126,6 @@ class ProblemStream(Generic[T]):
       offset += len(chosen)
     self._position = Position(epoch, offset, len(self._items))
     return taken
-
-  def share(self, taken: Sequence[T]) -> list[T]:
-    """What this host works on of what was taken: every host_count-th item."""
-    return list(taken[self._host_index :: self._host_count])
 
   def state(self) -> dict[str, int]:
     """The position, for a checkpoint."""

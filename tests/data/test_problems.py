@@ -137,18 +137,6 @@ def test_a_position_of_other_data_is_refused():
     stream.restore({"epoch": 0, "offset": 1, "size": 8})
 
 
-def test_hosts_share_what_was_taken_without_loss():
-  streams = [
-    ProblemStream(range(20), seed=1, host_index=i, host_count=3)
-    for i in range(3)
-  ]
-  taken = [stream.take(8) for stream in streams]
-  assert taken[0] == taken[1] == taken[2]
-  shares = [s.share(t) for s, t in zip(streams, taken, strict=True)]
-  assert sorted(x for share in shares for x in share) == sorted(taken[0])
-  assert [len(s) for s in shares] == [3, 3, 2]
-
-
 def test_an_empty_split_is_one_clear_error():
   with pytest.raises(DataError, match="empty"):
     ProblemStream([], seed=0)
