@@ -6,6 +6,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from atlas_jax import multihost, sharding
 from atlas_jax.checkpoint import Checkpoints
@@ -28,7 +29,13 @@ def train(directory: pathlib.Path) -> dict:
     start = own * jax.process_index()
     mine = jax.tree.map(lambda x: x[:, start : start + own], batch)
     state = step.init_state(tiny.model(), tx)
-    state, metrics = train_step(state, sharding.put_batch(mine, mesh, 1))
+    cut = sharding.put_batch(mine, mesh, 1)
+    whole = sharding.put_equal(batch, mesh, 1)
+    agree = all(
+      np.array_equal(a.addressable_data(0), b.addressable_data(0))
+      for a, b in zip(cut[:5], whole[:5], strict=True)
+    )
+    state, metrics = train_step(state, cut)
     with Checkpoints(directory) as saved:
       saved.save(1, step.as_trees(state), {"next": 5})
     like = jax.eval_shape(lambda m: m, tiny.model())
@@ -42,6 +49,7 @@ def train(directory: pathlib.Path) -> dict:
   return {
     "loss": float(metrics.sums["loss"][0]),
     "grad_norm": float(metrics.sums["grad_norm"][0]),
+    "puts_agree": bool(agree),
     "restored": all(bool(x) for x in same),
     "extra": extra,
   }
