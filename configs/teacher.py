@@ -11,9 +11,19 @@ from atlas_jax.config import default_config
 
 
 def _smollm2():
-  """Evaluation and three GRPO steps with real weights and real problems."""
+  """Real weights, real problems: a warm-up, three GRPO steps, evaluation.
+
+  The model never writes the tags by itself, and without them no teaching is
+  better than another: the built-in examples show it the form.
+  """
   config = default_config()
-  config.phases = ("evaluate", "grpo", "evaluate")
+  config.phases = ("sft", "grpo", "evaluate")
+  config.data.sft_source = "teachable_sft"
+  config.sft.steps = 8
+  config.sft.batch_rows = 4
+  config.sft.row_length = 256
+  config.sft.optimizer.learning_rate = 2e-4
+  config.sft.optimizer.warmup_steps = 1
   config.teacher.path = "models/smollm2-135m"
   config.teacher.remat = "none"
   config.serving.student_path = "models/smollm2-135m"
@@ -24,6 +34,7 @@ def _smollm2():
   config.grpo.steps = 3
   config.grpo.problems_per_step = 4
   config.grpo.group_size = 4
+  config.grpo.refill_rounds = 0
   config.grpo.row_length = 1024
   config.grpo.checkpoint_every = 1
   config.episode.baseline_samples = 2
