@@ -52,6 +52,7 @@ OPERATIONAL = (
   "serving.retries",
   "serving.restarts",
   "serving.max_concurrency",
+  "serving.max_logprob_gap",
   *(
     f"serving.{role}.{key}"
     for role in ("teacher", "student")
