@@ -157,7 +157,7 @@ def put_equal(tree: Any, mesh: Mesh, batch_axis: int = 0) -> Any:
   Raises:
     ShardingError: the rows do not divide over the mesh.
   """
-  sharding = NamedSharding(mesh, P(*[None] * batch_axis, *spec("batch")))
+  sharding = _batch_sharding(mesh, batch_axis)
 
   def put(x):
     x = np.asarray(x)
@@ -165,6 +165,10 @@ def put_equal(tree: Any, mesh: Mesh, batch_axis: int = 0) -> Any:
     return jax.make_array_from_callback(x.shape, sharding, lambda at: x[at])
 
   return jax.tree.map(put, tree)
+
+
+def _batch_sharding(mesh: Mesh, batch_axis: int) -> NamedSharding:
+  return NamedSharding(mesh, P(*[None] * batch_axis, *spec("batch")))
 
 
 def _check_rows(rows: int, mesh: Mesh) -> None:
@@ -190,7 +194,7 @@ def put_batch(tree: Any, mesh: Mesh, batch_axis: int = 0) -> Any:
   Raises:
     ShardingError: the rows do not divide over the mesh.
   """
-  sharding = NamedSharding(mesh, P(*[None] * batch_axis, *spec("batch")))
+  sharding = _batch_sharding(mesh, batch_axis)
 
   def put(x):
     x = np.asarray(x)
