@@ -254,12 +254,13 @@ class RunConfig:
   export: ExportConfig = ExportConfig()
 
 
-def _to_config_dict(value) -> ConfigDict:
+def tree_of(value) -> ConfigDict:
+  """A config dataclass as a ConfigDict, open to `--config.x.y=` flags."""
   out = ConfigDict()
   for f in dataclasses.fields(value):
     v = getattr(value, f.name)
     if dataclasses.is_dataclass(v):
-      out[f.name] = _to_config_dict(v)
+      out[f.name] = tree_of(v)
     elif isinstance(v, dict):
       out[f.name] = ConfigDict(v)
     elif v is None:
@@ -271,8 +272,8 @@ def _to_config_dict(value) -> ConfigDict:
 
 
 def default_config() -> ConfigDict:
-  """The whole tree with every default, open to `--config.x.y=` flags."""
-  return _to_config_dict(RunConfig())
+  """The whole tree of a training run, with every default."""
+  return tree_of(RunConfig())
 
 
 def _convert(value, kind, where: str):
@@ -321,13 +322,22 @@ def _build(cls, tree, where: str):
   return cls(**values)
 
 
+def build(cls, tree: ConfigDict):
+  """The config dataclass `cls` that `tree` describes; its values unchecked.
+
+  Raises:
+    ConfigError: an unknown key or a wrong type.
+  """
+  return _build(cls, tree, "")
+
+
 def resolve(tree: ConfigDict) -> RunConfig:
   """The RunConfig that `tree` describes.
 
   Raises:
     ConfigError: an unknown key, a wrong type, or a value that is not valid.
   """
-  config = _build(RunConfig, tree, "")
+  config = build(RunConfig, tree)
   problem = next(config_checks.problems(config), None)
   if problem is not None:
     raise ConfigError(problem)

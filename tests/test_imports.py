@@ -24,6 +24,7 @@ LAYERS = (
     "atlas_jax.config",
     "atlas_jax.config_checks",
     "atlas_jax.checkpoint",
+    "atlas_jax.directory",
   ),
   (
     "atlas_jax.model",
@@ -210,6 +211,8 @@ def test_the_package_reads_no_environment_variables():
     ("atlas_jax.serving.server", ("jax", "torch", "flax", "vllm")),
     ("atlas_jax.data", ("jax", "torch", "flax")),
     ("atlas_jax.config", ("jax", "torch", "flax")),
+    ("atlas_jax.directory", ("jax", "torch", "flax")),
+    ("atlas_jax.online", ("jax", "torch", "flax", "vllm", "litellm", "gepa")),
   ],
 )
 def test_a_fresh_process_stays_light(package, without):

@@ -12,8 +12,8 @@ import pathlib
 import jax
 
 from atlas_jax import config as config_lib
-from atlas_jax import multihost, sharding
-from atlas_jax.phases import directory, evaluate, export, grpo, sft
+from atlas_jax import directory, multihost, sharding
+from atlas_jax.phases import evaluate, export, grpo, sft
 from atlas_jax.phases.run import Run
 
 log = logging.getLogger(__name__)

@@ -19,9 +19,8 @@ import pathlib
 import sys
 import time
 
-from atlas_jax import metrics, multihost
+from atlas_jax import directory, metrics, multihost
 from atlas_jax.data.problems import Problem, ProblemStream
-from atlas_jax.phases import directory
 from atlas_jax.phases.run import Run
 from atlas_jax.reports import plots, tables
 from atlas_jax.teaching import statistics, transcripts

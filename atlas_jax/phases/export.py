@@ -5,11 +5,10 @@ import pathlib
 import jax
 import jax.numpy as jnp
 
-from atlas_jax import sharding
+from atlas_jax import directory, sharding
 from atlas_jax.checkpoint import CheckpointError, Checkpoints
 from atlas_jax.model import hf
 from atlas_jax.model.decoder import DecoderConfig
-from atlas_jax.phases import directory
 from atlas_jax.phases.run import Run
 
 

@@ -61,19 +61,23 @@ OPERATIONAL = (
 )
 
 
-def _computed(config: dict, path: str = "") -> dict:
+def _computed(config: dict, operational, path: str = "") -> dict:
   """`config` without its operational keys."""
   out = {}
   for key, value in config.items():
     where = f"{path}{key}"
-    if where not in OPERATIONAL:
+    if where not in operational:
       nested = isinstance(value, dict)
-      out[key] = _computed(value, f"{where}.") if nested else value
+      out[key] = _computed(value, operational, f"{where}.") if nested else value
   return out
 
 
-def claim(workdir: pathlib.Path, config: dict) -> None:
+def claim(workdir: pathlib.Path, config: dict, operational=OPERATIONAL) -> None:
   """Writes config.json; one that is there must compute the same.
+
+  Args:
+    workdir, config: the run.
+    operational: dotted keys that may differ.
 
   Raises:
     RunError: the directory belongs to a run with another config; the text
@@ -82,8 +86,10 @@ def claim(workdir: pathlib.Path, config: dict) -> None:
   path = workdir / "config.json"
   text = json.dumps(config, indent=2) + "\n"
   if path.exists():
-    before = _computed(json.loads(path.read_text(encoding="utf-8")))
-    after = _computed(json.loads(text))
+    before = _computed(
+      json.loads(path.read_text(encoding="utf-8")), operational
+    )
+    after = _computed(json.loads(text), operational)
     if before != after:
       lines = (json.dumps(x, indent=2).splitlines() for x in (before, after))
       changes = "\n".join(

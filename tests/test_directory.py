@@ -5,8 +5,8 @@ import json
 import pytest
 
 from atlas_jax.config import default_config, resolve, to_dict
-from atlas_jax.phases import directory
-from atlas_jax.phases.directory import RunError
+from atlas_jax import directory
+from atlas_jax.directory import RunError
 
 
 def config(**changes):
