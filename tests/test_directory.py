@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from atlas_jax.config import default_config, resolve, to_dict
 from atlas_jax import directory
+from atlas_jax.config import default_config, resolve, to_dict
 from atlas_jax.directory import RunError
 
 
