@@ -88,8 +88,8 @@ class Arms:
     )
 
     def ask():
-      teacher_role, student = run.roles()
-      return run.ask(
+      teacher_role, student = run.servers.roles()
+      return run.servers.ask(
         run_arm(
           self._problems,
           student=student,

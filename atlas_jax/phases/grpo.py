@@ -11,6 +11,7 @@ import resource
 import time
 
 from atlas_jax.config import GrpoConfig
+from atlas_jax.phases.fitting import fitting
 from atlas_jax.phases.rollouts import Rollouts, as_sequence
 from atlas_jax.phases.run import Run
 from atlas_jax.phases.trainer import Trainer
@@ -50,10 +51,19 @@ def run(run: Run, name: str) -> None:
 def _train(run: Run, name: str, trainer: Trainer, before: int) -> None:
   """The steps that are left; `before` updates were made by other phases."""
   cfg = run.config.grpo
+  problems = fitting(
+    run.splits.train,
+    prompts=run.prompts,
+    teacher=run.tokenizer,
+    student=run.student_tokenizer,
+    config=run.config,
+  )
   run.publish()
   with (
     AnswerChecker() as checker,
-    Rollouts(run, name, checker, trainer.done, trainer.saved) as batches,
+    Rollouts(
+      run, problems, name, checker, trainer.done, trainer.saved
+    ) as batches,
     run.reporting(name, start=trainer.done, total=cfg.steps) as report,
   ):
     for step in range(trainer.done + 1, cfg.steps + 1):

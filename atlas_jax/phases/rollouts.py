@@ -23,7 +23,7 @@ import numpy as np
 from atlas_jax import metrics, multihost
 from atlas_jax.config import GrpoConfig
 from atlas_jax.data import packing
-from atlas_jax.data.problems import ProblemStream
+from atlas_jax.data.problems import Problem, ProblemStream
 from atlas_jax.phases.run import Run
 from atlas_jax.teaching import rewards, transcripts
 from atlas_jax.teaching.answers import AnswerChecker
@@ -160,7 +160,8 @@ class Rollouts:
   """The batches of a phase, in the order of its steps. A context manager.
 
   Args:
-    run: servers and problems.
+    run: its servers and prompts.
+    problems: to train on.
     name: of the phase; the episodes go to episodes/<name>.jsonl.
     checker: judges the answers.
     done: steps that are done.
@@ -168,14 +169,20 @@ class Rollouts:
   """
 
   def __init__(
-    self, run: Run, name: str, checker: AnswerChecker, done: int, saved
+    self,
+    run: Run,
+    problems: Sequence[Problem],
+    name: str,
+    checker: AnswerChecker,
+    done: int,
+    saved,
   ):
     self._run, self._checker = run, checker
     self._cfg = run.config.grpo
     self._baselines = BaselineCache()
     self._name = name
     self._episodes = run.workdir / "episodes" / f"{name}.jsonl"
-    self._stream = ProblemStream(run.splits.train, seed=run.config.seed)
+    self._stream = ProblemStream(problems, seed=run.config.seed)
     # Steps after `done`, in order: batches of the checkpoint, then futures.
     self._ahead: deque[Batch | Future] = deque()
     if saved is not None:
@@ -231,7 +238,7 @@ class Rollouts:
       return
     last = min(first + self._cfg.max_staleness - 1, self._cfg.steps)
     for step in range(first + len(self._ahead), last + 1):
-      roles = self._run.roles()
+      roles = self._run.servers.roles()
       self._ahead.append(self._pool.submit(self._sample, step, roles))
 
   def state(self) -> dict:
@@ -265,7 +272,7 @@ class Rollouts:
         batch = self._ahead.popleft()
         batch = batch.result() if isinstance(batch, Future) else batch
       else:
-        batch = self._sample(step, self._run.roles())
+        batch = self._sample(step, self._run.servers.roles())
     except BaseException:
       # The batches behind it took problems too: all are made again.
       self.wait()
@@ -283,7 +290,7 @@ class Rollouts:
     wanted, dropped, refilled = cfg.problems_per_step, 0, 0
     for refill in range(cfg.refill_rounds + 1):
       begin = time.perf_counter()
-      episodes = run.ask(
+      episodes = run.servers.ask(
         run_episodes(
           self._stream.take(wanted),
           teacher=roles[0],

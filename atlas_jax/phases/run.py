@@ -6,11 +6,10 @@ writes files, and tells the others the outcome, failures included.
 """
 
 import contextlib
-import dataclasses
 import logging
 import pathlib
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +21,8 @@ from atlas_jax.data import packing, splits
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.data.packing import PackedBatch
 from atlas_jax.model import decoder, hf
-from atlas_jax.serving import server as server_lib
-from atlas_jax.serving import weight_sync
-from atlas_jax.serving.client import ServerDown
-from atlas_jax.serving.events import EventLoop
+from atlas_jax.phases.servers import Servers
 from atlas_jax.teaching.prompts import Prompts
-from atlas_jax.teaching.requests import Role
 from atlas_jax.training import step as step_lib
 
 log = logging.getLogger(__name__)
@@ -47,6 +42,7 @@ class Run:
 
   Attributes:
     model: the teacher's parameters as they are now.
+    servers: to sample from; None where no phase does.
     version: updates of the teacher over all phases: the name of its weights
       wherever they travel.
   """
@@ -58,7 +54,6 @@ class Run:
     server_key: str | None,
   ):
     self.config = config
-    self._server_key = server_key
     self.workdir = workdir
     self.prompts = Prompts(config.prompts)
     self.splits = splits.load(config.data)
@@ -70,30 +65,30 @@ class Run:
       )
     self.mesh = jax.sharding.get_mesh()
     self.tokenizer = ChatTokenizer.from_dir(config.teacher.path)
+    self.servers = None
     if {"grpo", "evaluate"} & set(config.phases):
-      self._student_chat = ChatTokenizer.from_dir(config.serving.student_path)
+      self.student_tokenizer = ChatTokenizer.from_dir(
+        config.serving.student_path
+      )
+      self.servers = Servers(
+        config.serving,
+        workdir,
+        (self.tokenizer, self.student_tokenizer),
+        server_key,
+        self._first_weights,
+      )
     self.hf_config = hf.read_config(config.teacher.path)
     self.decoder_config = decoder.DecoderConfig.from_hf(self.hf_config)
     self.version = 0
     self._model = None
-    self._published: int | None = None
-    self._servers: tuple = ()
-    self._publisher: weight_sync.Publisher | None = None  # the lead's
-    self._events: EventLoop | None = None
-    self._roles: tuple[Role, Role] | None = None
-    self._restarts = 0
     self._probe = None
 
   def __enter__(self):
     return self
 
   def __exit__(self, *exc):
-    if self._events is not None:
-      for role in self._roles or ():
-        self._events.run(role.client.aclose())
-      self._events.close()
-    for server in self._servers:
-      server.end()
+    if self.servers is not None:
+      self.servers.close()
 
   # The teacher.
 
@@ -134,61 +129,12 @@ class Run:
 
   # The servers.
 
-  def roles(self) -> tuple[Role, Role]:
-    """(teacher, student) to sample from; starts the servers.
-
-    Only the lead's have a client. The teacher's version is that of the
-    weights last published.
-    """
-    if self._roles is None:
-      self._roles = self._open_roles()
-    teacher, student = self._roles
-    version = f"weights-{self._published}"
-    return dataclasses.replace(teacher, version=version), student
-
-  def _open_roles(self) -> tuple[Role, Role]:
-    c = self.config.serving
-    teacher_path = pathlib.Path(self.config.teacher.path)
-    if self.config.teacher.random_init:
-      teacher_path = self.workdir / "initial"
-      self.export(teacher_path, c.teacher.dtype)
-    multihost.call_on_lead(lambda: self._start_servers(teacher_path))
-    chats = (self.tokenizer, self._student_chat)
-    clients = [
-      server.client(
-        decode=chat.decode,
-        timeout_s=c.request_timeout_s,
-        retries=c.retries,
-        max_concurrency=c.max_concurrency,
-      )
-      for server, chat in zip(self._servers, chats, strict=False)
-    ] or [None, None]
-    return (
-      Role(clients[0], chats[0], "initial"),
-      Role(clients[1], chats[1], "frozen"),
-    )
-
-  def _start_servers(self, teacher_path: pathlib.Path) -> None:
-    c = self.config.serving
-    shared = {
-      "workdir": self.workdir,
-      "start_timeout_s": c.start_timeout_s,
-      "api_key": self._server_key,
-    }
-    self._servers = (
-      server_lib.TeacherServer(c.teacher, model_path=teacher_path, **shared),
-      server_lib.StudentServer(c.student, model_path=c.student_path, **shared),
-    )
-    self._publisher = weight_sync.Publisher(self._servers[0], c)
-    seconds = server_lib.start(*self._servers)
-    self._events = EventLoop()
-    log.info(
-      "teacher server %s after %.1f s, student server %s after %.1f s",
-      self._servers[0].base_url,
-      seconds[0],
-      self._servers[1].base_url,
-      seconds[1],
-    )
+  def _first_weights(self) -> pathlib.Path:
+    if not self.config.teacher.random_init:
+      return pathlib.Path(self.config.teacher.path)
+    path = self.workdir / "initial"
+    self.export(path, self.config.serving.teacher.dtype)
+    return path
 
   def publish(self) -> dict[str, float]:
     """Gives the teacher server the present weights; numbers to log.
@@ -200,30 +146,19 @@ class Run:
       ServerError: the server refused the weights.
       ServerDown: after config.serving.restarts of the servers.
     """
-    return self._with_restarts(self._publish)
+    return self.servers.with_restarts(self._publish)
 
   def _publish(self) -> dict[str, float]:
-    if self._published == self.version:
+    if self.servers.published == self.version:
       return {}
     tensors = hf.export_tensors(
       self.model,
       self.decoder_config,
       jnp.dtype(self.config.serving.teacher.dtype),
     )
-
-    def send():
-      report = self._publisher.publish(tensors, self.version)
-      return {
-        "publish_bytes": report.bytes,
-        "publish_seconds": report.seconds_write
-        + report.seconds_check
-        + report.seconds_apply
-        + report.seconds_verify,
-      }
-
-    numbers = multihost.call_on_lead(send)
+    numbers = self.servers.publish(tensors, self.version)
     numbers["logprob_gap"] = self._check_agreement()
-    self._published = self.version
+    self.servers.published = self.version
     return numbers
 
   def _agreement_probe(self):
@@ -249,9 +184,7 @@ class Run:
       self._probe = self._agreement_probe()
     ids, score = self._probe
     ours = np.asarray(sharding.place(score(self.model)))[0, 0, 1 : len(ids)]
-    theirs = multihost.call_on_lead(
-      lambda: self.ask(self._roles[0].client.score(ids[:1], ids[1:]))
-    )
+    theirs = self.servers.teacher_logprobs(ids)
     gap = float(np.abs(ours - np.asarray(theirs)).mean())
     bound = self.config.serving.max_logprob_gap
     log.info(
@@ -270,10 +203,6 @@ class Run:
       )
     return gap
 
-  def ask(self, work: Coroutine[Any, Any, T]) -> T:
-    """The result of requests to the servers; for the lead, in any thread."""
-    return self._events.run(work)
-
   def with_servers(self, work: Callable[[], T]) -> T | None:
     """The lead's `work()` with the servers up; None on the others.
 
@@ -291,37 +220,7 @@ class Run:
       multihost.call_on_lead(lambda: answers.append(work()))
       return answers[0] if answers else None
 
-    return self._with_restarts(attempt)
-
-  def _with_restarts(self, attempt: Callable[[], T]) -> T:
-    """`attempt()`, a collective, until no server dies under it."""
-    self.roles()
-    while True:
-      error, value = None, None
-      try:
-        value = attempt()
-      except (ServerDown, multihost.LeadError) as e:
-        error = e
-      if error is None:
-        return value
-      # Processes leave an attempt in the same place: what the lead met counts.
-      down = multihost.broadcast_json(isinstance(error, ServerDown))
-      if not down or self._restarts == self.config.serving.restarts:
-        raise error
-      self._restarts += 1
-      log.warning(
-        "restart %d of at most %d: %s",
-        self._restarts,
-        self.config.serving.restarts,
-        error,
-      )
-      multihost.call_on_lead(self._restart_dead)
-      self._published = None
-
-  def _restart_dead(self) -> None:
-    for server in self._servers:
-      if not server.healthy():
-        server.restart()
+    return self.servers.with_restarts(attempt)
 
   # Telling.
 

@@ -5,17 +5,16 @@ import types
 import pytest
 
 from atlas_jax.phases.run import DisagreementError, Run
+from atlas_jax.phases.servers import Servers
 from atlas_jax.serving.client import ServerDown
 
 
-class Failing(Run):
-  """A Run whose servers are a list of what happens to the next requests."""
+class FailingServers(Servers):
+  """Servers whose next requests are told what happens to them."""
 
-  def __init__(self, *happens, restarts=2):
-    self.config = types.SimpleNamespace(
-      serving=types.SimpleNamespace(restarts=restarts)
-    )
-    self.version, self._published, self._restarts = 3, None, 0
+  def __init__(self, happens, restarts):
+    self._config = types.SimpleNamespace(restarts=restarts)
+    self.published, self._restarts = None, 0
     self.happens = list(happens)
     self.log = []
 
@@ -32,10 +31,19 @@ class Failing(Run):
       if error is not None:
         raise error
 
+
+class Failing(Run):
+  """A Run with such servers."""
+
+  def __init__(self, *happens, restarts=2):
+    self.version = 3
+    self.servers = FailingServers(happens, restarts)
+    self.request, self.log = self.servers.request, self.servers.log
+
   def _publish(self):
-    if self._published != self.version:
+    if self.servers.published != self.version:
       self.request("publish")
-      self._published = self.version
+      self.servers.published = self.version
     return {"publish_bytes": 1.0}
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 import json
-import types
 
 import pytest
 
@@ -36,7 +35,7 @@ class FakeRun:
       episode=EpisodeConfig(max_teaching_tokens=8),
     )
     self.workdir = workdir
-    self.splits = types.SimpleNamespace(train=PROBLEMS)
+    self.servers = self
     self.prompts = None
     self.version = 0
     self.fail = 0  # so many calls from now on
@@ -92,7 +91,7 @@ def make(monkeypatch, tmp_path):
         return [run.episode(p, teacher) for p in problems]
 
       monkeypatch.setattr(rollouts_lib, "run_episodes", run_episodes)
-      return run, Rollouts(run, "1_grpo", checker, done, saved)
+      return run, Rollouts(run, PROBLEMS, "1_grpo", checker, done, saved)
 
     yield rollouts
 
