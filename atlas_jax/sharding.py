@@ -148,57 +148,30 @@ def batch_shards(mesh: Mesh) -> int:
   return math.prod(mesh.shape[axis] for axis in RULES["batch"])
 
 
-def put_equal(tree: Any, mesh: Mesh, batch_axis: int = 0) -> Any:
-  """As `put_batch`, of arrays that every process holds whole.
-
-  Each device takes its rows, so any mesh will do, also one whose tensor or
-  context axis spans processes.
-
-  Raises:
-    ShardingError: the rows do not divide over the mesh.
-  """
-  sharding = _batch_sharding(mesh, batch_axis)
-
-  def put(x):
-    x = np.asarray(x)
-    _check_rows(x.shape[batch_axis], mesh)
-    return jax.make_array_from_callback(x.shape, sharding, lambda at: x[at])
-
-  return jax.tree.map(put, tree)
-
-
-def _batch_sharding(mesh: Mesh, batch_axis: int) -> NamedSharding:
-  return NamedSharding(mesh, P(*[None] * batch_axis, *spec("batch")))
-
-
-def _check_rows(rows: int, mesh: Mesh) -> None:
-  shards = batch_shards(mesh)
-  if rows % shards:
-    raise ShardingError(
-      f"{rows} rows are not divisible by {shards}, the size of mesh axes"
-      f" {' x '.join(RULES['batch'])}"
-    )
-
-
 def put_batch(tree: Any, mesh: Mesh, batch_axis: int = 0) -> Any:
   """Host arrays as global arrays whose rows are cut over data and fsdp.
 
-  With one process the arrays hold all rows. With several, each process passes
-  its own equal share of the rows, and they are put together in process order.
+  Every process holds all rows, and each device takes its own, so any mesh
+  will do, also one whose tensor or context axis spans processes.
 
   Args:
-    tree: a tree of numpy arrays.
+    tree: a tree of numpy arrays, equal on every process.
     mesh: from `make_mesh`.
     batch_axis: the axis of the rows; 1 for micro-batches [M, B/M, T].
 
   Raises:
     ShardingError: the rows do not divide over the mesh.
   """
-  sharding = _batch_sharding(mesh, batch_axis)
+  sharding = NamedSharding(mesh, P(*[None] * batch_axis, *spec("batch")))
+  shards = batch_shards(mesh)
 
   def put(x):
     x = np.asarray(x)
-    _check_rows(x.shape[batch_axis] * jax.process_count(), mesh)
-    return jax.make_array_from_process_local_data(sharding, x)
+    if x.shape[batch_axis] % shards:
+      raise ShardingError(
+        f"{x.shape[batch_axis]} rows are not divisible by {shards}, the size"
+        f" of mesh axes {' x '.join(RULES['batch'])}"
+      )
+    return jax.make_array_from_callback(x.shape, sharding, lambda at: x[at])
 
   return jax.tree.map(put, tree)

@@ -67,11 +67,10 @@ def test_without_a_mesh_nothing_is_placed():
   sharding.check_divisible({"n_kv_heads": ("kv_heads", 3)})
 
 
-@pytest.mark.parametrize("put", [sharding.put_batch, sharding.put_equal])
-def test_a_batch_is_cut_along_the_named_axis(put):
+def test_a_batch_is_cut_along_the_named_axis():
   mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
   rows = np.arange(12, dtype=np.int32).reshape(2, 3, 2)
-  out = put({"tokens": rows}, mesh, batch_axis=1)["tokens"]
+  out = sharding.put_batch({"tokens": rows}, mesh, batch_axis=1)["tokens"]
   assert out.sharding.spec == P(None, ("data", "fsdp"))
   np.testing.assert_array_equal(out, rows)
   assert sharding.batch_shards(mesh) == 1

@@ -114,7 +114,7 @@ class Run:
 
   def put(self, batch: PackedBatch) -> PackedBatch:
     """[M, B/M, T] host arrays, equal on every process, on the devices."""
-    return sharding.put_equal(batch, self.mesh, batch_axis=1)
+    return sharding.put_batch(batch, self.mesh, batch_axis=1)
 
   def export(self, path: pathlib.Path, dtype: str) -> None:
     """Writes the teacher as a Hugging Face directory. A collective."""

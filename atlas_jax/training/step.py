@@ -1,7 +1,7 @@
 """The train step: packed micro-batches in, a new TrainState and metrics out.
 
 Batches are `PackedBatch` arrays [M, B/M, T] placed with
-`put_equal(..., batch_axis=1)`; call everything inside `jax.set_mesh(mesh)`, or
+`put_batch(..., batch_axis=1)`; call everything inside `jax.set_mesh(mesh)`, or
 with no mesh on one device. Normalisers are sums over all M micro-batches, and
 so over all devices and hosts, taken before the first one is differentiated:
 how a batch is packed, cut or spread never changes its gradient.

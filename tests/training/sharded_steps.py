@@ -21,6 +21,7 @@ MESHES = {
   "fsdp8": MeshConfig(fsdp=8),
   "fsdp4_tensor2": MeshConfig(fsdp=4, tensor=2),
   "data2_fsdp4": MeshConfig(data=2, fsdp=4),
+  "fsdp4_context2": MeshConfig(fsdp=4, context=2),
 }
 # Sums over sequences, the entropy quantile, and old log-probs.
 SEQUENCE = GrpoConfig(

@@ -1,0 +1,64 @@
+"""The whole road on two processes, also when a server fails the lead."""
+
+import os
+import signal
+
+import pytest
+
+from atlas_jax.serving.server import free_port
+from tests.phases import tiny_road
+from tests.phases.conftest import episodes, numbers
+from tests.phases.test_road import (
+  SFT_STEPS,
+  grpo_steps,
+  in_grpo,
+  log_of,
+  server_of,
+  wait_for,
+)
+
+pytestmark = [pytest.mark.vllm, pytest.mark.slow]
+
+
+def start_both(road, workdir, *flags):
+  port = free_port()
+  return [
+    road.start(
+      workdir,
+      *(f"--coordinator=127.0.0.1:{port}", "--num_processes=2"),
+      *(f"--process_id={rank}", *flags),
+    )
+    for rank in (0, 1)
+  ]
+
+
+def test_a_failure_of_the_lead_ends_both_and_both_resume(
+  road, undisturbed, tmp_path
+):
+  workdir = tmp_path / "run"
+  both = start_both(road, workdir, "--config.serving.restarts=0")
+  checkpoint = workdir / "checkpoints" / "1_grpo" / "2"
+  wait_for(checkpoint.exists, both[0])
+  os.kill(server_of(both[0], "teacher"), signal.SIGKILL)
+  assert [p.wait(180) for p in both] == [1, 1], log_of(workdir)[-4000:]
+  assert log_of(workdir).count("\nerror: ") == 2  # one line of each
+  assert grpo_steps(workdir)[-1] < tiny_road.STEPS
+
+  both = start_both(road, workdir)
+  assert [p.wait(600) for p in both] == [0, 0], log_of(workdir)[-6000:]
+  assert "1_grpo continues from step 2 of 4" in log_of(workdir)
+  expected, _ = undisturbed
+  assert grpo_steps(workdir) == list(range(1, tiny_road.STEPS + 1))
+  for ours, one in zip(numbers(workdir), numbers(expected), strict=True):
+    assert ours.keys() == one.keys()
+    if in_grpo(ours):
+      # Two devices add in another order than one: texts may part, later.
+      assert ours["1_grpo/ratio_mean"] == pytest.approx(1, abs=1e-6)
+      assert ours["1_grpo/logprob_gap"] < 1e-4
+    elif "0_sft/loss" in ours:
+      assert ours["0_sft/loss"] == pytest.approx(one["0_sft/loss"], rel=1e-3)
+  for episode in episodes(workdir):
+    for teaching in episode["teachings"]:
+      assert teaching["weight_version"] == SFT_STEPS + episode["step"] - 1
+  assert (workdir / "report" / "2_evaluate.json").exists()
+  assert (workdir / "export" / "model.safetensors").exists()
