@@ -64,6 +64,14 @@ class Run:
         config.data, self.splits.validation + self.splits.test
       )
     self.mesh = jax.sharding.get_mesh()
+    parts = self.mesh.shape["context"]
+    for phase in {"sft", "grpo"} & set(config.phases):
+      length = getattr(config, phase).row_length
+      if length % parts:
+        raise config_lib.ConfigError(
+          f"config.{phase}.row_length={length} does not divide over"
+          f" config.mesh.context={parts}"
+        )
     self.tokenizer = ChatTokenizer.from_dir(config.teacher.path)
     self.servers = None
     if {"grpo", "evaluate"} & set(config.phases):

@@ -2,10 +2,10 @@
 
 import os
 import signal
+import socket
 
 import pytest
 
-from atlas_jax.serving.server import free_port
 from tests.phases import tiny_road
 from tests.phases.conftest import episodes, numbers
 from tests.phases.test_road import (
@@ -21,7 +21,9 @@ pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
 
 def start_both(road, workdir, *flags):
-  port = free_port()
+  with socket.socket() as s:
+    s.bind(("127.0.0.1", 0))
+    port = s.getsockname()[1]
   return [
     road.start(
       workdir,
