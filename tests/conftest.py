@@ -28,3 +28,18 @@ def tiny_models(tmp_path_factory) -> dict[str, pathlib.Path]:
 def repo_root() -> pathlib.Path:
   """The checkout: where `python -m` finds atlas_jax and tests."""
   return _REPO
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+  """What runs beside what with `pytest -n 2 --dist=loadgroup`.
+
+  Tests of real servers share fixtures, and mostly wait: they make one group,
+  which starts first. Of the others every file is a group.
+  """
+
+  def group(item):
+    return "servers" if item.get_closest_marker("vllm") else str(item.path)
+
+  items.sort(key=lambda item: group(item) != "servers")
+  for item in items:
+    item.add_marker(pytest.mark.xdist_group(group(item)))

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Sets up .venv and runs the tests. Arguments go to pytest:
+# Sets up .venv and runs the tests, two at a time. Arguments go to pytest:
 #   bash tests/run.sh -m 'not slow and not vllm'
-#   bash tests/run.sh tests/model -k rope
+#   bash tests/run.sh tests/model -k rope -n 0
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 bash launchers/setup.sh
 # Compiled programs are kept between runs; a set variable wins.
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}"
-exec .venv/bin/python -m pytest "$@"
+exec .venv/bin/python -m pytest -n 2 --dist=loadgroup "$@"
