@@ -48,6 +48,17 @@ def config(**changes):
   return config_lib.resolve(tree)
 
 
+def built(cls):
+  """--config as the config dataclass `cls`, its values unchecked.
+
+  Raises:
+    ConfigError: an unknown key, a wrong type.
+  """
+  from atlas_jax import config as config_lib
+
+  return config_lib.build(cls, _CONFIG.value)
+
+
 def workdir() -> pathlib.Path:
   return pathlib.Path(_WORKDIR.value).absolute()
 
@@ -71,9 +82,9 @@ def _environment() -> None:
 
 
 def _initialize_hosts() -> None:
-  from atlas_jax import multihost
-
   if _COORDINATOR.value is not None:
+    from atlas_jax import multihost
+
     address = None if _COORDINATOR.value == "auto" else _COORDINATOR.value
     multihost.initialize(address, _NUM_PROCESSES.value, _PROCESS_ID.value)
 
