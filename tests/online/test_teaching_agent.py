@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from atlas_jax.config import ConfigError
 from atlas_jax.online import TeachingAgent
 from atlas_jax.online.protocol import TeachConfig
 from atlas_jax.online.replies import BudgetSpent, Reply
@@ -208,3 +209,15 @@ def test_an_open_agent_and_how_the_teacher_is_sampled():
   (call,) = teach.calls
   assert (call.body["max_tokens"], call.body["temperature"]) == (7, 0.25)
   assert call.headers["Authorization"] == "Bearer sk-t"
+
+
+@pytest.mark.slow  # LiteLLM takes seconds to import
+def test_a_teacher_by_its_litellm_name(monkeypatch):
+  with teacher(api_key="sk-t") as teach:
+    monkeypatch.setenv("OPENAI_API_BASE", teach.url + "/v1")
+    with TeachingAgent(
+      agent, "openai/stub", PROMPTS, teacher_key="sk-t", teach_deadline_s=60.0
+    ) as taught:
+      assert taught.ask("1+1?").outcome == "taught"
+  with pytest.raises(ConfigError, match="no provider for 'nobody'"):
+    TeachingAgent(agent, "nobody", PROMPTS)
