@@ -35,6 +35,11 @@ def define_flags(workdir: bool = True) -> None:
   flags.mark_flags_as_required(["config"] + ["workdir"] * workdir)
 
 
+def tree():
+  """The ConfigDict of --config with its flags, for configs of other kinds."""
+  return _CONFIG.value
+
+
 def config(**changes):
   """The resolved RunConfig of --config, with top-level `changes`.
 
@@ -43,9 +48,9 @@ def config(**changes):
   """
   from atlas_jax import config as config_lib
 
-  tree = _CONFIG.value
-  tree.update(changes)
-  return config_lib.resolve(tree)
+  changed = tree()
+  changed.update(changes)
+  return config_lib.resolve(changed)
 
 
 def workdir() -> pathlib.Path:
@@ -71,9 +76,9 @@ def _environment() -> None:
 
 
 def _initialize_hosts() -> None:
-  from atlas_jax import multihost
-
   if _COORDINATOR.value is not None:
+    from atlas_jax import multihost
+
     address = None if _COORDINATOR.value == "auto" else _COORDINATOR.value
     multihost.initialize(address, _NUM_PROCESSES.value, _PROCESS_ID.value)
 
