@@ -76,9 +76,10 @@ def _environment() -> None:
 
 
 def _initialize_hosts() -> None:
-  from atlas_jax import multihost
-
   if _COORDINATOR.value is not None:
+    # Brings JAX, which the online half does without.
+    from atlas_jax import multihost
+
     address = None if _COORDINATOR.value == "auto" else _COORDINATOR.value
     multihost.initialize(address, _NUM_PROCESSES.value, _PROCESS_ID.value)
 
