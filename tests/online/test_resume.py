@@ -107,11 +107,9 @@ def test_a_killed_run_resumes_as_if_nothing_had_happened(
   for key in ("calls", "tokens", "dollars"):
     assert found[key] == uninterrupted[key]
   # Those under way at the kill are shown apart, at their bound: a token a
-  # byte, 136 for the template, 20 for the answer.
-  size = sum(len(text) + 156 for text in set(asked(stub.calls)) - known)
-  rounds_later = sum(len(t) + 156 for t in again[lost:])
+  # byte, 128 for the template, 12 for the role, 8 for the text, 20 to answer.
   assert found["lost"]["calls"] == lost > 0
-  assert found["lost"]["tokens"] == size - rounds_later
+  assert found["lost"]["tokens"] == sum(len(t) + 168 for t in again[:lost])
   assert uninterrupted["lost"]["calls"] == 0
   with stub_server() as idle:  # a third start has nothing left to ask
     third = run(idle, tmp_path)
