@@ -25,6 +25,8 @@ import aiohttp
 _NAN_LOGPROB = -9999.0  # what vLLM writes for a log-prob that is NaN or -inf
 _FIRST_WAIT_S = 0.2
 _LONGEST_WAIT_S = 10.0
+# vLLM closes connections that idle for 5 s; a request must not meet that.
+_IDLE_S = 3.0
 
 
 class ServerError(RuntimeError):
@@ -129,7 +131,9 @@ class Client:
       old = self._session
       self._session = aiohttp.ClientSession(
         headers=self._headers,
-        connector=aiohttp.TCPConnector(limit=self._max_concurrency + 1),
+        connector=aiohttp.TCPConnector(
+          limit=self._max_concurrency + 1, keepalive_timeout=_IDLE_S
+        ),
         timeout=aiohttp.ClientTimeout(total=None),
       )
       self._turns = asyncio.Semaphore(self._max_concurrency)

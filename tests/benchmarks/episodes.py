@@ -59,7 +59,8 @@ def waves_of(teacher, student) -> list[list[tuple[str, dict]]]:
 
 async def bare(waves, salt, headers) -> tuple[float, int]:
   """(seconds, tokens) of posting every wave at once, one after the other."""
-  connector = aiohttp.TCPConnector(limit=0)
+  # Shorter than the 5 s after which the server closes idle connections.
+  connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=3)
   async with aiohttp.ClientSession(
     headers=headers, connector=connector
   ) as session:
