@@ -35,6 +35,11 @@ def define_flags(workdir: bool = True) -> None:
   flags.mark_flags_as_required(["config"] + ["workdir"] * workdir)
 
 
+def tree():
+  """The ConfigDict of --config with its flags, for configs of other kinds."""
+  return _CONFIG.value
+
+
 def config(**changes):
   """The resolved RunConfig of --config, with top-level `changes`.
 
@@ -43,9 +48,20 @@ def config(**changes):
   """
   from atlas_jax import config as config_lib
 
-  tree = _CONFIG.value
-  tree.update(changes)
-  return config_lib.resolve(tree)
+  changed = tree()
+  changed.update(changes)
+  return config_lib.resolve(changed)
+
+
+def built(cls):
+  """--config as the config dataclass `cls`, its values unchecked.
+
+  Raises:
+    ConfigError: an unknown key, a wrong type.
+  """
+  from atlas_jax import config as config_lib
+
+  return config_lib.build(cls, _CONFIG.value)
 
 
 def workdir() -> pathlib.Path:
@@ -71,9 +87,9 @@ def _environment() -> None:
 
 
 def _initialize_hosts() -> None:
-  from atlas_jax import multihost
-
   if _COORDINATOR.value is not None:
+    from atlas_jax import multihost
+
     address = None if _COORDINATOR.value == "auto" else _COORDINATOR.value
     multihost.initialize(address, _NUM_PROCESSES.value, _PROCESS_ID.value)
 

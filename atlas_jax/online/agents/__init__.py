@@ -1,0 +1,1 @@
+"""Agents that the user already has, asked one prompt at a time."""

@@ -1,0 +1,124 @@
+"""Agents of the OpenAI Agents SDK, with their tools and handoffs.
+
+A run is not repeated as a whole, since its tools may have had effects; its
+model calls are retried. Its traces stay here: the SDK would send them, with
+every prompt, to OpenAI.
+"""
+
+import asyncio
+
+from atlas_jax.config import ConfigError
+from atlas_jax.online.agents import targets
+from atlas_jax.online.agents.asking import Attempt, answered, failed
+from atlas_jax.online.agents.config import AgentConfig
+from atlas_jax.online.agents.credentials import Credentials
+from atlas_jax.online.agents.responses import NO_KEY
+
+_LONGEST_ERROR = 500  # characters
+
+
+class SdkAgent:
+  """An Agent object, or what a function without arguments makes.
+
+  Raises:
+    ConfigError: the package is missing, the target is no agent, or the key's
+      variable is missing.
+  """
+
+  def __init__(self, config: AgentConfig, where: str, credentials: Credentials):
+    try:
+      import agents
+    except ImportError as error:
+      raise ConfigError(
+        f"{where}: the OpenAI Agents SDK does not import ({error}); install"
+        " it with: pip install 'atlas_jax[agents]'"
+      ) from error
+    sdk = config.agents_sdk
+    agent = targets.load(sdk.target, f"{where}.target")
+    if not isinstance(agent, agents.Agent) and callable(agent):
+      agent = agent()
+    if not isinstance(agent, agents.Agent):
+      raise ConfigError(
+        f"{where}.target={sdk.target!r} is {type(agent).__name__}, neither an"
+        " agents.Agent nor a function that makes one"
+      )
+    self._agent = agent
+    self._config = sdk
+    self._credentials = credentials
+    self._client = None
+    self._run = agents.RunConfig(tracing_disabled=True)
+    if sdk.base_url is not None or sdk.api_key_env is not None:
+      self._client = self._connect(config, where)
+      self._run.model_provider = agents.MultiProvider(
+        openai_client=self._client,
+        openai_use_responses=sdk.api == "responses",
+        # Local servers have names with a slash.
+        unknown_prefix_mode="model_id",
+      )
+    self.target = sdk.target
+
+  def _connect(self, config: AgentConfig, where: str):
+    import openai
+
+    sdk = config.agents_sdk
+    key = NO_KEY
+    if sdk.api_key_env is not None:
+      key = self._credentials.variable(sdk.api_key_env, f"{where}.api_key_env")
+    return openai.AsyncOpenAI(
+      api_key=key,
+      base_url=sdk.base_url,
+      max_retries=config.retries,
+      timeout=config.timeout_s,
+    )
+
+  def shown(self, prompt: str) -> dict:
+    agent = self._agent
+    return {
+      "target": self.target,
+      "agent": agent.name,
+      "tools": [tool.name for tool in agent.tools],
+      "handoffs": [getattr(h, "name", str(h)) for h in agent.handoffs],
+      "max_turns": self._config.max_turns,
+      "input": prompt,
+    }
+
+  async def send(self, prompt: str) -> Attempt:
+    import agents
+
+    try:
+      result = await agents.Runner.run(
+        self._agent,
+        prompt,
+        max_turns=self._config.max_turns,
+        run_config=self._run,
+      )
+    except asyncio.CancelledError:
+      raise
+    except Exception as error:
+      # Of the SDK, of the client, or of a tool: in each case no answer.
+      text = self._credentials.hide(str(error))[:_LONGEST_ERROR]
+      return failed(f"{type(error).__name__}: {text}")
+    if result.interruptions:
+      return failed("the run waits for a person to approve a tool")
+    usage = result.context_wrapper.usage
+    known = usage.total_tokens > 0
+    return answered(
+      _text(result.final_output),
+      f"final_output of {result.last_agent.name} after"
+      f" {len(result.raw_responses)} model calls",
+      prompt_tokens=usage.input_tokens if known else None,
+      completion_tokens=usage.output_tokens if known else None,
+    )
+
+  async def aclose(self) -> None:
+    if self._client is not None:
+      await self._client.close()
+
+
+def _text(output) -> str | None:
+  """The final output as text; structured output as JSON."""
+  if output is None or isinstance(output, str):
+    return output
+  from pydantic import TypeAdapter
+
+  return TypeAdapter(type(output)).dump_json(output).decode()

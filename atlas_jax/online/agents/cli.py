@@ -1,0 +1,155 @@
+"""Agents that are commands: an argv list, never a shell.
+
+The prompt goes in by standard input, by a file, or as one argument. The
+answer is what the command writes to standard output, if it ends with status 0.
+It runs in a process group of its own, which is killed whole when it ends, is
+late, or is given up: nothing that it started stays behind.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import tempfile
+from asyncio.subprocess import DEVNULL
+from typing import IO
+
+from atlas_jax.online.agents import paths
+from atlas_jax.online.agents.asking import Attempt, answered, failed
+from atlas_jax.online.agents.config import PROMPT, PROMPT_FILE, AgentConfig
+from atlas_jax.online.agents.credentials import HIDDEN, Credentials
+from atlas_jax.online.agents.processes import kill_group
+
+# What a command gets of the environment without being asked for.
+_ALWAYS = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
+# MAX_ARG_STRLEN of Linux, with the NUL at the end.
+_LONGEST_ARGUMENT = 128 * 1024
+_LARGEST_OUTPUT = 64 << 20  # bytes
+_LONGEST_EXCERPT = 300  # characters of standard error
+_LOOK_S = 0.25  # between two looks at the size of the output
+
+
+class CliAgent:
+  """One command.
+
+  Raises:
+    ConfigError: a variable is missing, or output_path is not valid.
+  """
+
+  def __init__(self, config: AgentConfig, where: str, credentials: Credentials):
+    cli = config.cli
+    self._config = cli
+    self._credentials = credentials
+    environ = credentials.environ
+    self._env = {name: environ[name] for name in _ALWAYS if name in environ}
+    for name in cli.env:
+      self._env[name] = credentials.variable(name, f"{where}.env")
+    self._regex = cli.output_regex and re.compile(cli.output_regex)
+    self._path = cli.output_path and paths.parse(
+      cli.output_path, f"{where}.output_path"
+    )
+    self.target = cli.argv[0]
+
+  def shown(self, prompt: str) -> dict:
+    argv = list(self._config.argv)
+    shown = {"argv": [element.replace(PROMPT, prompt) for element in argv]}
+    if self._config.prompt_by != "argument":
+      shown[self._config.prompt_by] = prompt
+    shown["environment"] = {
+      name: HIDDEN if name in self._config.env else value
+      for name, value in self._env.items()
+    }
+    return shown
+
+  async def send(self, prompt: str) -> Attempt:
+    argv = list(self._config.argv)
+    if self._config.prompt_by == "argument":
+      argv = [element.replace(PROMPT, prompt) for element in argv]
+      longest = max(len(element.encode()) for element in argv)
+      if longest >= _LONGEST_ARGUMENT:
+        return failed(
+          f"an argument of {longest} bytes: the system allows"
+          f" {_LONGEST_ARGUMENT - 1}; set prompt_by to 'stdin' or 'file'"
+        )
+      if "\0" in prompt:
+        return failed(
+          "the prompt holds a NUL character, which no argument can carry; set"
+          " prompt_by to 'stdin' or 'file'"
+        )
+    with contextlib.ExitStack() as stack:
+      files = [
+        stack.enter_context(tempfile.NamedTemporaryFile(prefix="prompt-"))
+        for _ in range(3)
+      ]
+      if self._config.prompt_by != "argument":
+        files[0].write(prompt.encode())
+        files[0].flush()
+        files[0].seek(0)
+      if self._config.prompt_by == "file":
+        name = files[0].name
+        argv = [element.replace(PROMPT_FILE, name) for element in argv]
+      return await self._run(argv, *files)
+
+  async def _run(self, argv, stdin: IO, stdout: IO, stderr: IO) -> Attempt:
+    try:
+      # Files, not pipes: whoever keeps them open, nobody waits for them.
+      process = await asyncio.create_subprocess_exec(
+        *argv,
+        stdin=stdin if self._config.prompt_by == "stdin" else DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        env=self._env,
+        start_new_session=True,
+      )
+    except (OSError, ValueError) as error:
+      return failed(f"{argv[0]} does not start: {error}")
+    ended = asyncio.ensure_future(process.wait())
+    try:
+      while not (await asyncio.wait([ended], timeout=_LOOK_S))[0]:
+        if os.fstat(stdout.fileno()).st_size > _LARGEST_OUTPUT:
+          return failed(f"more than {_LARGEST_OUTPUT} bytes of output")
+    finally:
+      await kill_group(process)
+    stdout.seek(0)
+    stderr.seek(0)
+    return self._read(process.returncode, stdout.read(), stderr.read())
+
+  def _read(self, code: int, stdout: bytes, stderr: bytes) -> Attempt:
+    if code != 0:
+      text = self._credentials.hide(stderr.decode("utf-8", "replace").strip())
+      how = f"signal {-code}" if code < 0 else f"exit status {code}"
+      return failed(
+        f"{how}; standard error ends with {text[-_LONGEST_EXCERPT:]!r}",
+        transient=code in self._config.retry_exit_codes,
+      )
+    try:
+      text = stdout.decode()
+    except UnicodeDecodeError:
+      return failed(f"standard output, {len(stdout)} bytes, is not UTF-8")
+    read = "exit status 0, standard output"
+    if self._regex:
+      found = list(self._regex.finditer(text))
+      if not found:
+        return failed(
+          f"{read} has no match of output_regex={self._config.output_regex!r}"
+          f" in {len(text)} characters"
+        )
+      group = 1 if self._regex.groups else 0
+      return answered(found[-1][group], f"{read}, last match of output_regex")
+    if self._path:
+      return _by_path(text, self._path, read, self._config.output_path)
+    return answered(text, read)
+
+  async def aclose(self) -> None:
+    """Nothing is open between prompts."""
+
+
+def _by_path(text: str, steps, read: str, path: str) -> Attempt:
+  read = f"{read}, JSON, answer at {path}"
+  try:
+    return answered(paths.text_at(json.loads(text), steps), read)
+  except ValueError:
+    return failed(f"{read}: {len(text)} characters that are not valid JSON")
+  except paths.NoSuchPath as error:
+    return failed(f"{read}: {error}")

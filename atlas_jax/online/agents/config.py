@@ -1,0 +1,228 @@
+"""What an agent is and how it is asked: one dataclass a kind.
+
+A config file holds all kinds and names one; the others are not read.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+PROMPT = "{prompt}"
+PROMPT_FILE = "{prompt_file}"
+# A header of such a name holds a secret, and a config is written to files.
+_SECRET_HEADER = re.compile(
+  r"authorization|api.?key|token|secret|password|cookie", re.IGNORECASE
+)
+_ASSISTANT = (
+  "the OpenAI Assistants API ended on 2026-08-26. Use {where}.kind='responses':"
+  " the assistant's model is {where}.responses.model, its instructions are"
+  " {where}.responses.instructions (or {where}.responses.extra.prompt with the"
+  " id of a stored prompt), its tools {where}.responses.extra.tools"
+)
+
+
+@dataclass(frozen=True)
+class HttpAgentConfig:
+  """An agent behind an HTTP endpoint.
+
+  url, headers and query may hold ${VARIABLE} of the environment. In query and
+  body, wherever it stands, {prompt} is the prompt. Paths read the JSON reply:
+  choices[0].message.content, data.items.0.text, ["a.b"] for odd keys.
+  """
+
+  url: str | None = None
+  method: str = "POST"
+  headers: dict = field(default_factory=dict)
+  query: dict = field(default_factory=dict)
+  body: dict = field(default_factory=dict)  # empty: no body
+  answer: str | None = None  # path; None: the whole reply is the answer
+  finish_reason: str | None = None  # path
+  prompt_tokens: str | None = None  # path
+  completion_tokens: str | None = None  # path
+
+
+@dataclass(frozen=True)
+class PythonAgentConfig:
+  """A function of one str that returns a str, sync or async."""
+
+  target: str | None = None  # module:function or path/to/file.py:function
+  # In a process that can be killed at the deadline; its crash is an error.
+  own_process: bool = False
+
+
+@dataclass(frozen=True)
+class CliAgentConfig:
+  """A command that is run once a prompt, never by a shell."""
+
+  argv: tuple[str, ...] = ()
+  # stdin; file: {prompt_file} in argv is the path of a temporary file;
+  # argument: {prompt} stands in one element of argv.
+  prompt_by: str = "stdin"
+  env: tuple[str, ...] = ()  # variables that the command gets, beside PATH, ...
+  output_regex: str | None = None  # the last match (its group 1) is the answer
+  output_path: str | None = None  # stdout is JSON, the answer is at this path
+  # Failures that pass by; 75 is EX_TEMPFAIL of sysexits.h.
+  retry_exit_codes: tuple[int, ...] = (75,)
+
+
+@dataclass(frozen=True)
+class ResponsesAgentConfig:
+  """The OpenAI Responses API, or a server that speaks it."""
+
+  model: str | None = None  # None: extra.prompt names a stored prompt
+  base_url: str | None = None  # None: OpenAI's
+  api_key_env: str | None = "OPENAI_API_KEY"  # None: the server wants no key
+  instructions: str | None = None
+  max_output_tokens: int | None = None
+  temperature: float | None = None
+  extra: dict = field(default_factory=dict)  # tools, reasoning, prompt, ...
+
+
+@dataclass(frozen=True)
+class AgentsSdkConfig:
+  """An Agent of the OpenAI Agents SDK, with its tools and handoffs."""
+
+  # module:attribute or path/to/file.py:attribute; an Agent, or a function
+  # without arguments that makes one.
+  target: str | None = None
+  max_turns: int = 10
+  # For agents that name their model: where it is. Both None: as the SDK does.
+  base_url: str | None = None
+  api_key_env: str | None = None
+  api: str = "responses"  # responses | chat_completions
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+  """An agent: its kind, and how patiently it is asked."""
+
+  kind: str | None = None  # one of _RULES; None: there is no agent
+  timeout_s: float = 120.0  # of one attempt
+  retries: int = 2  # after failures that pass by
+  concurrency: int = 8  # prompts under way at one time
+  http: HttpAgentConfig = HttpAgentConfig()
+  python: PythonAgentConfig = PythonAgentConfig()
+  cli: CliAgentConfig = CliAgentConfig()
+  responses: ResponsesAgentConfig = ResponsesAgentConfig()
+  agents_sdk: AgentsSdkConfig = AgentsSdkConfig()
+
+
+def problems(config: AgentConfig, where: str) -> Iterator[str]:
+  """One line for each value that is not valid: the key and what is.
+
+  Args:
+    config: an agent of a kind (not None).
+    where: how its keys begin, such as 'config.agent'.
+  """
+  if config.kind == "openai_assistant":
+    yield f"{where}.kind='openai_assistant': {_ASSISTANT.format(where=where)}"
+    return
+  if config.kind not in _RULES:
+    yield f"{where}.kind={config.kind!r} is not one of {', '.join(_RULES)}"
+    return
+  if config.timeout_s <= 0:
+    yield f"{where}.timeout_s={config.timeout_s} must be above 0"
+  if config.retries < 0:
+    yield f"{where}.retries={config.retries} must not be negative"
+  if config.concurrency < 1:
+    yield f"{where}.concurrency={config.concurrency} must be at least 1"
+  rules = _RULES[config.kind]
+  yield from rules(getattr(config, config.kind), f"{where}.{config.kind}")
+
+
+def _http(http: HttpAgentConfig, where: str) -> Iterator[str]:
+  if not http.url or not http.url.startswith(("http://", "https://", "${")):
+    yield f"{where}.url={http.url!r} must be an http:// or https:// address"
+  elif re.match(r"https?://[^/]*@", http.url):
+    yield (
+      f"{where}.url holds a user or password; put it into"
+      f" {where}.headers.Authorization as ${{VARIABLE}}"
+    )
+  if not http.method.isalpha() or not http.method.isupper():
+    yield f"{where}.method={http.method!r} must be such as GET or POST"
+  for name, value in http.headers.items():
+    if not isinstance(value, str):
+      yield f"{where}.headers[{name!r}] must be text"
+    elif _SECRET_HEADER.search(name) and "${" not in value:
+      yield (
+        f"{where}.headers[{name!r}] looks like a secret, and a config is"
+        " written to files: write ${VARIABLE} and set it in the environment"
+      )
+  for name, value in http.query.items():
+    if not isinstance(value, str):
+      yield f"{where}.query[{name!r}] must be text"
+  if not holds(http.body, PROMPT) and not holds(http.query, PROMPT):
+    yield f"neither {where}.body nor {where}.query holds {PROMPT}"
+
+
+def _python(python: PythonAgentConfig, where: str) -> Iterator[str]:
+  yield from _target(python.target, where)
+
+
+def _cli(cli: CliAgentConfig, where: str) -> Iterator[str]:
+  if not cli.argv or not cli.argv[0]:
+    yield f"{where}.argv must name a command, as ('command', 'argument', ...)"
+  if cli.prompt_by not in ("stdin", "file", "argument"):
+    yield (
+      f"{where}.prompt_by={cli.prompt_by!r} is not one of stdin, file, argument"
+    )
+  for marker, by in ((PROMPT, "argument"), (PROMPT_FILE, "file")):
+    count = sum(element.count(marker) for element in cli.argv)
+    if count != (cli.prompt_by == by):
+      yield (
+        f"{where}.argv holds {marker} {count} times with {where}.prompt_by="
+        f"{cli.prompt_by!r}; it must stand there once with {by!r} and"
+        " otherwise not at all"
+      )
+  if cli.output_regex is not None and cli.output_path is not None:
+    yield f"{where}.output_regex and {where}.output_path exclude each other"
+  if cli.output_regex is not None:
+    try:
+      re.compile(cli.output_regex)
+    except re.error as error:
+      yield f"{where}.output_regex={cli.output_regex!r}: {error}"
+
+
+def _responses(responses: ResponsesAgentConfig, where: str) -> Iterator[str]:
+  if responses.model is None and "prompt" not in responses.extra:
+    yield f"{where}.model is missing (or name a stored prompt in extra.prompt)"
+  for key in ("input", "stream", "background", "model", "instructions"):
+    if key in responses.extra:
+      yield f"{where}.extra must not hold {key!r}"
+
+
+def _agents_sdk(sdk: AgentsSdkConfig, where: str) -> Iterator[str]:
+  yield from _target(sdk.target, where)
+  if sdk.max_turns < 1:
+    yield f"{where}.max_turns={sdk.max_turns} must be at least 1"
+  if sdk.api not in ("responses", "chat_completions"):
+    yield f"{where}.api={sdk.api!r} is not one of responses, chat_completions"
+
+
+def _target(target: str | None, where: str) -> Iterator[str]:
+  head, _, name = (target or "").rpartition(":")
+  if not head or not name.isidentifier():
+    yield (
+      f"{where}.target={target!r} must be module:name or path/to/file.py:name"
+    )
+
+
+def holds(template, marker: str) -> bool:
+  """Whether `marker` stands in any string value of a JSON template."""
+  if isinstance(template, str):
+    return marker in template
+  if isinstance(template, dict):
+    return any(holds(value, marker) for value in template.values())
+  if isinstance(template, list | tuple):
+    return any(holds(value, marker) for value in template)
+  return False
+
+
+# kind -> what its values must be
+_RULES = {
+  "http": _http,
+  "python": _python,
+  "cli": _cli,
+  "responses": _responses,
+  "agents_sdk": _agents_sdk,
+}

@@ -1,0 +1,175 @@
+"""Agents behind an HTTP endpoint: the prompt in JSON, the answer by a path."""
+
+import json
+from urllib.parse import urlsplit
+
+from atlas_jax.online.agents import paths
+from atlas_jax.online.agents.asking import (
+  TRANSIENT_STATUSES,
+  Attempt,
+  answered,
+  failed,
+  retry_after_s,
+)
+from atlas_jax.online.agents.config import PROMPT, AgentConfig
+from atlas_jax.online.agents.credentials import Credentials, masked
+
+_PATHS = ("answer", "finish_reason", "prompt_tokens", "completion_tokens")
+_LONGEST_EXCERPT = 300  # characters of an error page
+
+
+class HttpAgent:
+  """One URL; connections are kept between prompts.
+
+  Raises:
+    ConfigError: a path is not valid, or a variable is missing.
+  """
+
+  def __init__(self, config: AgentConfig, where: str, credentials: Credentials):
+    http = config.http
+    self._config = http
+    self._credentials = credentials
+    self._url = credentials.fill(http.url, f"{where}.url")
+    self._headers = {
+      name: credentials.fill(value, f"{where}.headers[{name!r}]")
+      for name, value in http.headers.items()
+    }
+    self._query = {
+      name: credentials.fill(value, f"{where}.query[{name!r}]")
+      for name, value in http.query.items()
+    }
+    self._paths = {
+      name: paths.parse(getattr(http, name), f"{where}.{name}")
+      for name in _PATHS
+      if getattr(http, name) is not None
+    }
+    self._concurrency = config.concurrency
+    self._session = None
+    parts = urlsplit(masked(http.url))
+    self.target = f"{parts.netloc}{parts.path}"
+
+  def shown(self, prompt: str) -> dict:
+    http = self._config
+    shown = {"method": http.method, "url": masked(http.url)}
+    if http.headers:
+      shown["headers"] = {n: masked(v) for n, v in http.headers.items()}
+    if http.query:
+      query = {n: masked(v) for n, v in http.query.items()}
+      shown["query"] = put(query, prompt)
+    if http.body:
+      shown["body"] = put(http.body, prompt)
+    return shown
+
+  async def send(self, prompt: str) -> Attempt:
+    import aiohttp
+
+    if self._session is None:
+      # No limits of its own: slots and deadline are the caller's.
+      self._session = aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(),
+        connector=aiohttp.TCPConnector(limit=self._concurrency),
+      )
+    body = put(self._config.body, prompt) if self._config.body else None
+    try:
+      async with self._session.request(
+        self._config.method,
+        self._url,
+        params=put(self._query, prompt),
+        headers=self._headers,
+        json=body,
+        # Another host must not get the headers.
+        allow_redirects=False,
+      ) as response:
+        content = await response.read()
+    except (aiohttp.ClientError, OSError) as error:
+      # A URL that is not valid stays so; anything else may pass.
+      transient = not isinstance(error, aiohttp.InvalidURL)
+      return failed(f"{type(error).__name__}: {error}", transient=transient)
+    if response.status // 100 != 2:
+      return self._refused(response, content)
+    return self._read(response, content)
+
+  def _refused(self, response, content: bytes) -> Attempt:
+    text = self._credentials.hide(content.decode("utf-8", "replace").strip())
+    if response.status // 100 == 3:
+      text = "a redirect, which is not followed; give the final URL"
+    transient = response.status in TRANSIENT_STATUSES or response.status >= 500
+    return failed(
+      f"HTTP {response.status}: {text[:_LONGEST_EXCERPT]}",
+      transient=transient,
+      retry_after_s=retry_after_s(response.headers.get("Retry-After")),
+    )
+
+  def _read(self, response, content: bytes) -> Attempt:
+    status = f"HTTP {response.status}"
+    if not content.strip():
+      return failed(f"{status} with an empty body", transient=True)
+    if not self._paths:
+      return _whole(content, status)
+    try:
+      value = json.loads(content)
+    except ValueError as error:
+      return failed(
+        f"{status}, {len(content)} bytes of {response.content_type} that are"
+        f" not valid JSON ({type(error).__name__})",
+        transient=True,
+      )
+    if "answer" in self._paths:
+      read = f"{status}, JSON, answer at {self._config.answer}"
+      try:
+        text = paths.text_at(value, self._paths["answer"])
+      except paths.NoSuchPath as error:
+        return failed(f"{read}: {error}")
+    else:
+      text, read = content.decode(), f"{status}, the whole body"
+    found = {name: _optional(value, self._paths, name) for name in _PATHS}
+    reason = found["finish_reason"]
+    return answered(
+      text,
+      read,
+      finish_reason=reason if isinstance(reason, str) else None,
+      prompt_tokens=_count(found["prompt_tokens"]),
+      completion_tokens=_count(found["completion_tokens"]),
+      empty_is_transient=True,
+    )
+
+  async def aclose(self) -> None:
+    if self._session is not None:
+      await self._session.close()
+      self._session = None
+
+
+def put(template, prompt: str):
+  """A JSON template with the prompt for each {prompt} in its string values.
+
+  It is put in as a value, so whatever stands in it means nothing.
+  """
+  if isinstance(template, str):
+    return template.replace(PROMPT, prompt)
+  if isinstance(template, dict):
+    return {key: put(value, prompt) for key, value in template.items()}
+  if isinstance(template, list | tuple):
+    return [put(value, prompt) for value in template]
+  return template
+
+
+def _whole(content: bytes, status: str) -> Attempt:
+  try:
+    return answered(content.decode(), f"{status}, the whole body")
+  except UnicodeDecodeError:
+    return failed(f"{status}, {len(content)} bytes that are not UTF-8")
+
+
+def _optional(value, steps_of: dict, name: str):
+  """What stands at an optional path; None where it ends before."""
+  if name not in steps_of:
+    return None
+  try:
+    return paths.follow(value, steps_of[name])
+  except paths.NoSuchPath:
+    return None
+
+
+def _count(value) -> int | None:
+  """A number of tokens, if it is one."""
+  return value if type(value) is int and value >= 0 else None

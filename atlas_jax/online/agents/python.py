@@ -1,0 +1,173 @@
+"""Agents that are Python functions: here, or in processes of their own.
+
+Here: an async function runs in the event loop, a sync one in a thread. What
+hangs there cannot be killed: after the deadline its thread is abandoned. With
+own_process each prompt under way has a process, which is killed when it is
+late and replaced when it dies; its imports are part of its first prompt.
+"""
+
+import asyncio
+import inspect
+import json
+import sys
+import threading
+from asyncio.subprocess import PIPE
+from collections.abc import Callable
+
+from atlas_jax.online.agents import targets
+from atlas_jax.online.agents.asking import Attempt, answered, failed
+from atlas_jax.online.agents.config import AgentConfig
+from atlas_jax.online.agents.credentials import Credentials
+from atlas_jax.online.agents.processes import kill_group
+
+_LONGEST_ERROR = 500  # characters
+_WORKER = (
+  "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from"
+  " atlas_jax.online.agents import python_worker; python_worker.main()"
+)
+
+
+def open_python(config: AgentConfig, where: str, credentials: Credentials):
+  """The function that `config.python` names.
+
+  Raises:
+    ConfigError: it does not load; in a process of its own, that is an error
+      of the first prompt.
+  """
+  if config.python.own_process:
+    return OwnProcess(config.python.target, credentials)
+  function = targets.load(config.python.target, f"{where}.target")
+  return InThisProcess(config.python.target, function)
+
+
+class InThisProcess:
+  """A function that is called where we are."""
+
+  def __init__(self, target: str, function: Callable):
+    self.target = target
+    self._function = function
+
+  def shown(self, prompt: str) -> dict:
+    return {"target": self.target, "prompt": prompt}
+
+  async def send(self, prompt: str) -> Attempt:
+    try:
+      if inspect.iscoroutinefunction(self._function):
+        answer = await self._function(prompt)
+      else:
+        answer = await _in_thread(self._function, prompt)
+        if inspect.isawaitable(answer):
+          answer = await answer
+    except asyncio.CancelledError:
+      if asyncio.current_task().cancelling():
+        raise
+      return failed("the function was cancelled from within")
+    except (Exception, SystemExit) as error:
+      return raised(error)
+    return _returned(answer)
+
+  async def aclose(self) -> None:
+    """Nothing is open between prompts."""
+
+
+class OwnProcess:
+  """Processes that have loaded the function, each with one prompt at most."""
+
+  def __init__(self, target: str, credentials: Credentials):
+    self.target = target
+    self._environ = dict(credentials.environ)
+    self._idle: list[asyncio.subprocess.Process] = []
+
+  def shown(self, prompt: str) -> dict:
+    return {"target": self.target, "prompt": prompt, "own_process": True}
+
+  async def send(self, prompt: str) -> Attempt:
+    process = self._idle.pop() if self._idle else await self._start()
+    try:
+      kind, value = await _exchange(process, prompt)
+    except (EOFError, ConnectionError):
+      await kill_group(process)
+      return failed(f"its process died ({_ending(process.returncode)})")
+    except BaseException:
+      await kill_group(process)
+      raise
+    self._idle.append(process)
+    if kind == "answer":
+      return _returned(value)
+    return failed(value, transient=kind == "transient")
+
+  async def _start(self) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+      *(sys.executable, "-c", _WORKER, json.dumps(sys.path), self.target),
+      stdin=PIPE,
+      stdout=PIPE,
+      env=self._environ,
+      start_new_session=True,
+    )
+
+  async def aclose(self) -> None:
+    idle, self._idle = self._idle, []
+    for process in idle:
+      await kill_group(process)
+
+
+async def _exchange(process, prompt: str) -> tuple[str, str | None]:
+  """One prompt to a worker, one (kind, value) back.
+
+  Raises:
+    EOFError, ConnectionError: the process died.
+  """
+  content = prompt.encode()
+  process.stdin.write(len(content).to_bytes(8, "big") + content)
+  await process.stdin.drain()
+  size = int.from_bytes(await process.stdout.readexactly(8), "big")
+  return json.loads(await process.stdout.readexactly(size))
+
+
+async def _in_thread(function: Callable, prompt: str):
+  """The result of a sync function; given up, its thread goes on alone.
+
+  Not an executor's thread: those are waited for when the program ends.
+  """
+  loop = asyncio.get_running_loop()
+  result = loop.create_future()
+
+  def deliver(settle, value):
+    if not result.done():
+      settle(value)
+
+  def run():
+    try:
+      settle, value = result.set_result, function(prompt)
+    except StopIteration:
+      settle = result.set_exception
+      value = RuntimeError("the function raised StopIteration")
+    except BaseException as error:
+      settle, value = result.set_exception, error
+    if not loop.is_closed():
+      loop.call_soon_threadsafe(deliver, settle, value)
+
+  threading.Thread(target=run, name="python agent", daemon=True).start()
+  return await result
+
+
+def described(error: BaseException) -> tuple[str, bool]:
+  """What a function raised, and whether that may go away by itself."""
+  text = f"{type(error).__name__}: {error}"[:_LONGEST_ERROR]
+  return text, isinstance(error, ConnectionError | TimeoutError)
+
+
+def raised(error: BaseException) -> Attempt:
+  """The attempt in which the function raised `error`."""
+  text, transient = described(error)
+  return failed(text, transient=transient)
+
+
+def _returned(value) -> Attempt:
+  if value is not None and not isinstance(value, str):
+    return failed(f"the function returned {type(value).__name__}, not str")
+  return answered(value, "what the function returned")
+
+
+def _ending(code: int) -> str:
+  return f"signal {-code}" if code < 0 else f"exit status {code}"

@@ -1,0 +1,126 @@
+"""Agents behind the OpenAI Responses API."""
+
+from atlas_jax.online.agents.asking import (
+  TRANSIENT_STATUSES,
+  Attempt,
+  answered,
+  failed,
+  late,
+  retry_after_s,
+)
+from atlas_jax.online.agents.config import AgentConfig
+from atlas_jax.online.agents.credentials import HIDDEN, Credentials
+
+_LONGEST_ERROR = 500  # characters
+_TRANSIENT_CODES = ("server_error", "rate_limit_exceeded")
+# A server without a key must not be sent OpenAI's.
+NO_KEY = "none"
+
+
+class ResponsesAgent:
+  """One model or stored prompt; a response a prompt, without history.
+
+  Raises:
+    ConfigError: the key's variable is missing.
+  """
+
+  def __init__(self, config: AgentConfig, where: str, credentials: Credentials):
+    import openai
+
+    responses = config.responses
+    self._config = responses
+    self._credentials = credentials
+    key = NO_KEY
+    if responses.api_key_env is not None:
+      key = credentials.variable(responses.api_key_env, f"{where}.api_key_env")
+    self._client = openai.AsyncOpenAI(
+      api_key=key,
+      base_url=responses.base_url,
+      max_retries=0,
+      timeout=config.timeout_s,
+    )
+    self.target = f"{responses.model or 'prompt'} at {self._client.base_url}"
+
+  def _request(self, prompt: str) -> dict:
+    config = self._config
+    optional = {
+      name: getattr(config, name)
+      for name in ("model", "instructions", "max_output_tokens", "temperature")
+      if getattr(config, name) is not None
+    }
+    return {**optional, **config.extra, "input": prompt}
+
+  def shown(self, prompt: str) -> dict:
+    return {
+      "url": f"{self._client.base_url}responses",
+      "headers": {"Authorization": f"Bearer {HIDDEN}"},
+      "body": self._request(prompt),
+    }
+
+  async def send(self, prompt: str) -> Attempt:
+    import openai
+
+    try:
+      response = await self._client.responses.create(**self._request(prompt))
+    except openai.APITimeoutError:
+      return late("no answer at the client's deadline")
+    except openai.APIConnectionError as error:
+      cause = error.__cause__ or error
+      return failed(f"{type(cause).__name__}: {cause}", transient=True)
+    except openai.APIStatusError as error:
+      status = error.status_code
+      text = self._credentials.hide(error.message)[:_LONGEST_ERROR]
+      return failed(
+        f"HTTP {status}: {text}",
+        transient=status in TRANSIENT_STATUSES or status >= 500,
+        retry_after_s=retry_after_s(error.response.headers.get("Retry-After")),
+      )
+    except (openai.OpenAIError, ValueError, TypeError) as error:
+      # Not JSON, or options that the client does not know.
+      text = self._credentials.hide(str(error))[:_LONGEST_ERROR]
+      return failed(
+        f"{type(error).__name__}: {text}",
+        transient=not isinstance(error, TypeError),
+      )
+    return _read(response)
+
+  async def aclose(self) -> None:
+    await self._client.close()
+
+
+def _read(response) -> Attempt:
+  # The client builds what it is sent unchecked: anything may be missing.
+  output = getattr(response, "output", None)
+  if not isinstance(output, list):
+    return failed("the reply is no response: it has no output", transient=True)
+  status = response.status
+  if status in ("failed", "cancelled"):
+    code = getattr(response.error, "code", None)
+    message = getattr(response.error, "message", "")
+    return failed(
+      f"response {status}: {code}: {message}"[:_LONGEST_ERROR],
+      transient=code in _TRANSIENT_CODES,
+    )
+  if status not in ("completed", "incomplete"):
+    return failed(f"the response is {status!r}, not completed")
+  contents = [
+    content
+    for item in output
+    if item.type == "message"
+    for content in item.content
+  ]
+  refusals = [c.refusal for c in contents if c.type == "refusal"]
+  if refusals:
+    return failed(f"refused: {' '.join(refusals)}"[:_LONGEST_ERROR])
+  reason = getattr(response.incomplete_details, "reason", None)
+  if status == "incomplete" and reason != "max_output_tokens":
+    return failed(f"the response is incomplete: {reason}")
+  usage = response.usage
+  return answered(
+    response.output_text,
+    f"response {status}, output_text of {len(output)} output items",
+    finish_reason=reason,
+    prompt_tokens=usage and usage.input_tokens,
+    completion_tokens=usage and usage.output_tokens,
+    empty_is_transient=True,
+  )

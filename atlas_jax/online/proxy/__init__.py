@@ -1,0 +1,1 @@
+"""An OpenAI-compatible endpoint that teaches before any upstream answers."""

@@ -1,0 +1,139 @@
+"""The config of the proxy: every default, once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from atlas_jax.config import ConfigError, PromptsConfig
+from atlas_jax.online.best_prompts import load_prompts, prompts_config
+from atlas_jax.online.protocol import ProbeConfig, TeachConfig
+
+
+@dataclass(frozen=True)
+class UpstreamConfig:
+  """The model that answers: any OpenAI-compatible server."""
+
+  url: str | None = None  # as http://HOST:PORT/v1
+  model: str | None = None  # None: the one that the client names
+  api_key_env: str | None = None  # the variable that holds its key
+  # The client's own Authorization header is passed on instead of a key.
+  forward_authorization: bool = False
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+  """The model that teaches, of the same kind."""
+
+  url: str | None = None
+  model: str | None = None
+  api_key_env: str | None = None
+
+
+@dataclass(frozen=True)
+class ProxyConfig:
+  """Times in seconds, sizes in bytes."""
+
+  host: str = "127.0.0.1"
+  port: int = 8080
+  # The variable that holds the key that clients must show; None: all may ask.
+  api_key_env: str | None = None
+  upstream: UpstreamConfig = UpstreamConfig()
+  teacher: TeacherConfig = TeacherConfig()
+  prompts: PromptsConfig = field(default_factory=PromptsConfig)
+  # A best_prompts.json, in place of `prompts`.
+  prompts_path: str | None = None
+  probe: ProbeConfig = field(default_factory=ProbeConfig)
+  teach: TeachConfig = field(default_factory=TeachConfig)
+  # Probe and teacher together may take this long, then the student answers
+  # alone.
+  teach_deadline_s: float = 10.0
+  # This many failures of the teacher in a row, and it is not asked at all for
+  # the time that follows.
+  breaker_failures: int = 3
+  breaker_open_s: float = 10.0
+  connect_timeout_s: float = 5.0
+  silence_timeout_s: float = 600.0  # of the upstream, between two pieces
+  health_timeout_s: float = 2.0
+  max_concurrency: int = 256  # chats at one time; more are told to come back
+  max_request_bytes: int = 8 << 20
+  max_question_bytes: int = 32 << 10  # longer ones are not taught
+  drain_s: float = 30.0  # for open requests, after SIGTERM
+
+
+@dataclass(frozen=True)
+class Keys:
+  """The secrets, by whom they open."""
+
+  client: str | None = field(default=None, repr=False)
+  upstream: str | None = field(default=None, repr=False)
+  teacher: str | None = field(default=None, repr=False)
+
+
+def check(config: ProxyConfig) -> None:
+  """Refuses what cannot work.
+
+  Raises:
+    ConfigError: with the key and what is valid.
+  """
+  for name in ("upstream", "teacher"):
+    url = getattr(config, name).url
+    if url is None or not url.startswith(("http://", "https://")):
+      raise ConfigError(
+        f"config.{name}.url must be an OpenAI-compatible address such as"
+        f" http://127.0.0.1:8000/v1, got {url!r}"
+      )
+  if config.teacher.model is None:
+    raise ConfigError(
+      "config.teacher.model must name the model that teaches, as"
+      f" {config.teacher.url}/models lists it"
+    )
+  if config.upstream.forward_authorization and (
+    config.api_key_env or config.upstream.api_key_env
+  ):
+    raise ConfigError(
+      "config.upstream.forward_authorization passes the client's own key on:"
+      " config.api_key_env and config.upstream.api_key_env must be None"
+    )
+  for name in (
+    *("teach_deadline_s", "breaker_failures", "breaker_open_s"),
+    *("connect_timeout_s", "silence_timeout_s", "health_timeout_s"),
+    *("max_concurrency", "max_request_bytes", "max_question_bytes"),
+  ):
+    if getattr(config, name) <= 0:
+      raise ConfigError(
+        f"config.{name} must be above 0, got {getattr(config, name)}"
+      )
+
+
+def read_keys(config: ProxyConfig, environ: Mapping[str, str]) -> Keys:
+  """The secrets that the config names.
+
+  Raises:
+    ConfigError: a variable is named and not set.
+  """
+
+  def read(key: str, variable: str | None) -> str | None:
+    if variable is None:
+      return None
+    if not environ.get(variable):
+      raise ConfigError(
+        f"config.{key} names the environment variable {variable}, which is"
+        " not set"
+      )
+    return environ[variable]
+
+  return Keys(
+    client=read("api_key_env", config.api_key_env),
+    upstream=read("upstream.api_key_env", config.upstream.api_key_env),
+    teacher=read("teacher.api_key_env", config.teacher.api_key_env),
+  )
+
+
+def read_prompts(config: ProxyConfig) -> PromptsConfig:
+  """The templates: of the file, if one is named.
+
+  Raises:
+    PromptError: they are not valid.
+  """
+  if config.prompts_path is not None:
+    return load_prompts(config.prompts_path)
+  return prompts_config(vars(config.prompts), "config.prompts")

@@ -1,0 +1,171 @@
+"""An agent that is taught before it answers, for Python programs.
+
+    taught = TeachingAgent(my_agent, teacher, "runs/online/best_prompts.json")
+    print(taught.ask("How many primes are below 30?"))
+
+The agent answers alone; the teacher reads that answer and teaches; the agent
+answers again, under the teaching. Where the teacher is late, fails or writes
+no teaching, the first answer is the answer: it is paid already, and nothing
+that fails makes it worse.
+"""
+
+import asyncio
+import collections
+import logging
+import pathlib
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from atlas_jax.config import PromptsConfig
+from atlas_jax.online import protocol
+from atlas_jax.online.best_prompts import load_prompts, prompts_config
+from atlas_jax.online.outcomes import TEACH_DEADLINE_S, outcome_of
+from atlas_jax.online.replies import Agent, BudgetSpent, ChatModel
+from atlas_jax.teaching.prompts import Prompts, strip_thinking
+
+log = logging.getLogger(__name__)
+
+
+class AgentFailed(RuntimeError):
+  """The agent gave no answer of its own; the text says why."""
+
+
+@dataclass(frozen=True)
+class Answer:
+  """What was answered. str() of it is the text.
+
+  text is without private thinking. outcome is one of outcomes.OUTCOMES; taught
+  holds the replies of every stage.
+  """
+
+  text: str
+  outcome: str
+  taught: protocol.Taught
+
+  def __str__(self) -> str:
+    return self.text
+
+
+class TeachingAgent:
+  """Puts the teaching protocol around an agent.
+
+  ask blocks, aask is awaited. What it opens belongs to one event loop: use
+  one of the two, and aask always from the same loop. counts holds how many
+  questions ended with each outcome.
+
+  Args:
+    agent: an open Agent, or a function (sync or async) from a prompt to an
+      answer.
+    teacher: an open ChatModel, the address of an OpenAI-compatible server
+      (http://HOST:PORT/v1) or a LiteLLM name; both without a cap on spend.
+    prompts: the templates by name, or the path of a best_prompts.json. The
+      agent gets every question by student_baseline ("{question}" leaves it as
+      it is).
+    inject: the template, with {question} and {teaching}, by which a teaching
+      reaches the agent; None: student_with_teaching.
+    teach: how the teacher is sampled.
+    teach_deadline_s: seconds that the teacher may take.
+
+  Raises:
+    PromptError: the prompts are not valid.
+    TypeError: agent or teacher is none.
+  """
+
+  def __init__(
+    self,
+    agent: Agent | Callable[[str], object],
+    teacher: ChatModel | str,
+    prompts: PromptsConfig | Mapping[str, str] | str | pathlib.Path,
+    *,
+    inject: str | None = None,
+    teach: protocol.TeachConfig = protocol.TeachConfig(),
+    teach_deadline_s: float = TEACH_DEADLINE_S,
+  ):
+    self.counts: collections.Counter[str] = collections.Counter()
+    self._prompts = Prompts(_templates(prompts, inject))
+    self._agent = _agent(agent)
+    self._teacher = _teacher(teacher)
+    self._teach = teach
+    self._deadline_s = teach_deadline_s
+    self._asked = 0
+    self._loop: asyncio.AbstractEventLoop | None = None
+    self._thread: threading.Thread | None = None
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *exc):
+    self.close()
+
+  def ask(self, question: str) -> Answer:
+    """The answer. Several threads may ask at one time.
+
+    Raises:
+      AgentFailed: the agent gave none of its own.
+      BudgetSpent: the agent has a budget, and it is spent.
+    """
+    return self._run(self.aask(question))
+
+  async def aask(self, question: str) -> Answer:
+    """See ask."""
+    self._asked += 1
+    # Another replicate each time: what is asked twice is sampled twice.
+    asked = protocol.Question(question, key="", replicate=self._asked)
+    alone = await protocol.ask_baseline(self._agent, self._prompts, asked)
+    if not protocol.has_text(alone):
+      raise AgentFailed(f"{self._agent.name}: {alone.status} {alone.error}")
+    outcome, taught = await self._taught(asked, alone)
+    reply = alone
+    if outcome == "taught":
+      guided = await protocol.ask_guided(
+        self._agent, self._prompts, asked, taught.teaching
+      )
+      taught = taught.with_guided(guided)
+      if protocol.has_text(guided) and strip_thinking(guided.text) is not None:
+        reply = guided
+      else:
+        outcome = "alone_guided_failed"
+    self.counts[outcome] += 1
+    # Thinking that never ended has no answer after it: shown as it is.
+    text = strip_thinking(reply.text)
+    return Answer((reply.text if text is None else text), outcome, taught)
+
+  async def _taught(self, asked, alone) -> tuple[str, protocol.Taught]:
+    try:
+      async with asyncio.timeout(self._deadline_s):
+        taught = await protocol.teach(
+          self._teacher, self._prompts, self._teach, asked, alone
+        )
+    except TimeoutError:
+      return "alone_late", protocol.Taught(alone)
+    except BudgetSpent as error:
+      log.warning("no teaching any more: %s", error)
+      return "alone_down", protocol.Taught(alone)
+    return outcome_of(taught), taught
+
+  def close(self) -> None:
+    """Closes agent and teacher, for who used ask."""
+    self._run(self.aclose())
+    self._loop.call_soon_threadsafe(self._loop.stop)
+    self._thread.join()
+    self._loop.close()
+    self._loop = self._thread = None
+
+  async def aclose(self) -> None:
+    """Closes agent and teacher, for who used aask."""
+    await self._agent.aclose()
+    await self._teacher.aclose()
+
+  def _run(self, coroutine):
+    """The result, from a loop in a thread of its own.
+
+    A caller may have a running loop already, as in a notebook.
+    """
+    if self._loop is None:
+      self._loop = asyncio.new_event_loop()
+      self._thread = threading.Thread(
+        target=self._loop.run_forever, name="teaching agent", daemon=True
+      )
+      self._thread.start()
+    return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()

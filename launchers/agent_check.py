@@ -1,0 +1,63 @@
+"""Sends one prompt to an agent and shows how its reply was read.
+
+  python -m launchers.agent_check --config=configs/agents/http.py \
+      --config.http.url=http://127.0.0.1:8000/ask --prompt="What is 2 + 2?"
+
+The exit status is 1 where the reply is no answer.
+"""
+
+import asyncio
+import json
+import os
+import sys
+
+from absl import flags
+
+from launchers import common
+
+common.define_flags(workdir=False)
+_PROMPT = flags.DEFINE_string(
+  "prompt",
+  "What is 2 + 2? Give your final answer inside <solution></solution> tags.",
+  "What the agent is asked.",
+)
+
+
+def main():
+  from atlas_jax.config import build
+  from atlas_jax.online.agents.build import open_agent
+  from atlas_jax.online.agents.config import AgentConfig
+
+  agent = open_agent(
+    build(AgentConfig, common.tree()), where="config", environ=os.environ
+  )
+  if not asyncio.run(_probe(agent, _PROMPT.value)):
+    sys.exit(1)
+
+
+async def _probe(agent, prompt: str) -> bool:
+  """Whether one attempt, printed as it goes, gave an answer."""
+  print(f"agent    {agent.name}")
+  request = json.dumps(agent.shown(prompt), indent=2, ensure_ascii=False)
+  print("request  " + request.replace("\n", "\n         "), flush=True)
+  try:
+    attempt = await agent.attempt(prompt)
+  finally:
+    await agent.aclose()
+  reply = attempt.reply
+  print(f"status   {reply.status}")
+  if reply.error is not None:
+    again = " (would be tried again)" if attempt.transient else ""
+    print(f"error    {reply.error}{again}")
+  print(f"read     {attempt.read}")
+  if reply.text is not None:
+    print("text     " + reply.text.replace("\n", "\n         "))
+  counts = (reply.prompt_tokens, reply.completion_tokens)
+  asked, answer = ("unknown" if n is None else n for n in counts)
+  print(f"tokens   prompt {asked}, completion {answer}")
+  print(f"seconds  {reply.seconds:.2f}")
+  return reply.ok
+
+
+if __name__ == "__main__":
+  common.launch(main)

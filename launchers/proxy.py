@@ -1,0 +1,28 @@
+"""Serves an OpenAI-compatible endpoint that teaches before it answers.
+
+  python -m launchers.proxy --config=configs/proxy.py \
+      --config.upstream.url=http://127.0.0.1:8001/v1 \
+      --config.teacher.url=http://127.0.0.1:8002/v1 \
+      --config.teacher.model=teacher \
+      --config.prompts_path=runs/online/best_prompts.json
+
+A client sets its base URL to http://127.0.0.1:8080/v1. SIGTERM and Ctrl-C let
+open requests end.
+"""
+
+import os
+
+from launchers import common
+
+common.define_flags(workdir=False)
+
+
+def main():
+  from atlas_jax.online.proxy.app import serve
+  from atlas_jax.online.proxy.config import ProxyConfig
+
+  serve(common.built(ProxyConfig), os.environ)
+
+
+if __name__ == "__main__":
+  common.launch(main)

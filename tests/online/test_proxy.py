@@ -1,0 +1,395 @@
+"""The proxy as a stock OpenAI client meets it."""
+
+import asyncio
+
+import httpx
+import openai
+import pytest
+from aiohttp import web
+
+from atlas_jax.online.proxy.config import Keys
+from tests.online.proxied import (
+  application,
+  begin_stream,
+  contents,
+  run,
+  teacher,
+  upstream,
+  whole,
+  write_word,
+)
+
+ASK = [{"role": "user", "content": "1+1?"}]
+
+
+def test_a_plain_answer_is_taught():
+  async def check(proxied):
+    assert await proxied.ask(temperature=0.25, seed=4, max_tokens=9) == (
+      "taught",
+      "re GUIDED",
+    )
+    assert await proxied.counts() == {"taught": 1}
+    # private words <teaching>count twice</teaching>: split at spaces, four.
+    line = 'atlas_proxy_added_tokens_total{stage="teach"}'
+    assert await proxied.metric(line) == 4
+
+  with upstream() as up, teacher() as teach:
+    run(check, up, teach)
+  assert contents(up) == ["PROBE 1+1?", "GUIDED 1+1? BY count twice"]
+  assert contents(teach) == ["TEACH 1+1? FROM re PROBE"]
+  probe, guided = (call.body for call in up.calls)
+  assert (probe["max_tokens"], probe["temperature"]) == (50, 0.0)
+  assert (guided["max_tokens"], guided["temperature"]) == (9, 0.25)
+  assert guided["seed"] == probe["seed"] == 4
+
+
+def test_earlier_turns_are_kept_and_not_sent_to_the_teacher():
+  earlier = [
+    {"role": "system", "content": "a secret of the firm"},
+    {"role": "user", "content": "hello"},
+    {"role": "assistant", "content": "hi"},
+  ]
+  parts = [{"type": "text", "text": "1+"}, {"type": "text", "text": "1?"}]
+
+  async def check(proxied):
+    messages = [*earlier, {"role": "user", "content": parts}]
+    how, _ = await proxied.ask(messages=messages)
+    assert how == "taught"
+
+  with upstream() as up, teacher() as teach:
+    run(check, up, teach)
+  assert [call.body["messages"][:-1] for call in up.calls] == [earlier] * 2
+  assert contents(up)[1] == "GUIDED 1+1? BY count twice"
+  assert len(teach.calls[0].body["messages"]) == 1
+
+
+def test_a_stream_arrives_word_by_word():
+  words = ["one ", "two ", "three"]
+  read = [asyncio.Event() for _ in words]
+
+  async def chat(request):
+    if not (await request.json()).get("stream"):
+      return whole("plan")
+    response = await begin_stream(request)
+    for word, seen in zip(words, read, strict=True):
+      await write_word(response, word)
+      # The next word is not written before the client has read this one.
+      await asyncio.wait_for(seen.wait(), 20)
+    await response.write(b"data: [DONE]\n\n")
+    return response
+
+  async def check(proxied):
+    stream = await proxied.client.chat.completions.create(
+      model="any", messages=ASK, stream=True
+    )
+    assert stream.response.headers["x-atlas-teaching"] == "taught"
+    got = []
+    async for chunk in stream:
+      got.append(chunk.choices[0].delta.content)
+      read[len(got) - 1].set()
+    assert got == words
+    assert await proxied.counts() == {"taught": 1}
+
+  with teacher() as teach:
+    run(check, application(chat), teach)
+
+
+@pytest.mark.parametrize(
+  ("changes", "reason"),
+  [
+    ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+    ({"response_format": {"type": "json_object"}}, "response_format"),
+    ({"n": 2}, "n"),
+    ({"messages": [*ASK, {"role": "assistant", "content": "It"}]}, None),
+    ({"messages": [{"role": "user", "content": "long " * 10}]}, "too_long"),
+    (
+      {
+        "messages": [
+          {
+            "role": "user",
+            "content": [
+              {"type": "text", "text": "What is it?"},
+              {"type": "image_url", "image_url": {"url": "data:,"}},
+            ],
+          }
+        ]
+      },
+      "media",
+    ),
+  ],
+)
+def test_what_asks_for_structure_passes_through(changes, reason):
+  async def check(proxied):
+    how, _ = await proxied.ask(**changes)
+    assert how == "passed_through"
+    assert await proxied.counts() == {"passed_through": 1}
+    name = reason or "not_a_question"
+    line = f'atlas_proxy_passed_through_total{{reason="{name}"}}'
+    assert await proxied.metric(line) == 1
+
+  with upstream(lambda _: "fine") as up, teacher() as teach:
+    run(check, up, teach, max_question_bytes=20)
+  assert teach.calls == []
+  (call,) = up.calls
+  assert call.body == {"model": "stub", "messages": ASK, **changes}
+
+
+def test_a_text_format_is_no_structure():
+  async def check(proxied):
+    how, _ = await proxied.ask(response_format={"type": "text"}, n=1)
+    assert how == "taught"
+
+  with upstream() as up, teacher() as teach:
+    run(check, up, teach)
+
+
+def test_errors_of_the_upstream_are_passed_on_without_its_key():
+  def answer(messages):
+    if messages[-1]["content"].startswith("PROBE"):
+      return "an approach"
+    return web.json_response(
+      {"error": {"message": "slow down", "type": "x", "code": 1}},
+      status=429,
+      headers={"Retry-After": "7"},
+    )
+
+  async def check(proxied):
+    with pytest.raises(openai.RateLimitError, match="slow down") as info:
+      await proxied.ask()
+    assert info.value.response.headers["retry-after"] == "7"
+    assert info.value.response.headers["x-atlas-teaching"] == "taught"
+    with pytest.raises(openai.RateLimitError):
+      await proxied.ask(stream=True)
+    assert await proxied.counts() == {"failed": 2}
+
+  with upstream(answer) as up, teacher() as teach:
+    run(check, up, teach)
+
+  async def check_key(proxied):
+    # The stub repeats the key that it was sent.
+    with pytest.raises(openai.AuthenticationError, match=r"Bearer \*\*\*"):
+      await proxied.ask()
+    status, text = await proxied.get("/v1/models")
+    assert status == 401 and "sk-mine" not in text
+
+  with upstream(api_key="another") as up, teacher() as teach:
+    run(check_key, up, teach, keys=Keys(upstream="sk-mine"))
+
+
+def test_an_error_of_another_shape_gets_that_of_openai():
+  def answer(_):
+    return web.Response(text="bad gateway", status=502)
+
+  async def check(proxied):
+    with pytest.raises(openai.InternalServerError) as info:
+      await proxied.ask()
+    assert info.value.status_code == 502
+    assert info.value.body["message"] == "bad gateway"
+
+  with upstream(answer) as up, teacher() as teach:
+    run(check, up, teach)
+
+
+def test_an_upstream_that_is_away_is_502():
+  with upstream() as up, teacher() as teach:
+    away = up.url
+  with teacher() as teach:
+
+    async def check(proxied):
+      with pytest.raises(openai.InternalServerError) as info:
+        await proxied.ask()
+      assert info.value.status_code == 502
+      assert info.value.response.headers["x-atlas-teaching"] == "alone_down"
+      assert away not in str(info.value)
+      status, text = await proxied.get("/health")
+      assert status == 503 and '"down"' in text
+
+    run(check, away, teach)
+  assert teach.calls == []
+
+
+def test_a_guided_prompt_that_is_too_long_falls_back_to_the_unaided_one():
+  def answer(messages):
+    if messages[-1]["content"].startswith("GUIDED"):
+      return web.json_response({"error": {"message": "long"}}, status=400)
+    return "alone"
+
+  async def check(proxied):
+    assert await proxied.ask() == ("alone_guided_failed", "alone")
+    assert await proxied.counts() == {"alone_guided_failed": 1}
+
+  with upstream(answer) as up, teacher() as teach:
+    run(check, up, teach)
+  assert contents(up)[-1] == "ALONE 1+1?"
+
+
+def test_a_stream_that_breaks_off_is_an_error_for_the_client():
+  async def chat(request):
+    if not (await request.json()).get("stream"):
+      return whole("plan")
+    response = await begin_stream(request)
+    await write_word(response, "a")
+    await asyncio.sleep(0.05)
+    request.transport.abort()
+    return response
+
+  async def check(proxied):
+    pieces = []
+    with pytest.raises(openai.APIError, match="cannot be reached"):
+      async for chunk in await proxied.client.chat.completions.create(
+        model="any", messages=ASK, stream=True
+      ):
+        pieces.append(chunk.choices[0].delta.content)
+    assert pieces == ["a"]
+    assert await proxied.counts() == {"failed": 1}
+
+  with teacher() as teach:
+    run(check, application(chat), teach)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_goes_away_ends_the_work_of_the_upstream(stream):
+  ended = asyncio.Event()
+
+  async def chat(request):
+    body = await request.json()
+    if "PROBE" in body["messages"][-1]["content"]:
+      return whole("plan")
+    try:
+      if stream:
+        await write_word(await begin_stream(request), "a")
+      await asyncio.sleep(60)
+    except asyncio.CancelledError:
+      ended.set()
+      raise
+
+  async def check(proxied):
+    # A read timeout of a stream is raised by the client's HTTP library.
+    with pytest.raises((openai.APITimeoutError, httpx.ReadTimeout)):
+      answer = await proxied.client.chat.completions.create(
+        model="any", messages=ASK, stream=stream, timeout=0.3
+      )
+      async for _ in answer:
+        pass
+    await asyncio.wait_for(ended.wait(), 5)
+    while await proxied.metric("atlas_proxy_in_flight"):
+      await asyncio.sleep(0.02)
+    assert await proxied.counts() == {"cancelled": 1}
+
+  with teacher() as teach:
+    run(check, application(chat), teach)
+
+
+def test_clients_show_their_key():
+  async def check(proxied):
+    assert (await proxied.ask())[0] == "taught"
+    wrong = proxied.client.with_options(api_key="wrong")
+    with pytest.raises(openai.AuthenticationError):
+      await wrong.chat.completions.create(model="any", messages=ASK)
+    with pytest.raises(openai.AuthenticationError):
+      await wrong.models.list()
+    assert (await proxied.client.models.list()).data[0].id == "stub"
+    assert await proxied.counts() == {"taught": 1, "refused": 1}
+
+  with upstream(api_key="sk-up") as up, teacher(api_key="sk-teach") as teach:
+    keys = Keys(client="sk-client", upstream="sk-up", teacher="sk-teach")
+    assert "sk-" not in repr(keys)
+    run(check, up, teach, keys=keys, client_key="sk-client")
+  assert len(up.calls) == 2
+  # Nobody's key reaches another server.
+  sent = {call.headers["Authorization"] for call in up.calls}
+  assert sent == {"Bearer sk-up"}
+  assert teach.calls[0].headers["Authorization"] == "Bearer sk-teach"
+
+
+def test_the_clients_own_key_is_passed_on_to_the_upstream_alone():
+  async def check(proxied):
+    assert (await proxied.ask())[0] == "taught"
+    await proxied.client.models.list()
+
+  with upstream(api_key="sk-client") as up, teacher() as teach:
+    sent = {"forward_authorization": True}
+    run(check, up, teach, client_key="sk-client", sent=sent)
+  assert "Authorization" not in teach.calls[0].headers
+
+
+def test_without_a_model_of_the_upstream_the_client_names_it():
+  async def check(proxied):
+    assert (await proxied.ask(model="stub"))[0] == "taught"
+    with pytest.raises(openai.NotFoundError, match="model other"):
+      await proxied.ask(model="other")
+
+  with upstream() as up, teacher() as teach:
+    run(check, up, teach, sent={"model": None})
+
+
+@pytest.mark.parametrize(
+  ("data", "status", "words"),
+  [
+    (b"{", 400, "not JSON"),
+    (b"[" * 100_000, 400, "not JSON"),
+    (b"[]", 400, "'messages'"),
+    (b'{"messages": []}', 400, "'messages'"),
+    (b'{"messages": ["hello"]}', 400, "'messages'"),
+    (b'{"x": "' + b"y" * 200_000 + b'"}', 413, "200000 bytes"),
+  ],
+)
+def test_what_is_no_request_is_refused(data, status, words):
+  async def check(proxied):
+    url = f"{proxied.url}/v1/chat/completions"
+    async with proxied.session.post(url, data=data) as response:
+      assert response.status == status
+      assert words in (await response.json())["error"]["message"]
+    assert await proxied.counts() == {"refused": 1}
+
+  with upstream() as up, teacher() as teach:
+    run(check, up, teach, max_request_bytes=200_000)
+  assert up.calls == teach.calls == []
+
+
+def test_another_path_is_told_what_there_is():
+  async def check(proxied):
+    with pytest.raises(openai.NotFoundError, match="/v1/chat/completions"):
+      await proxied.client.embeddings.create(model="m", input="x")
+
+  with upstream() as up, teacher() as teach:
+    run(check, up, teach)
+
+
+def test_more_than_the_proxy_holds_are_told_to_come_back():
+  async def check(proxied):
+    results = await asyncio.gather(
+      *(proxied.ask() for _ in range(5)), return_exceptions=True
+    )
+    refused = [r for r in results if isinstance(r, openai.RateLimitError)]
+    assert len(refused) == 2 and results.count(("taught", "re GUIDED")) == 3
+    assert refused[0].response.headers["retry-after"] == "1"
+    assert await proxied.counts() == {"taught": 3, "refused": 2}
+
+  with upstream(latency_s=0.2) as up, teacher() as teach:
+    run(check, up, teach, max_concurrency=3)
+
+
+def test_the_words_of_a_question_reach_the_upstream_unchanged():
+  question = "'\" $(touch x) `id` \n{question} {teaching} ½ 😀"
+
+  async def check(proxied):
+    assert (await proxied.ask(question))[0] == "taught"
+
+  with upstream() as up, teacher() as teach:
+    run(check, up, teach)
+  assert contents(up)[1] == f"GUIDED {question} BY count twice"
+
+
+def test_half_a_surrogate_pair_is_a_question_too():
+  data = rb'{"messages": [{"role": "user", "content": "\ud800?"}]}'
+
+  async def check(proxied):
+    url = f"{proxied.url}/v1/chat/completions"
+    async with proxied.session.post(url, data=data) as response:
+      assert response.status == 200
+      assert response.headers["x-atlas-teaching"] == "taught"
+
+  with upstream() as up, teacher() as teach:
+    run(check, up, teach)
+  assert contents(up)[1] == "GUIDED \ud800? BY count twice"
