@@ -49,7 +49,8 @@ async def _probe(agent, prompt: str) -> bool:
   if reply.error is not None:
     again = " (would be tried again)" if attempt.transient else ""
     print(f"error    {reply.error}{again}")
-  print(f"read     {attempt.read}")
+  if attempt.read is not None:
+    print(f"read     {attempt.read}")
   if reply.text is not None:
     print("text     " + reply.text.replace("\n", "\n         "))
   counts = (reply.prompt_tokens, reply.completion_tokens)

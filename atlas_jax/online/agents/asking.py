@@ -36,12 +36,13 @@ _REFUSED = ("content_filter", "refusal", "safety", "blocked", "error")
 class Attempt:
   """What one attempt gave.
 
-  read says how the reply was read, for a person. transient: the failure may
-  go away by itself, after retry_after_s if the agent said so.
+  read says how the reply was read, for a person (None: it was not).
+  transient: the failure may go away by itself, after retry_after_s if the
+  agent said so.
   """
 
   reply: Reply
-  read: str
+  read: str | None
   transient: bool = False
   retry_after_s: float | None = None
 
@@ -155,7 +156,7 @@ class AskedAgent:
       text=None if reply.text is None else answer(reply.text),
       error=None if reply.error is None else hide(reply.error),
     )
-    return dataclasses.replace(attempt, reply=reply, read=hide(attempt.read))
+    return dataclasses.replace(attempt, reply=reply)
 
   def shown(self, prompt: str) -> dict:
     """The request as it would be sent, secrets as ***."""
@@ -206,14 +207,12 @@ def failed(
   error: str, *, transient: bool = False, retry_after_s: float | None = None
 ) -> Attempt:
   """An attempt that failed."""
-  return Attempt(
-    Reply("error", error=error), f"not read: {error}", transient, retry_after_s
-  )
+  return Attempt(Reply("error", error=error), None, transient, retry_after_s)
 
 
 def late(error: str) -> Attempt:
   """An attempt that was cut off at its deadline."""
-  return Attempt(Reply("timeout", error=error), f"not read: {error}", True)
+  return Attempt(Reply("timeout", error=error), None, True)
 
 
 def retry_after_s(retry_after: str | None) -> float | None:

@@ -18,7 +18,7 @@ from typing import IO
 from atlas_jax.online.agents import paths
 from atlas_jax.online.agents.asking import Attempt, answered, failed
 from atlas_jax.online.agents.config import PROMPT, PROMPT_FILE, AgentConfig
-from atlas_jax.online.agents.credentials import HIDDEN, Credentials
+from atlas_jax.online.agents.credentials import Credentials
 from atlas_jax.online.agents.processes import kill_group
 
 # What a command gets of the environment without being asked for.
@@ -56,10 +56,7 @@ class CliAgent:
     shown = {"argv": [element.replace(PROMPT, prompt) for element in argv]}
     if self._config.prompt_by != "argument":
       shown[self._config.prompt_by] = prompt
-    shown["environment"] = {
-      name: HIDDEN if name in self._config.env else value
-      for name, value in self._env.items()
-    }
+    shown["environment"] = sorted(self._env)
     return shown
 
   async def send(self, prompt: str) -> Attempt:

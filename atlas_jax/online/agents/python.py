@@ -35,7 +35,7 @@ def open_python(config: AgentConfig, where: str, credentials: Credentials):
       of the first prompt.
   """
   if config.python.own_process:
-    return OwnProcess(config.python.target, credentials)
+    return OwnProcess(config.python.target, f"{where}.target", credentials)
   function = targets.load(config.python.target, f"{where}.target")
   return InThisProcess(config.python.target, function)
 
@@ -73,8 +73,12 @@ class InThisProcess:
 class OwnProcess:
   """Processes that have loaded the function, each with one prompt at most."""
 
-  def __init__(self, target: str, credentials: Credentials):
+  def __init__(self, target: str, where: str, credentials: Credentials):
     self.target = target
+    # -c: a file's own folder, with names such as http.py, is not on the path.
+    self._argv = (
+      *(sys.executable, "-c", _WORKER, json.dumps(sys.path), target, where),
+    )
     self._environ = dict(credentials.environ)
     self._idle: list[asyncio.subprocess.Process] = []
 
@@ -98,7 +102,7 @@ class OwnProcess:
 
   async def _start(self) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-      *(sys.executable, "-c", _WORKER, json.dumps(sys.path), self.target),
+      *self._argv,
       stdin=PIPE,
       stdout=PIPE,
       env=self._environ,

@@ -1,0 +1,91 @@
+"""`python -m launchers.agent_check`: one probe, shown; its exit status."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from aiohttp import web
+
+from tests.online.agents.serving import Serving
+
+SECRET = "sk-environment-secret"
+
+
+@pytest.fixture
+def check(repo_root):
+  def run(kind, *flags, **environ):
+    return subprocess.run(
+      [
+        *(sys.executable, "-m", "launchers.agent_check"),
+        *(f"--config=configs/agents/{kind}.py", *flags),
+      ],
+      cwd=repo_root,
+      capture_output=True,
+      text=True,
+      timeout=60,
+      env={**os.environ, **environ},
+    )
+
+  return run
+
+
+def completion(text):
+  message = {"role": "assistant", "content": text}
+  return {
+    "choices": [{"message": message, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 9, "completion_tokens": 1},
+  }
+
+
+def test_an_answer_is_shown_with_how_it_was_read(check):
+  with Serving(lambda seen: completion(f"4 {seen.query}")) as server:
+    done = check(
+      "http",
+      f"--config.http.url={server.url}/v1?key=${{AGENT_KEY}}",
+      "--prompt=What is 2 + 2?",
+      AGENT_KEY=SECRET,
+    )
+    (seen,) = server.seen
+  assert done.returncode == 0, done.stderr
+  assert seen.json["messages"][0]["content"] == "What is 2 + 2?"
+  assert seen.query == {"key": SECRET}
+  lines = done.stdout.splitlines()
+  assert "status   ok" in lines
+  assert (
+    "read     HTTP 200, JSON, answer at choices[0].message.content" in lines
+  )
+  assert "text     4 {'key': '***'}" in lines
+  assert "tokens   prompt 9, completion 1" in lines
+  assert '           "url": "' + server.url + '/v1?key=***",' in lines
+  assert SECRET not in done.stdout + done.stderr
+
+
+def test_a_failure_is_shown_and_is_the_exit_status(check):
+  with Serving(lambda _: web.Response(status=503, text="busy")) as server:
+    done = check("http", f"--config.http.url={server.url}")
+    assert len(server.seen) == 1  # one probe, no retries
+  assert done.returncode == 1
+  assert "status   error" in done.stdout
+  assert "error    HTTP 503: busy (would be tried again)" in done.stdout
+  assert "Traceback" not in done.stderr
+
+
+def test_a_shape_that_the_path_does_not_fit(check):
+  with Serving(lambda _: {"output": {"text": "4"}}) as server:
+    done = check("http", f"--config.http.url={server.url}")
+  assert done.returncode == 1
+  assert "has no 'choices'; its shape is {output: {text: str}}" in done.stdout
+
+
+def test_a_config_that_is_wrong_is_one_line(check):
+  done = check("http", "--config.kind=openai_assistant")
+  assert done.returncode == 1 and done.stdout == ""
+  assert done.stderr.startswith("error: config.kind='openai_assistant'")
+  assert done.stderr.count("\n") == 1
+
+
+def test_a_command(check):
+  done = check("cli", "--config.cli.argv=('cat',)", "--prompt=$(touch x)\nb")
+  assert done.returncode == 0, done.stderr
+  assert "text     $(touch x)\n         b\n" in done.stdout

@@ -1,0 +1,48 @@
+"""Opens an agent from a dict of its config keys, and asks it."""
+
+import asyncio
+import os
+
+from atlas_jax.online.agents import config as agent_config
+from atlas_jax.online.agents.build import open_agent
+
+KINDS = {
+  "http": agent_config.HttpAgentConfig,
+  "python": agent_config.PythonAgentConfig,
+  "cli": agent_config.CliAgentConfig,
+  "responses": agent_config.ResponsesAgentConfig,
+  "agents_sdk": agent_config.AgentsSdkConfig,
+}
+
+
+def configured(kind: str, keys: dict, **common) -> agent_config.AgentConfig:
+  common = {"timeout_s": 20.0, "retries": 0, "concurrency": 4} | common
+  return agent_config.AgentConfig(
+    kind=kind, **common, **{kind: KINDS[kind](**keys)}
+  )
+
+
+def opened(kind: str, keys: dict, *, environ=None, **common):
+  return open_agent(
+    configured(kind, keys, **common),
+    where="config",
+    environ=os.environ if environ is None else environ,
+  )
+
+
+def ask(agent, *prompts: str):
+  """The reply, or with several prompts all replies of asking them at once."""
+
+  async def run():
+    try:
+      return await asyncio.gather(
+        *(
+          agent.ask(p, role="agent_check", seed=None, replicate=i)
+          for i, p in enumerate(prompts)
+        )
+      )
+    finally:
+      await agent.aclose()
+
+  replies = asyncio.run(run())
+  return replies[0] if len(prompts) == 1 else replies

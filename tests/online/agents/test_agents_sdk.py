@@ -1,0 +1,113 @@
+"""Agents of the OpenAI Agents SDK at a stub of its model server."""
+
+import pytest
+from aiohttp import web
+
+from atlas_jax.config import ConfigError
+from tests.online.agents.asked import ask, opened
+from tests.online.agents.sdk import chat_reply, sdk_missing
+from tests.online.agents.serving import Serving
+
+KEY = "sk-very-secret"
+
+
+def test_without_the_package_it_says_what_to_install(monkeypatch):
+  import sys
+
+  monkeypatch.setitem(sys.modules, "agents", None)
+  with pytest.raises(ConfigError, match=r"pip install 'atlas_jax\[agents\]'"):
+    opened("agents_sdk", {"target": "x:y"})
+
+
+def script(*replies):
+  """Answers in their order; the last one again and again."""
+  left = list(replies)
+  return lambda _: left.pop(0) if len(left) > 1 else left[0]
+
+
+def run(target, answer, repo_root, retries=0, **keys):
+  with Serving(answer) as server:
+    keys = {
+      "target": f"{repo_root}/tests/online/agents/sdk_agents.py:{target}",
+      "base_url": f"{server.url}/v1",
+      "api_key_env": "MODEL_KEY",
+      "api": "chat_completions",
+    } | keys
+    agent = opened(
+      "agents_sdk", keys, environ={"MODEL_KEY": KEY}, retries=retries
+    )
+    return ask(agent, "add 2 and 3"), server.seen
+
+
+@sdk_missing
+def test_a_handoff_and_a_tool(repo_root):
+  reply, seen = run(
+    "desk",
+    script(
+      chat_reply(None, tool=("transfer_to_calculator", "{}")),
+      chat_reply(None, tool=("add", '{"a": 2, "b": 3}')),
+      chat_reply("it is 5"),
+    ),
+    repo_root,
+  )
+  assert (reply.status, reply.text) == ("ok", "it is 5")
+  # Three model calls of 11 + 5 tokens.
+  assert (reply.prompt_tokens, reply.completion_tokens) == (33, 15)
+  assert [s.path for s in seen] == ["/v1/chat/completions"] * 3
+  assert {s.headers["Authorization"] for s in seen} == {f"Bearer {KEY}"}
+  # The tool ran: its result went back to the model.
+  result = [m for m in seen[2].json["messages"] if m["role"] == "tool"][-1]
+  assert result["content"] == "5"
+
+
+@sdk_missing
+@pytest.mark.parametrize(
+  ("answer", "error"),
+  [
+    (chat_reply(None, tool=("add", '{"a": 1, "b": 1}')), "MaxTurnsExceeded"),
+    (chat_reply(None, tool=("broken", "{}")), "the tool is broken"),
+    (chat_reply(None, tool=("unknown", "{}")), "ModelBehaviorError"),
+  ],
+)
+def test_runs_that_give_no_answer(answer, error, repo_root):
+  reply, _ = run("calculator", script(answer), repo_root, max_turns=2)
+  assert (reply.status, reply.text) == ("error", None)
+  assert error in reply.error
+
+
+@sdk_missing
+def test_model_calls_are_retried_and_the_run_is_not(repo_root):
+  seen_count = []
+
+  def answer(_):
+    seen_count.append(1)
+    if len(seen_count) in (1, 3):
+      return web.json_response(
+        {},
+        status=503,
+        headers={"Retry-After-Ms": "1", "x-should-retry": "true"},
+      )
+    if len(seen_count) == 2:
+      return chat_reply(None, tool=("add", '{"a": 1, "b": 1}'))
+    return chat_reply("2")
+
+  reply, seen = run("calculator", answer, repo_root, retries=1)
+  assert (reply.status, reply.text, reply.attempts) == ("ok", "2", 1)
+  assert len(seen) == 4
+
+
+@sdk_missing
+def test_a_refused_key_is_not_repeated(repo_root):
+  def answer(seen):
+    text = f"wrong key {seen.headers['Authorization']}"
+    return web.json_response({"error": {"message": text}}, status=401)
+
+  reply, _ = run("plain", answer, repo_root)
+  assert reply.status == "error" and "401" in reply.error
+  assert "***" in reply.error and KEY not in repr(reply)
+
+
+@sdk_missing
+def test_what_is_no_agent(repo_root):
+  with pytest.raises(ConfigError, match="is str, neither an agents.Agent nor"):
+    run("no_agent", None, repo_root)

@@ -1,0 +1,158 @@
+"""What is common to all kinds: slots, retries, the meter, hidden secrets."""
+
+import asyncio
+import dataclasses
+import logging
+import time
+
+import pytest
+from aiohttp import web
+
+from atlas_jax.online.agents import build
+from atlas_jax.online.replies import BudgetSpent
+from tests.online.agents import echoes
+from tests.online.agents.asked import ask, configured, opened
+from tests.online.agents.serving import Serving
+
+SECRET = "sk-environment-secret"
+BODY = {"q": "{prompt}"}
+
+
+def test_concurrency_is_bounded_and_used():
+  async def answer(_):
+    await asyncio.sleep(0.1)
+    return "x"
+
+  with Serving(answer) as server:
+    keys = {"url": server.url, "body": BODY}
+    start = time.monotonic()
+    replies = ask(opened("http", keys, concurrency=3), *"abcdefghi")
+    seconds = time.monotonic() - start
+  assert [r.status for r in replies] == ["ok"] * 9
+  assert server.most_at_once == 3
+  assert 0.3 <= seconds < 0.8  # three rounds; nine would take 0.9
+
+
+def test_failures_that_pass_by_are_tried_again_and_counted():
+  replies = iter(
+    [
+      web.Response(status=429, headers={"Retry-After": "0"}),
+      web.Response(status=503, headers={"Retry-After": "0"}),
+      web.json_response({"out": "yes"}),
+    ]
+  )
+  with Serving(lambda _: next(replies)) as server:
+    keys = {"url": server.url, "body": BODY, "answer": "out"}
+    reply = ask(opened("http", keys, retries=2), "q")
+  assert (reply.status, reply.text, reply.attempts) == ("ok", "yes", 3)
+
+
+def test_retries_are_bounded_and_the_last_failure_is_told():
+  def answer(_):
+    return web.Response(status=500, text="boom", headers={"Retry-After": "0"})
+
+  with Serving(answer) as server:
+    keys = {"url": server.url, "body": BODY}
+    reply = ask(opened("http", keys, retries=2), "q")
+  assert len(server.seen) == 3
+  assert (reply.status, reply.text) == ("error", None)
+  assert reply.error == "HTTP 500: boom"
+
+
+@pytest.mark.parametrize("date", [False, True])
+def test_retry_after_is_obeyed(date):
+  arrivals = []
+
+  def answer(_):
+    arrivals.append(time.time())
+    if len(arrivals) == 2:
+      return "x"
+    # A date has whole seconds: two ahead are at least one.
+    when = time.strftime(
+      "%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 2)
+    )
+    after = when if date else "1.2"
+    return web.Response(status=429, headers={"Retry-After": after})
+
+  with Serving(answer) as server:
+    keys = {"url": server.url, "body": BODY}
+    assert ask(opened("http", keys, retries=1), "q").ok
+  assert 0.95 < arrivals[1] - arrivals[0] < 3
+
+
+def test_what_does_not_pass_by_is_not_tried_again():
+  with Serving(lambda _: web.Response(status=400, text="no")) as server:
+    keys = {"url": server.url, "body": BODY}
+    reply = ask(opened("http", keys, retries=5), "q")
+  assert len(server.seen) == 1 and reply.attempts == 1
+
+
+def test_the_meter_makes_each_attempt_and_may_refuse_one():
+  calls = []
+
+  async def two_only(call, send):
+    if len(calls) == 2:
+      raise BudgetSpent("calls: 2 of 2")
+    calls.append(call)
+    attempt = await send()
+    assert attempt.reply.status == "error"
+    return attempt
+
+  def answer(_):
+    return web.Response(status=500, headers={"Retry-After": "0"})
+
+  with Serving(answer) as server:
+    config = configured("http", {"url": server.url, "body": BODY}, retries=5)
+    agent = build.open_agent(config, where="c", environ={}, meter=two_only)
+    with pytest.raises(BudgetSpent):
+      ask(agent, "q")
+  assert len(server.seen) == 2
+  assert [(c.attempt, c.prompt, c.replicate) for c in calls] == [
+    (1, "q", 0),
+    (2, "q", 0),
+  ]
+  assert calls[0].agent == agent.name
+
+
+def test_the_fingerprint_is_of_what_changes_answers():
+  config = configured("http", {"url": "http://a", "body": BODY})
+  prints = {
+    build.fingerprint(dataclasses.replace(config, **change))
+    for change in ({}, {"timeout_s": 1.0}, {"retries": 9}, {"concurrency": 1})
+  }
+  assert len(prints) == 1
+  other = configured("http", {"url": "http://b", "body": BODY})
+  assert build.fingerprint(other) not in prints
+
+
+@pytest.mark.parametrize("place", ["headers", "query", "url"])
+@pytest.mark.parametrize("status", [200, 401, 500])
+def test_a_secret_is_sent_and_then_never_seen(place, status, caplog):
+  caplog.set_level(logging.DEBUG)
+
+  def answer(seen):
+    # The rudest server: it repeats all that it was sent.
+    everything = f"{seen.headers} {seen.path} {seen.query}"
+    assert SECRET in everything
+    return web.Response(status=status, text=everything)
+
+  with Serving(answer) as server:
+    keys = {"url": server.url, "body": BODY}
+    keys |= {
+      "headers": {"headers": {"X-Api-Key": "Bearer ${AGENT}"}},
+      "query": {"query": {"key": "${AGENT}"}},
+      "url": {"url": f"{server.url}/${{AGENT}}"},
+    }[place]
+    agent = opened("http", keys, environ={"AGENT": SECRET})
+    reply = ask(agent, "q")
+  texts = [repr(agent), agent.name, str(agent.shown("q")), repr(reply)]
+  assert "***" in texts[2] and "***" in texts[3]
+  assert SECRET not in " ".join([*texts, caplog.text])
+
+
+@pytest.mark.parametrize("own_process", [False, True])
+def test_a_secret_by_its_name_is_hidden_in_a_function_s_error(own_process):
+  keys = {"target": f"{echoes.__file__}:raises", "own_process": own_process}
+  environ = {"SOME_API_KEY": SECRET}
+  reply = ask(opened("python", keys, environ=environ), "key")
+  assert reply.error == "KeyError: 'Error: 401 ***'"

@@ -1,0 +1,136 @@
+"""Commands: what they get, how their output is read, how they end."""
+
+import pathlib
+import sys
+import time
+
+import psutil
+import pytest
+
+from tests.online.agents import echoes
+from tests.online.agents.asked import ask, opened
+
+ECHOES = str(pathlib.Path(echoes.__file__))
+
+
+def script(code: str, prompt: str = "q", *, environ=None, retries=0, **keys):
+  keys = {"argv": (sys.executable, "-c", code)} | keys
+  return ask(opened("cli", keys, environ=environ, retries=retries), prompt)
+
+
+def gone(path: pathlib.Path, seconds: float = 5.0) -> bool:
+  """Whether both pids noted in the file end within that time."""
+  pids = [int(pid) for pid in path.read_text().split()]
+  assert len(pids) == 2
+  until = time.monotonic() + seconds
+  while time.monotonic() < until:
+    alive = [
+      p
+      for p in pids
+      if psutil.pid_exists(p)
+      and psutil.Process(p).status() != psutil.STATUS_ZOMBIE
+    ]
+    if not alive:
+      return True
+    time.sleep(0.05)
+  return False
+
+
+def test_the_deadline_kills_the_whole_group(tmp_path):
+  pids = tmp_path / "pids"
+  argv = (sys.executable, ECHOES, "--sleep", str(pids))
+  reply = ask(opened("cli", {"argv": argv}, timeout_s=2.0), "q")
+  assert reply.status == "timeout" and reply.seconds < 10
+  assert gone(pids)
+
+
+def test_what_it_leaves_behind_is_neither_waited_for_nor_kept(tmp_path):
+  pids = tmp_path / "pids"
+  code = (
+    "import os, pathlib, subprocess, sys\n"
+    "child = subprocess.Popen([sys.executable, '-c',"
+    " 'import time; time.sleep(60)'])\n"
+    f"pathlib.Path({str(pids)!r}).write_text(f'{{os.getpid()}} {{child.pid}}')\n"
+    "print('done')"
+  )
+  reply = script(code)
+  assert (reply.status, reply.text) == ("ok", "done\n")
+  assert reply.seconds < 5 and gone(pids)
+
+
+def test_a_failure_is_an_error_with_the_end_of_standard_error():
+  reply = script(
+    "import sys; print('42'); sys.exit('x' * 999 + 'the end')", retries=3
+  )
+  assert (reply.status, reply.text, reply.attempts) == ("error", None, 1)
+  assert reply.error.startswith("exit status 1; standard error ends with 'xxx")
+  assert reply.error.endswith("the end'") and len(reply.error) < 400
+
+
+def test_a_temporary_failure_is_tried_again(tmp_path):
+  mark = tmp_path / "mark"
+  code = (
+    "import pathlib, sys\n"
+    f"mark = pathlib.Path({str(mark)!r})\n"
+    "if not mark.exists(): mark.touch(); sys.exit(75)\n"
+    "print('yes')"
+  )
+  reply = script(code, retries=1)
+  assert (reply.status, reply.attempts) == ("ok", 2)
+  mark.unlink()
+  assert script(code, retries=1, retry_exit_codes=()).status == "error"
+
+
+def test_death_by_a_signal():
+  reply = script("import os; print('42', flush=True); os.kill(os.getpid(), 9)")
+  assert (reply.status, reply.text) == ("error", None)
+  assert reply.error.startswith("signal 9;")
+
+
+def test_the_environment_is_what_was_allowed():
+  environ = {
+    "PATH": "/bin",
+    "HOME": "/",
+    "TOLD": "a-secret-value",
+    "OTHER": "o",
+  }
+  code = "import os; print(sorted(k for k in os.environ if k != 'LC_CTYPE'))"
+  reply = script(code, environ=environ, env=("TOLD",))
+  assert reply.text == "['HOME', 'PATH', 'TOLD']\n"
+  code = "import os, sys; sys.exit(os.environ['TOLD'])"
+  reply = script(code, environ=environ, env=("TOLD",))
+  assert reply.error == "exit status 1; standard error ends with '***'"
+
+
+@pytest.mark.parametrize(
+  ("output", "keys", "status", "text"),
+  [
+    ("log\nA: 1\nA: 2\n", {"output_regex": r"A: (\d+)"}, "ok", "2"),
+    ("log 17", {"output_regex": r"\d+"}, "ok", "17"),
+    ("log", {"output_regex": r"\d+"}, "error", None),
+    ('{"a": ["x"]}', {"output_path": "a[0]"}, "ok", "x"),
+    ('{"a": []}', {"output_path": "a[0]"}, "error", None),
+    ("{'a'", {"output_path": "a[0]"}, "error", None),
+    ("\n", {}, "empty", "\n"),
+  ],
+)
+def test_reading(output, keys, status, text):
+  reply = script(f"print({output!r}, end='')", **keys)
+  assert (reply.status, reply.text) == (status, text)
+
+
+def test_bytes_that_are_no_text():
+  reply = script("import sys; sys.stdout.buffer.write(b'\\xff\\xfe')")
+  assert reply.error == "standard output, 2 bytes, is not UTF-8"
+
+
+def test_no_such_command():
+  reply = ask(opened("cli", {"argv": ("no-such-command-here",)}), "q")
+  assert reply.status == "error"
+  assert reply.error.startswith("no-such-command-here does not start")
+
+
+def test_too_much_output_is_ended():
+  code = "while True: print('x' * 1_000_000)"
+  reply = script(code)
+  assert reply.error == "more than 67108864 bytes of output"

@@ -1,0 +1,109 @@
+"""Configs of agents: what is refused, and that each file builds."""
+
+import importlib
+import os
+
+import pytest
+
+from atlas_jax.config import ConfigError, build, tree_of
+from atlas_jax.online.agents.build import open_agent
+from atlas_jax.online.agents.config import AgentConfig
+from tests.online.agents.asked import KINDS, opened
+
+BODY = {"q": "{prompt}"}
+HTTP = {"url": "http://a", "body": BODY}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_file_builds_and_names_its_kind(kind):
+  tree = importlib.import_module(f"configs.agents.{kind}").get_config()
+  config = build(AgentConfig, tree)
+  assert config.kind == kind
+  assert build(AgentConfig, tree_of(config)) == config
+  if kind == "agents_sdk":
+    return  # opened where the package is, in test_agents_sdk.py
+  open_agent(
+    config, where="config", environ={**os.environ, "OPENAI_API_KEY": "k"}
+  )
+
+
+@pytest.mark.parametrize(
+  ("kind", "keys", "message"),
+  [
+    ("http", {}, "config.http.url=None must be an http"),
+    ("http", {"url": "ftp://a"}, "config.http.url='ftp://a' must be an http"),
+    ("http", HTTP | {"url": "http://me:pw@a"}, "holds a user or password"),
+    ("http", {"url": "http://a"}, "neither config.http.body nor config.http.q"),
+    ("http", HTTP | {"answer": "a["}, "config.http.answer='a[' is no path"),
+    ("http", HTTP | {"method": "post"}, "config.http.method='post' must be"),
+    (
+      "http",
+      HTTP | {"headers": {"X-Api-Key": "sk-1"}},
+      "config.http.headers['X-Api-Key'] looks like a secret",
+    ),
+    (
+      "http",
+      HTTP | {"headers": {"X-Api-Key": "${MISSING}"}},
+      "config.http.headers['X-Api-Key']: the variable MISSING is not set",
+    ),
+    (
+      "http",
+      HTTP | {"headers": {"X-Api-Key": "${BROKEN}"}},
+      "the variable BROKEN holds a line break",
+    ),
+    ("cli", {}, "config.cli.argv must name a command"),
+    ("cli", {"argv": ("a", "{prompt}")}, "holds {prompt} 1 times"),
+    ("cli", {"argv": ("a",), "prompt_by": "file"}, "holds {prompt_file} 0"),
+    ("cli", {"argv": ("a",), "prompt_by": "pipe"}, "is not one of stdin, file"),
+    ("cli", {"argv": ("a",), "output_regex": "("}, "config.cli.output_regex="),
+    ("cli", {"argv": ("a",), "env": ("MISSING",)}, "variable MISSING is not"),
+    (
+      "cli",
+      {"argv": ("a",), "output_regex": "a", "output_path": "a"},
+      "exclude each other",
+    ),
+    ("responses", {"api_key_env": None}, "config.responses.model is missing"),
+    ("responses", {"model": "m"}, "the variable OPENAI_API_KEY is not set"),
+    (
+      "responses",
+      {"model": "m", "extra": {"stream": True}},
+      "config.responses.extra must not hold 'stream'",
+    ),
+    ("agents_sdk", {"target": "a"}, "config.agents_sdk.target='a' must be"),
+    ("agents_sdk", {"target": "a:b", "max_turns": 0}, "must be at least 1"),
+    ("agents_sdk", {"target": "a:b", "api": "x"}, "is not one of responses"),
+  ],
+)
+def test_what_is_refused(kind, keys, message):
+  environ = {"BROKEN": "sk-secret\nX-Other: 1"}
+  with pytest.raises(ConfigError) as error:
+    opened(kind, keys, environ=environ)
+  assert message in str(error.value)
+  assert "\n" not in str(error.value) and "sk-secret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ("config", "message"),
+  [
+    (AgentConfig(), "config.agent.kind=None is not one of http, python, cli"),
+    (AgentConfig(kind="htpp"), "config.agent.kind='htpp' is not one of http"),
+    (
+      AgentConfig(kind="http", timeout_s=0.0),
+      "config.agent.timeout_s=0.0 must",
+    ),
+    (AgentConfig(kind="http", retries=-1), "config.agent.retries=-1 must not"),
+    (
+      AgentConfig(kind="http", concurrency=0),
+      "config.agent.concurrency=0 must",
+    ),
+    (
+      AgentConfig(kind="openai_assistant"),
+      "config.agent.kind='openai_assistant': the OpenAI Assistants API ended on"
+      " 2026-08-26. Use config.agent.kind='responses'",
+    ),
+  ],
+)
+def test_what_is_refused_of_every_kind(config, message):
+  with pytest.raises(ConfigError) as error:
+    open_agent(config, where="config.agent", environ={})
+  assert str(error.value).startswith(message)

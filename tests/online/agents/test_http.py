@@ -1,0 +1,102 @@
+"""How replies over HTTP are read."""
+
+import asyncio
+
+import pytest
+from aiohttp import web
+
+from tests.online.agents.asked import ask, opened
+from tests.online.agents.serving import Serving
+
+PATHS = {
+  "answer": "out[0].text",
+  "finish_reason": "why",
+  "prompt_tokens": "usage.in",
+  "completion_tokens": "usage.out",
+}
+
+
+def reply_to(answer, **keys):
+  with Serving(answer) as server:
+    keys = {"url": server.url, "body": {"q": "{prompt}"}} | PATHS | keys
+    return ask(opened("http", keys, timeout_s=keys.pop("timeout_s", 5.0)), "q")
+
+
+def said(text, why="stop", **more):
+  return lambda _: {"out": [{"text": text}], "why": why, **more}
+
+
+def test_text_and_tokens():
+  reply = reply_to(said("yes", usage={"in": 7, "out": 2}))
+  assert (reply.status, reply.text) == ("ok", "yes")
+  assert (reply.prompt_tokens, reply.completion_tokens) == (7, 2)
+  unknown = reply_to(said("yes", usage={"in": "many"}))
+  assert (unknown.prompt_tokens, unknown.completion_tokens) == (None, None)
+
+
+@pytest.mark.parametrize(
+  ("text", "why", "status", "error"),
+  [
+    ("half of", "length", "truncated", None),
+    ("half of", "MAX_TOKENS", "truncated", None),
+    ("no", "content_filter", "error", "the agent ended with 'content_filter'"),
+    (None, "stop", "empty", "the answer is empty"),
+    (" \n", "stop", "empty", "the answer is empty"),
+    (42, "stop", "ok", None),
+    ({"a": 1}, "stop", "error", "that is no text; its shape is {a: int}"),
+    ("\ud800", "stop", "error", "the answer is not valid Unicode"),
+  ],
+)
+def test_statuses(text, why, status, error):
+  reply = reply_to(said(text, why))
+  assert reply.status == status
+  assert (error or "") in (reply.error or "")
+  # An error is never an answer.
+  assert status != "error" or reply.text is None
+
+
+@pytest.mark.parametrize(
+  ("response", "error"),
+  [
+    ({"body": b""}, "HTTP 200 with an empty body"),
+    (
+      {"text": '{"out": [{"te', "content_type": "application/json"},
+      "HTTP 200, 13 bytes of application/json that are not valid JSON",
+    ),
+    ({"text": "<html>"}, "6 bytes of text/plain that are not valid JSON"),
+    ({"text": '{"error": "quota"}'}, "has no 'out'; its shape is {error: str}"),
+    ({"status": 404, "text": "x" * 999}, "HTTP 404: " + "x" * 300),
+    (
+      {"status": 302, "headers": {"Location": "/other"}},
+      "HTTP 302: a redirect",
+    ),
+  ],
+)
+def test_replies_that_are_no_answer(response, error):
+  reply = reply_to(lambda _: web.Response(**response))
+  assert (reply.status, reply.text) == ("error", None)
+  assert error in reply.error and len(reply.error) < 400
+
+
+def test_headers_of_a_redirect_go_nowhere():
+  with Serving(lambda _: web.Response(status=200)) as other:
+    redirect = web.Response(status=307, headers={"Location": other.url})
+    assert reply_to(lambda _: redirect).status == "error"
+    assert other.seen == []
+
+
+def test_the_deadline():
+  async def answer(_):
+    await asyncio.sleep(5)
+
+  reply = reply_to(answer, timeout_s=0.2)
+  assert reply.status == "timeout" and reply.error == "no answer in 0.2 s"
+  assert reply.seconds < 2
+
+
+def test_nobody_listens():
+  reply = ask(
+    opened("http", {"url": "http://127.0.0.1:9", "body": {"q": "{prompt}"}}),
+    "q",
+  )
+  assert reply.status == "error" and "Cannot connect" in reply.error

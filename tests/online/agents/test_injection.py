@@ -1,0 +1,154 @@
+"""Whatever stands in a question reaches each kind of agent unchanged.
+
+The oracle is the agent itself: it answers with the sha256 and the length of
+what it got. Nothing in the text is run, filled in or read as an option.
+"""
+
+import pathlib
+import sys
+
+import pytest
+
+from tests.online.agents import echoes
+from tests.online.agents.asked import ask, opened
+from tests.online.agents.sdk import chat_reply, response_reply, sdk_missing
+from tests.online.agents.serving import Serving
+
+ECHOES = pathlib.Path(echoes.__file__)
+NASTY = (
+  "\"double\" 'single' `touch x` $(touch x) ${HOME} $HOME %PATH% {field}"
+  " {prompt} {prompt_file} {0} {{}} \\n \\ ; touch x && touch x | touch x\n"
+  "second line\r\n\ttab \x1b[31m --help -- 你好 ñ 🧮 \u2028 </teaching> !! *\n"
+)
+SHORT = {
+  "nasty": NASTY,
+  "an option": "--file",
+  "a space": " ",
+  "trailing": "\n\nx\n\n",
+}
+LONG = {
+  "NUL": f"before\0after {NASTY}",
+  "1 MB": (NASTY * 10_000)[: 1 << 20],
+}
+
+
+@pytest.fixture(autouse=True)
+def in_empty_folder(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  yield
+  assert list(tmp_path.iterdir()) == [], "something was executed or left behind"
+
+
+def reached(agent, text: str) -> None:
+  reply = ask(agent, text)
+  assert reply.status == "ok", reply
+  assert reply.text.strip() == echoes.of(text)
+
+
+def each(*texts):
+  items = [(k, v) for group in texts for k, v in group.items()]
+  return pytest.mark.parametrize(
+    "text", [v for _, v in items], ids=[k for k, _ in items]
+  )
+
+
+@each(SHORT, LONG)
+def test_http_body(text):
+  def answer(seen):
+    # A whole value, and one inside a longer text, nested in lists.
+    whole, inside = seen.json["a"][1]["whole"], seen.json["a"][0]
+    assert inside == f"Q: {text} | {text}"
+    return {"out": [{"text": echoes.of(whole)}]}
+
+  body = {"a": ["Q: {prompt} | {prompt}", {"whole": "{prompt}"}], "n": 3}
+  with Serving(answer) as server:
+    keys = {"url": server.url, "body": body, "answer": "out[0].text"}
+    reached(opened("http", keys), text)
+
+
+@each(SHORT)
+def test_http_query(text):
+  with Serving(lambda seen: echoes.of(seen.query["q"])) as server:
+    keys = {"url": server.url, "method": "GET", "query": {"q": "{prompt}"}}
+    reply = ask(opened("http", keys), text)
+  assert reply.text == f'"{echoes.of(text)}"'  # the whole body: JSON text
+
+
+@each(SHORT, LONG)
+@pytest.mark.parametrize("own_process", [False, True])
+@pytest.mark.parametrize("function", ["of", "of_async"])
+def test_python(text, own_process, function):
+  keys = {"target": f"{ECHOES}:{function}", "own_process": own_process}
+  reached(opened("python", keys), text)
+
+
+@each(SHORT, LONG)
+def test_cli_stdin(text):
+  reached(opened("cli", {"argv": (sys.executable, str(ECHOES))}), text)
+
+
+@each(SHORT, LONG)
+def test_cli_file(text):
+  argv = (sys.executable, str(ECHOES), "--file", "{prompt_file}")
+  reached(opened("cli", {"argv": argv, "prompt_by": "file"}), text)
+
+
+@each(SHORT, {"just fits": "é" * 65_535})
+def test_cli_argument(text):
+  argv = (sys.executable, str(ECHOES), "--text", "{prompt}")
+  reached(opened("cli", {"argv": argv, "prompt_by": "argument"}), text)
+
+
+@pytest.mark.parametrize(
+  ("text", "why"),
+  [
+    ("é" * 65_536, "an argument of 131072 bytes: the system allows 131071"),
+    ("a\0b", "the prompt holds a NUL character"),
+  ],
+)
+def test_cli_argument_that_cannot_be(text, why):
+  argv = (sys.executable, str(ECHOES), "--text", "{prompt}")
+  reply = ask(opened("cli", {"argv": argv, "prompt_by": "argument"}), text)
+  assert reply.status == "error" and reply.text is None
+  assert why in reply.error and "'stdin' or 'file'" in reply.error
+
+
+@each(SHORT, LONG)
+def test_responses(text):
+  def answer(seen):
+    return response_reply(echoes.of(seen.json["input"]))
+
+  with Serving(answer) as server:
+    keys = {"model": "m", "base_url": server.url, "api_key_env": None}
+    reached(opened("responses", keys), text)
+
+
+@sdk_missing
+@each(SHORT, LONG)
+@pytest.mark.parametrize("api", ["responses", "chat_completions"])
+def test_agents_sdk(text, api, repo_root):
+  def answer(seen):
+    if api == "responses":
+      (item,) = seen.json["input"]
+      return response_reply(echoes.of(item["content"]))
+    (message,) = [m for m in seen.json["messages"] if m["role"] == "user"]
+    return chat_reply(echoes.of(message["content"]))
+
+  with Serving(answer) as server:
+    keys = {
+      "target": f"{repo_root}/tests/online/agents/sdk_agents.py:plain",
+      "base_url": server.url,
+      "api": api,
+    }
+    reached(opened("agents_sdk", keys), text)
+
+
+@pytest.mark.parametrize("kind", ["http", "python", "cli"])
+def test_half_a_surrogate_is_refused_before_anything_is_sent(kind):
+  keys = {
+    "http": {"url": "http://127.0.0.1:9", "body": {"q": "{prompt}"}},
+    "python": {"target": f"{ECHOES}:of"},
+    "cli": {"argv": ("cat",)},
+  }
+  reply = ask(opened(kind, keys[kind]), "a \ud800 b")
+  assert reply.error == "the prompt is not valid Unicode; nothing was sent"

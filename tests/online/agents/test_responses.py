@@ -1,0 +1,120 @@
+"""The Responses API, through the stock client."""
+
+import asyncio
+
+import pytest
+from aiohttp import web
+
+from tests.online.agents.asked import ask, opened
+from tests.online.agents.sdk import response_reply
+from tests.online.agents.serving import Serving
+
+KEY = "sk-very-secret"
+
+
+def reply_to(answer, timeout_s=5.0, retries=0, **keys):
+  with Serving(answer) as server:
+    keys = {"model": "m", "base_url": f"{server.url}/v1"} | keys
+    agent = opened(
+      "responses",
+      keys,
+      environ={"OPENAI_API_KEY": KEY},
+      timeout_s=timeout_s,
+      retries=retries,
+    )
+    return ask(agent, "q"), server.seen
+
+
+def test_what_is_sent_and_read():
+  reply, (seen,) = reply_to(
+    lambda _: response_reply("yes"),
+    instructions="be brief",
+    max_output_tokens=9,
+    temperature=0.0,
+    extra={"tools": [{"type": "web_search"}]},
+  )
+  assert (reply.status, reply.text) == ("ok", "yes")
+  assert (reply.prompt_tokens, reply.completion_tokens) == (11, 5)
+  assert seen.path == "/v1/responses"
+  assert seen.headers["Authorization"] == f"Bearer {KEY}"
+  assert seen.json == {
+    "model": "m",
+    "input": "q",
+    "instructions": "be brief",
+    "max_output_tokens": 9,
+    "temperature": 0.0,
+    "tools": [{"type": "web_search"}],
+  }
+
+
+def test_a_server_without_a_key_does_not_get_one():
+  _, (seen,) = reply_to(lambda _: response_reply("yes"), api_key_env=None)
+  assert KEY not in str(seen.headers)
+
+
+def failed(code):
+  error = {"code": code, "message": "it broke"}
+  return response_reply(None, status="failed", error=error)
+
+
+def incomplete(reason):
+  details = {"reason": reason}
+  return response_reply("half", status="incomplete", incomplete_details=details)
+
+
+def refusal():
+  content = [{"type": "refusal", "refusal": "I will not"}]
+  message = response_reply(None)["output"][0] | {"content": content}
+  return response_reply(None, output=[message])
+
+
+def rude(status):
+  error = {"error": {"message": f"wrong key {KEY}"}}
+  return lambda: web.json_response(error, status=status)
+
+
+@pytest.mark.parametrize(
+  ("answer", "status", "text", "error"),
+  [
+    (lambda: incomplete("max_output_tokens"), "truncated", "half", None),
+    (lambda: incomplete("content_filter"), "error", None, "content_filter"),
+    (refusal, "error", None, "refused: I will not"),
+    (lambda: response_reply(None), "empty", "", "the answer is empty"),
+    (
+      lambda: failed("invalid_prompt"),
+      "error",
+      None,
+      "invalid_prompt: it brok",
+    ),
+    (lambda: response_reply("x", status="queued"), "error", None, "'queued'"),
+    (lambda: {"choices": []}, "error", None, "it has no output"),
+    (lambda: web.Response(text="<html>"), "error", None, "it has no output"),
+    (
+      lambda: web.Response(text='{"ou', content_type="application/json"),
+      *("error", None, ""),
+    ),
+    (rude(401), "error", None, "HTTP 401: "),
+    (rude(500), "error", None, "HTTP 500: "),
+  ],
+)
+def test_statuses(answer, status, text, error):
+  reply, _ = reply_to(lambda _: answer())
+  assert (reply.status, reply.text) == (status, text)
+  assert (error or "") in (reply.error or "")
+  assert KEY not in repr(reply)
+
+
+def test_retries_are_ours_alone():
+  def answer(_):
+    return web.json_response({}, status=503, headers={"Retry-After": "0"})
+
+  reply, seen = reply_to(answer, retries=2)
+  assert reply.attempts == 3 and len(seen) == 3
+
+
+def test_the_deadline():
+  async def answer(_):
+    await asyncio.sleep(3)
+
+  reply, _ = reply_to(answer, timeout_s=0.3)
+  assert reply.status == "timeout" and reply.seconds < 2
