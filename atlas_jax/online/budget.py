@@ -18,7 +18,6 @@ from atlas_jax.config import PromptsConfig
 from atlas_jax.data.problems import Problem
 from atlas_jax.online.config import OnlineConfig
 from atlas_jax.online.ledger import Ledger
-from atlas_jax.online.prices import Price
 from atlas_jax.online.rollouts import Job, Rollouts
 from atlas_jax.online.spend import Amount, Caps, picodollars
 
@@ -30,6 +29,20 @@ _MARGIN = 1.25
 
 class SearchOver(RuntimeError):
   """The search ends, with what it has; the text says why."""
+
+
+@dataclass(frozen=True)
+class Price:
+  """Dollars: a million (prompt, completion) tokens, and a call."""
+
+  per_million: tuple[float, float] = (0.0, 0.0)
+  per_call: float = 0.0
+
+  def pico(self, calls: int, tokens_in: int, tokens_out: int) -> int:
+    """Picodollars of so many calls and tokens."""
+    a, b = self.per_million
+    dollars = (tokens_in * a + tokens_out * b) / 1e6 + calls * self.per_call
+    return picodollars(dollars)
 
 
 @dataclass(frozen=True)
@@ -217,30 +230,11 @@ class Budget:
     return total
 
   def _role_cost(self, role: str, chars: Sequence[int]) -> Amount:
-    most = self._max_tokens(role)
-    extra = {
-      "teacher_adaptive": min(
-        self.config.teaching.max_approach_chars,
-        round(
-          _CHARS_PER_TOKEN
-          * self._max_tokens(
-            "student_baseline"
-            if self.config.agent_mode
-            else "student_diagnostic"
-          )
-        ),
-      ),
-      "student_with_teaching": round(
-        _CHARS_PER_TOKEN * self.config.teaching.max_tokens
-      ),
-    }
-    n = len(chars)
-    prompt = sum(chars) + n * (extra[role] if role in extra else 0)
+    n, most = len(chars), self._max_tokens(role)
+    prompt = sum(chars) + n * self._later_chars(role)
     tokens_in = math.ceil(prompt / _CHARS_PER_TOKEN) + n * _CHAT_TOKENS
     price = self.prices[role]
-    pico = 0
-    if price is not None:
-      pico = picodollars(price.dollars(tokens_in, n * most))
+    pico = 0 if price is None else price.pico(n, tokens_in, n * most)
     bound = Amount(n, tokens_in + n * most, pico)
     seen = [x for x in self.ledger.snapshot().lines if x.role == role]
     calls = sum(x.spent.calls for x in seen)
@@ -252,6 +246,18 @@ class Budget:
       min(bound.tokens, math.ceil(mean * sum(x.spent.tokens for x in seen))),
       min(bound.pico, math.ceil(mean * sum(x.spent.pico for x in seen))),
     )
+
+  def _later_chars(self, role: str) -> int:
+    """Of a prompt, what another model will have said."""
+    if role == "student_with_teaching":
+      return round(_CHARS_PER_TOKEN * self.config.teaching.max_tokens)
+    if role == "teacher_adaptive":
+      said = "student_diagnostic"
+      if self.config.agent_mode:
+        said = "student_baseline"
+      chars = round(_CHARS_PER_TOKEN * self._max_tokens(said))
+      return min(chars, self.config.teaching.max_approach_chars)
+    return 0
 
   def _max_tokens(self, role: str) -> int:
     return {

@@ -6,7 +6,7 @@ unknown keys, wrong types, and values that would waste a run.
 
 import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ml_collections import ConfigDict
 
@@ -21,9 +21,9 @@ from atlas_jax.config import (
 from atlas_jax.online import best_prompts, model_config
 from atlas_jax.online.agents import config as agent_config
 from atlas_jax.online.agents.config import AgentConfig
-from atlas_jax.online.spend import Caps
 from atlas_jax.online.model_config import ChatModelConfig
 from atlas_jax.online.protocol import ProbeConfig, SolutionConfig, TeachConfig
+from atlas_jax.online.spend import Caps
 from atlas_jax.teaching.prompts import FIELDS, PromptError, Prompts
 
 PARENTS = ("pareto", "current_best", "epsilon_greedy", "top_k_pareto")
@@ -97,9 +97,9 @@ class ChoosingConfig:
 class ServersConfig:
   """Servers that the run starts for models of kind 'local'."""
 
-  student: ServerConfig = ServerConfig()
-  teacher: ServerConfig = ServerConfig()
-  reflection: ServerConfig = ServerConfig()
+  student: ServerConfig = field(default_factory=ServerConfig)
+  teacher: ServerConfig = field(default_factory=ServerConfig)
+  reflection: ServerConfig = field(default_factory=ServerConfig)
   start_timeout_s: float = 600.0
 
 
@@ -108,26 +108,26 @@ class OnlineConfig:
   """An optimisation. With agent.kind set the agent is the student."""
 
   seed: int = 0
-  data: DataConfig = DataConfig()
-  sizes: SizesConfig = SizesConfig()
-  prompts: PromptsConfig = PromptsConfig()
+  data: DataConfig = field(default_factory=DataConfig)
+  sizes: SizesConfig = field(default_factory=SizesConfig)
+  prompts: PromptsConfig = field(default_factory=PromptsConfig)
   # A best_prompts.json to start from: its templates replace config.prompts.
   prompts_path: str | None = None
-  student: ChatModelConfig = ChatModelConfig()
-  teacher: ChatModelConfig = ChatModelConfig()
-  reflection_model: ChatModelConfig = ChatModelConfig()
-  agent: AgentConfig = AgentConfig()
+  student: ChatModelConfig = field(default_factory=ChatModelConfig)
+  teacher: ChatModelConfig = field(default_factory=ChatModelConfig)
+  reflection_model: ChatModelConfig = field(default_factory=ChatModelConfig)
+  agent: AgentConfig = field(default_factory=AgentConfig)
   # Of one call of the agent; a cap on dollars needs it.
   agent_dollars_per_call: float | None = None
-  servers: ServersConfig = ServersConfig()
-  probe: ProbeConfig = ProbeConfig()
-  teaching: TeachConfig = TeachConfig()
-  solution: SolutionConfig = SolutionConfig()
-  objectives: ObjectivesConfig = ObjectivesConfig()
-  search: SearchConfig = SearchConfig()
-  reflection: ReflectionConfig = ReflectionConfig()
-  choosing: ChoosingConfig = ChoosingConfig()
-  caps: Caps = Caps()
+  servers: ServersConfig = field(default_factory=ServersConfig)
+  probe: ProbeConfig = field(default_factory=ProbeConfig)
+  teaching: TeachConfig = field(default_factory=TeachConfig)
+  solution: SolutionConfig = field(default_factory=SolutionConfig)
+  objectives: ObjectivesConfig = field(default_factory=ObjectivesConfig)
+  search: SearchConfig = field(default_factory=SearchConfig)
+  reflection: ReflectionConfig = field(default_factory=ReflectionConfig)
+  choosing: ChoosingConfig = field(default_factory=ChoosingConfig)
+  caps: Caps = field(default_factory=Caps)
 
   @property
   def agent_mode(self) -> bool:

@@ -12,7 +12,7 @@ _WORDINGS = (
 )
 
 
-def reflect(messages, **sampling) -> str:
+def reflect(messages, sampling) -> str:
   """The first wording that the prompt does not show as tried."""
   del sampling
   asked = messages[-1]["content"]

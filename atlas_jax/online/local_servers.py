@@ -29,11 +29,19 @@ def local(config: OnlineConfig) -> dict[str, ChatModelConfig]:
   return {role: m for role, m in found.items() if m.kind == "local"}
 
 
+def endpoints(config: OnlineConfig) -> dict[str, str]:
+  """role -> what the record calls the server that the run starts for it."""
+  return {role: f"local:{m.model}" for role, m in local(config).items()}
+
+
 @contextlib.contextmanager
 def served(
   config: OnlineConfig, workdir: pathlib.Path, environ: Mapping[str, str]
 ) -> Iterator[tuple[OnlineConfig, Mapping[str, str]]]:
   """(config, environ) in which every model has an address.
+
+  The record is to call these servers by `endpoints`: a port is another one
+  each time.
 
   Raises:
     ServerError: a server does not start.

@@ -113,8 +113,14 @@ def open_models(
   environ: Mapping[str, str],
   ledger: Ledger,
   record: Record,
+  endpoints: Mapping[str, str],
 ) -> Models:
   """Opens what config names; nothing is sent.
+
+  Args:
+    config, environ, ledger, record: of the run.
+    endpoints: role -> what the record calls its server, where that is not
+      the address.
 
   Raises:
     ConfigError: a value is wrong or a variable is missing.
@@ -127,7 +133,12 @@ def open_models(
       environ=environ,
       ledger=ledger,
       record=record,
+      endpoint=endpoints.get(key),
     )
+
+  def price(model) -> Price | None:
+    per_million = model.price.per_million
+    return None if per_million is None else Price(per_million)
 
   teacher, reflection = opened("teacher"), opened("reflection_model")
   if config.agent_mode:
@@ -139,19 +150,20 @@ def open_models(
       record=record,
       dollars_per_call=config.agent_dollars_per_call,
     )
-    of_student = student.price
+    dollars = config.agent_dollars_per_call
+    of_student = None if dollars is None else Price(per_call=dollars)
   else:
     model = opened("student")
     student = protocol.ModelAgent(
       model, probe=config.probe, solution=config.solution
     )
-    of_student = model.price
+    of_student = price(model)
   prices = {
     "student_baseline": of_student,
     "student_diagnostic": of_student,
     "student_with_teaching": of_student,
-    "teacher_adaptive": teacher.price,
-    "reflection": reflection.price,
+    "teacher_adaptive": price(teacher),
+    "reflection": price(reflection),
   }
   return Models(student, teacher, reflection, prices)
 
@@ -193,8 +205,9 @@ def opened(
   environ: Mapping[str, str],
   sets: Sets,
   record: Record,
+  endpoints: Mapping[str, str],
 ):
-  """A Run, closed at the end."""
+  """A Run, closed at the end; see open_models."""
   ledger = Ledger(
     config.caps, paid=record.paid(), seconds=record.seconds_before
   )
@@ -202,7 +215,7 @@ def opened(
     checker = stack.enter_context(AnswerChecker())
     loop = EventLoop()
     stack.callback(loop.close)
-    models = open_models(config, environ, ledger, record)
+    models = open_models(config, environ, ledger, record, endpoints)
     stack.callback(lambda: loop.run(models.aclose()))
     rollouts = Rollouts(
       models.student,
@@ -243,7 +256,10 @@ def plan(
   """
   sets = chosen_problems(config)
   free = _without_servers(config)
-  with Record() as record, opened(free, workdir, environ, sets, record) as run:
+  with (
+    Record() as record,
+    opened(free, workdir, environ, sets, record, {}) as run,
+  ):
     parts = run.budget.plan()
     small = run.budget.too_small()
     unpriced = sorted(

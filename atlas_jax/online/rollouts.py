@@ -9,8 +9,8 @@ solution by (problem, replicate), the probe by (template, problem, replicate).
 A rollout that was scored is never made again.
 
 A reply that is no answer is never scored. A problem with one is tried a
-second time; then it is left out: its score is None. When more than `max_unscored` of
-a call's rollouts have none, nothing could be compared, and the run stops.
+second time; then it is left out: its score is None. When more than half of a
+call's rollouts have none because models failed, the run stops.
 """
 
 import asyncio
