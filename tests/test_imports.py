@@ -60,8 +60,12 @@ ALLOWED = {
 }
 # What brings JAX with it counts as JAX.
 JAX_FAMILY = ("jax", "jaxlib", "flax", "optax", "orbax", "chex", "grain")
-# It hands its whole environment on to the server that it watches.
-MAY_READ_ENVIRONMENT = ("atlas_jax.serving.supervisor",)
+MAY_READ_ENVIRONMENT = (
+  # It hands its whole environment on to the server that it watches.
+  "atlas_jax.serving.supervisor",
+  # It sets what LiteLLM reads while it is imported.
+  "atlas_jax.online.litellm_calls",
+)
 TOP_LEVEL = {
   *("atlas_jax", "configs", "launchers", "third_party", "tests", ".ci"),
   *("requirements.txt", "README.md", "pyproject.toml", "LICENSE"),

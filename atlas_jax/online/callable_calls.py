@@ -1,0 +1,103 @@
+"""A Python function as a model: function(messages, sampling) -> text."""
+
+import asyncio
+import importlib
+import inspect
+import threading
+from collections.abc import Callable
+
+from atlas_jax.config import ConfigError
+from atlas_jax.online.replies import ChatRequest
+from atlas_jax.online.retrying import Answer, CallFailed
+
+
+def load(name: str, where: str) -> Callable:
+  """The function that "module:function" names.
+
+  Raises:
+    ConfigError: there is none; `where` names the config key.
+  """
+  module, _, attribute = name.partition(":")
+  try:
+    found = importlib.import_module(module)
+    for part in attribute.split("."):
+      found = getattr(found, part)
+  except (ImportError, AttributeError, ValueError) as error:
+    raise ConfigError(f"{where}: {name!r} cannot be loaded: {error}") from None
+  if not callable(found):
+    raise ConfigError(f"{where}: {name!r} is not callable")
+  return found
+
+
+class CallableCalls:
+  """Calls a function, sync (in a thread of its own) or async.
+
+  It is given a list of messages and a dict of max_tokens, temperature, seed,
+  replicate and the config's extra. None means no answer. ConnectionError and
+  TimeoutError are tried again; another exception is an error at once.
+  """
+
+  prices = None
+
+  def __init__(self, function: Callable, *, name: str, extra: dict):
+    self._function = function
+    self._name = name
+    self._extra = extra
+
+  async def aclose(self) -> None:
+    """Nothing to do."""
+
+  async def name(self) -> str:
+    return self._name
+
+  async def send(self, request: ChatRequest) -> Answer:
+    """One attempt.
+
+    Raises:
+      CallFailed: the function raised, or returned what is no text.
+    """
+    messages = [dict(m) for m in request.messages]
+    sampling = self._extra | {
+      "max_tokens": request.max_tokens,
+      "temperature": request.temperature,
+      "seed": request.seed,
+      "replicate": request.replicate,
+    }
+    try:
+      if inspect.iscoroutinefunction(self._function):
+        text = await self._function(messages, sampling)
+      else:
+        text = await in_thread(self._function, messages, sampling)
+    except (ConnectionError, TimeoutError) as error:
+      raise CallFailed(f"{type(error).__name__}: {error}") from None
+    except Exception as error:
+      raise CallFailed(
+        f"{type(error).__name__}: {error}", again=False
+      ) from None
+    if text is not None and not isinstance(text, str):
+      raise CallFailed(
+        f"{self._name} returned {type(text).__name__}, expected text",
+        again=False,
+      )
+    return Answer(text, "stop")
+
+
+async def in_thread(function: Callable, *args):
+  """The result of `function`. One that hangs does not hold up our exit."""
+  loop = asyncio.get_running_loop()
+  future = loop.create_future()
+
+  def put(setter, value):
+    if not future.done():  # the caller may be gone
+      setter(value)
+
+  def run():
+    try:
+      setter, value = future.set_result, function(*args)
+    except BaseException as error:
+      setter, value = future.set_exception, error
+    if not loop.is_closed():
+      loop.call_soon_threadsafe(put, setter, value)
+
+  threading.Thread(target=run, daemon=True).start()
+  return await future

@@ -1,0 +1,86 @@
+"""The config of one chat model, and what is wrong with it."""
+
+import urllib.parse
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+KINDS = ("litellm", "url", "callable")
+# Said by the request, by other keys of the config, or by the run.
+_OURS = (
+  *("model", "messages", "max_tokens", "temperature", "seed", "n", "stream"),
+  *("timeout", "num_retries", "max_retries", "api_base", "base_url"),
+)
+_SECRET = ("api_key", "headers", "extra_headers", "default_headers")
+
+
+@dataclass(frozen=True)
+class ChatModelConfig:
+  """A model that answers chat messages; see README.md for each kind."""
+
+  kind: str = "url"  # litellm | url | callable
+  # litellm: a LiteLLM name (openai/gpt-5-mini, hosted_vllm/NAME, ...).
+  # url: the name that the server knows; None: the one that it serves.
+  # callable: "module:function".
+  model: str | None = None
+  # url: an OpenAI-compatible server; /v1 is added to a bare host. litellm:
+  # its api_base, as LiteLLM wants it.
+  url: str | None = None
+  # The environment variable that holds the key. None: no key, or for litellm
+  # the variable that its provider uses.
+  api_key_env: str | None = None
+  concurrency: int = 16  # requests under way at one time
+  timeout_s: float = 120.0  # of one attempt
+  retries: int = 4  # attempts after the first
+  requests_per_minute: float | None = None
+  tokens_per_minute: float | None = None
+  # Dollars per million tokens; 0 is a price. None: what LiteLLM says, else
+  # unpriced, which a cap on dollars refuses.
+  price_in: float | None = None
+  price_out: float | None = None
+  extra: dict = field(default_factory=dict)  # sampling parameters: top_p, ...
+
+
+def problems(config: ChatModelConfig, where: str) -> Iterator[str]:
+  """What is wrong with `config`, a line each; `where` names it."""
+  if config.kind not in KINDS:
+    yield f"{where}.kind is {config.kind!r}; valid: {', '.join(KINDS)}"
+    return
+  if config.kind == "url" and config.url is None:
+    yield f"{where}.url must be given with kind='url'"
+  if config.kind != "url" and config.model is None:
+    yield f"{where}.model must be given with kind={config.kind!r}"
+  if config.kind == "callable" and ":" not in (config.model or ":"):
+    yield (
+      f"{where}.model must be 'module:function' with kind='callable', got"
+      f" {config.model!r}"
+    )
+  if config.url is not None:
+    parts = urllib.parse.urlsplit(config.url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+      yield f"{where}.url must begin with http:// or https://"
+    if parts.username or parts.password or parts.query:
+      yield (
+        f"{where}.url must hold no user, password or query; name the variable"
+        f" that holds the key in {where}.api_key_env"
+      )
+  for key, least in (("concurrency", 1), ("retries", 0)):
+    if getattr(config, key) < least:
+      yield f"{where}.{key} must be at least {least}"
+  for key in ("timeout_s", "requests_per_minute", "tokens_per_minute"):
+    value = getattr(config, key)
+    if value is not None and not value > 0:
+      yield f"{where}.{key} must be above 0, got {value:g}"
+  for key in ("price_in", "price_out"):
+    value = getattr(config, key)
+    if value is not None and not value >= 0:
+      yield f"{where}.{key} must be at least 0, got {value:g}"
+  if (config.price_in is None) != (config.price_out is None):
+    yield (
+      f"{where}.price_in and {where}.price_out go together (dollars per"
+      " million tokens)"
+    )
+  for key in config.extra:
+    if key in _SECRET or "authorization" in key.lower():
+      yield f"{where}.extra.{key} may be secret; use {where}.api_key_env"
+    elif key in _OURS:
+      yield f"{where}.extra.{key} is set by the run; leave it out"

@@ -1,0 +1,99 @@
+"""Chat models: LiteLLM names, OpenAI-compatible URLs, Python functions."""
+
+from collections.abc import Mapping
+
+from atlas_jax.config import ConfigError
+from atlas_jax.online import model_config
+from atlas_jax.online.chat import Chat
+from atlas_jax.online.ledger import Ledger
+from atlas_jax.online.model_config import ChatModelConfig
+from atlas_jax.online.pricing import Price
+from atlas_jax.online.record import Record
+from atlas_jax.online.replies import ChatModel
+from atlas_jax.online.scrubbing import scrubber
+
+
+def open_model(
+  config: ChatModelConfig,
+  *,
+  where: str,
+  environ: Mapping[str, str],
+  ledger: Ledger,
+  record: Record,
+  endpoint: str | None = None,
+) -> ChatModel:
+  """The model that `config` names; nothing is sent yet.
+
+  Args:
+    config: see ChatModelConfig.
+    where: its place in the config, such as config.teacher, for errors.
+    environ: environment variables, for the key.
+    ledger, record: of the run.
+    endpoint: what the record calls the server in place of its URL, when a
+      run serves the model itself, each time at another port.
+
+  Raises:
+    ConfigError: a value is wrong, the key's variable is not set, a library
+      is not installed, or dollars are capped and the model has no price.
+  """
+  wrong = next(model_config.problems(config, where), None)
+  if wrong is not None:
+    raise ConfigError(wrong)
+  key = None
+  if config.api_key_env is not None:
+    key = environ.get(config.api_key_env)
+    if not key:
+      raise ConfigError(
+        f"{where}.api_key_env names {config.api_key_env}, which is not set"
+      )
+  calls = _calls(config, where, key)
+  own = config.price_in is not None
+  price = Price(
+    (config.price_in, config.price_out) if own else calls.prices, own
+  )
+  if price.per_million is None and ledger.caps.dollars is not None:
+    raise ConfigError(
+      f"{where}: the price of {config.model or config.url} is not known, and"
+      f" the run has a cap on dollars: give {where}.price_in and"
+      f" {where}.price_out (dollars per million tokens; 0 is a price)"
+    )
+  limits = ledger.limits[config.url or config.model]
+  limits.tighten(
+    concurrency=config.concurrency,
+    requests_per_minute=config.requests_per_minute,
+    tokens_per_minute=config.tokens_per_minute,
+  )
+  return Chat(
+    config,
+    calls,
+    where=where,
+    ledger=ledger,
+    record=record,
+    limits=limits,
+    endpoint=endpoint or config.url,
+    price=price,
+    scrub=scrubber(environ, key),
+    scrub_own=scrubber({}, key),
+  )
+
+
+def _calls(config: ChatModelConfig, where: str, key: str | None):
+  if config.kind == "litellm":
+    from atlas_jax.online.litellm_calls import LiteLlmCalls
+
+    return LiteLlmCalls(
+      config.model,
+      url=config.url,
+      key=key,
+      extra=config.extra,
+      timeout_s=config.timeout_s,
+      where=where,
+    )
+  if config.kind == "url":
+    from atlas_jax.online.url_calls import UrlCalls
+
+    return UrlCalls(config.url, model=config.model, key=key, extra=config.extra)
+  from atlas_jax.online.callable_calls import CallableCalls, load
+
+  function = load(config.model, f"{where}.model")
+  return CallableCalls(function, name=config.model, extra=config.extra)

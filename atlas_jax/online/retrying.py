@@ -1,0 +1,134 @@
+"""One policy for failed attempts, whatever the model is called by.
+
+1. 408, 409, 429, 5xx, broken connections, attempts over their deadline, empty
+   answers and broken JSON are tried again, `retries` times at most.
+2. The wait doubles from 0.5 s to 30 s, less a jitter that depends on the
+   request and the attempt alone. Retry-After is obeyed up to 120 s, and holds
+   for all requests to that endpoint.
+3. An answer that is cut before max_tokens is tried again once; cut again, it
+   is a limit of the server and counts as truncated.
+4. A refused key, a spent account or an unknown model fails every call: it is
+   told once and nothing more is sent.
+5. Any other 4xx is an error at once.
+"""
+
+import datetime
+import email.utils
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+_FIRST_WAIT_S = 0.5
+_LONGEST_WAIT_S = 30.0
+_LONGEST_RETRY_AFTER_S = 120.0
+_HERD_S = 0.1  # spreads what a Retry-After would start at one moment
+_AGAIN = (408, 409, 429)
+_HOPELESS = {
+  401: "refuses the key",
+  402: "wants to be paid",
+  403: "forbids it",
+  404: "does not know the model",
+}
+
+
+class ModelRefused(RuntimeError):
+  """No call of this model can succeed; the text says why. Nothing is sent."""
+
+
+@dataclass(frozen=True)
+class Answer:
+  """What a server said, before it is judged. Tokens None: it did not say.
+
+  dollars is a price told by the library that made the call.
+  """
+
+  text: str | None
+  finish_reason: str | None
+  prompt_tokens: int | None = None
+  completion_tokens: int | None = None
+  dollars: float | None = None
+
+
+class CallFailed(Exception):
+  """One attempt brought no answer.
+
+  Args:
+    error: what happened.
+    status: of replies.py: error, timeout or empty.
+    code: the HTTP status, where there is one.
+    again: whether another attempt may succeed.
+    billed: False where nothing was generated; True: it may have been paid.
+    retry_after: seconds that the server asks to wait.
+  """
+
+  def __init__(
+    self,
+    error: str,
+    *,
+    status: str = "error",
+    code: int | None = None,
+    again: bool = True,
+    billed: bool = True,
+    retry_after: float | None = None,
+  ):
+    super().__init__(error)
+    self.status = status
+    self.code = code
+    self.again = again
+    self.billed = billed
+    self.retry_after = retry_after
+
+  def hopeless(self, answered: bool) -> str | None:
+    """Why no other call can succeed either.
+
+    answered: the model gave an answer before; then 403 and 404 are about one
+    request (moderation, say).
+    """
+    if "insufficient_quota" in str(self):
+      return _HOPELESS[402]
+    if answered and self.code in (403, 404):
+      return None
+    return _HOPELESS.get(self.code)
+
+
+def refused(
+  code: int, text: str, headers: Mapping[str, str], now: datetime.datetime
+) -> CallFailed:
+  """The failure that an HTTP status other than 200 means."""
+  again = code in _AGAIN or code >= 500
+  said = headers.get("Retry-After")
+  return CallFailed(
+    f"HTTP {code}: {text}",
+    status="timeout" if code == 408 else "error",
+    code=code,
+    again=again,
+    billed=False,
+    retry_after=None if said is None else retry_after(said, now),
+  )
+
+
+def retry_after(said: str, now: datetime.datetime) -> float | None:
+  """Seconds of a Retry-After header, bounded; None: it makes no sense."""
+  try:
+    seconds = float(said)
+  except ValueError:
+    try:
+      until = email.utils.parsedate_to_datetime(said)
+    except ValueError:
+      return None
+    if until.tzinfo is None:  # the date ends in -0000
+      until = until.replace(tzinfo=datetime.UTC)
+    seconds = (until - now).total_seconds()
+  if seconds != seconds:
+    return None
+  return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER_S)
+
+
+def pause_s(failed: CallFailed, key: str, attempt: int) -> float:
+  """How long to wait after the failed attempt number `attempt`, from 0."""
+  digest = hashlib.sha256(f"{key} {attempt}".encode()).digest()
+  jitter = int.from_bytes(digest[:4], "big") / 2**32  # in [0, 1)
+  if failed.retry_after is not None:
+    return failed.retry_after + _HERD_S * jitter
+  wait = min(_FIRST_WAIT_S * 2**attempt, _LONGEST_WAIT_S)
+  return wait * (1 - jitter / 2)

@@ -1,0 +1,123 @@
+"""Straight to POST /v1/chat/completions of an OpenAI-compatible server."""
+
+import asyncio
+import datetime
+import json
+import urllib.parse
+
+import aiohttp
+
+from atlas_jax.online.chat_json import answer_of
+from atlas_jax.online.replies import ChatRequest
+from atlas_jax.online.retrying import Answer, CallFailed, refused
+
+_NAME_TIMEOUT_S = 30.0
+
+
+def base_of(url: str) -> str:
+  """The address that /chat/completions is added to."""
+  url = url.rstrip("/").removesuffix("/chat/completions")
+  return url if urllib.parse.urlsplit(url).path else url + "/v1"
+
+
+class UrlCalls:
+  """Calls one model of one server.
+
+  Args:
+    url: see base_of.
+    model: None: the only one that the server tells of.
+    key: a bearer token or None.
+    extra: sampling parameters that go with every call.
+  """
+
+  prices = None
+
+  def __init__(
+    self, url: str, *, model: str | None, key: str | None, extra: dict
+  ):
+    self._base = base_of(url)
+    self._model = model
+    self._extra = extra
+    self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+    self._session: aiohttp.ClientSession | None = None
+    self._naming = asyncio.Lock()
+
+  async def aclose(self) -> None:
+    if self._session is not None:
+      await self._session.close()
+    self._session = None
+
+  async def name(self) -> str:
+    """The model's name, asked from the server once.
+
+    Raises:
+      CallFailed: it does not answer, or serves several.
+    """
+    async with self._naming:
+      if self._model is None:
+        self._model = await self._ask_name()
+      return self._model
+
+  async def _ask_name(self) -> str:
+    try:
+      async with asyncio.timeout(_NAME_TIMEOUT_S):
+        body = await self._json("GET", "/models", None)
+    except TimeoutError:
+      raise CallFailed(
+        f"no answer in {_NAME_TIMEOUT_S:g} s", status="timeout"
+      ) from None
+    try:
+      names = [str(entry["id"]) for entry in body["data"]]
+    except (KeyError, TypeError):
+      raise CallFailed(f"{self._base}/models lists no models") from None
+    if len(names) != 1:
+      raise CallFailed(
+        f"{self._base} serves {len(names)} models; name one of them with the"
+        f" key model: {', '.join(names[:20])}",
+        again=False,
+      )
+    return names[0]
+
+  async def send(self, request: ChatRequest) -> Answer:
+    """One attempt, without a deadline of its own.
+
+    Raises:
+      CallFailed: it brought no answer.
+    """
+    body = self._extra | {
+      "model": await self.name(),
+      "messages": [dict(m) for m in request.messages],
+      "max_tokens": request.max_tokens,
+      "temperature": request.temperature,
+    }
+    if request.seed is not None:
+      body["seed"] = request.seed
+    return answer_of(await self._json("POST", "/chat/completions", body))
+
+  async def _json(self, method: str, path: str, body):
+    if self._session is None:
+      self._session = aiohttp.ClientSession(
+        headers=self._headers,
+        # The limits say how many requests are under way.
+        connector=aiohttp.TCPConnector(limit=0),
+        timeout=aiohttp.ClientTimeout(total=None),
+      )
+    try:
+      async with self._session.request(
+        method, self._base + path, json=body, allow_redirects=False
+      ) as response:
+        content = await response.read()
+        code, headers = response.status, response.headers
+    except aiohttp.ClientConnectorError as error:
+      raise CallFailed(f"no connection: {error}", billed=False) from None
+    except (aiohttp.ClientError, OSError) as error:
+      raise CallFailed(f"{type(error).__name__}: {error}") from None
+    if code != 200:
+      text = content.decode(errors="replace")
+      raise refused(code, text, headers, datetime.datetime.now(datetime.UTC))
+    try:
+      return json.loads(content)
+    except ValueError:
+      what = "broken JSON" if content.strip() else "an empty body"
+      status = "error" if content.strip() else "empty"
+      raise CallFailed(f"{what} with HTTP 200", status=status) from None
