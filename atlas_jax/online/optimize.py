@@ -208,9 +208,7 @@ def opened(
   endpoints: Mapping[str, str],
 ):
   """A Run, closed at the end; see open_models."""
-  ledger = Ledger(
-    config.caps, paid=record.paid(), seconds=record.seconds_before
-  )
+  ledger = record.ledger(config.caps)
   with contextlib.ExitStack() as stack:
     checker = stack.enter_context(AnswerChecker())
     loop = EventLoop()
@@ -343,7 +341,10 @@ def optimize(
     reachable, environ = stack.enter_context(
       local_servers.served(config, workdir, environ)
     )
-    run = stack.enter_context(opened(reachable, workdir, environ, sets, record))
+    endpoints = local_servers.endpoints(config)
+    run = stack.enter_context(
+      opened(reachable, workdir, environ, sets, record, endpoints)
+    )
     _check_budget(run)
     with live.shown(run.line, sys.stderr):
       _work(run)

@@ -14,6 +14,7 @@ call's rollouts have none because models failed, the run stops.
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -108,7 +109,7 @@ def _episode(problem, baseline: Reply, taught: protocol.Taught):
         taught.teaching,
         taught.teaching_status,
         # The teaching's part of what the teacher wrote.
-        round(share * tokens_of(reply)),
+        math.ceil(share * tokens_of(reply)),
         _solution(taught.guided),
       ),
     ),
