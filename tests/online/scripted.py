@@ -83,7 +83,7 @@ def tree(folder, url: str, *, train=12, validation=10, test=40):
     out[role].url = url
     out[role].price_in = 1.0
     out[role].price_out = 2.0
-    out[role].timeout_s = 2.0
+    out[role].timeout_s = 60.0
     out[role].retries = 8
   for name, text in SEED.items():
     out.prompts[name] = text
