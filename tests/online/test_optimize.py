@@ -169,10 +169,10 @@ def test_a_budget_without_a_round_is_refused_before_any_call(tmp_path):
   with StubServer(scripted.answer) as stub:
     # Seed 40, round 45, choosing 10 * (2 + 2 * 4), test 40 * (2 + 2 * 2).
     need = 40 + 45 + 100 + 240
-    with pytest.raises(optimize.BudgetTooSmall, match=f"they take {need}"):
+    with pytest.raises(optimize.BudgetTooSmall, match=rf"they take {need}"):
       run(tmp_path, stub.url, caps__calls=need - 1)
     assert not stub.calls
-    with pytest.raises(optimize.BudgetTooSmall, match="calls=424.*one round"):
+    with pytest.raises(optimize.BudgetTooSmall, match=r"calls=424.*one round"):
       optimize.plan(
         scripted.config(tmp_path, stub.url, caps__calls=need - 1),
         tmp_path / "run",
@@ -266,17 +266,35 @@ def test_faults_change_nothing_but_the_spend(tmp_path, finished):
     assert lines[0] == lines[1]
 
 
-@pytest.mark.slow
-def test_faults_do_not_overshoot_the_cap(tmp_path):
-  faults = Faults(seed=5, share=0.4, kinds=("429", "500", "null", "broken"))
+QUICK = ("429", "500", "null", "broken")
+
+
+def test_retries_cannot_eat_what_is_set_aside(tmp_path):
+  faults = Faults(seed=5, share=0.2, kinds=QUICK)
   with StubServer(scripted.answer, faults=faults) as stub:
-    # What was set aside is eaten by retries: it stops there, to the call.
+    workdir = run(tmp_path, stub.url, caps__calls=440)
+    assert len(stub.calls) <= 440
+  facts = read(workdir / "report" / "optimize.json")
+  assert facts["ended"].startswith("config.caps.calls leaves")
+  assert facts["evaluation"]["problems"] == 40
+
+
+@pytest.mark.slow
+def test_a_cap_holds_to_the_call_and_a_higher_one_goes_on(tmp_path):
+  faults = Faults(seed=5, share=0.6, kinds=QUICK, in_a_row=4)
+  with StubServer(scripted.answer, faults=faults) as stub:
+    # Retries take even what was set aside: it stops there, to the call.
     with pytest.raises(BudgetSpent, match="cap on calls"):
       run(tmp_path, stub.url, caps__calls=425)
     assert len(stub.calls) == 425
-    # A higher cap goes on, and the end is the same.
-    workdir = run(tmp_path, stub.url, caps__calls=2000)
+    workdir = run(tmp_path, stub.url, caps__calls=5000)
+    asked = {json.dumps(c.body, sort_keys=True) for c in stub.calls}
   assert read(workdir / "report" / "optimize.json")["kept"] == 1
+  assert (
+    len({json.dumps(c.body, sort_keys=True) for c in stub.good})
+    == len(stub.good)
+    == len(asked)
+  )
 
 
 CONFIG = """
@@ -308,8 +326,10 @@ def test_killed_at_three_places_it_equals_an_undisturbed_run(
 
     def start():
       return subprocess.Popen(
-        [sys.executable, "-m", "launchers.optimize"]
-        + [f"--config={config}", f"--workdir={workdir}"],
+        [
+          *(sys.executable, "-m", "launchers.optimize"),
+          *(f"--config={config}", f"--workdir={workdir}"),
+        ],
         cwd=repo_root,
         env=environ,
         stdout=subprocess.PIPE,
