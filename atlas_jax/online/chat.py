@@ -120,8 +120,6 @@ class Chat:
   async def _ask(self, key, asked, request, attempts: list[Attempt]) -> Reply:
     began = time.monotonic()
     for n in range(self._config.retries + 1):
-      if self._hopeless is not None:
-        raise ModelRefused(self._hopeless)
       failed, done = await self._attempt(
         key,
         asked,
@@ -191,6 +189,8 @@ class Chat:
       )
 
     async with self._limits.turn(bound.tokens) as used:
+      if self._hopeless is not None:
+        raise ModelRefused(self._hopeless)
       done = await asks.attempted(
         self._ledger,
         self._record,

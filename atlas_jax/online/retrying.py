@@ -96,7 +96,8 @@ def refused(
 ) -> CallFailed:
   """The failure that an HTTP status other than 200 means."""
   again = code in _AGAIN or code >= 500
-  said = headers.get("Retry-After")
+  # Not every library keeps the case of a header.
+  said = {k.lower(): v for k, v in headers.items()}.get("retry-after")
   return CallFailed(
     f"HTTP {code}: {text}",
     status="timeout" if code == 408 else "error",

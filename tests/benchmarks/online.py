@@ -22,7 +22,7 @@ from atlas_jax.online import optimize
 from atlas_jax.online.config import resolve
 from atlas_jax.online.record import Record
 from atlas_jax.online.rollouts import Job
-from tests.online import scripted
+from tests.online import small_world
 from tests.online.stub_server import StubServer
 
 
@@ -31,12 +31,12 @@ def answer(messages) -> str:
   prompt = messages[-1]["content"]
   if prompt.startswith("OUTLINE in short"):
     return "in short, I add"
-  return scripted.answer(messages)
+  return small_world.answer(messages)
 
 
 def evaluate(folder, problems: int, latency_s: float, concurrency: int) -> None:
   with StubServer(answer, latency_s=latency_s) as stub:
-    tree = scripted.tree(folder, stub.url, validation=problems)
+    tree = small_world.tree(folder, stub.url, validation=problems)
     for role in ("student", "teacher", "reflection_model"):
       tree[role].concurrency = concurrency
     config = resolve(tree)
@@ -49,7 +49,7 @@ def evaluate(folder, problems: int, latency_s: float, concurrency: int) -> None:
       for i, name in enumerate(("seed", "teacher changed", "probe changed")):
         prompts = config.prompts
         if name == "teacher changed":
-          prompts = dataclasses.replace(prompts, teacher_adaptive=scripted.GOOD)
+          prompts = dataclasses.replace(prompts, teacher_adaptive=small_world.GOOD)
         elif name == "probe changed":
           prompts = dataclasses.replace(
             prompts, student_diagnostic="OUTLINE in short {question}"

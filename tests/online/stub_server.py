@@ -109,6 +109,7 @@ class StubServer:
     api_key: when given, any other bearer token is answered with 401.
     usage: whether answers say their token counts.
     token_delay_s: between two words of a stream.
+    answers: how many are given before it hangs; None: no end.
   """
 
   answer: Callable
@@ -119,6 +120,7 @@ class StubServer:
   usage: bool = True
   token_delay_s: float = 0.0
   port: int = 0
+  answers: int | None = None
   calls: list[Call] = field(default_factory=list)
   most_at_once: int = 0
 
@@ -209,6 +211,10 @@ class StubServer:
       self._seen[content] += 1
       call.fault = self.faults.sequence(content, count + 1)[-1]
     await asyncio.sleep(self.latency_s)
+    if self.answers is not None:
+      if self.answers == 0:
+        await asyncio.sleep(3600)
+      self.answers -= 1
     match call.fault:
       case "429":
         response = _refusal(429, "too many requests")

@@ -8,7 +8,7 @@ import pytest
 from atlas_jax.online import choosing, report
 from atlas_jax.online.journal import Candidate
 from atlas_jax.online.spend import Caps
-from tests.online import scripted
+from tests.online import small_world
 from tests.online.stub_server import StubServer
 from tests.online.test_rollouts import opened
 
@@ -51,7 +51,7 @@ def world(*helpful, breaks=()):
       if name in map(str, breaks):
         return "<teaching>break</teaching>"
       return f"<teaching>think {name}</teaching>"
-    text = scripted.student(prompt)
+    text = small_world.student(prompt)
     if "break" in prompt:
       a = int(prompt.split("+")[0].split()[-1])
       # Right on the odd, which it is not alone; wrong on every fourth.

@@ -9,7 +9,7 @@ from atlas_jax.config import ConfigError, PromptsConfig
 from atlas_jax.online.config import OnlineConfig, default_config, resolve
 from atlas_jax.teaching.prompts import PromptError
 from configs import online
-from tests.online import scripted
+from tests.online import small_world
 
 
 @pytest.mark.parametrize("variant", online.VARIANTS)
@@ -68,7 +68,7 @@ def test_an_unknown_variant_lists_the_valid_ones():
   ids=str,
 )
 def test_what_is_refused(tmp_path, changes, text):
-  tree = scripted.tree(tmp_path, "http://127.0.0.1:1")
+  tree = small_world.tree(tmp_path, "http://127.0.0.1:1")
   tree.update_from_flattened_dict(changes)
   with pytest.raises(ConfigError, match=re.escape(text)) as error:
     resolve(tree)
@@ -84,7 +84,7 @@ def test_an_unknown_key_names_the_valid_ones():
 
 
 def test_prompts_path_replaces_the_prompts(tmp_path):
-  tree = scripted.tree(tmp_path, "http://127.0.0.1:1")
+  tree = small_world.tree(tmp_path, "http://127.0.0.1:1")
   path = tmp_path / "best_prompts.json"
   path.write_text(json.dumps({"prompts": vars(PromptsConfig())}))
   tree.prompts_path = str(path)

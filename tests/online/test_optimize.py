@@ -19,7 +19,7 @@ from atlas_jax.online.rollouts import Job
 from atlas_jax.online.search import SearchFailed
 from atlas_jax.online.spend import Amount, Snapshot
 from launchers import common
-from tests.online import scripted
+from tests.online import small_world
 from tests.online.stub_server import Faults, StubServer
 from tests.online.test_rollouts import opened
 
@@ -28,7 +28,7 @@ SECRET = "sk-atlas-0123456789abcdef"
 
 def run(folder, url, environ=None, **changes):
   """Runs to the end; the run directory."""
-  config = scripted.config(folder, url, **changes)
+  config = small_world.config(folder, url, **changes)
   optimize.optimize(config, folder / "run", environ or {})
   return folder / "run"
 
@@ -60,7 +60,7 @@ def finished(tmp_path_factory):
     f"{role}__api_key_env": "ATLAS_TEST_KEY"
     for role in ("student", "teacher", "reflection_model")
   }
-  with StubServer(scripted.answer, api_key=SECRET) as stub:
+  with StubServer(small_world.answer, api_key=SECRET) as stub:
     environ = {"ATLAS_TEST_KEY": SECRET}
     workdir = run(folder, stub.url, environ, **keys)
     calls = len(stub.calls)
@@ -77,7 +77,7 @@ def test_the_prompt_that_matters_is_found(finished):
   assert facts["accuracy_gain"]["estimate"] == 0.5
   assert facts["accuracy_gain"]["low"] > 0
   assert load_prompts(workdir / "best_prompts.json").teacher_adaptive == (
-    scripted.GOOD
+    small_world.GOOD
   )
   candidates = read(workdir / "candidates.json")
   assert [c["parents"] for c in candidates] == [[], [0]]
@@ -86,7 +86,7 @@ def test_the_prompt_that_matters_is_found(finished):
   assert candidates[0]["score"] == pytest.approx((right + wrong) / 2)
   assert candidates[1]["score"] == pytest.approx(right)
   diff = (workdir / "report" / "prompts.diff").read_text()
-  assert f"+{scripted.GOOD}" in diff.splitlines()
+  assert f"+{small_world.GOOD}" in diff.splitlines()
   for name in ("optimize.md", "score_vs_spend.png", "alone_versus_taught.png"):
     assert (workdir / "report" / name).stat().st_size > 500
 
@@ -130,7 +130,7 @@ def test_the_loop_closes(finished):
   tree.data.sft_path = str(workdir / "episodes")
   tree.prompts_path = str(workdir / "best_prompts.json")
   config = common.with_prompts(resolve(tree))
-  assert config.prompts.teacher_adaptive == scripted.GOOD
+  assert config.prompts.teacher_adaptive == small_world.GOOD
   found = splits.load(config.data)
   examples = splits.load_sft(config.data, (*found.validation, *found.test))
   questions = {p.question for p in found.train}
@@ -148,8 +148,8 @@ def test_the_loop_closes(finished):
 
 
 def test_the_dry_run_says_what_an_evaluation_takes(tmp_path):
-  with StubServer(scripted.answer) as stub:
-    config = scripted.config(tmp_path, stub.url)
+  with StubServer(small_world.answer) as stub:
+    config = small_world.config(tmp_path, stub.url)
     text = optimize.plan(config, tmp_path / "run", {})
     assert not stub.calls and not (tmp_path / "run").exists()
     with opened(tmp_path, stub.url) as r:
@@ -166,7 +166,7 @@ def test_the_dry_run_says_what_an_evaluation_takes(tmp_path):
 
 
 def test_a_budget_without_a_round_is_refused_before_any_call(tmp_path):
-  with StubServer(scripted.answer) as stub:
+  with StubServer(small_world.answer) as stub:
     # Seed 40, round 45, choosing 10 * (2 + 2 * 4), test 40 * (2 + 2 * 2).
     need = 40 + 45 + 100 + 240
     with pytest.raises(optimize.BudgetTooSmall, match=rf"they take {need}"):
@@ -174,7 +174,7 @@ def test_a_budget_without_a_round_is_refused_before_any_call(tmp_path):
     assert not stub.calls
     with pytest.raises(optimize.BudgetTooSmall, match=r"calls=424.*one round"):
       optimize.plan(
-        scripted.config(tmp_path, stub.url, caps__calls=need - 1),
+        small_world.config(tmp_path, stub.url, caps__calls=need - 1),
         tmp_path / "run",
         {},
       )
@@ -189,7 +189,7 @@ def test_useless_proposals_end_the_search_and_keep_the_seed(tmp_path):
     prompt = messages[-1]["content"]
     if prompt.startswith("You improve"):
       return "I would rather not."
-    return scripted.answer(messages)
+    return small_world.answer(messages)
 
   with StubServer(answer) as stub:
     workdir = run(tmp_path, stub.url, reflection__max_failures=3)
@@ -198,7 +198,7 @@ def test_useless_proposals_end_the_search_and_keep_the_seed(tmp_path):
   facts = read(workdir / "report" / "optimize.json")
   assert facts["kept"] == 0 and "3 proposals" in facts["ended"]
   best = read(workdir / "best_prompts.json")
-  assert best["prompts"] == scripted.SEED and best["stage"] == "chosen"
+  assert best["prompts"] == small_world.SEED and best["stage"] == "chosen"
 
 
 def test_a_dead_reflection_model_stops_the_run_with_a_reason(tmp_path):
@@ -207,7 +207,7 @@ def test_a_dead_reflection_model_stops_the_run_with_a_reason(tmp_path):
   def answer(messages):
     if messages[-1]["content"].startswith("You improve"):
       return web.Response(status=503)
-    return scripted.answer(messages)
+    return small_world.answer(messages)
 
   with StubServer(answer) as stub:
     with pytest.raises(SearchFailed, match=r"3 calls .* in a row"):
@@ -219,7 +219,7 @@ def test_a_dead_reflection_model_stops_the_run_with_a_reason(tmp_path):
       )
     before = len(stub.calls)
     # It is back: the run goes on, and asks nothing twice.
-    stub.answer = scripted.answer
+    stub.answer = small_world.answer
     workdir = run(
       tmp_path,
       stub.url,
@@ -241,7 +241,7 @@ def test_faults_change_nothing_but_the_spend(tmp_path, finished):
     f"{role}__timeout_s": 3.0
     for role in ("student", "teacher", "reflection_model")
   }
-  with StubServer(scripted.answer, faults=faults) as stub:
+  with StubServer(small_world.answer, faults=faults) as stub:
     faulty = run(tmp_path, stub.url, **changes)
     met = {c.fault for c in stub.calls} - {None}
     assert met == set(faults.kinds)
@@ -271,7 +271,7 @@ QUICK = ("429", "500", "null", "broken")
 
 def test_retries_cannot_eat_what_is_set_aside(tmp_path):
   faults = Faults(seed=5, share=0.2, kinds=QUICK)
-  with StubServer(scripted.answer, faults=faults) as stub:
+  with StubServer(small_world.answer, faults=faults) as stub:
     workdir = run(tmp_path, stub.url, caps__calls=440)
     assert len(stub.calls) <= 440
   facts = read(workdir / "report" / "optimize.json")
@@ -282,7 +282,7 @@ def test_retries_cannot_eat_what_is_set_aside(tmp_path):
 @pytest.mark.slow
 def test_a_cap_holds_to_the_call_and_a_higher_one_goes_on(tmp_path):
   faults = Faults(seed=5, share=0.6, kinds=QUICK, in_a_row=4)
-  with StubServer(scripted.answer, faults=faults) as stub:
+  with StubServer(small_world.answer, faults=faults) as stub:
     # Retries take even what was set aside: it stops there, to the call.
     with pytest.raises(BudgetSpent, match="cap on calls"):
       run(tmp_path, stub.url, caps__calls=425)
@@ -299,10 +299,10 @@ def test_a_cap_holds_to_the_call_and_a_higher_one_goes_on(tmp_path):
 
 CONFIG = """
 import os, pathlib
-from tests.online import scripted
+from tests.online import small_world
 
 def get_config():
-  out = scripted.tree(pathlib.Path(os.environ["FOLDER"]), os.environ["URL"])
+  out = small_world.tree(pathlib.Path(os.environ["FOLDER"]), os.environ["URL"])
   return out
 """
 
@@ -316,7 +316,7 @@ def test_killed_at_three_places_it_equals_an_undisturbed_run(
   config.write_text(CONFIG)
   workdir = tmp_path / "run"
 
-  with StubServer(scripted.answer, latency_s=0.02) as stub:
+  with StubServer(small_world.answer, latency_s=0.02) as stub:
     environ = {
       **os.environ,
       "FOLDER": str(tmp_path),

@@ -8,13 +8,13 @@ import pytest
 from atlas_jax.online import optimize
 from atlas_jax.online.record import Record
 from atlas_jax.online.rollouts import Job, RolloutError
-from tests.online import scripted
+from tests.online import small_world
 from tests.online.stub_server import StubServer
 
 
 @contextlib.contextmanager
 def opened(folder, url, **changes):
-  config = scripted.config(folder, url, **changes)
+  config = small_world.config(folder, url, **changes)
   sets = optimize.chosen_problems(config)
   with (
     Record() as record,
@@ -24,12 +24,12 @@ def opened(folder, url, **changes):
 
 
 def better(run):
-  return dataclasses.replace(run.config.prompts, teacher_adaptive=scripted.GOOD)
+  return dataclasses.replace(run.config.prompts, teacher_adaptive=small_world.GOOD)
 
 
 def test_what_no_candidate_changes_is_asked_once(tmp_path):
   with (
-    StubServer(scripted.answer) as stub,
+    StubServer(small_world.answer) as stub,
     opened(tmp_path, stub.url) as run,
   ):
     problems = run.budget.sets.validation[:3]
@@ -56,7 +56,7 @@ def test_what_no_candidate_changes_is_asked_once(tmp_path):
 
 def test_scores_are_the_weighted_objectives(tmp_path):
   with (
-    StubServer(scripted.answer) as stub,
+    StubServer(small_world.answer) as stub,
     opened(tmp_path, stub.url) as run,
   ):
     even, odd = sorted(
@@ -95,7 +95,7 @@ def test_a_teaching_that_states_the_answer_loses_the_penalty(
     if prompt.startswith("TEACH"):
       a = int(prompt.split()[1][:4])
       return f"<teaching>carry: it is {2 * a + 100}</teaching>"
-    return scripted.answer(messages)
+    return small_world.answer(messages)
 
   with (
     StubServer(answer) as stub,
@@ -122,7 +122,7 @@ def broken_for(question: str, start: str):
     prompt = messages[0]["content"]
     if prompt.startswith(start) and question in prompt:
       return web.Response(status=500)
-    return scripted.answer(messages)
+    return small_world.answer(messages)
 
   return answer
 
@@ -162,12 +162,12 @@ def test_a_dead_model_stops_the_run(tmp_path):
 
 def test_an_agent_is_not_probed(tmp_path):
   with (
-    StubServer(scripted.answer) as stub,
+    StubServer(small_world.answer) as stub,
     opened(
       tmp_path,
       stub.url,
       agent__kind="python",
-      agent__python__target="tests.online.scripted:student",
+      agent__python__target="tests.online.small_world:student",
     ) as run,
   ):
     problems = run.budget.sets.validation[:2]

@@ -1,0 +1,44 @@
+"""What the tests of models share: a run, its models, and questions."""
+
+import asyncio
+
+from atlas_jax.online.model_config import ChatModelConfig
+from atlas_jax.online.models import open_model
+from atlas_jax.online.record import Record
+from atlas_jax.online.replies import ChatRequest
+from atlas_jax.online.spend import Caps
+
+
+def request(text="hi you", *, role="r", max_tokens=9, replicate=0, seed=None):
+  messages = ({"role": "user", "content": text},)
+  return ChatRequest(role, messages, max_tokens, 0.0, seed, replicate)
+
+
+class Run:
+  """A ledger, a record and the models that a test opens."""
+
+  def __init__(self, caps=Caps(), environ=None):  # noqa: B008 it is frozen
+    self.record = Record()
+    self.ledger = self.record.ledger(caps)
+    self.environ = environ or {}
+
+  def open(self, **config):
+    return open_model(
+      ChatModelConfig(**config),
+      where="config.student",
+      environ=self.environ,
+      ledger=self.ledger,
+      record=self.record,
+    )
+
+
+def ask(model, *requests):
+  async def main():
+    try:
+      return await asyncio.gather(
+        *[model.chat(r) for r in requests], return_exceptions=True
+      )
+    finally:
+      await model.aclose()
+
+  return asyncio.run(main())

@@ -1,0 +1,51 @@
+"""A model's config: what is refused, and how it says so."""
+
+import pytest
+
+from atlas_jax.config import ConfigError, build, tree_of
+from atlas_jax.online.model_config import ChatModelConfig
+from atlas_jax.online.spend import Caps
+from tests.online.opened import Run, ask, request
+from tests.online.stub_server import StubServer
+
+
+@pytest.mark.parametrize(
+  "config, says",
+  [
+    ({"kind": "openai"}, "config.student.kind is 'openai'; valid: litellm"),
+    ({}, "config.student.url must be given"),
+    ({"kind": "litellm"}, "config.student.model must be given"),
+    ({"kind": "callable", "model": "f"}, "must be 'module:function'"),
+    ({"kind": "callable", "model": "tests.nope:f"}, "cannot be loaded"),
+    ({"url": "http://me:pw@h"}, "must hold no user, password"),
+    ({"url": "http://h", "api_key_env": "NO"}, "NO, which is not set"),
+    ({"url": "http://h", "concurrency": 0}, "concurrency must be at least 1"),
+    ({"url": "http://h", "price_in": 1.0}, "price_out go together"),
+    ({"url": "http://h", "extra": {"n": 2}}, "extra.n is set by the run"),
+    ({"url": "http://h", "extra": {"api_key": "s"}}, "use config.student.api"),
+  ],
+)
+def test_a_wrong_config_is_one_clear_error(config, says):
+  with pytest.raises(ConfigError, match=says.replace(".", r"\.")) as error:
+    Run().open(**config)
+  assert "pw" not in str(error.value).replace("password", "")
+
+
+def test_dollars_can_only_be_capped_where_there_is_a_price():
+  run = Run(Caps(dollars=1.0))
+  with pytest.raises(ConfigError, match=r"student\.price_in and .*price_out"):
+    run.open(url="http://h")
+  run.open(url="http://h", price_in=0.0, price_out=0.0)
+  with StubServer(lambda m: "x") as stub:
+    free = Run()
+    (reply,) = ask(free.open(url=stub.url), request())
+  assert reply.dollars is None
+  assert free.ledger.snapshot().unpriced_calls == 1
+
+
+def test_the_config_goes_through_the_config_tree():
+  config = ChatModelConfig(url="http://h", extra={"top_p": 0.5}, price_in=1.0)
+  tree = tree_of(config)
+  tree.retries = 9
+  assert build(ChatModelConfig, tree).retries == 9
+  assert build(ChatModelConfig, tree).extra == {"top_p": 0.5}

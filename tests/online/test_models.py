@@ -1,0 +1,212 @@
+"""Chat models of every kind against a real HTTP server: what is sent and how
+the answer is read. Failures are in test_retrying.py, resuming in
+test_resume.py."""
+
+import asyncio
+import logging
+import time
+
+import pytest
+from aiohttp import web
+
+from atlas_jax.online.spend import Caps
+from tests.online import scripted
+from tests.online.opened import Run, ask, request
+from tests.online.stub_server import StubServer
+
+
+def says(**message):
+  """A stub whose answer is this message, with these other keys of a choice."""
+  choice = {"finish_reason": "stop"}
+  choice |= {k: message.pop(k) for k in ("finish_reason",) if k in message}
+  usage = message.pop("usage", None)
+  body = {"choices": [{"message": message} | choice]}
+  body |= {} if usage is None else {"usage": usage}
+  return StubServer(lambda _: web.json_response(body))
+
+
+def test_what_is_sent_and_what_comes_back():
+  run = Run()
+  with StubServer(lambda m: "three little words") as stub:
+    model = run.open(
+      url=stub.url, extra={"top_p": 0.5}, price_in=1.0, price_out=4.0
+    )
+    (reply,) = ask(model, request(seed=7))
+    (call,) = stub.calls
+  assert call.body == {
+    "model": "stub",  # asked from /v1/models
+    "messages": [{"role": "user", "content": "hi you"}],
+    "max_tokens": 9,
+    "temperature": 0.0,
+    "seed": 7,
+    "top_p": 0.5,
+  }
+  assert "Authorization" not in call.headers
+  assert (reply.status, reply.text) == ("ok", "three little words")
+  assert (reply.prompt_tokens, reply.completion_tokens) == (2, 3)
+  assert reply.dollars == pytest.approx(14e-6)  # 2 * 1 + 3 * 4 per million
+  assert reply.attempts == 1 and not reply.cached and reply.seconds > 0
+  snapshot = run.ledger.snapshot()
+  assert (snapshot.tokens, snapshot.dollars) == (5, reply.dollars)
+  assert snapshot.lines[0].role == "r" and snapshot.lines[0].model == "stub"
+
+
+def test_the_record_answers_equal_requests_and_no_others():
+  run = Run()
+  with StubServer(lambda m: "x") as stub:
+    model = run.open(url=stub.url)
+    base = request()
+    others = [
+      request("hi me"),
+      request(max_tokens=8),
+      request(replicate=1),
+      request(seed=1),
+    ]
+
+    async def main():
+      await model.chat(base)
+      again = [await model.chat(r) for r in (base, request(role="other"))]
+      assert len(stub.calls) == 1 and all(r.cached for r in again)
+      for n, other in enumerate(others, 2):
+        assert not (await model.chat(other)).cached
+        assert len(stub.calls) == n
+      await model.aclose()
+
+    asyncio.run(main())
+  assert run.ledger.snapshot().calls == 5
+
+
+def test_equal_requests_at_one_time_make_one_call():
+  run = Run(Caps(calls=1))
+  with StubServer(lambda m: "x", latency_s=0.05) as stub:
+    replies = ask(run.open(url=stub.url), *[request()] * 16)
+    assert len(stub.calls) == 1
+  assert [r.text for r in replies] == ["x"] * 16
+  assert sum(not r.cached for r in replies) == 1
+
+
+def test_a_caller_that_leaves_does_not_end_the_call_of_another():
+  run = Run()
+  with StubServer(lambda m: "x", latency_s=0.2) as stub:
+    model = run.open(url=stub.url)
+
+    async def main():
+      first, second = (
+        asyncio.create_task(model.chat(request())) for _ in range(2)
+      )
+      while not stub.calls:
+        await asyncio.sleep(0.01)
+      first.cancel()
+      assert (await second).text == "x"
+      # The last one that leaves ends it; it may have been paid.
+      third = asyncio.create_task(model.chat(request("other")))
+      while len(stub.calls) < 2:
+        await asyncio.sleep(0.01)
+      third.cancel()
+      await asyncio.gather(third, return_exceptions=True)
+      await model.aclose()
+
+    asyncio.run(main())
+  snapshot = run.ledger.snapshot()
+  assert (snapshot.calls, snapshot.lost.calls) == (1, 1)
+  assert snapshot.open_calls == 0
+
+
+@pytest.mark.parametrize(
+  "message, status, text, calls",
+  [
+    ({"content": "a", "reasoning_content": "hm"}, "ok", "a", 1),
+    ({"content": "a", "finish_reason": "length"}, "truncated", "a", 1),
+    (
+      {
+        "content": None,
+        "reasoning_content": "hm",
+        "finish_reason": "length",
+        "usage": {"prompt_tokens": 2, "completion_tokens": 9},
+      },
+      "truncated",
+      "",
+      1,
+    ),
+    # Cut early: once more, then it is the server's limit.
+    (
+      {
+        "content": "a",
+        "finish_reason": "length",
+        "usage": {"prompt_tokens": 2, "completion_tokens": 1},
+      },
+      "truncated",
+      "a",
+      2,
+    ),
+    ({"content": None}, "empty", None, 2),
+    ({"content": " \n"}, "empty", None, 2),
+    ({"content": ["a"]}, "error", None, 2),
+    ({"content": None, "refusal": "no"}, "error", None, 1),
+    ({"content": "a", "finish_reason": "content_filter"}, "error", None, 1),
+    ({"content": "a", "finish_reason": "abort"}, "error", None, 2),
+  ],
+)
+def test_how_an_answer_is_read(message, status, text, calls):
+  with says(**message) as stub:
+    model = Run().open(url=stub.url, retries=1)
+    (reply,) = ask(model, request())
+    assert len(stub.calls) == calls
+  assert (reply.status, reply.text, reply.attempts) == (status, text, calls)
+  assert (reply.error is None) == (status in ("ok", "truncated"))
+
+
+def test_functions_as_models():
+  scripted.seen.clear()
+  module = "tests.online.scripted"
+  run = Run()
+  model = run.open(kind="callable", model=f"{module}:echo", extra={"top_p": 1})
+  (reply,) = ask(model, request(seed=3, replicate=2))
+  assert reply.text == "echo hi you" and reply.prompt_tokens is None
+  assert scripted.seen == [
+    (
+      [{"role": "user", "content": "hi you"}],
+      {
+        "top_p": 1,
+        "max_tokens": 9,
+        "temperature": 0.0,
+        "seed": 3,
+        "replicate": 2,
+      },
+      False,
+    )
+  ]
+  # No usage is said: 154 for the prompt, 9 = min(9, bytes) for the answer.
+  assert run.ledger.snapshot().tokens == 163
+  model = Run().open(kind="callable", model=f"{module}:later")
+  assert ask(model, request())[0].text == "later hi you"
+  scripted.seen.clear()
+  model = Run().open(kind="callable", model=f"{module}:flaky")
+  assert ask(model, request())[0].attempts == 2
+  for name, text in (("broken", "a mistake"), ("number", "returned int")):
+    model = Run().open(kind="callable", model=f"{module}:{name}")
+    (reply,) = ask(model, request())
+    assert reply.status == "error" and text in reply.error
+    assert reply.attempts == 1
+  model = Run().open(
+    kind="callable", model=f"{module}:hangs", timeout_s=0.1, retries=0
+  )
+  began = time.monotonic()
+  assert ask(model, request())[0].status == "timeout"
+  assert time.monotonic() - began < 30
+
+
+def test_logs_and_errors_hold_no_key(caplog):
+  caplog.set_level(logging.DEBUG)
+  key = "sk-abc/def+12345"
+  run = Run(environ={"MY_KEY": key, "OTHER_TOKEN": "tok-999999"})
+  text = f"broke with Bearer {key} and tok-999999"
+  body = {"error": {"message": text}}
+  with StubServer(lambda m: web.json_response(body, status=500)) as stub:
+    model = run.open(url=stub.url, api_key_env="MY_KEY", retries=1)
+    (reply,) = ask(model, request())
+    assert stub.calls[0].headers["Authorization"] == f"Bearer {key}"
+  assert "broke with Bearer *** and ***" in reply.error
+  seen = caplog.text + repr(model) + repr(reply) + repr(run.record.costs())
+  assert key not in seen and "tok-999999" not in seen
+  assert "again in" in caplog.text
