@@ -69,17 +69,6 @@ def with_prompts(config):
   return dataclasses.replace(config, prompts=prompts)
 
 
-def built(cls):
-  """--config as the config dataclass `cls`, its values unchecked.
-
-  Raises:
-    ConfigError: an unknown key, a wrong type.
-  """
-  from atlas_jax import config as config_lib
-
-  return config_lib.build(cls, _CONFIG.value)
-
-
 def workdir() -> pathlib.Path:
   return pathlib.Path(_WORKDIR.value).absolute()
 

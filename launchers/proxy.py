@@ -18,10 +18,11 @@ common.define_flags(workdir=False)
 
 
 def main():
+  from atlas_jax.config import build
   from atlas_jax.online.proxy.app import serve
   from atlas_jax.online.proxy.config import ProxyConfig
 
-  serve(common.built(ProxyConfig), os.environ)
+  serve(build(ProxyConfig, common.tree()), os.environ)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,5 @@
 """The online half: evolve the teaching of any agent, and serve it. No JAX."""
+
+from atlas_jax.online.teaching_agent import TeachingAgent
+
+__all__ = ["TeachingAgent"]

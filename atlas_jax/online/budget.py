@@ -1,9 +1,10 @@
 """How many calls, tokens and dollars the parts of a run take, beforehand.
 
 Calls are exact: retries come on top, and where two prompts come out equal (two
-candidates that get the same teaching) one call less is made. Tokens and dollars are estimates: characters of the prompts over
-`_CHARS_PER_TOKEN` and the whole of max_tokens, until a role has been called
-`_MEASURED` times; from then on its mean cost with a margin, where that is less.
+candidates that get the same teaching) one call less is made. Tokens and
+dollars are estimates: characters of the prompts over `_CHARS_PER_TOKEN` and
+the whole of max_tokens, until a role has been called `_MEASURED` times; from
+then on its mean cost with a margin, where that is less.
 
 What choosing and the test split will take is set aside in the ledger, so that
 the search cannot use it. A round begins only where the whole of it fits.

@@ -18,6 +18,9 @@ OUTCOMES = (
   "alone_guided_failed",
 )
 
+# Seconds that all before the answer may take, unless a caller says otherwise.
+TEACH_DEADLINE_S = 10.0
+
 
 def outcome_of(taught: Taught) -> str:
   """The outcome of an attempt so far; 'taught' if a teaching is at hand."""

@@ -15,6 +15,7 @@ the student gets an empty one, as in training (prompts.extract_teaching).
 """
 
 import asyncio
+import dataclasses
 from collections.abc import Awaitable
 from dataclasses import dataclass
 
@@ -89,6 +90,10 @@ class Taught:
   teaching: str | None = None
   teaching_status: str | None = None  # of teaching.prompts.STATUSES
   guided: Reply | None = None
+
+  def with_guided(self, guided: Reply) -> "Taught":
+    """The attempt with its last stage."""
+    return dataclasses.replace(self, guided=guided)
 
   @property
   def stage(self) -> str:
@@ -256,7 +261,7 @@ async def taught(
   if so_far.teaching_status is None:
     return so_far
   guided = await ask_guided(student, prompts, question, so_far.teaching or "")
-  return Taught(**{**vars(so_far), "guided": guided})
+  return so_far.with_guided(guided)
 
 
 async def episode(

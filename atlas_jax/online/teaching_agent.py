@@ -22,9 +22,12 @@ from atlas_jax.online import protocol
 from atlas_jax.online.best_prompts import load_prompts, prompts_config
 from atlas_jax.online.outcomes import TEACH_DEADLINE_S, outcome_of
 from atlas_jax.online.replies import Agent, BudgetSpent, ChatModel
+from atlas_jax.online.retrying import ModelRefused
+from atlas_jax.online.wrapping import as_agent, as_teacher
 from atlas_jax.teaching.prompts import Prompts, strip_thinking
 
 log = logging.getLogger(__name__)
+_TEACH = protocol.TeachConfig()
 
 
 class AgentFailed(RuntimeError):
@@ -57,8 +60,10 @@ class TeachingAgent:
   Args:
     agent: an open Agent, or a function (sync or async) from a prompt to an
       answer.
-    teacher: an open ChatModel, the address of an OpenAI-compatible server
-      (http://HOST:PORT/v1) or a LiteLLM name; both without a cap on spend.
+    teacher: an open ChatModel (with its retries and ledger), or the address
+      of an OpenAI-compatible server (http://HOST:PORT/v1, or
+      http://HOST:PORT/v1#MODEL where it has several), or a LiteLLM name;
+      those are asked once a question, without a cap on spend.
     prompts: the templates by name, or the path of a best_prompts.json. The
       agent gets every question by student_baseline ("{question}" leaves it as
       it is).
@@ -66,9 +71,11 @@ class TeachingAgent:
       reaches the agent; None: student_with_teaching.
     teach: how the teacher is sampled.
     teach_deadline_s: seconds that the teacher may take.
+    teacher_key: the key of a teacher that is named by address or name.
 
   Raises:
     PromptError: the prompts are not valid.
+    ConfigError: LiteLLM is not installed or does not know the teacher.
     TypeError: agent or teacher is none.
   """
 
@@ -79,13 +86,14 @@ class TeachingAgent:
     prompts: PromptsConfig | Mapping[str, str] | str | pathlib.Path,
     *,
     inject: str | None = None,
-    teach: protocol.TeachConfig = protocol.TeachConfig(),
+    teach: protocol.TeachConfig = _TEACH,
     teach_deadline_s: float = TEACH_DEADLINE_S,
+    teacher_key: str | None = None,
   ):
     self.counts: collections.Counter[str] = collections.Counter()
     self._prompts = Prompts(_templates(prompts, inject))
-    self._agent = _agent(agent)
-    self._teacher = _teacher(teacher)
+    self._agent = as_agent(agent)
+    self._teacher = as_teacher(teacher, teacher_key, teach_deadline_s)
     self._teach = teach
     self._deadline_s = teach_deadline_s
     self._asked = 0
@@ -118,14 +126,8 @@ class TeachingAgent:
     outcome, taught = await self._taught(asked, alone)
     reply = alone
     if outcome == "taught":
-      guided = await protocol.ask_guided(
-        self._agent, self._prompts, asked, taught.teaching
-      )
-      taught = taught.with_guided(guided)
-      if protocol.has_text(guided) and strip_thinking(guided.text) is not None:
-        reply = guided
-      else:
-        outcome = "alone_guided_failed"
+      outcome, taught = await self._guided(asked, taught)
+      reply = taught.guided if outcome == "taught" else alone
     self.counts[outcome] += 1
     # Thinking that never ended has no answer after it: shown as it is.
     text = strip_thinking(reply.text)
@@ -139,10 +141,23 @@ class TeachingAgent:
         )
     except TimeoutError:
       return "alone_late", protocol.Taught(alone)
-    except BudgetSpent as error:
+    except (BudgetSpent, ModelRefused) as error:
       log.warning("no teaching any more: %s", error)
       return "alone_down", protocol.Taught(alone)
     return outcome_of(taught), taught
+
+  async def _guided(self, asked, taught) -> tuple[str, protocol.Taught]:
+    try:
+      guided = await protocol.ask_guided(
+        self._agent, self._prompts, asked, taught.teaching
+      )
+    except (BudgetSpent, ModelRefused) as error:
+      log.warning("no second answer any more: %s", error)
+      return "alone_guided_failed", taught
+    taught = taught.with_guided(guided)
+    if not protocol.has_text(guided) or strip_thinking(guided.text) is None:
+      return "alone_guided_failed", taught
+    return "taught", taught
 
   def close(self) -> None:
     """Closes agent and teacher, for who used ask."""
@@ -169,3 +184,12 @@ class TeachingAgent:
       )
       self._thread.start()
     return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+
+def _templates(prompts, inject: str | None) -> PromptsConfig:
+  if isinstance(prompts, str | pathlib.Path):
+    prompts = load_prompts(prompts)
+  if isinstance(prompts, PromptsConfig):
+    prompts = vars(prompts)
+  changed = {} if inject is None else {"student_with_teaching": inject}
+  return prompts_config({**prompts, **changed}, "prompts")

@@ -2,7 +2,6 @@
 
 import asyncio
 
-import httpx
 import openai
 import pytest
 from aiohttp import web
@@ -74,7 +73,7 @@ def test_a_stream_arrives_word_by_word():
     for word, seen in zip(words, read, strict=True):
       await write_word(response, word)
       # The next word is not written before the client has read this one.
-      await asyncio.wait_for(seen.wait(), 20)
+      await asyncio.wait_for(seen.wait(), 60)
     await response.write(b"data: [DONE]\n\n")
     return response
 
@@ -249,7 +248,7 @@ def test_a_stream_that_breaks_off_is_an_error_for_the_client():
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_goes_away_ends_the_work_of_the_upstream(stream):
-  ended = asyncio.Event()
+  working, ended = asyncio.Event(), asyncio.Event()
 
   async def chat(request):
     body = await request.json()
@@ -258,116 +257,31 @@ def test_a_client_that_goes_away_ends_the_work_of_the_upstream(stream):
     try:
       if stream:
         await write_word(await begin_stream(request), "a")
-      await asyncio.sleep(60)
+      working.set()
+      await asyncio.sleep(600)
     except asyncio.CancelledError:
       ended.set()
       raise
 
+  async def ask(proxied):
+    answer = await proxied.client.chat.completions.create(
+      model="any", messages=ASK, stream=stream
+    )
+    async for _ in answer:
+      pass
+
   async def check(proxied):
-    # A read timeout of a stream is raised by the client's HTTP library.
-    with pytest.raises((openai.APITimeoutError, httpx.ReadTimeout)):
-      answer = await proxied.client.chat.completions.create(
-        model="any", messages=ASK, stream=stream, timeout=0.3
-      )
-      async for _ in answer:
-        pass
-    await asyncio.wait_for(ended.wait(), 5)
+    asking = asyncio.ensure_future(ask(proxied))
+    await asyncio.wait_for(working.wait(), 60)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    await asyncio.wait_for(ended.wait(), 60)
     while await proxied.metric("atlas_proxy_in_flight"):
       await asyncio.sleep(0.02)
     assert await proxied.counts() == {"cancelled": 1}
 
   with teacher() as teach:
     run(check, application(chat), teach)
-
-
-def test_clients_show_their_key():
-  async def check(proxied):
-    assert (await proxied.ask())[0] == "taught"
-    wrong = proxied.client.with_options(api_key="wrong")
-    with pytest.raises(openai.AuthenticationError):
-      await wrong.chat.completions.create(model="any", messages=ASK)
-    with pytest.raises(openai.AuthenticationError):
-      await wrong.models.list()
-    assert (await proxied.client.models.list()).data[0].id == "stub"
-    assert await proxied.counts() == {"taught": 1, "refused": 1}
-
-  with upstream(api_key="sk-up") as up, teacher(api_key="sk-teach") as teach:
-    keys = Keys(client="sk-client", upstream="sk-up", teacher="sk-teach")
-    assert "sk-" not in repr(keys)
-    run(check, up, teach, keys=keys, client_key="sk-client")
-  assert len(up.calls) == 2
-  # Nobody's key reaches another server.
-  sent = {call.headers["Authorization"] for call in up.calls}
-  assert sent == {"Bearer sk-up"}
-  assert teach.calls[0].headers["Authorization"] == "Bearer sk-teach"
-
-
-def test_the_clients_own_key_is_passed_on_to_the_upstream_alone():
-  async def check(proxied):
-    assert (await proxied.ask())[0] == "taught"
-    await proxied.client.models.list()
-
-  with upstream(api_key="sk-client") as up, teacher() as teach:
-    sent = {"forward_authorization": True}
-    run(check, up, teach, client_key="sk-client", sent=sent)
-  assert "Authorization" not in teach.calls[0].headers
-
-
-def test_without_a_model_of_the_upstream_the_client_names_it():
-  async def check(proxied):
-    assert (await proxied.ask(model="stub"))[0] == "taught"
-    with pytest.raises(openai.NotFoundError, match="model other"):
-      await proxied.ask(model="other")
-
-  with upstream() as up, teacher() as teach:
-    run(check, up, teach, sent={"model": None})
-
-
-@pytest.mark.parametrize(
-  ("data", "status", "words"),
-  [
-    (b"{", 400, "not JSON"),
-    (b"[" * 100_000, 400, "not JSON"),
-    (b"[]", 400, "'messages'"),
-    (b'{"messages": []}', 400, "'messages'"),
-    (b'{"messages": ["hello"]}', 400, "'messages'"),
-    (b'{"x": "' + b"y" * 200_000 + b'"}', 413, "200000 bytes"),
-  ],
-)
-def test_what_is_no_request_is_refused(data, status, words):
-  async def check(proxied):
-    url = f"{proxied.url}/v1/chat/completions"
-    async with proxied.session.post(url, data=data) as response:
-      assert response.status == status
-      assert words in (await response.json())["error"]["message"]
-    assert await proxied.counts() == {"refused": 1}
-
-  with upstream() as up, teacher() as teach:
-    run(check, up, teach, max_request_bytes=200_000)
-  assert up.calls == teach.calls == []
-
-
-def test_another_path_is_told_what_there_is():
-  async def check(proxied):
-    with pytest.raises(openai.NotFoundError, match="/v1/chat/completions"):
-      await proxied.client.embeddings.create(model="m", input="x")
-
-  with upstream() as up, teacher() as teach:
-    run(check, up, teach)
-
-
-def test_more_than_the_proxy_holds_are_told_to_come_back():
-  async def check(proxied):
-    results = await asyncio.gather(
-      *(proxied.ask() for _ in range(5)), return_exceptions=True
-    )
-    refused = [r for r in results if isinstance(r, openai.RateLimitError)]
-    assert len(refused) == 2 and results.count(("taught", "re GUIDED")) == 3
-    assert refused[0].response.headers["retry-after"] == "1"
-    assert await proxied.counts() == {"taught": 3, "refused": 2}
-
-  with upstream(latency_s=0.2) as up, teacher() as teach:
-    run(check, up, teach, max_concurrency=3)
 
 
 def test_the_words_of_a_question_reach_the_upstream_unchanged():

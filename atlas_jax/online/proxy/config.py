@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from atlas_jax.config import ConfigError, PromptsConfig
 from atlas_jax.online.best_prompts import load_prompts, prompts_config
+from atlas_jax.online.outcomes import TEACH_DEADLINE_S
 from atlas_jax.online.protocol import ProbeConfig, TeachConfig
 
 
@@ -45,7 +46,7 @@ class ProxyConfig:
   teach: TeachConfig = field(default_factory=TeachConfig)
   # Probe and teacher together may take this long, then the student answers
   # alone.
-  teach_deadline_s: float = 10.0
+  teach_deadline_s: float = TEACH_DEADLINE_S
   # This many failures of the teacher in a row, and it is not asked at all for
   # the time that follows.
   breaker_failures: int = 3

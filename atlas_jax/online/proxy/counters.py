@@ -1,5 +1,6 @@
 """What the proxy counts, as Prometheus reads it."""
 
+from atlas_jax.config import ConfigError
 from atlas_jax.online.outcomes import OUTCOMES
 from atlas_jax.online.proxy.chats import PASS_REASONS
 
@@ -12,11 +13,20 @@ _BUCKETS = (0.01, 0.03, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 300)
 
 
 class Counters:
-  """The metrics of one proxy, in a registry of their own."""
+  """The metrics of one proxy, in a registry of their own.
+
+  Raises:
+    ConfigError: prometheus-client is not installed.
+  """
 
   def __init__(self):
-    import prometheus_client as prometheus
-
+    try:
+      import prometheus_client as prometheus
+    except ImportError as error:
+      raise ConfigError(
+        "the proxy needs the extra `online` (pip install"
+        f" 'atlas_jax[online]'): {error}"
+      ) from None
     self._text = prometheus.generate_latest
     self.content_type = prometheus.CONTENT_TYPE_LATEST
     self._registry = prometheus.CollectorRegistry()

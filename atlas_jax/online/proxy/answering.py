@@ -1,0 +1,165 @@
+"""One chat completion, from its body to the last byte of its answer.
+
+  1. what asks for structure (tools, images, n > 1, JSON, ...) or is too long
+     passes through as it is;
+  2. the upstream is probed and the teacher teaches, in bounded time;
+  3. the upstream answers under the teaching, or else to the unaided template;
+     a stream is handed on piece by piece.
+The header x-atlas-teaching says which it was.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import aiohttp
+from aiohttp import web
+
+from atlas_jax.online.proxy import errors
+from atlas_jax.online.proxy.breaker import Breaker
+from atlas_jax.online.proxy.chats import BadRequest, Chat, read_chat
+from atlas_jax.online.proxy.config import ProxyConfig
+from atlas_jax.online.proxy.counters import Counters
+from atlas_jax.online.proxy.endpoint import Endpoint
+from atlas_jax.online.proxy.teaching import find_teaching
+from atlas_jax.teaching.prompts import Prompts
+
+HEADER = "x-atlas-teaching"
+_HANDED_ON = ("Retry-After", "x-request-id")
+# A guided prompt is longer than the unaided one: what refuses the first may
+# well take the second.
+_TOO_LONG = (400, 413, 422)
+
+
+@dataclass(frozen=True)
+class Answering:
+  """What all chats share."""
+
+  config: ProxyConfig
+  prompts: Prompts
+  upstream: Endpoint
+  teacher: Endpoint
+  breaker: Breaker
+  counters: Counters
+
+  @contextlib.contextmanager
+  def timed(self, stage: str) -> Iterator[None]:
+    start = time.monotonic()
+    try:
+      yield
+    finally:
+      self.counters.seconds.labels(stage).observe(time.monotonic() - start)
+
+  async def answer(
+    self, request: web.Request, authorization: str | None
+  ) -> tuple[str, web.StreamResponse]:
+    """(what to count, the response).
+
+    Args:
+      request: of the client.
+      authorization: the header that is passed on to the upstream.
+    """
+    try:
+      chat = read_chat(await request.read(), self.config.max_question_bytes)
+    except web.HTTPRequestEntityTooLarge:
+      message = f"the body is over {self.config.max_request_bytes} bytes"
+      return "refused", errors.error(413, message, "invalid_request_error")
+    except BadRequest as bad:
+      return "refused", errors.error(400, str(bad), "invalid_request_error")
+    if chat.question is None:
+      self.counters.passed.labels(chat.reason).inc()
+      how, body = "passed_through", chat.body
+    else:
+      how, body = await self._taught(chat, authorization)
+    with self.timed("answer"):
+      ended, response = await self._forward(
+        request, chat, body, how, authorization
+      )
+      if how == "taught" and response.status in _TOO_LONG:
+        how, body = "alone_guided_failed", self._alone(chat)
+        ended, response = await self._forward(
+          request, chat, body, how, authorization
+        )
+    return ended, response
+
+  def _alone(self, chat: Chat) -> dict:
+    fields = {"question": chat.question}
+    return chat.with_prompt(self.prompts.render("student_baseline", fields))
+
+  async def _taught(self, chat: Chat, authorization) -> tuple[str, dict]:
+    """(how it will be answered, the request for it)."""
+    how, taught = await find_teaching(
+      chat,
+      upstream=self.upstream,
+      teacher=self.teacher,
+      prompts=self.prompts,
+      config=self.config,
+      breaker=self.breaker,
+      authorization=authorization,
+    )
+    if taught is not None:
+      replies = {"probe": taught.approach_reply, "teach": taught.teaching_reply}
+      for stage, reply in replies.items():
+        if reply is not None:
+          self.counters.seconds.labels(stage).observe(reply.seconds)
+          self.counters.tokens.labels(stage).inc(reply.completion_tokens or 0)
+    if how != "taught":
+      return how, self._alone(chat)
+    fields = {"question": chat.question, "teaching": taught.teaching}
+    prompt = self.prompts.render("student_with_teaching", fields)
+    return how, chat.with_prompt(prompt)
+
+  async def _forward(
+    self, request, chat: Chat, body: Mapping, how: str, authorization
+  ) -> tuple[str, web.StreamResponse]:
+    """(what to count, the upstream's response); a stream is written here."""
+    headers = {HEADER: how}
+    try:
+      async with self.upstream.post(body, authorization) as answer:
+        headers |= {k: v for k, v in answer.headers.items() if k in _HANDED_ON}
+        if chat.stream and answer.status == 200:
+          headers["Content-Type"] = answer.content_type
+          response = web.StreamResponse(headers=headers)
+          ended = await _stream(request, answer, response)
+          return ended or how, response
+        content = await answer.read()
+    except (aiohttp.ClientError, TimeoutError) as reason:
+      response = errors.no_answer(reason)
+      response.headers.update(headers)
+      return "failed", response
+    response = errors.handed_on(
+      answer.status, content, headers, self.upstream.hide
+    )
+    return "failed" if response.status >= 400 else how, response
+
+
+async def _stream(
+  request: web.Request,
+  answer: aiohttp.ClientResponse,
+  response: web.StreamResponse,
+) -> str | None:
+  """Hands on each piece as it comes; None, or how it ended badly.
+
+  The status is out already, so an upstream that breaks off is told by an
+  event that holds an error.
+  """
+  ended = None
+  pieces = answer.content.iter_any()
+  try:
+    await response.prepare(request)
+    while True:
+      try:
+        piece = await anext(pieces, None)
+      except (aiohttp.ClientError, TimeoutError) as reason:
+        ended = "failed"
+        text = errors.no_answer(reason).text
+        piece = f"\n\ndata: {text}\n\n".encode()
+      if piece is not None:
+        await response.write(piece)
+      if piece is None or ended:
+        break
+    await response.write_eof()
+  except ConnectionResetError:  # of the client: the upstream's are above
+    ended = "cancelled"
+  return ended

@@ -1,0 +1,61 @@
+"""The file of chosen prompts: what is read, and what is said of a bad one."""
+
+import json
+
+import pytest
+
+from atlas_jax.config import PromptsConfig
+from atlas_jax.online.best_prompts import load_prompts, prompts_config
+from atlas_jax.teaching.prompts import PromptError
+
+TEMPLATES = {
+  "student_baseline": "A {question}",
+  "student_diagnostic": "P {question}",
+  "teacher_adaptive": "T {question} {approach} {{json}}",
+  "student_with_teaching": "G {question} {teaching}",
+}
+
+
+def without(name):
+  return {key: text for key, text in TEMPLATES.items() if key != name}
+
+
+def test_the_four_templates_are_read_and_the_rest_is_information(tmp_path):
+  path = tmp_path / "best_prompts.json"
+  path.write_text(json.dumps({"prompts": TEMPLATES, "score": 0.5, "run": "a"}))
+  assert load_prompts(path) == PromptsConfig(**TEMPLATES)
+  assert load_prompts(str(path)) == prompts_config(TEMPLATES, "here")
+
+
+@pytest.mark.parametrize(
+  ("content", "words"),
+  [
+    ("{", "cannot be read"),
+    ("[]", "the key 'prompts'"),
+    ("{}", "the key 'prompts'"),
+    ('{"prompts": "x"}', "the key 'prompts'"),
+    ({"prompts": without("student_diagnostic")}, "student_diagnostic is miss"),
+    ({"prompts": {**TEMPLATES, "coach": "x"}}, "coach is unknown; valid: stu"),
+    (
+      {"prompts": {**TEMPLATES, "teacher_adaptive": 3}},
+      "teacher_adaptive must",
+    ),
+    (
+      {"prompts": {**TEMPLATES, "teacher_adaptive": "{question}"}},
+      r"teacher_adaptive: \{approach\} is missing",
+    ),
+    ({"prompts": {**TEMPLATES, "student_baseline": "{question"}}, "baseline:"),
+  ],
+)
+def test_a_bad_file_is_named_with_its_key(tmp_path, content, words):
+  path = tmp_path / "best_prompts.json"
+  path.write_text(content if isinstance(content, str) else json.dumps(content))
+  with pytest.raises(PromptError, match=words) as info:
+    load_prompts(path)
+  assert str(info.value).startswith(str(path))
+  assert "\n" not in str(info.value)
+
+
+def test_no_file_is_an_error_too(tmp_path):
+  with pytest.raises(PromptError, match=r"nowhere.json cannot be read"):
+    load_prompts(tmp_path / "nowhere.json")

@@ -1,0 +1,101 @@
+"""Who may ask the proxy, with which key, how much, and what is refused."""
+
+import asyncio
+
+import openai
+import pytest
+
+from atlas_jax.online.proxy.config import Keys
+from tests.online.proxied import run, teacher, upstream
+
+ASK = [{"role": "user", "content": "1+1?"}]
+
+
+def test_clients_show_their_key():
+  async def check(proxied):
+    assert (await proxied.ask())[0] == "taught"
+    wrong = proxied.client.with_options(api_key="wrong")
+    with pytest.raises(openai.AuthenticationError):
+      await wrong.chat.completions.create(model="any", messages=ASK)
+    with pytest.raises(openai.AuthenticationError):
+      await wrong.models.list()
+    assert (await proxied.client.models.list()).data[0].id == "stub"
+    assert await proxied.counts() == {"taught": 1, "refused": 1}
+
+  with upstream(api_key="sk-up") as up, teacher(api_key="sk-teach") as teach:
+    keys = Keys(client="sk-client", upstream="sk-up", teacher="sk-teach")
+    assert "sk-" not in repr(keys)
+    run(check, up, teach, keys=keys, client_key="sk-client")
+  assert len(up.calls) == 2
+  # Nobody's key reaches another server.
+  sent = {call.headers["Authorization"] for call in up.calls}
+  assert sent == {"Bearer sk-up"}
+  assert teach.calls[0].headers["Authorization"] == "Bearer sk-teach"
+
+
+def test_the_clients_own_key_is_passed_on_to_the_upstream_alone():
+  async def check(proxied):
+    assert (await proxied.ask())[0] == "taught"
+    await proxied.client.models.list()
+
+  with upstream(api_key="sk-client") as up, teacher() as teach:
+    sent = {"forward_authorization": True}
+    run(check, up, teach, client_key="sk-client", sent=sent)
+  assert "Authorization" not in teach.calls[0].headers
+
+
+def test_without_a_model_of_the_upstream_the_client_names_it():
+  async def check(proxied):
+    assert (await proxied.ask(model="stub"))[0] == "taught"
+    with pytest.raises(openai.NotFoundError, match="model other"):
+      await proxied.ask(model="other")
+
+  with upstream() as up, teacher() as teach:
+    run(check, up, teach, sent={"model": None})
+
+
+@pytest.mark.parametrize(
+  ("data", "status", "words"),
+  [
+    (b"{", 400, "not JSON"),
+    (b"[" * 100_000, 400, "not JSON"),
+    (b"[]", 400, "'messages'"),
+    (b'{"messages": []}', 400, "'messages'"),
+    (b'{"messages": ["hello"]}', 400, "'messages'"),
+    (b'{"x": "' + b"y" * 200_000 + b'"}', 413, "200000 bytes"),
+  ],
+)
+def test_what_is_no_request_is_refused(data, status, words):
+  async def check(proxied):
+    url = f"{proxied.url}/v1/chat/completions"
+    async with proxied.session.post(url, data=data) as response:
+      assert response.status == status
+      assert words in (await response.json())["error"]["message"]
+    assert await proxied.counts() == {"refused": 1}
+
+  with upstream() as up, teacher() as teach:
+    run(check, up, teach, max_request_bytes=200_000)
+  assert up.calls == teach.calls == []
+
+
+def test_another_path_is_told_what_there_is():
+  async def check(proxied):
+    with pytest.raises(openai.NotFoundError, match="/v1/chat/completions"):
+      await proxied.client.embeddings.create(model="m", input="x")
+
+  with upstream() as up, teacher() as teach:
+    run(check, up, teach)
+
+
+def test_more_than_the_proxy_holds_are_told_to_come_back():
+  async def check(proxied):
+    results = await asyncio.gather(
+      *(proxied.ask() for _ in range(5)), return_exceptions=True
+    )
+    refused = [r for r in results if isinstance(r, openai.RateLimitError)]
+    assert len(refused) == 2 and results.count(("taught", "re GUIDED")) == 3
+    assert refused[0].response.headers["retry-after"] == "1"
+    assert await proxied.counts() == {"taught": 3, "refused": 2}
+
+  with upstream(latency_s=0.2) as up, teacher() as teach:
+    run(check, up, teach, max_concurrency=3)

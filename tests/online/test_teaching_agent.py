@@ -1,0 +1,223 @@
+"""TeachingAgent around functions, with a teacher on a real HTTP server."""
+
+import asyncio
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from atlas_jax.config import ConfigError
+from atlas_jax.online import TeachingAgent
+from atlas_jax.online.protocol import TeachConfig
+from atlas_jax.online.replies import BudgetSpent, Reply
+from atlas_jax.online.teaching_agent import AgentFailed
+from atlas_jax.teaching.prompts import PromptError
+from tests.online.proxied import contents, teacher
+
+PROMPTS = {
+  "student_baseline": "ALONE {question}",
+  "student_diagnostic": "PROBE {question}",
+  "teacher_adaptive": "TEACH {question} FROM {approach}",
+  "student_with_teaching": "GUIDED {question} BY {teaching}",
+}
+
+
+def agent(prompt: str) -> str:
+  """Answers with the first word of the prompt."""
+  return f"re {prompt.split()[0]}"
+
+
+def test_an_agent_is_taught_after_its_own_answer():
+  asked = []
+
+  def listens(prompt):
+    asked.append(prompt)
+    return agent(prompt)
+
+  with teacher() as teach, TeachingAgent(listens, teach.url, PROMPTS) as taught:
+    answer = taught.ask("1+1?")
+    assert (str(answer), answer.outcome) == ("re GUIDED", "taught")
+    assert answer.taught.approach == "re ALONE"
+    assert answer.taught.teaching == "count twice"
+    assert taught.counts == {"taught": 1}
+  assert asked == ["ALONE 1+1?", "GUIDED 1+1? BY count twice"]
+  assert contents(teach) == ["TEACH 1+1? FROM re ALONE"]
+
+
+def test_prompts_from_a_file_and_a_template_of_the_agents_own(tmp_path):
+  path = tmp_path / "best_prompts.json"
+  path.write_text(json.dumps({"prompts": PROMPTS}))
+  with teacher() as teach:
+    for prompts in (path, str(path)):
+      with TeachingAgent(
+        lambda prompt: prompt,
+        teach.url,
+        prompts,
+        inject="NOTE {teaching} FOR {question}",
+      ) as taught:
+        assert taught.ask("1+1?").text == "NOTE count twice FOR 1+1?"
+  with pytest.raises(PromptError, match=r"\{teaching\} is missing"):
+    TeachingAgent(agent, "http://x/v1", PROMPTS, inject="{question}")
+  with pytest.raises(PromptError, match="nowhere"):
+    TeachingAgent(agent, "http://x/v1", tmp_path / "nowhere")
+
+
+def test_what_is_neither_agent_nor_teacher_is_refused():
+  with pytest.raises(TypeError, match="agent must be"):
+    TeachingAgent("my agent", "http://x/v1", PROMPTS)
+  with pytest.raises(TypeError, match="teacher must be"):
+    TeachingAgent(agent, 3, PROMPTS)
+
+
+def test_an_async_agent_in_its_own_loop():
+  async def asks(prompt):
+    await asyncio.sleep(0)
+    return agent(prompt)
+
+  async def main():
+    taught = TeachingAgent(asks, teach.url + "/v1#stub", PROMPTS)
+    answers = await asyncio.gather(*(taught.aask(f"{i}?") for i in range(8)))
+    await taught.aclose()
+    return {answer.text for answer in answers}, taught.counts
+
+  with teacher() as teach:
+    assert asyncio.run(main()) == ({"re GUIDED"}, {"taught": 8})
+
+
+def test_it_blocks_inside_a_running_loop_and_from_threads():
+  with teacher() as teach, TeachingAgent(agent, teach.url, PROMPTS) as taught:
+
+    async def notebook():
+      return taught.ask("1+1?").text
+
+    assert asyncio.run(notebook()) == "re GUIDED"
+    with ThreadPoolExecutor(8) as pool:
+      answers = list(pool.map(taught.ask, ["1+1?"] * 16))
+    assert {a.text for a in answers} == {"re GUIDED"}
+    assert taught.counts == {"taught": 17}
+  # What is asked twice is sampled twice: nothing is answered from memory.
+  assert len(teach.calls) == 17
+
+
+@pytest.mark.parametrize(
+  ("text", "outcome"),
+  [
+    ("no tags", "alone_bad_teaching"),
+    ("", "alone_bad_teaching"),
+    (None, "alone_down"),
+  ],
+)
+def test_without_a_teaching_the_first_answer_is_the_answer(text, outcome):
+  asked = []
+
+  def listens(prompt):
+    asked.append(prompt)
+    return agent(prompt)
+
+  with teacher(text) as teach:
+    url = teach.url
+    if text is not None:
+      with TeachingAgent(listens, url, PROMPTS) as taught:
+        answer = taught.ask("1+1?")
+  if text is None:  # the server is gone
+    with TeachingAgent(listens, url, PROMPTS) as taught:
+      answer = taught.ask("1+1?")
+  assert (answer.text, answer.outcome) == ("re ALONE", outcome)
+  assert asked == ["ALONE 1+1?"]
+
+
+def test_a_late_teacher_is_not_waited_for():
+  with (
+    teacher(latency_s=60) as teach,
+    TeachingAgent(agent, teach.url, PROMPTS, teach_deadline_s=0.2) as taught,
+  ):
+    start = time.monotonic()
+    answer = taught.ask("1+1?")
+    assert (answer.text, answer.outcome) == ("re ALONE", "alone_late")
+    assert time.monotonic() - start < 20
+
+
+class Broke:
+  """A teacher whose budget is spent."""
+
+  name = "broke"
+
+  async def chat(self, request):
+    raise BudgetSpent("config.budget.calls=5")
+
+  async def aclose(self):
+    pass
+
+
+def test_a_spent_budget_of_the_teacher_leaves_the_agent_alone():
+  with TeachingAgent(agent, Broke(), PROMPTS) as taught:
+    assert taught.ask("1+1?").outcome == "alone_down"
+
+
+def test_an_agent_that_fails_under_the_teaching_keeps_its_first_answer():
+  def fails(prompt):
+    if prompt.startswith("GUIDED"):
+      raise ConnectionError("gone")
+    return "<think>hm</think>two"
+
+  with teacher() as teach, TeachingAgent(fails, teach.url, PROMPTS) as taught:
+    answer = taught.ask("1+1?")
+    assert (answer.text, answer.outcome) == ("two", "alone_guided_failed")
+    assert answer.taught.guided.status == "error"
+
+
+@pytest.mark.parametrize("returned", [None, " ", 3, ValueError("no")])
+def test_an_agent_without_an_answer_is_an_error(returned):
+  def fails(prompt):
+    if isinstance(returned, Exception):
+      raise returned
+    return returned
+
+  with teacher() as teach, TeachingAgent(fails, teach.url, PROMPTS) as taught:
+    with pytest.raises(AgentFailed, match="fails"):
+      taught.ask("1+1?")
+    assert taught.counts == {}
+  assert teach.calls == []
+
+
+def test_an_open_agent_and_how_the_teacher_is_sampled():
+  class Open:
+    name = "open"
+    roles = ()
+    closed = threading.Event()
+
+    async def ask(self, prompt, *, role, seed, replicate):
+      self.roles += (role,)
+      return Reply("ok", agent(prompt))
+
+    async def aclose(self):
+      self.closed.set()
+
+  opened = Open()
+  config = TeachConfig(max_tokens=7, temperature=0.25)
+  with (
+    teacher() as teach,
+    TeachingAgent(
+      opened, teach.url, PROMPTS, teach=config, teacher_key="sk-t"
+    ) as taught,
+  ):
+    assert taught.ask("1+1?").outcome == "taught"
+  assert opened.roles == ("student_baseline", "student_with_teaching")
+  assert opened.closed.is_set()
+  (call,) = teach.calls
+  assert (call.body["max_tokens"], call.body["temperature"]) == (7, 0.25)
+  assert call.headers["Authorization"] == "Bearer sk-t"
+
+
+@pytest.mark.slow  # LiteLLM takes seconds to import
+def test_a_teacher_by_its_litellm_name(monkeypatch):
+  with teacher(api_key="sk-t") as teach:
+    monkeypatch.setenv("OPENAI_API_BASE", teach.url + "/v1")
+    with TeachingAgent(
+      agent, "openai/stub", PROMPTS, teacher_key="sk-t", teach_deadline_s=60.0
+    ) as taught:
+      assert taught.ask("1+1?").outcome == "taught"
+  with pytest.raises(ConfigError, match="no provider for 'nobody'"):
+    TeachingAgent(agent, "nobody", PROMPTS)
