@@ -93,6 +93,7 @@ def _environment() -> None:
 
 def _initialize_hosts() -> None:
   if _COORDINATOR.value is not None:
+    # Brings JAX, which the online half does without.
     from atlas_jax import multihost
 
     address = None if _COORDINATOR.value == "auto" else _COORDINATOR.value

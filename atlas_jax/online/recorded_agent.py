@@ -10,12 +10,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 
-from atlas_jax.online.agents.asking import AskedAgent
+from atlas_jax.online import asks
+from atlas_jax.online import record as record_lib
+from atlas_jax.online.agents import asking
 from atlas_jax.online.agents.build import open_agent
 from atlas_jax.online.agents.config import AgentConfig
-from atlas_jax.online.asks import answered, attempted
 from atlas_jax.online.ledger import Ledger
-from atlas_jax.online.record import Attempt, Record, reply_of
+from atlas_jax.online.record import Record
 from atlas_jax.online.replies import Reply
 from atlas_jax.online.spend import Amount, picodollars
 
@@ -28,7 +29,7 @@ class RecordedAgent:
 
   def __init__(
     self,
-    agent: AskedAgent,
+    agent: asking.AskedAgent,
     *,
     retries: int,
     concurrency: int,
@@ -59,31 +60,36 @@ class RecordedAgent:
     text = json.dumps(request, sort_keys=True)
     key = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
-    async def work(past: tuple[Attempt, ...]) -> Reply:
+    async def work(past: tuple[record_lib.Attempt, ...]) -> Reply:
       made = list(past)
       for number in range(self._retries + 1):
         last = number == self._retries
         async with self._slots:
-          made.append(await self._attempt(key, role, request, prompt, last))
-        if made[-1].final:
+          told, done = await self._attempt(key, role, request, prompt, last)
+        made.append(done)
+        if done.final:
           break
-        await asyncio.sleep(min(0.5 * 2**number, 30.0))
-      return reply_of(made, cached=False)
+        await asyncio.sleep(asking.pause_s(told, key, number))
+      return record_lib.reply_of(made, cached=False)
 
-    return await answered(self._ledger, self._record, key, work)
+    return await asks.answered(self._ledger, self._record, key, work)
 
-  async def _attempt(self, key, role, request, prompt, last) -> Attempt:
+  async def _attempt(
+    self, key, role, request, prompt, last
+  ) -> tuple[asking.Attempt, record_lib.Attempt]:
     bound = Amount(1, 0, self._pico or 0)
+    told = None
 
-    async def send() -> Attempt:
-      attempt = await self._agent.attempt(prompt)
-      reply = attempt.reply
+    async def send() -> record_lib.Attempt:
+      nonlocal told
+      told = await self._agent.attempt(prompt)
+      reply = told.reply
       tokens = (reply.prompt_tokens or 0) + (reply.completion_tokens or 0)
-      return Attempt(
+      return record_lib.Attempt(
         role=role,
         model=self.name,
         status=reply.status,
-        final=last or not attempt.transient,
+        final=last or not told.transient,
         bound=bound,
         cost=dataclasses.replace(bound, tokens=tokens),
         priced=self._pico is not None,
@@ -94,7 +100,7 @@ class RecordedAgent:
         error=reply.error,
       )
 
-    return await attempted(
+    done = await asks.attempted(
       self._ledger,
       self._record,
       key=key,
@@ -104,6 +110,7 @@ class RecordedAgent:
       bound=bound,
       send=send,
     )
+    return told, done
 
   async def aclose(self) -> None:
     await self._agent.aclose()

@@ -49,7 +49,9 @@ def evaluate(folder, problems: int, latency_s: float, concurrency: int) -> None:
       for i, name in enumerate(("seed", "teacher changed", "probe changed")):
         prompts = config.prompts
         if name == "teacher changed":
-          prompts = dataclasses.replace(prompts, teacher_adaptive=small_world.GOOD)
+          prompts = dataclasses.replace(
+            prompts, teacher_adaptive=small_world.GOOD
+          )
         elif name == "probe changed":
           prompts = dataclasses.replace(
             prompts, student_diagnostic="OUTLINE in short {question}"

@@ -23,7 +23,7 @@ def check(repo_root):
       cwd=repo_root,
       capture_output=True,
       text=True,
-      timeout=60,
+      timeout=240,
       env={**os.environ, **environ},
     )
 

@@ -24,7 +24,9 @@ def opened(folder, url, **changes):
 
 
 def better(run):
-  return dataclasses.replace(run.config.prompts, teacher_adaptive=small_world.GOOD)
+  return dataclasses.replace(
+    run.config.prompts, teacher_adaptive=small_world.GOOD
+  )
 
 
 def test_what_no_candidate_changes_is_asked_once(tmp_path):

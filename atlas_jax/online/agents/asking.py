@@ -1,30 +1,25 @@
-"""One way to ask every kind of agent: slots, deadline, retries, accounts.
+"""One way to ask every kind of agent: slots, deadline, retries, secrets.
 
 A kind sends one prompt once (`Kind.send`); what is common stands here:
   1. a prompt that is not valid Unicode is refused before anything is sent;
   2. at most `concurrency` attempts are under way;
-  3. each attempt is made by the meter, which keeps accounts of it;
-  4. an attempt that is late is cancelled: the kind then kills what it started;
-  5. failures that pass by are tried again, after Retry-After or a doubling
-     wait, `retries` times at most;
-  6. credentials are taken out of every text.
+  3. an attempt that is late is cancelled: the kind then kills what it started;
+  4. failures that pass by are tried again as retrying.py waits, `retries`
+     times at most;
+  5. credentials are taken out of every text.
 """
 
 import asyncio
 import dataclasses
-import email.utils
-import hashlib
-import random
+import datetime
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from atlas_jax.online import retrying
 from atlas_jax.online.agents.credentials import Credentials
 from atlas_jax.online.replies import Reply
 
-_FIRST_WAIT_S = 0.5
-_LONGEST_WAIT_S = 60.0
 # Of HTTP: what may go away by itself, beside every 5xx.
 TRANSIENT_STATUSES = (408, 409, 425, 429)
 # How models and servers call an answer that was cut, or refused.
@@ -47,25 +42,6 @@ class Attempt:
   retry_after_s: float | None = None
 
 
-@dataclass(frozen=True)
-class AgentCall:
-  """One attempt that is about to be made; what a ledger needs to know."""
-
-  agent: str
-  fingerprint: str
-  role: str
-  prompt: str
-  seed: int | None
-  replicate: int
-  attempt: int  # 1, 2, ...
-
-
-Send = Callable[[], Awaitable[Attempt]]
-# Makes one attempt by calling `send` once, and keeps accounts of it; it may
-# wait before, or raise BudgetSpent.
-Meter = Callable[[AgentCall, Send], Awaitable[Attempt]]
-
-
 class Kind(Protocol):
   """What is particular to one kind of agent."""
 
@@ -78,11 +54,6 @@ class Kind(Protocol):
     """One attempt; when cancelled it leaves nothing running."""
 
   async def aclose(self) -> None: ...
-
-
-async def unmetered(call: AgentCall, send: Send) -> Attempt:
-  """A meter that counts nothing."""
-  return await send()
 
 
 class AskedAgent:
@@ -102,7 +73,6 @@ class AskedAgent:
     retries: int,
     concurrency: int,
     credentials: Credentials,
-    meter: Meter,
   ):
     self.name = name
     self.fingerprint = fingerprint
@@ -111,32 +81,29 @@ class AskedAgent:
     self._retries = retries
     self._slots = asyncio.Semaphore(concurrency)
     self._credentials = credentials
-    self._meter = meter
 
   async def ask(
     self, prompt: str, *, role: str, seed: int | None, replicate: int
   ) -> Reply:
     """One answer, after retries; an agent samples by itself, not by the seed.
 
-    Raises:
-      BudgetSpent: the meter has no room for an attempt.
+    Nothing is counted here: who keeps accounts makes each `attempt` itself.
     """
+    del role, seed
     start = time.monotonic()
-    for number in range(1, self._retries + 2):
-      call = AgentCall(
-        self.name, self.fingerprint, role, prompt, seed, replicate, number
-      )
+    for number in range(self._retries + 1):
       async with self._slots:
-        attempt = await self._meter(call, lambda: self.attempt(prompt))
-      if not attempt.transient or number > self._retries:
+        attempt = await self.attempt(prompt)
+      if not attempt.transient or number == self._retries:
         break
-      await asyncio.sleep(self._wait_s(attempt, call))
+      key = f"{self.fingerprint} {replicate} {prompt}"
+      await asyncio.sleep(pause_s(attempt, key, number))
     return dataclasses.replace(
-      attempt.reply, attempts=number, seconds=time.monotonic() - start
+      attempt.reply, attempts=number + 1, seconds=time.monotonic() - start
     )
 
   async def attempt(self, prompt: str) -> Attempt:
-    """One attempt under the deadline, not metered; never an exception."""
+    """One attempt under the deadline; never an exception."""
     start = time.monotonic()
     if not _is_unicode(prompt):
       attempt = failed("the prompt is not valid Unicode; nothing was sent")
@@ -165,14 +132,13 @@ class AskedAgent:
   async def aclose(self) -> None:
     await self._kind.aclose()
 
-  def _wait_s(self, attempt: Attempt, call: AgentCall) -> float:
-    if attempt.retry_after_s is not None:
-      return min(max(attempt.retry_after_s, 0.0), _LONGEST_WAIT_S)
-    # Seeded by the call, so that equal agents do not come back together.
-    digest = hashlib.sha256(call.prompt.encode("utf-8", "replace")).hexdigest()
-    jitter = random.Random(f"{digest} {call.replicate} {call.attempt}").random()
-    doubled = _FIRST_WAIT_S * 2 ** (call.attempt - 1)
-    return min(doubled * (0.5 + jitter), _LONGEST_WAIT_S)
+
+def pause_s(attempt: Attempt, key: str, number: int) -> float:
+  """Seconds to wait after the failed attempt `number` (from 0) of ask `key`."""
+  failure = retrying.CallFailed(
+    attempt.reply.status, retry_after=attempt.retry_after_s
+  )
+  return retrying.pause_s(failure, key, number)
 
 
 def answered(
@@ -215,18 +181,11 @@ def late(error: str) -> Attempt:
   return Attempt(Reply("timeout", error=error), None, True)
 
 
-def retry_after_s(retry_after: str | None) -> float | None:
-  """Seconds to wait by a Retry-After of either form; None: it says none."""
-  if retry_after is None:
+def retry_after_s(header: str | None) -> float | None:
+  """Seconds to wait by a Retry-After header; None: it does not say."""
+  if header is None:
     return None
-  try:
-    return float(retry_after)
-  except ValueError:
-    try:
-      when = email.utils.parsedate_to_datetime(retry_after)
-    except ValueError:
-      return None
-    return when.timestamp() - time.time()
+  return retrying.retry_after(header, datetime.datetime.now(datetime.UTC))
 
 
 def _is_unicode(text: str) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from atlas_jax.config import ConfigError
 from atlas_jax.online.agents import agents_sdk, cli, http, python, responses
-from atlas_jax.online.agents.asking import AskedAgent, Meter, unmetered
+from atlas_jax.online.agents.asking import AskedAgent
 from atlas_jax.online.agents.config import AgentConfig, problems
 from atlas_jax.online.agents.credentials import Credentials
 
@@ -25,7 +25,6 @@ def open_agent(
   *,
   where: str,
   environ: Mapping[str, str],
-  meter: Meter = unmetered,
 ) -> AskedAgent:
   """The agent that `config` describes; nothing is sent yet.
 
@@ -33,7 +32,6 @@ def open_agent(
     config: its kind must not be None.
     where: how the keys of `config` begin, for errors: 'config.agent'.
     environ: variables for ${NAME}, keys and commands.
-    meter: makes each attempt and keeps accounts of it.
 
   Raises:
     ConfigError: a value is not valid, a variable is missing, or the target
@@ -52,7 +50,6 @@ def open_agent(
     retries=config.retries,
     concurrency=config.concurrency,
     credentials=credentials,
-    meter=meter,
   )
 
 

@@ -2,12 +2,10 @@
 
 import re
 from collections.abc import Mapping
-from urllib.parse import quote
 
 from atlas_jax.config import ConfigError
+from atlas_jax.online.scrubbing import scrubber
 
-# Variables that an agent may read by itself, and put into an error.
-_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL")
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 HIDDEN = "***"
 # Shorter values (a port, a word) also stand in honest answers.
@@ -17,15 +15,13 @@ _SHORTEST_SECRET = 8
 class Credentials:
   """Reads variables and remembers their values, to hide them in texts.
 
-  Values of variables that are secrets by their names are hidden anyway.
+  Values of variables that are secrets by their names are hidden anyway: an
+  agent may read those by itself, and put them into an error.
   """
 
   def __init__(self, environ: Mapping[str, str]):
     self.environ = environ
     self._values: set[str] = set()
-    for name, value in environ.items():
-      if _SECRET_NAME.search(name.upper()) and len(value) >= _SHORTEST_SECRET:
-        self._remember(value)
 
   def variable(self, name: str, where: str) -> str:
     """The value of a variable.
@@ -41,7 +37,7 @@ class Credentials:
         f"{where}: the variable {name} holds a line break or another control"
         " character"
       )
-    self._remember(value)
+    self._values.add(value)
     return value
 
   def fill(self, text: str, where: str) -> str:
@@ -54,21 +50,12 @@ class Credentials:
 
   def hide(self, text: str) -> str:
     """An error or a log line without the values."""
-    return self._without(text, 1)
+    return scrubber(self.environ, *self._values)(text)
 
   def hide_in_answer(self, text: str) -> str:
     """An answer without the values that are long enough to be secrets."""
-    return self._without(text, _SHORTEST_SECRET)
-
-  def _remember(self, value: str) -> None:
-    self._values |= {value, quote(value, safe="")}
-
-  def _without(self, text: str, shortest: int) -> str:
-    # The longest first: one value may stand inside another.
-    for value in sorted(self._values, key=len, reverse=True):
-      if len(value) >= shortest:
-        text = text.replace(value, HIDDEN)
-    return text
+    long = (v for v in self._values if len(v) >= _SHORTEST_SECRET)
+    return scrubber(self.environ, *long)(text)
 
 
 def masked(text: str) -> str:

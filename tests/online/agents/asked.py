@@ -16,7 +16,7 @@ KINDS = {
 
 
 def configured(kind: str, keys: dict, **common) -> agent_config.AgentConfig:
-  common = {"timeout_s": 20.0, "retries": 0, "concurrency": 4} | common
+  common = {"timeout_s": 120.0, "retries": 0, "concurrency": 4} | common
   return agent_config.AgentConfig(
     kind=kind, **common, **{kind: KINDS[kind](**keys)}
   )

@@ -55,7 +55,8 @@ class Serving:
     self._stop, self._now = asyncio.Event(), 0
     app = web.Application(client_max_size=1 << 26)
     app.router.add_route("*", "/{path:.*}", self._reply)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    # Its own log would show what it was sent.
+    runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"

@@ -109,5 +109,5 @@ def test_a_refused_key_is_not_repeated(repo_root):
 
 @sdk_missing
 def test_what_is_no_agent(repo_root):
-  with pytest.raises(ConfigError, match="is str, neither an agents.Agent nor"):
+  with pytest.raises(ConfigError, match="is str, neither an agents"):
     run("no_agent", None, repo_root)

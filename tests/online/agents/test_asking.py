@@ -1,4 +1,4 @@
-"""What is common to all kinds: slots, retries, the meter, hidden secrets."""
+"""What is common to all kinds: slots, retries, hidden secrets."""
 
 import asyncio
 import dataclasses
@@ -9,7 +9,6 @@ import pytest
 from aiohttp import web
 
 from atlas_jax.online.agents import build
-from atlas_jax.online.replies import BudgetSpent
 from tests.online.agents import echoes
 from tests.online.agents.asked import ask, configured, opened
 from tests.online.agents.serving import Serving
@@ -20,7 +19,7 @@ BODY = {"q": "{prompt}"}
 
 def test_concurrency_is_bounded_and_used():
   async def answer(_):
-    await asyncio.sleep(0.1)
+    await asyncio.sleep(0.4)
     return "x"
 
   with Serving(answer) as server:
@@ -30,7 +29,7 @@ def test_concurrency_is_bounded_and_used():
     seconds = time.monotonic() - start
   assert [r.status for r in replies] == ["ok"] * 9
   assert server.most_at_once == 3
-  assert 0.3 <= seconds < 0.8  # three rounds; nine would take 0.9
+  assert 1.2 <= seconds < 3.6  # three rounds; one by one it takes 3.6
 
 
 def test_failures_that_pass_by_are_tried_again_and_counted():
@@ -77,7 +76,7 @@ def test_retry_after_is_obeyed(date):
   with Serving(answer) as server:
     keys = {"url": server.url, "body": BODY}
     assert ask(opened("http", keys, retries=1), "q").ok
-  assert 0.95 < arrivals[1] - arrivals[0] < 3
+  assert arrivals[1] - arrivals[0] > 0.95  # without it: 0.25 to 0.5
 
 
 def test_what_does_not_pass_by_is_not_tried_again():
@@ -85,33 +84,6 @@ def test_what_does_not_pass_by_is_not_tried_again():
     keys = {"url": server.url, "body": BODY}
     reply = ask(opened("http", keys, retries=5), "q")
   assert len(server.seen) == 1 and reply.attempts == 1
-
-
-def test_the_meter_makes_each_attempt_and_may_refuse_one():
-  calls = []
-
-  async def two_only(call, send):
-    if len(calls) == 2:
-      raise BudgetSpent("calls: 2 of 2")
-    calls.append(call)
-    attempt = await send()
-    assert attempt.reply.status == "error"
-    return attempt
-
-  def answer(_):
-    return web.Response(status=500, headers={"Retry-After": "0"})
-
-  with Serving(answer) as server:
-    config = configured("http", {"url": server.url, "body": BODY}, retries=5)
-    agent = build.open_agent(config, where="c", environ={}, meter=two_only)
-    with pytest.raises(BudgetSpent):
-      ask(agent, "q")
-  assert len(server.seen) == 2
-  assert [(c.attempt, c.prompt, c.replicate) for c in calls] == [
-    (1, "q", 0),
-    (2, "q", 0),
-  ]
-  assert calls[0].agent == agent.name
 
 
 def test_the_fingerprint_is_of_what_changes_answers():

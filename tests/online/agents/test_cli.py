@@ -18,7 +18,7 @@ def script(code: str, prompt: str = "q", *, environ=None, retries=0, **keys):
   return ask(opened("cli", keys, environ=environ, retries=retries), prompt)
 
 
-def gone(path: pathlib.Path, seconds: float = 5.0) -> bool:
+def gone(path: pathlib.Path, seconds: float = 10.0) -> bool:
   """Whether both pids noted in the file end within that time."""
   pids = [int(pid) for pid in path.read_text().split()]
   assert len(pids) == 2
@@ -39,8 +39,8 @@ def gone(path: pathlib.Path, seconds: float = 5.0) -> bool:
 def test_the_deadline_kills_the_whole_group(tmp_path):
   pids = tmp_path / "pids"
   argv = (sys.executable, ECHOES, "--sleep", str(pids))
-  reply = ask(opened("cli", {"argv": argv}, timeout_s=2.0), "q")
-  assert reply.status == "timeout" and reply.seconds < 10
+  reply = ask(opened("cli", {"argv": argv}, timeout_s=8.0), "q")
+  assert reply.status == "timeout" and reply.seconds < 30
   assert gone(pids)
 
 
@@ -50,12 +50,13 @@ def test_what_it_leaves_behind_is_neither_waited_for_nor_kept(tmp_path):
     "import os, pathlib, subprocess, sys\n"
     "child = subprocess.Popen([sys.executable, '-c',"
     " 'import time; time.sleep(60)'])\n"
-    f"pathlib.Path({str(pids)!r}).write_text(f'{{os.getpid()}} {{child.pid}}')\n"
+    f"pathlib.Path({str(pids)!r}).write_text("
+    "f'{os.getpid()} {child.pid}')\n"
     "print('done')"
   )
   reply = script(code)
   assert (reply.status, reply.text) == ("ok", "done\n")
-  assert reply.seconds < 5 and gone(pids)
+  assert reply.seconds < 30 and gone(pids)
 
 
 def test_a_failure_is_an_error_with_the_end_of_standard_error():

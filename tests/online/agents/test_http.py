@@ -16,10 +16,10 @@ PATHS = {
 }
 
 
-def reply_to(answer, **keys):
+def reply_to(answer, timeout_s=60.0, **keys):
   with Serving(answer) as server:
     keys = {"url": server.url, "body": {"q": "{prompt}"}} | PATHS | keys
-    return ask(opened("http", keys, timeout_s=keys.pop("timeout_s", 5.0)), "q")
+    return ask(opened("http", keys, timeout_s=timeout_s), "q")
 
 
 def said(text, why="stop", **more):
@@ -87,11 +87,11 @@ def test_headers_of_a_redirect_go_nowhere():
 
 def test_the_deadline():
   async def answer(_):
-    await asyncio.sleep(5)
+    await asyncio.sleep(30)
 
   reply = reply_to(answer, timeout_s=0.2)
   assert reply.status == "timeout" and reply.error == "no answer in 0.2 s"
-  assert reply.seconds < 2
+  assert reply.seconds < 20
 
 
 def test_nobody_listens():

@@ -4,7 +4,6 @@ import os
 import pathlib
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -36,25 +35,26 @@ def test_prints_do_not_break_the_answer(capfd):
 
 def test_the_deadline_kills_the_process_and_its_children(tmp_path):
   pids = tmp_path / "pids"
-  reply = ask(agent("sleeps", timeout_s=3.0), str(pids))
+  reply = ask(agent("sleeps", timeout_s=10.0), str(pids))
   assert reply.status == "timeout" and gone(pids)
 
 
-def test_a_thread_that_hangs_is_given_up_and_does_not_hold_the_program(
-  tmp_path,
-):
+def test_a_thread_that_hangs_is_given_up_and_holds_nothing_up():
   code = (
     "from tests.online.agents.asked import ask, opened\n"
     "keys = {'target': 'time:sleep'}\n"
-    "import time; time.sleep = lambda _, s=time.sleep: s(60)\n"
+    "import atexit, sys, time\n"
+    "time.sleep = lambda _, s=time.sleep: s(60)\n"
+    "start = time.monotonic()\n"
+    "end = lambda: sys.stderr.write(f'{time.monotonic() - start}')\n"
+    "atexit.register(end)\n"
     "print(ask(opened('python', keys, timeout_s=0.3), 'q').status)"
   )
-  start = time.monotonic()
   done = subprocess.run(
-    [sys.executable, "-c", code], capture_output=True, text=True, timeout=50
+    [sys.executable, "-c", code], capture_output=True, text=True, timeout=240
   )
   assert done.stdout == "timeout\n", done.stderr
-  assert time.monotonic() - start < 30
+  assert float(done.stderr) < 30
 
 
 def test_a_crash_is_an_error_and_the_next_prompt_has_a_new_process():

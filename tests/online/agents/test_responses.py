@@ -12,7 +12,7 @@ from tests.online.agents.serving import Serving
 KEY = "sk-very-secret"
 
 
-def reply_to(answer, timeout_s=5.0, retries=0, **keys):
+def reply_to(answer, timeout_s=60.0, retries=0, **keys):
   with Serving(answer) as server:
     keys = {"model": "m", "base_url": f"{server.url}/v1"} | keys
     agent = opened(
@@ -114,7 +114,7 @@ def test_retries_are_ours_alone():
 
 def test_the_deadline():
   async def answer(_):
-    await asyncio.sleep(3)
+    await asyncio.sleep(30)
 
   reply, _ = reply_to(answer, timeout_s=0.3)
-  assert reply.status == "timeout" and reply.seconds < 2
+  assert reply.status == "timeout" and reply.seconds < 20
