@@ -28,12 +28,12 @@ def _interrupt(*_):
 
 def main():
   from atlas_jax.online import config as online_config
-  from atlas_jax.online import optimize
+  from atlas_jax.online import optimize, plan
 
   config = online_config.resolve(common.tree())
   workdir = common.workdir()
   if _DRY_RUN.value:
-    print(optimize.plan(config, workdir, os.environ), flush=True)
+    print(plan.plan(config, workdir, os.environ), flush=True)
     return
   signal.signal(signal.SIGTERM, _interrupt)
   try:

@@ -18,7 +18,7 @@ import pathlib
 import tempfile
 import time
 
-from atlas_jax.online import optimize
+from atlas_jax.online import opening
 from atlas_jax.online.config import resolve
 from atlas_jax.online.record import Record
 from atlas_jax.online.rollouts import Job
@@ -40,10 +40,10 @@ def evaluate(folder, problems: int, latency_s: float, concurrency: int) -> None:
     for role in ("student", "teacher", "reflection_model"):
       tree[role].concurrency = concurrency
     config = resolve(tree)
-    sets = optimize.chosen_problems(config)
+    sets = opening.chosen_problems(config)
     with (
       Record(folder / "record.sqlite") as record,
-      optimize.opened(config, folder / "run", {}, sets, record, {}) as run,
+      opening.opened(config, folder / "run", {}, sets, record, {}) as run,
     ):
       before = 0
       for i, name in enumerate(("seed", "teacher changed", "probe changed")):

@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 
-from atlas_jax.online import optimize
+from atlas_jax.online import opening
 from atlas_jax.online.record import Record
 from atlas_jax.online.rollouts import Job, RolloutError
 from tests.online import small_world
@@ -15,10 +15,10 @@ from tests.online.stub_server import StubServer
 @contextlib.contextmanager
 def opened(folder, url, **changes):
   config = small_world.config(folder, url, **changes)
-  sets = optimize.chosen_problems(config)
+  sets = opening.chosen_problems(config)
   with (
     Record() as record,
-    optimize.opened(config, folder / "run", {}, sets, record, {}) as run,
+    opening.opened(config, folder / "run", {}, sets, record, {}) as run,
   ):
     yield run
 
