@@ -2,10 +2,14 @@
 
 A run is not repeated as a whole, since its tools may have had effects; its
 model calls are retried. Its traces stay here: the SDK would send them, with
-every prompt, to OpenAI.
+every prompt, to OpenAI. It drops why a model stopped, so that is read from the
+replies of the client that we give it; an agent that brings its own model is
+never seen to be cut.
 """
 
 import asyncio
+import contextvars
+import json
 
 from atlas_jax.config import ConfigError
 from atlas_jax.online.agents import targets
@@ -15,6 +19,10 @@ from atlas_jax.online.agents.credentials import Credentials
 from atlas_jax.online.agents.responses import NO_KEY
 
 _LONGEST_ERROR = 500  # characters
+# Why each model call of the run in this context ended; None: as it should.
+_ENDINGS: contextvars.ContextVar[list[str | None]] = contextvars.ContextVar(
+  "endings"
+)
 
 
 class SdkAgent:
@@ -69,6 +77,9 @@ class SdkAgent:
       base_url=sdk.base_url,
       max_retries=config.retries,
       timeout=config.timeout_s,
+      http_client=openai.DefaultAsyncHttpxClient(
+        event_hooks={"response": [_note_ending]}
+      ),
     )
 
   def shown(self, prompt: str) -> dict:
@@ -85,6 +96,8 @@ class SdkAgent:
   async def send(self, prompt: str) -> Attempt:
     import agents
 
+    endings = []
+    _ENDINGS.set(endings)
     try:
       result = await agents.Runner.run(
         self._agent,
@@ -106,6 +119,7 @@ class SdkAgent:
       _text(result.final_output),
       f"final_output of {result.last_agent.name} after"
       f" {len(result.raw_responses)} model calls",
+      finish_reason=endings[-1] if endings else None,
       prompt_tokens=usage.input_tokens if known else None,
       completion_tokens=usage.output_tokens if known else None,
     )
@@ -113,6 +127,20 @@ class SdkAgent:
   async def aclose(self) -> None:
     if self._client is not None:
       await self._client.close()
+
+
+async def _note_ending(response) -> None:
+  """Keeps the finish_reason of a chat completion, or of a response."""
+  await response.aread()
+  try:
+    value = json.loads(response.content)
+    if "choices" in value:
+      reason = value["choices"][0]["finish_reason"]
+    else:
+      reason = (value["incomplete_details"] or {"reason": None})["reason"]
+  except (ValueError, LookupError, TypeError):
+    return  # no answer of a model; the client says what is wrong with it
+  _ENDINGS.get().append(reason)
 
 
 def _text(output) -> str | None:

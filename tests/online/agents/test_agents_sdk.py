@@ -5,10 +5,18 @@ from aiohttp import web
 
 from atlas_jax.config import ConfigError
 from tests.online.agents.asked import ask, opened
-from tests.online.agents.sdk import chat_reply, sdk_missing
+from tests.online.agents.sdk import chat_reply, response_reply, sdk_missing
 from tests.online.agents.serving import Serving
 
 KEY = "sk-very-secret"
+CALL_ADD = {
+  "type": "function_call",
+  "id": "fc_1",
+  "call_id": "call_1",
+  "name": "add",
+  "arguments": '{"a": 1, "b": 1}',
+  "status": "completed",
+}
 
 
 def test_without_the_package_it_says_what_to_install(monkeypatch):
@@ -73,6 +81,28 @@ def test_runs_that_give_no_answer(answer, error, repo_root):
   reply, _ = run("calculator", script(answer), repo_root, max_turns=2)
   assert (reply.status, reply.text) == ("error", None)
   assert error in reply.error
+
+
+@sdk_missing
+@pytest.mark.parametrize("api", ["responses", "chat_completions"])
+@pytest.mark.parametrize("cut_at", [1, 2])
+def test_an_answer_that_was_cut(api, cut_at, repo_root):
+  if api == "responses":
+    whole = response_reply("half of")
+    details = {"reason": "max_output_tokens"}
+    cut = whole | {"status": "incomplete", "incomplete_details": details}
+    called = response_reply(None, output=[CALL_ADD])
+  else:
+    whole = chat_reply("half of")
+    cut = chat_reply("half of")
+    cut["choices"][0]["finish_reason"] = "length"
+    called = chat_reply(None, tool=("add", '{"a": 1, "b": 1}'))
+  # The ending of the last call counts, after a tool as well.
+  answers = [cut] if cut_at == 1 else [called, cut]
+  reply, _ = run("calculator", script(*answers), repo_root, api=api)
+  assert (reply.status, reply.text) == ("truncated", "half of")
+  reply, _ = run("calculator", script(called, whole), repo_root, api=api)
+  assert reply.status == "ok"
 
 
 @sdk_missing
