@@ -63,9 +63,14 @@ def test_no_file_holds_the_secret(finished):
 
 def test_another_config_is_refused_and_another_cap_is_not(finished):
   workdir, _ = finished
-  url = read(workdir / "config.json")["student"]["url"]
-  with pytest.raises(RunError, match="was written by another config"):
-    run(workdir.parent, url, search__max_rounds=5)
+  same = {
+    f"{role}__api_key_env": "ATLAS_TEST_KEY"
+    for role in ("student", "teacher", "reflection_model")
+  }
+  url = read(workdir / "config.json")["student"]["url"]  # nobody is there now
+  with pytest.raises(RunError, match=r"(?s)another config.*max_rounds"):
+    run(workdir.parent, url, search__max_rounds=5, **same)
+  run(workdir.parent, url, caps__calls=9999, teacher__timeout_s=1.0, **same)
 
 
 def test_the_loop_closes(finished):
