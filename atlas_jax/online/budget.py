@@ -121,9 +121,7 @@ class Budget:
   def aside(self, prompts: Sequence[PromptsConfig]) -> Amount:
     """Choosing among `prompts`, and the test of the seed and the longest."""
     c = self.config.choosing
-    test = test_jobs(
-      [self.config.prompts, max(prompts, key=_length)], self.sets
-    )
+    test = test_jobs([self.config.prompts, max(prompts, key=length)], self.sets)
     fresh = choosing_jobs(prompts, self.sets, c.fresh_samples)
     return self.evaluation(fresh + test)
 
@@ -270,7 +268,8 @@ class Budget:
     }[role]
 
 
-def _length(prompts: PromptsConfig) -> int:
+def length(prompts: PromptsConfig) -> int:
+  """Characters of all four templates."""
   return sum(len(text) for text in dataclasses.astuple(prompts))
 
 

@@ -5,12 +5,12 @@ seed, and the record answers what was answered before. So everything here
 depends on the replies, the config and the spend alone.
 """
 
-import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from atlas_jax.online.budget import Budget, SearchOver
+from atlas_jax.config import PromptsConfig
+from atlas_jax.online.budget import Budget, SearchOver, length
 from atlas_jax.online.config import OnlineConfig
 from atlas_jax.online.gepa_adapter import (
   Acceptance,
@@ -117,11 +117,11 @@ class Search:
     """The score from which on there is nothing to learn from a rollout.
 
     All but the efficiency, where there is another objective: no response
-    saves all of its tokens.
+    saves all of its tokens. Less a rounding error.
     """
     o = self.config.objectives
     others = o.accuracy + o.non_degradation + o.completion
-    return others / (others + o.efficiency) if others > 0 else 1.0
+    return others / (others + o.efficiency) - 1e-9 if others > 0 else 1.0
 
   def _before(self, jobs: list[Job]) -> None:
     """No evaluation begins that the budget cannot end."""
@@ -130,19 +130,12 @@ class Search:
     self.budget.hold(self._choosable([job.prompts for job in jobs]))
     self.budget.check(self.budget.evaluation(jobs), "the next evaluation")
 
-  def _choosable(self, new) -> list:
-    """The prompts that choosing may meet, the seed first."""
-    best = [c.prompts for c in self.journal.best(self.config.choosing.best_of)]
-    found = dict.fromkeys([self.config.prompts, *best])
-    extra = [p for p in new if p not in found]
-    longest = max(
-      extra, key=lambda p: sum(map(len, dataclasses.astuple(p))), default=None
-    )
-    room = self.config.choosing.best_of + 1
-    out = list(found)[:room]
-    if longest is not None and len(out) < room:
-      out.append(longest)
-    return out
+  def _choosable(self, new: Sequence[PromptsConfig]) -> list[PromptsConfig]:
+    """The prompts that choosing may meet: seed, best ones, longest new one."""
+    best_of = self.config.choosing.best_of
+    found = [self.config.prompts, *sorted(new, key=length)[-1:]]
+    found += [c.prompts for c in self.journal.best(best_of)]
+    return list(dict.fromkeys(found))[: best_of + 1]
 
   def _stop(self, state) -> bool:
     """gepa asks before each round."""
