@@ -245,6 +245,7 @@ class RunConfig:
   teacher: ModelConfig = ModelConfig()
   data: DataConfig = DataConfig()
   prompts: PromptsConfig = PromptsConfig()
+  prompts_path: str | None = None  # a best_prompts.json: it replaces prompts
   episode: EpisodeConfig = EpisodeConfig()
   reward: RewardConfig = RewardConfig()
   sft: SftConfig = SftConfig()

@@ -47,6 +47,7 @@ def lock(workdir: pathlib.Path):
 # Where and how a run runs, not what it computes: free to change on a resume.
 OPERATIONAL = (
   "wandb_project",
+  "prompts_path",  # its texts are in `prompts`
   "serving.start_timeout_s",
   "serving.request_timeout_s",
   "serving.retries",

@@ -5,6 +5,11 @@ Variants: smollm2 (135M parameters, a demonstration on one CPU) and qwen3_8b
 own, the servers given as URLs). Any key can be
 overridden: `--config.teacher.path=DIR --config.serving.student_path=DIR
 --config.data.path=FILE.jsonl --config.grpo.beta=0.04`.
+
+Prompts that an optimisation has found (launchers/optimize.py) take the place
+of config.prompts with `--config.prompts_path=RUN/best_prompts.json`, and its
+successful episodes are examples for SFT with
+`--config.data.sft_source=episodes --config.data.sft_path=RUN/episodes`.
 """
 
 from atlas_jax.config import default_config

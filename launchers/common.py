@@ -45,12 +45,28 @@ def config(**changes):
 
   Raises:
     ConfigError: an unknown key, a wrong type or value.
+    PromptError: the file of config.prompts_path holds no prompts.
   """
   from atlas_jax import config as config_lib
 
   changed = tree()
   changed.update(changes)
-  return config_lib.resolve(changed)
+  return with_prompts(config_lib.resolve(changed))
+
+
+def with_prompts(config):
+  """The config with the templates of its prompts_path in it, if it has one.
+
+  So config.json holds the texts, and a run does not depend on the file.
+  """
+  if config.prompts_path is None:
+    return config
+  import dataclasses
+
+  from atlas_jax.online.best_prompts import load_prompts
+
+  prompts = load_prompts(config.prompts_path)
+  return dataclasses.replace(config, prompts=prompts)
 
 
 def workdir() -> pathlib.Path:

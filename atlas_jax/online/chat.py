@@ -49,7 +49,7 @@ class Chat:
     self._record = record
     self._limits = limits
     self._endpoint = endpoint
-    self._price = price
+    self.price = price
     self._scrub = scrub
     self._scrub_own = scrub_own
     self._naming: asyncio.Task | None = None
@@ -143,7 +143,7 @@ class Chat:
   async def _attempt(
     self, key, asked, request, *, began: float, last: bool, cut: bool
   ) -> tuple[CallFailed | None, Attempt]:
-    bound = self._price.bound(request)
+    bound = self.price.bound(request)
     failed = None
 
     async def send() -> Attempt:
@@ -172,7 +172,7 @@ class Chat:
       if answer is None:
         cost = None if failed.billed else Amount(calls=1)
         return Attempt(cost=cost, priced=True, **shared)
-      cost, priced = self._price.cost(answer, request)
+      cost, priced = self.price.cost(answer, request)
       if cost.tokens > bound.tokens or (priced and cost.pico > bound.pico):
         logging.warning(
           "%s: a call cost %d tokens, over its bound of %d; caps hold only"

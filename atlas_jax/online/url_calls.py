@@ -99,7 +99,9 @@ class UrlCalls:
       self._session = aiohttp.ClientSession(
         headers=self._headers,
         # The limits say how many requests are under way.
-        connector=aiohttp.TCPConnector(limit=0),
+        # vLLM closes a connection that was idle for 5 s; a request that meets
+        # it closing is lost.
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=2.0),
         timeout=aiohttp.ClientTimeout(total=None),
       )
     try:

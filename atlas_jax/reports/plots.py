@@ -1,4 +1,5 @@
-"""Two pictures of a run: its learning curve, and alone against taught.
+"""Pictures of a run: its learning curve, alone against taught, and, for an
+optimisation of prompts, its score against its spend.
 
 The learning curve reads the lines of metrics.jsonl: objects with `phase`,
 `step`, and, for phase P, `P/accuracy_alone`, `P/accuracy_taught` (fractions
@@ -192,4 +193,55 @@ def alone_versus_taught(evaluation: Mapping, path: pathlib.Path) -> None:
     fontweight="bold",
     loc="left",
   )
+  _save(figure, path)
+
+
+def score_against_spend(
+  points: Sequence[tuple[int, float, float]], path: pathlib.Path
+) -> None:
+  """Writes a PNG: the best validation score so far by what it took.
+
+  Args:
+    points: (calls, dollars, score) of each candidate, in order; the spend is
+      in dollars where there is any, else in calls.
+    path: the file to write.
+
+  Raises:
+    ReportError: there is no candidate.
+  """
+  if not points:
+    raise ReportError("there is no candidate to draw")
+  from matplotlib.figure import Figure
+
+  calls, dollars, scores = (
+    np.array(column) for column in zip(*points, strict=True)
+  )
+  priced = dollars.max() > 0
+  spend = dollars if priced else calls
+  figure = Figure(figsize=(7.5, 4.0), layout="constrained")
+  axes = figure.subplots()
+  axes.step(
+    spend,
+    np.maximum.accumulate(scores),
+    where="post",
+    color=TAUGHT,
+    linewidth=2.2,
+  )
+  axes.scatter(spend, scores, color=OTHER, zorder=3, s=28)
+  for i, (x, y) in enumerate(zip(spend, scores, strict=True)):
+    axes.annotate(
+      "seed" if i == 0 else str(i),
+      (x, y),
+      xytext=(5, -11),
+      textcoords="offset points",
+      fontsize=8,
+    )
+  axes.set_xlabel("dollars spent" if priced else "calls made")
+  axes.set_title(
+    "Validation score: each candidate, and the best so far",
+    fontsize=11,
+    fontweight="bold",
+    loc="left",
+  )
+  _clean(axes)
   _save(figure, path)

@@ -83,3 +83,20 @@ def test_a_missing_number_is_named(tmp_path):
   with pytest.raises(tables.ReportError, match="'alone' has no accuracy"):
     plots.alone_versus_taught(result, tmp_path / "x.png")
   assert not (tmp_path / "x.png").exists()
+
+
+def test_the_best_score_so_far_never_falls(tmp_path):
+  path = tmp_path / "spend.png"
+  points = [(10, 0.0, 0.2), (20, 0.0, 0.8), (30, 0.0, 0.4)]
+  plots.score_against_spend(points, path)
+  line = pixels(path, plots.TAUGHT)
+  columns = np.flatnonzero(line.any(0))
+  height = [np.flatnonzero(line[:, c]).mean() for c in columns]
+  # Rows count from the top: it begins low, and ends as high as it ever was.
+  assert height[0] > height[-1]
+  assert height[-1] == pytest.approx(min(height), abs=1)
+
+
+def test_an_empty_search_is_no_picture(tmp_path):
+  with pytest.raises(tables.ReportError, match="no candidate"):
+    plots.score_against_spend([], tmp_path / "x.png")

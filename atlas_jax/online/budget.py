@@ -1,0 +1,280 @@
+"""How many calls, tokens and dollars the parts of a run take, beforehand.
+
+Calls are exact: retries come on top, and where two prompts come out equal (two
+candidates that get the same teaching) one call less is made. Tokens and
+dollars are estimates: characters of the prompts over `_CHARS_PER_TOKEN` and
+the whole of max_tokens, until a role has been called `_MEASURED` times; from
+then on its mean cost with a margin, where that is less.
+
+What choosing and the test split will take is set aside in the ledger, so that
+the search cannot use it. A round begins only where the whole of it fits.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from atlas_jax.config import PromptsConfig
+from atlas_jax.data.problems import Problem
+from atlas_jax.online.config import OnlineConfig
+from atlas_jax.online.ledger import Ledger
+from atlas_jax.online.rollouts import Job, Rollouts
+from atlas_jax.online.spend import Amount, Caps, picodollars
+
+_CHARS_PER_TOKEN = 3.5
+_CHAT_TOKENS = 16  # what a chat template adds
+_MEASURED = 20
+_MARGIN = 1.25
+
+
+class SearchOver(RuntimeError):
+  """The search ends, with what it has; the text says why."""
+
+
+@dataclass(frozen=True)
+class Price:
+  """Dollars: a million (prompt, completion) tokens, and a call."""
+
+  per_million: tuple[float, float] = (0.0, 0.0)
+  per_call: float = 0.0
+
+  def pico(self, calls: int, tokens_in: int, tokens_out: int) -> int:
+    """Picodollars of so many calls and tokens."""
+    a, b = self.per_million
+    dollars = (tokens_in * a + tokens_out * b) / 1e6 + calls * self.per_call
+    return picodollars(dollars)
+
+
+@dataclass(frozen=True)
+class Sets:
+  """The problems of a run, by what they are for."""
+
+  train: tuple[Problem, ...]
+  validation: tuple[Problem, ...]
+  test: tuple[Problem, ...]
+
+
+def choosing_jobs(
+  prompts: Sequence[PromptsConfig], sets: Sets, fresh_samples: int
+) -> list[Job]:
+  """Fresh samples of the validation problems, for each set of prompts."""
+  return [
+    Job(p, sets.validation, "validation", replicate)
+    for p in prompts
+    for replicate in range(1, fresh_samples + 1)
+  ]
+
+
+def test_jobs(prompts: Sequence[PromptsConfig], sets: Sets) -> list[Job]:
+  return [Job(p, sets.test, "test") for p in prompts]
+
+
+@dataclass
+class Budget:
+  """Estimates, and what is set aside.
+
+  Args:
+    config, sets: of the run.
+    rollouts: knows what was asked already.
+    ledger: holds the caps.
+    prices: role -> the price of its model; None: unpriced.
+  """
+
+  config: OnlineConfig
+  sets: Sets
+  rollouts: Rollouts
+  ledger: Ledger
+  prices: Mapping[str, Price | None]
+
+  def evaluation(self, jobs: Sequence[Job]) -> Amount:
+    """What jobs take from here on."""
+    return self._cost(self.rollouts.calls_needed(jobs))
+
+  def first(self) -> Amount:
+    """The seed on the validation problems."""
+    return self.evaluation(self._first_jobs())
+
+  def round(self) -> Amount:
+    """One round whose child is accepted: at most what a round takes."""
+    seed, child = self.config.prompts, self._child()
+    minibatch = self.sets.train[: self.config.sizes.minibatch]
+    before = self._first_jobs()
+    jobs = [
+      Job(seed, minibatch, "train"),
+      Job(child, minibatch, "train"),
+      Job(child, self.sets.validation, "validation"),
+    ]
+    # Counted after the first evaluation, whose unaided solutions are kept.
+    both, done = (
+      self.rollouts.calls_needed(j) for j in (before + jobs, before)
+    )
+    return self._cost(_without(both, done)) + self.reflection()
+
+  def reflection(self) -> Amount:
+    """The reflection calls of a round without a refusal."""
+    c, search = self.config.reflection, self.config.search
+    templates = 1 if search.update == "round_robin" else len(search.evolve)
+    chars = 6 * c.max_example_chars * self.config.sizes.minibatch
+    return self._cost([("reflection", chars + c.max_prompt_chars)] * templates)
+
+  def aside(self, prompts: Sequence[PromptsConfig]) -> Amount:
+    """Choosing among `prompts`, and the test of the seed and the longest."""
+    c = self.config.choosing
+    test = test_jobs([self.config.prompts, max(prompts, key=length)], self.sets)
+    fresh = choosing_jobs(prompts, self.sets, c.fresh_samples)
+    return self.evaluation(fresh + test)
+
+  def plan(self) -> dict[str, Amount]:
+    """The parts of the whole run, each at most."""
+    rounds = self.round()
+    whole = Amount()
+    for _ in range(self.config.search.max_rounds):
+      whole += rounds
+    return {
+      "seed on validation": self.first(),
+      "one round": rounds,
+      f"{self.config.search.max_rounds} rounds": whole,
+      "choosing and test": self.aside(self._most()),
+    }
+
+  def too_small(self) -> str | None:
+    """Why the caps do not last for the seed, one round and the choosing."""
+    parts = self.plan()
+    need = parts["seed on validation"] + parts["one round"]
+    need += parts["choosing and test"]
+    caps = self.config.caps
+    for cap, needed in (
+      ("calls", need.calls),
+      ("tokens", need.tokens),
+      ("dollars", need.dollars),
+    ):
+      limit = getattr(caps, cap)
+      if limit is not None and needed > limit:
+        return (
+          f"config.caps.{cap}={limit:g} is too small for the seed, one round"
+          f" and the choosing: they take {'' if cap == 'calls' else 'up to '}"
+          f"{needed:,.6g}; raise it, or lower config.sizes"
+        )
+    return None
+
+  def hold(self, prompts: Sequence[PromptsConfig]) -> None:
+    """Sets aside what choosing among `prompts` will take.
+
+    Tokens and dollars only after something was measured: before, the bound
+    could keep a run from starting that has enough.
+    """
+    keep = self.aside([*prompts, *self._most()[len(prompts) :]])
+    measured = self.ledger.snapshot().calls >= _MEASURED
+    plan = self.plan()
+    whole = sum(
+      (part.calls for name, part in plan.items() if name != "one round"), 0
+    )
+    minutes = self.config.caps.minutes
+    self.ledger.set_aside(
+      Caps(
+        calls=keep.calls,
+        tokens=keep.tokens if measured else None,
+        dollars=keep.dollars if measured else None,
+        minutes=None if minutes is None else minutes * keep.calls / whole,
+      )
+    )
+
+  def free(self) -> None:
+    """What was set aside may be used."""
+    self.ledger.set_aside(Caps())
+
+  def check(self, need: Amount, what: str) -> None:
+    """Raises SearchOver where the room is less than `need`."""
+    room = self.ledger.room()
+    for cap, needed in (
+      ("calls", need.calls),
+      ("tokens", need.tokens),
+      ("dollars", need.dollars),
+    ):
+      left = getattr(room, cap)
+      if left is not None and needed > left:
+        raise SearchOver(
+          f"config.caps.{cap} leaves {left:,.6g} for the search, and {what}"
+          f" takes up to {needed:,.6g}"
+        )
+    if room.seconds is not None and room.seconds <= 0:
+      raise SearchOver("the part of config.caps.minutes for the search is over")
+
+  def _first_jobs(self) -> list[Job]:
+    return [Job(self.config.prompts, self.sets.validation, "validation")]
+
+  def _child(self, number: int = 0) -> PromptsConfig:
+    """Prompts that differ from all others in every evolved template."""
+    texts = {
+      name: f"{getattr(self.config.prompts, name)}\n{number}"
+      for name in self.config.search.evolve
+    }
+    return dataclasses.replace(self.config.prompts, **texts)
+
+  def _most(self) -> list[PromptsConfig]:
+    """As many different prompts as choosing may meet, the seed among them."""
+    best_of = min(
+      self.config.choosing.best_of, self.config.search.max_candidates - 1
+    )
+    return [self.config.prompts, *(self._child(i) for i in range(best_of))]
+
+  def _cost(self, calls: Iterable[tuple[str, int]]) -> Amount:
+    by_role: dict[str, list[int]] = {}
+    for role, chars in calls:
+      by_role.setdefault(role, []).append(chars)
+    total = Amount()
+    for role, chars in by_role.items():
+      total += self._role_cost(role, chars)
+    return total
+
+  def _role_cost(self, role: str, chars: Sequence[int]) -> Amount:
+    n, most = len(chars), self._max_tokens(role)
+    prompt = sum(chars) + n * self._later_chars(role)
+    tokens_in = math.ceil(prompt / _CHARS_PER_TOKEN) + n * _CHAT_TOKENS
+    price = self.prices[role]
+    pico = 0 if price is None else price.pico(n, tokens_in, n * most)
+    bound = Amount(n, tokens_in + n * most, pico)
+    seen = [x for x in self.ledger.snapshot().lines if x.role == role]
+    calls = sum(x.spent.calls for x in seen)
+    if calls < _MEASURED:
+      return bound
+    mean = n * _MARGIN / calls
+    return Amount(
+      n,
+      min(bound.tokens, math.ceil(mean * sum(x.spent.tokens for x in seen))),
+      min(bound.pico, math.ceil(mean * sum(x.spent.pico for x in seen))),
+    )
+
+  def _later_chars(self, role: str) -> int:
+    """Of a prompt, what another model will have said."""
+    if role == "student_with_teaching":
+      return round(_CHARS_PER_TOKEN * self.config.teaching.max_tokens)
+    if role == "teacher_adaptive":
+      said = "student_diagnostic"
+      if self.config.agent_mode:
+        said = "student_baseline"
+      chars = round(_CHARS_PER_TOKEN * self._max_tokens(said))
+      return min(chars, self.config.teaching.max_approach_chars)
+    return 0
+
+  def _max_tokens(self, role: str) -> int:
+    return {
+      "student_baseline": self.config.solution.max_tokens,
+      "student_with_teaching": self.config.solution.max_tokens,
+      "student_diagnostic": self.config.probe.max_tokens,
+      "teacher_adaptive": self.config.teaching.max_tokens,
+      "reflection": self.config.reflection.max_tokens,
+    }[role]
+
+
+def length(prompts: PromptsConfig) -> int:
+  """Characters of all four templates."""
+  return sum(len(text) for text in dataclasses.astuple(prompts))
+
+
+def _without(calls, done):
+  left = list(calls)
+  for call in done:
+    left.remove(call)
+  return left

@@ -1,0 +1,314 @@
+"""The config tree of an optimisation; a file alone says the whole run.
+
+A file under configs/ starts from `default_config()`. `resolve` refuses
+unknown keys, wrong types, and values that would waste a run.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ml_collections import ConfigDict
+
+from atlas_jax import config as config_lib
+from atlas_jax.config import (
+  ConfigError,
+  DataConfig,
+  PromptsConfig,
+  ServerConfig,
+  build,
+)
+from atlas_jax.online import best_prompts, model_config
+from atlas_jax.online.agents import config as agent_config
+from atlas_jax.online.agents.config import AgentConfig
+from atlas_jax.online.model_config import ChatModelConfig
+from atlas_jax.online.protocol import ProbeConfig, SolutionConfig, TeachConfig
+from atlas_jax.online.spend import Caps
+from atlas_jax.teaching.prompts import FIELDS, PromptError, Prompts
+
+PARENTS = ("pareto", "current_best", "epsilon_greedy", "top_k_pareto")
+UPDATES = ("round_robin", "all")
+# The unaided solution is the measure: it stays as it is.
+EVOLVABLE = tuple(name for name in FIELDS if name != "student_baseline")
+
+
+@dataclass(frozen=True)
+class ObjectivesConfig:
+  """Weights of a rollout's score, which is within 0 and 1."""
+
+  accuracy: float = 1.0
+  non_degradation: float = 0.5
+  efficiency: float = 0.1  # tokens that a right response saved
+  completion: float = 0.0  # an answer is stated
+  leak_penalty: float = 1.0  # taken off when the teaching states the answer
+
+
+@dataclass(frozen=True)
+class SizesConfig:
+  """Problems of each split; all there are where there are fewer."""
+
+  train: int = 64
+  minibatch: int = 4  # train problems a round
+  validation: int = 50
+  test: int = 200  # below 150 a gain is easily missed
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+  """What is evolved, and for how long; config.caps may end it before."""
+
+  evolve: tuple[str, ...] = EVOLVABLE  # the other templates are held fixed
+  # Templates that a round rewrites: the parent's next one, or all.
+  update: str = "round_robin"
+  parents: str = "pareto"  # how gepa chooses whom to improve
+  max_rounds: int = 30
+  max_candidates: int = 16  # accepted ones, the seed included
+
+
+@dataclass(frozen=True)
+class ReflectionConfig:
+  """How the reflection model is asked; see reflection.py."""
+
+  max_tokens: int = 4096
+  temperature: float = 1.0
+  attempts: int = 2  # a round, after a refused proposal
+  max_prompt_chars: int = 4000  # of a proposed template
+  max_example_chars: int = 1500  # of each text that it is shown
+  remembered: int = 4  # refused proposals that it is told
+  max_failures: int = 6  # in a row, then the search ends
+
+
+@dataclass(frozen=True)
+class ChoosingConfig:
+  """Which prompts are kept; see choosing.py."""
+
+  best_of: int = 3  # best on validation that are scored again
+  # Fresh samples of each validation problem; 0: the search's scores are used.
+  fresh_samples: int = 2
+  # Share of the problems that teaching must not make worse.
+  non_degradation_floor: float = 0.9
+  # Ask that the interval of the gain over the seed, on the test split,
+  # excludes 0.
+  require_proof: bool = False
+  bootstrap_resamples: int = 10_000
+
+
+@dataclass(frozen=True)
+class ServersConfig:
+  """Servers that the run starts for models of kind 'local'."""
+
+  student: ServerConfig = field(default_factory=ServerConfig)
+  teacher: ServerConfig = field(default_factory=ServerConfig)
+  reflection: ServerConfig = field(default_factory=ServerConfig)
+  start_timeout_s: float = 600.0
+
+
+@dataclass(frozen=True)
+class OnlineConfig:
+  """An optimisation. With agent.kind set the agent is the student."""
+
+  seed: int = 0
+  data: DataConfig = field(default_factory=DataConfig)
+  sizes: SizesConfig = field(default_factory=SizesConfig)
+  prompts: PromptsConfig = field(default_factory=PromptsConfig)
+  # A best_prompts.json to start from: its templates replace config.prompts.
+  prompts_path: str | None = None
+  student: ChatModelConfig = field(default_factory=ChatModelConfig)
+  teacher: ChatModelConfig = field(default_factory=ChatModelConfig)
+  reflection_model: ChatModelConfig = field(default_factory=ChatModelConfig)
+  agent: AgentConfig = field(default_factory=AgentConfig)
+  # Of one call of the agent; a cap on dollars needs it.
+  agent_dollars_per_call: float | None = None
+  servers: ServersConfig = field(default_factory=ServersConfig)
+  probe: ProbeConfig = field(default_factory=ProbeConfig)
+  teaching: TeachConfig = field(default_factory=TeachConfig)
+  solution: SolutionConfig = field(default_factory=SolutionConfig)
+  objectives: ObjectivesConfig = field(default_factory=ObjectivesConfig)
+  search: SearchConfig = field(default_factory=SearchConfig)
+  reflection: ReflectionConfig = field(default_factory=ReflectionConfig)
+  choosing: ChoosingConfig = field(default_factory=ChoosingConfig)
+  caps: Caps = field(default_factory=Caps)
+
+  @property
+  def agent_mode(self) -> bool:
+    return self.agent.kind is not None
+
+
+def default_config() -> ConfigDict:
+  """The whole tree of an optimisation, with every default."""
+  return config_lib.tree_of(OnlineConfig())
+
+
+def resolve(tree: ConfigDict) -> OnlineConfig:
+  """The OnlineConfig that `tree` describes, prompts_path read.
+
+  Raises:
+    ConfigError: an unknown key, a wrong type, or a value that is not valid.
+    PromptError: the file of prompts_path is not one.
+  """
+  config = build(OnlineConfig, tree)
+  if config.prompts_path is not None:
+    prompts = best_prompts.load_prompts(config.prompts_path)
+    config = dataclasses.replace(config, prompts=prompts)
+  problem = next(problems(config), None)
+  if problem is not None:
+    raise ConfigError(problem)
+  return config
+
+
+_CHOICES = {"search.update": UPDATES, "search.parents": PARENTS}
+_AT_LEAST_ONE = (
+  "sizes.train",
+  "sizes.minibatch",
+  "sizes.validation",
+  "sizes.test",
+  "search.max_rounds",
+  "search.max_candidates",
+  "reflection.max_tokens",
+  "reflection.attempts",
+  "reflection.max_prompt_chars",
+  "reflection.max_example_chars",
+  "reflection.max_failures",
+  "choosing.best_of",
+  "choosing.bootstrap_resamples",
+  "probe.max_tokens",
+  "teaching.max_tokens",
+  "teaching.max_approach_chars",
+  "solution.max_tokens",
+)
+_NOT_NEGATIVE = (
+  "objectives.accuracy",
+  "objectives.non_degradation",
+  "objectives.efficiency",
+  "objectives.completion",
+  "objectives.leak_penalty",
+  "probe.temperature",
+  "teaching.temperature",
+  "solution.temperature",
+  "reflection.temperature",
+  "reflection.remembered",
+  "choosing.fresh_samples",
+  "choosing.non_degradation_floor",
+)
+
+
+def _value(config, path: str):
+  for part in path.split("."):
+    config = getattr(config, part)
+  return config
+
+
+def problems(config: OnlineConfig) -> Iterator[str]:
+  """One line for each value that is not valid: the key and what is."""
+  for path, valid in _CHOICES.items():
+    if _value(config, path) not in valid:
+      yield (
+        f"config.{path}={_value(config, path)!r} is not one of"
+        f" {', '.join(valid)}"
+      )
+  for path in _AT_LEAST_ONE:
+    if _value(config, path) < 1:
+      yield f"config.{path}={_value(config, path)} must be at least 1"
+  for path in _NOT_NEGATIVE:
+    if _value(config, path) < 0:
+      yield f"config.{path}={_value(config, path)} must not be negative"
+  for cap in dataclasses.fields(Caps):
+    limit = getattr(config.caps, cap.name)
+    if limit is not None and limit <= 0:
+      yield f"config.caps.{cap.name}={limit} must be above 0 (None: no cap)"
+  yield from _model_problems(config)
+  yield from _student_problems(config)
+  yield from _search_problems(config)
+  yield from _choosing_problems(config)
+
+
+def _model_problems(config: OnlineConfig) -> Iterator[str]:
+  for role in ("student", "teacher", "reflection_model"):
+    model, where = getattr(config, role), f"config.{role}"
+    if role == "student" and config.agent_mode:
+      continue
+    if model.kind == "local":
+      if model.model is None:
+        yield f"{where}.model must be a model directory with kind='local'"
+    else:
+      yield from model_config.problems(model, where)
+
+
+def _student_problems(config: OnlineConfig) -> Iterator[str]:
+  price = config.agent_dollars_per_call
+  if not config.agent_mode:
+    if price is not None:
+      yield (
+        f"config.agent_dollars_per_call={price:g} has no effect without"
+        " config.agent.kind"
+      )
+    return
+  yield from agent_config.problems(config.agent, "config.agent")
+  if price is not None and price < 0:
+    yield f"config.agent_dollars_per_call={price:g} must not be negative"
+  if config.caps.dollars is not None and price is None:
+    yield (
+      "config.caps.dollars cannot hold an agent whose calls have no price; set"
+      " config.agent_dollars_per_call (0.0 is a price), or cap calls"
+    )
+  if config.caps.tokens is not None:
+    yield (
+      "config.caps.tokens cannot hold an agent: how many tokens a call takes"
+      " is not known beforehand; cap calls, dollars or minutes"
+    )
+
+
+def _search_problems(config: OnlineConfig) -> Iterator[str]:
+  evolve = config.search.evolve
+  unknown = [name for name in evolve if name not in EVOLVABLE]
+  if unknown or not evolve or len(set(evolve)) < len(evolve):
+    yield (
+      f"config.search.evolve={evolve} must name one or more of"
+      f" {', '.join(EVOLVABLE)}, each once"
+    )
+    return
+  if config.agent_mode and "student_diagnostic" in evolve:
+    yield (
+      "config.search.evolve holds student_diagnostic, but an agent is not"
+      " probed: its unaided answer is its approach"
+    )
+  try:
+    Prompts(config.prompts)
+  except PromptError as error:
+    yield f"config.prompts: {error}"
+  for name in evolve:
+    length = len(getattr(config.prompts, name))
+    if length > config.reflection.max_prompt_chars:
+      yield (
+        f"config.prompts.{name} has {length} characters, more than"
+        f" config.reflection.max_prompt_chars="
+        f"{config.reflection.max_prompt_chars} allows a template"
+      )
+  o = config.objectives
+  if o.accuracy + o.non_degradation + o.efficiency + o.completion <= 0:
+    yield "config.objectives: at least one weight must be above 0"
+  if config.sizes.minibatch > config.sizes.train:
+    yield (
+      f"config.sizes.minibatch={config.sizes.minibatch} must not be above"
+      f" config.sizes.train={config.sizes.train}"
+    )
+
+
+def _choosing_problems(config: OnlineConfig) -> Iterator[str]:
+  c = config.choosing
+  if c.non_degradation_floor > 1:
+    yield (
+      f"config.choosing.non_degradation_floor={c.non_degradation_floor} is a"
+      " share: at most 1"
+    )
+  hottest = max(
+    config.probe.temperature,
+    config.teaching.temperature,
+    config.solution.temperature,
+  )
+  if c.fresh_samples > 0 and hottest == 0 and not config.agent_mode:
+    yield (
+      f"config.choosing.fresh_samples={c.fresh_samples} at temperature 0 would"
+      " be the same samples again; set it to 0, or raise"
+      " config.teaching.temperature"
+    )

@@ -1,0 +1,85 @@
+"""The candidates of a search, in the order in which they were accepted.
+
+candidates.json    all of them, rewritten whole
+best_prompts.json  the one with the best validation score so far, or, in the
+                   end, the one that was chosen; see best_prompts.py
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from atlas_jax import directory
+from atlas_jax.config import PromptsConfig
+from atlas_jax.online.spend import Snapshot
+
+
+@dataclass(frozen=True)
+class Candidate:
+  """A candidate that was accepted; 0 is the seed.
+
+  score is the mean over the validation problems that have one (`scores`).
+  calls, tokens and dollars: the run's spend when it was accepted.
+  """
+
+  index: int
+  parents: tuple[int, ...]
+  round: int
+  prompts: PromptsConfig
+  score: float
+  scores: Mapping[str, float]
+  calls: int
+  tokens: int
+  dollars: float
+
+
+@dataclass
+class Journal:
+  """Keeps candidates, and writes them to the run directory."""
+
+  workdir: pathlib.Path
+  candidates: list[Candidate] = field(default_factory=list)
+  _written: int = 0
+
+  def best(self, n: int) -> list[Candidate]:
+    """The n best on validation; of equals the earlier."""
+    ranked = sorted(self.candidates, key=lambda c: (-c.score, c.index))
+    return ranked[:n]
+
+  def write(self) -> None:
+    """Writes both files if there are new candidates."""
+    if len(self.candidates) == self._written:
+      return
+    self._written = len(self.candidates)
+    rows = [dataclasses.asdict(c) for c in self.candidates]
+    directory.write_json(self.workdir / "candidates.json", rows)
+    (best,) = self.best(1)
+    self.write_best(
+      best,
+      {
+        "stage": "search",
+        "score": best.score,
+        "calls": best.calls,
+        "tokens": best.tokens,
+        "dollars": best.dollars,
+      },
+    )
+
+  def write_best(self, candidate: Candidate, facts: Mapping) -> None:
+    """best_prompts.json: the templates, and facts about them."""
+    content = {
+      "prompts": dataclasses.asdict(candidate.prompts),
+      "candidate": candidate.index,
+      **facts,
+    }
+    directory.write_json(self.workdir / "best_prompts.json", content)
+
+
+def spend(snapshot: Snapshot) -> dict[str, float]:
+  """The part of a snapshot that a resumed run repeats."""
+  return {
+    "calls": snapshot.calls,
+    "tokens": snapshot.tokens,
+    "dollars": snapshot.dollars,
+  }

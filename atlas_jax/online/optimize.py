@@ -1,0 +1,142 @@
+"""An optimisation, from the config to the report, in one run directory.
+
+  config.json        the whole config, all texts in it, no secret
+  record.sqlite      every call; the same command goes on from it
+  candidates.json, best_prompts.json     journal.py
+  episodes/          episodes.py
+  costs.json, report/                    report.py
+  logs/              of servers that the run started
+
+Whatever ends the run, what was paid for is in the record: the same command
+starts the search again from its seed, the record answers what it knows, and
+the result is that of a run that was never interrupted.
+"""
+
+import contextlib
+import json
+import logging
+import pathlib
+import sys
+from collections.abc import Mapping
+
+from atlas_jax import directory
+from atlas_jax.config import to_dict
+from atlas_jax.online import choosing, live, local_servers, report
+from atlas_jax.online.config import OnlineConfig
+from atlas_jax.online.opening import Run, chosen_problems, opened
+from atlas_jax.online.plan import BudgetTooSmall
+from atlas_jax.online.record import Record
+from atlas_jax.online.search import Search
+from atlas_jax.reports import tables
+
+log = logging.getLogger(__name__)
+
+_PATIENCE = (
+  *("concurrency", "timeout_s", "retries", "requests_per_minute"),
+  *("tokens_per_minute", "api_key_env"),
+)
+# What may change between two starts of a run: none of it changes an answer.
+# A cap that is raised lets a search go on that it has ended.
+OPERATIONAL = (
+  "prompts_path",  # its texts are in `prompts`
+  *(f"caps.{cap}" for cap in ("calls", "tokens", "dollars", "minutes")),
+  *(f"{role}.{key}" for role in local_servers.ROLES for key in _PATIENCE),
+  *(f"agent.{key}" for key in ("concurrency", "timeout_s", "retries")),
+  "servers.start_timeout_s",
+  *(
+    f"servers.{role}.{key}"
+    for role in ("student", "teacher", "reflection")
+    for key in ("url", "host", "port", "kv_cache_bytes", "cpu_cores")
+  ),
+)
+
+
+def optimize(
+  config: OnlineConfig, workdir: pathlib.Path, environ: Mapping[str, str]
+) -> None:
+  """Runs, or goes on with, the optimisation in `workdir`.
+
+  Raises:
+    RunError: the directory is in use or of another run.
+    DataError, ConfigError, ServerError, ModelRefused: what it says.
+    BudgetTooSmall: the cap on calls does not last for one round.
+    RolloutError, SearchFailed, ChoosingError: nothing is lost; see the text.
+    KeyboardInterrupt: files are written; the same command goes on.
+  """
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(directory.lock(workdir))
+    sets = chosen_problems(config)
+    directory.claim(workdir, to_dict(config), OPERATIONAL)
+    finished = workdir / "report" / "optimize.json"
+    if finished.exists():
+      log.info("this run is finished; another one needs another --workdir")
+      _show(json.loads(finished.read_text(encoding="utf-8")), workdir)
+      return
+    record = stack.enter_context(Record(workdir / "record.sqlite"))
+    stack.callback(
+      lambda: directory.write_json(workdir / "costs.json", record.costs())
+    )
+    reachable, environ = stack.enter_context(
+      local_servers.served(config, workdir, environ)
+    )
+    endpoints = local_servers.endpoints(config)
+    run = stack.enter_context(
+      opened(reachable, workdir, environ, sets, record, endpoints)
+    )
+    _check_budget(run)
+    with live.shown(run.line, sys.stderr):
+      _work(run)
+  _show(json.loads(finished.read_text(encoding="utf-8")), workdir)
+
+
+def _check_budget(run: Run) -> None:
+  small = run.budget.too_small()
+  if small is None:
+    return
+  if small.startswith("config.caps.calls"):
+    raise BudgetTooSmall(small)
+  # Tokens and dollars are estimates from above: the run may do with less.
+  log.warning("%s", small)
+
+
+def _work(run: Run) -> None:
+  search = Search(
+    run.config,
+    run.rollouts,
+    run.reflector,
+    run.budget,
+    run.journal,
+    on_accepted=lambda: log.info("%s", run.line()),
+  )
+  ended = search.run()
+  log.info("the search ended: %s", ended)
+  if not run.journal.candidates:
+    raise BudgetTooSmall(
+      f"the seed could not be evaluated: {ended}; raise config.caps"
+    )
+  run.stage = "choosing"
+  run.budget.free()
+  choice = choosing.choose(run.config, run.rollouts, run.budget, run.journal)
+  kept = choice.kept
+  run.journal.write_best(
+    kept,
+    {
+      "stage": "chosen",
+      "score": kept.score,
+      "calls": kept.calls,
+      "tokens": kept.tokens,
+      "dollars": kept.dollars,
+      "choice": report.facts(choice),
+    },
+  )
+  report.write(
+    run.workdir, choice, run.journal.candidates, ended, run.record.costs()
+  )
+
+
+def _show(facts: Mapping, workdir: pathlib.Path) -> None:
+  tables.show(facts["evaluation"], sys.stdout)
+  kept = "the seed" if facts["kept"] == 0 else f"candidate {facts['kept']}"
+  print(f"kept: {kept}", *facts["reasons"], sep="\n  ")
+  print(f"prompts: {workdir / 'best_prompts.json'}")
+  print(f"report: {workdir / 'report' / 'optimize.md'}", flush=True)

@@ -1,0 +1,86 @@
+"""What a run would take, told before anything is sent."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from atlas_jax.online import local_servers
+from atlas_jax.online.budget import Sets
+from atlas_jax.online.config import OnlineConfig
+from atlas_jax.online.opening import chosen_problems, opened
+from atlas_jax.online.record import Record
+from atlas_jax.online.spend import Amount
+
+
+class BudgetTooSmall(ValueError):
+  """config.caps does not last for one round; the text says how much would."""
+
+
+def plan(
+  config: OnlineConfig, workdir: pathlib.Path, environ: Mapping[str, str]
+) -> str:
+  """What a run would take, as text; nothing is sent or written.
+
+  Raises:
+    BudgetTooSmall: config.caps does not last for one round; the text holds
+      the plan as well.
+  """
+  sets = chosen_problems(config)
+  free = _without_servers(config)
+  with (
+    Record() as record,
+    opened(free, workdir, environ, sets, record, {}) as run,
+  ):
+    parts = run.budget.plan()
+    small = run.budget.too_small()
+    unpriced = sorted(
+      role for role, price in run.budget.prices.items() if price is None
+    )
+  text = _plan_text(config, sets, parts, unpriced)
+  if small is not None:
+    raise BudgetTooSmall(f"{small}\n{text}")
+  return text
+
+
+def _without_servers(config: OnlineConfig) -> OnlineConfig:
+  """The config with addresses for models that a run would serve itself."""
+  changed = {
+    role: dataclasses.replace(
+      model, kind="url", url="http://127.0.0.1", price_in=0.0, price_out=0.0
+    )
+    for role, model in local_servers.local(config).items()
+  }
+  return dataclasses.replace(config, **changed)
+
+
+def _plan_text(
+  config: OnlineConfig,
+  sets: Sets,
+  parts: Mapping[str, Amount],
+  unpriced: Sequence[str],
+) -> str:
+  whole = sum(
+    (amount for name, amount in parts.items() if name != "one round"),
+    Amount(),
+  )
+  rows = {**parts, "at most": whole}
+  lines = [
+    f"{len(sets.train)} train, {len(sets.validation)} validation,"
+    f" {len(sets.test)} test problems",
+    f"{'':24}{'calls':>12}{'tokens up to':>16}{'dollars up to':>16}",
+  ]
+  for name, amount in rows.items():
+    lines.append(
+      f"{name:24}{amount.calls:>12,}{amount.tokens:>16,}"
+      f"{amount.dollars:>16,.4f}"
+    )
+  if unpriced:
+    lines.append(f"unpriced: {', '.join(unpriced)}; say price_in and price_out")
+  caps = {
+    name: value
+    for name, value in dataclasses.asdict(config.caps).items()
+    if value is not None
+  }
+  said = ", ".join(f"{value:g} {name}" for name, value in caps.items())
+  lines.append(f"caps: {said or 'none'}; retries come on top of the calls")
+  return "\n".join(lines)

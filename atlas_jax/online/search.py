@@ -1,0 +1,185 @@
+"""The search itself: gepa's engine over our rollouts and our reflection.
+
+Nothing is restored from gepa: a run that starts again searches again from its
+seed, and the record answers what was answered before. So everything here
+depends on the replies, the config and the spend alone.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from atlas_jax.config import PromptsConfig
+from atlas_jax.online.budget import Budget, SearchOver, length
+from atlas_jax.online.config import OnlineConfig
+from atlas_jax.online.gepa_adapter import (
+  Acceptance,
+  Loader,
+  make_adapter,
+  with_templates,
+)
+from atlas_jax.online.journal import Candidate, Journal
+from atlas_jax.online.reflection import Reflector
+from atlas_jax.online.replies import BudgetSpent
+from atlas_jax.online.rollouts import Job, Rollouts
+
+log = logging.getLogger(__name__)
+
+
+class SearchFailed(RuntimeError):
+  """The reflection model does not work; the text says how to go on."""
+
+
+class _Log:
+  """gepa's logger: what it says is for the curious."""
+
+  def log(self, message: str) -> None:
+    log.debug("%s", message)
+
+
+@dataclass
+class _Watch:
+  """gepa's callback: notes what was evaluated on validation."""
+
+  search: "Search"
+
+  def on_valset_evaluated(self, event) -> None:
+    self.search.accepted.append(event)
+
+
+@dataclass
+class Search:
+  """One search.
+
+  Args:
+    config, rollouts, reflector, budget, journal: of the run.
+    on_accepted: called after each acceptance, when the files are written.
+  """
+
+  config: OnlineConfig
+  rollouts: Rollouts
+  reflector: Reflector
+  budget: Budget
+  journal: Journal
+  on_accepted: Callable[[], None]
+
+  def __post_init__(self):
+    self.accepted: list[dict] = []
+    self.ended: str | None = None
+
+  def run(self) -> str:
+    """Searches to the end; the reason why it ended.
+
+    Raises:
+      SearchFailed: the reflection model failed.
+      RolloutError: the student or the teacher did.
+    """
+    import gepa
+
+    c = self.config.search
+    seed = {name: getattr(self.config.prompts, name) for name in c.evolve}
+    self.reflector.memory.tried.add(tuple(sorted(seed.items())))
+    sets = self.budget.sets
+    try:
+      gepa.optimize(
+        seed_candidate=seed,
+        trainset=Loader("train", sets.train),
+        valset=Loader("validation", sets.validation),
+        adapter=make_adapter(
+          self.rollouts,
+          self.config.prompts,
+          self._before,
+          self.config.reflection.max_example_chars,
+        ),
+        reflection_strategy=self.reflector,
+        reflection_minibatch_size=self.config.sizes.minibatch,
+        candidate_selection_strategy=c.parents,
+        module_selector=c.update,
+        acceptance_criterion=Acceptance(self.reflector.memory),
+        perfect_score=self._perfect(),
+        stop_callbacks=self._stop,
+        callbacks=[_Watch(self)],
+        logger=_Log(),
+        track_best_outputs=False,
+        seed=self.config.seed,
+        raise_on_exception=True,
+      )
+    except (SearchOver, BudgetSpent) as error:
+      self.ended = str(error)
+      self._note()
+    if self.reflector.failed:
+      raise SearchFailed(
+        f"{self.ended}. Nothing is lost: the same command goes on from here"
+      )
+    return self.ended
+
+  def _perfect(self) -> float:
+    """The score from which on there is nothing to learn from a rollout.
+
+    All but the efficiency, where there is another objective: no response
+    saves all of its tokens. Less a rounding error.
+    """
+    o = self.config.objectives
+    others = o.accuracy + o.non_degradation + o.completion
+    return others / (others + o.efficiency) - 1e-9 if others > 0 else 1.0
+
+  def _before(self, jobs: list[Job]) -> None:
+    """No evaluation begins that the budget cannot end."""
+    # gepa evaluates in its loop, and would swallow an error of its callbacks.
+    self._note()
+    self.budget.hold(self._choosable([job.prompts for job in jobs]))
+    self.budget.check(self.budget.evaluation(jobs), "the next evaluation")
+
+  def _choosable(self, new: Sequence[PromptsConfig]) -> list[PromptsConfig]:
+    """The prompts that choosing may meet: seed, best ones, longest new one."""
+    best_of = self.config.choosing.best_of
+    found = [self.config.prompts, *sorted(new, key=length)[-1:]]
+    found += [c.prompts for c in self.journal.best(best_of)]
+    return list(dict.fromkeys(found))[: best_of + 1]
+
+  def _stop(self, state) -> bool:
+    """gepa asks before each round."""
+    self._note()
+    c = self.config.search
+    if self.reflector.stopped is not None:
+      self.ended = self.reflector.stopped
+    elif state.i + 1 >= c.max_rounds:
+      self.ended = f"config.search.max_rounds={c.max_rounds} are done"
+    elif len(self.journal.candidates) >= c.max_candidates:
+      self.ended = (
+        f"config.search.max_candidates={c.max_candidates} were accepted"
+      )
+    else:
+      self.budget.hold(self._choosable([]))
+      self.budget.check(self.budget.round(), "a round")
+      return False
+    return True
+
+  def _note(self) -> None:
+    """Journals what was accepted since the last call."""
+    for event in self.accepted[len(self.journal.candidates) :]:
+      prompts = with_templates(self.config.prompts, event["candidate"])
+      job = Job(prompts, self.budget.sets.validation, "validation")
+      known = self.rollouts.known(job)
+      snapshot = self.budget.ledger.snapshot()
+      self.journal.candidates.append(
+        Candidate(
+          index=event["candidate_idx"],
+          parents=tuple(event["parent_ids"]),
+          round=event["iteration"],
+          prompts=prompts,
+          score=event["average_score"],
+          scores={r.problem.id: r.score for r in known},
+          calls=snapshot.calls,
+          tokens=snapshot.tokens,
+          dollars=snapshot.dollars,
+        )
+      )
+      log.info(
+        "candidate %d (of %s): %.4f on validation",
+        event["candidate_idx"],
+        ", ".join(map(str, event["parent_ids"])) or "nobody",
+        event["average_score"],
+      )
+      self.journal.write()
+      self.on_accepted()

@@ -1,0 +1,122 @@
+"""Evolve teaching prompts: `--config=configs/online.py:VARIANT`.
+
+Variants: default (LiteLLM names; keys from the environment), local (model
+directories that the run serves by vLLM itself), agent (an agent of yours is
+the student) and demo (offline, after the quickstart). Any key can be
+overridden: `--config.data.source=jsonl --config.data.path=FILE.jsonl
+--config.student.model=openai/gpt-5-nano --config.caps.dollars=5.0`.
+"""
+
+from atlas_jax.online.config import default_config
+
+
+def _default():
+  """A small student, a larger teacher, on questions of your own."""
+  config = default_config()
+  config.data.source = "jsonl"
+  config.data.path = "data/problems.jsonl"
+  config.student.kind = "litellm"
+  config.student.model = "openai/gpt-5-nano"
+  config.teacher.kind = "litellm"
+  config.teacher.model = "openai/gpt-5-mini"
+  config.reflection_model.kind = "litellm"
+  config.reflection_model.model = "openai/gpt-5"
+  # Thinking models spend tokens before they say a word.
+  config.probe.max_tokens = 1024
+  config.teaching.max_tokens = 2048
+  config.solution.max_tokens = 4096
+  config.reflection.max_tokens = 16384
+  config.caps.dollars = 10.0
+  config.caps.minutes = 120.0
+  return config
+
+
+def _local():
+  """Two model directories; the teacher also reflects."""
+  config = default_config()
+  config.data.source = "gsm8k"
+  config.data.path = "data/gsm8k/train.jsonl"
+  config.data.test_path = "data/gsm8k/test.jsonl"
+  config.student.kind = "local"
+  config.student.model = "models/student"
+  config.teacher.kind = "local"
+  config.teacher.model = "models/teacher"
+  config.reflection_model.kind = "local"
+  config.reflection_model.model = "models/teacher"
+  for server in (config.servers.student, config.servers.teacher):
+    server.max_model_len = 16384
+  config.caps.minutes = 120.0
+  return config
+
+
+def _agent():
+  """An agent behind HTTP is the student; see configs/agents/ for kinds."""
+  config = _default()
+  config.agent.kind = "http"
+  config.agent.http.url = "http://127.0.0.1:9000/ask"
+  config.agent.http.body = {"prompt": "{prompt}"}
+  config.agent.http.answer = "answer"
+  # What one call of the agent costs you: the cap on dollars counts it.
+  config.agent_dollars_per_call = 0.0
+  config.search.evolve = ("teacher_adaptive", "student_with_teaching")
+  return config
+
+
+def _demo():
+  """The models of the quickstart, and a scripted reflection model.
+
+  The quickstart's student was trained on 'Hint:' and understands nothing
+  else. The seed says it otherwise; the search finds the words.
+  """
+  config = default_config()
+  config.data.source = "teachable"
+  config.student.kind = "local"
+  config.student.model = "runs/quickstart/student/export"
+  config.teacher.kind = "local"
+  config.teacher.model = "runs/quickstart/teacher/export"
+  config.reflection_model.kind = "callable"
+  config.reflection_model.model = "atlas_jax.online.demo:reflect"
+  config.reflection_model.price_in = 0.0
+  config.reflection_model.price_out = 0.0
+  config.prompts.student_baseline = "Solve: {question}"
+  config.prompts.student_diagnostic = "Outline: {question}"
+  config.prompts.teacher_adaptive = "{question} Outline: {approach}"
+  config.prompts.student_with_teaching = (
+    "{question} A teacher gives this advice: {teaching}"
+  )
+  config.search.evolve = ("student_with_teaching",)
+  config.search.max_rounds = 8
+  config.sizes.minibatch = 8
+  config.sizes.validation = 64
+  config.sizes.test = 256
+  config.teaching.max_tokens = 48
+  config.solution.max_tokens = 64
+  config.solution.temperature = 0.0
+  for server, core in (
+    (config.servers.student, "0"),
+    (config.servers.teacher, "1"),
+  ):
+    server.dtype = "float32"
+    server.max_model_len = 256
+    server.max_num_seqs = 256
+    server.kv_cache_bytes = 256 << 20
+    server.cpu_cores = core
+  config.caps.calls = 10_000
+  return config
+
+
+VARIANTS = {
+  "default": _default,
+  "local": _local,
+  "agent": _agent,
+  "demo": _demo,
+}
+
+
+def get_config(variant: str = "default"):
+  if variant not in VARIANTS:
+    raise ValueError(
+      f"unknown variant {variant!r} of configs/online.py; valid:"
+      f" {', '.join(VARIANTS)}"
+    )
+  return VARIANTS[variant]()

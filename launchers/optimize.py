@@ -1,0 +1,52 @@
+"""Evolves the teaching prompts of a config, and says whether they are better.
+
+  python -m launchers.optimize --config=configs/online.py --workdir=runs/evolve
+  python -m launchers.optimize --config=configs/online.py:demo --dry_run \
+      --workdir=runs/demo
+
+Stopped in any way, the same command goes on. --dry_run prints what it would
+take and sends nothing. See atlas_jax/online/README.md.
+"""
+
+import os
+import signal
+import sys
+
+from absl import flags
+
+from launchers import common
+
+common.define_flags()
+_DRY_RUN = flags.DEFINE_bool(
+  "dry_run", False, "Print calls, tokens and price of the run; send nothing."
+)
+
+
+def _interrupt(*_):
+  raise KeyboardInterrupt
+
+
+def main():
+  from atlas_jax.online import config as online_config
+  from atlas_jax.online import optimize, plan
+
+  config = online_config.resolve(common.tree())
+  workdir = common.workdir()
+  if _DRY_RUN.value:
+    print(plan.plan(config, workdir, os.environ), flush=True)
+    return
+  signal.signal(signal.SIGTERM, _interrupt)
+  try:
+    optimize.optimize(config, workdir, os.environ)
+  except KeyboardInterrupt:
+    print(
+      f"interrupted; all that was paid for is in {workdir}, and the same"
+      " command goes on",
+      file=sys.stderr,
+      flush=True,
+    )
+    sys.exit(130)
+
+
+if __name__ == "__main__":
+  common.launch(main)

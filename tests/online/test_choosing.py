@@ -1,0 +1,203 @@
+"""Which prompts are kept: by fresh samples, the floor, and the test split."""
+
+import contextlib
+import dataclasses
+
+import pytest
+
+from atlas_jax.online import choosing, report
+from atlas_jax.online.journal import Candidate
+from atlas_jax.online.spend import Caps
+from tests.online import small_world
+from tests.online.stub_server import StubServer
+from tests.online.test_rollouts import opened
+
+
+def texts(config, template):
+  return dataclasses.replace(config.prompts, teacher_adaptive=template)
+
+
+@contextlib.contextmanager
+def contest(folder, answer, scores, **changes):
+  """A run whose journal holds a seed and candidates 'TEACH i ...'."""
+  with (
+    StubServer(answer) as stub,
+    opened(folder, stub.url, **changes) as run,
+  ):
+    for i, score in enumerate(scores):
+      prompts = run.config.prompts
+      if i:
+        prompts = texts(run.config, f"TEACH {i} {{question}} {{approach}}")
+      run.journal.candidates.append(
+        Candidate(i, (0,) * bool(i), i, prompts, score, {}, 0, 0, 0.0)
+      )
+    yield run, stub
+
+
+def choose(run):
+  return choosing.choose(run.config, run.rollouts, run.budget, run.journal)
+
+
+def world(*helpful, breaks=()):
+  """Candidate i's teaching says 'carry' to every student if it is helpful;
+  that of one that breaks makes the student err where it was right."""
+
+  def answer(messages):
+    prompt = messages[0]["content"]
+    if prompt.startswith("TEACH"):
+      name = prompt.split()[1]
+      if name in map(str, helpful):
+        return "<teaching>carry</teaching>"
+      if name in map(str, breaks):
+        return "<teaching>break</teaching>"
+      return f"<teaching>think {name}</teaching>"
+    text = small_world.student(prompt)
+    if "break" in prompt:
+      a = int(prompt.split("+")[0].split()[-1])
+      # Right on the odd, which it is not alone; wrong on every fourth.
+      right = a % 4 != 0
+      return f"so <solution>{2 * a + 100 + (not right)}</solution>"
+    return text
+
+  return answer
+
+
+def test_the_best_of_the_fresh_samples_is_kept(tmp_path):
+  # On validation 1 seemed best, by luck.
+  with contest(tmp_path, world(2), (0.05, 0.9, 0.8, 0.1)) as (run, stub):
+    choice = choose(run)
+    calls = len(stub.calls)
+  # 10 validation problems: baseline, probe, 2 for each of seed and 3 others.
+  assert calls == 10 * (2 + 2 * 4) + 40 * (2 + 2 * 2)
+  assert [f.candidate.index for f in choice.fresh] == [0, 1, 2, 3]
+  assert choice.kept.index == choice.best.candidate.index == 2
+  assert choice.reasons == () and choice.proven
+  # Half are odd and are fixed; right ones save 5 of 7 tokens.
+  right, wrong = (1.5 + 0.1 * 5 / 7) / 1.6, 0.5 / 1.6
+  assert choice.fresh[1].score == pytest.approx((right + wrong) / 2)
+  assert choice.best.score == pytest.approx(right)
+  assert choice.best.gap == pytest.approx(0.8 - right)
+  assert choice.accuracy_gain.estimate == 0.5
+  assert choice.pairs == 40
+  # 20 of 40 flip, all to the good.
+  assert choice.mcnemar_p == pytest.approx(2 * 0.5**20)
+  names = [arm["name"] for arm in choice.evaluation["arms"]]
+  assert names == ["student alone", "seed prompts", "candidate 2"]
+  accuracy = [arm["accuracy"] for arm in choice.evaluation["arms"]]
+  assert accuracy == [0.5, 0.5, 1.0]
+  text = report.markdown(choice, "done", run.config.prompts, [])
+  for part in ("Few pairs", "shown", "+50.0", "TEACH 2", "student alone"):
+    assert part in text
+
+
+def test_the_seed_is_kept_when_nothing_is_better(tmp_path):
+  with contest(tmp_path, world(), (0.5, 0.9)) as (run, stub):
+    choice = choose(run)
+    calls = len(stub.calls)
+  assert choice.kept.index == 0
+  assert "no candidate scored above" in choice.reasons[0]
+  # There is nothing to compare on the test split but the student alone.
+  assert calls == 10 * (2 + 2 * 2) + 40 * (2 + 2)
+  assert [a["name"] for a in choice.evaluation["arms"]] == [
+    "student alone",
+    "seed prompts",
+  ]
+  assert not choice.proven and choice.score_gain is None
+
+
+def test_below_the_floor_the_seed_is_kept(tmp_path):
+  # It fixes the half that is odd and breaks a quarter: better in all.
+  scores = (0.5, 0.9)
+  with contest(tmp_path, world(breaks=(1,)), scores) as (run, _):
+    choice = choose(run)
+  assert choice.best.candidate.index == 1 and choice.kept.index == 0
+  assert choice.best.score > choice.fresh[0].score
+  # 2000, 2004, 2008 of 2000..2009.
+  assert choice.best.non_degradation == pytest.approx(0.7)
+  assert all("non_degradation_floor" in why for why in choice.reasons)
+  assert len(choice.reasons) == 2  # on validation, and on the test split
+
+
+def test_one_that_meets_the_floor_goes_before_a_better_one(tmp_path):
+  with contest(
+    tmp_path,
+    world(2, breaks=(1,)),
+    (0.5, 0.9, 0.8),
+    objectives__non_degradation=0.0,
+    objectives__efficiency=0.0,
+  ) as (run, _):
+    choice = choose(run)
+  assert choice.kept.index == 2
+
+
+def test_a_floor_of_0_lets_all_pass(tmp_path):
+  with contest(
+    tmp_path,
+    world(breaks=(1,)),
+    (0.5, 0.9),
+    choosing__non_degradation_floor=0.0,
+  ) as (run, _):
+    choice = choose(run)
+  assert choice.kept.index == 1 and choice.reasons == ()
+
+
+def test_proof_can_be_asked_for(tmp_path):
+  # It fixes 2001 and 3001 alone.
+  def answer(messages):
+    prompt = messages[0]["content"]
+    if prompt.startswith("TEACH 1"):
+      fix = "2001+" in prompt or "3001+" in prompt
+      return f"<teaching>{'carry' if fix else 'think'}</teaching>"
+    return world()(messages)
+
+  with contest(tmp_path, answer, (0.5, 0.9), choosing__require_proof=True) as (
+    run,
+    _,
+  ):
+    choice = choose(run)
+  assert choice.accuracy_gain.estimate == pytest.approx(1 / 40)
+  assert choice.accuracy_gain.low == 0.0
+  assert choice.kept.index == 0 and "require_proof" in choice.reasons[0]
+
+
+def test_no_gain_on_the_test_split_keeps_the_seed(tmp_path):
+  def answer(messages):
+    prompt = messages[0]["content"]
+    if prompt.startswith("TEACH 1"):
+      fix = " 20" in prompt  # validation problems alone
+      return f"<teaching>{'carry' if fix else 'think'}</teaching>"
+    return world()(messages)
+
+  with contest(tmp_path, answer, (0.5, 0.9)) as (run, _):
+    choice = choose(run)
+  assert choice.best.candidate.index == 1 and choice.kept.index == 0
+  assert "score no more" in choice.reasons[0]
+
+
+def test_without_fresh_samples_the_scores_of_the_search_decide(tmp_path):
+  with contest(tmp_path, world(1), (0.5, 0.9), choosing__fresh_samples=0) as (
+    run,
+    stub,
+  ):
+    for candidate in run.journal.candidates:
+      job = choosing.Job(
+        candidate.prompts, run.budget.sets.validation, "validation"
+      )
+      run.rollouts.evaluate([job])
+    before = len(stub.calls)
+    choice = choose(run)
+    assert len(stub.calls) - before == 40 * (2 + 2 * 2)
+  assert choice.kept.index == 1
+
+
+def test_what_choosing_takes_is_set_aside(tmp_path):
+  with contest(tmp_path, world(1), (0.5, 0.9), caps__calls=1000) as (run, stub):
+    run.budget.hold([c.prompts for c in run.journal.candidates])
+    kept = 1000 - run.ledger.room().calls
+    run.budget.free()
+    assert run.ledger.room().calls == 1000
+    choose(run)
+    # Room for as many candidates as there may be: best_of and the seed.
+    assert kept == 10 * (2 + 2 * 4) + 40 * (2 + 2 * 2)
+    assert len(stub.calls) == 10 * (2 + 2 * 2) + 40 * (2 + 2 * 2)
+  assert run.config.caps == Caps(calls=1000)

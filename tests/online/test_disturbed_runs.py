@@ -1,0 +1,162 @@
+"""Faults, caps and kills: the end is that of an undisturbed run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from atlas_jax.online.replies import BudgetSpent
+from tests.online import small_world
+from tests.online.stub_server import Faults, StubServer
+from tests.online.whole_runs import read, run, spent, untimed
+
+
+@pytest.mark.slow
+def test_faults_change_nothing_but_the_spend(tmp_path, finished):
+  workdir, calls = finished
+  faults = Faults(seed=3, share=0.25)
+  changes = {
+    f"{role}__timeout_s": 3.0
+    for role in ("student", "teacher", "reflection_model")
+  }
+  with StubServer(small_world.answer, faults=faults) as stub:
+    faulty = run(tmp_path, stub.url, **changes)
+    met = {c.fault for c in stub.calls} - {None}
+    assert met == set(faults.kinds)
+    asked = {json.dumps(c.body, sort_keys=True) for c in stub.calls}
+    assert len(asked) == calls < len(stub.calls)
+  one, other = (
+    untimed(read(d / "report" / "optimize.json")) for d in (workdir, faulty)
+  )
+  assert one == other
+  for a, b in zip(
+    read(workdir / "candidates.json"),
+    read(faulty / "candidates.json"),
+    strict=True,
+  ):
+    for key in ("index", "parents", "round", "prompts", "score", "scores"):
+      assert a[key] == b[key], key
+  for split in ("train", "validation", "test"):
+    lines = [
+      (d / "episodes" / f"{split}.jsonl").read_text().count("\n")
+      for d in (workdir, faulty)
+    ]
+    assert lines[0] == lines[1]
+
+
+QUICK = ("429", "500", "null", "broken")
+
+
+def test_retries_cannot_eat_what_is_set_aside(tmp_path):
+  faults = Faults(seed=5, share=0.2, kinds=QUICK)
+  with StubServer(small_world.answer, faults=faults) as stub:
+    workdir = run(tmp_path, stub.url, caps__calls=440)
+    assert len(stub.calls) <= 440
+  facts = read(workdir / "report" / "optimize.json")
+  assert facts["ended"].startswith("config.caps.calls leaves")
+  assert facts["evaluation"]["problems"] == 40
+
+
+@pytest.mark.slow
+def test_a_cap_holds_to_the_call_and_a_higher_one_goes_on(tmp_path):
+  faults = Faults(seed=5, share=0.6, kinds=QUICK, in_a_row=4)
+  with StubServer(small_world.answer, faults=faults) as stub:
+    # Retries take even what was set aside: it stops there, to the call.
+    with pytest.raises(BudgetSpent, match="cap on calls"):
+      run(tmp_path, stub.url, caps__calls=425)
+    assert len(stub.calls) == 425
+    workdir = run(tmp_path, stub.url, caps__calls=5000)
+    asked = {json.dumps(c.body, sort_keys=True) for c in stub.calls}
+  assert read(workdir / "report" / "optimize.json")["kept"] == 1
+  assert (
+    len({json.dumps(c.body, sort_keys=True) for c in stub.good})
+    == len(stub.good)
+    == len(asked)
+  )
+
+
+CONFIG = """
+import os, pathlib
+from tests.online import small_world
+
+def get_config():
+  out = small_world.tree(pathlib.Path(os.environ["FOLDER"]), os.environ["URL"])
+  return out
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_three_places_it_equals_an_undisturbed_run(
+  tmp_path, finished, repo_root
+):
+  undisturbed, calls = finished
+  config = tmp_path / "config.py"
+  config.write_text(CONFIG)
+  workdir = tmp_path / "run"
+
+  with StubServer(small_world.answer, latency_s=0.02) as stub:
+    environ = {
+      **os.environ,
+      "FOLDER": str(tmp_path),
+      "URL": stub.url,
+      "PYTHONPATH": f"{repo_root}:{repo_root / 'third_party'}",
+    }
+
+    def start():
+      return subprocess.Popen(
+        [
+          *(sys.executable, "-m", "launchers.optimize"),
+          *(f"--config={config}", f"--workdir={workdir}"),
+        ],
+        cwd=repo_root,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+      )
+
+    # While the seed is evaluated, in the rounds, on the test split.
+    for at, how, status in (
+      (20, signal.SIGKILL, -9),
+      (70, signal.SIGINT, 130),
+      (calls - 100, signal.SIGKILL, -9),
+    ):
+      process = start()
+      while len(stub.calls) < at and process.poll() is None:
+        time.sleep(0.002)
+      process.send_signal(how)
+      output, _ = process.communicate(timeout=120)
+      assert process.returncode == status, output
+    process = start()
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert "kept: candidate 1" in output
+    made = len(stub.calls)
+  assert read(workdir / "candidates.json") == read(
+    undisturbed / "candidates.json"
+  )
+  facts = [
+    untimed(read(d / "report" / "optimize.json"))
+    for d in (workdir, undisturbed)
+  ]
+  assert facts[0] == facts[1]
+  assert spent(workdir) == spent(undisturbed)
+  # What was under way at a kill is asked again, and shown as lost.
+  lost = sum(x["lost_calls"] for x in read(workdir / "costs.json"))
+  assert calls <= made <= calls + lost
+  assert 0 < lost <= 3 * 3 * 16
+  for split in ("train", "validation", "test"):
+    lines = [
+      sorted(
+        (x["prompts"], x["id"], x["replicate"], x["score"])
+        for x in map(json.loads, path.read_text().splitlines())
+      )
+      for path in (
+        d / "episodes" / f"{split}.jsonl" for d in (workdir, undisturbed)
+      )
+    ]
+    assert lines[0] == lines[1]

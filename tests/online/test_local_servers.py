@@ -1,0 +1,79 @@
+"""Models that the run serves itself: who shares a server, and what is kept."""
+
+import json
+
+import pytest
+
+from atlas_jax.online import local_servers
+from atlas_jax.online.models import open_model
+from atlas_jax.online.record import Record
+from atlas_jax.online.replies import ChatRequest
+from atlas_jax.online.spend import Caps
+from atlas_jax.serving import http
+from atlas_jax.serving.client import ServerDown
+from atlas_jax.serving.events import EventLoop
+from tests.online import small_world
+from tests.serving import tiny_vllm
+
+ROLES = local_servers.ROLES
+
+
+def test_models_that_are_served_elsewhere_are_left_alone(tmp_path):
+  config = small_world.config(tmp_path, "http://127.0.0.1:1")
+  with local_servers.served(config, tmp_path, {"A": "b"}) as found:
+    assert found == (config, {"A": "b"})
+  assert local_servers.endpoints(config) == {}
+  assert not (tmp_path / "logs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+def test_roles_of_one_directory_share_a_server(tmp_path):
+  model = tiny_vllm.save_model(tmp_path / "model")
+  path = model / "tokenizer_config.json"
+  tokenizer = json.loads(path.read_text())
+  tokenizer["chat_template"] = "{{ messages[0]['content'] }}"
+  path.write_text(json.dumps(tokenizer))
+  changes = {}
+  for role in ROLES:
+    changes |= {f"{role}__kind": "local", f"{role}__model": str(model)}
+    changes |= {f"{role}__url": None}
+  for key, value in vars(tiny_vllm.server_config()).items():
+    if value is not None:
+      changes[f"servers__student__{key}"] = value
+  config = small_world.config(tmp_path, "http://127.0.0.1:1", **changes)
+  endpoints = local_servers.endpoints(config)
+  assert endpoints == dict.fromkeys(ROLES, f"local:{model}")
+  with (
+    Record(tmp_path / "record.sqlite") as record,
+    local_servers.served(config, tmp_path, {}) as (reachable, environ),
+  ):
+    urls = {getattr(reachable, role).url for role in ROLES}
+    assert len(urls) == 1
+    (url,) = urls
+    loop = EventLoop()
+    try:
+      teacher = open_model(
+        reachable.teacher,
+        where="config.teacher",
+        environ=environ,
+        ledger=record.ledger(Caps(dollars=1.0)),
+        record=record,
+        endpoint=endpoints["teacher"],
+      )
+      request = ChatRequest(
+        "teacher_adaptive", ({"role": "user", "content": "w5 w6"},), 4, 0.0, 1
+      )
+      reply = loop.run(teacher.chat(request))
+      assert reply.status in ("ok", "truncated"), reply
+      loop.run(teacher.aclose())
+    finally:
+      loop.close()
+  # It is gone, and the record knows the directory and neither port nor key.
+  with pytest.raises(ServerDown):
+    http.ask("GET", url + "/health", None, api_key=None, timeout_s=2)
+  (key,) = environ.values()
+  content = (tmp_path / "record.sqlite").read_bytes()
+  assert f"local:{model}".encode() in content
+  for hidden in (key, url):
+    assert hidden.encode() not in content

@@ -1,0 +1,186 @@
+"""Proposals: what is refused, what is remembered, when it is given up."""
+
+import asyncio
+
+import pytest
+
+from atlas_jax.config import PromptsConfig
+from atlas_jax.online.config import ReflectionConfig
+from atlas_jax.online.reflection import (
+  Memory,
+  Reflector,
+  Refusal,
+  read_proposal,
+)
+from atlas_jax.online.replies import BudgetSpent, Reply
+from atlas_jax.online.retrying import ModelRefused
+
+PROMPTS = PromptsConfig()
+NOW = PROMPTS.teacher_adaptive
+GOOD = "Look at {question} and {approach}. Be brief."
+RECORDS = [{"Question": "1+1", "Verdict": "Wrong with and without it."}]
+
+
+class Loop:
+  def run(self, work):
+    return asyncio.run(work)
+
+
+class Scripted:
+  """A chat model that says one thing after another."""
+
+  name = "scripted"
+
+  def __init__(self, *replies):
+    self.replies = list(replies)
+    self.requests = []
+
+  async def chat(self, request):
+    self.requests.append(request)
+    reply = self.replies[min(len(self.requests), len(self.replies)) - 1]
+    if isinstance(reply, Exception):
+      raise reply
+    return Reply("ok", text=reply) if isinstance(reply, str) else reply
+
+  def prompt(self, i):
+    return self.requests[i].messages[0]["content"]
+
+
+def reflector(model, **config):
+  return Reflector(
+    model, ReflectionConfig(**config), PROMPTS, 0, Loop(), Memory()
+  )
+
+
+def ask(r, current=NOW):
+  candidate = {"teacher_adaptive": current}
+  dataset = {"teacher_adaptive": RECORDS}
+  ((proposal, same),) = r.reflect_many(
+    [(candidate, dataset, ["teacher_adaptive"])]
+  )
+  assert same is r
+  return proposal.new_texts
+
+
+def fenced(text):
+  return f"I think:\n```\n{text}\n```\n"
+
+
+@pytest.mark.parametrize(
+  ("reply", "why"),
+  [
+    (GOOD, "no text between ``` fences"),
+    (f"```\n{GOOD}", "no text between ``` fences"),
+    (f"<think>\n```\n{GOOD}\n```", "no text between ``` fences"),
+    (fenced("Look at {question}."), r"\{approach\} is missing"),
+    (fenced(GOOD + " {answer}"), r"\{answer\} is unknown"),
+    (fenced(GOOD + " {x:d}"), "without a format"),
+    (fenced(GOOD + " }"), "Single '}'"),
+    (fenced(GOOD + "x" * 4000), "at most 4000 are allowed"),
+    (fenced(NOW), "as it was"),
+  ],
+)
+def test_what_is_refused(reply, why):
+  with pytest.raises(Refusal, match=why):
+    read_proposal(
+      Reply("ok", text=reply), "teacher_adaptive", NOW, PROMPTS, 4000
+    )
+
+
+def test_a_reply_that_was_cut_is_refused():
+  with pytest.raises(Refusal, match="cut"):
+    read_proposal(
+      Reply("truncated", text=fenced(GOOD)),
+      "teacher_adaptive",
+      NOW,
+      PROMPTS,
+      4000,
+    )
+
+
+@pytest.mark.parametrize(
+  "reply",
+  [
+    fenced(GOOD),
+    f"```text\n{GOOD}\n```",
+    f"<think>```\nno\n```</think>\n{fenced(GOOD)}",
+    f"First the old one:\n```\n{NOW}\n```\nNow:\n```\n{GOOD}\n```",
+  ],
+)
+def test_what_is_read(reply):
+  assert (
+    read_proposal(
+      Reply("ok", text=reply), "teacher_adaptive", NOW, PROMPTS, 4000
+    )
+    == GOOD
+  )
+
+
+def test_the_model_is_told_why_and_asked_again():
+  model = Scripted("no fences", fenced(GOOD))
+  assert ask(reflector(model)) == {"teacher_adaptive": GOOD}
+  assert "refused: no text between ``` fences" not in model.prompt(0)
+  assert "refused: no text between ``` fences" in model.prompt(1)
+  assert "no fences" in model.prompt(1)
+  for part in (NOW, "Wrong with and without it.", "{question} and {approach}"):
+    assert part in model.prompt(0)
+  assert [r.replicate for r in model.requests] == [1, 2]
+  assert len({r.seed for r in model.requests}) == 2
+
+
+def test_a_candidate_is_proposed_once():
+  model = Scripted(fenced(GOOD))
+  r = reflector(model, attempts=1)
+  assert ask(r) == {"teacher_adaptive": GOOD}
+  assert ask(r) == {}
+  assert "tried before" in r.memory.refused[-1][2]
+
+
+def test_what_scored_worse_is_told():
+  model = Scripted(fenced(GOOD))
+  r = reflector(model)
+  for i in range(6):
+    r.memory.refuse("teacher_adaptive", f"text {i}", f"reason {i}")
+  r.memory.refuse("student_diagnostic", "other", "of another template")
+  ask(r)
+  shown = [i for i in range(6) if f"reason {i}" in model.prompt(0)]
+  assert shown == [2, 3, 4, 5]  # the last `remembered`
+  assert "of another template" not in model.prompt(0)
+
+
+def test_refusals_in_a_row_end_the_search():
+  model = Scripted("no fences")
+  r = reflector(model, attempts=2, max_failures=3)
+  for _ in range(4):
+    assert ask(r) == {}
+  assert len(model.requests) == 3
+  assert "3 proposals" in r.stopped and not r.failed
+
+
+def test_failed_calls_in_a_row_end_the_search_and_say_so():
+  model = Scripted(Reply("error", error="HTTP 500: down"))
+  r = reflector(model, attempts=2, max_failures=3)
+  for _ in range(4):
+    assert ask(r) == {}
+  assert len(model.requests) == 3
+  assert r.failed and "HTTP 500: down" in r.stopped
+
+
+def test_a_reply_resets_the_latch():
+  down = Reply("timeout")
+  model = Scripted(down, down, fenced(GOOD), down, down, fenced(GOOD + "!"))
+  r = reflector(model, attempts=3, max_failures=3)
+  assert ask(r) and ask(r)
+  assert r.stopped is None
+
+
+@pytest.mark.parametrize(
+  ("error", "failed"),
+  [(BudgetSpent("calls are spent"), False), (ModelRefused("401"), True)],
+)
+def test_what_gepa_would_swallow_stops_at_once(error, failed):
+  model = Scripted(error)
+  r = reflector(model)
+  assert ask(r) == {} and ask(r) == {}
+  assert len(model.requests) == 1
+  assert (r.stopped, r.failed) == (str(error), failed)

@@ -1,0 +1,188 @@
+"""Rollouts against a stub: who is asked, how often, and what is scored."""
+
+import contextlib
+import dataclasses
+
+import pytest
+
+from atlas_jax.online import opening
+from atlas_jax.online.record import Record
+from atlas_jax.online.rollouts import Job, RolloutError
+from tests.online import small_world
+from tests.online.stub_server import StubServer
+
+
+@contextlib.contextmanager
+def opened(folder, url, **changes):
+  config = small_world.config(folder, url, **changes)
+  sets = opening.chosen_problems(config)
+  with (
+    Record() as record,
+    opening.opened(config, folder / "run", {}, sets, record, {}) as run,
+  ):
+    yield run
+
+
+def better(run):
+  return dataclasses.replace(
+    run.config.prompts, teacher_adaptive=small_world.GOOD
+  )
+
+
+def test_what_no_candidate_changes_is_asked_once(tmp_path):
+  with (
+    StubServer(small_world.answer) as stub,
+    opened(tmp_path, stub.url) as run,
+  ):
+    problems = run.budget.sets.validation[:3]
+    seed = Job(run.config.prompts, problems, "validation")
+    child = Job(better(run), problems, "validation")
+    assert len(run.rollouts.calls_needed([seed])) == 12
+    assert len(run.rollouts.calls_needed([seed, child])) == 18
+    run.rollouts.evaluate([seed])
+    assert len(stub.calls) == 12  # baseline, probe, teaching, guided
+    assert len(run.rollouts.calls_needed([child])) == 6
+    run.rollouts.evaluate([seed, child])
+    assert len(stub.calls) == 18  # teaching, guided
+    run.rollouts.evaluate([child, seed])
+    assert len(stub.calls) == 18
+    fresh = dataclasses.replace(seed, replicate=1)
+    run.rollouts.evaluate([fresh])
+    assert len(stub.calls) == 30
+  prompts = [c.body["messages"][0]["content"] for c in stub.calls]
+  assert sum(p.startswith("SOLVE") for p in prompts) == 6
+  seeds = {c.body["seed"] for c in stub.calls}
+  # One a (problem, role, replicate): the child shares those of the seed.
+  assert len(seeds) == 24
+
+
+def test_scores_are_the_weighted_objectives(tmp_path):
+  with (
+    StubServer(small_world.answer) as stub,
+    opened(tmp_path, stub.url) as run,
+  ):
+    even, odd = sorted(
+      run.budget.sets.validation, key=lambda p: int(p.question[:4]) % 2
+    )[:: len(run.budget.sets.validation) - 1]
+    (before,) = run.rollouts.evaluate(
+      [Job(run.config.prompts, (even, odd), "validation")]
+    )
+    (after,) = run.rollouts.evaluate(
+      [Job(better(run), (even, odd), "validation")]
+    )
+  # Alone 7 words, guided 2: a right response saves 5 of 7.
+  assert before[0].objectives == {
+    "accuracy": 1.0,
+    "non_degradation": 1.0,
+    "efficiency": pytest.approx(5 / 7),
+    "completion": 1.0,
+  }
+  assert before[1].objectives == {
+    "accuracy": 0.0,
+    "non_degradation": 1.0,
+    "efficiency": 0.0,
+    "completion": 1.0,
+  }
+  assert before[0].score == pytest.approx((1 + 0.5 + 0.1 * 5 / 7) / 1.6)
+  assert before[1].score == pytest.approx(0.5 / 1.6)
+  assert after[1].score == pytest.approx((1 + 0.5 + 0.1 * 5 / 7) / 1.6)
+
+
+@pytest.mark.parametrize("penalty, score", [(1.0, 0.0), (0.0, 1.0)])
+def test_a_teaching_that_states_the_answer_loses_the_penalty(
+  tmp_path, penalty, score
+):
+  def answer(messages):
+    prompt = messages[0]["content"]
+    if prompt.startswith("TEACH"):
+      a = int(prompt.split()[1][:4])
+      return f"<teaching>carry: it is {2 * a + 100}</teaching>"
+    return small_world.answer(messages)
+
+  with (
+    StubServer(answer) as stub,
+    opened(
+      tmp_path,
+      stub.url,
+      objectives__leak_penalty=penalty,
+      objectives__efficiency=0.0,
+    ) as run,
+  ):
+    problems = run.budget.sets.validation[:1]
+    ((rollout,),) = run.rollouts.evaluate(
+      [Job(run.config.prompts, problems, "validation")]
+    )
+  assert rollout.scored.leaked == (True,)
+  assert rollout.score == score
+
+
+def broken_for(question: str, start: str):
+  """The scripted answers, but one role fails for one question."""
+  from aiohttp import web
+
+  def answer(messages):
+    prompt = messages[0]["content"]
+    if prompt.startswith(start) and question in prompt:
+      return web.Response(status=500)
+    return small_world.answer(messages)
+
+  return answer
+
+
+def test_an_error_is_tried_again_then_left_out_and_never_scored(tmp_path):
+  with (
+    StubServer(broken_for("2003+", "GUIDED")) as stub,
+    opened(tmp_path, stub.url, student__retries=0) as run,
+  ):
+    problems = run.budget.sets.validation
+    (made,) = run.rollouts.evaluate(
+      [Job(run.config.prompts, problems, "validation")]
+    )
+    known = run.rollouts.known(Job(run.config.prompts, problems, "validation"))
+  lost = [r for r in made if r.score is None]
+  assert [r.problem.question[:5] for r in lost] == ["2003+"]
+  assert lost[0].scored is None and lost[0].down
+  assert lost[0].why.startswith("guided: error HTTP 500")
+  assert len(known) == len(problems) - 1
+  asked = [c.body["messages"][0]["content"] for c in stub.calls]
+  assert sum(p.startswith("GUIDED 2003+") for p in asked) == 2
+  # The second try asks for nothing that was answered before.
+  assert sum(p.startswith("TEACH 2003+") for p in asked) == 1
+  lines = (tmp_path / "run/episodes/validation.jsonl").read_text()
+  assert "2003+" not in lines and "2004+" in lines
+
+
+def test_a_dead_model_stops_the_run(tmp_path):
+  with (
+    StubServer(broken_for("+", "TEACH")) as stub,
+    opened(tmp_path, stub.url, teacher__retries=0) as run,
+    pytest.raises(RolloutError, match=r"2 of 2 .*teaching: error HTTP 500"),
+  ):
+    problems = run.budget.sets.validation[:2]
+    run.rollouts.evaluate([Job(run.config.prompts, problems, "validation")])
+
+
+def test_an_agent_is_not_probed(tmp_path):
+  with (
+    StubServer(small_world.answer) as stub,
+    opened(
+      tmp_path,
+      stub.url,
+      agent__kind="python",
+      agent__python__target="tests.online.small_world:student",
+    ) as run,
+  ):
+    problems = run.budget.sets.validation[:2]
+    jobs = [Job(run.config.prompts, problems, "validation")]
+    needed = sorted(role for role, _ in run.rollouts.calls_needed(jobs))
+    (made,) = run.rollouts.evaluate(jobs)
+    spent = {x.role: x.spent.calls for x in run.ledger.snapshot().lines}
+  assert needed == sorted(
+    2 * ["student_baseline", "teacher_adaptive", "student_with_teaching"]
+  )
+  assert spent == dict.fromkeys(needed, 2)
+  assert [len(stub.calls), made[0].taught.approach] == [
+    2,
+    made[0].baseline.text,
+  ]
+  assert made[0].score is not None
