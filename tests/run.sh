@@ -8,4 +8,4 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash launchers/setup.sh
 # Compiled programs are kept between runs; a set variable wins.
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}"
-exec .venv/bin/python -m pytest -n 2 --dist=loadgroup "$@"
+exec .venv/bin/python -m pytest -n 2 "$@"
