@@ -43,6 +43,8 @@ def open_python(config: AgentConfig, where: str, credentials: Credentials):
 class InThisProcess:
   """A function that is called where we are."""
 
+  repeats = True
+
   def __init__(self, target: str, function: Callable):
     self.target = target
     self._function = function
@@ -73,6 +75,8 @@ class InThisProcess:
 class OwnProcess:
   """Processes that have loaded the function, each with one prompt at most."""
 
+  repeats = True
+
   def __init__(self, target: str, where: str, credentials: Credentials):
     self.target = target
     # -c: a file's own folder, with names such as http.py, is not on the path.
@@ -86,7 +90,7 @@ class OwnProcess:
     return {"target": self.target, "prompt": prompt, "own_process": True}
 
   async def send(self, prompt: str) -> Attempt:
-    process = self._idle.pop() if self._idle else await self._start()
+    process = await self._ready()
     try:
       kind, value = await _exchange(process, prompt)
     except (EOFError, ConnectionError):
@@ -99,6 +103,14 @@ class OwnProcess:
     if kind == "answer":
       return _returned(value)
     return failed(value, transient=kind == "transient")
+
+  async def _ready(self) -> asyncio.subprocess.Process:
+    while self._idle:
+      process = self._idle.pop()
+      if process.returncode is None:
+        return process
+      await kill_group(process)  # it died since; its children may live
+    return await self._start()
 
   async def _start(self) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(

@@ -1,5 +1,6 @@
 """Agents behind the OpenAI Responses API."""
 
+from atlas_jax.config import ConfigError
 from atlas_jax.online.agents.asking import (
   TRANSIENT_STATUSES,
   Attempt,
@@ -21,11 +22,19 @@ class ResponsesAgent:
   """One model or stored prompt; a response a prompt, without history.
 
   Raises:
-    ConfigError: the key's variable is missing.
+    ConfigError: the package or the key's variable is missing.
   """
 
+  repeats = True
+
   def __init__(self, config: AgentConfig, where: str, credentials: Credentials):
-    import openai
+    try:
+      import openai
+    except ImportError as error:
+      raise ConfigError(
+        f"{where}: the openai package does not import ({error}); install it"
+        " with: pip install 'atlas_jax[agents]'"
+      ) from error
 
     responses = config.responses
     self._config = responses
@@ -75,21 +84,29 @@ class ResponsesAgent:
         transient=status in TRANSIENT_STATUSES or status >= 500,
         retry_after_s=retry_after_s(error.response.headers.get("Retry-After")),
       )
-    except (openai.OpenAIError, ValueError, TypeError) as error:
+    except (
+      openai.OpenAIError,
+      ValueError,
+      TypeError,
+      RecursionError,
+    ) as error:
       # Not JSON, or options that the client does not know.
       text = self._credentials.hide(str(error))[:_LONGEST_ERROR]
       return failed(
         f"{type(error).__name__}: {text}",
         transient=not isinstance(error, TypeError),
       )
-    return _read(response)
+    try:
+      return _read(response)
+    except (AttributeError, TypeError) as error:
+      # The client builds what it is sent unchecked: anything may be missing.
+      return failed(f"the reply is no response: {error}", transient=True)
 
   async def aclose(self) -> None:
     await self._client.close()
 
 
 def _read(response) -> Attempt:
-  # The client builds what it is sent unchecked: anything may be missing.
   output = getattr(response, "output", None)
   if not isinstance(output, list):
     return failed("the reply is no response: it has no output", transient=True)
