@@ -192,7 +192,10 @@ def test_a_name_that_no_file_can_hold():
 
 def test_a_short_key_stays_in_the_answers():
   with StubServer(lambda m: "x = 5 and long-key") as stub:
-    for key, text in (("x", "x = 5 and long-key"), ("long-key", "x = 5 and ***")):
+    for key, text in (
+      ("x", "x = 5 and long-key"),
+      ("long-key", "x = 5 and ***"),
+    ):
       run = Run(environ={"K": key})
       (reply,) = ask(run.open(url=stub.url, api_key_env="K"), request())
       assert reply.text == text
