@@ -119,8 +119,8 @@ class Record:
     self.under_way: dict = {}
     self._lock = threading.Lock()
     self._handed: dict[str, int] = {}  # key -> the last row handed out
-    # key -> a failure of an earlier process, and how many more asks get it.
-    self._shared: dict[str, tuple[Reply, int]] = {}
+    # key -> a failure of an earlier process, for each more ask that gets it.
+    self._shared: dict[str, list[Reply]] = {}
     self._closed = threading.Event()
     try:
       self._open(path)
@@ -248,11 +248,8 @@ class Record:
 
   def past(self, key: str) -> Past:
     """What is known of the next ask of `key`; each row is charged once."""
-    if key in self._shared:
-      reply, left = self._shared.pop(key)
-      if left > 1:
-        self._shared[key] = (reply, left - 1)
-      return Past((), reply)
+    if self._shared.get(key):
+      return Past((), self._shared[key].pop())
     rows = self._rows(key)
     seen = self._handed.get(key, 0)
     new = [(i, a) for i, a in rows if i > seen]
@@ -261,11 +258,9 @@ class Record:
         self._handed[key] = row
         attempts = tuple(a for _, a in new[:n])
         reply = reply_of(attempts)
-        found = self._db.execute(
-          "SELECT asks - 1 FROM shared WHERE attempt=?", (row,)
-        ).fetchone()
-        if found is not None:
-          self._shared[key] = (reply, *found)
+        shared = "SELECT asks - 1 FROM shared WHERE attempt=?"
+        for (more,) in self._db.execute(shared, (row,)):
+          self._shared[key] = [reply] * more
         return Past(attempts, reply)
     if new:
       self._handed[key] = new[-1][0]
