@@ -18,7 +18,7 @@ from typing import Protocol
 
 from atlas_jax.online import retrying
 from atlas_jax.online.agents.credentials import Credentials
-from atlas_jax.online.chat_json import judged
+from atlas_jax.online.chat_json import is_unicode, judged
 from atlas_jax.online.replies import Reply
 
 # Of HTTP: what may go away by itself, beside every 5xx.
@@ -112,7 +112,7 @@ class AskedAgent:
     failure of this attempt, not the end of a run.
     """
     start = time.monotonic()
-    if not _is_unicode(prompt):
+    if not is_unicode(prompt):
       attempt = failed("the prompt is not valid Unicode; nothing was sent")
     else:
       try:
@@ -122,7 +122,9 @@ class AskedAgent:
         if isinstance(error, TimeoutError) and clock.expired():
           attempt = late(f"no answer in {self._timeout_s:g} s")
         else:
-          attempt = failed(f"{type(error).__name__}: {error}"[:_LONGEST_ERROR])
+          # Masked before it is cut: half a key is a secret too.
+          said = self._credentials.hide(f"{type(error).__name__}: {error}")
+          attempt = failed(said[:_LONGEST_ERROR])
     reply = attempt.reply
     hide, answer = self._credentials.hide, self._credentials.hide_in_answer
     reply = dataclasses.replace(
@@ -170,7 +172,7 @@ def answered(
   reason = (finish_reason or "").lower() or None
   if reason in _CUT:
     reason = "length"
-  if text is not None and not _is_unicode(text):
+  if text is not None and not is_unicode(text):
     return failed(f"{read}: the answer is not valid Unicode")
   try:
     answer = retrying.Answer(text, reason, **tokens)
@@ -205,11 +207,3 @@ def retry_after_s(header: str | None) -> float | None:
 def _count(value) -> int | None:
   ok = type(value) is int and 0 <= value <= _MOST_TOKENS
   return value if ok else None
-
-
-def _is_unicode(text: str) -> bool:
-  try:
-    text.encode()
-  except UnicodeEncodeError:
-    return False
-  return True

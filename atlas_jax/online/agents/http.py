@@ -12,7 +12,11 @@ from atlas_jax.online.agents.asking import (
   retry_after_s,
 )
 from atlas_jax.online.agents.config import PROMPT, AgentConfig
-from atlas_jax.online.agents.credentials import Credentials, masked
+from atlas_jax.online.agents.credentials import (
+  Credentials,
+  each_string,
+  masked,
+)
 
 _PATHS = ("answer", "finish_reason", "prompt_tokens", "completion_tokens")
 _LONGEST_EXCERPT = 300  # characters of an error page
@@ -147,13 +151,7 @@ def put(template, prompt: str):
 
   It is put in as a value, so whatever stands in it means nothing.
   """
-  if isinstance(template, str):
-    return template.replace(PROMPT, prompt)
-  if isinstance(template, dict):
-    return {key: put(value, prompt) for key, value in template.items()}
-  if isinstance(template, list | tuple):
-    return [put(value, prompt) for value in template]
-  return template
+  return each_string(template, lambda text: text.replace(PROMPT, prompt))
 
 
 def _whole(content: bytes, status: str) -> Attempt:

@@ -99,7 +99,6 @@ class OwnProcess:
       process = self._idle.pop()
       if process.returncode is None:
         return process
-      await kill_group(process)  # it died since; its children may live
     return await self._start()
 
   async def _start(self) -> asyncio.subprocess.Process:

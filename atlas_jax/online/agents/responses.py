@@ -10,7 +10,12 @@ from atlas_jax.online.agents.asking import (
   retry_after_s,
 )
 from atlas_jax.online.agents.config import AgentConfig
-from atlas_jax.online.agents.credentials import HIDDEN, Credentials
+from atlas_jax.online.agents.credentials import (
+  HIDDEN,
+  Credentials,
+  each_string,
+  masked,
+)
 
 _LONGEST_ERROR = 500  # characters
 _TRANSIENT_CODES = ("server_error", "rate_limit_exceeded")
@@ -38,6 +43,7 @@ class ResponsesAgent:
 
     responses = config.responses
     self._config = responses
+    self._extra = credentials.fill_all(responses.extra, f"{where}.extra")
     self._credentials = credentials
     key = NO_KEY
     if responses.api_key_env is not None:
@@ -48,29 +54,33 @@ class ResponsesAgent:
       max_retries=0,
       timeout=config.timeout_s,
     )
-    self.target = f"{responses.model or 'prompt'} at {self._client.base_url}"
+    # OPENAI_BASE_URL may be where it is from, with a password.
+    self._url = self._client.base_url.copy_with(userinfo=b"", query=None)
+    self.target = f"{responses.model or 'prompt'} at {self._url}"
 
-  def _request(self, prompt: str) -> dict:
+  def _request(self, prompt: str, extra: dict) -> dict:
     config = self._config
     optional = {
       name: getattr(config, name)
       for name in ("model", "instructions", "max_output_tokens", "temperature")
       if getattr(config, name) is not None
     }
-    return {**optional, **config.extra, "input": prompt}
+    return {**optional, **extra, "input": prompt}
 
   def shown(self, prompt: str) -> dict:
     return {
-      "url": f"{self._client.base_url}responses",
+      "url": f"{self._url}responses",
       "headers": {"Authorization": f"Bearer {HIDDEN}"},
-      "body": self._request(prompt),
+      "body": self._request(prompt, each_string(self._config.extra, masked)),
     }
 
   async def send(self, prompt: str) -> Attempt:
     import openai
 
     try:
-      response = await self._client.responses.create(**self._request(prompt))
+      response = await self._client.responses.create(
+        **self._request(prompt, self._extra)
+      )
     except openai.APITimeoutError:
       return late("no answer at the client's deadline")
     except openai.APIConnectionError as error:
