@@ -4,12 +4,10 @@ import re
 from collections.abc import Callable, Mapping
 
 from atlas_jax.config import ConfigError
-from atlas_jax.online.scrubbing import scrubber
+from atlas_jax.online.scrubbing import SHORTEST, scrubber
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 HIDDEN = "***"
-# Shorter values (a port, a word) also stand in honest answers.
-_SHORTEST_SECRET = 8
 
 
 class Credentials:
@@ -62,7 +60,7 @@ class Credentials:
 
   def hide_in_answer(self, text: str) -> str:
     """An answer without the values that are long enough to be secrets."""
-    long = (v for v in self._values if len(v) >= _SHORTEST_SECRET)
+    long = (v for v in self._values if len(v) >= SHORTEST)
     return scrubber(self.environ, *long)(text)
 
 
