@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from atlas_jax.online.ledger import Ledger
-from atlas_jax.online.record import Attempt, Record
+from atlas_jax.online.record import GOOD, Attempt, Record
 from atlas_jax.online.replies import Reply
 from atlas_jax.online.spend import Amount
 
@@ -44,7 +44,8 @@ async def answered(
       return past.reply
     task = asyncio.create_task(_in_time(ledger, work, past.attempts))
     running = record.under_way[key] = _Running(task)
-    task.add_done_callback(lambda _: record.under_way.pop(key))
+    # Called before any of those who wait goes on.
+    task.add_done_callback(lambda _: _over(record, key))
   running.waiting += 1
   try:
     reply = await asyncio.shield(running.task)
@@ -57,6 +58,15 @@ async def answered(
   finally:
     running.waiting -= 1
   return dataclasses.replace(reply, cached=True) if joined else reply
+
+
+def _over(record: Record, key: str) -> None:
+  running = record.under_way.pop(key)
+  task = running.task
+  if task.cancelled() or task.exception() is not None:
+    return
+  if running.waiting > 1 and task.result().status not in GOOD:
+    record.share(key, running.waiting)
 
 
 async def _in_time(ledger, work, past) -> Reply:

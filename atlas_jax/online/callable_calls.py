@@ -1,12 +1,11 @@
 """A Python function as a model: function(messages, sampling) -> text."""
 
-import asyncio
 import importlib
-import inspect
-import threading
 from collections.abc import Callable
 
 from atlas_jax.config import ConfigError
+from atlas_jax.online import threads
+from atlas_jax.online.chat_json import is_unicode
 from atlas_jax.online.replies import ChatRequest
 from atlas_jax.online.retrying import Answer, CallFailed
 
@@ -64,13 +63,10 @@ class CallableCalls:
       "replicate": request.replicate,
     }
     try:
-      if inspect.iscoroutinefunction(self._function):
-        text = await self._function(messages, sampling)
-      else:
-        text = await in_thread(self._function, messages, sampling)
+      text = await threads.call(self._function, messages, sampling)
     except (ConnectionError, TimeoutError) as error:
       raise CallFailed(f"{type(error).__name__}: {error}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
       raise CallFailed(
         f"{type(error).__name__}: {error}", again=False
       ) from None
@@ -79,25 +75,8 @@ class CallableCalls:
         f"{self._name} returned {type(text).__name__}, expected text",
         again=False,
       )
-    return Answer(text, "stop")
-
-
-async def in_thread(function: Callable, *args):
-  """The result of `function`. One that hangs does not hold up our exit."""
-  loop = asyncio.get_running_loop()
-  future = loop.create_future()
-
-  def put(setter, value):
-    if not future.done():  # the caller may be gone
-      setter(value)
-
-  def run():
-    try:
-      setter, value = future.set_result, function(*args)
-    except BaseException as error:
-      setter, value = future.set_exception, error
-    if not loop.is_closed():
-      loop.call_soon_threadsafe(put, setter, value)
-
-  threading.Thread(target=run, daemon=True).start()
-  return await future
+    if text is not None and not is_unicode(text):
+      raise CallFailed(
+        f"what {self._name} returned is not valid Unicode", again=False
+      )
+    return Answer(text, "stop", text_is_all=True)

@@ -17,7 +17,7 @@ import time
 from atlas_jax.online import asks
 from atlas_jax.online.chat_json import judged
 from atlas_jax.online.record import Attempt, reply_of
-from atlas_jax.online.replies import ChatRequest, Reply
+from atlas_jax.online.replies import BudgetSpent, ChatRequest, Reply
 from atlas_jax.online.retrying import CallFailed, ModelRefused, pause_s
 from atlas_jax.online.spend import Amount
 
@@ -101,12 +101,20 @@ class Chat:
     naming = self._naming
     try:
       return await asyncio.shield(naming)
-    except (CallFailed, ModelRefused):
+    except (BudgetSpent, CallFailed, ModelRefused):
       if self._naming is naming:  # the next call asks again
         self._naming = None
       raise
 
   async def _ask_name(self) -> str:
+    left = self._ledger.seconds_left
+    if left is not None and left <= 0:
+      # Without the name a run that starts again cannot read its record.
+      return await self._calls.name()
+    async with self._ledger.deadline():
+      return await self._ask_name_again()
+
+  async def _ask_name_again(self) -> str:
     for n in range(self._config.retries + 1):
       try:
         return await self._calls.name()
@@ -131,10 +139,10 @@ class Chat:
       attempts.append(done)
       if failed is not None:
         self._give_up(failed)
+      if failed is not None and failed.retry_after is not None:
+        self._limits.pause(failed.retry_after)
       if done.final:
         break
-      if failed.retry_after is not None:
-        self._limits.pause(failed.retry_after)
       pause, began = pause_s(failed, key, n), time.monotonic()
       logging.info("%s: %s; again in %.1f s", self._where, done.error, pause)
       await asyncio.sleep(pause)
@@ -223,4 +231,5 @@ class Chat:
 
   def _told(self, failed: CallFailed) -> str:
     # Masked before it is cut: half a key is a secret too.
-    return " ".join(self._scrub(str(failed)).split())[:_LONGEST_ERROR]
+    text = self._scrub(str(failed)).encode(errors="backslashreplace").decode()
+    return " ".join(text.split())[:_LONGEST_ERROR]

@@ -1,11 +1,28 @@
 """Reads and judges a chat completion, whoever made it."""
 
+import json
 from collections.abc import Mapping
 
 from atlas_jax.online.retrying import Answer, CallFailed
 
-_ENDED = (None, "stop", "eos", "eos_token", "end_turn", "stop_sequence")
-_CUT = ("length", "max_tokens")
+# Reasons to finish: of an answer that came to its end, and of one that was cut.
+ENDED = (None, "stop", "eos", "eos_token", "end_turn", "stop_sequence")
+CUT = ("length", "max_tokens")
+_MOST_TOKENS = 10**9  # of one answer; more is a mistake, or mischief
+
+
+def parsed(content: bytes):
+  """The JSON of a body.
+
+  Raises:
+    CallFailed: it is none, or nested beyond measure.
+  """
+  try:
+    return json.loads(content)
+  except (ValueError, RecursionError):
+    what = "broken JSON" if content.strip() else "an empty body"
+    status = "error" if content.strip() else "empty"
+    raise CallFailed(f"{what} with HTTP 200", status=status) from None
 
 
 def answer_of(body) -> Answer:
@@ -26,18 +43,30 @@ def answer_of(body) -> Answer:
     reason = choice.get("finish_reason")
     usage = body.get("usage") or {}
     counts = [_count(usage, k) for k in ("prompt_tokens", "completion_tokens")]
-  except (AttributeError, KeyError, IndexError, TypeError):
+    if declined and not text:
+      raise CallFailed(f"the model declines: {declined}", again=False)
+  except (AttributeError, KeyError, IndexError, TypeError, RecursionError):
     raise CallFailed("HTTP 200 without choices and a message") from None
-  if text is not None and not isinstance(text, str):
-    raise CallFailed(f"the content is {type(text).__name__}, not text")
-  if declined and not text:
-    raise CallFailed(f"the model declines: {declined}", again=False)
+  for name, value in (("content", text), ("finish_reason", reason)):
+    if value is not None and not isinstance(value, str):
+      raise CallFailed(f"the {name} is {type(value).__name__}, not text")
+  if text is not None and not is_unicode(text):
+    raise CallFailed("the content is not valid Unicode")
   return Answer(text, reason, *counts)
+
+
+def is_unicode(text: str) -> bool:
+  """Whether a file can hold it: JSON may escape half of a surrogate pair."""
+  try:
+    text.encode()
+  except UnicodeEncodeError:
+    return False
+  return True
 
 
 def _count(usage: Mapping, key: str) -> int | None:
   value = usage.get(key)
-  return value if type(value) is int and value >= 0 else None
+  return value if type(value) is int and 0 <= value <= _MOST_TOKENS else None
 
 
 def judged(answer: Answer, max_tokens: int, accept_cut: bool) -> str:
@@ -48,14 +77,14 @@ def judged(answer: Answer, max_tokens: int, accept_cut: bool) -> str:
   Raises:
     CallFailed: it is none.
   """
-  if answer.finish_reason in _CUT:
+  if answer.finish_reason in CUT:
     count = answer.completion_tokens
     if count is None or count >= max_tokens or accept_cut:
       return "truncated"
     raise CallFailed(
       f"cut after {count} of {max_tokens} tokens", status="truncated"
     )
-  if answer.finish_reason not in _ENDED:
+  if answer.finish_reason not in ENDED:
     reason = answer.finish_reason
     raise CallFailed(f"it ended with {reason!r}", again=reason == "abort")
   if not (answer.text or "").strip():

@@ -7,6 +7,7 @@ happens to lie in the working directory is left alone.
 """
 
 import datetime
+import math
 import os
 
 from atlas_jax.config import ConfigError
@@ -133,6 +134,11 @@ class LiteLlmCalls:
       raise _failed(error) from None
     answer = answer_of(response.model_dump())
     cost = response._hidden_params.get("response_cost")
+    # It is worked out from the counts, even where those make no sense.
+    if None in (answer.prompt_tokens, answer.completion_tokens) or (
+      cost is not None and not (math.isfinite(cost) and cost >= 0)
+    ):
+      cost = None
     return Answer(
       answer.text,
       answer.finish_reason,

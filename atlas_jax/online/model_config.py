@@ -1,7 +1,8 @@
 """The config of one chat model, and what is wrong with it."""
 
+import re
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 KINDS = ("litellm", "url", "callable")
@@ -10,7 +11,15 @@ _OURS = (
   *("model", "messages", "max_tokens", "temperature", "seed", "n", "stream"),
   *("timeout", "num_retries", "max_retries", "api_base", "base_url"),
 )
-_SECRET = ("api_key", "headers", "extra_headers", "default_headers")
+# The caps bound a call by the prompt and max_tokens alone.
+_UNBOUNDED = (
+  *("max_completion_tokens", "max_output_tokens", "best_of", "extra_body"),
+  *("fallbacks", "context_window_fallback_dict", "model_list"),
+)
+_SECRET = re.compile(
+  r"key|secret|password|credential|authorization|headers|(^|[_-])token$",
+  re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -79,8 +88,19 @@ def problems(config: ChatModelConfig, where: str) -> Iterator[str]:
       f"{where}.price_in and {where}.price_out go together (dollars per"
       " million tokens)"
     )
+  for path in _secrets(config.extra):
+    yield f"{where}.extra.{path} may be secret; use {where}.api_key_env"
   for key in config.extra:
-    if key in _SECRET or "authorization" in key.lower():
-      yield f"{where}.extra.{key} may be secret; use {where}.api_key_env"
-    elif key in _OURS:
+    if key in _OURS:
       yield f"{where}.extra.{key} is set by the run; leave it out"
+    elif key in _UNBOUNDED:
+      yield f"{where}.extra.{key} is not bounded by the caps; leave it out"
+
+
+def _secrets(extra: Mapping, above: str = "") -> Iterator[str]:
+  """Paths of the keys that sound secret: extra is written to files."""
+  for key, value in extra.items():
+    if _SECRET.search(key):
+      yield above + key
+    elif isinstance(value, Mapping):
+      yield from _secrets(value, f"{above}{key}.")

@@ -10,7 +10,7 @@ from atlas_jax.online.model_config import ChatModelConfig
 from atlas_jax.online.pricing import Price
 from atlas_jax.online.record import Record
 from atlas_jax.online.replies import ChatModel
-from atlas_jax.online.scrubbing import scrubber
+from atlas_jax.online.scrubbing import answer_scrubber, scrubber
 
 
 def open_model(
@@ -73,7 +73,7 @@ def open_model(
     endpoint=endpoint or config.url,
     price=price,
     scrub=scrubber(environ, key),
-    scrub_own=scrubber({}, key),
+    scrub_own=answer_scrubber(key),
   )
 
 

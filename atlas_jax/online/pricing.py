@@ -39,14 +39,17 @@ class Price:
   def cost(self, answer: Answer, request: ChatRequest) -> tuple[Amount, bool]:
     """(cost, whether its dollars are known) of an answer that came.
 
-    Counts that the server does not say are taken at their bound.
+    Counts that the server does not say are taken at their bound: it may have
+    thought before it spoke.
     """
     prompt, completion = answer.prompt_tokens, answer.completion_tokens
     if prompt is None:
       prompt = prompt_bound(request)
     if completion is None:
-      spoken = len((answer.text or "").encode()) + _MESSAGE_TOKENS
-      completion = min(request.max_tokens, spoken)
+      completion = request.max_tokens
+      if answer.text_is_all:
+        spoken = len((answer.text or "").encode()) + _MESSAGE_TOKENS
+        completion = min(completion, spoken)
     cost = self._amount(prompt, completion)
     if answer.dollars is not None and not self.own:
       pico = picodollars(answer.dollars)

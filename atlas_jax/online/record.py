@@ -8,6 +8,7 @@ An ask is what a caller waits for: one or more attempts, of which the last is
 the outcome. A run that starts again asks the same again, in the same order
 for each key, and gets:
   1. the outcome of that ask, with the cost of its attempts, when it is known;
+     a failure that several asks shared is handed out to as many;
   2. the good reply, once a key has one, at no further cost;
   3. nothing, and then it is tried (again), after failures that came last:
      where no later call of the model was answered, the failure is not yet
@@ -21,6 +22,7 @@ import pathlib
 import sqlite3
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from atlas_jax.online.ledger import Ledger
@@ -54,6 +56,9 @@ CREATE TABLE IF NOT EXISTS attempts (
   pico INTEGER,                -- charged picodollars; NULL: unpriced or lost
   seconds REAL,
   error TEXT
+);
+CREATE TABLE IF NOT EXISTS shared (  -- failures that several asks waited for
+  attempt INTEGER PRIMARY KEY, asks INTEGER NOT NULL
 );
 CREATE INDEX IF NOT EXISTS attempts_key ON attempts (key, id);
 """
@@ -114,6 +119,8 @@ class Record:
     self.under_way: dict = {}
     self._lock = threading.Lock()
     self._handed: dict[str, int] = {}  # key -> the last row handed out
+    # key -> a failure of an earlier process, for each more ask that gets it.
+    self._shared: dict[str, list[Reply]] = {}
     self._closed = threading.Event()
     try:
       self._open(path)
@@ -232,17 +239,29 @@ class Record:
       )
       self._handed[key] = row
 
+  def share(self, key: str, asks: int) -> None:
+    """Notes how many asks got the failure of `key` that was settled last."""
+    with self._lock:
+      self._db.execute(
+        "INSERT INTO shared VALUES (?, ?)", (self._handed[key], asks)
+      )
+
   def past(self, key: str) -> Past:
-    """What is known of the next ask of `key`; each row is handed out once."""
+    """What is known of the next ask of `key`; each row is charged once."""
+    if self._shared.get(key):
+      return Past((), self._shared[key].pop())
     rows = self._rows(key)
     seen = self._handed.get(key, 0)
     new = [(i, a) for i, a in rows if i > seen]
     for n, (row, attempt) in enumerate(new, 1):
       if attempt.final:
         self._handed[key] = row
-        return Past(
-          tuple(a for _, a in new[:n]), reply_of([a for _, a in new[:n]])
-        )
+        attempts = tuple(a for _, a in new[:n])
+        reply = reply_of(attempts)
+        shared = "SELECT asks - 1 FROM shared WHERE attempt=?"
+        for (more,) in self._db.execute(shared, (row,)):
+          self._shared[key] = [reply] * more
+        return Past(attempts, reply)
     if new:
       self._handed[key] = new[-1][0]
       return Past(tuple(a for _, a in new), None)
@@ -309,7 +328,7 @@ def _attempt(
   )
 
 
-def reply_of(attempts: list[Attempt], *, cached: bool = True) -> Reply:
+def reply_of(attempts: Sequence[Attempt], *, cached: bool = True) -> Reply:
   """The reply that the last of an ask's attempts gives."""
   last = attempts[-1]
   priced = all(a.priced or a.cost is None for a in attempts)

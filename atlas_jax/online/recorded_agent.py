@@ -62,7 +62,10 @@ class RecordedAgent:
 
     async def work(past: tuple[record_lib.Attempt, ...]) -> Reply:
       made = list(past)
-      for number in range(self._retries + 1):
+      # After a killed process the count goes on. Where all attempts failed
+      # and the record forgets that, it begins anew.
+      tried = sum(a.status != "lost" for a in past) % (self._retries + 1)
+      for number in range(tried, self._retries + 1):
         last = number == self._retries
         async with self._slots:
           told, done = await self._attempt(key, role, request, prompt, last)
@@ -84,6 +87,7 @@ class RecordedAgent:
       nonlocal told
       told = await self._agent.attempt(prompt)
       reply = told.reply
+      late = reply.status == "timeout"
       tokens = (reply.prompt_tokens or 0) + (reply.completion_tokens or 0)
       return record_lib.Attempt(
         role=role,
@@ -91,7 +95,8 @@ class RecordedAgent:
         status=reply.status,
         final=last or not told.transient,
         bound=bound,
-        cost=dataclasses.replace(bound, tokens=tokens),
+        # Nobody knows what was paid for one that was cut off.
+        cost=None if late else dataclasses.replace(bound, tokens=tokens),
         priced=self._pico is not None,
         text=reply.text,
         prompt_tokens=reply.prompt_tokens,

@@ -4,13 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-# ok         an answer
-# truncated  cut at max_tokens; text holds what there was
-# empty      no text (null content, white space only)
-# timeout    no answer at the deadline
-# error      refused, broken, or failed at every attempt
-STATUSES = ("ok", "truncated", "empty", "timeout", "error")
-
 
 @dataclass(frozen=True)
 class ChatRequest:
@@ -32,6 +25,13 @@ class ChatRequest:
 @dataclass(frozen=True)
 class Reply:
   """An answer, or why there is none. A reply that is not ok is never scored.
+
+  status is one of
+    ok         an answer
+    truncated  cut at max_tokens; text holds what there was
+    empty      no text (null content, white space only)
+    timeout    no answer at the deadline
+    error      refused, broken, or failed at every attempt
 
   Tokens are the server's own count (None: it says none), dollars the price of
   all attempts (None: unpriced), seconds the wall time with waiting and

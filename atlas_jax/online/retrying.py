@@ -39,7 +39,8 @@ class ModelRefused(RuntimeError):
 class Answer:
   """What a server said, before it is judged. Tokens None: it did not say.
 
-  dollars is a price told by the library that made the call.
+  dollars is a price told by the library that made the call. text_is_all:
+  nothing was generated besides the text, such as private thinking.
   """
 
   text: str | None
@@ -47,6 +48,7 @@ class Answer:
   prompt_tokens: int | None = None
   completion_tokens: int | None = None
   dollars: float | None = None
+  text_is_all: bool = False
 
 
 class CallFailed(Exception):

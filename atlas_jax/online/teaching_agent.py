@@ -97,6 +97,7 @@ class TeachingAgent:
     self._teach = teach
     self._deadline_s = teach_deadline_s
     self._asked = 0
+    self._opening = threading.Lock()
     self._loop: asyncio.AbstractEventLoop | None = None
     self._thread: threading.Thread | None = None
 
@@ -177,12 +178,13 @@ class TeachingAgent:
 
     A caller may have a running loop already, as in a notebook.
     """
-    if self._loop is None:
-      self._loop = asyncio.new_event_loop()
-      self._thread = threading.Thread(
-        target=self._loop.run_forever, name="teaching agent", daemon=True
-      )
-      self._thread.start()
+    with self._opening:
+      if self._loop is None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+          target=self._loop.run_forever, name="teaching agent", daemon=True
+        )
+        self._thread.start()
     return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
 

@@ -2,12 +2,11 @@
 
 import asyncio
 import datetime
-import json
 import urllib.parse
 
 import aiohttp
 
-from atlas_jax.online.chat_json import answer_of
+from atlas_jax.online.chat_json import answer_of, is_unicode, parsed
 from atlas_jax.online.replies import ChatRequest
 from atlas_jax.online.retrying import Answer, CallFailed, refused
 
@@ -68,8 +67,10 @@ class UrlCalls:
       ) from None
     try:
       names = [str(entry["id"]) for entry in body["data"]]
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, RecursionError):
       raise CallFailed(f"{self._base}/models lists no models") from None
+    if not all(map(is_unicode, names)):
+      raise CallFailed(f"{self._base}/models is not valid Unicode")
     if len(names) != 1:
       raise CallFailed(
         f"{self._base} serves {len(names)} models; name one of them with the"
@@ -117,9 +118,4 @@ class UrlCalls:
     if code != 200:
       text = content.decode(errors="replace")
       raise refused(code, text, headers, datetime.datetime.now(datetime.UTC))
-    try:
-      return json.loads(content)
-    except ValueError:
-      what = "broken JSON" if content.strip() else "an empty body"
-      status = "error" if content.strip() else "empty"
-      raise CallFailed(f"{what} with HTTP 200", status=status) from None
+    return parsed(content)

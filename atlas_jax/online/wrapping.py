@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from atlas_jax.online.agents.python import InThisProcess
+from atlas_jax.online.chat_json import judged
 from atlas_jax.online.replies import Agent, ChatModel, ChatRequest, Reply
 from atlas_jax.online.retrying import CallFailed
 
@@ -97,10 +98,11 @@ class _Once:
       "prompt_tokens": answer.prompt_tokens,
       "completion_tokens": answer.completion_tokens,
     }
-    if not answer.text or not answer.text.strip():
-      return Reply("empty", **tokens)
-    cut = answer.finish_reason in ("length", "max_tokens")
-    return Reply("truncated" if cut else "ok", text=answer.text, **tokens)
+    try:
+      status = judged(answer, request.max_tokens, accept_cut=True)
+    except CallFailed as failed:
+      return Reply(failed.status, error=str(failed), **tokens)
+    return Reply(status, text=answer.text or "", **tokens)
 
   async def aclose(self) -> None:
     await self._calls.aclose()

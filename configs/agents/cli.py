@@ -13,7 +13,8 @@ def get_config():
   config.kind = "cli"
   config.cli.argv = ("my-agent", "--quiet")
   # Or "file" with {prompt_file} in argv, or "argument" with {prompt} there
-  # (then prompts must be shorter than 128 KiB).
+  # (then prompts must be shorter than 128 KiB, and where the command reads
+  # options, "--" goes before it: a prompt may begin with "-").
   config.cli.prompt_by = "stdin"
   # It gets PATH, HOME, LANG, LC_ALL and TMPDIR; name what else it may have.
   config.cli.env = ()

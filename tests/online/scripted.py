@@ -33,5 +33,30 @@ def number(messages, sampling):
   return 7
 
 
+def exits(messages, sampling):
+  raise SystemExit("over")
+
+
+def stops(messages, sampling):
+  raise StopIteration
+
+
+def halves(messages, sampling):
+  return "half a \ud800"
+
+
+async def gives_up(messages, sampling):
+  raise asyncio.CancelledError
+
+
+class _Called:
+  async def __call__(self, messages, sampling):
+    await asyncio.sleep(0)
+    return f"called {messages[-1]['content']}"
+
+
+called = _Called()
+
+
 def hangs(messages, sampling):
   time.sleep(60)

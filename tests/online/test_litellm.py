@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from aiohttp import web
 
 from atlas_jax.config import ConfigError
 from atlas_jax.online.retrying import ModelRefused
@@ -40,6 +41,27 @@ def test_a_mock_answer_and_its_price():
   assert (reply.prompt_tokens, reply.completion_tokens) == (10, 20)
   assert reply.dollars == pytest.approx(10 * 0.15e-6 + 20 * 0.6e-6)
   assert run.ledger.snapshot().dollars == reply.dollars
+
+
+def test_a_price_of_counts_that_make_no_sense_is_not_taken():
+  usage = {"prompt_tokens": 2, "completion_tokens": 10**30}
+  usage["total_tokens"] = 2 + 10**30
+  choice = {"message": {"role": "assistant", "content": "a"}}
+  body = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
+  body |= {"choices": [choice | {"index": 0, "finish_reason": "stop"}]}
+  run = run_with_key()
+  with StubServer(lambda m: web.json_response(body | {"usage": usage})) as stub:
+    model = run.open(
+      kind="litellm",
+      model=PAID,
+      url=stub.url + "/v1",
+      api_key_env="K",
+    )
+    stub.model = "gpt-4o-mini"
+    (reply,) = ask(model, request())
+  assert (reply.status, reply.completion_tokens) == ("ok", None)
+  # At the bound: 2 * 0.15 + 9 * 0.6 millionths.
+  assert reply.dollars == pytest.approx(2 * 0.15e-6 + 9 * 0.6e-6)
 
 
 def test_its_price_table_bounds_a_call():

@@ -23,12 +23,34 @@ from tests.online.stub_server import StubServer
     ({"url": "http://h", "price_in": 1.0}, "price_out go together"),
     ({"url": "http://h", "extra": {"n": 2}}, "extra.n is set by the run"),
     ({"url": "http://h", "extra": {"api_key": "s"}}, "use config.student.api"),
+    *[
+      ({"url": "http://h", "extra": {key: 9}}, f"extra.{key} is not bounded")
+      for key in (
+        *("max_completion_tokens", "extra_body", "best_of", "fallbacks"),
+      )
+    ],
+    *[
+      ({"url": "http://h", "extra": {key: "s"}}, f"extra.{key} may be secret")
+      for key in (
+        *("aws_secret_access_key", "x-api-key", "azure_ad_token", "token"),
+        *("vertex_credentials", "Password", "extra_headers"),
+      )
+    ],
+    (
+      {"url": "http://h", "extra": {"metadata": {"user_api_key": "s"}}},
+      "extra.metadata.user_api_key may be secret",
+    ),
   ],
 )
 def test_a_wrong_config_is_one_clear_error(config, says):
   with pytest.raises(ConfigError, match=says.replace(".", r"\.")) as error:
     Run().open(**config)
   assert "pw" not in str(error.value).replace("password", "")
+
+
+def test_sampling_parameters_are_no_secrets():
+  extra = {"top_k": 5, "stop_token_ids": [1], "skip_special_tokens": True}
+  Run().open(url="http://h", extra=extra)
 
 
 def test_dollars_can_only_be_capped_where_there_is_a_price():

@@ -3,6 +3,7 @@ the answer is read. Failures are in test_retrying.py, resuming in
 test_resume.py."""
 
 import asyncio
+import json
 import logging
 import time
 
@@ -145,6 +146,11 @@ def test_a_caller_that_leaves_does_not_end_the_call_of_another():
     ({"content": None, "refusal": "no"}, "error", None, 1),
     ({"content": "a", "finish_reason": "content_filter"}, "error", None, 1),
     ({"content": "a", "finish_reason": "abort"}, "error", None, 2),
+    ({"content": "a", "finish_reason": ["stop"]}, "error", None, 2),
+    # Half of a pair is no text that a file can hold.
+    ({"content": "half a \ud800"}, "error", None, 2),
+    ({"content": None, "refusal": "\ud800"}, "error", None, 1),
+    ({"content": "a", "usage": {"completion_tokens": 10**30}}, "ok", "a", 1),
   ],
 )
 def test_how_an_answer_is_read(message, status, text, calls):
@@ -154,6 +160,56 @@ def test_how_an_answer_is_read(message, status, text, calls):
     assert len(stub.calls) == calls
   assert (reply.status, reply.text, reply.attempts) == (status, text, calls)
   assert (reply.error is None) == (status in ("ok", "truncated"))
+
+
+def test_bodies_that_no_server_should_send():
+  deep = "[" * 100_000 + "]" * 100_000
+  odd = [
+    deep,
+    '{"error": %s}' % ("[" * 600 + "]" * 600),
+    json.dumps({"error": "half a \ud800"}),
+    "7",
+    '{"choices": [null]}',
+  ]
+  run = Run()
+
+  def answer(messages):
+    body = odd[int(messages[0]["content"])]
+    return web.Response(text=body, content_type="application/json")
+
+  with StubServer(answer) as stub:
+    model = run.open(url=stub.url, retries=0)
+    replies = ask(model, *[request(str(n)) for n in range(len(odd))])
+  assert [r.status for r in replies] == ["error"] * len(odd)
+  assert run.ledger.snapshot().lost.calls == len(odd)
+
+
+def test_a_name_that_no_file_can_hold():
+  with StubServer(lambda m: "x", model="half a \ud800") as stub:
+    (reply,) = ask(Run().open(url=stub.url, retries=0), request())
+  assert reply.status == "error" and stub.calls == []
+
+
+def test_a_short_key_stays_in_the_answers():
+  with StubServer(lambda m: "x = 5 and long-key") as stub:
+    for key, text in (
+      ("x", "x = 5 and long-key"),
+      ("long-key", "x = 5 and ***"),
+    ):
+      run = Run(environ={"K": key})
+      (reply,) = ask(run.open(url=stub.url, api_key_env="K"), request())
+      assert reply.text == text
+
+
+def test_without_a_count_an_answer_costs_its_bound():
+  # It may have thought before it spoke, and thinking is paid.
+  run = Run()
+  with StubServer(lambda m: "x", usage=False) as stub:
+    model = run.open(url=stub.url, price_in=0.0, price_out=1.0)
+    (reply,) = ask(model, request(max_tokens=1000))
+  assert reply.status == "ok" and reply.completion_tokens is None
+  assert reply.dollars == pytest.approx(1000e-6)
+  assert run.ledger.snapshot().tokens == 154 + 1000
 
 
 def test_functions_as_models():
@@ -183,7 +239,16 @@ def test_functions_as_models():
   scripted.seen.clear()
   model = Run().open(kind="callable", model=f"{module}:flaky")
   assert ask(model, request())[0].attempts == 2
-  for name, text in (("broken", "a mistake"), ("number", "returned int")):
+  model = Run().open(kind="callable", model=f"{module}:called")
+  assert ask(model, request())[0].text == "called hi you"
+  for name, text in (
+    ("broken", "KeyError: 'a mistake'"),
+    ("number", "returned int"),
+    ("exits", "SystemExit: over"),
+    ("stops", "StopIteration"),
+    ("gives_up", "cancelled from within"),
+    ("halves", "not valid Unicode"),
+  ):
     model = Run().open(kind="callable", model=f"{module}:{name}")
     (reply,) = ask(model, request())
     assert reply.status == "error" and text in reply.error

@@ -1,12 +1,14 @@
 """What a record hands back to a run that starts again."""
 
+import asyncio
 import sqlite3
 import subprocess
 import sys
 
 import pytest
 
-from atlas_jax.online.record import Attempt, Record, RecordError
+from atlas_jax.online.asks import answered, attempted
+from atlas_jax.online.record import Attempt, Record, RecordError, reply_of
 from atlas_jax.online.spend import Amount, Caps
 
 BOUND = Amount(1, 100, 1000)
@@ -57,6 +59,50 @@ def test_asks_of_one_key_come_back_in_their_order(tmp_path):
   assert second.reply.text == "seven"
   assert [a.cost for a in second.attempts] == [None, BOUND]
   assert third.reply.text == "seven" and third.attempts == ()
+
+
+def test_a_failure_that_two_asks_shared_comes_back_twice(tmp_path):
+  path = tmp_path / "record.sqlite"
+
+  async def asks(record, statuses, *, at_once):
+    """Two asks of one key at one time, then one more; what is sent."""
+    ledger, sent = record.ledger(Caps()), []
+
+    async def send():
+      await asyncio.sleep(0)
+      status = statuses[len(sent)]
+      sent.append(status)
+      return Attempt(
+        *("role", "m", status, True, BOUND, BOUND, True), text=status
+      )
+
+    async def work(past):
+      done = await attempted(
+        *(ledger, record),
+        **{"key": "k", "role": "role", "model": "m", "request": {}},
+        bound=BOUND,
+        send=send,
+      )
+      return reply_of([*past, done], cached=False)
+
+    def one():
+      return answered(ledger, record, "k", work)
+
+    if at_once:
+      replies = await asyncio.gather(one(), one())
+    else:
+      replies = [await one(), await one()]
+    replies.append(await one())
+    return [r.status for r in replies], sent, ledger.snapshot().calls
+
+  wanted = ["error", "error", "ok"]
+  with Record(path) as record:
+    found = asyncio.run(asks(record, ["error", "ok"], at_once=True))
+    assert found == (wanted, ["error", "ok"], 2)
+  for at_once in (True, False):
+    with Record(path) as record:
+      found = asyncio.run(asks(record, [], at_once=at_once))
+      assert found == (wanted, [], 2)
 
 
 def test_failures_that_came_last_are_tried_again(tmp_path):

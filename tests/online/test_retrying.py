@@ -2,6 +2,8 @@
 
 import asyncio
 import datetime
+import socket
+import time
 
 import pytest
 from aiohttp import web
@@ -61,6 +63,26 @@ def test_the_cap_on_minutes_ends_a_call_under_way():
   assert run.ledger.snapshot().lost.calls == len(stub.calls)
 
 
+def test_the_cap_on_minutes_holds_for_a_server_without_a_word():
+  listener = socket.create_server(("127.0.0.1", 0))  # it never answers
+  url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+  began = time.monotonic()
+  with listener:
+    model = Run(Caps(minutes=0.5 / 60)).open(url=url)
+    ends = ask(model, request(), request("two"))
+  assert [type(e) for e in ends] == [BudgetSpent] * 2
+  assert time.monotonic() - began < 20
+
+
+def test_a_run_without_minutes_still_learns_the_name_of_its_answers():
+  run = Run()
+  with StubServer(lambda m: "x") as stub:
+    ask(run.open(url=stub.url), request())
+    run.ledger = run.record.ledger(Caps(minutes=0.0))
+    known, new = ask(run.open(url=stub.url), request(), request("new"))
+  assert known.text == "x" and type(new) is BudgetSpent
+
+
 def test_a_server_that_is_gone():
   run = Run()
   model = run.open(url="http://127.0.0.1:9", model="m", retries=1)
@@ -112,6 +134,16 @@ def test_retry_after_holds_for_the_endpoint():
   assert [r.status for r in replies] == ["ok", "ok"] and len(at) == 4
   # The first refusal makes b wait too.
   assert at[1] - at[0] >= 1.0 and at[3] - at[0] >= 2.0
+
+
+def test_retry_after_of_the_last_attempt_holds_too():
+  faults = Faults(0, 1.0, ("429",), in_a_row=1, retry_after="1")
+  with StubServer(lambda m: "x", faults=faults) as stub:
+    model = Run().open(url=stub.url, concurrency=1, retries=0)
+    replies = ask(model, request("a"), request("b"))
+    at = [call.at for call in stub.calls]
+  assert [r.status for r in replies] == ["error", "error"]
+  assert at[1] - at[0] >= 1.0
 
 
 def test_retry_after_in_seconds_and_as_a_date():

@@ -19,6 +19,7 @@ from atlas_jax.online.agents.credentials import Credentials
 from atlas_jax.online.agents.responses import NO_KEY
 
 _LONGEST_ERROR = 500  # characters
+_TOOLS = ("tool_calls", "function_call")
 # Why each model call of the run in this context ended; None: as it should.
 _ENDINGS: contextvars.ContextVar[list[str | None]] = contextvars.ContextVar(
   "endings"
@@ -32,6 +33,8 @@ class SdkAgent:
     ConfigError: the package is missing, the target is no agent, or the key's
       variable is missing.
   """
+
+  repeats = False  # neither the whole run, nor one that was late
 
   def __init__(self, config: AgentConfig, where: str, credentials: Credentials):
     try:
@@ -138,9 +141,10 @@ async def _note_ending(response) -> None:
       reason = value["choices"][0]["finish_reason"]
     else:
       reason = (value["incomplete_details"] or {"reason": None})["reason"]
-  except (ValueError, LookupError, TypeError):
+  except (ValueError, LookupError, TypeError, RecursionError):
     return  # no answer of a model; the client says what is wrong with it
-  _ENDINGS.get().append(reason)
+  # A run may end with what a tool gave, if its agent says so.
+  _ENDINGS.get().append(None if reason in _TOOLS else reason)
 
 
 def _text(output) -> str | None:

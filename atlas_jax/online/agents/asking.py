@@ -5,7 +5,7 @@ A kind sends one prompt once (`Kind.send`); what is common stands here:
   2. at most `concurrency` attempts are under way;
   3. an attempt that is late is cancelled: the kind then kills what it started;
   4. failures that pass by are tried again as retrying.py waits, `retries`
-     times at most;
+     times at most, if the kind may be asked again at all;
   5. credentials are taken out of every text.
 """
 
@@ -18,13 +18,15 @@ from typing import Protocol
 
 from atlas_jax.online import retrying
 from atlas_jax.online.agents.credentials import Credentials
+from atlas_jax.online.chat_json import is_unicode, judged
 from atlas_jax.online.replies import Reply
 
 # Of HTTP: what may go away by itself, beside every 5xx.
 TRANSIENT_STATUSES = (408, 409, 425, 429)
-# How models and servers call an answer that was cut, or refused.
-_CUT = ("length", "max_tokens", "max_output_tokens", "max_length")
-_REFUSED = ("content_filter", "refusal", "safety", "blocked", "error")
+# What some servers say where a chat completion says length.
+_CUT = ("max_output_tokens", "max_length")
+_LONGEST_ERROR = 500  # characters
+_MOST_TOKENS = 10**9  # more is no count
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Kind(Protocol):
   """What is particular to one kind of agent."""
 
   target: str  # what is asked, without secrets
+  repeats: bool  # whether an attempt that failed may be made again
 
   def shown(self, prompt: str) -> dict:
     """The request as it would be sent, secrets as ***."""
@@ -103,18 +106,25 @@ class AskedAgent:
     )
 
   async def attempt(self, prompt: str) -> Attempt:
-    """One attempt under the deadline; never an exception."""
+    """One attempt under the deadline; never an exception.
+
+    What an agent sends is not ours: a reply that no reader was made for is a
+    failure of this attempt, not the end of a run.
+    """
     start = time.monotonic()
-    if not _is_unicode(prompt):
+    if not is_unicode(prompt):
       attempt = failed("the prompt is not valid Unicode; nothing was sent")
     else:
       try:
         async with asyncio.timeout(self._timeout_s) as clock:
           attempt = await self._kind.send(prompt)
-      except TimeoutError:
-        if not clock.expired():
-          raise
-        attempt = late(f"no answer in {self._timeout_s:g} s")
+      except Exception as error:
+        if isinstance(error, TimeoutError) and clock.expired():
+          attempt = late(f"no answer in {self._timeout_s:g} s")
+        else:
+          # Masked before it is cut: half a key is a secret too.
+          said = self._credentials.hide(f"{type(error).__name__}: {error}")
+          attempt = failed(said[:_LONGEST_ERROR])
     reply = attempt.reply
     hide, answer = self._credentials.hide, self._credentials.hide_in_answer
     reply = dataclasses.replace(
@@ -123,7 +133,8 @@ class AskedAgent:
       text=None if reply.text is None else answer(reply.text),
       error=None if reply.error is None else hide(reply.error),
     )
-    return dataclasses.replace(attempt, reply=reply)
+    transient = attempt.transient and self._kind.repeats
+    return dataclasses.replace(attempt, reply=reply, transient=transient)
 
   def shown(self, prompt: str) -> dict:
     """The request as it would be sent, secrets as ***."""
@@ -150,23 +161,28 @@ def answered(
   completion_tokens: int | None = None,
   empty_is_transient: bool = False,
 ) -> Attempt:
-  """An attempt that gave a text: ok, truncated, empty, or refused."""
+  """An attempt that gave a text, judged as a chat completion is.
+
+  Token counts that are none are None.
+  """
   tokens = {
-    "prompt_tokens": prompt_tokens,
-    "completion_tokens": completion_tokens,
+    "prompt_tokens": _count(prompt_tokens),
+    "completion_tokens": _count(completion_tokens),
   }
-  reason = (finish_reason or "").lower()
-  if reason in _REFUSED:
-    error = f"the agent ended with {finish_reason!r}"
-    return Attempt(Reply("error", error=error, **tokens), read)
-  if text is not None and not _is_unicode(text):
-    return failed(f"{read}: the answer is not valid Unicode")
+  reason = (finish_reason or "").lower() or None
   if reason in _CUT:
-    return Attempt(Reply("truncated", text=text, **tokens), read)
-  if text is None or not text.strip():
-    reply = Reply("empty", text=text, error="the answer is empty", **tokens)
-    return Attempt(reply, read, transient=empty_is_transient)
-  return Attempt(Reply("ok", text=text, **tokens), read)
+    reason = "length"
+  if text is not None and not is_unicode(text):
+    return failed(f"{read}: the answer is not valid Unicode")
+  try:
+    answer = retrying.Answer(text, reason, **tokens)
+    # An agent has limits of its own: wherever it was cut, it was cut.
+    status = judged(answer, 0, accept_cut=True)
+  except retrying.CallFailed as why:
+    reply = Reply(why.status, error=str(why), **tokens)
+    again = empty_is_transient if why.status == "empty" else why.again
+    return Attempt(reply, read, transient=again)
+  return Attempt(Reply(status, text=text or "", **tokens), read)
 
 
 def failed(
@@ -188,9 +204,6 @@ def retry_after_s(header: str | None) -> float | None:
   return retrying.retry_after(header, datetime.datetime.now(datetime.UTC))
 
 
-def _is_unicode(text: str) -> bool:
-  try:
-    text.encode()
-  except UnicodeEncodeError:
-    return False
-  return True
+def _count(value) -> int | None:
+  ok = type(value) is int and 0 <= value <= _MOST_TOKENS
+  return value if ok else None

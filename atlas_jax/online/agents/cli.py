@@ -37,6 +37,8 @@ class CliAgent:
     ConfigError: a variable is missing, or output_path is not valid.
   """
 
+  repeats = True
+
   def __init__(self, config: AgentConfig, where: str, credentials: Credentials):
     cli = config.cli
     self._config = cli
@@ -146,7 +148,7 @@ def _by_path(text: str, steps, read: str, path: str) -> Attempt:
   read = f"{read}, JSON, answer at {path}"
   try:
     return answered(paths.text_at(json.loads(text), steps), read)
-  except ValueError:
+  except (ValueError, RecursionError):
     return failed(f"{read}: {len(text)} characters that are not valid JSON")
   except paths.NoSuchPath as error:
     return failed(f"{read}: {error}")

@@ -3,16 +3,19 @@
 A config file holds all kinds and names one; the others are not read.
 """
 
+import os.path
 import re
+import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from atlas_jax.online import addresses
+
 PROMPT = "{prompt}"
 PROMPT_FILE = "{prompt_file}"
-# A header of such a name holds a secret, and a config is written to files.
-_SECRET_HEADER = re.compile(
-  r"authorization|api.?key|token|secret|password|cookie", re.IGNORECASE
-)
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_SHELLS = ("sh", "bash", "dash", "ash", "zsh", "ksh", "fish")
+_SHELL_COMMAND = re.compile(r"-[a-zA-Z]*c[a-zA-Z]*")
 _ASSISTANT = (
   "the OpenAI Assistants API ended on 2026-08-26. Use {where}.kind='responses':"
   " the assistant's model is {where}.responses.model, its instructions are"
@@ -75,7 +78,9 @@ class ResponsesAgentConfig:
   instructions: str | None = None
   max_output_tokens: int | None = None
   temperature: float | None = None
-  extra: dict = field(default_factory=dict)  # tools, reasoning, prompt, ...
+  # tools, reasoning, prompt, extra_headers, ...; its strings may hold
+  # ${VARIABLE} of the environment.
+  extra: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -131,28 +136,54 @@ def problems(config: AgentConfig, where: str) -> Iterator[str]:
 
 
 def _http(http: HttpAgentConfig, where: str) -> Iterator[str]:
-  if not http.url or not http.url.startswith(("http://", "https://", "${")):
+  url = http.url or ""
+  try:
+    parts = urllib.parse.urlsplit(url)
+  except ValueError:
+    parts = None
+  if parts is None or not url.startswith(("http://", "https://", "${")):
     yield f"{where}.url={http.url!r} must be an http:// or https:// address"
-  elif re.match(r"https?://[^/]*@", http.url):
+  elif "@" in parts.netloc:
     yield (
       f"{where}.url holds a user or password; put it into"
       f" {where}.headers.Authorization as ${{VARIABLE}}"
     )
+  else:
+    inside = urllib.parse.parse_qs(parts.query)
+    flat = {name: "".join(values) for name, values in inside.items()}
+    yield from _secrets(flat, f"{where}.url")
   if not http.method.isalpha() or not http.method.isupper():
     yield f"{where}.method={http.method!r} must be such as GET or POST"
   for name, value in http.headers.items():
     if not isinstance(value, str):
       yield f"{where}.headers[{name!r}] must be text"
-    elif _SECRET_HEADER.search(name) and "${" not in value:
-      yield (
-        f"{where}.headers[{name!r}] looks like a secret, and a config is"
-        " written to files: write ${VARIABLE} and set it in the environment"
-      )
+    elif not value.isprintable() or not _HEADER_NAME.fullmatch(name):
+      yield f"{where}.headers[{name!r}] is no header of one line"
+  yield from _secrets(http.headers, f"{where}.headers")
   for name, value in http.query.items():
     if not isinstance(value, str):
       yield f"{where}.query[{name!r}] must be text"
+  yield from _secrets(http.query, f"{where}.query")
   if not holds(http.body, PROMPT) and not holds(http.query, PROMPT):
     yield f"neither {where}.body nor {where}.query holds {PROMPT}"
+
+
+def _secrets(template, where: str) -> Iterator[str]:
+  """A line for each value, at any depth, that is a secret by its name."""
+  if isinstance(template, list | tuple):
+    for i, value in enumerate(template):
+      yield from _secrets(value, f"{where}[{i}]")
+  if not isinstance(template, dict):
+    return
+  for name, value in template.items():
+    here = f"{where}[{name!r}]"
+    if not isinstance(value, str):
+      yield from _secrets(value, here)
+    elif value and addresses.SECRET_NAME.search(name) and "${" not in value:
+      yield (
+        f"{here} looks like a secret, and a config is written to files: write"
+        " ${VARIABLE} and set it in the environment"
+      )
 
 
 def _python(python: PythonAgentConfig, where: str) -> Iterator[str]:
@@ -162,6 +193,13 @@ def _python(python: PythonAgentConfig, where: str) -> Iterator[str]:
 def _cli(cli: CliAgentConfig, where: str) -> Iterator[str]:
   if not cli.argv or not cli.argv[0]:
     yield f"{where}.argv must name a command, as ('command', 'argument', ...)"
+  elif holds(cli.argv[0], PROMPT) or holds(cli.argv[0], PROMPT_FILE):
+    yield f"{where}.argv[0] is the command and must not hold the prompt"
+  elif holds(_command_of_shell(cli.argv), PROMPT):
+    yield (
+      f"{where}.argv gives {PROMPT} to a shell as a command: it would be run."
+      " Use prompt_by 'stdin', or name the program without a shell"
+    )
   if cli.prompt_by not in ("stdin", "file", "argument"):
     yield (
       f"{where}.prompt_by={cli.prompt_by!r} is not one of stdin, file, argument"
@@ -183,12 +221,26 @@ def _cli(cli: CliAgentConfig, where: str) -> Iterator[str]:
       yield f"{where}.output_regex={cli.output_regex!r}: {error}"
 
 
+def _command_of_shell(argv: tuple[str, ...]) -> str | None:
+  """The command that argv has a shell run by -c; None: there is none."""
+  names = [os.path.basename(element) for element in argv]
+  shell = next((i for i, name in enumerate(names) if name in _SHELLS), None)
+  rest = argv[len(argv) if shell is None else shell + 1 :]
+  for i, element in enumerate(rest):
+    if _SHELL_COMMAND.fullmatch(element):
+      after = (e for e in rest[i + 1 :] if not e.startswith(("-", "+")))
+      return next(after, None)
+  return None
+
+
 def _responses(responses: ResponsesAgentConfig, where: str) -> Iterator[str]:
   if responses.model is None and "prompt" not in responses.extra:
     yield f"{where}.model is missing (or name a stored prompt in extra.prompt)"
   for key in ("input", "stream", "background", "model", "instructions"):
     if key in responses.extra:
       yield f"{where}.extra must not hold {key!r}"
+  yield from _secrets(responses.extra, f"{where}.extra")
+  yield from _base_url(responses.base_url, where)
 
 
 def _agents_sdk(sdk: AgentsSdkConfig, where: str) -> Iterator[str]:
@@ -197,6 +249,13 @@ def _agents_sdk(sdk: AgentsSdkConfig, where: str) -> Iterator[str]:
     yield f"{where}.max_turns={sdk.max_turns} must be at least 1"
   if sdk.api not in ("responses", "chat_completions"):
     yield f"{where}.api={sdk.api!r} is not one of responses, chat_completions"
+  yield from _base_url(sdk.base_url, where)
+
+
+def _base_url(url: str | None, where: str) -> Iterator[str]:
+  problem = None if url is None else addresses.problem(url)
+  if problem is not None:
+    yield f"{where}.base_url {problem}; a key goes by {where}.api_key_env"
 
 
 def _target(target: str | None, where: str) -> Iterator[str]:

@@ -1,15 +1,13 @@
 """Values of the environment: put where a config says, never shown again."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from atlas_jax.config import ConfigError
-from atlas_jax.online.scrubbing import scrubber
+from atlas_jax.online.scrubbing import SHORTEST, scrubber
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 HIDDEN = "***"
-# Shorter values (a port, a word) also stand in honest answers.
-_SHORTEST_SECRET = 8
 
 
 class Credentials:
@@ -48,14 +46,33 @@ class Credentials:
     """
     return _VARIABLE.sub(lambda found: self.variable(found[1], where), text)
 
+  def fill_all(self, template, where: str):
+    """A JSON template with every string filled.
+
+    Raises:
+      ConfigError: as `variable`.
+    """
+    return each_string(template, lambda text: self.fill(text, where))
+
   def hide(self, text: str) -> str:
     """An error or a log line without the values."""
     return scrubber(self.environ, *self._values)(text)
 
   def hide_in_answer(self, text: str) -> str:
     """An answer without the values that are long enough to be secrets."""
-    long = (v for v in self._values if len(v) >= _SHORTEST_SECRET)
+    long = (v for v in self._values if len(v) >= SHORTEST)
     return scrubber(self.environ, *long)(text)
+
+
+def each_string(template, change: Callable[[str], str]):
+  """A JSON template with every string value changed."""
+  if isinstance(template, str):
+    return change(template)
+  if isinstance(template, dict):
+    return {k: each_string(value, change) for k, value in template.items()}
+  if isinstance(template, list | tuple):
+    return [each_string(value, change) for value in template]
+  return template
 
 
 def masked(text: str) -> str:

@@ -12,7 +12,11 @@ from atlas_jax.online.agents.asking import (
   retry_after_s,
 )
 from atlas_jax.online.agents.config import PROMPT, AgentConfig
-from atlas_jax.online.agents.credentials import Credentials, masked
+from atlas_jax.online.agents.credentials import (
+  Credentials,
+  each_string,
+  masked,
+)
 
 _PATHS = ("answer", "finish_reason", "prompt_tokens", "completion_tokens")
 _LONGEST_EXCERPT = 300  # characters of an error page
@@ -24,6 +28,8 @@ class HttpAgent:
   Raises:
     ConfigError: a path is not valid, or a variable is missing.
   """
+
+  repeats = True
 
   def __init__(self, config: AgentConfig, where: str, credentials: Credentials):
     http = config.http
@@ -107,8 +113,9 @@ class HttpAgent:
     if not self._paths:
       return _whole(content, status)
     try:
-      value = json.loads(content)
-    except ValueError as error:
+      whole = content.decode("utf-8-sig")
+      value = json.loads(whole)
+    except (ValueError, RecursionError) as error:
       return failed(
         f"{status}, {len(content)} bytes of {response.content_type} that are"
         f" not valid JSON ({type(error).__name__})",
@@ -121,15 +128,15 @@ class HttpAgent:
       except paths.NoSuchPath as error:
         return failed(f"{read}: {error}")
     else:
-      text, read = content.decode(), f"{status}, the whole body"
+      text, read = whole, f"{status}, the whole body"
     found = {name: _optional(value, self._paths, name) for name in _PATHS}
     reason = found["finish_reason"]
     return answered(
       text,
       read,
-      finish_reason=reason if isinstance(reason, str) else None,
-      prompt_tokens=_count(found["prompt_tokens"]),
-      completion_tokens=_count(found["completion_tokens"]),
+      finish_reason=None if reason is None else str(reason),
+      prompt_tokens=found["prompt_tokens"],
+      completion_tokens=found["completion_tokens"],
       empty_is_transient=True,
     )
 
@@ -144,13 +151,7 @@ def put(template, prompt: str):
 
   It is put in as a value, so whatever stands in it means nothing.
   """
-  if isinstance(template, str):
-    return template.replace(PROMPT, prompt)
-  if isinstance(template, dict):
-    return {key: put(value, prompt) for key, value in template.items()}
-  if isinstance(template, list | tuple):
-    return [put(value, prompt) for value in template]
-  return template
+  return each_string(template, lambda text: text.replace(PROMPT, prompt))
 
 
 def _whole(content: bytes, status: str) -> Attempt:
@@ -168,8 +169,3 @@ def _optional(value, steps_of: dict, name: str):
     return paths.follow(value, steps_of[name])
   except paths.NoSuchPath:
     return None
-
-
-def _count(value) -> int | None:
-  """A number of tokens, if it is one."""
-  return value if type(value) is int and value >= 0 else None

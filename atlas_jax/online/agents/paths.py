@@ -14,6 +14,7 @@ _STEP = re.compile(
   r'|\[(?P<quoted>"(?:[^"\\]|\\.)*")\]'
 )
 _LONGEST_SHAPE = 300  # characters
+_DEEPEST_SHAPE = 50  # levels; more may be more than the stack holds
 
 
 class NoSuchPath(LookupError):
@@ -80,16 +81,19 @@ def text_at(value, steps: tuple[str, ...]) -> str | None:
 
 def shape(value) -> str:
   """The keys and types of a JSON value, none of its content."""
-  text = _shape(value)
+  text = _shape(value, _DEEPEST_SHAPE)
   if len(text) <= _LONGEST_SHAPE:
     return text
   return text[: _LONGEST_SHAPE - 3] + "..."
 
 
-def _shape(value) -> str:
+def _shape(value, levels: int) -> str:
+  if levels == 0 and isinstance(value, dict | list):
+    return "..."
   if isinstance(value, dict):
-    inner = (f"{key}: {_shape(item)}" for key, item in value.items())
+    inner = (f"{k}: {_shape(item, levels - 1)}" for k, item in value.items())
     return "{" + ", ".join(inner) + "}"
   if isinstance(value, list):
-    return f"[{len(value)} x {_shape(value[0])}]" if value else "[]"
+    inner = value and f"{len(value)} x {_shape(value[0], levels - 1)}"
+    return f"[{inner or ''}]"
   return "null" if value is None else type(value).__name__

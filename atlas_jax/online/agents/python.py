@@ -7,13 +7,12 @@ late and replaced when it dies; its imports are part of its first prompt.
 """
 
 import asyncio
-import inspect
 import json
 import sys
-import threading
 from asyncio.subprocess import PIPE
 from collections.abc import Callable
 
+from atlas_jax.online import threads
 from atlas_jax.online.agents import targets
 from atlas_jax.online.agents.asking import Attempt, answered, failed
 from atlas_jax.online.agents.config import AgentConfig
@@ -43,6 +42,8 @@ def open_python(config: AgentConfig, where: str, credentials: Credentials):
 class InThisProcess:
   """A function that is called where we are."""
 
+  repeats = True
+
   def __init__(self, target: str, function: Callable):
     self.target = target
     self._function = function
@@ -52,16 +53,7 @@ class InThisProcess:
 
   async def send(self, prompt: str) -> Attempt:
     try:
-      if inspect.iscoroutinefunction(self._function):
-        answer = await self._function(prompt)
-      else:
-        answer = await _in_thread(self._function, prompt)
-        if inspect.isawaitable(answer):
-          answer = await answer
-    except asyncio.CancelledError:
-      if asyncio.current_task().cancelling():
-        raise
-      return failed("the function was cancelled from within")
+      answer = await threads.call(self._function, prompt)
     except (Exception, SystemExit) as error:
       return raised(error)
     return _returned(answer)
@@ -72,6 +64,8 @@ class InThisProcess:
 
 class OwnProcess:
   """Processes that have loaded the function, each with one prompt at most."""
+
+  repeats = True
 
   def __init__(self, target: str, where: str, credentials: Credentials):
     self.target = target
@@ -86,7 +80,7 @@ class OwnProcess:
     return {"target": self.target, "prompt": prompt, "own_process": True}
 
   async def send(self, prompt: str) -> Attempt:
-    process = self._idle.pop() if self._idle else await self._start()
+    process = await self._ready()
     try:
       kind, value = await _exchange(process, prompt)
     except (EOFError, ConnectionError):
@@ -99,6 +93,13 @@ class OwnProcess:
     if kind == "answer":
       return _returned(value)
     return failed(value, transient=kind == "transient")
+
+  async def _ready(self) -> asyncio.subprocess.Process:
+    while self._idle:
+      process = self._idle.pop()
+      if process.returncode is None:
+        return process
+    return await self._start()
 
   async def _start(self) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
@@ -126,33 +127,6 @@ async def _exchange(process, prompt: str) -> tuple[str, str | None]:
   await process.stdin.drain()
   size = int.from_bytes(await process.stdout.readexactly(8), "big")
   return json.loads(await process.stdout.readexactly(size))
-
-
-async def _in_thread(function: Callable, prompt: str):
-  """The result of a sync function; given up, its thread goes on alone.
-
-  Not an executor's thread: those are waited for when the program ends.
-  """
-  loop = asyncio.get_running_loop()
-  result = loop.create_future()
-
-  def deliver(settle, value):
-    if not result.done():
-      settle(value)
-
-  def run():
-    try:
-      settle, value = result.set_result, function(prompt)
-    except StopIteration:
-      settle = result.set_exception
-      value = RuntimeError("the function raised StopIteration")
-    except BaseException as error:
-      settle, value = result.set_exception, error
-    if not loop.is_closed():
-      loop.call_soon_threadsafe(deliver, settle, value)
-
-  threading.Thread(target=run, name="python agent", daemon=True).start()
-  return await result
 
 
 def described(error: BaseException) -> tuple[str, bool]:

@@ -1,5 +1,6 @@
 """Agents behind the OpenAI Responses API."""
 
+from atlas_jax.config import ConfigError
 from atlas_jax.online.agents.asking import (
   TRANSIENT_STATUSES,
   Attempt,
@@ -9,7 +10,12 @@ from atlas_jax.online.agents.asking import (
   retry_after_s,
 )
 from atlas_jax.online.agents.config import AgentConfig
-from atlas_jax.online.agents.credentials import HIDDEN, Credentials
+from atlas_jax.online.agents.credentials import (
+  HIDDEN,
+  Credentials,
+  each_string,
+  masked,
+)
 
 _LONGEST_ERROR = 500  # characters
 _TRANSIENT_CODES = ("server_error", "rate_limit_exceeded")
@@ -21,14 +27,23 @@ class ResponsesAgent:
   """One model or stored prompt; a response a prompt, without history.
 
   Raises:
-    ConfigError: the key's variable is missing.
+    ConfigError: the package or the key's variable is missing.
   """
 
+  repeats = True
+
   def __init__(self, config: AgentConfig, where: str, credentials: Credentials):
-    import openai
+    try:
+      import openai
+    except ImportError as error:
+      raise ConfigError(
+        f"{where}: the openai package does not import ({error}); install it"
+        " with: pip install 'atlas_jax[agents]'"
+      ) from error
 
     responses = config.responses
     self._config = responses
+    self._extra = credentials.fill_all(responses.extra, f"{where}.extra")
     self._credentials = credentials
     key = NO_KEY
     if responses.api_key_env is not None:
@@ -39,29 +54,33 @@ class ResponsesAgent:
       max_retries=0,
       timeout=config.timeout_s,
     )
-    self.target = f"{responses.model or 'prompt'} at {self._client.base_url}"
+    # OPENAI_BASE_URL may be where it is from, with a password.
+    self._url = self._client.base_url.copy_with(userinfo=b"", query=None)
+    self.target = f"{responses.model or 'prompt'} at {self._url}"
 
-  def _request(self, prompt: str) -> dict:
+  def _request(self, prompt: str, extra: dict) -> dict:
     config = self._config
     optional = {
       name: getattr(config, name)
       for name in ("model", "instructions", "max_output_tokens", "temperature")
       if getattr(config, name) is not None
     }
-    return {**optional, **config.extra, "input": prompt}
+    return {**optional, **extra, "input": prompt}
 
   def shown(self, prompt: str) -> dict:
     return {
-      "url": f"{self._client.base_url}responses",
+      "url": f"{self._url}responses",
       "headers": {"Authorization": f"Bearer {HIDDEN}"},
-      "body": self._request(prompt),
+      "body": self._request(prompt, each_string(self._config.extra, masked)),
     }
 
   async def send(self, prompt: str) -> Attempt:
     import openai
 
     try:
-      response = await self._client.responses.create(**self._request(prompt))
+      response = await self._client.responses.create(
+        **self._request(prompt, self._extra)
+      )
     except openai.APITimeoutError:
       return late("no answer at the client's deadline")
     except openai.APIConnectionError as error:
@@ -75,21 +94,29 @@ class ResponsesAgent:
         transient=status in TRANSIENT_STATUSES or status >= 500,
         retry_after_s=retry_after_s(error.response.headers.get("Retry-After")),
       )
-    except (openai.OpenAIError, ValueError, TypeError) as error:
+    except (
+      openai.OpenAIError,
+      ValueError,
+      TypeError,
+      RecursionError,
+    ) as error:
       # Not JSON, or options that the client does not know.
       text = self._credentials.hide(str(error))[:_LONGEST_ERROR]
       return failed(
         f"{type(error).__name__}: {text}",
         transient=not isinstance(error, TypeError),
       )
-    return _read(response)
+    try:
+      return _read(response)
+    except (AttributeError, TypeError) as error:
+      # The client builds what it is sent unchecked: anything may be missing.
+      return failed(f"the reply is no response: {error}", transient=True)
 
   async def aclose(self) -> None:
     await self._client.close()
 
 
 def _read(response) -> Attempt:
-  # The client builds what it is sent unchecked: anything may be missing.
   output = getattr(response, "output", None)
   if not isinstance(output, list):
     return failed("the reply is no response: it has no output", transient=True)

@@ -9,6 +9,7 @@ The header x-atlas-teaching says which it was.
 """
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from atlas_jax.online.proxy.endpoint import Endpoint
 from atlas_jax.online.proxy.teaching import find_teaching
 from atlas_jax.teaching.prompts import Prompts
 
+log = logging.getLogger(__name__)
 HEADER = "x-atlas-teaching"
 _HANDED_ON = ("Retry-After", "x-request-id")
 # A guided prompt is longer than the unaided one: what refuses the first may
@@ -89,15 +91,20 @@ class Answering:
 
   async def _taught(self, chat: Chat, authorization) -> tuple[str, dict]:
     """(how it will be answered, the request for it)."""
-    how, taught = await find_teaching(
-      chat,
-      upstream=self.upstream,
-      teacher=self.teacher,
-      prompts=self.prompts,
-      config=self.config,
-      breaker=self.breaker,
-      authorization=authorization,
-    )
+    try:
+      how, taught = await find_teaching(
+        chat,
+        upstream=self.upstream,
+        teacher=self.teacher,
+        prompts=self.prompts,
+        config=self.config,
+        breaker=self.breaker,
+        authorization=authorization,
+      )
+    except Exception as error:
+      # Teaching is an extra: whatever goes wrong, the student answers.
+      log.error("no teaching: %s", errors.place(error))
+      how, taught = "alone_down", None
     if taught is not None:
       replies = {"probe": taught.approach_reply, "teach": taught.teaching_reply}
       for stage, reply in replies.items():

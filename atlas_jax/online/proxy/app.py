@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 import aiohttp
 from aiohttp import web
 
-from atlas_jax.config import PromptsConfig
+from atlas_jax.config import ConfigError, PromptsConfig
 from atlas_jax.online.proxy import errors
 from atlas_jax.online.proxy.answering import Answering
 from atlas_jax.online.proxy.breaker import Breaker
@@ -39,7 +39,7 @@ def serve(config: ProxyConfig, environ: Mapping[str, str]) -> None:
     environ: holds the keys that the config names.
 
   Raises:
-    ConfigError, PromptError: the config cannot work.
+    ConfigError, PromptError: the config cannot work, or its port is not free.
   """
   check(config)
   app = make_app(config, read_prompts(config), read_keys(config, environ))
@@ -47,15 +47,20 @@ def serve(config: ProxyConfig, environ: Mapping[str, str]) -> None:
     "http://%s:%d/v1 puts %s before %s",
     *(config.host, config.port, config.teacher.url, config.upstream.url),
   )
-  web.run_app(
-    app,
-    host=config.host,
-    port=config.port,
-    shutdown_timeout=config.drain_s,
-    handler_cancellation=True,
-    access_log=None,
-    print=None,
-  )
+  try:
+    web.run_app(
+      app,
+      host=config.host,
+      port=config.port,
+      shutdown_timeout=config.drain_s,
+      handler_cancellation=True,
+      access_log=None,
+      print=None,
+    )
+  except OSError as error:
+    raise ConfigError(
+      f"config.host={config.host}, config.port={config.port}: {error}"
+    ) from error
 
 
 def make_app(
@@ -92,12 +97,8 @@ class _Proxy:
       self._answering = Answering(
         c,
         self._prompts,
-        Endpoint(
-          s, c.upstream.url, model=c.upstream.model, key=self._keys.upstream
-        ),
-        Endpoint(
-          s, c.teacher.url, model=c.teacher.model, key=self._keys.teacher
-        ),
+        Endpoint(s, "upstream", c.upstream, key=self._keys.upstream),
+        Endpoint(s, "teacher", c.teacher, key=self._keys.teacher),
         self._breaker,
         self._counters,
       )
@@ -138,6 +139,10 @@ class _Proxy:
     except asyncio.CancelledError:
       outcome = "cancelled"
       raise
+    except Exception as error:
+      # Its words may be of a question.
+      log.error("a chat failed: %s", errors.place(error))
+      return errors.error(500, "the proxy failed", "server_error")
     finally:
       self._counters.requests.labels(outcome).inc()
 
@@ -167,21 +172,31 @@ class _Proxy:
     return errors.handed_on(status, body, {}, upstream.hide)
 
   async def health(self, _) -> web.Response:
-    """503 where the upstream is down; a teacher that is down degrades."""
+    """503 where the upstream is down; all else that is not well degrades.
+
+    HTTP 401 or 404 to a question for the models says that a key or an address
+    is wrong, or that a server has no such list.
+    """
 
     async def state(endpoint):
       try:
         status, _ = await endpoint.models(self._config.health_timeout_s)
       except (aiohttp.ClientError, TimeoutError):
         return "down"
-      # One that asks for a key is there.
-      return "up" if status < 500 else "down"
+      if status >= 500:
+        return "down"
+      # A client's own key is not at hand here.
+      forwards = self._config.upstream.forward_authorization
+      keyless = endpoint is self._answering.upstream and forwards
+      if status < 400 or (keyless and status in (401, 403)):
+        return "up"
+      return f"HTTP {status}"
 
     upstream, teacher = await asyncio.gather(
       state(self._answering.upstream), state(self._answering.teacher)
     )
     circuit = self._breaker.state
-    well = teacher == "up" and circuit == "closed"
+    well = upstream == teacher == "up" and circuit == "closed"
     status = "down" if upstream == "down" else "ok" if well else "degraded"
     return web.json_response(
       {

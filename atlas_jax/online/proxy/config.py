@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from atlas_jax.config import ConfigError, PromptsConfig
+from atlas_jax.online import addresses
 from atlas_jax.online.best_prompts import load_prompts, prompts_config
 from atlas_jax.online.outcomes import TEACH_DEADLINE_S
 from atlas_jax.online.protocol import ProbeConfig, TeachConfig
+
+_MAX_TOKENS_KEYS = ("max_tokens", "max_completion_tokens")
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,10 @@ class UpstreamConfig:
   api_key_env: str | None = None  # the variable that holds its key
   # The client's own Authorization header is passed on instead of a key.
   forward_authorization: bool = False
+  # How a probe says its limit, and whether its temperature; newer models want
+  # max_completion_tokens, and some refuse a temperature.
+  max_tokens_key: str = "max_tokens"
+  send_temperature: bool = True
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,8 @@ class TeacherConfig:
   url: str | None = None
   model: str | None = None
   api_key_env: str | None = None
+  max_tokens_key: str = "max_tokens"
+  send_temperature: bool = True
 
 
 @dataclass(frozen=True)
@@ -76,12 +85,19 @@ def check(config: ProxyConfig) -> None:
     ConfigError: with the key and what is valid.
   """
   for name in ("upstream", "teacher"):
-    url = getattr(config, name).url
-    if url is None or not url.startswith(("http://", "https://")):
+    server = getattr(config, name)
+    problem = addresses.problem(server.url)
+    if problem is not None:
       raise ConfigError(
-        f"config.{name}.url must be an OpenAI-compatible address such as"
-        f" http://127.0.0.1:8000/v1, got {url!r}"
+        f"config.{name}.url {problem}; a key goes by config.{name}.api_key_env"
       )
+    if server.max_tokens_key not in _MAX_TOKENS_KEYS:
+      raise ConfigError(
+        f"config.{name}.max_tokens_key={server.max_tokens_key!r} is not one of"
+        f" {', '.join(_MAX_TOKENS_KEYS)}"
+      )
+  if not 1 <= config.port <= 65535:
+    raise ConfigError(f"config.port={config.port} must be from 1 to 65535")
   if config.teacher.model is None:
     raise ConfigError(
       "config.teacher.model must name the model that teaches, as"

@@ -1,6 +1,7 @@
 """Errors as OpenAI's clients read them."""
 
 import json
+import traceback
 from collections.abc import Callable, Mapping
 
 from aiohttp import web
@@ -12,6 +13,12 @@ def error(status: int, message: str, kind: str) -> web.Response:
   """An error response of ours."""
   body = {"message": message, "type": kind, "param": None, "code": None}
   return web.json_response({"error": body}, status=status)
+
+
+def place(reason: Exception) -> str:
+  """What an unexpected exception is and where it was raised, not its words."""
+  last = traceback.extract_tb(reason.__traceback__)[-1]
+  return f"{type(reason).__name__} at {last.filename}:{last.lineno}"
 
 
 def no_answer(reason: Exception) -> web.Response:
@@ -44,7 +51,7 @@ def handed_on(
   text = hide(content.decode(errors="replace"))
   try:
     shaped = isinstance(json.loads(text)["error"], dict)
-  except (ValueError, LookupError, TypeError):
+  except (ValueError, LookupError, TypeError, RecursionError):
     shaped = False
   if shaped:
     return web.Response(

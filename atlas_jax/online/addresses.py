@@ -1,0 +1,31 @@
+"""Which parts of an address may hold a secret.
+
+Addresses of configs are written to files and logs, so keys do not go there.
+"""
+
+import re
+import urllib.parse
+
+# A header or a parameter of such a name holds a secret; max_tokens is none.
+SECRET_NAME = re.compile(
+  r"authorization|api.?key|secret|password|credential|cookie|token(?!s)"
+  r"|(^|[-_])key$",
+  re.IGNORECASE,
+)
+
+
+def problem(url: str | None) -> str | None:
+  """What is wrong with the address of a server; None: nothing is.
+
+  The text begins with a verb and does not repeat the address.
+  """
+  try:
+    parts = urllib.parse.urlsplit(url or "")
+    valid = parts.scheme in ("http", "https") and parts.hostname
+  except ValueError:
+    valid = False
+  if not valid:
+    return "must be an address such as http://127.0.0.1:8000/v1"
+  if parts.username is not None or parts.password is not None or parts.query:
+    return "must hold no user, password or query"
+  return None
