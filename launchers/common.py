@@ -52,14 +52,15 @@ def config(**changes):
 
   changed = tree()
   changed.update(changes)
-  return resolved(config_lib.resolve, changed)
+  run = None if _WORKDIR.value is None else workdir()
+  return resolved(config_lib.resolve, changed, run)
 
 
-def resolved(resolve, tree):
+def resolved(resolve, tree, run: pathlib.Path | None):
   """`resolve(tree)` with the templates of its prompts_path, if it has one.
 
-  They are in config.json from then on: a run goes on with those that it began
-  with, whatever has become of the file.
+  They are in the config.json of `run` from then on: it goes on with those that
+  it began with, whatever has become of the file.
   """
   import dataclasses
 
@@ -68,7 +69,7 @@ def resolved(resolve, tree):
     return resolve(tree)
   from atlas_jax.online.best_prompts import load_prompts
 
-  prompts = _prompts_of_run(path)
+  prompts = None if run is None else _prompts_of(run, path)
   if prompts is None:
     prompts = dataclasses.asdict(load_prompts(path))
   tree = tree.copy_and_resolve_references()
@@ -77,11 +78,9 @@ def resolved(resolve, tree):
   return dataclasses.replace(resolve(tree), prompts_path=path)
 
 
-def _prompts_of_run(path: str) -> dict[str, str] | None:
-  """The templates that the run in --workdir took from `path`."""
-  if _WORKDIR.value is None:
-    return None
-  file = workdir() / "config.json"
+def _prompts_of(run: pathlib.Path, path: str) -> dict[str, str] | None:
+  """The templates that `run` took from `path`."""
+  file = run / "config.json"
   if not file.exists():
     return None
   content = json.loads(file.read_text(encoding="utf-8"))

@@ -30,8 +30,8 @@ def main():
   from atlas_jax.online import config as online_config
   from atlas_jax.online import optimize, plan
 
-  config = common.resolved(online_config.resolve, common.tree())
   workdir = common.workdir()
+  config = common.resolved(online_config.resolve, common.tree(), workdir)
   if _DRY_RUN.value:
     print(plan.plan(config, workdir, os.environ), flush=True)
     return
