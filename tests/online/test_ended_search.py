@@ -1,18 +1,23 @@
 """A run that goes on: its search, its files and its problems stay its own."""
 
 import json
+import os
 import re
 import sqlite3
+import subprocess
+import sys
 
 import pytest
 from aiohttp import web
 
+from atlas_jax import metrics
 from atlas_jax.directory import RunError
 from atlas_jax.online import optimize
 from atlas_jax.online.rollouts import RolloutError
 from tests.online import small_world
+from tests.online.agents.serving import Serving
 from tests.online.stub_server import StubServer
-from tests.online.whole_runs import read, run, untimed
+from tests.online.whole_runs import SECRET, read, run, untimed
 
 
 def down_on(first: int):
@@ -85,3 +90,82 @@ def test_what_only_training_reads_may_change(finished):
     for role in ("student", "teacher", "reflection_model")
   }
   run(workdir.parent, url, data__sft_source="episodes", **keys)
+
+
+def test_no_file_holds_the_secret_of_an_agent(tmp_path):
+  """Its server repeats what it was sent, in a failure that passes by."""
+
+  def answer(seen):
+    assert seen.headers["X-Key"] == f"key {SECRET}"
+    prompt = seen.json["q"]
+    if len(agent.seen) % 5 == 1:
+      text = f"busy with {seen.headers['X-Key']}"
+      return web.Response(status=503, text=text)
+    return {"said": small_world.student(prompt)}
+
+  agent_config = {
+    "agent__kind": "http",
+    "agent__retries": 8,
+    "agent__http__headers": {"X-Key": "key ${ATLAS_TEST_KEY}"},
+    "agent__http__body": {"q": "{prompt}"},
+    "agent__http__answer": "said",
+  }
+  with StubServer(small_world.answer) as stub, Serving(answer) as agent:
+    workdir = run(
+      tmp_path,
+      stub.url,
+      {"ATLAS_TEST_KEY": SECRET},
+      agent__http__url=agent.url,
+      **agent_config,
+    )
+  assert read(workdir / "report" / "optimize.json")["kept"] == 1
+  files = [p for p in workdir.rglob("*") if p.is_file()]
+  assert len(files) > 10
+  for path in files:
+    assert SECRET.encode() not in path.read_bytes(), path
+  assert "${ATLAS_TEST_KEY}" in (workdir / "config.json").read_text()
+
+
+@pytest.mark.slow
+def test_the_episodes_warm_up_a_teacher(finished, tmp_path, repo_root):
+  """online -> SFT, in earnest: two steps of a tiny model."""
+  from tests.phases import tiny_road
+
+  workdir, _ = finished
+  folder = workdir.parent
+  model = tiny_road.write_model(tmp_path / "model")
+  flags = {
+    "phases": "('sft',)",
+    "teacher.path": model,
+    "serving.student_path": model,
+    "data.source": "jsonl",
+    "data.path": folder / "train.jsonl",
+    "data.validation_path": folder / "validation.jsonl",
+    "data.test_path": folder / "test.jsonl",
+    "data.sft_source": "episodes",
+    "data.sft_path": workdir / "episodes",
+    "prompts_path": workdir / "best_prompts.json",
+    "sft.steps": 2,
+    "sft.batch_rows": 2,
+    "sft.checkpoint_every": 2,
+    "sft.optimizer.warmup_steps": 1,
+  }
+  done = subprocess.run(
+    [
+      *(sys.executable, "-m", "launchers.train"),
+      *("--config=configs/quickstart.py", f"--workdir={tmp_path / 'run'}"),
+      *(f"--config.{key}={value}" for key, value in flags.items()),
+    ],
+    cwd=repo_root,
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert done.returncode == 0, done.stderr[-4000:]
+  lines = metrics.read_jsonl(tmp_path / "run" / "metrics.jsonl")
+  losses = [x["0_sft/loss"] for x in lines if "0_sft/loss" in x]
+  assert len(losses) == 2 and losses[1] < losses[0]
+  config = read(tmp_path / "run" / "config.json")
+  assert config["prompts"]["teacher_adaptive"] == small_world.GOOD
+  assert (tmp_path / "run" / "checkpoints" / "0_sft").is_dir()
