@@ -3,6 +3,7 @@
 Environment variables are read and set here and nowhere in the package.
 """
 
+import json
 import logging as std_logging
 import os
 import pathlib
@@ -51,22 +52,39 @@ def config(**changes):
 
   changed = tree()
   changed.update(changes)
-  return with_prompts(config_lib.resolve(changed))
+  run = None if _WORKDIR.value is None else workdir()
+  return resolved(config_lib.resolve, changed, run)
 
 
-def with_prompts(config):
-  """The config with the templates of its prompts_path in it, if it has one.
+def resolved(resolve, tree, run: pathlib.Path | None):
+  """`resolve(tree)` with the templates of its prompts_path, if it has one.
 
-  So config.json holds the texts, and a run does not depend on the file.
+  They are in the config.json of `run` from then on: it goes on with those that
+  it began with, whatever has become of the file.
   """
-  if config.prompts_path is None:
-    return config
   import dataclasses
 
+  path = tree.prompts_path
+  if path is None:
+    return resolve(tree)
   from atlas_jax.online.best_prompts import load_prompts
 
-  prompts = load_prompts(config.prompts_path)
-  return dataclasses.replace(config, prompts=prompts)
+  prompts = None if run is None else _prompts_of(run, path)
+  if prompts is None:
+    prompts = dataclasses.asdict(load_prompts(path))
+  tree = tree.copy_and_resolve_references()
+  tree.prompts_path = None
+  tree.prompts.update(prompts)
+  return dataclasses.replace(resolve(tree), prompts_path=path)
+
+
+def _prompts_of(run: pathlib.Path, path: str) -> dict[str, str] | None:
+  """The templates that `run` took from `path`."""
+  file = run / "config.json"
+  if not file.exists():
+    return None
+  content = json.loads(file.read_text(encoding="utf-8"))
+  return content["prompts"] if content.get("prompts_path") == path else None
 
 
 def workdir() -> pathlib.Path:

@@ -30,14 +30,14 @@ def main():
   from atlas_jax.online import config as online_config
   from atlas_jax.online import optimize, plan
 
-  config = online_config.resolve(common.tree())
   workdir = common.workdir()
+  config = common.resolved(online_config.resolve, common.tree(), workdir)
   if _DRY_RUN.value:
     print(plan.plan(config, workdir, os.environ), flush=True)
     return
   signal.signal(signal.SIGTERM, _interrupt)
   try:
-    optimize.optimize(config, workdir, os.environ)
+    optimize.optimize(config, workdir, os.environ, common.server_key())
   except KeyboardInterrupt:
     print(
       f"interrupted; all that was paid for is in {workdir}, and the same"

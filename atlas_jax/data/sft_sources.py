@@ -5,12 +5,15 @@ teachable_student  what the student is made of
 arc_sft            sft_path: Arc-ATLAS-Teach sft.jsonl {problem_text,
                    student_approach, teacher_diagnosis, teacher_teaching}
 episodes           sft_path: an episodes file of a run, or a directory of
-                   them; teachings after which the student was right
+                   them; teachings after which the student was right, equal
+                   ones once. Of an optimisation those of the prompts that it
+                   kept, and none of its test split
 """
 
+import json
 import pathlib
 
-from atlas_jax.config import DataConfig
+from atlas_jax.config import DataConfig, PromptsConfig
 from atlas_jax.data.problems import DataError, SftExample
 from atlas_jax.data.sources import (
   checked_params,
@@ -19,6 +22,7 @@ from atlas_jax.data.sources import (
   needed_path,
   text_at,
 )
+from atlas_jax.teaching.prompts import fingerprint
 
 
 def _teachable_sft(config: DataConfig) -> list[SftExample]:
@@ -58,23 +62,44 @@ def _episodes(config: DataConfig) -> list[SftExample]:
   checked_params(config.sft_params, "sft_params", ())
   root = pathlib.Path(needed_path(config.sft_path, "sft_path"))
   files = sorted(root.glob("*.jsonl")) if root.is_dir() else [root]
-  examples = []
+  folder = root if root.is_dir() else root.parent
+  kept = _kept_prompts(folder.absolute().parent / "best_prompts.json")
+  if kept is not None:
+    files = [file for file in files if file.name != "test.jsonl"]
+  examples = {}
   for file in files:
     for where, row in json_lines(file):
       try:
+        if kept not in (None, row.get("prompts")):
+          continue
         fields = {"question": row["question"], "approach": row["approach"]}
-        examples += [
-          SftExample("teacher_adaptive", fields, t["text"])
-          for t in row["teachings"]
-          if t["status"] == "ok"
-          and t["guided"]["status"] == "correct"
-          and not t["leaked"]
-        ]
+        for t in row["teachings"]:
+          helped = t["status"] == "ok" and t["guided"]["status"] == "correct"
+          if helped and not t["leaked"]:
+            key = (row["question"], row["approach"], t["text"])
+            examples[key] = SftExample("teacher_adaptive", fields, t["text"])
       except (KeyError, TypeError) as error:
         raise DataError(
           f"{where}: not a line of an episodes file: {error!r} in it"
         ) from None
-  return examples
+  return list(examples.values())
+
+
+def _kept_prompts(path: pathlib.Path) -> str | None:
+  """The fingerprint of what an optimisation kept; None: it is another run."""
+  if not path.exists():
+    return None
+  try:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    stage, prompts = content["stage"], PromptsConfig(**content["prompts"])
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise DataError(f"{path} cannot be read: {error!r}") from None
+  if stage != "chosen":
+    raise DataError(
+      f"{path}: the optimisation has not chosen its prompts yet, so its"
+      " episodes (config.data.sft_path) are no examples; run it to its end"
+    )
+  return fingerprint(prompts)
 
 
 SFT_SOURCES = {

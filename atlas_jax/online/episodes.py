@@ -4,25 +4,18 @@
   episodes/validation.jsonl  of accepted candidates, and fresh samples
   episodes/test.jsonl        of the test split
 
-`data.sft_source=episodes` reads them (teaching/transcripts.py); the lines say
-the candidate's templates beside it by their fingerprint.
+The lines (teaching/transcripts.py) name the candidate's templates by their
+fingerprint; `data.sft_source=episodes` reads those of the templates that were
+kept, without the test split.
 """
 
-import hashlib
 import json
 import pathlib
-from dataclasses import astuple
 
 from atlas_jax import metrics
-from atlas_jax.config import PromptsConfig
 from atlas_jax.online.rollouts import Rollout
 from atlas_jax.teaching import transcripts
-
-
-def fingerprint(prompts: PromptsConfig) -> str:
-  """Names a set of templates."""
-  text = json.dumps(astuple(prompts))
-  return hashlib.sha256(text.encode()).hexdigest()[:12]
+from atlas_jax.teaching.prompts import fingerprint
 
 
 class Episodes:

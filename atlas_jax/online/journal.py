@@ -6,13 +6,13 @@ best_prompts.json  the one with the best validation score so far, or, in the
 """
 
 import dataclasses
+import json
 import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from atlas_jax import directory
 from atlas_jax.config import PromptsConfig
-from atlas_jax.online.spend import Snapshot
 
 
 @dataclass(frozen=True)
@@ -40,20 +40,30 @@ class Journal:
 
   workdir: pathlib.Path
   candidates: list[Candidate] = field(default_factory=list)
-  _written: int = 0
+
+  def __post_init__(self):
+    self._path = self.workdir / "candidates.json"
+    # Of an earlier process, which a resumed run finds one after the other.
+    self._held = 0
+    if self._path.exists():
+      self._held = len(json.loads(self._path.read_text(encoding="utf-8")))
 
   def best(self, n: int) -> list[Candidate]:
     """The n best on validation; of equals the earlier."""
     ranked = sorted(self.candidates, key=lambda c: (-c.score, c.index))
     return ranked[:n]
 
-  def write(self) -> None:
-    """Writes both files if there are new candidates."""
-    if len(self.candidates) == self._written:
+  def write(self, *, all_known: bool = False) -> None:
+    """Writes both files, unless they hold as many candidates or more.
+
+    all_known: the search has ended, so more of them are none of its own.
+    """
+    known = len(self.candidates)
+    if known == self._held or (known < self._held and not all_known):
       return
-    self._written = len(self.candidates)
+    self._held = known
     rows = [dataclasses.asdict(c) for c in self.candidates]
-    directory.write_json(self.workdir / "candidates.json", rows)
+    directory.write_json(self._path, rows)
     (best,) = self.best(1)
     self.write_best(
       best,
@@ -74,12 +84,3 @@ class Journal:
       **facts,
     }
     directory.write_json(self.workdir / "best_prompts.json", content)
-
-
-def spend(snapshot: Snapshot) -> dict[str, float]:
-  """The part of a snapshot that a resumed run repeats."""
-  return {
-    "calls": snapshot.calls,
-    "tokens": snapshot.tokens,
-    "dollars": snapshot.dollars,
-  }

@@ -7,6 +7,7 @@ the same directory share one server, that of the first of them.
 import contextlib
 import dataclasses
 import pathlib
+import secrets
 from collections.abc import Iterator, Mapping
 
 from atlas_jax.online.config import OnlineConfig
@@ -18,8 +19,12 @@ _KEY = "ATLAS_LOCAL_SERVER_KEY"
 
 
 def _server_class(role: str) -> type[server.Server]:
-  """Frozen weights, whatever the role; the log is logs/ROLE.log."""
-  return type("LocalServer", (server.StudentServer,), {"role": role})
+  """Frozen weights, whatever the role; the log is logs/ROLE.log.
+
+  One that is given as a URL may be any that speaks as OpenAI's do.
+  """
+  offers = {"_offers": ("/v1/chat/completions",), "_lacks": ()}
+  return type("LocalServer", (server.StudentServer,), {"role": role, **offers})
 
 
 def local(config: OnlineConfig) -> dict[str, ChatModelConfig]:
@@ -36,10 +41,14 @@ def endpoints(config: OnlineConfig) -> dict[str, str]:
 
 @contextlib.contextmanager
 def served(
-  config: OnlineConfig, workdir: pathlib.Path, environ: Mapping[str, str]
+  config: OnlineConfig,
+  workdir: pathlib.Path,
+  environ: Mapping[str, str],
+  server_key: str | None = None,
 ) -> Iterator[tuple[OnlineConfig, Mapping[str, str]]]:
   """(config, environ) in which every model has an address.
 
+  server_key is the bearer token of those that config.servers gives as URLs.
   The record is to call these servers by `endpoints`: a port is another one
   each time.
 
@@ -50,39 +59,41 @@ def served(
   if not models:
     yield config, environ
     return
-  first: dict[str, str] = {}  # model directory -> the role that serves it
-  for role, model in models.items():
-    first.setdefault(model.model, role)
   settings = {
     "student": config.servers.student,
     "teacher": config.servers.teacher,
     "reflection_model": config.servers.reflection,
   }
-  servers: dict[str, server.Server] = {}
-  key = None
-  for path, role in first.items():
-    servers[role] = _server_class(role)(
-      settings[role],
-      model_path=path,
-      workdir=workdir,
-      start_timeout_s=config.servers.start_timeout_s,
-      api_key=key,
-    )
-    key = servers[role].api_key  # one for all
+  # One for each model directory and address.
+  wanted = {role: (m.model, settings[role].url) for role, m in models.items()}
+  key = server_key or secrets.token_hex(16)
+  servers: dict[tuple, server.Server] = {}
+  for role, (path, url) in wanted.items():
+    if (path, url) not in servers:
+      servers[path, url] = _server_class(role)(
+        settings[role],
+        model_path=path,
+        workdir=workdir,
+        start_timeout_s=config.servers.start_timeout_s,
+        api_key=key if url is None else server_key,
+      )
   with contextlib.ExitStack() as stack:
     for one in servers.values():
       stack.callback(one.end)
     server.start(*servers.values())
     changed = {
-      role: dataclasses.replace(
-        model,
-        kind="url",
-        url=servers[first[model.model]].base_url,
-        model=servers[first[model.model]].role,
-        api_key_env=_KEY,
-        price_in=0.0,
-        price_out=0.0,
-      )
-      for role, model in models.items()
+      role: _at(servers[wanted[role]], model) for role, model in models.items()
     }
     yield dataclasses.replace(config, **changed), {**environ, _KEY: key}
+
+
+def _at(one: server.Server, model: ChatModelConfig) -> ChatModelConfig:
+  return dataclasses.replace(
+    model,
+    kind="url",
+    url=one.base_url,
+    model=one.role if one.spawned else None,
+    api_key_env=None if one.api_key is None else _KEY,
+    price_in=0.0,
+    price_out=0.0,
+  )

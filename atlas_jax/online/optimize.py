@@ -13,6 +13,7 @@ the result is that of a run that was never interrupted.
 """
 
 import contextlib
+import hashlib
 import json
 import logging
 import pathlib
@@ -22,6 +23,7 @@ from collections.abc import Mapping
 from atlas_jax import directory
 from atlas_jax.config import to_dict
 from atlas_jax.online import choosing, live, local_servers, report
+from atlas_jax.online.budget import Sets
 from atlas_jax.online.config import OnlineConfig
 from atlas_jax.online.opening import Run, chosen_problems, opened
 from atlas_jax.online.plan import BudgetTooSmall
@@ -36,9 +38,11 @@ _PATIENCE = (
   *("tokens_per_minute", "api_key_env"),
 )
 # What may change between two starts of a run: none of it changes an answer.
-# A cap that is raised lets a search go on that it has ended.
+# A cap that is raised lets a search go on, until it has ended once.
 OPERATIONAL = (
   "prompts_path",  # its texts are in `prompts`
+  # Of training: nothing here reads them.
+  *(f"data.{key}" for key in ("sft_source", "sft_path", "sft_params")),
   *(f"caps.{cap}" for cap in ("calls", "tokens", "dollars", "minutes")),
   *(f"{role}.{key}" for role in local_servers.ROLES for key in _PATIENCE),
   *(f"agent.{key}" for key in ("concurrency", "timeout_s", "retries")),
@@ -52,12 +56,21 @@ OPERATIONAL = (
 
 
 def optimize(
-  config: OnlineConfig, workdir: pathlib.Path, environ: Mapping[str, str]
+  config: OnlineConfig,
+  workdir: pathlib.Path,
+  environ: Mapping[str, str],
+  server_key: str | None = None,
 ) -> None:
   """Runs, or goes on with, the optimisation in `workdir`.
 
+  Args:
+    config, workdir: of the run.
+    environ: environment variables, for keys.
+    server_key: the bearer token of servers that config.servers gives as URLs.
+
   Raises:
-    RunError: the directory is in use or of another run.
+    RunError: the directory is in use or of another run, or its problems were
+      others.
     DataError, ConfigError, ServerError, ModelRefused: what it says.
     BudgetTooSmall: the cap on calls does not last for one round.
     RolloutError, SearchFailed, ChoosingError: nothing is lost; see the text.
@@ -73,11 +86,10 @@ def optimize(
       _show(json.loads(finished.read_text(encoding="utf-8")), workdir)
       return
     record = stack.enter_context(Record(workdir / "record.sqlite"))
-    stack.callback(
-      lambda: directory.write_json(workdir / "costs.json", record.costs())
-    )
+    _same_problems(sets, record, workdir)
+    stack.callback(_write_costs, record, workdir)
     reachable, environ = stack.enter_context(
-      local_servers.served(config, workdir, environ)
+      local_servers.served(config, workdir, environ, server_key)
     )
     endpoints = local_servers.endpoints(config)
     run = stack.enter_context(
@@ -89,7 +101,32 @@ def optimize(
   _show(json.loads(finished.read_text(encoding="utf-8")), workdir)
 
 
+def _same_problems(sets: Sets, record: Record, workdir: pathlib.Path) -> None:
+  """A run goes on with the problems that it began with."""
+  now = {
+    name: hashlib.sha256(
+      json.dumps([[p.id, p.answer] for p in problems]).encode()
+    ).hexdigest()
+    for name, problems in vars(sets).items()
+  }
+  before = record.notes.read("problems")
+  if before is None:
+    record.notes.write("problems", now)
+  elif now != before:
+    changed = ", ".join(name for name in now if now[name] != before[name])
+    raise directory.RunError(
+      f"the problems of config.data are not those that {workdir} began with"
+      f" (in {changed}); restore them or choose another --workdir"
+    )
+
+
+def _write_costs(record: Record, workdir: pathlib.Path) -> None:
+  directory.write_json(workdir / "costs.json", record.costs())
+
+
 def _check_budget(run: Run) -> None:
+  if run.record.notes.read("ended") is not None:
+    return  # what is left is the choosing, which the ledger holds to the caps
   small = run.budget.too_small()
   if small is None:
     return
@@ -100,13 +137,18 @@ def _check_budget(run: Run) -> None:
 
 
 def _work(run: Run) -> None:
+  def on_accepted():
+    _write_costs(run.record, run.workdir)
+    log.info("%s", run.line())
+
   search = Search(
     run.config,
     run.rollouts,
     run.reflector,
     run.budget,
     run.journal,
-    on_accepted=lambda: log.info("%s", run.line()),
+    run.record.notes,
+    on_accepted,
   )
   ended = search.run()
   log.info("the search ended: %s", ended)
@@ -114,6 +156,7 @@ def _work(run: Run) -> None:
     raise BudgetTooSmall(
       f"the seed could not be evaluated: {ended}; raise config.caps"
     )
+  run.journal.write(all_known=True)
   run.stage = "choosing"
   run.budget.free()
   choice = choosing.choose(run.config, run.rollouts, run.budget, run.journal)

@@ -25,6 +25,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from atlas_jax.online import notes
 from atlas_jax.online.ledger import Ledger
 from atlas_jax.online.replies import Reply
 from atlas_jax.online.spend import PICO, Amount, Caps
@@ -68,6 +69,7 @@ UPDATE attempts SET final = 0 WHERE final = 1 AND status NOT IN (?, ?)
 AND settled > IFNULL((SELECT MAX(settled) FROM attempts AS other
   WHERE other.model = attempts.model AND other.final = 1
     AND other.status IN (?, ?)), 0)
+AND settled > IFNULL((SELECT MAX(settled) FROM notes), 0)
 """
 
 
@@ -149,7 +151,8 @@ class Record:
         f"{path} is a record of version {version}; this program writes"
         f" version {_VERSION}: use another directory"
       )
-    self._db.executescript(_TABLES)
+    self._db.executescript(_TABLES + notes.TABLE)
+    self.notes = notes.Notes(self._db, self._lock)
     self._db.execute(f"PRAGMA user_version={_VERSION}")
     self._db.execute("UPDATE attempts SET status='lost' WHERE settled IS NULL")
     self._db.execute(_FORGET, GOOD + GOOD)

@@ -154,7 +154,8 @@ class Reflector:
     memory: shared with the acceptance.
 
   `stopped` says why the search must end; `failed` whether the model is to
-  blame. total_cost is what gepa may ask for; the ledger keeps the budget.
+  blame. calls are those that the ledger let through. total_cost is what gepa
+  may ask for; the ledger keeps the budget.
   """
 
   model: ChatModel
@@ -167,6 +168,7 @@ class Reflector:
   failed: bool = False
   total_cost: float = 0.0
   calls: int = 0
+  most_calls: int | None = None  # of a search that ended before
   _lost: int = 0  # calls in a row without a reply
   _unusable: int = 0  # proposals in a row that were refused
 
@@ -248,6 +250,9 @@ class Reflector:
 
   def _ask(self, prompt: str) -> Reply | None:
     """A reply with text, or None; the latch counts."""
+    if self.calls == self.most_calls:
+      self.stopped = "the search ended here before"
+      return None
     self.calls += 1
     request = ChatRequest(
       role="reflection",
@@ -260,6 +265,7 @@ class Reflector:
     try:
       reply = self.loop.run(self.model.chat(request))
     except (BudgetSpent, ModelRefused) as error:
+      self.calls -= 1
       self.stopped = str(error)
       self.failed = isinstance(error, ModelRefused)
       return None

@@ -3,6 +3,9 @@
 Nothing is restored from gepa: a run that starts again searches again from its
 seed, and the record answers what was answered before. So everything here
 depends on the replies, the config and the spend alone.
+
+A round that is done is replayed whatever the caps say by then, and a search
+that has ended is replayed to its end and no further.
 """
 
 import logging
@@ -19,6 +22,7 @@ from atlas_jax.online.gepa_adapter import (
   with_templates,
 )
 from atlas_jax.online.journal import Candidate, Journal
+from atlas_jax.online.notes import Notes
 from atlas_jax.online.reflection import Reflector
 from atlas_jax.online.replies import BudgetSpent
 from atlas_jax.online.rollouts import Job, Rollouts
@@ -52,7 +56,7 @@ class Search:
   """One search.
 
   Args:
-    config, rollouts, reflector, budget, journal: of the run.
+    config, rollouts, reflector, budget, journal, notes: of the run.
     on_accepted: called after each acceptance, when the files are written.
   """
 
@@ -61,11 +65,19 @@ class Search:
   reflector: Reflector
   budget: Budget
   journal: Journal
+  notes: Notes
   on_accepted: Callable[[], None]
 
   def __post_init__(self):
     self.accepted: list[dict] = []
     self.ended: str | None = None
+    self._rounds = -1  # done; -1: not even the seed is evaluated
+    # By earlier processes of the run.
+    done = self.notes.read("rounds")
+    self._replayed = -1 if done is None else done
+    self._end = self.notes.read("ended")
+    if self._end is not None:
+      self.reflector.most_calls = self._end["reflections"]
 
   def run(self) -> str:
     """Searches to the end; the reason why it ended.
@@ -111,6 +123,18 @@ class Search:
       raise SearchFailed(
         f"{self.ended}. Nothing is lost: the same command goes on from here"
       )
+    if self._end is not None:
+      self.ended = self._end["why"]
+    elif self.journal.candidates:
+      self.notes.write(
+        "ended",
+        {
+          "rounds": self._rounds,
+          "why": self.ended,
+          "reflections": self.reflector.calls,
+        },
+        final=True,
+      )
     return self.ended
 
   def _perfect(self) -> float:
@@ -127,8 +151,15 @@ class Search:
     """No evaluation begins that the budget cannot end."""
     # gepa evaluates in its loop, and would swallow an error of its callbacks.
     self._note()
-    self.budget.hold(self._choosable([job.prompts for job in jobs]))
-    self.budget.check(self.budget.evaluation(jobs), "the next evaluation")
+    if self._checks([job.prompts for job in jobs]):
+      self.budget.check(self.budget.evaluation(jobs), "the next evaluation")
+
+  def _checks(self, new: Sequence[PromptsConfig]) -> bool:
+    """Whether the caps decide what follows; sets aside what choosing takes."""
+    if self._end is not None:
+      return False
+    self.budget.hold(self._choosable(new))
+    return self._rounds >= self._replayed
 
   def _choosable(self, new: Sequence[PromptsConfig]) -> list[PromptsConfig]:
     """The prompts that choosing may meet: seed, best ones, longest new one."""
@@ -141,17 +172,22 @@ class Search:
     """gepa asks before each round."""
     self._note()
     c = self.config.search
+    self._rounds = state.i + 1
+    if self._rounds > self._replayed:
+      self.notes.write("rounds", self._rounds)
+    if self._end is not None and self._rounds >= self._end["rounds"]:
+      return True
     if self.reflector.stopped is not None:
       self.ended = self.reflector.stopped
-    elif state.i + 1 >= c.max_rounds:
+    elif self._rounds >= c.max_rounds:
       self.ended = f"config.search.max_rounds={c.max_rounds} are done"
     elif len(self.journal.candidates) >= c.max_candidates:
       self.ended = (
         f"config.search.max_candidates={c.max_candidates} were accepted"
       )
     else:
-      self.budget.hold(self._choosable([]))
-      self.budget.check(self.budget.round(), "a round")
+      if self._checks([]):
+        self.budget.check(self.budget.round(), "a round")
       return False
     return True
 

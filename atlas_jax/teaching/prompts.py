@@ -1,5 +1,8 @@
 """The four templates, and the reading of what stands in <teaching> tags."""
 
+import dataclasses
+import hashlib
+import json
 import string
 from collections.abc import Mapping
 
@@ -17,6 +20,12 @@ STATUSES = ("ok", "missing", "empty", "repeated", "unclosed")
 
 class PromptError(ValueError):
   """A template or the fields given to it are wrong; the text names both."""
+
+
+def fingerprint(config: PromptsConfig) -> str:
+  """Names a set of templates."""
+  text = json.dumps(dataclasses.astuple(config))
+  return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 class Prompts:

@@ -1,13 +1,15 @@
 """Each source reads what it should and refuses the rest with file and line."""
 
+import dataclasses
 import json
 
 import pytest
 
-from atlas_jax.config import DataConfig
+from atlas_jax.config import DataConfig, PromptsConfig
 from atlas_jax.data import sources
 from atlas_jax.data import splits as splits_lib
 from atlas_jax.data.problems import DataError, SftExample
+from atlas_jax.teaching.prompts import fingerprint
 
 
 def read(tmp_path, text, source="jsonl"):
@@ -220,15 +222,16 @@ def test_tensorflow_datasets_without_tensorflow(prepared_tfds):
   refused({"field": "x"}, "field is unknown")
 
 
-def test_episodes_give_the_teachings_that_helped(tmp_path):
-  def teaching(text, status="ok", guided="correct", leaked=False):
-    return {
-      "text": text,
-      "status": status,
-      "guided": {"status": guided},
-      "leaked": leaked,
-    }
+def teaching(text, status="ok", guided="correct", leaked=False):
+  return {
+    "text": text,
+    "status": status,
+    "guided": {"status": guided},
+    "leaked": leaked,
+  }
 
+
+def test_episodes_give_the_teachings_that_helped(tmp_path):
   row = {
     "question": "q",
     "approach": "a",
@@ -240,7 +243,7 @@ def test_episodes_give_the_teachings_that_helped(tmp_path):
     ],
   }
   path = tmp_path / "grpo.jsonl"
-  path.write_text(json.dumps(row) + "\n")
+  path.write_text(2 * (json.dumps(row) + "\n"))
   for where in (path, tmp_path):
     config = DataConfig(sft_source="episodes", sft_path=str(where))
     (example,) = splits_lib.load_sft(config)
@@ -249,3 +252,44 @@ def test_episodes_give_the_teachings_that_helped(tmp_path):
   path.write_text('{"question": "q"}\n')
   with pytest.raises(DataError, match=r"grpo\.jsonl:1"):
     splits_lib.load_sft(config)
+
+
+def test_of_an_optimisation_only_what_the_kept_prompts_taught(tmp_path):
+  kept = PromptsConfig(student_diagnostic="kept {question}")
+  other = fingerprint(PromptsConfig(student_diagnostic="other {question}"))
+
+  def line(text, prompts, approach="a"):
+    teachings = [teaching(text)]
+    row = {"question": "q", "approach": approach, "teachings": teachings}
+    return json.dumps(row | {"prompts": prompts}) + "\n"
+
+  folder = tmp_path / "episodes"
+  folder.mkdir()
+  mine = fingerprint(kept)
+  (folder / "train.jsonl").write_text(
+    line("one", mine) + line("two", other) + line("one", mine, "b")
+  )
+  (folder / "validation.jsonl").write_text(
+    line("one", mine) + line("three", mine)
+  )
+  (folder / "test.jsonl").write_text(line("four", mine))
+  best = {"stage": "chosen", "prompts": dataclasses.asdict(kept)}
+  path = tmp_path / "best_prompts.json"
+
+  def found(where):
+    config = DataConfig(sft_source="episodes", sft_path=str(where))
+    examples = splits_lib.load_sft(config)
+    return [(e.fields["approach"], e.response) for e in examples]
+
+  assert len(found(folder)) == 5  # a training run has no such file beside it
+  path.write_text(json.dumps(best))
+  assert found(folder) == [("a", "one"), ("b", "one"), ("a", "three")]
+  assert found(folder / "validation.jsonl") == [("a", "one"), ("a", "three")]
+  with pytest.raises(DataError, match="no examples"):
+    found(folder / "test.jsonl")
+  path.write_text(json.dumps(best | {"stage": "search"}))
+  with pytest.raises(DataError, match="not chosen its prompts yet"):
+    found(folder)
+  path.write_text("{")
+  with pytest.raises(DataError, match=r"best_prompts\.json cannot be read"):
+    found(folder)

@@ -13,6 +13,7 @@ from atlas_jax.serving import http
 from atlas_jax.serving.client import ServerDown
 from atlas_jax.serving.events import EventLoop
 from tests.online import small_world
+from tests.online.stub_server import StubServer
 from tests.serving import tiny_vllm
 
 ROLES = local_servers.ROLES
@@ -24,6 +25,39 @@ def test_models_that_are_served_elsewhere_are_left_alone(tmp_path):
     assert found == (config, {"A": "b"})
   assert local_servers.endpoints(config) == {}
   assert not (tmp_path / "logs").exists()
+
+
+@pytest.mark.parametrize("key", [None, "sk-of-the-server"])
+def test_a_server_that_another_process_started(tmp_path, key):
+  with StubServer(lambda _: "yes", api_key=key, model="theirs") as stub:
+    changes = {"servers__teacher__url": stub.url}
+    changes |= {"teacher__kind": "local", "teacher__model": "a/directory"}
+    config = small_world.config(
+      tmp_path, stub.url, teacher__url=None, **changes
+    )
+    loop = EventLoop()
+    with (
+      Record() as record,
+      local_servers.served(config, tmp_path, {}, key) as (reachable, environ),
+    ):
+      teacher = open_model(
+        reachable.teacher,
+        where="config.teacher",
+        environ=environ,
+        ledger=record.ledger(Caps()),
+        record=record,
+        endpoint=local_servers.endpoints(config)["teacher"],
+      )
+      request = ChatRequest(
+        "teacher_adaptive", ({"role": "user", "content": "q"},), 4, 0.0, 1
+      )
+      reply = loop.run(teacher.chat(request))
+      assert (reply.status, reply.text) == ("ok", "yes")
+      loop.run(teacher.aclose())
+    loop.close()
+    (call,) = stub.calls
+    sent = call.headers.get("Authorization")
+    assert sent == (None if key is None else f"Bearer {key}")
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from atlas_jax.online.plan import BudgetTooSmall, plan
 from atlas_jax.online.rollouts import Job
 from atlas_jax.online.search import SearchFailed
 from atlas_jax.online.spend import Amount, Snapshot
+from atlas_jax.teaching.prompts import fingerprint
 from launchers import common
 from tests.online import small_world
 from tests.online.stub_server import StubServer
@@ -84,7 +85,7 @@ def test_the_loop_closes(finished):
   tree.data.sft_source = "episodes"
   tree.data.sft_path = str(workdir / "episodes")
   tree.prompts_path = str(workdir / "best_prompts.json")
-  config = common.with_prompts(resolve(tree))
+  config = common.resolved(resolve, tree, None)
   assert config.prompts.teacher_adaptive == small_world.GOOD
   found = splits.load(config.data)
   examples = splits.load_sft(config.data, (*found.validation, *found.test))
@@ -96,10 +97,14 @@ def test_the_loop_closes(finished):
   # Every one of them was right after it.
   lines = (workdir / "episodes" / "train.jsonl").read_text().splitlines()
   rows = [json.loads(line) for line in lines]
-  right = [
-    r for r in rows if r["teachings"][0]["guided"]["status"] == "correct"
-  ]
-  assert len(examples) == len(right) < len(rows)
+  right = {
+    r["question"]
+    for r in rows
+    if r["teachings"][0]["guided"]["status"] == "correct"
+    and r["prompts"] == fingerprint(config.prompts)
+  }
+  assert {e.fields["question"] for e in examples} == right
+  assert len(examples) == len(right) < len({r["question"] for r in rows})
 
 
 def test_the_dry_run_says_what_an_evaluation_takes(tmp_path):

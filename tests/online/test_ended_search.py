@@ -1,0 +1,171 @@
+"""A run that goes on: its search, its files and its problems stay its own."""
+
+import json
+import os
+import re
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+from aiohttp import web
+
+from atlas_jax import metrics
+from atlas_jax.directory import RunError
+from atlas_jax.online import optimize
+from atlas_jax.online.rollouts import RolloutError
+from tests.online import small_world
+from tests.online.agents.serving import Serving
+from tests.online.stub_server import StubServer
+from tests.online.whole_runs import SECRET, read, run, untimed
+
+
+def down_on(first: int):
+  """Nobody answers questions whose first number is `first` or above."""
+
+  def answer(messages):
+    asked = re.search(r"(\d+)\+\d+=", messages[-1]["content"])
+    if asked and int(asked[1]) >= first:
+      return web.Response(status=503)
+    return small_world.answer(messages)
+
+  return answer
+
+
+def reflections(stub) -> int:
+  prompts = [c.body["messages"][0]["content"] for c in stub.calls]
+  return sum(p.startswith("You improve") for p in prompts)
+
+
+QUICK = {"student__retries": 0, "teacher__retries": 0}
+
+
+@pytest.mark.parametrize("calls", [None, 470])
+def test_the_search_that_ended_is_replayed_and_not_longer(tmp_path, calls):
+  (tmp_path / "other").mkdir()
+  with StubServer(small_world.answer) as stub:
+    whole = run(tmp_path / "other", stub.url, caps__calls=calls)
+    asked = reflections(stub)
+  with StubServer(down_on(3000)) as stub:
+    with pytest.raises(RolloutError, match="got no answer"):
+      run(tmp_path, stub.url, caps__calls=calls, caps__minutes=60.0, **QUICK)
+    assert reflections(stub) == asked
+    # The part of the minutes that the search may take is over by now.
+    with sqlite3.connect(tmp_path / "run" / "record.sqlite") as db:
+      db.execute("UPDATE processes SET seconds = 50 * 60")
+    stub.answer = small_world.answer
+    workdir = run(
+      tmp_path, stub.url, caps__calls=5000, caps__minutes=60.0, **QUICK
+    )
+    assert reflections(stub) == asked
+  one, other = (
+    untimed(read(d / "report" / "optimize.json")) for d in (whole, workdir)
+  )
+  if calls is not None:
+    assert other["ended"].startswith("config.caps.calls leaves")
+  assert one == other
+  assert read(whole / "candidates.json") == read(workdir / "candidates.json")
+
+
+def test_problems_that_changed_are_refused(tmp_path):
+  with StubServer(down_on(3000)) as stub:
+    with pytest.raises(RolloutError):
+      run(tmp_path, stub.url, **QUICK)
+    path = tmp_path / "validation.jsonl"
+    before = len(stub.calls)
+    config = small_world.config(tmp_path, stub.url, **QUICK)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[0]["answer"] = "7"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(RunError, match=r"began with \(in validation\)"):
+      optimize.optimize(config, tmp_path / "run", {})
+    assert len(stub.calls) == before
+
+
+def test_what_only_training_reads_may_change(finished):
+  workdir, _ = finished
+  url = read(workdir / "config.json")["student"]["url"]
+  keys = {
+    f"{role}__api_key_env": "ATLAS_TEST_KEY"
+    for role in ("student", "teacher", "reflection_model")
+  }
+  run(workdir.parent, url, data__sft_source="episodes", **keys)
+
+
+def test_no_file_holds_the_secret_of_an_agent(tmp_path):
+  """Its server repeats what it was sent, in a failure that passes by."""
+
+  def answer(seen):
+    assert seen.headers["X-Key"] == f"key {SECRET}"
+    prompt = seen.json["q"]
+    if len(agent.seen) % 5 == 1:
+      text = f"busy with {seen.headers['X-Key']}"
+      return web.Response(status=503, text=text)
+    return {"said": small_world.student(prompt)}
+
+  agent_config = {
+    "agent__kind": "http",
+    "agent__retries": 8,
+    "agent__http__headers": {"X-Key": "key ${ATLAS_TEST_KEY}"},
+    "agent__http__body": {"q": "{prompt}"},
+    "agent__http__answer": "said",
+  }
+  with StubServer(small_world.answer) as stub, Serving(answer) as agent:
+    workdir = run(
+      tmp_path,
+      stub.url,
+      {"ATLAS_TEST_KEY": SECRET},
+      agent__http__url=agent.url,
+      **agent_config,
+    )
+  assert read(workdir / "report" / "optimize.json")["kept"] == 1
+  files = [p for p in workdir.rglob("*") if p.is_file()]
+  assert len(files) > 10
+  for path in files:
+    assert SECRET.encode() not in path.read_bytes(), path
+  assert "${ATLAS_TEST_KEY}" in (workdir / "config.json").read_text()
+
+
+@pytest.mark.slow
+def test_the_episodes_warm_up_a_teacher(finished, tmp_path, repo_root):
+  """online -> SFT, in earnest: two steps of a tiny model."""
+  from tests.phases import tiny_road
+
+  workdir, _ = finished
+  folder = workdir.parent
+  model = tiny_road.write_model(tmp_path / "model")
+  flags = {
+    "phases": "('sft',)",
+    "teacher.path": model,
+    "serving.student_path": model,
+    "data.source": "jsonl",
+    "data.path": folder / "train.jsonl",
+    "data.validation_path": folder / "validation.jsonl",
+    "data.test_path": folder / "test.jsonl",
+    "data.sft_source": "episodes",
+    "data.sft_path": workdir / "episodes",
+    "prompts_path": workdir / "best_prompts.json",
+    "sft.steps": 2,
+    "sft.batch_rows": 2,
+    "sft.checkpoint_every": 2,
+    "sft.optimizer.warmup_steps": 1,
+  }
+  done = subprocess.run(
+    [
+      *(sys.executable, "-m", "launchers.train"),
+      *("--config=configs/quickstart.py", f"--workdir={tmp_path / 'run'}"),
+      *(f"--config.{key}={value}" for key, value in flags.items()),
+    ],
+    cwd=repo_root,
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert done.returncode == 0, done.stderr[-4000:]
+  lines = metrics.read_jsonl(tmp_path / "run" / "metrics.jsonl")
+  losses = [x["0_sft/loss"] for x in lines if "0_sft/loss" in x]
+  assert len(losses) == 2 and losses[1] < losses[0]
+  config = read(tmp_path / "run" / "config.json")
+  assert config["prompts"]["teacher_adaptive"] == small_world.GOOD
+  assert (tmp_path / "run" / "checkpoints" / "0_sft").is_dir()
