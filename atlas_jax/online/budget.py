@@ -1,10 +1,11 @@
 """How many calls, tokens and dollars the parts of a run take, beforehand.
 
-Calls are exact: retries come on top, and where two prompts come out equal (two
-candidates that get the same teaching) one call less is made. Tokens and
-dollars are estimates: characters of the prompts over `_CHARS_PER_TOKEN` and
-the whole of max_tokens, until a role has been called `_MEASURED` times; from
-then on its mean cost with a margin, where that is less.
+Calls are those at most, but for retries, which come on top: where two prompts
+come out equal (two candidates that get the same teaching), or the reflection
+model's first proposal is of use, fewer are made. Tokens and dollars are
+estimates: UTF-8 bytes of the prompts over `_BYTES_PER_TOKEN` and the whole of
+max_tokens, until a role has been called `_MEASURED` times; from then on its
+mean cost with a margin, where that is less.
 
 What choosing and the test split will take is set aside in the ledger, so that
 the search cannot use it. A round begins only where the whole of it fits.
@@ -19,10 +20,11 @@ from atlas_jax.config import PromptsConfig
 from atlas_jax.data.problems import Problem
 from atlas_jax.online.config import OnlineConfig
 from atlas_jax.online.ledger import Ledger
+from atlas_jax.online.reflection import prompt_chars
 from atlas_jax.online.rollouts import Job, Rollouts
 from atlas_jax.online.spend import Amount, Caps, picodollars
 
-_CHARS_PER_TOKEN = 3.5
+_BYTES_PER_TOKEN = 3.5
 _CHAT_TOKENS = 16  # what a chat template adds
 _MEASURED = 20
 _MARGIN = 1.25
@@ -87,54 +89,64 @@ class Budget:
   ledger: Ledger
   prices: Mapping[str, Price | None]
 
-  def evaluation(self, jobs: Sequence[Job]) -> Amount:
-    """What jobs take from here on."""
-    return self._cost(self.rollouts.calls_needed(jobs))
+  def evaluation(
+    self, jobs: Sequence[Job], after: Sequence[Job] = ()
+  ) -> Amount:
+    """What jobs take from here on, or when those of `after` are done."""
+    before = len(self.rollouts.calls_needed(after))
+    return self._cost(self.rollouts.calls_needed([*after, *jobs])[before:])
 
   def first(self) -> Amount:
     """The seed on the validation problems."""
     return self.evaluation(self._first_jobs())
 
   def round(self) -> Amount:
-    """One round whose child is accepted: at most what a round takes."""
+    """One round whose child is accepted: calls at most."""
     seed, child = self.config.prompts, self._child()
     minibatch = self.sets.train[: self.config.sizes.minibatch]
-    before = self._first_jobs()
     jobs = [
       Job(seed, minibatch, "train"),
       Job(child, minibatch, "train"),
       Job(child, self.sets.validation, "validation"),
     ]
     # Counted after the first evaluation, whose unaided solutions are kept.
-    both, done = (
-      self.rollouts.calls_needed(j) for j in (before + jobs, before)
-    )
-    return self._cost(_without(both, done)) + self.reflection()
+    return self.evaluation(jobs, self._first_jobs()) + self.reflection()
 
   def reflection(self) -> Amount:
-    """The reflection calls of a round without a refusal."""
+    """The reflection calls of a round, every proposal but the last refused."""
     c, search = self.config.reflection, self.config.search
     templates = 1 if search.update == "round_robin" else len(search.evolve)
-    chars = 6 * c.max_example_chars * self.config.sizes.minibatch
-    return self._cost([("reflection", chars + c.max_prompt_chars)] * templates)
+    chars = prompt_chars(c, self.config.sizes.minibatch)
+    return self._cost([("reflection", chars)] * templates * c.attempts)
 
   def aside(self, prompts: Sequence[PromptsConfig]) -> Amount:
-    """Choosing among `prompts`, and the test of the seed and the longest."""
+    """Choosing among `prompts`, and the test.
+
+    The seed comes first in `prompts`. It meets the test split beside the one
+    of the others that takes most.
+    """
+    seed, *others = prompts
     c = self.config.choosing
-    test = test_jobs([self.config.prompts, max(prompts, key=length)], self.sets)
     fresh = choosing_jobs(prompts, self.sets, c.fresh_samples)
-    return self.evaluation(fresh + test)
+    return max(
+      (
+        self.evaluation(
+          fresh + test_jobs([seed, other], self.sets), self._first_jobs()
+        )
+        for other in others or [self._child()]
+      ),
+      key=lambda need: (need.calls, need.tokens),
+    )
 
   def plan(self) -> dict[str, Amount]:
-    """The parts of the whole run, each at most."""
-    rounds = self.round()
-    whole = Amount()
-    for _ in range(self.config.search.max_rounds):
-      whole += rounds
+    """The parts of the whole run: calls at most, tokens and dollars about."""
+    one, rounds = self.round(), self.config.search.max_rounds
     return {
       "seed on validation": self.first(),
-      "one round": rounds,
-      f"{self.config.search.max_rounds} rounds": whole,
+      "one round": one,
+      f"{rounds} rounds": Amount(
+        rounds * one.calls, rounds * one.tokens, rounds * one.pico
+      ),
       "choosing and test": self.aside(self._most()),
     }
 
@@ -153,10 +165,23 @@ class Budget:
       if limit is not None and needed > limit:
         return (
           f"config.caps.{cap}={limit:g} is too small for the seed, one round"
-          f" and the choosing: they take {'' if cap == 'calls' else 'up to '}"
-          f"{needed:,.6g}; raise it, or lower config.sizes"
+          f" and the choosing: they take {_bound(cap)} {needed:,.6g}; raise it,"
+          " or lower config.sizes"
         )
     return None
+
+  def rounds(self) -> int:
+    """Rounds that the caps on calls, tokens and dollars last for, beside the
+    seed and the choosing: as many as config allows, or fewer."""
+    parts, caps = self.plan(), self.config.caps
+    need = parts["seed on validation"] + parts["choosing and test"]
+    one, most = parts["one round"], self.config.search.max_rounds
+    for cap in ("calls", "tokens", "dollars"):
+      limit, each = getattr(caps, cap), getattr(one, cap)
+      left = None if limit is None else limit - getattr(need, cap)
+      if left is not None and each > 0:
+        most = min(most, math.floor(left / each))
+    return max(0, most)
 
   def hold(self, prompts: Sequence[PromptsConfig]) -> None:
     """Sets aside what choosing among `prompts` will take.
@@ -165,18 +190,20 @@ class Budget:
     could keep a run from starting that has enough.
     """
     keep = self.aside([*prompts, *self._most()[len(prompts) :]])
-    measured = self.ledger.snapshot().calls >= _MEASURED
+    # Those who come later may take more calls than those who are there.
     plan = self.plan()
+    calls = plan["choosing and test"].calls
+    measured = self.ledger.snapshot().calls >= _MEASURED
     whole = sum(
       (part.calls for name, part in plan.items() if name != "one round"), 0
     )
     minutes = self.config.caps.minutes
     self.ledger.set_aside(
       Caps(
-        calls=keep.calls,
+        calls=calls,
         tokens=keep.tokens if measured else None,
         dollars=keep.dollars if measured else None,
-        minutes=None if minutes is None else minutes * keep.calls / whole,
+        minutes=None if minutes is None else minutes * calls / whole,
       )
     )
 
@@ -196,7 +223,7 @@ class Budget:
       if left is not None and needed > left:
         raise SearchOver(
           f"config.caps.{cap} leaves {left:,.6g} for the search, and {what}"
-          f" takes up to {needed:,.6g}"
+          f" takes {_bound(cap)} {needed:,.6g}"
         )
     if room.seconds is not None and room.seconds <= 0:
       raise SearchOver("the part of config.caps.minutes for the search is over")
@@ -221,17 +248,17 @@ class Budget:
 
   def _cost(self, calls: Iterable[tuple[str, int]]) -> Amount:
     by_role: dict[str, list[int]] = {}
-    for role, chars in calls:
-      by_role.setdefault(role, []).append(chars)
+    for role, size in calls:
+      by_role.setdefault(role, []).append(size)
     total = Amount()
-    for role, chars in by_role.items():
-      total += self._role_cost(role, chars)
+    for role, sizes in by_role.items():
+      total += self._role_cost(role, sizes)
     return total
 
-  def _role_cost(self, role: str, chars: Sequence[int]) -> Amount:
-    n, most = len(chars), self._max_tokens(role)
-    prompt = sum(chars) + n * self._later_chars(role)
-    tokens_in = math.ceil(prompt / _CHARS_PER_TOKEN) + n * _CHAT_TOKENS
+  def _role_cost(self, role: str, sizes: Sequence[int]) -> Amount:
+    n, most = len(sizes), self._max_tokens(role)
+    prompt = sum(sizes) + n * self._later_bytes(role)
+    tokens_in = math.ceil(prompt / _BYTES_PER_TOKEN) + n * _CHAT_TOKENS
     price = self.prices[role]
     pico = 0 if price is None else price.pico(n, tokens_in, n * most)
     bound = Amount(n, tokens_in + n * most, pico)
@@ -246,16 +273,16 @@ class Budget:
       min(bound.pico, math.ceil(mean * sum(x.spent.pico for x in seen))),
     )
 
-  def _later_chars(self, role: str) -> int:
+  def _later_bytes(self, role: str) -> int:
     """Of a prompt, what another model will have said."""
     if role == "student_with_teaching":
-      return round(_CHARS_PER_TOKEN * self.config.teaching.max_tokens)
+      return round(_BYTES_PER_TOKEN * self.config.teaching.max_tokens)
     if role == "teacher_adaptive":
       said = "student_diagnostic"
       if self.config.agent_mode:
         said = "student_baseline"
-      chars = round(_CHARS_PER_TOKEN * self._max_tokens(said))
-      return min(chars, self.config.teaching.max_approach_chars)
+      size = round(_BYTES_PER_TOKEN * self._max_tokens(said))
+      return min(size, self.config.teaching.max_approach_chars)
     return 0
 
   def _max_tokens(self, role: str) -> int:
@@ -273,8 +300,5 @@ def length(prompts: PromptsConfig) -> int:
   return sum(len(text) for text in dataclasses.astuple(prompts))
 
 
-def _without(calls, done):
-  left = list(calls)
-  for call in done:
-    left.remove(call)
-  return left
+def _bound(cap: str) -> str:
+  return "at most" if cap == "calls" else "about"

@@ -1,54 +1,58 @@
 """Which prompts are kept, and what may be claimed of them.
 
 1. The `best_of` best candidates on validation, and the seed, are scored again
-   on the validation problems, with fresh samples that no choice has seen.
-2. The one with the best fresh score is chosen, one that meets the floor of
-   non-degradation before one that does not. The gap between the score that it
-   was picked by and its fresh score is the winner's curse.
-3. It meets the test split once, beside the seed and the student alone.
+   on the validation problems, with fresh samples that no choice has seen. Each
+   is compared with the seed on the samples that both were judged on; one that
+   was judged on less than half of them is dropped.
+2. The one with the greatest gain over the seed is chosen, one that meets the
+   floor of non-degradation before one that does not. The gap between the score
+   that it was picked by and its fresh score is the winner's curse.
+3. It meets the test split once, beside the seed and the student alone
+   (comparing.py).
 4. The seed is kept where
-     a. the chosen one's fresh score is not above the seed's;
-     b. teaching made more problems worse than non_degradation_floor allows,
-        on the fresh samples or on the test split;
-     c. its score on the test split is not above the seed's, or (with
-        require_proof) the interval of the gain includes 0.
-   Where every temperature is 0 there are no fresh samples, and the scores of
-   the search take their place.
+   a. the chosen one's fresh score is not above the seed's;
+   b. teaching made more problems worse than non_degradation_floor allows, on
+      the fresh samples or on the test split;
+   c. its score on the test split is not above the seed's, or (with
+      require_proof) the interval of the gain includes 0;
+   d. too little could be judged, there or here (`comparing.coverage`).
+Where every temperature is 0 there are no fresh samples: the scores of the
+search take their place, and no gap is measured.
 """
 
-import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from atlas_jax.config import PromptsConfig
-from atlas_jax.online.budget import Budget, choosing_jobs, test_jobs
+from atlas_jax.online import comparing
+from atlas_jax.online.budget import Budget, choosing_jobs
+from atlas_jax.online.comparing import ChoosingError
 from atlas_jax.online.config import OnlineConfig
 from atlas_jax.online.journal import Candidate, Journal
-from atlas_jax.online.rollouts import Job, Rollout, Rollouts, tokens_of
-from atlas_jax.teaching import statistics
-from atlas_jax.teaching.statistics import Interval, Outcome
+from atlas_jax.online.rollouts import Job, Rollout, Rollouts
+from atlas_jax.teaching.statistics import Interval
 
 log = logging.getLogger(__name__)
 
 
-class ChoosingError(RuntimeError):
-  """Nothing could be judged, so nothing can be claimed."""
-
-
 @dataclass(frozen=True)
 class Fresh:
-  """A candidate scored again. gap: validation score less fresh score."""
+  """A candidate scored again, on the samples that it and the seed have.
+
+  gain: score less the seed's. gap: validation score less fresh score of the
+  same problems; None where the score is not a fresh one. pairs: samples that
+  both have; judged: samples that it has, of `samples`.
+  """
 
   candidate: Candidate
   score: float
+  gain: float
   accuracy: float
   non_degradation: float
+  gap: float | None
   pairs: int
-
-  @property
-  def gap(self) -> float:
-    return self.candidate.score - self.score
+  judged: int
+  samples: int
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,8 @@ class Choice:
 
   kept is the candidate whose prompts are to be used: `best`, or the seed for
   `reasons`. score_gain and accuracy_gain: best less seed on the test split;
-  None where the best is the seed. evaluation is that of reports/tables.py.
+  None where the best is the seed. test_score: of best on the test split, None
+  where it could not be judged. evaluation is that of reports/tables.py.
   """
 
   fresh: tuple[Fresh, ...]
@@ -65,6 +70,7 @@ class Choice:
   kept: Candidate
   reasons: tuple[str, ...]
   evaluation: dict
+  test_score: float | None
   score_gain: Interval | None
   accuracy_gain: Interval | None
   mcnemar_p: float | None
@@ -88,12 +94,13 @@ def choose(
   seed = journal.candidates[0]
   best = journal.best(config.choosing.best_of)
   contenders = [seed, *(c for c in best if c.index != seed.index)]
-  fresh = _score_again(config, rollouts, budget, contenders)
+  fresh, dropped = _score_again(config, rollouts, budget, contenders)
   chosen = _best(fresh, config.choosing.non_degradation_floor)
-  reasons = _doubts(config, chosen, fresh[0])
-  test = _test(config, rollouts, budget, seed, chosen.candidate)
-  if chosen.candidate.index != seed.index:
-    reasons += _test_doubts(config, test)
+  reasons = _doubts(config, chosen, fresh[0], dropped)
+  test, too_few = comparing.compare(
+    config, rollouts, budget.sets, seed, chosen.candidate
+  )
+  reasons += too_few + _test_doubts(config, test)
   for reason in reasons:
     log.warning("the seed prompts are kept: %s", reason)
   return Choice(
@@ -105,185 +112,99 @@ def choose(
   )
 
 
-def outcome(rollout: Rollout) -> Outcome:
-  """The guided solution of a scored rollout, for statistics."""
-  (teaching,), (verdict,) = (
-    rollout.scored.episode.teachings,
-    rollout.scored.guided,
-  )
-  (leaked,) = rollout.scored.leaked
-  taught = rollout.taught
-  replies = (taught.approach_reply, taught.teaching_reply, taught.guided)
-  return Outcome(
-    problem_id=rollout.problem.id,
-    correct=verdict.score,
-    completed=verdict.completed,
-    response_tokens=teaching.guided.tokens,
-    teaching_tokens=teaching.tokens,
-    seconds=sum(reply.seconds for reply in replies),
-    leaked=leaked,
-  )
-
-
-def outcome_alone(rollout: Rollout) -> Outcome:
-  """The unaided solution of a scored rollout."""
-  (verdict,) = rollout.scored.baseline
-  return Outcome(
-    problem_id=rollout.problem.id,
-    correct=verdict.score,
-    completed=verdict.completed,
-    response_tokens=tokens_of(rollout.baseline),
-    teaching_tokens=0,
-    seconds=rollout.baseline.seconds,
-    leaked=False,
-  )
-
-
-def _evaluate(
-  rollouts: Rollouts, jobs: Sequence[Job], what: str
-) -> dict[PromptsConfig, list[Rollout]]:
-  """The scored rollouts of each set of prompts."""
-  found: dict[PromptsConfig, list[Rollout]] = {}
-  for job, made in zip(jobs, rollouts.evaluate(jobs), strict=True):
-    scored = [r for r in made if r.score is not None]
-    found.setdefault(job.prompts, []).extend(scored)
-  if not all(found.values()):
-    raise ChoosingError(f"none of the {what} could be judged")
-  return found
-
-
-def _mean(values) -> float:
-  values = list(values)
-  return sum(values) / len(values)
-
-
-def _score_again(config, rollouts, budget, contenders) -> list[Fresh]:
-  c = config.choosing
+def _score_again(
+  config, rollouts, budget, contenders
+) -> tuple[list[Fresh], list[str]]:
+  """The contenders scored again, the seed first; why others were dropped."""
+  n, problems = config.choosing.fresh_samples, budget.sets.validation
   prompts = [x.prompts for x in contenders]
-  if c.fresh_samples > 0:
-    jobs = choosing_jobs(prompts, budget.sets, c.fresh_samples)
-    found = _evaluate(rollouts, jobs, "fresh samples")
+  if n > 0:
+    jobs = choosing_jobs(prompts, budget.sets, n)
+    found = comparing.judged(jobs, rollouts.evaluate(jobs))
   else:
-    jobs = [Job(p, budget.sets.validation, "validation") for p in prompts]
-    found = {job.prompts: rollouts.known(job) for job in jobs}
-    if not all(found.values()):
-      raise ChoosingError("none of the validation problems could be judged")
-  out = []
-  # Compared on what all of them have a score for.
-  keys = [{(r.problem.id, r.replicate) for r in found[p]} for p in prompts]
-  common = set.intersection(*keys)
-  if not common:
-    raise ChoosingError("the candidates share no problem that was judged")
-  for candidate in contenders:
-    mine = [
-      r
-      for r in found[candidate.prompts]
-      if (r.problem.id, r.replicate) in common
-    ]
-    out.append(
-      Fresh(
-        candidate=candidate,
-        score=_mean(r.score for r in mine),
-        accuracy=_mean(r.objectives["accuracy"] for r in mine),
-        non_degradation=_mean(r.objectives["non_degradation"] for r in mine),
-        pairs=len(mine),
-      )
+    jobs = [Job(p, problems, "validation") for p in prompts]
+    found = comparing.judged(jobs, map(rollouts.known, jobs))
+  samples = len(problems) * max(1, n)
+  seed = found[prompts[0]]
+  if not seed:
+    raise ChoosingError(
+      "no validation problem could be judged under the seed prompts"
     )
-  return out
+  fresh, dropped = [], []
+  for candidate in contenders:
+    mine = found[candidate.prompts]
+    pairs = [(seed[key], mine[key]) for key in mine if key in seed]
+    if mine is seed or (pairs and 2 * len(mine) >= samples):
+      measured = _measured(candidate, pairs, is_fresh=n > 0)
+      counts = {"pairs": len(pairs), "judged": len(mine), "samples": samples}
+      fresh.append(Fresh(candidate, **measured, **counts))
+    else:
+      dropped.append(
+        f"candidate {candidate.index} could be judged on {len(mine)} of"
+        f" {samples} samples of the validation problems"
+      )
+  return fresh, dropped
+
+
+def _measured(
+  candidate: Candidate, pairs: Sequence[tuple[Rollout, Rollout]], is_fresh: bool
+) -> dict:
+  mine = [r for _, r in pairs]
+  gaps = [
+    candidate.scores[r.problem.id] - r.score
+    for r in mine
+    if r.problem.id in candidate.scores
+  ]
+  return {
+    "score": comparing.mean(r.score for r in mine),
+    "gain": comparing.mean(after.score - b.score for b, after in pairs),
+    "accuracy": comparing.mean(r.objectives["accuracy"] for r in mine),
+    "non_degradation": comparing.mean(
+      r.objectives["non_degradation"] for r in mine
+    ),
+    "gap": comparing.mean(gaps) if gaps and is_fresh else None,
+  }
 
 
 def _best(fresh: Sequence[Fresh], floor: float) -> Fresh:
-  """By fresh score; of equals the earlier, so the seed first."""
-  seed = fresh[0]
-  above = [f for f in fresh[1:] if f.score > seed.score]
+  """By gain over the seed; of equals the earlier, so the seed first."""
+  above = [f for f in fresh[1:] if f.gain > 0]
   fit = [f for f in above if f.non_degradation >= floor]
   return max(
-    fit or above or [seed], key=lambda f: (f.score, -f.candidate.index)
+    fit or above or fresh[:1], key=lambda f: (f.gain, -f.candidate.index)
   )
 
 
-def _doubts(config, chosen: Fresh, seed: Fresh) -> list[str]:
+def _doubts(
+  config, chosen: Fresh, seed: Fresh, dropped: Sequence[str]
+) -> list[str]:
   """Why the seed is kept, as far as validation tells."""
-  if chosen.candidate.index == seed.candidate.index:
-    return ["no candidate scored above them on the validation problems"]
+  if chosen is seed:
+    why = "no candidate scored above them on the validation problems"
+    return [why, *dropped]
+  reasons = comparing.coverage(
+    "samples of the validation problems",
+    chosen.samples,
+    seed.judged,
+    chosen.judged,
+    chosen.pairs,
+  )
   floor = config.choosing.non_degradation_floor
   if chosen.non_degradation < floor:
-    return [
+    reasons.append(
       f"with candidate {chosen.candidate.index}, {chosen.non_degradation:.1%}"
       " of the validation problems did not get worse, below"
       f" config.choosing.non_degradation_floor={floor:g}"
-    ]
-  return []
-
-
-def _test(config, rollouts, budget, seed, best) -> dict:
-  """Arms and gains on the test split, as keyword arguments of Choice."""
-  prompts = list(dict.fromkeys([seed.prompts, best.prompts]))
-  found = _evaluate(rollouts, test_jobs(prompts, budget.sets), "test problems")
-  c = config.choosing
-  of_seed = found[seed.prompts]
-  everything = [r for p in prompts for r in found[p]]
-  by_problem = {r.problem.id: outcome_alone(r) for r in everything}
-  alone = list(by_problem.values())
-
-  def arm(name, outcomes, against):
-    return statistics.arm_result(
-      name,
-      outcomes,
-      alone=against,
-      resamples=c.bootstrap_resamples,
-      seed=config.seed,
     )
-
-  arms = [
-    arm("student alone", alone, None),
-    arm("seed prompts", [outcome(r) for r in of_seed], alone),
-  ]
-  gains = dict.fromkeys(("score_gain", "accuracy_gain", "mcnemar_p"))
-  pairs = len(of_seed)
-  if best.index != seed.index:
-    of_best = found[best.prompts]
-    name = f"candidate {best.index}"
-    arms.append(arm(name, [outcome(r) for r in of_best], alone))
-    before = {r.problem.id: r for r in of_seed}
-    after = {r.problem.id: r for r in of_best if r.problem.id in before}
-    if not after:
-      raise ChoosingError("seed and best share no judged test problem")
-    pairs = len(after)
-    gains = _gains(config, [(before[i], r) for i, r in after.items()])
-  evaluation = {
-    "problems": len(budget.sets.test),
-    "split": "test",
-    "arms": [dataclasses.asdict(a) for a in arms],
-  }
-  return {"evaluation": evaluation, "pairs": pairs, **gains}
-
-
-def _gains(config, pairs: Sequence[tuple[Rollout, Rollout]]) -> dict:
-  def gain(value):
-    return statistics.paired_bootstrap(
-      [value(before) for before, _ in pairs],
-      [value(after) for _, after in pairs],
-      resamples=config.choosing.bootstrap_resamples,
-      seed=config.seed,
-    )
-
-  def right(rollout):
-    return rollout.objectives["accuracy"]
-
-  return {
-    "score_gain": gain(lambda r: r.score),
-    "accuracy_gain": gain(right),
-    "mcnemar_p": statistics.mcnemar(
-      [right(b) > 0.5 for b, _ in pairs], [right(a) > 0.5 for _, a in pairs]
-    ),
-  }
+  return reasons
 
 
 def _test_doubts(config, test: dict) -> list[str]:
-  """Why the seed is kept, as the test split tells."""
+  """Why the seed is kept, as the scores on the test split tell."""
   c = config.choosing
   gain = test["score_gain"]
+  if gain is None:
+    return []
   reasons = []
   if gain.estimate <= 0:
     reasons.append(

@@ -35,7 +35,9 @@ def verdict(rollout: Rollout) -> str:
     rollout.scored.episode.teachings,
     rollout.scored.leaked,
   )
-  if teaching.status != "ok":
+  if rollout.why is not None:
+    lines.append(f"A reply held no answer ({rollout.why}).")
+  elif teaching.status != "ok":
     lines.append(
       f"The teacher's <teaching> tags were {teaching.status}, so the student"
       " got an empty teaching."

@@ -1,10 +1,11 @@
 """What gepa sees of a run: problems by id, scores, and what went wrong.
 
-gepa wants a number for every problem. A problem that was left out gets the
-mean of its evaluation's other problems, so that every mean is that of the
-problems with a score; an evaluation that has a score for less than half of
-its problems gets 0 for the rest. Whether a child is better than its parent
-is decided on the problems that both have a score for (`Acceptance`).
+gepa wants a number for every problem. A problem that was left out, since a
+model failed, gets the mean of its evaluation's other problems, so that every
+mean is that of the problems with a score; an evaluation that has a score for
+less than half of its problems gets 0 for the rest. A reply without an answer
+has a score: it is not right. Whether a child is better than its parent is
+decided on the problems that both have a score for (`Acceptance`).
 
 gepa is imported when an adapter is made.
 """

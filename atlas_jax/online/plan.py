@@ -22,8 +22,8 @@ def plan(
   """What a run would take, as text; nothing is sent or written.
 
   Raises:
-    BudgetTooSmall: config.caps does not last for one round; the text holds
-      the plan as well.
+    BudgetTooSmall: config.caps.calls does not last for one round; the text
+      holds the plan as well.
   """
   sets = chosen_problems(config)
   free = _without_servers(config)
@@ -32,14 +32,17 @@ def plan(
     opened(free, workdir, environ, sets, record, {}) as run,
   ):
     parts = run.budget.plan()
-    small = run.budget.too_small()
+    small, rounds = run.budget.too_small(), run.budget.rounds()
     unpriced = sorted(
       role for role, price in run.budget.prices.items() if price is None
     )
-  text = _plan_text(config, sets, parts, unpriced)
-  if small is not None:
+  text = _plan_text(config, sets, parts, unpriced, rounds)
+  if small is None:
+    return text
+  # As a run does: tokens and dollars are estimates.
+  if small.startswith("config.caps.calls"):
     raise BudgetTooSmall(f"{small}\n{text}")
-  return text
+  return f"{text}\nwarning: {small}"
 
 
 def _without_servers(config: OnlineConfig) -> OnlineConfig:
@@ -58,20 +61,21 @@ def _plan_text(
   sets: Sets,
   parts: Mapping[str, Amount],
   unpriced: Sequence[str],
+  rounds: int,
 ) -> str:
   whole = sum(
     (amount for name, amount in parts.items() if name != "one round"),
     Amount(),
   )
-  rows = {**parts, "at most": whole}
+  rows = {**parts, "whole run": whole}
   lines = [
     f"{len(sets.train)} train, {len(sets.validation)} validation,"
     f" {len(sets.test)} test problems",
-    f"{'':24}{'calls':>12}{'tokens up to':>16}{'dollars up to':>16}",
+    f"{'':24}{'calls, at most':>16}{'tokens, about':>16}{'dollars, about':>16}",
   ]
   for name, amount in rows.items():
     lines.append(
-      f"{name:24}{amount.calls:>12,}{amount.tokens:>16,}"
+      f"{name:24}{amount.calls:>16,}{amount.tokens:>16,}"
       f"{amount.dollars:>16,.4f}"
     )
   if unpriced:
@@ -83,4 +87,6 @@ def _plan_text(
   }
   said = ", ".join(f"{value:g} {name}" for name, value in caps.items())
   lines.append(f"caps: {said or 'none'}; retries come on top of the calls")
+  most = config.search.max_rounds
+  lines.append(f"enough for about {rounds} of {most} rounds")
   return "\n".join(lines)

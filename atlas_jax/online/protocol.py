@@ -240,6 +240,16 @@ async def teach(
   return Taught(approach_reply, approach, reply, *extract_teaching(reply.text))
 
 
+async def finish(
+  student: Agent, prompts: Prompts, question: Question, so_far: Taught
+) -> Taught:
+  """The attempt with its guided solution, if it came as far as a teaching."""
+  if so_far.teaching_status is None:
+    return so_far
+  guided = await ask_guided(student, prompts, question, so_far.teaching or "")
+  return so_far.with_guided(guided)
+
+
 async def taught(
   student: Agent,
   teacher: ChatModel,
@@ -258,10 +268,7 @@ async def taught(
   if approach_reply is None:
     approach_reply = await ask_probe(student, prompts, question)
   so_far = await teach(teacher, prompts, config, question, approach_reply)
-  if so_far.teaching_status is None:
-    return so_far
-  guided = await ask_guided(student, prompts, question, so_far.teaching or "")
-  return so_far.with_guided(guided)
+  return await finish(student, prompts, question, so_far)
 
 
 async def episode(

@@ -78,6 +78,18 @@ guidance it follows. Then write a better template. Rules:
 """
 
 
+# A record (feedback.py): its texts, and room for its verdict.
+_TEXTS = 6
+
+
+def prompt_chars(config: ReflectionConfig, minibatch: int) -> int:
+  """Characters of a full prompt, with `minibatch` examples and all that is
+  remembered."""
+  shown = _TEXTS * minibatch + config.remembered
+  words = len(_ASK) + max(len(text) for text in _PURPOSE.values())
+  return words + config.max_prompt_chars + shown * config.max_example_chars
+
+
 class Refusal(ValueError):
   """A proposal cannot be used; the text says why, for the model to read."""
 

@@ -46,15 +46,19 @@ def facts(choice: Choice) -> dict:
     "validation_score": choice.best.candidate.score,
     "fresh_score": choice.best.score,
     "winners_curse_gap": choice.best.gap,
+    "test_score": choice.test_score,
     "fresh": [
       {
         "candidate": f.candidate.index,
         "validation_score": f.candidate.score,
         "fresh_score": f.score,
+        "gain": f.gain,
         "gap": f.gap,
         "accuracy": f.accuracy,
         "non_degradation": f.non_degradation,
-        "samples": f.pairs,
+        "pairs": f.pairs,
+        "judged": f.judged,
+        "samples": f.samples,
       }
       for f in choice.fresh
     ],
@@ -95,18 +99,14 @@ def markdown(
       f"\n\n**Few pairs**: {choice.pairs}. Below {FEW_PAIRS} a true gain of 9"
       " points is missed more often than once in four."
     )
+  arms = choice.evaluation["arms"]
   parts += [
     "\n\n" + tables.markdown(choice.evaluation),
-    "\n## Chosen on fresh samples\n\n",
-    "The gap is the winner's curse: the score by which a candidate was picked"
-    " less its score on fresh samples.\n\n",
-    "| candidate | validation | fresh | gap | fresh accuracy | not made worse |"
-    "\n| --- | ---: | ---: | ---: | ---: | ---: |\n",
-    *(
-      f"| {f.candidate.index} | {f.candidate.score:.4f} | {f.score:.4f} |"
-      f" {f.gap:+.4f} | {f.accuracy:.1%} | {f.non_degradation:.1%} |\n"
-      for f in choice.fresh
-    ),
+    f"\nCompared on the {arms[0]['problems']} problems that all were judged on."
+    " Not judged: "
+    + ", ".join(f"{arm['name']} {arm['unjudged']}" for arm in arms)
+    + ".\n",
+    *_fresh(choice),
     "\n## Prompts, seed to kept\n\n```diff\n",
     prompt_diff(seed, choice.kept.prompts) or "(no change)\n",
     "```\n\n## Costs\n\n",
@@ -119,6 +119,41 @@ def markdown(
     ),
   ]
   return "".join(parts)
+
+
+def _fresh(choice: Choice) -> list[str]:
+  """The part on how the best was chosen."""
+  best = choice.best.candidate
+  parts = []
+  if choice.best.gap is None:
+    parts += [
+      "\n## Chosen on the scores of the search\n\n",
+      "Without fresh samples the winner's curse is not measured.\n\n",
+    ]
+  else:
+    parts += [
+      "\n## Chosen on fresh samples\n\n",
+      "The gap is the winner's curse: the score by which a candidate was picked"
+      " less its score on fresh samples of the same problems.\n\n",
+    ]
+  parts += [
+    "| candidate | validation | again | less seed | gap | accuracy |"
+    " not made worse | judged |\n"
+    "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
+    *(
+      f"| {f.candidate.index} | {f.candidate.score:.4f} | {f.score:.4f} |"
+      f" {f.gain:+.4f} | {'–' if f.gap is None else f'{f.gap:+.4f}'} |"
+      f" {f.accuracy:.1%} | {f.non_degradation:.1%} |"
+      f" {f.judged} of {f.samples} |\n"
+      for f in choice.fresh
+    ),
+  ]
+  if choice.test_score is not None:
+    parts.append(
+      f"\nValidation less test, candidate {best.index}: {best.score:.4f} -"
+      f" {choice.test_score:.4f} = {best.score - choice.test_score:+.4f}.\n"
+    )
+  return parts
 
 
 def _points(gain) -> str:

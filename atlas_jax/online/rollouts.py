@@ -5,34 +5,31 @@ an agent's unaided answer), teaching, guided solution. All rollouts of a call
 are in flight together; the endpoints bound how many are asked at one time.
 
 What does not depend on the candidate is asked once in a run: the unaided
-solution by (problem, replicate), the probe by (template, problem, replicate).
-A rollout that was scored is never made again.
+solution by (problem, replicate), the probe by (template, problem, replicate),
+the teaching by (both templates that it depends on, problem, replicate). At
+temperature 0 unaided solution and probe are the same in every replicate. A
+rollout that was scored is never made again.
 
-A reply that is no answer is never scored. A problem with one is tried a
-second time; then it is left out: its score is None. When more than half of a
-call's rollouts have none because models failed, the run stops.
+A model that failed is never scored. A problem where one did is tried a second
+time; then it is left out: its score is None. When more than half of a call's
+rollouts have none because models failed, the run stops. A reply that came
+without an answer in it is one: it is not right (scoring.py).
 """
 
 import asyncio
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from atlas_jax.config import PromptsConfig, RewardConfig
+from atlas_jax.config import PromptsConfig
 from atlas_jax.data.problems import Problem
-from atlas_jax.online import protocol
-from atlas_jax.online.config import ObjectivesConfig, OnlineConfig
+from atlas_jax.online import protocol, scoring
+from atlas_jax.online.config import OnlineConfig
 from atlas_jax.online.replies import Agent, BudgetSpent, ChatModel, Reply
-from atlas_jax.serving.client import Completion
 from atlas_jax.serving.events import EventLoop
 from atlas_jax.teaching.answers import AnswerChecker
-from atlas_jax.teaching.episode import Teaching, TeachingEpisode
 from atlas_jax.teaching.prompts import Prompts
-from atlas_jax.teaching.requests import Solution
 from atlas_jax.teaching.rewards import ScoredEpisode, score_episodes
 
-# Efficiency in full: the objectives weigh it.
-REWARD = RewardConfig(efficiency_weight=1.0)
 _TRIES = 2
 
 
@@ -54,9 +51,9 @@ class Job:
 class Rollout:
   """One problem under one set of prompts.
 
-  scored, objectives and score are None where there was no answer or no
-  verdict; `why` says which, and `down` whether a model failed (and not, say,
-  an outline was empty).
+  scored, objectives and score are None where a model failed (`down`) or there
+  was no verdict. `why` says so, and also where a reply came without an answer
+  in it, which is scored.
   """
 
   prompts: PromptsConfig
@@ -70,94 +67,6 @@ class Rollout:
   score: float | None = None
   why: str | None = None
   down: bool = False
-
-
-def tokens_of(reply: Reply) -> int:
-  """Tokens of a reply; about one in four bytes where nobody counted."""
-  if reply.completion_tokens is not None:
-    return reply.completion_tokens
-  return max(1, len((reply.text or "").encode()) // 4)
-
-
-def finish_reason(reply: Reply) -> str:
-  return "length" if reply.status == "truncated" else "stop"
-
-
-def _solution(reply: Reply) -> Solution:
-  return Solution(reply.text, tokens_of(reply), finish_reason(reply))
-
-
-def _episode(problem, baseline: Reply, taught: protocol.Taught):
-  """The same as a training episode, as far as texts go."""
-  reply = taught.teaching_reply
-  completion = Completion(reply.text, (), (), finish_reason(reply), "")
-  share = len(taught.teaching or "") / max(1, len(reply.text))
-  replies = {
-    "baseline": baseline,
-    "probe": taught.approach_reply,
-    "teach": reply,
-    "guided": taught.guided,
-  }
-  return TeachingEpisode(
-    problem=problem,
-    baseline=(_solution(baseline),),
-    approach=taught.approach,
-    teacher_prompt_ids=(),
-    teachings=(
-      Teaching(
-        completion,
-        taught.teaching,
-        taught.teaching_status,
-        # The teaching's part of what the teacher wrote.
-        math.ceil(share * tokens_of(reply)),
-        _solution(taught.guided),
-      ),
-    ),
-    seconds={stage: r.seconds for stage, r in replies.items()},
-  )
-
-
-def objectives_of(scored: ScoredEpisode) -> dict[str, float] | None:
-  """What the search may look at, each in [0, 1]; None without a verdict.
-
-  accuracy         the guided solution is right
-  non_degradation  it is not worse than the unaided one
-  efficiency       the share of the unaided response's tokens that a right
-                   guided one saved
-  completion       it states an answer
-  """
-  (verdict,), (reward,) = scored.guided, scored.rewards
-  if reward.total is None:
-    return None
-  return {
-    "accuracy": verdict.score,
-    "non_degradation": float(verdict.score >= scored.pass_rate),
-    "efficiency": reward.parts["efficiency"],
-    "completion": float(verdict.completed),
-  }
-
-
-def score_of(
-  objectives: Mapping[str, float], leaked: bool, config: ObjectivesConfig
-) -> float:
-  """The weighted mean of the objectives, less for a teaching that leaks."""
-  weights = {name: getattr(config, name) for name in objectives}
-  mean = sum(weights[n] * value for n, value in objectives.items())
-  mean /= sum(weights.values())
-  return max(0.0, mean - config.leak_penalty * leaked)
-
-
-def _failure(baseline: Reply, taught: protocol.Taught) -> dict:
-  """why and down of a rollout without an answer; empty: it has all."""
-  if not protocol.has_text(baseline):
-    stage, status, last = "baseline", baseline.status, baseline
-  elif taught.guided is None or not protocol.has_text(taught.guided):
-    last = taught.guided or taught.teaching_reply or taught.approach_reply
-    stage, status = taught.stage, taught.status
-  else:
-    return {}
-  text = f"{stage}: {status} {last.error or ''}".strip()
-  return {"why": text, "down": status in ("error", "timeout")}
 
 
 @dataclass
@@ -225,7 +134,7 @@ class Rollouts:
     return [self._done[k] for k in keys if k in self._done]
 
   def calls_needed(self, jobs: Sequence[Job]) -> list[tuple[str, int]]:
-    """(role, characters of its prompt that are known now) of each call that
+    """(role, UTF-8 bytes of its prompt that are known now) of each call that
     `jobs` would make, if every call is answered."""
     out, counted = [], set()
     for job in jobs:
@@ -234,29 +143,37 @@ class Rollouts:
         if key in self._done or key in counted:
           continue
         counted.add(key)
-        roles = ["teacher_adaptive", "student_with_teaching"]
-        first = {"student_baseline": self._baseline_key(problem, job)}
-        if not self.config.agent_mode:
-          first["student_diagnostic"] = self._probe_key(problem, job)
-        for role, asked in first.items():
+        roles = ["student_with_teaching"]
+        for role, asked in self._keys(job, problem).items():
           if asked not in self._asked and asked not in counted:
             counted.add(asked)
             roles.append(role)
+        question = len(problem.question.encode())
         for role in roles:
-          template = getattr(job.prompts, role)
-          out.append((role, len(template) + len(problem.question)))
+          out.append(
+            (role, len(getattr(job.prompts, role).encode()) + question)
+          )
     return out
 
-  def _baseline_key(self, problem: Problem, job: Job) -> tuple:
-    return ("baseline", problem.id, job.replicate)
+  def _keys(self, job: Job, problem: Problem) -> dict[str, tuple]:
+    """role -> what its call depends on, of those that rollouts share."""
+    probe = job.prompts.student_diagnostic
+    teacher = job.prompts.teacher_adaptive
+    alone = self._replicate(self.config.solution.temperature, job)
+    first = self._replicate(self.config.probe.temperature, job)
+    keys = {
+      "student_baseline": ("baseline", problem.id, alone),
+      "student_diagnostic": ("probe", probe, problem.id, first),
+      "teacher_adaptive": ("teach", probe, teacher, problem.id, job.replicate),
+    }
+    if self.config.agent_mode:
+      del keys["student_diagnostic"]
+    return keys
 
-  def _probe_key(self, problem: Problem, job: Job) -> tuple:
-    return (
-      "probe",
-      job.prompts.student_diagnostic,
-      problem.id,
-      job.replicate,
-    )
+  def _replicate(self, temperature: float, job: Job) -> int:
+    """Greedy samples are all equal; an agent samples as it likes."""
+    greedy = temperature == 0 and not self.config.agent_mode
+    return 0 if greedy else job.replicate
 
   async def _make(self, work) -> list[tuple]:
     """(job, problem, baseline, taught) for each (job, problem)."""
@@ -268,37 +185,53 @@ class Rollouts:
     # What failed may be asked again; what came stays for the run.
     for key, future in list(self._asked.items()):
       failed = future.cancelled() or future.exception() is not None
-      if failed or not protocol.has_text(future.result()):
+      if failed or future.result().status in scoring.FAILED:
         del self._asked[key]
     errors = [r for r in results if isinstance(r, BaseException)]
     for error in sorted(errors, key=lambda e: isinstance(e, BudgetSpent)):
       raise error
     return [(*w, *r) for w, r in zip(work, results, strict=True)]
 
-  async def _once(self, key: tuple, ask: Callable) -> Reply:
+  async def _once(self, key: tuple, ask: Callable):
+    """The Reply, or a teaching's Taught, of `key`."""
     if key not in self._asked:
       self._asked[key] = asyncio.ensure_future(ask())
     return await self._asked[key]
 
   async def _one(self, prompts: Prompts, job: Job, problem: Problem):
+    keys, config = self._keys(job, problem), self.config
     question = protocol.Question(
-      problem.question, problem.id, self.config.seed, job.replicate
+      problem.question, problem.id, config.seed, job.replicate
     )
-    baseline = self._once(
-      self._baseline_key(problem, job),
-      lambda: protocol.ask_baseline(self.student, prompts, question),
-    )
-    if self.config.agent_mode:
-      alone = await baseline
-      return alone, await self._taught(prompts, question, alone)
 
-    async def probed():
-      approach = await self._once(
-        self._probe_key(problem, job),
-        lambda: protocol.ask_probe(self.student, prompts, question),
+    def sampled(temperature: float) -> protocol.Question:
+      return replace(question, replicate=self._replicate(temperature, job))
+
+    async def taught(approach: Reply) -> protocol.Taught:
+      so_far = await self._once(
+        keys["teacher_adaptive"],
+        lambda: protocol.teach(
+          self.teacher, prompts, config.teaching, question, approach
+        ),
       )
-      return await self._taught(prompts, question, approach)
+      return await protocol.finish(self.student, prompts, question, so_far)
 
+    async def probed() -> protocol.Taught:
+      asked = sampled(config.probe.temperature)
+      approach = await self._once(
+        keys["student_diagnostic"],
+        lambda: protocol.ask_probe(self.student, prompts, asked),
+      )
+      return await taught(approach)
+
+    asked = sampled(config.solution.temperature)
+    baseline = self._once(
+      keys["student_baseline"],
+      lambda: protocol.ask_baseline(self.student, prompts, asked),
+    )
+    if config.agent_mode:
+      alone = await baseline
+      return alone, await taught(alone)
     # Both are waited for: what is under way is paid for.
     both = await asyncio.gather(baseline, probed(), return_exceptions=True)
     for result in both:
@@ -306,42 +239,34 @@ class Rollouts:
         raise result
     return both
 
-  async def _taught(self, prompts, question, approach: Reply):
-    return await protocol.taught(
-      self.student,
-      self.teacher,
-      prompts,
-      self.config.teaching,
-      question,
-      approach_reply=approach,
-    )
-
   def _judged(self, made) -> list[Rollout]:
-    failures = [_failure(baseline, taught) for *_, baseline, taught in made]
+    lacks = [scoring.lack(baseline, taught) for *_, baseline, taught in made]
     episodes = [
-      _episode(problem, baseline, taught)
-      for (_, problem, baseline, taught), f in zip(made, failures, strict=True)
-      if not f
+      scoring.episode(problem, baseline, taught)
+      for (_, problem, baseline, taught), lack in zip(made, lacks, strict=True)
+      if not lack.down
     ]
     scored = iter(
       score_episodes(
         episodes,
         checker=self.checker,
-        config=REWARD,
+        config=scoring.REWARD,
         max_teaching_tokens=self.config.teaching.max_tokens,
       )
     )
     out = []
-    for (job, problem, *replies), f in zip(made, failures, strict=True):
-      rest = f or self._scores(next(scored))
+    for (job, problem, *replies), lack in zip(made, lacks, strict=True):
+      rest = {"why": lack.why, "down": lack.down}
+      if not lack.down:
+        rest |= self._scores(next(scored))
       where = (job.prompts, problem, job.split, job.replicate)
       out.append(Rollout(*where, *replies, **rest))
     return out
 
   def _scores(self, scored: ScoredEpisode) -> dict:
-    objectives = objectives_of(scored)
+    objectives = scoring.objectives_of(scored)
     if objectives is None:
       return {"scored": scored, "why": "the verifier gave no verdict"}
     (leaked,) = scored.leaked
-    score = score_of(objectives, leaked, self.config.objectives)
+    score = scoring.score_of(objectives, leaked, self.config.objectives)
     return {"scored": scored, "objectives": objectives, "score": score}

@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 
-from atlas_jax.online import choosing, report
+from atlas_jax.online import budget, choosing, report
 from atlas_jax.online.journal import Candidate
 from atlas_jax.online.spend import Caps
 from tests.online import small_world
@@ -28,8 +28,9 @@ def contest(folder, answer, scores, **changes):
       prompts = run.config.prompts
       if i:
         prompts = texts(run.config, f"TEACH {i} {{question}} {{approach}}")
+      scores_of = {p.id: score for p in run.budget.sets.validation}
       run.journal.candidates.append(
-        Candidate(i, (0,) * bool(i), i, prompts, score, {}, 0, 0, 0.0)
+        Candidate(i, (0,) * bool(i), i, prompts, score, scores_of, 0, 0, 0.0)
       )
     yield run, stub
 
@@ -88,6 +89,10 @@ def test_the_best_of_the_fresh_samples_is_kept(tmp_path):
   text = report.markdown(choice, "done", run.config.prompts, [])
   for part in ("Few pairs", "shown", "+50.0", "TEACH 2", "student alone"):
     assert part in text
+  # All but the efficiency, alone 7 words and taught 2: picked at 0.8.
+  assert choice.test_score == pytest.approx(right)
+  assert f"0.8000 - {right:.4f} = {0.8 - right:+.4f}" in text
+  assert "student alone 0, seed prompts 0, candidate 2 0." in text
 
 
 def test_the_seed_is_kept_when_nothing_is_better(tmp_path):
@@ -188,6 +193,11 @@ def test_without_fresh_samples_the_scores_of_the_search_decide(tmp_path):
     choice = choose(run)
     assert len(stub.calls) - before == 40 * (2 + 2 * 2)
   assert choice.kept.index == 1
+  # The scores that they were picked by: no winner's curse is measured.
+  assert [f.gap for f in choice.fresh] == [None, None]
+  text = report.markdown(choice, "done", run.config.prompts, [])
+  assert "not measured" in text and "fresh samples\n" not in text
+  assert report.facts(choice)["winners_curse_gap"] is None
 
 
 def test_what_choosing_takes_is_set_aside(tmp_path):
@@ -197,7 +207,152 @@ def test_what_choosing_takes_is_set_aside(tmp_path):
     run.budget.free()
     assert run.ledger.room().calls == 1000
     choose(run)
-    # Room for as many candidates as there may be: best_of and the seed.
-    assert kept == 10 * (2 + 2 * 4) + 40 * (2 + 2 * 2)
+    # Room for as many candidates as there may be: best_of and the seed. The
+    # search has the unaided solutions, which are greedy.
+    assert kept == 10 * (1 + 2 * 4) + 40 * (2 + 2 * 2)
     assert len(stub.calls) == 10 * (2 + 2 * 2) + 40 * (2 + 2 * 2)
   assert run.config.caps == Caps(calls=1000)
+
+
+def silent(candidate, where, how=None):
+  """As world(candidate), but under the candidate's teaching the student gives
+  no answer (`how`: that reply) to the questions for which `where` holds."""
+
+  def answer(messages):
+    prompt = messages[0]["content"]
+    taught = prompt.startswith("GUIDED") and "carry" in prompt
+    if taught and where(int(prompt.split("+")[0].split()[-1])):
+      return "" if how is None else how()
+    return world(candidate)(messages)
+
+  return answer
+
+
+QUIET = {"student__retries": 0}
+
+
+def test_a_candidate_that_falls_silent_is_wrong_there(tmp_path):
+  # Where it answers it is right; it is silent on the half that was right.
+  answer = silent(1, lambda a: a % 2 == 0)
+  with contest(tmp_path, answer, (0.5, 0.9), **QUIET) as (run, _):
+    choice = choose(run)
+  (_, fresh) = choice.fresh
+  assert (fresh.accuracy, fresh.non_degradation) == (0.5, 0.5)
+  assert (fresh.judged, fresh.samples, fresh.pairs) == (10, 10, 10)
+  assert choice.kept.index == 0
+  arms = {a["name"]: a for a in choice.evaluation["arms"]}
+  assert [a["unjudged"] for a in arms.values()] == [0] * len(arms)
+
+
+def failing():
+  from aiohttp import web
+
+  return web.Response(status=400)
+
+
+def test_one_under_which_models_fail_more_often_is_not_kept(tmp_path):
+  # 3000, 3010, ... of the test split: 4 of 40 have no verdict.
+  answer = silent(1, lambda a: a >= 3000 and a % 10 == 0, failing)
+  with contest(tmp_path, answer, (0.5, 0.9), **QUIET) as (run, _):
+    choice = choose(run)
+  assert choice.best.candidate.index == 1 and choice.kept.index == 0
+  assert choice.reasons == (
+    "4 of 40 test problems could not be judged under the chosen prompts, 0"
+    " under the seed prompts",
+  )
+  # All arms on the 36 that all have; 16 of them were right alone.
+  arms = choice.evaluation["arms"]
+  assert [a["problems"] for a in arms] == [36] * 3 and choice.pairs == 36
+  assert [a["unjudged"] for a in arms] == [0, 0, 4]
+  assert [a["accuracy"] for a in arms] == [16 / 36, 16 / 36, 1.0]
+  text = report.markdown(choice, "done", run.config.prompts, [])
+  assert "Compared on the 36 problems that all were judged on." in text
+  assert "candidate 1 4." in text
+
+
+def test_few_pairs_keep_the_seed(tmp_path):
+  # The same 6 of 40 fail under both: 34 are below 90%.
+  def answer(messages):
+    prompt = messages[0]["content"]
+    if prompt.startswith("GUIDED") and any(
+      f" 300{i}+" in prompt for i in range(6)
+    ):
+      return failing()
+    return world(1)(messages)
+
+  with contest(tmp_path, answer, (0.5, 0.9), **QUIET) as (run, _):
+    choice = choose(run)
+  assert choice.kept.index == 0
+  (reason,) = choice.reasons
+  assert reason.startswith("only 34 of 40 test problems")
+  assert [a["unjudged"] for a in choice.evaluation["arms"]] == [6, 6, 6]
+
+
+def test_none_of_the_test_problems_under_the_candidate(tmp_path):
+  answer = silent(1, lambda a: a >= 3000, failing)
+  with contest(tmp_path, answer, (0.5, 0.9), **QUIET) as (run, _):
+    choice = choose(run)
+  assert choice.kept.index == 0 and choice.pairs == 0
+  assert choice.score_gain is None and choice.test_score is None
+  assert "40 of 40 test problems could not be judged" in choice.reasons[0]
+  names = [a["name"] for a in choice.evaluation["arms"]]
+  assert names == ["student alone", "seed prompts"]
+  report.markdown(choice, "done", run.config.prompts, [])
+
+
+def test_each_is_compared_on_its_own_problems(tmp_path):
+  """One that was judged on few is dropped, and costs the others nothing."""
+
+  def answer(messages):
+    prompt = messages[0]["content"]
+    if prompt.startswith("TEACH 2 ") and any(
+      f" 200{i}+" in prompt for i in range(6)
+    ):
+      return failing()
+    return world(1, 2)(messages)
+
+  with contest(tmp_path, answer, (0.5, 0.8, 0.9), teacher__retries=0) as (
+    run,
+    _,
+  ):
+    choice = choose(run)
+  assert [f.candidate.index for f in choice.fresh] == [0, 1]
+  assert [f.pairs for f in choice.fresh] == [10, 10]
+  assert choice.kept.index == 1 and choice.reasons == ()
+
+
+def test_a_dropped_one_is_named(tmp_path):
+  answer = silent(1, lambda a: 2000 <= a < 2006, failing)
+  with contest(tmp_path, answer, (0.5, 0.9), **QUIET) as (run, _):
+    choice = choose(run)
+  assert choice.kept.index == 0
+  assert choice.reasons[1] == (
+    "candidate 1 could be judged on 4 of 10 samples of the validation problems"
+  )
+
+
+def test_the_gap_is_of_the_same_problems(tmp_path):
+  # 2000 fails: the score it had there does not count.
+  answer = silent(1, lambda a: a == 2000, failing)
+  with contest(tmp_path, answer, (0.5, 0.9), **QUIET) as (run, _):
+    scores = run.journal.candidates[1].scores
+    for problem in run.budget.sets.validation:
+      if problem.question.startswith("2000+"):
+        scores[problem.id] = 0.0
+    choice = choose(run)
+  right = (1.5 + 0.1 * 5 / 7) / 1.6
+  assert choice.best.pairs == 9
+  assert choice.best.gap == pytest.approx(0.9 - right)
+
+
+def test_what_is_set_aside_is_for_another_than_the_seed(tmp_path):
+  # All of them shorter than the seed.
+  with contest(tmp_path, world(1), (0.5,), caps__calls=1000) as (run, _):
+    short = [
+      texts(run.config, f"{i} {{question}} {{approach}}") for i in range(3)
+    ]
+    assert max(short, key=budget.length) != run.config.prompts
+    need = run.budget.aside([run.config.prompts, *short])
+    assert need.calls == 10 * (1 + 2 * 4) + 40 * (2 + 2 * 2)
+    alone = run.budget.aside([run.config.prompts])
+    assert alone.calls == 10 * (1 + 2) + 40 * (2 + 2 * 2)

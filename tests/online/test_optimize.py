@@ -1,5 +1,6 @@
 """Whole runs against a stub: found, planned, refused, kept secret."""
 
+import dataclasses
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from atlas_jax.directory import RunError
 from atlas_jax.online import live
 from atlas_jax.online.best_prompts import load_prompts
 from atlas_jax.online.plan import BudgetTooSmall, plan
+from atlas_jax.online.reflection import prompt_chars
 from atlas_jax.online.rollouts import Job
 from atlas_jax.online.search import SearchFailed
 from atlas_jax.online.spend import Amount, Snapshot
@@ -118,21 +120,21 @@ def test_the_dry_run_says_what_an_evaluation_takes(tmp_path):
       r.rollouts.evaluate([seed])
     assert len(stub.calls) == planned["seed on validation"].calls == 40
   # A round: baseline, probe and twice teaching and guided of 4 problems, the
-  # child on 10, one reflection.
-  assert planned["one round"].calls == 4 * 6 + 10 * 2 + 1
+  # child on 10, two proposals.
+  assert planned["one round"].calls == 4 * 6 + 10 * 2 + 2
   rows = [line.split() for line in text.splitlines()]
-  assert ["one", "round", "45"] in [row[:3] for row in rows]
-  assert ["4", "rounds", "180"] in [row[:3] for row in rows]
+  assert ["one", "round", "46"] in [row[:3] for row in rows]
+  assert ["4", "rounds", "184"] in [row[:3] for row in rows]
 
 
 def test_a_budget_without_a_round_is_refused_before_any_call(tmp_path):
   with StubServer(small_world.answer) as stub:
-    # Seed 40, round 45, choosing 10 * (2 + 2 * 4), test 40 * (2 + 2 * 2).
-    need = 40 + 45 + 100 + 240
-    with pytest.raises(BudgetTooSmall, match=rf"they take {need}"):
+    # Seed 40, round 46, choosing 10 * (1 + 2 * 4), test 40 * (2 + 2 * 2).
+    need = 40 + 46 + 90 + 240
+    with pytest.raises(BudgetTooSmall, match=rf"they take at most {need}"):
       run(tmp_path, stub.url, caps__calls=need - 1)
     assert not stub.calls
-    with pytest.raises(BudgetTooSmall, match=r"calls=424.*one round"):
+    with pytest.raises(BudgetTooSmall, match=r"calls=415.*one round"):
       plan(
         small_world.config(tmp_path, stub.url, caps__calls=need - 1),
         tmp_path / "run",
@@ -142,6 +144,52 @@ def test_a_budget_without_a_round_is_refused_before_any_call(tmp_path):
     assert len(stub.calls) <= need
   ended = read(workdir / "report" / "optimize.json")["ended"]
   assert ended.startswith("config.caps.calls leaves")
+
+
+def test_the_dry_run_says_for_how_many_rounds_it_is_enough(tmp_path):
+  def said(**caps):
+    config = small_world.config(tmp_path, "http://127.0.0.1:9", **caps)
+    return plan(config, tmp_path / "run", {})
+
+  # Beside them 370 calls, as above; 46 a round.
+  assert "enough for about 4 of 4 rounds" in said()
+  assert "enough for about 2 of 4 rounds" in said(caps__calls=370 + 3 * 46 - 1)
+  assert "about 1 of 4" in said(caps__calls=416)
+  # Tokens and dollars are estimates: a run begins, and so a plan is shown.
+  for cap, most in (("tokens", 1000), ("dollars", 0.001)):
+    text = said(**{f"caps__{cap}": most})
+    assert "enough for about 0 of 4 rounds" in text
+    assert f"warning: config.caps.{cap}={most:g} is too small" in text
+    assert "they take about" in text
+
+
+def test_estimates_count_bytes_and_what_the_ask_says(tmp_path):
+  with opened(tmp_path, "http://127.0.0.1:9") as r:
+    problem = r.budget.sets.train[0]
+    long = dataclasses.replace(problem, question="é" * 700)
+    plain = dataclasses.replace(problem, question="e" * 700)
+    one, other = (
+      r.budget.evaluation([Job(r.config.prompts, (p,), "train")])
+      for p in (long, plain)
+    )
+    # Four prompts with 700 bytes more in each, 3.5 of them a token.
+    assert one.tokens - other.tokens == pytest.approx(4 * 700 / 3.5, abs=4)
+    asked = r.reflector.prompt(
+      "teacher_adaptive",
+      "x" * r.config.reflection.max_prompt_chars,
+      [dict.fromkeys("abcde", "y" * r.config.reflection.max_example_chars)]
+      * r.config.sizes.minibatch,
+    )
+    for _ in range(9):
+      r.reflector.memory.refuse("teacher_adaptive", "z" * 9999, "refused")
+    full = r.reflector.prompt(
+      "teacher_adaptive",
+      "x" * r.config.reflection.max_prompt_chars,
+      [dict.fromkeys("abcde", "y" * r.config.reflection.max_example_chars)]
+      * r.config.sizes.minibatch,
+    )
+    bound = prompt_chars(r.config.reflection, r.config.sizes.minibatch)
+    assert len(asked) < len(full) <= bound < 1.3 * len(full)
 
 
 def test_useless_proposals_end_the_search_and_keep_the_seed(tmp_path):

@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 
-from atlas_jax.online import opening
+from atlas_jax.online import feedback, opening
 from atlas_jax.online.record import Record
 from atlas_jax.online.rollouts import Job, RolloutError
 from tests.online import small_world
@@ -48,12 +48,132 @@ def test_what_no_candidate_changes_is_asked_once(tmp_path):
     assert len(stub.calls) == 18
     fresh = dataclasses.replace(seed, replicate=1)
     run.rollouts.evaluate([fresh])
-    assert len(stub.calls) == 30
+    assert len(stub.calls) == 27  # the unaided solution is greedy
   prompts = [c.body["messages"][0]["content"] for c in stub.calls]
-  assert sum(p.startswith("SOLVE") for p in prompts) == 6
+  assert sum(p.startswith("SOLVE") for p in prompts) == 3
   seeds = {c.body["seed"] for c in stub.calls}
   # One a (problem, role, replicate): the child shares those of the seed.
-  assert len(seeds) == 24
+  assert len(seeds) == 21
+
+
+CHANGED = {
+  "student_diagnostic": (" in short", 3),
+  "teacher_adaptive": (" in numbered steps", 2),
+  "student_with_teaching": (" now", 1),
+}
+
+
+@pytest.mark.parametrize("template", CHANGED)
+def test_calls_are_planned_as_they_are_made(tmp_path, template):
+  more, a_problem = CHANGED[template]
+
+  def answer(messages):
+    prompt = messages[0]["content"]
+    # Another outline, so that the teacher is asked something else.
+    said = small_world.answer(messages)
+    return said + more if more in prompt and "OUTLINE" in prompt else said
+
+  with StubServer(answer) as stub, opened(tmp_path, stub.url) as run:
+    problems = run.budget.sets.validation[:3]
+    seed = Job(run.config.prompts, problems, "validation")
+    text = getattr(run.config.prompts, template) + more
+    child = Job(
+      dataclasses.replace(run.config.prompts, **{template: text}),
+      problems,
+      "validation",
+    )
+    assert len(run.rollouts.calls_needed([seed, child])) == 12 + 3 * a_problem
+    run.rollouts.evaluate([seed])
+    assert len(run.rollouts.calls_needed([child])) == 3 * a_problem
+    run.rollouts.evaluate([child])
+    assert len(stub.calls) == 12 + 3 * a_problem
+
+
+@pytest.mark.parametrize("solution", [0.0, 0.7])
+@pytest.mark.parametrize("probe", [0.0, 0.7])
+def test_a_greedy_sample_is_paid_once(tmp_path, solution, probe):
+  with (
+    StubServer(small_world.answer) as stub,
+    opened(
+      tmp_path,
+      stub.url,
+      solution__temperature=solution,
+      probe__temperature=probe,
+    ) as run,
+  ):
+    problems = run.budget.sets.validation[:2]
+    jobs = [Job(run.config.prompts, problems, "validation", i) for i in (0, 1)]
+    needed = len(run.rollouts.calls_needed(jobs))
+    run.rollouts.evaluate(jobs)
+    asked = [c.body["messages"][0]["content"] for c in stub.calls]
+  assert len(asked) == needed
+  for start, temperature in (("SOLVE", solution), ("OUTLINE", probe)):
+    found = sum(p.startswith(start) for p in asked)
+    assert found == (2 if temperature == 0 else 4)
+  # What is not greedy by itself, or follows from it, is another sample.
+  assert sum(p.startswith("TEACH") for p in asked) == 4
+
+
+@pytest.mark.parametrize(
+  ("start", "why"),
+  [
+    ("SOLVE", "baseline: empty"),
+    ("OUTLINE", "approach: empty"),
+    ("TEACH", "teaching: empty"),
+    ("GUIDED", "guided: empty"),
+  ],
+)
+def test_an_empty_reply_is_an_answer_that_is_not_right(tmp_path, start, why):
+  def answer(messages):
+    prompt = messages[0]["content"]
+    return "" if prompt.startswith(start) else small_world.answer(messages)
+
+  with (
+    StubServer(answer) as stub,
+    opened(tmp_path, stub.url, student__retries=0, teacher__retries=0) as run,
+  ):
+    even = [
+      p for p in run.budget.sets.validation if int(p.question[:4]) % 2 == 0
+    ]
+    jobs = [Job(run.config.prompts, even, "validation")]
+    needed = len(run.rollouts.calls_needed(jobs))
+    (made,) = run.rollouts.evaluate(jobs)
+    before = len(stub.calls)
+    run.rollouts.evaluate(jobs)
+    run.rollouts.evaluate([Job(better(run), even, "validation")])
+    asked = [c.body["messages"][0]["content"] for c in stub.calls]
+  assert before <= needed
+  # Right alone; the guided one only where all came.
+  guided = float(start == "SOLVE")
+  for rollout in made:
+    assert rollout.why.startswith(why) and not rollout.down
+    assert rollout.objectives["accuracy"] == guided
+    assert rollout.objectives["completion"] == guided
+    assert rollout.objectives["non_degradation"] == guided
+    assert ("A reply held no answer" in feedback.verdict(rollout)) is True
+    assert feedback.record(rollout, 100)["Question"] == rollout.problem.question
+  # It came: neither a second try nor the next candidate asks for it again.
+  if start in ("SOLVE", "OUTLINE"):
+    assert sum(p.startswith(start) for p in asked) == len(even)
+  lines = (tmp_path / "run/episodes/validation.jsonl").read_text()
+  assert lines.count("\n") == 2 * len(even)
+
+
+def test_a_failure_beside_an_empty_reply_is_not_scored(tmp_path):
+  def answer(messages):
+    prompt = messages[0]["content"]
+    if prompt.startswith("SOLVE 2003+"):
+      return ""
+    return broken_for("2003+", "GUIDED")(messages)
+
+  with (
+    StubServer(answer) as stub,
+    opened(tmp_path, stub.url, student__retries=0) as run,
+  ):
+    jobs = [Job(run.config.prompts, run.budget.sets.validation, "validation")]
+    (made,) = run.rollouts.evaluate(jobs)
+  (lost,) = [r for r in made if r.score is None]
+  assert lost.down and lost.why.startswith("guided: error HTTP 500")
 
 
 def test_scores_are_the_weighted_objectives(tmp_path):
