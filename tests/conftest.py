@@ -31,16 +31,20 @@ def repo_root() -> pathlib.Path:
 
 
 def _group(file: str) -> str:
-  """Tests of real servers share fixtures, and mostly wait: they are one group.
+  """Whole runs share fixtures, and mostly wait: they are one group.
 
-  Of the others every file is one.
+  Of the others every file is one, but those of tests/serving share servers.
   """
-  return "servers" if "mark.vllm" in (_REPO / file).read_text() else file
+  if "mark.vllm" not in (_REPO / file).read_text():
+    return file
+  return str(pathlib.PurePath(file).parent)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
   """The longest group first: with `pytest -n 2` the others run beside it."""
-  items.sort(key=lambda item: _group(item.nodeid.split("::")[0]) != "servers")
+  items.sort(
+    key=lambda item: _group(item.nodeid.split("::")[0]) != "tests/phases"
+  )
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log):

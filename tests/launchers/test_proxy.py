@@ -30,6 +30,8 @@ def start(repo_root, *flags, **environ):
     stderr=subprocess.STDOUT,
     text=True,
     env={**os.environ, **environ},
+    # A shell's background jobs, and all below them, ignore SIGINT.
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   )
 
 

@@ -122,6 +122,8 @@ def test_killed_at_every_stage_it_equals_an_undisturbed_run(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        # A shell's background jobs, and all below them, ignore SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
       )
 
     def asked():
