@@ -94,7 +94,15 @@ class Proxied:
 
 
 def run(
-  test, up, teach, *, keys=NO_KEYS, client_key="unused", sent=None, **changes
+  test,
+  up,
+  teach,
+  *,
+  keys=NO_KEYS,
+  client_key="unused",
+  sent=None,
+  teaches=None,
+  **changes,
 ):
   """Runs `await test(proxied)` behind an upstream and a teacher.
 
@@ -103,7 +111,7 @@ def run(
     up, teach: stubs that are entered, applications, or addresses.
     keys: of the proxy.
     client_key: what the client shows.
-    sent: keys of the upstream's config.
+    sent, teaches: keys of the upstream's and of the teacher's config.
     **changes: keys of the config.
   """
 
@@ -120,7 +128,13 @@ def run(
           "upstream": UpstreamConfig(
             **{"url": await address(up), "model": "stub", **(sent or {})}
           ),
-          "teacher": TeacherConfig(url=await address(teach), model="stub"),
+          "teacher": TeacherConfig(
+            **{
+              "url": await address(teach),
+              "model": "stub",
+              **(teaches or {}),
+            }
+          ),
           **changes,
         }
       )

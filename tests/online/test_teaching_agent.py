@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from aiohttp import web
 
 from atlas_jax.config import ConfigError
 from atlas_jax.online import TeachingAgent
@@ -14,7 +16,8 @@ from atlas_jax.online.protocol import TeachConfig
 from atlas_jax.online.replies import BudgetSpent, Reply
 from atlas_jax.online.teaching_agent import AgentFailed
 from atlas_jax.teaching.prompts import PromptError
-from tests.online.proxied import contents, teacher
+from tests.online.proxied import TEACHING, contents, teacher
+from tests.online.stub_server import StubServer
 
 PROMPTS = {
   "student_baseline": "ALONE {question}",
@@ -99,6 +102,43 @@ def test_it_blocks_inside_a_running_loop_and_from_threads():
     assert taught.counts == {"taught": 17}
   # What is asked twice is sampled twice: nothing is answered from memory.
   assert len(teach.calls) == 17
+
+
+def test_first_questions_of_several_threads_share_one_loop():
+  def loops():
+    return sum(t.name == "teaching agent" for t in threading.enumerate())
+
+  before, pause = loops(), sys.getswitchinterval()
+  sys.setswitchinterval(1e-6)
+  try:
+    with (
+      teacher() as teach,
+      TeachingAgent(agent, teach.url, PROMPTS) as taught,
+      ThreadPoolExecutor(8) as pool,
+    ):
+      together = threading.Barrier(8)
+
+      def ask(question):
+        together.wait(30)
+        return taught.ask(question).text
+
+      assert set(pool.map(ask, ["1+1?"] * 8)) == {"re GUIDED"}
+      assert loops() == before + 1
+  finally:
+    sys.setswitchinterval(pause)
+
+
+def test_a_teaching_that_a_filter_cut_is_none():
+  choice = {
+    "message": {"content": TEACHING},
+    "finish_reason": "content_filter",
+  }
+  answer = {"choices": [choice]}
+  with (
+    StubServer(lambda _: web.json_response(answer)) as teach,
+    TeachingAgent(agent, teach.url + "/v1#stub", PROMPTS) as taught,
+  ):
+    assert taught.ask("1+1?").text == "re ALONE"
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,10 @@ def dies(text: str) -> str:
   return of(text)
 
 
+def pid(text: str) -> str:
+  return str(os.getpid())
+
+
 def raises(text: str) -> str:
   raise {"key": KeyError, "exit": SystemExit, "down": ConnectionError}[text](
     "Error: 401 sk-environment-secret"

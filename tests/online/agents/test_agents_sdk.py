@@ -1,5 +1,7 @@
 """Agents of the OpenAI Agents SDK at a stub of its model server."""
 
+import asyncio
+
 import pytest
 from aiohttp import web
 
@@ -33,7 +35,7 @@ def script(*replies):
   return lambda _: left.pop(0) if len(left) > 1 else left[0]
 
 
-def run(target, answer, repo_root, retries=0, **keys):
+def run(target, answer, repo_root, retries=0, timeout_s=120.0, **keys):
   with Serving(answer) as server:
     keys = {
       "target": f"{repo_root}/tests/online/agents/sdk_agents.py:{target}",
@@ -42,7 +44,11 @@ def run(target, answer, repo_root, retries=0, **keys):
       "api": "chat_completions",
     } | keys
     agent = opened(
-      "agents_sdk", keys, environ={"MODEL_KEY": KEY}, retries=retries
+      "agents_sdk",
+      keys,
+      environ={"MODEL_KEY": KEY},
+      retries=retries,
+      timeout_s=timeout_s,
     )
     return ask(agent, "add 2 and 3"), server.seen
 
@@ -124,6 +130,22 @@ def test_model_calls_are_retried_and_the_run_is_not(repo_root):
   reply, seen = run("calculator", answer, repo_root, retries=1)
   assert (reply.status, reply.text, reply.attempts) == ("ok", "2", 1)
   assert len(seen) == 4
+
+
+@sdk_missing
+def test_a_late_run_is_not_repeated_with_its_tools(repo_root):
+  calls = []
+
+  async def answer(_):
+    calls.append(1)
+    if len(calls) % 2:
+      return chat_reply(None, tool=("add", '{"a": 1, "b": 1}'))
+    await asyncio.sleep(60)
+
+  reply, _ = run("calculator", answer, repo_root, retries=2, timeout_s=3.0)
+  assert (reply.status, reply.attempts) == ("timeout", 1)
+  # A second run would have begun with another call of the tool.
+  assert len(calls) == 2
 
 
 @sdk_missing

@@ -9,6 +9,8 @@ import pytest
 from aiohttp import web
 
 from atlas_jax.online.agents import build
+from atlas_jax.online.agents.asking import AskedAgent
+from atlas_jax.online.agents.credentials import Credentials
 from tests.online.agents import echoes
 from tests.online.agents.asked import ask, configured, opened
 from tests.online.agents.serving import Serving
@@ -128,3 +130,27 @@ def test_a_secret_by_its_name_is_hidden_in_a_function_s_error(own_process):
   environ = {"SOME_API_KEY": SECRET}
   reply = ask(opened("python", keys, environ=environ), "key")
   assert reply.error == "KeyError: 'Error: 401 ***'"
+
+
+def test_a_reply_that_no_reader_was_made_for_is_an_error():
+  class Odd:
+    repeats = True
+
+    async def send(self, prompt):
+      raise LookupError(f"lost {SECRET}")
+
+    async def aclose(self):
+      pass
+
+  agent = AskedAgent(
+    Odd(),
+    name="odd",
+    fingerprint="",
+    timeout_s=60.0,
+    retries=2,
+    concurrency=1,
+    credentials=Credentials({"SOME_API_KEY": SECRET}),
+  )
+  reply = ask(agent, "q")
+  assert (reply.status, reply.attempts) == ("error", 1)
+  assert reply.error == "LookupError: lost ***"

@@ -112,7 +112,7 @@ def test_the_environment_is_what_was_allowed():
     ('{"a": ["x"]}', {"output_path": "a[0]"}, "ok", "x"),
     ('{"a": []}', {"output_path": "a[0]"}, "error", None),
     ("{'a'", {"output_path": "a[0]"}, "error", None),
-    ("\n", {}, "empty", "\n"),
+    ("\n", {}, "empty", None),
   ],
 )
 def test_reading(output, keys, status, text):

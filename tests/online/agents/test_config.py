@@ -51,7 +51,41 @@ def test_each_file_builds_and_names_its_kind(kind):
       HTTP | {"headers": {"X-Api-Key": "${BROKEN}"}},
       "the variable BROKEN holds a line break",
     ),
+    (
+      "http",
+      HTTP | {"headers": {"X-A": "a\nX-B: b"}},
+      "config.http.headers['X-A'] is no header of one line",
+    ),
+    (
+      "http",
+      HTTP | {"query": {"api_key": "sk-1"}},
+      "config.http.query['api_key'] looks like a secret",
+    ),
+    (
+      "http",
+      HTTP | {"url": "http://a/b?x=1&access_token=sk-secret"},
+      "config.http.url['access_token'] looks like a secret",
+    ),
+    ("http", HTTP | {"url": "http://[a"}, "must be an http:// or https://"),
     ("cli", {}, "config.cli.argv must name a command"),
+    (
+      "cli",
+      {"argv": ("{prompt}", "a"), "prompt_by": "argument"},
+      "config.cli.argv[0] is the command and must not hold the prompt",
+    ),
+    (
+      "cli",
+      {"argv": ("/bin/bash", "-lc", "a {prompt}"), "prompt_by": "argument"},
+      "config.cli.argv gives {prompt} to a shell as a command",
+    ),
+    (
+      "cli",
+      {
+        "argv": ("env", "sh", "-c", "-e", "{prompt}"),
+        "prompt_by": "argument",
+      },
+      "config.cli.argv gives {prompt} to a shell as a command",
+    ),
     ("cli", {"argv": ("a", "{prompt}")}, "holds {prompt} 1 times"),
     ("cli", {"argv": ("a",), "prompt_by": "file"}, "holds {prompt_file} 0"),
     ("cli", {"argv": ("a",), "prompt_by": "pipe"}, "is not one of stdin, file"),
@@ -68,6 +102,26 @@ def test_each_file_builds_and_names_its_kind(kind):
       "responses",
       {"model": "m", "extra": {"stream": True}},
       "config.responses.extra must not hold 'stream'",
+    ),
+    (
+      "responses",
+      {"model": "m", "extra": {"extra_headers": {"X-Api-Key": "sk-secret"}}},
+      "config.responses.extra['extra_headers']['X-Api-Key'] looks like",
+    ),
+    (
+      "responses",
+      {"model": "m", "extra": {"tools": [{"authorization": "sk-secret"}]}},
+      "config.responses.extra['tools'][0]['authorization'] looks like",
+    ),
+    (
+      "responses",
+      {"model": "m", "base_url": "http://me:sk-secret@a/v1"},
+      "config.responses.base_url must hold no user, password or query",
+    ),
+    (
+      "agents_sdk",
+      {"target": "a:b", "base_url": "http://me:sk-secret@a/v1"},
+      "config.agents_sdk.base_url must hold no user, password or query",
     ),
     ("agents_sdk", {"target": "a"}, "config.agents_sdk.target='a' must be"),
     ("agents_sdk", {"target": "a:b", "max_turns": 0}, "must be at least 1"),
@@ -107,3 +161,24 @@ def test_what_is_refused_of_every_kind(config, message):
   with pytest.raises(ConfigError) as error:
     open_agent(config, where="config.agent", environ={})
   assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+  ("kind", "keys"),
+  [
+    # A positional parameter of a shell is not run.
+    (
+      "cli",
+      {
+        "argv": ("sh", "-c", 'cat "$1"', "sh", "{prompt}"),
+        "prompt_by": "argument",
+      },
+    ),
+    # -c of another program is its own.
+    ("cli", {"argv": ("talk", "-c", "{prompt}"), "prompt_by": "argument"}),
+    ("http", HTTP | {"query": {"max_tokens": "9"}}),
+    ("http", HTTP | {"url": "http://a?key=${KEY}"}),
+  ],
+)
+def test_what_is_not_refused(kind, keys):
+  opened(kind, keys, environ={"KEY": "k"})

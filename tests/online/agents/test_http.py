@@ -30,8 +30,10 @@ def test_text_and_tokens():
   reply = reply_to(said("yes", usage={"in": 7, "out": 2}))
   assert (reply.status, reply.text) == ("ok", "yes")
   assert (reply.prompt_tokens, reply.completion_tokens) == (7, 2)
-  unknown = reply_to(said("yes", usage={"in": "many"}))
-  assert (unknown.prompt_tokens, unknown.completion_tokens) == (None, None)
+  # No counts, or more than a record can hold.
+  for usage in ({"in": "many"}, {"in": -1, "out": 10**30}):
+    odd = reply_to(said("yes", usage=usage))
+    assert (odd.prompt_tokens, odd.completion_tokens) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -39,9 +41,14 @@ def test_text_and_tokens():
   [
     ("half of", "length", "truncated", None),
     ("half of", "MAX_TOKENS", "truncated", None),
-    ("no", "content_filter", "error", "the agent ended with 'content_filter'"),
-    (None, "stop", "empty", "the answer is empty"),
-    (" \n", "stop", "empty", "the answer is empty"),
+    ("no", "content_filter", "error", "it ended with 'content_filter'"),
+    ("half of", "max_output_tokens", "truncated", None),
+    (None, "length", "truncated", None),
+    ("half of", "abort", "error", "it ended with 'abort'"),
+    ("no", 7, "error", "it ended with '7'"),
+    ("yes", None, "ok", None),
+    (None, "stop", "empty", "an answer without text"),
+    (" \n", "stop", "empty", "an answer without text"),
     (42, "stop", "ok", None),
     ({"a": 1}, "stop", "error", "that is no text; its shape is {a: int}"),
     ("\ud800", "stop", "error", "the answer is not valid Unicode"),
@@ -51,8 +58,8 @@ def test_statuses(text, why, status, error):
   reply = reply_to(said(text, why))
   assert reply.status == status
   assert (error or "") in (reply.error or "")
-  # An error is never an answer.
-  assert status != "error" or reply.text is None
+  # An error is never an answer; who reads an answer finds a text.
+  assert (reply.text is not None) == (status in ("ok", "truncated"))
 
 
 @pytest.mark.parametrize(
@@ -63,6 +70,13 @@ def test_statuses(text, why, status, error):
       {"text": '{"out": [{"te', "content_type": "application/json"},
       "HTTP 200, 13 bytes of application/json that are not valid JSON",
     ),
+    (
+      {"text": "[" * 100_000, "content_type": "application/json"},
+      "100000 bytes of application/json that are not valid JSON",
+    ),
+    ({"body": '{"out": "ö"}'.encode("utf-16")}, "that are not valid JSON"),
+    # Valid JSON, deeper than a description of it can go.
+    ({"text": '{"a":' * 400 + "1" + "}" * 400}, "has no 'out'; its shape"),
     ({"text": "<html>"}, "6 bytes of text/plain that are not valid JSON"),
     ({"text": '{"error": "quota"}'}, "has no 'out'; its shape is {error: str}"),
     ({"status": 404, "text": "x" * 999}, "HTTP 404: " + "x" * 300),

@@ -1,7 +1,9 @@
 """Functions, here and in processes of their own."""
 
+import asyncio
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -62,6 +64,26 @@ def test_a_crash_is_an_error_and_the_next_prompt_has_a_new_process():
   assert (replies[0].status, replies[0].text) == ("error", None)
   assert replies[0].error == "its process died (signal 9)"
   assert replies[1].text == echoes.of("live")
+
+
+def test_a_process_that_died_while_idle_takes_no_prompt_with_it():
+  one = agent("pid", concurrency=1)
+
+  async def run():
+    async def said():
+      reply = await one.ask("q", role="r", seed=None, replicate=0)
+      return reply.error or int(reply.text)
+
+    try:
+      first = await said()
+      os.kill(first, signal.SIGKILL)
+      await asyncio.sleep(0.5)  # until the loop has heard of it
+      return first, await said()
+    finally:
+      await one.aclose()
+
+  first, second = asyncio.run(run())
+  assert isinstance(second, int) and second != first
 
 
 @WHERE

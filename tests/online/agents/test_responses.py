@@ -1,10 +1,12 @@
 """The Responses API, through the stock client."""
 
 import asyncio
+import sys
 
 import pytest
 from aiohttp import web
 
+from atlas_jax.config import ConfigError
 from tests.online.agents.asked import ask, opened
 from tests.online.agents.sdk import response_reply
 from tests.online.agents.serving import Serving
@@ -79,7 +81,16 @@ def rude(status):
     (lambda: incomplete("max_output_tokens"), "truncated", "half", None),
     (lambda: incomplete("content_filter"), "error", None, "content_filter"),
     (refusal, "error", None, "refused: I will not"),
-    (lambda: response_reply(None), "empty", "", "the answer is empty"),
+    (lambda: response_reply(None), "empty", None, "an answer without text"),
+    (lambda: response_reply(None, output=["x"]), "error", None, "no response"),
+    (
+      lambda: response_reply(None, output=[{"type": "message"}]),
+      *("error", None, "no response"),
+    ),
+    (
+      lambda: web.Response(text="[" * 100_000, content_type="application/json"),
+      *("error", None, "RecursionError"),
+    ),
     (
       lambda: failed("invalid_prompt"),
       "error",
@@ -102,6 +113,33 @@ def test_statuses(answer, status, text, error):
   assert (reply.status, reply.text) == (status, text)
   assert (error or "") in (reply.error or "")
   assert KEY not in repr(reply)
+
+
+def test_a_secret_in_the_options_comes_from_the_environment():
+  with Serving(lambda _: response_reply("yes")) as server:
+    keys = {
+      "model": "m",
+      "base_url": f"{server.url}/v1",
+      "extra": {"extra_headers": {"X-Api-Key": "${KEY}"}},
+    }
+    environ = {"OPENAI_API_KEY": KEY, "KEY": "sk-of-the-header"}
+    agent = opened("responses", keys, environ=environ)
+    assert ask(agent, "q").text == "yes"
+  assert server.seen[0].headers["X-Api-Key"] == "sk-of-the-header"
+  assert "sk-" not in str(agent.shown("q"))
+
+
+def test_a_password_of_the_environment_s_address_is_not_shown(monkeypatch):
+  monkeypatch.setenv("OPENAI_BASE_URL", "http://me:very-secret@127.0.0.1:9/v1")
+  agent = opened("responses", {"model": "m"}, environ={"OPENAI_API_KEY": KEY})
+  assert agent.name == "responses m at http://127.0.0.1:9/v1/"
+  assert "very-secret" not in str(agent.shown("q"))
+
+
+def test_without_the_package_it_says_what_to_install(monkeypatch):
+  monkeypatch.setitem(sys.modules, "openai", None)
+  with pytest.raises(ConfigError, match=r"pip install 'atlas_jax\[agents\]'"):
+    opened("responses", {"model": "m"}, environ={"OPENAI_API_KEY": KEY})
 
 
 def test_retries_are_ours_alone():
