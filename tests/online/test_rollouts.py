@@ -48,9 +48,9 @@ def test_what_no_candidate_changes_is_asked_once(tmp_path):
     assert len(stub.calls) == 18
     fresh = dataclasses.replace(seed, replicate=1)
     run.rollouts.evaluate([fresh])
-    assert len(stub.calls) == 27  # the unaided solution is greedy
+    assert len(stub.calls) == 27  # the probe is greedy
   prompts = [c.body["messages"][0]["content"] for c in stub.calls]
-  assert sum(p.startswith("SOLVE") for p in prompts) == 3
+  assert sum(p.startswith("SOLVE") for p in prompts) == 6
   seeds = {c.body["seed"] for c in stub.calls}
   # One a (problem, role, replicate): the child shares those of the seed.
   assert len(seeds) == 21
@@ -69,9 +69,11 @@ def test_calls_are_planned_as_they_are_made(tmp_path, template):
 
   def answer(messages):
     prompt = messages[0]["content"]
-    # Another outline, so that the teacher is asked something else.
+    # Another outline gives another teaching, so that all after it changes.
     said = small_world.answer(messages)
-    return said + more if more in prompt and "OUTLINE" in prompt else said
+    if more not in prompt:
+      return said
+    return said.replace("</teaching>", f"{more}</teaching>") + more
 
   with StubServer(answer) as stub, opened(tmp_path, stub.url) as run:
     problems = run.budget.sets.validation[:3]
