@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -104,28 +103,25 @@ def test_it_blocks_inside_a_running_loop_and_from_threads():
   assert len(teach.calls) == 17
 
 
-def test_first_questions_of_several_threads_share_one_loop():
+def test_first_questions_of_several_threads_share_one_loop(monkeypatch):
   def loops():
     return sum(t.name == "teaching agent" for t in threading.enumerate())
 
-  before, pause = loops(), sys.getswitchinterval()
-  sys.setswitchinterval(1e-6)
-  try:
-    with (
-      teacher() as teach,
-      TeachingAgent(agent, teach.url, PROMPTS) as taught,
-      ThreadPoolExecutor(8) as pool,
-    ):
-      together = threading.Barrier(8)
+  before, opens = loops(), asyncio.new_event_loop
 
-      def ask(question):
-        together.wait(30)
-        return taught.ask(question).text
+  def slowly():
+    time.sleep(0.2)  # all threads are here before the first has its loop
+    return opens()
 
-      assert set(pool.map(ask, ["1+1?"] * 8)) == {"re GUIDED"}
-      assert loops() == before + 1
-  finally:
-    sys.setswitchinterval(pause)
+  with (
+    teacher() as teach,
+    TeachingAgent(agent, teach.url, PROMPTS) as taught,
+    ThreadPoolExecutor(8) as pool,
+  ):
+    monkeypatch.setattr(asyncio, "new_event_loop", slowly)
+    answers = list(pool.map(taught.ask, ["1+1?"] * 8))
+    assert {answer.text for answer in answers} == {"re GUIDED"}
+    assert loops() == before + 1
 
 
 def test_a_teaching_that_a_filter_cut_is_none():
