@@ -3,7 +3,7 @@
 Types and unknown keys are `config.resolve`'s; this reads a built RunConfig.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -84,24 +84,39 @@ NOT_NEGATIVE = [
 ]
 
 
+def value(config, path: str):
+  """What stands at a dotted path of a config."""
+  for part in path.split("."):
+    config = getattr(config, part)
+  return config
+
+
+def wrong_choices(config, choices: Mapping[str, tuple]) -> Iterator[str]:
+  """One line for each path whose value is not among its choices."""
+  for path, valid in choices.items():
+    if value(config, path) not in valid:
+      yield (
+        f"config.{path}={value(config, path)!r} is not one of"
+        f" {', '.join(valid)}"
+      )
+
+
+def negatives(config, paths: Iterable[str]) -> Iterator[str]:
+  """One line for each path whose number is below 0."""
+  for path in paths:
+    if value(config, path) < 0:
+      yield f"config.{path}={value(config, path)} must not be negative"
+
+
 def problems(config: "RunConfig") -> Iterator[str]:
   """One line for each value that is not valid: the key and what is."""
 
-  def value(path):
-    node = config
-    for part in path.split("."):
-      node = getattr(node, part)
-    return node
-
-  for path, valid in CHOICES.items():
-    if value(path) not in valid:
-      yield f"config.{path}={value(path)!r} is not one of {', '.join(valid)}"
+  yield from wrong_choices(config, CHOICES)
   for path in POSITIVE:
-    if value(path) is not None and value(path) <= 0:
-      yield f"config.{path}={value(path)} must be above 0"
-  for path in NOT_NEGATIVE:
-    if value(path) < 0:
-      yield f"config.{path}={value(path)} must not be negative"
+    number = value(config, path)
+    if number is not None and number <= 0:
+      yield f"config.{path}={number} must be above 0"
+  yield from negatives(config, NOT_NEGATIVE)
   updates = {"sft": config.sft.steps, "grpo": config.grpo.steps}
   updates["grpo"] *= config.grpo.epochs
   for name, count in updates.items():

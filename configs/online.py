@@ -8,6 +8,7 @@ overridden: `--config.data.source=jsonl --config.data.path=FILE.jsonl
 """
 
 from atlas_jax.online.config import default_config
+from configs import quickstart
 
 
 def _default():
@@ -71,16 +72,14 @@ def _demo():
   config = default_config()
   config.data.source = "teachable"
   config.student.kind = "local"
-  config.student.model = "runs/quickstart/student/export"
+  config.student.model = quickstart.STUDENT
   config.teacher.kind = "local"
   config.teacher.model = "runs/quickstart/teacher/export"
   config.reflection_model.kind = "callable"
   config.reflection_model.model = "atlas_jax.online.demo:reflect"
   config.reflection_model.price_in = 0.0
   config.reflection_model.price_out = 0.0
-  config.prompts.student_baseline = "Solve: {question}"
-  config.prompts.student_diagnostic = "Outline: {question}"
-  config.prompts.teacher_adaptive = "{question} Outline: {approach}"
+  config.prompts.update(quickstart.PROMPTS)
   config.prompts.student_with_teaching = (
     "{question} A teacher gives this advice: {teaching}"
   )
@@ -92,15 +91,8 @@ def _demo():
   config.teaching.max_tokens = 48
   config.solution.max_tokens = 64
   config.solution.temperature = 0.0
-  for server, core in (
-    (config.servers.student, "0"),
-    (config.servers.teacher, "1"),
-  ):
-    server.dtype = "float32"
-    server.max_model_len = 256
-    server.max_num_seqs = 256
-    server.kv_cache_bytes = 256 << 20
-    server.cpu_cores = core
+  quickstart.small(config.servers.student, core="0")
+  quickstart.small(config.servers.teacher, core="1")
   config.caps.calls = 10_000
   return config
 

@@ -9,6 +9,13 @@ from atlas_jax.config import default_config
 
 UNTRAINED = "runs/quickstart/untrained"
 STUDENT = "runs/quickstart/student/export"
+# Terse: a tiny model reads every token.
+PROMPTS = {
+  "student_baseline": "Solve: {question}",
+  "student_diagnostic": "Outline: {question}",
+  "teacher_adaptive": "{question} Outline: {approach}",
+  "student_with_teaching": "{question} Hint: {teaching}",
+}
 
 
 def _common():
@@ -17,12 +24,17 @@ def _common():
   config.teacher.compute_dtype = "float32"
   config.teacher.remat = "none"
   config.teacher.logprob_chunk = 1024
-  # Terse: a tiny model reads every token.
-  config.prompts.student_baseline = "Solve: {question}"
-  config.prompts.student_diagnostic = "Outline: {question}"
-  config.prompts.teacher_adaptive = "{question} Outline: {approach}"
-  config.prompts.student_with_teaching = "{question} Hint: {teaching}"
+  config.prompts.update(PROMPTS)
   return config
+
+
+def small(server, core: str) -> None:
+  """Makes a server one for the tiny models, on one core."""
+  server.dtype = "float32"
+  server.max_model_len = 256
+  server.max_num_seqs = 256
+  server.kv_cache_bytes = 256 << 20
+  server.cpu_cores = core
 
 
 def _student():
@@ -84,15 +96,8 @@ def _teacher():
     "Go left to right.",
     "Your plan is good, keep it.",
   )
-  for server, core in (
-    (config.serving.teacher, "0"),
-    (config.serving.student, "1"),
-  ):
-    server.dtype = "float32"
-    server.max_model_len = 256
-    server.max_num_seqs = 256
-    server.kv_cache_bytes = 256 << 20
-    server.cpu_cores = core
+  small(config.serving.teacher, core="0")
+  small(config.serving.student, core="1")
   config.serving.max_logprob_gap = 1e-3
   config.export.dtype = "float32"
   return config

@@ -1,5 +1,6 @@
 """What every test shares: the CPU as JAX's device, and tiny models on disk."""
 
+import functools
 import os
 import pathlib
 
@@ -30,6 +31,7 @@ def repo_root() -> pathlib.Path:
   return _REPO
 
 
+@functools.cache
 def _group(file: str) -> str:
   """Whole runs share fixtures, and mostly wait: they are one group.
 

@@ -19,6 +19,7 @@ from atlas_jax.data.problems import (
   SPLITS,
   DataError,
   Problem,
+  ProblemStream,
   SftExample,
   question_key,
   split_of,
@@ -69,6 +70,32 @@ def load(config: DataConfig) -> Splits:
     ", ".join(f"{len(splits[name])} {name}" for name in SPLITS),
   )
   return Splits(**splits)
+
+
+def sample(
+  splits: Splits, name: str, wanted: int, *, source: str, seed: int
+) -> list[Problem]:
+  """`wanted` problems of a split by the seed, or all where there are fewer.
+
+  Raises:
+    DataError: the split of config.data.source, `source`, is empty.
+  """
+  problems = getattr(splits, name)
+  if not problems:
+    raise DataError(
+      f"the {name} split of config.data.source={source} is empty; give"
+      f" config.data.{'' if name == 'train' else name + '_'}path, or more"
+      " problems"
+    )
+  if len(problems) < wanted:
+    log.warning(
+      "%d problems are asked for, the %s split has %d",
+      wanted,
+      name,
+      len(problems),
+    )
+  stream = ProblemStream(problems, seed=seed)
+  return stream.take(min(wanted, len(problems)))
 
 
 def load_sft(

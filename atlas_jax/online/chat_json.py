@@ -1,7 +1,6 @@
 """Reads and judges a chat completion, whoever made it."""
 
 import json
-from collections.abc import Mapping
 
 from atlas_jax.online.retrying import Answer, CallFailed
 
@@ -42,7 +41,9 @@ def answer_of(body) -> Answer:
     declined = message.get("refusal")
     reason = choice.get("finish_reason")
     usage = body.get("usage") or {}
-    counts = [_count(usage, k) for k in ("prompt_tokens", "completion_tokens")]
+    counts = [
+      count(usage.get(k)) for k in ("prompt_tokens", "completion_tokens")
+    ]
     if declined and not text:
       raise CallFailed(f"the model declines: {declined}", again=False)
   except (AttributeError, KeyError, IndexError, TypeError, RecursionError):
@@ -64,8 +65,8 @@ def is_unicode(text: str) -> bool:
   return True
 
 
-def _count(usage: Mapping, key: str) -> int | None:
-  value = usage.get(key)
+def count(value) -> int | None:
+  """A count of tokens as it is; None for what can be none."""
   return value if type(value) is int and 0 <= value <= _MOST_TOKENS else None
 
 
@@ -78,11 +79,11 @@ def judged(answer: Answer, max_tokens: int, accept_cut: bool) -> str:
     CallFailed: it is none.
   """
   if answer.finish_reason in CUT:
-    count = answer.completion_tokens
-    if count is None or count >= max_tokens or accept_cut:
+    tokens = answer.completion_tokens
+    if tokens is None or tokens >= max_tokens or accept_cut:
       return "truncated"
     raise CallFailed(
-      f"cut after {count} of {max_tokens} tokens", status="truncated"
+      f"cut after {tokens} of {max_tokens} tokens", status="truncated"
     )
   if answer.finish_reason not in ENDED:
     reason = answer.finish_reason

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from ml_collections import ConfigDict
 
 from atlas_jax import config as config_lib
+from atlas_jax import config_checks
 from atlas_jax.config import (
   ConfigError,
   DataConfig,
@@ -192,26 +193,14 @@ _NOT_NEGATIVE = (
 )
 
 
-def _value(config, path: str):
-  for part in path.split("."):
-    config = getattr(config, part)
-  return config
-
-
 def problems(config: OnlineConfig) -> Iterator[str]:
   """One line for each value that is not valid: the key and what is."""
-  for path, valid in _CHOICES.items():
-    if _value(config, path) not in valid:
-      yield (
-        f"config.{path}={_value(config, path)!r} is not one of"
-        f" {', '.join(valid)}"
-      )
+  yield from config_checks.wrong_choices(config, _CHOICES)
   for path in _AT_LEAST_ONE:
-    if _value(config, path) < 1:
-      yield f"config.{path}={_value(config, path)} must be at least 1"
-  for path in _NOT_NEGATIVE:
-    if _value(config, path) < 0:
-      yield f"config.{path}={_value(config, path)} must not be negative"
+    number = config_checks.value(config, path)
+    if number < 1:
+      yield f"config.{path}={number} must be at least 1"
+  yield from config_checks.negatives(config, _NOT_NEGATIVE)
   for cap in dataclasses.fields(Caps):
     limit = getattr(config.caps, cap.name)
     if limit is not None and limit <= 0:

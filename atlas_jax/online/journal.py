@@ -65,22 +65,17 @@ class Journal:
     rows = [dataclasses.asdict(c) for c in self.candidates]
     directory.write_json(self._path, rows)
     (best,) = self.best(1)
-    self.write_best(
-      best,
-      {
-        "stage": "search",
-        "score": best.score,
-        "calls": best.calls,
-        "tokens": best.tokens,
-        "dollars": best.dollars,
-      },
-    )
+    self.write_best(best, stage="search")
 
-  def write_best(self, candidate: Candidate, facts: Mapping) -> None:
+  def write_best(self, candidate: Candidate, **facts) -> None:
     """best_prompts.json: the templates, and facts about them."""
     content = {
       "prompts": dataclasses.asdict(candidate.prompts),
       "candidate": candidate.index,
       **facts,
+      "score": candidate.score,
+      "calls": candidate.calls,
+      "tokens": candidate.tokens,
+      "dollars": candidate.dollars,
     }
     directory.write_json(self.workdir / "best_prompts.json", content)

@@ -1,9 +1,10 @@
 """The config of one chat model, and what is wrong with it."""
 
 import re
-import urllib.parse
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+
+from atlas_jax.online import addresses
 
 KINDS = ("litellm", "url", "callable")
 # Said by the request, by other keys of the config, or by the run.
@@ -64,14 +65,9 @@ def problems(config: ChatModelConfig, where: str) -> Iterator[str]:
       f" {config.model!r}"
     )
   if config.url is not None:
-    parts = urllib.parse.urlsplit(config.url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-      yield f"{where}.url must begin with http:// or https://"
-    if parts.username or parts.password or parts.query:
-      yield (
-        f"{where}.url must hold no user, password or query; name the variable"
-        f" that holds the key in {where}.api_key_env"
-      )
+    problem = addresses.problem(config.url)
+    if problem is not None:
+      yield f"{where}.url {problem}; a key goes by {where}.api_key_env"
   for key, least in (("concurrency", 1), ("retries", 0)):
     if getattr(config, key) < least:
       yield f"{where}.{key} must be at least {least}"

@@ -73,7 +73,7 @@ def open_model(
     endpoint=endpoint or config.url,
     price=price,
     scrub=scrubber(environ, key),
-    scrub_own=answer_scrubber(key),
+    scrub_own=answer_scrubber({}, key),
   )
 
 

@@ -1,13 +1,12 @@
 """The parts of an optimisation, opened together and closed at the end."""
 
 import contextlib
-import logging
 import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from atlas_jax.data import splits
-from atlas_jax.data.problems import DataError, Problem, ProblemStream
+from atlas_jax.data.problems import Problem
 from atlas_jax.online import live, protocol
 from atlas_jax.online.budget import Budget, Price, Sets
 from atlas_jax.online.config import OnlineConfig
@@ -22,8 +21,6 @@ from atlas_jax.online.replies import Agent, ChatModel
 from atlas_jax.online.rollouts import Rollouts
 from atlas_jax.serving.events import EventLoop
 from atlas_jax.teaching.answers import AnswerChecker
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,18 +46,11 @@ def chosen_problems(config: OnlineConfig) -> Sets:
   found = splits.load(config.data)
 
   def take(name: str) -> tuple[Problem, ...]:
-    problems, wanted = getattr(found, name), getattr(config.sizes, name)
-    if not problems:
-      raise DataError(
-        f"the {name} split of config.data.source={config.data.source} is"
-        f" empty; give config.data.{name}_path or more problems"
-      )
-    if len(problems) < wanted:
-      log.warning(
-        "config.sizes.%s=%d, the split has %d", name, wanted, len(problems)
-      )
-    stream = ProblemStream(problems, seed=config.seed)
-    return tuple(stream.take(min(wanted, len(problems))))
+    wanted = getattr(config.sizes, name)
+    source = config.data.source
+    return tuple(
+      splits.sample(found, name, wanted, source=source, seed=config.seed)
+    )
 
   return Sets(take("train"), take("validation"), take("test"))
 

@@ -160,17 +160,8 @@ def _work(run: Run) -> None:
   run.stage = "choosing"
   run.budget.free()
   choice = choosing.choose(run.config, run.rollouts, run.budget, run.journal)
-  kept = choice.kept
   run.journal.write_best(
-    kept,
-    {
-      "stage": "chosen",
-      "score": kept.score,
-      "calls": kept.calls,
-      "tokens": kept.tokens,
-      "dollars": kept.dollars,
-      "choice": report.facts(choice),
-    },
+    choice.kept, stage="chosen", choice=report.facts(choice)
   )
   report.write(
     run.workdir, choice, run.journal.candidates, ended, run.record.costs()

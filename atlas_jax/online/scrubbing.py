@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 _NAMES = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 # A shorter value is a setting (false, a port), and stands in honest answers.
-SHORTEST = 8  # characters
+_SHORTEST = 8  # characters
 _MASK = "***"
 
 
@@ -21,7 +21,7 @@ def scrubber(environ: Mapping[str, str], *own: str | None) -> Callable:
   found = {
     value
     for name, value in environ.items()
-    if _NAMES.search(name) and len(value) >= SHORTEST
+    if _NAMES.search(name) and len(value) >= _SHORTEST
   }
   found |= {value for value in own if value}
   forms = set()
@@ -38,6 +38,6 @@ def scrubber(environ: Mapping[str, str], *own: str | None) -> Callable:
   return scrub
 
 
-def answer_scrubber(*own: str | None) -> Callable:
-  """Masks those of `own` in an answer that are long enough to be secrets."""
-  return scrubber({}, *(v for v in own if v and len(v) >= SHORTEST))
+def answer_scrubber(environ: Mapping[str, str], *own: str | None) -> Callable:
+  """For answers: of `own` only what is long enough to be a secret."""
+  return scrubber(environ, *(v for v in own if v and len(v) >= _SHORTEST))

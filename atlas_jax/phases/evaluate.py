@@ -20,7 +20,8 @@ import sys
 import time
 
 from atlas_jax import directory, metrics, multihost
-from atlas_jax.data.problems import Problem, ProblemStream
+from atlas_jax.data import splits
+from atlas_jax.data.problems import Problem
 from atlas_jax.phases.run import Run
 from atlas_jax.reports import plots, tables
 from atlas_jax.teaching import statistics, transcripts
@@ -31,28 +32,20 @@ from atlas_jax.teaching.statistics import Outcome
 log = logging.getLogger(__name__)
 
 
-class EvaluationError(ValueError):
-  """There is nothing to evaluate on."""
-
-
 def chosen_problems(run: Run) -> list[Problem]:
-  """config.evaluate.problems of the split, or all where there are fewer."""
+  """config.evaluate.problems of the split.
+
+  Raises:
+    DataError: it is empty.
+  """
   c = run.config.evaluate
-  problems = getattr(run.splits, c.split)
-  if not problems:
-    raise EvaluationError(
-      f"the {c.split} split of config.data.source={run.config.data.source}"
-      " is empty; give config.data.test_path, or another split"
-    )
-  if len(problems) < c.problems:
-    log.warning(
-      "%d problems are asked for, the %s split has %d",
-      c.problems,
-      c.split,
-      len(problems),
-    )
-  stream = ProblemStream(problems, seed=run.config.seed)
-  return stream.take(min(c.problems, len(problems)))
+  return splits.sample(
+    run.splits,
+    c.split,
+    c.problems,
+    source=run.config.data.source,
+    seed=run.config.seed,
+  )
 
 
 def teacher_name(run: Run, name: str) -> str:

@@ -27,13 +27,9 @@ from atlas_jax.serving.client import Client
 from atlas_jax.teaching.episode import BaselineCache, run_episodes
 from atlas_jax.teaching.prompts import Prompts
 from atlas_jax.teaching.requests import Role
+from configs import quickstart
 
-PROMPTS = PromptsConfig(
-  student_baseline="Solve: {question}",
-  student_diagnostic="Outline: {question}",
-  teacher_adaptive="{question} Outline: {approach}",
-  student_with_teaching="{question} Hint: {teaching}",
-)
+PROMPTS = PromptsConfig(**quickstart.PROMPTS)
 
 
 class Recorder(Client):

@@ -16,9 +16,7 @@ from atlas_jax.online.agents import targets
 from atlas_jax.online.agents.asking import Attempt, answered, failed
 from atlas_jax.online.agents.config import AgentConfig
 from atlas_jax.online.agents.credentials import Credentials
-from atlas_jax.online.agents.responses import NO_KEY
 
-_LONGEST_ERROR = 500  # characters
 _TOOLS = ("tool_calls", "function_call")
 # Why each model call of the run in this context ended; None: as it should.
 _ENDINGS: contextvars.ContextVar[list[str | None]] = contextvars.ContextVar(
@@ -72,11 +70,8 @@ class SdkAgent:
     import openai
 
     sdk = config.agents_sdk
-    key = NO_KEY
-    if sdk.api_key_env is not None:
-      key = self._credentials.variable(sdk.api_key_env, f"{where}.api_key_env")
     return openai.AsyncOpenAI(
-      api_key=key,
+      api_key=self._credentials.key(sdk.api_key_env, where),
       base_url=sdk.base_url,
       max_retries=config.retries,
       timeout=config.timeout_s,
@@ -112,7 +107,7 @@ class SdkAgent:
       raise
     except Exception as error:
       # Of the SDK, of the client, or of a tool: in each case no answer.
-      text = self._credentials.hide(str(error))[:_LONGEST_ERROR]
+      text = self._credentials.told(str(error))
       return failed(f"{type(error).__name__}: {text}")
     if result.interruptions:
       return failed("the run waits for a person to approve a tool")

@@ -18,15 +18,12 @@ from typing import Protocol
 
 from atlas_jax.online import retrying
 from atlas_jax.online.agents.credentials import Credentials
-from atlas_jax.online.chat_json import is_unicode, judged
+from atlas_jax.online.chat_json import count, is_unicode, judged
 from atlas_jax.online.replies import Reply
 
-# Of HTTP: what may go away by itself, beside every 5xx.
-TRANSIENT_STATUSES = (408, 409, 425, 429)
+_TRANSIENT = (408, 409, 425, 429)
 # What some servers say where a chat completion says length.
 _CUT = ("max_output_tokens", "max_length")
-_LONGEST_ERROR = 500  # characters
-_MOST_TOKENS = 10**9  # more is no count
 
 
 @dataclass(frozen=True)
@@ -122,9 +119,9 @@ class AskedAgent:
         if isinstance(error, TimeoutError) and clock.expired():
           attempt = late(f"no answer in {self._timeout_s:g} s")
         else:
-          # Masked before it is cut: half a key is a secret too.
-          said = self._credentials.hide(f"{type(error).__name__}: {error}")
-          attempt = failed(said[:_LONGEST_ERROR])
+          attempt = failed(
+            self._credentials.told(f"{type(error).__name__}: {error}")
+          )
     reply = attempt.reply
     hide, answer = self._credentials.hide, self._credentials.hide_in_answer
     reply = dataclasses.replace(
@@ -166,8 +163,8 @@ def answered(
   Token counts that are none are None.
   """
   tokens = {
-    "prompt_tokens": _count(prompt_tokens),
-    "completion_tokens": _count(completion_tokens),
+    "prompt_tokens": count(prompt_tokens),
+    "completion_tokens": count(completion_tokens),
   }
   reason = (finish_reason or "").lower() or None
   if reason in _CUT:
@@ -197,13 +194,13 @@ def late(error: str) -> Attempt:
   return Attempt(Reply("timeout", error=error), None, True)
 
 
+def may_pass(code: int) -> bool:
+  """Whether what an HTTP status means may go away by itself."""
+  return code in _TRANSIENT or code >= 500
+
+
 def retry_after_s(header: str | None) -> float | None:
   """Seconds to wait by a Retry-After header; None: it does not say."""
   if header is None:
     return None
   return retrying.retry_after(header, datetime.datetime.now(datetime.UTC))
-
-
-def _count(value) -> int | None:
-  ok = type(value) is int and 0 <= value <= _MOST_TOKENS
-  return value if ok else None

@@ -4,10 +4,13 @@ import re
 from collections.abc import Callable, Mapping
 
 from atlas_jax.config import ConfigError
-from atlas_jax.online.scrubbing import SHORTEST, scrubber
+from atlas_jax.online.scrubbing import answer_scrubber, scrubber
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 HIDDEN = "***"
+LONGEST_ERROR = 500  # characters
+# A server without a key must not be sent OpenAI's.
+_NO_KEY = "none"
 
 
 class Credentials:
@@ -38,6 +41,16 @@ class Credentials:
     self._values.add(value)
     return value
 
+  def key(self, variable: str | None, where: str) -> str:
+    """The key that `where`.api_key_env names, for an OpenAI client.
+
+    Raises:
+      ConfigError: as `variable`.
+    """
+    if variable is None:
+      return _NO_KEY
+    return self.variable(variable, f"{where}.api_key_env")
+
   def fill(self, text: str, where: str) -> str:
     """`text` with the values of its ${VARIABLE}s.
 
@@ -58,10 +71,13 @@ class Credentials:
     """An error or a log line without the values."""
     return scrubber(self.environ, *self._values)(text)
 
+  def told(self, text: str) -> str:
+    """The beginning of an error; half a key is a secret too."""
+    return self.hide(text)[:LONGEST_ERROR]
+
   def hide_in_answer(self, text: str) -> str:
     """An answer without the values that are long enough to be secrets."""
-    long = (v for v in self._values if len(v) >= SHORTEST)
-    return scrubber(self.environ, *long)(text)
+    return answer_scrubber(self.environ, *self._values)(text)
 
 
 def each_string(template, change: Callable[[str], str]):

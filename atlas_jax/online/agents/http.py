@@ -5,10 +5,10 @@ from urllib.parse import urlsplit
 
 from atlas_jax.online.agents import paths
 from atlas_jax.online.agents.asking import (
-  TRANSIENT_STATUSES,
   Attempt,
   answered,
   failed,
+  may_pass,
   retry_after_s,
 )
 from atlas_jax.online.agents.config import PROMPT, AgentConfig
@@ -99,10 +99,9 @@ class HttpAgent:
     text = self._credentials.hide(content.decode("utf-8", "replace").strip())
     if response.status // 100 == 3:
       text = "a redirect, which is not followed; give the final URL"
-    transient = response.status in TRANSIENT_STATUSES or response.status >= 500
     return failed(
       f"HTTP {response.status}: {text[:_LONGEST_EXCERPT]}",
-      transient=transient,
+      transient=may_pass(response.status),
       retry_after_s=retry_after_s(response.headers.get("Retry-After")),
     )
 

@@ -2,25 +2,23 @@
 
 from atlas_jax.config import ConfigError
 from atlas_jax.online.agents.asking import (
-  TRANSIENT_STATUSES,
   Attempt,
   answered,
   failed,
   late,
+  may_pass,
   retry_after_s,
 )
 from atlas_jax.online.agents.config import AgentConfig
 from atlas_jax.online.agents.credentials import (
   HIDDEN,
+  LONGEST_ERROR,
   Credentials,
   each_string,
   masked,
 )
 
-_LONGEST_ERROR = 500  # characters
 _TRANSIENT_CODES = ("server_error", "rate_limit_exceeded")
-# A server without a key must not be sent OpenAI's.
-NO_KEY = "none"
 
 
 class ResponsesAgent:
@@ -45,11 +43,8 @@ class ResponsesAgent:
     self._config = responses
     self._extra = credentials.fill_all(responses.extra, f"{where}.extra")
     self._credentials = credentials
-    key = NO_KEY
-    if responses.api_key_env is not None:
-      key = credentials.variable(responses.api_key_env, f"{where}.api_key_env")
     self._client = openai.AsyncOpenAI(
-      api_key=key,
+      api_key=credentials.key(responses.api_key_env, where),
       base_url=responses.base_url,
       max_retries=0,
       timeout=config.timeout_s,
@@ -88,10 +83,10 @@ class ResponsesAgent:
       return failed(f"{type(cause).__name__}: {cause}", transient=True)
     except openai.APIStatusError as error:
       status = error.status_code
-      text = self._credentials.hide(error.message)[:_LONGEST_ERROR]
+      text = self._credentials.told(error.message)
       return failed(
         f"HTTP {status}: {text}",
-        transient=status in TRANSIENT_STATUSES or status >= 500,
+        transient=may_pass(status),
         retry_after_s=retry_after_s(error.response.headers.get("Retry-After")),
       )
     except (
@@ -101,7 +96,7 @@ class ResponsesAgent:
       RecursionError,
     ) as error:
       # Not JSON, or options that the client does not know.
-      text = self._credentials.hide(str(error))[:_LONGEST_ERROR]
+      text = self._credentials.told(str(error))
       return failed(
         f"{type(error).__name__}: {text}",
         transient=not isinstance(error, TypeError),
@@ -125,7 +120,7 @@ def _read(response) -> Attempt:
     code = getattr(response.error, "code", None)
     message = getattr(response.error, "message", "")
     return failed(
-      f"response {status}: {code}: {message}"[:_LONGEST_ERROR],
+      f"response {status}: {code}: {message}"[:LONGEST_ERROR],
       transient=code in _TRANSIENT_CODES,
     )
   if status not in ("completed", "incomplete"):
@@ -138,7 +133,7 @@ def _read(response) -> Attempt:
   ]
   refusals = [c.refusal for c in contents if c.type == "refusal"]
   if refusals:
-    return failed(f"refused: {' '.join(refusals)}"[:_LONGEST_ERROR])
+    return failed(f"refused: {' '.join(refusals)}"[:LONGEST_ERROR])
   reason = getattr(response.incomplete_details, "reason", None)
   if status == "incomplete" and reason != "max_output_tokens":
     return failed(f"the response is incomplete: {reason}")
