@@ -21,6 +21,8 @@ from tests.online.stub_server import StubServer
 def start(repo_root, *flags, **environ):
   return subprocess.Popen(
     [
+      # A shell's background jobs, and all below them, ignore SIGINT.
+      *("env", "--default-signal=INT"),
       *(sys.executable, "-m", "launchers.proxy"),
       "--config=configs/proxy.py",
       *(f"--config.{flag}" for flag in flags),
@@ -30,8 +32,6 @@ def start(repo_root, *flags, **environ):
     stderr=subprocess.STDOUT,
     text=True,
     env={**os.environ, **environ},
-    # A shell's background jobs, and all below them, ignore SIGINT.
-    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   )
 
 

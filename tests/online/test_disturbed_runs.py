@@ -113,6 +113,8 @@ def test_killed_at_every_stage_it_equals_an_undisturbed_run(
     def start():
       return subprocess.Popen(
         [
+          # A shell's background jobs, and all below them, ignore SIGINT.
+          *("env", "--default-signal=INT"),
           *(sys.executable, "-m", "launchers.optimize"),
           *(f"--config={config}", f"--workdir={workdir}"),
           *("--config.caps.calls=2000", "--config.caps.minutes=30.0"),
@@ -122,8 +124,6 @@ def test_killed_at_every_stage_it_equals_an_undisturbed_run(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        # A shell's background jobs, and all below them, ignore SIGINT.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
       )
 
     def asked():

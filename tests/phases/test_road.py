@@ -138,12 +138,14 @@ def test_a_run_on_servers_that_are_given_as_urls(road, undisturbed, tmp_path):
   flags = road.command(workdir)[3:]
   with open(tmp_path / "serve.log", "wb") as out:
     serve = subprocess.Popen(
-      [sys.executable, "-m", "launchers.serve", *flags],
+      # A shell's background jobs, and all below them, ignore SIGINT.
+      [
+        *("env", "--default-signal=INT"),
+        *(sys.executable, "-m", "launchers.serve", *flags),
+      ],
       cwd=road.root,
       stdout=out,
       stderr=subprocess.STDOUT,
-      # A shell's background jobs, and all below them, ignore it.
-      preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
   def said():
