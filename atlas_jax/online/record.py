@@ -8,7 +8,7 @@ An ask is what a caller waits for: one or more attempts, of which the last is
 the outcome. A run that starts again asks the same again, in the same order
 for each key, and gets:
   1. the outcome of that ask, with the cost of its attempts, when it is known;
-     a failure that several asks shared is handed out to as many;
+     a failure that several asks shared is handed to as many;
   2. the good reply, once a key has one, at no further cost;
   3. nothing, and then it is tried (again), after failures that came last:
      where no later call of the model was answered, the failure is not yet
@@ -63,12 +63,13 @@ CREATE TABLE IF NOT EXISTS shared (  -- failures that several asks waited for
 );
 CREATE INDEX IF NOT EXISTS attempts_key ON attempts (key, id);
 """
-# Failures after the last good reply of their model are no history yet.
+# Failures after the last answer of their model, an empty one too, are forgotten.
 _FORGET = """
-UPDATE attempts SET final = 0 WHERE final = 1 AND status NOT IN (?, ?)
+UPDATE attempts SET final = 0 WHERE final = 1
+AND status NOT IN ('ok', 'truncated', 'empty')
 AND settled > IFNULL((SELECT MAX(settled) FROM attempts AS other
   WHERE other.model = attempts.model AND other.final = 1
-    AND other.status IN (?, ?)), 0)
+    AND other.status IN ('ok', 'truncated', 'empty')), 0)
 AND settled > IFNULL((SELECT MAX(settled) FROM notes), 0)
 """
 
@@ -155,7 +156,7 @@ class Record:
     self.notes = notes.Notes(self._db, self._lock)
     self._db.execute(f"PRAGMA user_version={_VERSION}")
     self._db.execute("UPDATE attempts SET status='lost' WHERE settled IS NULL")
-    self._db.execute(_FORGET, GOOD + GOOD)
+    self._db.execute(_FORGET)
     row = "SELECT IFNULL(SUM(seconds), 0) FROM processes"
     (self._before_s,) = self._db.execute(row).fetchone()
     row = "SELECT IFNULL(MAX(settled), 0) FROM attempts"

@@ -46,7 +46,7 @@ def evaluate(folder, problems: int, latency_s: float, concurrency: int) -> None:
       opening.opened(config, folder / "run", {}, sets, record, {}) as run,
     ):
       before = 0
-      for i, name in enumerate(("seed", "teacher changed", "probe changed")):
+      for name in ("seed", "teacher changed", "probe changed"):
         prompts = config.prompts
         if name == "teacher changed":
           prompts = dataclasses.replace(
@@ -61,7 +61,8 @@ def evaluate(folder, problems: int, latency_s: float, concurrency: int) -> None:
         seconds = time.perf_counter() - began
         calls = len(stub.calls) - before
         before = len(stub.calls)
-        chain = 3 if i == 0 or name == "probe changed" else 2
+        # The baseline goes beside the probe; equal calls are made once.
+        chain = min(3, round(calls / problems))
         ideal = max(chain, math.ceil(calls / concurrency)) * latency_s
         print(
           f"{name:16} concurrency {concurrency:4d}: {calls:4d} calls,"

@@ -284,6 +284,39 @@ def test_a_client_that_goes_away_ends_the_work_of_the_upstream(stream):
     run(check, application(chat), teach)
 
 
+@pytest.mark.parametrize("done", [b"data: [DONE]\n\n", b"data: no\n\n"])
+def test_a_client_that_leaves_after_the_last_event_has_its_answer(done):
+  left = asyncio.Event()
+
+  async def chat(request):
+    body = await request.json()
+    if "PROBE" in body["messages"][-1]["content"]:
+      return whole("plan")
+    stream = await begin_stream(request)
+    await write_word(stream, "data: [DONE]")  # a word is not the event
+    for part in (done[:9], done[9:]):
+      await stream.write(part)
+      await asyncio.sleep(0.05)
+    await asyncio.wait_for(left.wait(), 60)
+    return stream
+
+  async def check(proxied):
+    body = {"model": "any", "messages": ASK, "stream": True}
+    url = f"{proxied.url}/v1/chat/completions"
+    async with proxied.session.post(url, json=body) as answer:
+      got = b""
+      while done not in got:
+        got += await answer.content.readany()
+    while await proxied.metric("atlas_proxy_in_flight"):
+      await asyncio.sleep(0.02)
+    left.set()
+    counted = "taught" if b"DONE" in done else "cancelled"
+    assert await proxied.counts() == {counted: 1}
+
+  with teacher() as teach:
+    run(check, application(chat), teach)
+
+
 def test_the_words_of_a_question_reach_the_upstream_unchanged():
   question = "'\" $(touch x) `id` \n{question} {teaching} ½ 😀"
 

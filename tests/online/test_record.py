@@ -124,6 +124,19 @@ def test_failures_that_came_last_are_tried_again(tmp_path):
     assert record.past("b").reply.text == "at last"
 
 
+def test_an_empty_answer_that_came_last_is_history(tmp_path):
+  # It is scored, and shows that its model answers: a failed before it.
+  path = tmp_path / "record.sqlite"
+  with Record(path) as record:
+    put(record, "a", "error")
+    put(record, "b", "empty")
+    put(record, "c", "error")
+  with Record(path) as record:
+    assert record.past("a").reply.status == "error"
+    assert record.past("b").reply.status == "empty"
+    assert record.past("c").reply is None
+
+
 def test_a_call_under_way_at_a_kill_is_lost(tmp_path):
   path = tmp_path / "record.sqlite"
   script = (

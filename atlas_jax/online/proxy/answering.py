@@ -8,8 +8,10 @@
 The header x-atlas-teaching says which it was.
 """
 
+import asyncio
 import contextlib
 import logging
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -32,6 +34,8 @@ _HANDED_ON = ("Retry-After", "x-request-id")
 # A guided prompt is longer than the unaided one: what refuses the first may
 # well take the second.
 _TOO_LONG = (400, 413, 422)
+# The event after which a client may leave at once: nothing comes any more.
+_DONE = re.compile(rb"[\r\n]data: ?\[DONE\]")
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,7 @@ async def _stream(
   The status is out already, so an upstream that breaks off is told by an
   event that holds an error.
   """
-  ended = None
+  ended, tail = None, b"\n"
   pieces = answer.content.iter_any()
   try:
     await response.prepare(request)
@@ -164,9 +168,14 @@ async def _stream(
         piece = f"\n\ndata: {text}\n\n".encode()
       if piece is not None:
         await response.write(piece)
+        tail = tail[-16:] + piece
       if piece is None or ended:
         break
     await response.write_eof()
-  except ConnectionResetError:  # of the client: the upstream's are above
-    ended = "cancelled"
+  except (ConnectionResetError, asyncio.CancelledError) as left:
+    # By the client: the upstream's breaks are above.
+    if ended is None and not _DONE.search(tail):
+      if isinstance(left, asyncio.CancelledError):
+        raise
+      ended = "cancelled"
   return ended
