@@ -2,8 +2,8 @@
 
 Variants: default (LiteLLM names; keys from the environment), local (model
 directories that the run serves by vLLM itself), agent (an agent of yours is
-the student) and demo (offline, after the quickstart). Any key can be
-overridden: `--config.data.source=jsonl --config.data.path=FILE.jsonl
+the student), demo and demo_agent (offline, after the quickstart). Any key can
+be overridden: `--config.data.source=jsonl --config.data.path=FILE.jsonl
 --config.student.model=openai/gpt-5-nano --config.caps.dollars=5.0`.
 """
 
@@ -97,11 +97,43 @@ def _demo():
   return config
 
 
+def _demo_agent():
+  """The demo with its student as an agent, behind HTTP.
+
+  It asks the two servers that launchers.serve starts at ports 8001 and 8002;
+  see the guide, atlas_jax/online/README.md.
+  """
+  config = _demo()
+  config.agent.kind = "http"
+  config.agent.concurrency = 32
+  http = config.agent.http
+  http.url = "http://127.0.0.1:8001/v1/chat/completions"
+  http.headers = {"Authorization": "Bearer ${ATLAS_SERVER_KEY}"}
+  http.body = {
+    "model": "student",
+    "messages": [{"role": "user", "content": "{prompt}"}],
+    "max_tokens": 64,
+    "temperature": 0,
+  }
+  http.answer = "choices[0].message.content"
+  http.finish_reason = "choices[0].finish_reason"
+  http.prompt_tokens = "usage.prompt_tokens"
+  http.completion_tokens = "usage.completion_tokens"
+  config.agent_dollars_per_call = 0.0
+  config.teacher.kind = "url"
+  config.teacher.model = "teacher"
+  config.teacher.url = "http://127.0.0.1:8002"
+  config.teacher.api_key_env = "ATLAS_SERVER_KEY"
+  config.teacher.price_in = config.teacher.price_out = 0.0
+  return config
+
+
 VARIANTS = {
   "default": _default,
   "local": _local,
   "agent": _agent,
   "demo": _demo,
+  "demo_agent": _demo_agent,
 }
 
 

@@ -79,7 +79,10 @@ def _plan_text(
       f"{amount.dollars:>16,.4f}"
     )
   if unpriced:
-    lines.append(f"unpriced: {', '.join(unpriced)}; say price_in and price_out")
+    agent = ", and agent_dollars_per_call" if config.agent_mode else ""
+    lines.append(
+      f"unpriced: {', '.join(unpriced)}; say price_in and price_out{agent}"
+    )
   caps = {
     name: value
     for name, value in dataclasses.asdict(config.caps).items()

@@ -63,7 +63,7 @@ CREATE TABLE IF NOT EXISTS shared (  -- failures that several asks waited for
 );
 CREATE INDEX IF NOT EXISTS attempts_key ON attempts (key, id);
 """
-# Failures after the last answer of their model, an empty one too, are forgotten.
+# Failures after the last answer of their model (empty or not) are forgotten.
 _FORGET = """
 UPDATE attempts SET final = 0 WHERE final = 1
 AND status NOT IN ('ok', 'truncated', 'empty')

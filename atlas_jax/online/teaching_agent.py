@@ -10,6 +10,7 @@ that fails makes it worse.
 """
 
 import asyncio
+import atexit
 import collections
 import logging
 import pathlib
@@ -161,8 +162,9 @@ class TeachingAgent:
     return "taught", taught
 
   def close(self) -> None:
-    """Closes agent and teacher, for who used ask."""
+    """Closes agent and teacher, for who used ask; the exit does it too."""
     self._run(self.aclose())
+    atexit.unregister(self.close)
     self._loop.call_soon_threadsafe(self._loop.stop)
     self._thread.join()
     self._loop.close()
@@ -185,6 +187,7 @@ class TeachingAgent:
           target=self._loop.run_forever, name="teaching agent", daemon=True
         )
         self._thread.start()
+        atexit.register(self.close)
     return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
 

@@ -2,6 +2,9 @@
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,8 +13,7 @@ import pytest
 from aiohttp import web
 
 from atlas_jax.config import ConfigError
-from atlas_jax.online import TeachingAgent
-from atlas_jax.online.protocol import TeachConfig
+from atlas_jax.online import TeachConfig, TeachingAgent
 from atlas_jax.online.replies import BudgetSpent, Reply
 from atlas_jax.online.teaching_agent import AgentFailed
 from atlas_jax.teaching.prompts import PromptError
@@ -257,3 +259,25 @@ def test_a_teacher_by_its_litellm_name(monkeypatch):
       assert taught.ask("1+1?").outcome == "taught"
   with pytest.raises(ConfigError, match="no provider for 'nobody'"):
     TeachingAgent(agent, "nobody", PROMPTS)
+
+
+def test_a_program_that_does_not_close_it_ends_in_silence(tmp_path):
+  script = tmp_path / "program.py"
+  script.write_text(
+    "import sys\n"
+    "from atlas_jax.online import TeachingAgent\n"
+    "from tests.online.proxied import PROMPTS\n"
+    "agent = lambda prompt: 're ' + prompt\n"
+    "agent = TeachingAgent(agent, sys.argv[1], PROMPTS)\n"
+    "print(agent.ask('1+1?'), agent.counts['taught'])\n",
+    encoding="utf-8",
+  )
+  with teacher() as teach:
+    done = subprocess.run(
+      [sys.executable, script, teach.url],
+      env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+      capture_output=True,
+      text=True,
+      timeout=120,
+    )
+  assert (done.stdout, done.stderr) == ("re GUIDED 1+1? BY count twice 1\n", "")
