@@ -81,6 +81,18 @@ class Choice:
     """The interval of the accuracy's gain over the seed excludes 0."""
     return self.accuracy_gain is not None and self.accuracy_gain.low > 0
 
+  @property
+  def harm(self) -> Interval | None:
+    """The gain of the kept prompts over the student alone, where it is a loss.
+
+    That is where its interval lies below 0, on the test split.
+    """
+    arms = self.evaluation["arms"]
+    arm = arms[1 if self.kept.index == 0 else -1]
+    if arm["gain_high"] >= 0:
+      return None
+    return Interval(arm["gain"], arm["gain_low"], arm["gain_high"])
+
 
 def choose(
   config: OnlineConfig, rollouts: Rollouts, budget: Budget, journal: Journal

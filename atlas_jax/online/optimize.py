@@ -172,5 +172,7 @@ def _show(facts: Mapping, workdir: pathlib.Path) -> None:
   tables.show(facts["evaluation"], sys.stdout)
   kept = "the seed" if facts["kept"] == 0 else f"candidate {facts['kept']}"
   print(f"kept: {kept}", *facts["reasons"], sep="\n  ")
+  if facts["harm"] is not None:
+    print(report.harm_text(Interval(**facts["harm"])))
   print(f"prompts: {workdir / 'best_prompts.json'}")
   print(f"report: {workdir / 'report' / 'optimize.md'}", flush=True)

@@ -17,6 +17,7 @@ from atlas_jax.online.choosing import Choice
 from atlas_jax.online.journal import Candidate
 from atlas_jax.reports import plots, tables
 from atlas_jax.teaching.prompts import FIELDS
+from atlas_jax.teaching.statistics import Interval
 
 FEW_PAIRS = 150
 
@@ -43,6 +44,7 @@ def facts(choice: Choice) -> dict:
     "best": choice.best.candidate.index,
     "reasons": list(choice.reasons),
     "proven": choice.proven,
+    "harm": interval(choice.harm),
     "validation_score": choice.best.candidate.score,
     "fresh_score": choice.best.score,
     "winners_curse_gap": choice.best.gap,
@@ -70,6 +72,14 @@ def facts(choice: Choice) -> dict:
   }
 
 
+def harm_text(harm: Interval) -> str:
+  """What is to be told where choice.harm is."""
+  return (
+    "Do not use the prompts that are kept: under them the student is worse"
+    f" than alone, by {_points(harm)} points on the test split."
+  )
+
+
 def markdown(
   choice: Choice, ended: str, seed: PromptsConfig, costs: Sequence[dict]
 ) -> str:
@@ -87,6 +97,8 @@ def markdown(
       + ("excludes" if choice.proven else "includes")
       + " 0)."
     )
+  if choice.harm is not None:
+    parts.append(f"\n\n**{harm_text(choice.harm)}**")
   if gain is not None:
     parts.append(
       f"\n\nAccuracy on the test split, candidate {choice.best.candidate.index}"

@@ -108,6 +108,24 @@ def test_the_seed_is_kept_when_nothing_is_better(tmp_path):
     "seed prompts",
   ]
   assert not choice.proven and choice.score_gain is None
+  assert choice.harm is None
+
+
+def test_prompts_that_are_kept_and_do_harm_are_told(tmp_path):
+  def harmful(messages):
+    prompt = messages[0]["content"]
+    if prompt.startswith("GUIDED"):
+      return "so <solution>0</solution>"
+    return small_world.answer(messages)
+
+  with contest(tmp_path, harmful, (0.5, 0.4)) as (run, _):
+    choice = choose(run)
+  assert choice.kept.index == 0
+  # Half are right alone, none is under the teaching.
+  assert choice.harm.estimate == -0.5 and choice.harm.high < 0
+  text = report.markdown(choice, "done", run.config.prompts, [])
+  assert "worse than alone, by -50.0 [" in text
+  assert report.facts(choice)["harm"]["estimate"] == -0.5
 
 
 def test_below_the_floor_the_seed_is_kept(tmp_path):
