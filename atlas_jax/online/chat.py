@@ -126,13 +126,11 @@ class Chat:
     raise AssertionError("unreachable")
 
   async def _ask(self, key, asked, request, attempts: list[Attempt]) -> Reply:
-    began = time.monotonic()
     for n in range(self._config.retries + 1):
       failed, done = await self._attempt(
         key,
         asked,
         request,
-        began=began,
         last=n == self._config.retries,
         cut=any(a.status == "truncated" for a in attempts),
       )
@@ -143,13 +141,13 @@ class Chat:
         self._limits.pause(failed.retry_after)
       if done.final:
         break
-      pause, began = pause_s(failed, key, n), time.monotonic()
+      pause = pause_s(failed, key, n)
       logging.info("%s: %s; again in %.1f s", self._where, done.error, pause)
       await asyncio.sleep(pause)
     return reply_of(attempts, cached=False)
 
   async def _attempt(
-    self, key, asked, request, *, began: float, last: bool, cut: bool
+    self, key, asked, request, *, last: bool, cut: bool
   ) -> tuple[CallFailed | None, Attempt]:
     bound = self.price.bound(request)
     failed = None
@@ -157,6 +155,7 @@ class Chat:
     async def send() -> Attempt:
       nonlocal failed
       answer = status = None
+      began = time.monotonic()
       try:
         try:
           async with asyncio.timeout(self._config.timeout_s):

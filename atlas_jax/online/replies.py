@@ -34,8 +34,8 @@ class Reply:
     error      refused, broken, or failed at every attempt
 
   Tokens are the server's own count (None: it says none), dollars the price of
-  all attempts (None: unpriced), seconds the wall time with waiting and
-  retries. cached: it came from the record and cost nothing now.
+  all attempts (None: unpriced), seconds what they took, without the wait for a
+  turn at the client. cached: it came from the record and cost nothing now.
   """
 
   status: str

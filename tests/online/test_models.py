@@ -275,3 +275,13 @@ def test_logs_and_errors_hold_no_key(caplog):
   seen = caplog.text + repr(model) + repr(reply) + repr(run.record.costs())
   assert key not in seen and "tok-999999" not in seen
   assert "again in" in caplog.text
+
+
+def test_seconds_are_without_the_wait_for_a_turn():
+  run = Run()
+  with StubServer(lambda m: "x", latency_s=0.3) as stub:
+    model = run.open(url=stub.url, concurrency=1)
+    began = time.monotonic()
+    replies = ask(model, *(request(seed=i) for i in range(5)))
+    wall = time.monotonic() - began
+  assert 1.5 <= sum(r.seconds for r in replies) <= wall

@@ -90,16 +90,17 @@ class AskedAgent:
     Nothing is counted here: who keeps accounts makes each `attempt` itself.
     """
     del role, seed
-    start = time.monotonic()
+    seconds = 0.0
     for number in range(self._retries + 1):
       async with self._slots:
         attempt = await self.attempt(prompt)
+      seconds += attempt.reply.seconds
       if not attempt.transient or number == self._retries:
         break
       key = f"{self.fingerprint} {replicate} {prompt}"
       await asyncio.sleep(pause_s(attempt, key, number))
     return dataclasses.replace(
-      attempt.reply, attempts=number + 1, seconds=time.monotonic() - start
+      attempt.reply, attempts=number + 1, seconds=seconds
     )
 
   async def attempt(self, prompt: str) -> Attempt:
