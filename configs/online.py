@@ -66,8 +66,8 @@ def _agent():
 def _demo():
   """The models of the quickstart, and a scripted reflection model.
 
-  The quickstart's student was trained on 'Hint:' and understands nothing
-  else. The seed says it otherwise; the search finds the words.
+  The quickstart's student was trained on 'Hint:' and understands other words
+  badly or not at all. The seed has others; the search finds the right ones.
   """
   config = default_config()
   config.data.source = "teachable"

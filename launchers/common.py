@@ -1,12 +1,13 @@
 """What every launcher shares: flags, environment, one-line errors.
 
-Environment variables are read and set here and nowhere in the package.
+JAX's environment variables are set here and nowhere in the package.
 """
 
 import json
 import logging as std_logging
 import os
 import pathlib
+import re
 import sys
 
 from absl import app, flags, logging
@@ -118,6 +119,46 @@ def _initialize_hosts() -> None:
     multihost.initialize(address, _NUM_PROCESSES.value, _PROCESS_ID.value)
 
 
+def parse_flags(argv):
+  """What absl's own parser does, with an error of the input as one line."""
+  try:
+    rest = flags.FLAGS(argv)
+  except (AttributeError, KeyError) as error:  # as ml_collections says it
+    unknown = _unknown_key(argv, str(error))
+    if unknown is None:
+      raise
+    _end(unknown)
+  except flags.Error as error:
+    first, *more = str(error).strip().splitlines()
+    last = more[-1].strip() if more else ""
+    if more and not last.startswith("ValueError: "):
+      raise  # of the config file: its traceback tells
+    _end(" ".join([first, last.removeprefix("ValueError: ")]).strip())
+  try:
+    hasattr(_CONFIG.value, "keys")
+  except OSError as error:  # there is no such file
+    _end(" ".join(str(error).split()))
+  return rest
+
+
+def _unknown_key(argv, text: str) -> str | None:
+  """The error of a --config.KEY that there is not; None: another error."""
+  lost = re.search(r"'(\w+)", text)
+  given = [a.split("=")[0] for a in argv if a.startswith("--config.")]
+  keys = [key for key in given if lost and lost[1] in key.split(".")]
+  if not keys:
+    return None
+  meant = re.search(r'Did you mean "(\w+)"', text)
+  guess = "" if meant is None else f" (did you mean {meant[1]}?)"
+  return f"{keys[0]} names no key{guess}; they are in configs/README.md"
+
+
+def _end(text: str):
+  logging.flush()
+  print(f"error: {text}", file=sys.stderr, flush=True)
+  sys.exit(1)
+
+
 def launch(main) -> None:
   """Runs `main(argv)`; an error of ours is one line and exit status 1."""
 
@@ -135,9 +176,7 @@ def launch(main) -> None:
     except Exception as error:
       if not type(error).__module__.startswith("atlas_jax"):
         raise
-      logging.flush()
-      print(f"error: {error}", file=sys.stderr, flush=True)
-      sys.exit(1)
+      _end(str(error))
 
   _environment()
-  app.run(wrapped)
+  app.run(wrapped, flags_parser=parse_flags)

@@ -4,7 +4,7 @@
       --config.upstream.url=http://127.0.0.1:8001/v1 \
       --config.teacher.url=http://127.0.0.1:8002/v1 \
       --config.teacher.model=teacher \
-      --config.prompts_path=runs/online/best_prompts.json
+      --config.prompts_path=runs/evolve/best_prompts.json
 
 A client sets its base URL to http://127.0.0.1:8080/v1. SIGTERM and Ctrl-C let
 open requests end.

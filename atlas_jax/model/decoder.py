@@ -247,7 +247,7 @@ def _embed(
 
 
 def _rms_norm(
-  x: Float[Array, "*s D"], scale: Float[Array, "D"], eps: float
+  x: Float[Array, "*s D"], scale: Float[Array, " D"], eps: float
 ) -> Float[Array, "*s D"]:
   y = x.astype(jnp.float32)
   y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)

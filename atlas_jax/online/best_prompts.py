@@ -2,8 +2,8 @@
 
 A JSON object. Its key "prompts" holds the four templates by name
 (student_baseline, student_diagnostic, teacher_adaptive,
-student_with_teaching), all of them and nothing else; other keys (scores, the
-run that they come from) are information for a person.
+student_with_teaching), all of them and nothing else; other keys (its
+candidate, score and spend) are information for a person.
 """
 
 import json

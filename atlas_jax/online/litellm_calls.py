@@ -62,7 +62,7 @@ class LiteLlmCalls:
     except ImportError as error:
       raise ConfigError(
         f"{where}.kind='litellm' needs the extra `online`"
-        f" (pip install 'atlas_jax[online]'): {error}"
+        f" (pip install -e '.[online]'): {error}"
       ) from None
     try:
       self._litellm.get_llm_provider(model=model, api_base=url)

@@ -1,6 +1,6 @@
 """One line that says how a run stands, renewed while it works.
 
-  best 0.712 | 7 candidates | 1,204 calls | $0.83 | 12:30 left
+  search | best 0.712 | 7 candidates | 1,204 calls | $0.83 | 12:30 left
 
 On a terminal it is rewritten in place; in a log file it is a line now and
 then. Numbers of the spend are those of this search, replays included.

@@ -30,6 +30,7 @@ from atlas_jax.online.plan import BudgetTooSmall
 from atlas_jax.online.record import Record
 from atlas_jax.online.search import Search
 from atlas_jax.reports import tables
+from atlas_jax.teaching.statistics import Interval
 
 log = logging.getLogger(__name__)
 

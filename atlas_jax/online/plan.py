@@ -13,7 +13,7 @@ from atlas_jax.online.spend import Amount
 
 
 class BudgetTooSmall(ValueError):
-  """config.caps does not last for one round; the text says how much would."""
+  """config.caps does not last for a result; the text says how much would."""
 
 
 def plan(

@@ -8,8 +8,8 @@ A proposal is refused, and never evaluated, unless
 The model is told why, and what was refused or scored worse before, and is
 asked again, `attempts` times a round.
 
-`max_failures` calls in a row without a reply, or rounds in a row without a
-usable proposal, end the search: gepa itself would go on asking.
+`max_failures` calls in a row without a reply, or proposals in a row that are
+of no use, end the search: gepa itself would go on asking.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """An agent that is taught before it answers, for Python programs.
 
-    taught = TeachingAgent(my_agent, teacher, "runs/online/best_prompts.json")
+    taught = TeachingAgent(my_agent, teacher, "runs/evolve/best_prompts.json")
     print(taught.ask("How many primes are below 30?"))
 
 The agent answers alone; the teacher reads that answer and teaches; the agent

@@ -212,7 +212,7 @@ def _states(text: str, answer: str) -> bool:
 def group_advantages(
   rewards: Sequence[Sequence[float | None]] | Float[np.ndarray, "P G"],
   kind: str,
-) -> tuple[Float[np.ndarray, "P G"], Bool[np.ndarray, "P"]]:
+) -> tuple[Float[np.ndarray, "P G"], Bool[np.ndarray, " P"]]:
   """Advantages in float64, and which groups carry no gradient.
 
   group: (r - mean_g) / (std_g + 1e-4)     [Shao et al. 2024, as TRL has it]

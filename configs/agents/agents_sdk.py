@@ -1,6 +1,6 @@
 """An Agent of the OpenAI Agents SDK, with its tools and handoffs. Try it:
 
-  pip install 'atlas_jax[agents]'
+  pip install -e '.[agents]'
   python -m launchers.agent_check --config=configs/agents/agents_sdk.py \
       --config.agents_sdk.target=path/to/file.py:agent
 

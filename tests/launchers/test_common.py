@@ -1,6 +1,8 @@
 """Where a run's templates come from when it is started again."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -46,3 +48,45 @@ def test_a_run_goes_on_with_the_templates_that_it_began_with(
   tree.prompts_path = str(other)
   found = common.resolved(resolve, tree, run)
   assert found.prompts.teacher_adaptive.endswith("briefly")
+
+
+@pytest.mark.parametrize(
+  ("arguments", "told"),
+  [
+    (
+      ["--config=configs/quickstart.py", "--config.grpo.bta=1"],
+      "--config.grpo.bta names no key (did you mean beta?)",
+    ),
+    (
+      ["--config=configs/quickstart.py", "--config.zz.beta=1"],
+      "--config.zz.beta names no key;",
+    ),
+    (
+      ["--config=configs/quickstart.py", "--config.grpo.beta=abc"],
+      "--config.grpo.beta=abc: could not convert",
+    ),
+    (["--config=configs/quickstart.py:no"], "valid: student, teacher"),
+    (["--config=configs/nothing.py"], "configs/nothing.py"),
+    (["--config=configs/quickstart.py", "--workdri=x"], "workdir"),
+    ([], "--config must have a value"),
+    (["--config=BROKEN"], "Traceback"),
+  ],
+)
+def test_an_error_of_the_flags_is_one_line(
+  arguments, told, repo_root, tmp_path
+):
+  broken = tmp_path / "broken.py"
+  broken.write_text("def get_config():\n  return None.nothing\n")
+  arguments = [a.replace("BROKEN", str(broken)) for a in arguments]
+  done = subprocess.run(
+    [
+      *(sys.executable, "-m", "launchers.train", *arguments),
+      f"--workdir={tmp_path}/run",
+    ],
+    cwd=repo_root,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 1 and told in done.stderr
+  if told != "Traceback":
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

@@ -40,7 +40,7 @@ class SdkAgent:
     except ImportError as error:
       raise ConfigError(
         f"{where}: the OpenAI Agents SDK does not import ({error}); install"
-        " it with: pip install 'atlas_jax[agents]'"
+        " it with: pip install -e '.[agents]'"
       ) from error
     sdk = config.agents_sdk
     agent = targets.load(sdk.target, f"{where}.target")

@@ -36,7 +36,7 @@ class ResponsesAgent:
     except ImportError as error:
       raise ConfigError(
         f"{where}: the openai package does not import ({error}); install it"
-        " with: pip install 'atlas_jax[agents]'"
+        " with: pip install -e '.[agents]'"
       ) from error
 
     responses = config.responses
