@@ -280,7 +280,7 @@ def default_config() -> ConfigDict:
 def _convert(value, kind, where: str):
   """`value` as `kind` (a dataclass field's type), or ConfigError."""
   if isinstance(kind, types.UnionType):
-    if value is None:
+    if value is None or value == "":  # a flag cannot say None
       return None
     (kind,) = [t for t in typing.get_args(kind) if t is not types.NoneType]
   if dataclasses.is_dataclass(kind):

@@ -1,7 +1,7 @@
 """Sends one prompt to an agent and shows how its reply was read.
 
   python -m launchers.agent_check --config=configs/agents/http.py \
-      --config.http.url=http://127.0.0.1:8000/ask --prompt="What is 2 + 2?"
+      --config.http.url=http://127.0.0.1:8000/v1/chat/completions
 
 The exit status is 1 where the reply is no answer.
 """

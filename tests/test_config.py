@@ -123,6 +123,8 @@ def test_an_optional_key_can_be_set_and_left():
   assert resolve(tree).data.path is None
   tree.data.path = "problems.jsonl"
   assert resolve(tree).data.path == "problems.jsonl"
+  tree.data.path = ""  # --config.data.path=
+  assert resolve(tree).data.path is None
 
 
 def test_json_view_holds_every_field():
