@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 
-from atlas_jax.online import budget, choosing, report
+from atlas_jax.online import budget, choosing, optimize, report
 from atlas_jax.online.journal import Candidate
 from atlas_jax.online.spend import Caps
 from tests.online import small_world
@@ -111,7 +111,7 @@ def test_the_seed_is_kept_when_nothing_is_better(tmp_path):
   assert choice.harm is None
 
 
-def test_prompts_that_are_kept_and_do_harm_are_told(tmp_path):
+def test_prompts_that_are_kept_and_do_harm_are_told(tmp_path, capsys):
   def harmful(messages):
     prompt = messages[0]["content"]
     if prompt.startswith("GUIDED"):
@@ -125,7 +125,10 @@ def test_prompts_that_are_kept_and_do_harm_are_told(tmp_path):
   assert choice.harm.estimate == -0.5 and choice.harm.high < 0
   text = report.markdown(choice, "done", run.config.prompts, [])
   assert "worse than alone, by -50.0 [" in text
-  assert report.facts(choice)["harm"]["estimate"] == -0.5
+  facts = report.facts(choice)
+  assert facts["harm"]["estimate"] == -0.5
+  optimize._show(facts, tmp_path)
+  assert "Do not use the prompts that are kept" in capsys.readouterr().out
 
 
 def test_below_the_floor_the_seed_is_kept(tmp_path):
