@@ -57,6 +57,7 @@ class Line:
   spent: Amount = Amount()
   lost: Amount = Amount()
   unpriced_calls: int = 0
+  answered_calls: int = 0
 
 
 @dataclass(frozen=True)
