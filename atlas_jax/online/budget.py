@@ -112,7 +112,8 @@ class Budget:
       [Job(seed, minibatch, "train"), Job(child, minibatch, "train")],
       asked_before=False,
     )
-    # Counted after the first evaluation, whose unaided solutions are kept.
+    # Counted after the first evaluation, whose unaided solutions are kept; when
+    # it is over, those that failed are asked for again.
     first = self._first_jobs()
     over = any(map(self.rollouts.known, first))
     accepted = self.evaluation(

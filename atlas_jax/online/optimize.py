@@ -1,7 +1,7 @@
 """An optimisation, from the config to the report, in one run directory.
 
   config.json        the whole config, all texts in it, no secret
-  record.sqlite      every call; the same command goes on from it
+  record.sqlite      every call and verdict; the same command goes on from it
   candidates.json, best_prompts.json     journal.py
   episodes/          episodes.py
   costs.json, report/                    report.py

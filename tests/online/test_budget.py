@@ -6,9 +6,10 @@ import pytest
 
 from atlas_jax.online.budget import test_jobs as jobs_of_test
 from atlas_jax.online.rollouts import Job
+from atlas_jax.online.spend import Amount
 from tests.online import small_world
 from tests.online.stub_server import Faults, StubServer
-from tests.online.test_rollouts import better, opened
+from tests.online.test_rollouts import better, broken_for, opened
 
 
 @pytest.mark.parametrize("update", ["round_robin", "all"])
@@ -40,6 +41,31 @@ def test_no_round_takes_more_than_it_is_said_to(tmp_path, update):
       assert said - 22 <= made <= said
       children.append(child)
       parent = child
+
+
+def test_a_round_counts_unaided_solutions_that_failed(tmp_path):
+  with (
+    StubServer(broken_for("2003+", "SOLVE")) as stub,
+    opened(tmp_path, stub.url, student__retries=0) as run,
+  ):
+    before = run.budget.round().calls
+    sets = run.budget.sets
+    run.rollouts.evaluate(
+      [Job(run.config.prompts, sets.validation, "validation")]
+    )
+    assert run.budget.round().calls == before + 1
+
+
+def test_nothing_but_calls_is_set_aside_until_something_was_answered(tmp_path):
+  changes = {"caps__tokens": 100_000, "caps__calls": 5000}
+  with opened(tmp_path, "http://127.0.0.1:9", **changes) as run:
+    for answered in (False, True):
+      for _ in range(20):
+        run.ledger.charge(
+          *("student_baseline", "m"), spent=Amount(1), answered=answered
+        )
+      run.budget.hold([run.config.prompts])
+      assert (run.ledger.room().tokens < 100_000) is answered
 
 
 def test_a_round_counts_the_longest_questions(tmp_path):
