@@ -6,7 +6,8 @@ import time
 from collections.abc import Awaitable, Callable
 
 from atlas_jax.online.ledger import Ledger
-from atlas_jax.online.record import GOOD, Attempt, Record
+from atlas_jax.online.record import Attempt, Record
+from atlas_jax.online.record_tables import ANSWERED, GOOD
 from atlas_jax.online.replies import Reply
 from atlas_jax.online.spend import Amount
 
@@ -79,7 +80,11 @@ def _charge(ledger: Ledger, attempt: Attempt) -> None:
     ledger.charge(attempt.role, attempt.model, lost=attempt.bound)
   else:
     ledger.charge(
-      attempt.role, attempt.model, spent=attempt.cost, priced=attempt.priced
+      attempt.role,
+      attempt.model,
+      spent=attempt.cost,
+      priced=attempt.priced,
+      answered=attempt.status in ANSWERED,
     )
 
 
@@ -123,5 +128,7 @@ async def attempted(
       raise
     record.settle(row, key, done)
     if done.cost is not None:
-      held.settle(done.cost, priced=done.priced)
+      held.settle(
+        done.cost, priced=done.priced, answered=done.status in ANSWERED
+      )
     return done

@@ -4,8 +4,8 @@ Calls are those at most, but for retries, which come on top: where two prompts
 come out equal (two candidates that get the same teaching), or the reflection
 model's first proposal is of use, fewer are made. Tokens and dollars are
 estimates: UTF-8 bytes of the prompts over `_BYTES_PER_TOKEN` and the whole of
-max_tokens, until a role has been called `_MEASURED` times; from then on its
-mean cost with a margin, where that is less.
+max_tokens, until a role has answered `_MEASURED` times; from then on its mean
+cost an answer with a margin, where that is less.
 
 What choosing and the test split will take is set aside in the ledger, so that
 the search cannot use it. A round begins only where the whole of it fits.
@@ -101,16 +101,25 @@ class Budget:
     return self.evaluation(self._first_jobs())
 
   def round(self) -> Amount:
-    """One round whose child is accepted: calls at most."""
+    """One round whose child is accepted: calls at most.
+
+    Neither its parent nor its child has met a problem of its minibatch.
+    """
     seed, child = self.config.prompts, self._child()
-    minibatch = self.sets.train[: self.config.sizes.minibatch]
-    jobs = [
-      Job(seed, minibatch, "train"),
-      Job(child, minibatch, "train"),
-      Job(child, self.sets.validation, "validation"),
-    ]
-    # Counted after the first evaluation, whose unaided solutions are kept.
-    return self.evaluation(jobs, self._first_jobs()) + self.reflection()
+    longest = sorted(self.sets.train, key=lambda p: -len(p.question.encode()))
+    minibatch = longest[: self.config.sizes.minibatch]
+    calls = self.rollouts.calls_needed(
+      [Job(seed, minibatch, "train"), Job(child, minibatch, "train")],
+      asked_before=False,
+    )
+    # Counted after the first evaluation, whose unaided solutions are kept; when
+    # it is over, those that failed are asked for again.
+    first = self._first_jobs()
+    over = any(map(self.rollouts.known, first))
+    accepted = self.evaluation(
+      [Job(child, self.sets.validation, "validation")], () if over else first
+    )
+    return self._cost(calls) + accepted + self.reflection()
 
   def reflection(self) -> Amount:
     """The reflection calls of a round, every proposal but the last refused."""
@@ -193,7 +202,8 @@ class Budget:
     # Those who come later may take more calls than those who are there.
     plan = self.plan()
     calls = plan["choosing and test"].calls
-    measured = self.ledger.snapshot().calls >= _MEASURED
+    lines = self.ledger.snapshot().lines
+    measured = sum(x.answered_calls for x in lines) >= _MEASURED
     whole = sum(
       (part.calls for name, part in plan.items() if name != "one round"), 0
     )
@@ -263,10 +273,10 @@ class Budget:
     pico = 0 if price is None else price.pico(n, tokens_in, n * most)
     bound = Amount(n, tokens_in + n * most, pico)
     seen = [x for x in self.ledger.snapshot().lines if x.role == role]
-    calls = sum(x.spent.calls for x in seen)
-    if calls < _MEASURED:
+    answers = sum(x.answered_calls for x in seen)
+    if answers < _MEASURED:
       return bound
-    mean = n * _MARGIN / calls
+    mean = n * _MARGIN / answers
     return Amount(
       n,
       min(bound.tokens, math.ceil(mean * sum(x.spent.tokens for x in seen))),

@@ -49,6 +49,8 @@ class Chat:
     self._record = record
     self._limits = limits
     self._endpoint = endpoint
+    # A model that the run serves: it has another name at another server.
+    self._own = endpoint != config.url
     self.price = price
     self._scrub = scrub
     self._scrub_own = scrub_own
@@ -83,7 +85,8 @@ class Chat:
       "extra": self._config.extra,
       "replicate": request.replicate,
     }
-    text = json.dumps(asked, sort_keys=True, separators=(",", ":"))
+    named = {k: v for k, v in asked.items() if k != "model" or not self._own}
+    text = json.dumps(named, sort_keys=True, separators=(",", ":"))
     key = hashlib.sha256(text.encode()).hexdigest()
     reply = await asks.answered(
       self._ledger,

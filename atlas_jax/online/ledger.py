@@ -41,11 +41,13 @@ class Held:
   def __init__(self, bound: Amount):
     self.bound = bound
     self.cost: Amount | None = None
-    self.priced = True
+    self.priced = self.answered = True
 
-  def settle(self, cost: Amount, *, priced: bool = True) -> None:
+  def settle(
+    self, cost: Amount, *, priced: bool = True, answered: bool = True
+  ) -> None:
     """Says what the call did cost; priced False: its dollars are unknown."""
-    self.cost, self.priced = cost, priced
+    self.cost, self.priced, self.answered = cost, priced, answered
 
 
 class Ledger:
@@ -142,7 +144,13 @@ class Ledger:
         self.charge(role, model, lost=bound)
       else:
         self._paid += held.cost
-        self.charge(role, model, spent=held.cost, priced=held.priced)
+        self.charge(
+          role,
+          model,
+          spent=held.cost,
+          priced=held.priced,
+          answered=held.answered,
+        )
       self._release(bound)
 
   def _release(self, bound: Amount) -> None:
@@ -208,6 +216,7 @@ class Ledger:
     spent: Amount = NOTHING,
     lost: Amount = NOTHING,
     priced: bool = True,
+    answered: bool = True,
   ) -> None:
     """Adds to the spend that is shown, not to what is paid: for a replay."""
     line = self._lines.get((role, model)) or Line(role, model)
@@ -217,6 +226,7 @@ class Ledger:
       line.spent + spent,
       line.lost + lost,
       line.unpriced_calls + (0 if priced else spent.calls),
+      line.answered_calls + (spent.calls if answered else 0),
     )
 
   def room(self) -> Room:

@@ -19,8 +19,8 @@ from atlas_jax.online.recorded_agent import open_recorded_agent
 from atlas_jax.online.reflection import Memory, Reflector
 from atlas_jax.online.replies import Agent, ChatModel
 from atlas_jax.online.rollouts import Rollouts
+from atlas_jax.online.verdicts import RecordedChecker
 from atlas_jax.serving.events import EventLoop
-from atlas_jax.teaching.answers import AnswerChecker
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def opened(
   """A Run, closed at the end; see open_models."""
   ledger = record.ledger(config.caps)
   with contextlib.ExitStack() as stack:
-    checker = stack.enter_context(AnswerChecker())
+    checker = stack.enter_context(RecordedChecker(record.verdicts))
     loop = EventLoop()
     stack.callback(loop.close)
     models = open_models(config, environ, ledger, record, endpoints)
@@ -168,6 +168,7 @@ def opened(
       config,
       loop,
       checker,
+      record.evaluation_begins,
       Episodes(workdir).write,
     )
     yield Run(

@@ -1,7 +1,7 @@
 """An optimisation, from the config to the report, in one run directory.
 
   config.json        the whole config, all texts in it, no secret
-  record.sqlite      every call; the same command goes on from it
+  record.sqlite      every call and verdict; the same command goes on from it
   candidates.json, best_prompts.json     journal.py
   episodes/          episodes.py
   costs.json, report/                    report.py
@@ -18,17 +18,20 @@ import json
 import logging
 import pathlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from atlas_jax import directory
 from atlas_jax.config import to_dict
+from atlas_jax.data.problems import Problem
 from atlas_jax.online import choosing, live, local_servers, report
 from atlas_jax.online.budget import Sets
+from atlas_jax.online.comparing import ChoosingError
 from atlas_jax.online.config import OnlineConfig
 from atlas_jax.online.opening import Run, chosen_problems, opened
 from atlas_jax.online.plan import BudgetTooSmall
 from atlas_jax.online.record import Record
-from atlas_jax.online.search import Search
+from atlas_jax.online.rollouts import RolloutError
+from atlas_jax.online.search import Search, SearchFailed
 from atlas_jax.reports import tables
 from atlas_jax.teaching.statistics import Interval
 
@@ -97,17 +100,28 @@ def optimize(
       opened(reachable, workdir, environ, sets, record, endpoints)
     )
     _check_budget(run)
-    with live.shown(run.line, sys.stderr):
+    with live.shown(run.line, sys.stderr), _forgetting(record):
       _work(run)
   _show(json.loads(finished.read_text(encoding="utf-8")), workdir)
+
+
+@contextlib.contextmanager
+def _forgetting(record: Record):
+  """A run that stops because of failures tries them again when it goes on."""
+  try:
+    yield
+  except SearchFailed:
+    record.failures.forget_reflection()
+    raise
+  except (RolloutError, ChoosingError):
+    record.forget_evaluation()
+    raise
 
 
 def _same_problems(sets: Sets, record: Record, workdir: pathlib.Path) -> None:
   """A run goes on with the problems that it began with."""
   now = {
-    name: hashlib.sha256(
-      json.dumps([[p.id, p.answer] for p in problems]).encode()
-    ).hexdigest()
+    name: hashlib.sha256(_text_of(problems).encode()).hexdigest()
     for name, problems in vars(sets).items()
   }
   before = record.notes.read("problems")
@@ -119,6 +133,15 @@ def _same_problems(sets: Sets, record: Record, workdir: pathlib.Path) -> None:
       f"the problems of config.data are not those that {workdir} began with"
       f" (in {changed}); restore them or choose another --workdir"
     )
+
+
+def _text_of(problems: Sequence[Problem]) -> str:
+  """All that is known of them; of what JSON lacks, its type."""
+  return json.dumps(
+    [list(vars(p).values()) for p in problems],
+    skipkeys=True,
+    default=lambda value: type(value).__name__,
+  )
 
 
 def _write_costs(record: Record, workdir: pathlib.Path) -> None:
@@ -153,6 +176,7 @@ def _work(run: Run) -> None:
   )
   ended = search.run()
   log.info("the search ended: %s", ended)
+  run.record.evaluation_begins()  # what the search met is history
   if not run.journal.candidates:
     raise BudgetTooSmall(
       f"the seed could not be evaluated: {ended}; raise config.caps"

@@ -10,9 +10,10 @@ for each key, and gets:
   1. the outcome of that ask, with the cost of its attempts, when it is known;
      a failure that several asks shared is handed to as many;
   2. the good reply, once a key has one, at no further cost;
-  3. nothing, and then it is tried (again), after failures that came last:
-     where no later call of the model was answered, the failure is not yet
-     part of the run's history, and an outage can be waited out.
+  3. nothing, and then it is tried (again), after failures that came last
+     (no later call of the model was answered) or that the run stopped for
+     (failures.py): they are no part of its history, and an outage can be
+     waited out.
 
 The file holds questions and answers, and neither keys nor headers.
 """
@@ -25,53 +26,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from atlas_jax.online import notes
+from atlas_jax.online import notes, verdicts
+from atlas_jax.online.failures import Failures
 from atlas_jax.online.ledger import Ledger
+from atlas_jax.online.record_tables import FORGET, GOOD, TABLES
 from atlas_jax.online.replies import Reply
 from atlas_jax.online.spend import PICO, Amount, Caps
 
-GOOD = ("ok", "truncated")
 _VERSION = 1
 _TICK_S = 5.0
-_TABLES = """
-CREATE TABLE IF NOT EXISTS processes (
-  id INTEGER PRIMARY KEY, started REAL, seconds REAL
-);
-CREATE TABLE IF NOT EXISTS requests (key TEXT PRIMARY KEY, request TEXT);
-CREATE TABLE IF NOT EXISTS attempts (
-  id INTEGER PRIMARY KEY,
-  process INTEGER NOT NULL,
-  key TEXT NOT NULL,
-  role TEXT NOT NULL,
-  model TEXT NOT NULL,
-  bound_tokens INTEGER NOT NULL,
-  bound_pico INTEGER NOT NULL,
-  calls INTEGER NOT NULL,      -- of the bound, then as sent
-  settled INTEGER,             -- order of settling; NULL: under way or killed
-  status TEXT,                 -- of replies.py, or lost
-  final INTEGER NOT NULL DEFAULT 0,  -- the outcome of an ask
-  text TEXT,
-  prompt_tokens INTEGER,
-  completion_tokens INTEGER,
-  tokens INTEGER,              -- charged; NULL where lost
-  pico INTEGER,                -- charged picodollars; NULL: unpriced or lost
-  seconds REAL,
-  error TEXT
-);
-CREATE TABLE IF NOT EXISTS shared (  -- failures that several asks waited for
-  attempt INTEGER PRIMARY KEY, asks INTEGER NOT NULL
-);
-CREATE INDEX IF NOT EXISTS attempts_key ON attempts (key, id);
-"""
-# Failures after the last answer of their model (empty or not) are forgotten.
-_FORGET = """
-UPDATE attempts SET final = 0 WHERE final = 1
-AND status NOT IN ('ok', 'truncated', 'empty')
-AND settled > IFNULL((SELECT MAX(settled) FROM attempts AS other
-  WHERE other.model = attempts.model AND other.final = 1
-    AND other.status IN ('ok', 'truncated', 'empty')), 0)
-AND settled > IFNULL((SELECT MAX(settled) FROM notes), 0)
-"""
 
 
 class RecordError(RuntimeError):
@@ -152,11 +115,13 @@ class Record:
         f"{path} is a record of version {version}; this program writes"
         f" version {_VERSION}: use another directory"
       )
-    self._db.executescript(_TABLES + notes.TABLE)
+    self._db.executescript(TABLES + notes.TABLE + verdicts.TABLE)
     self.notes = notes.Notes(self._db, self._lock)
+    self.verdicts = verdicts.Verdicts(self._db, self._lock)
+    self.failures = Failures(self._db, self._lock)
     self._db.execute(f"PRAGMA user_version={_VERSION}")
     self._db.execute("UPDATE attempts SET status='lost' WHERE settled IS NULL")
-    self._db.execute(_FORGET)
+    self._db.execute(FORGET)
     row = "SELECT IFNULL(SUM(seconds), 0) FROM processes"
     (self._before_s,) = self._db.execute(row).fetchone()
     row = "SELECT IFNULL(MAX(settled), 0) FROM attempts"
@@ -167,7 +132,21 @@ class Record:
 
   def ledger(self, caps: Caps) -> Ledger:
     """A ledger that knows what the run's earlier processes used."""
-    return Ledger(caps, paid=self.paid(), seconds=self._before_s)
+    return Ledger(caps, paid=self.paid(), seconds=self._seconds())
+
+  def _seconds(self) -> float:
+    """Of this and earlier processes, the start of servers included."""
+    return self._before_s + time.monotonic() - self._began
+
+  def evaluation_begins(self) -> None:
+    """What was met before is history."""
+    self.failures.evaluation_begins()
+    self.verdicts.evaluation_begins()
+
+  def forget_evaluation(self) -> None:
+    """The run stops for what its last evaluation met: not for good."""
+    self.failures.forget_evaluation()
+    self.verdicts.forget_evaluation()
 
   def _tick(self) -> None:
     while not self._closed.wait(_TICK_S):
@@ -242,6 +221,7 @@ class Record:
         ),
       )
       self._handed[key] = row
+      self.failures.met(row, attempt)
 
   def share(self, key: str, asks: int) -> None:
     """Notes how many asks got the failure of `key` that was settled last."""
@@ -260,6 +240,7 @@ class Record:
     for n, (row, attempt) in enumerate(new, 1):
       if attempt.final:
         self._handed[key] = row
+        self.failures.met(row, attempt)
         attempts = tuple(a for _, a in new[:n])
         reply = reply_of(attempts)
         shared = "SELECT asks - 1 FROM shared WHERE attempt=?"

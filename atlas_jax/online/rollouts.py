@@ -78,6 +78,7 @@ class Rollouts:
     config: of the run.
     loop: where they live.
     checker: judges.
+    on_begin: called as an evaluation begins.
     on_scored: gets every new rollout that was scored, in the order of the
       jobs.
   """
@@ -87,6 +88,7 @@ class Rollouts:
   config: OnlineConfig
   loop: EventLoop
   checker: AnswerChecker
+  on_begin: Callable[[], None]
   on_scored: Callable[[Rollout], None]
 
   def __post_init__(self):
@@ -101,6 +103,7 @@ class Rollouts:
         and is in the record.
       RolloutError: more than half have no answer because a model failed.
     """
+    self.on_begin()
     wanted = {
       (job.prompts, problem.id, job.replicate): (job, problem)
       for job in jobs
@@ -133,19 +136,25 @@ class Rollouts:
     keys = [(job.prompts, p.id, job.replicate) for p in job.problems]
     return [self._done[k] for k in keys if k in self._done]
 
-  def calls_needed(self, jobs: Sequence[Job]) -> list[tuple[str, int]]:
+  def calls_needed(
+    self, jobs: Sequence[Job], *, asked_before: bool = True
+  ) -> list[tuple[str, int]]:
     """(role, UTF-8 bytes of its prompt that are known now) of each call that
-    `jobs` would make, if every call is answered."""
+    `jobs` would make, if every call is answered.
+
+    asked_before: less what was asked by now.
+    """
+    done, already = (self._done, self._asked) if asked_before else ({}, {})
     out, counted = [], set()
     for job in jobs:
       for problem in job.problems:
         key = (job.prompts, problem.id, job.replicate)
-        if key in self._done or key in counted:
+        if key in done or key in counted:
           continue
         counted.add(key)
         roles = ["student_with_teaching"]
         for role, asked in self._keys(job, problem).items():
-          if asked not in self._asked and asked not in counted:
+          if asked not in already and asked not in counted:
             counted.add(asked)
             roles.append(role)
         question = len(problem.question.encode())

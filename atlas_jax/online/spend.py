@@ -14,7 +14,7 @@ class Caps:
   calls: int | None = None  # sent over the wire, failed ones included
   tokens: int | None = None  # prompt and completion
   dollars: float | None = None
-  minutes: float | None = None  # of wall time
+  minutes: float | None = None  # of wall time, the start of servers included
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,17 @@ def picodollars(dollars: float) -> int:
 
 @dataclass(frozen=True)
 class Line:
-  """The spend of one role at one model, as the run has seen it."""
+  """The spend of one role at one model, as the run has seen it.
+
+  answered_calls: of those spent; a refused call costs nothing and is none.
+  """
 
   role: str
   model: str
   spent: Amount = Amount()
   lost: Amount = Amount()
   unpriced_calls: int = 0
+  answered_calls: int = 0
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from atlas_jax.online import local_servers
+from atlas_jax.online.model_config import ChatModelConfig
 from atlas_jax.online.models import open_model
 from atlas_jax.online.record import Record
 from atlas_jax.online.replies import ChatRequest
@@ -58,6 +59,43 @@ def test_a_server_that_another_process_started(tmp_path, key):
     (call,) = stub.calls
     sent = call.headers.get("Authorization")
     assert sent == (None if key is None else f"Bearer {key}")
+
+
+def test_what_one_server_said_another_one_need_not(tmp_path):
+  """The run's own, and one at a URL, call the same model by other names."""
+  request = ChatRequest(
+    "teacher_adaptive", ({"role": "user", "content": "q"},), 4, 0.0, 1
+  )
+  loop = EventLoop()
+
+  def ask(stub, record, **named):
+    model = open_model(
+      ChatModelConfig(kind="url", url=stub.url),
+      where="config.teacher",
+      environ={},
+      ledger=record.ledger(Caps()),
+      record=record,
+      **named,
+    )
+    loop.run(model.chat(request))
+    loop.run(model.aclose())
+
+  with (
+    StubServer(lambda _: "yes", model="teacher") as own,
+    StubServer(lambda _: "yes", model="theirs") as other,
+    Record() as record,
+  ):
+    for stub in (own, other):
+      ask(stub, record, endpoint="local:a/directory")
+    assert (len(own.calls), len(other.calls)) == (1, 0)
+    ask(other, record, endpoint="local:another")
+    assert len(other.calls) == 1
+    # At one address the name tells models apart.
+    ask(own, record)
+    own.model = "another"
+    ask(own, record)
+    assert len(own.calls) == 3
+  loop.close()
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -14,13 +15,23 @@ from atlas_jax.online.spend import Amount, Caps
 BOUND = Amount(1, 100, 1000)
 
 
-def put(record, key, status="ok", *, final=True, cost=BOUND, model="m", **more):
+def put(
+  record,
+  key,
+  status="ok",
+  *,
+  role="role",
+  model="m",
+  final=True,
+  cost=BOUND,
+  **more,
+):
   """Notes one attempt as begun and ended."""
-  row = record.begin(key, "role", model, {"messages": [key]}, BOUND)
+  row = record.begin(key, role, model, {"messages": [key]}, BOUND)
   record.settle(
     row,
     key,
-    Attempt("role", model, status, final, BOUND, cost, True, **more),
+    Attempt(role, model, status, final, BOUND, cost, True, **more),
   )
 
 
@@ -171,6 +182,12 @@ def test_wall_time_is_kept_over_processes(tmp_path):
     db.execute("UPDATE processes SET seconds = 30")
   with Record(path) as record:
     assert 60 <= record.ledger(Caps(minutes=2)).seconds < 61
+
+
+def test_the_start_of_servers_counts_in_the_process_that_starts_them(tmp_path):
+  with Record(tmp_path / "record.sqlite") as record:
+    time.sleep(0.3)  # before there is a ledger
+    assert 0.3 <= record.ledger(Caps(minutes=1)).seconds < 10
 
 
 def test_costs_are_a_line_for_each_role_and_model():
