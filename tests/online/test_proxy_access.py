@@ -4,9 +4,19 @@ import asyncio
 
 import openai
 import pytest
+from aiohttp import web
 
 from atlas_jax.online.proxy.config import Keys
-from tests.online.proxied import run, teacher, upstream
+from atlas_jax.online.replies import ChatRequest
+from atlas_jax.online.url_calls import UrlCalls
+from tests.online.proxied import (
+  application,
+  run,
+  serving,
+  teacher,
+  upstream,
+  whole,
+)
 
 ASK = [{"role": "user", "content": "1+1?"}]
 
@@ -42,6 +52,56 @@ def test_the_clients_own_key_is_passed_on_to_the_upstream_alone():
     sent = {"forward_authorization": True}
     run(check, up, teach, client_key="sk-client", sent=sent)
   assert "Authorization" not in teach.calls[0].headers
+
+
+def sets_cookies(seen: list) -> web.Application:
+  """An upstream that wants its sessions back; what it gets is in `seen`."""
+
+  async def chat(request):
+    seen.append(request.headers.get("Cookie"))
+    response = whole("re")
+    response.set_cookie("session", f"of {len(seen)}")
+    return response
+
+  return application(chat)
+
+
+def test_a_cookie_for_one_client_is_not_sent_for_another():
+  seen = []
+
+  async def check(proxied):
+    for _ in range(2):
+      assert (await proxied.ask(n=2))[0] == "passed_through"
+    assert seen == [None, None]
+
+  async def main():
+    # Cookies of a bare address are kept by nobody.
+    async with serving(sets_cookies(seen), "localhost") as url:
+      await asyncio.to_thread(run, check, url, "http://127.0.0.1:9")
+
+  asyncio.run(main())
+
+
+def test_a_cookie_of_one_call_is_not_sent_with_the_next():
+  seen = []
+  request = ChatRequest(
+    role="teacher_adaptive",
+    messages=tuple(ASK),
+    max_tokens=9,
+    temperature=0.0,
+    seed=None,
+    replicate=0,
+  )
+
+  async def main():
+    async with serving(sets_cookies(seen), "localhost") as url:
+      calls = UrlCalls(url, model="stub", key=None, extra={})
+      for _ in range(2):
+        await calls.send(request)
+      await calls.aclose()
+
+  asyncio.run(main())
+  assert seen == [None, None]
 
 
 def test_without_a_model_of_the_upstream_the_client_names_it():
