@@ -1,6 +1,8 @@
 """Who may ask the proxy, with which key, how much, and what is refused."""
 
 import asyncio
+import contextlib
+import json
 
 import openai
 import pytest
@@ -159,3 +161,63 @@ def test_more_than_the_proxy_holds_are_told_to_come_back():
 
   with upstream(latency_s=0.2) as up, teacher() as teach:
     run(check, up, teach, max_concurrency=3)
+
+
+ONE = b'{"messages": [{"role": "user", "content": "1+1?"}]}'
+
+
+@contextlib.asynccontextmanager
+async def begun(proxied, size: int, beginning: bytes):
+  """A request whose body of `size` bytes has begun to come."""
+  reader, writer = await asyncio.open_connection(*proxied.url[7:].split(":"))
+  writer.write(
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
+    b"Content-Length: %d\r\n\r\n%s" % (size, beginning)
+  )
+  await writer.drain()
+  await asyncio.sleep(0.1)
+  yield reader, writer
+  writer.close()
+
+
+def test_who_is_slow_to_ask_takes_nobodys_place():
+  async def check(proxied):
+    async with begun(proxied, 100, b"{") as (reader, _):
+      assert await proxied.ask() == ("taught", "re GUIDED")
+      head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
+      body = await reader.readuntil(b"}}")
+    assert head.startswith(b"HTTP/1.1 408") and b"Connection: close" in head
+    error = json.loads(body)["error"]
+    assert error["message"] == "the body took over 1 s"
+    assert error["type"] == "invalid_request_error"
+    assert await proxied.counts() == {"taught": 1, "refused": 1}
+
+  with upstream() as up, teacher() as teach:
+    run(check, up, teach, max_concurrency=1, body_timeout_s=1.0)
+
+
+def test_a_body_that_comes_in_pieces_is_answered():
+  async def check(proxied):
+    async with begun(proxied, len(ONE), ONE[:9]) as (reader, writer):
+      writer.write(ONE[9:])
+      assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    assert await proxied.counts() == {"taught": 1}
+
+  with upstream() as up, teacher() as teach:
+    run(check, up, teach)
+
+
+def test_bodies_that_are_being_read_are_bounded_together():
+  async def check(proxied):
+    async with (
+      begun(proxied, 100, b" " * 90),
+      begun(proxied, 100, b" " * 90),
+    ):
+      with pytest.raises(openai.RateLimitError, match="full"):
+        await proxied.ask()
+    while (await proxied.counts()).get("cancelled") != 2:
+      await asyncio.sleep(0.02)
+    assert (await proxied.ask())[0] == "taught"
+
+  with upstream() as up, teacher() as teach:
+    run(check, up, teach, max_concurrency=2, max_request_bytes=100)

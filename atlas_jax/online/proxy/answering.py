@@ -58,21 +58,19 @@ class Answering:
       self.counters.seconds.labels(stage).observe(time.monotonic() - start)
 
   async def answer(
-    self, request: web.Request, authorization: str | None
+    self, request: web.Request, data: bytes, authorization: str | None
   ) -> tuple[str, web.StreamResponse]:
     """(what to count, the response).
 
     Args:
       request: of the client.
+      data: the body of it.
       authorization: the header that is passed on to the upstream.
     """
     try:
-      chat = read_chat(await request.read(), self.config.max_question_bytes)
-    except web.HTTPRequestEntityTooLarge:
-      message = f"the body is over {self.config.max_request_bytes} bytes"
-      return "refused", errors.error(413, message, "invalid_request_error")
+      chat = read_chat(data, self.config.max_question_bytes)
     except BadRequest as bad:
-      return "refused", errors.error(400, str(bad), "invalid_request_error")
+      raise errors.refused(400, str(bad), "invalid_request_error") from None
     if chat.question is None:
       self.counters.passed.labels(chat.reason).inc()
       how, body = "passed_through", chat.body

@@ -63,6 +63,7 @@ class ProxyConfig:
   connect_timeout_s: float = 5.0
   silence_timeout_s: float = 600.0  # of the upstream, between two pieces
   health_timeout_s: float = 2.0
+  body_timeout_s: float = 60.0  # for a client to send its request
   max_concurrency: int = 256  # chats at one time; more are told to come back
   max_request_bytes: int = 8 << 20
   max_question_bytes: int = 32 << 10  # longer ones are not taught
@@ -113,6 +114,7 @@ def check(config: ProxyConfig) -> None:
   for name in (
     *("teach_deadline_s", "breaker_failures", "breaker_open_s"),
     *("connect_timeout_s", "silence_timeout_s", "health_timeout_s"),
+    "body_timeout_s",
     *("max_concurrency", "max_request_bytes", "max_question_bytes"),
   ):
     if getattr(config, name) <= 0:

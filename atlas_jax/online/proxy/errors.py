@@ -7,12 +7,33 @@ from collections.abc import Callable, Mapping
 from aiohttp import web
 
 _LONGEST = 2000  # characters of an upstream's own words
+_RETRY_AFTER_S = "1"  # for those who come while the proxy is full
+
+
+class Refused(Exception):
+  """The proxy itself says no; `response` is what the client is told."""
+
+  def __init__(self, response: web.Response):
+    super().__init__(response.status)
+    self.response = response
 
 
 def error(status: int, message: str, kind: str) -> web.Response:
   """An error response of ours."""
   body = {"message": message, "type": kind, "param": None, "code": None}
   return web.json_response({"error": body}, status=status)
+
+
+def refused(status: int, message: str, kind: str) -> Refused:
+  """To be raised; see `error`."""
+  return Refused(error(status, message, kind))
+
+
+def full() -> Refused:
+  """To be raised where there is no place for one more."""
+  reason = refused(429, "the proxy is full", "rate_limit_exceeded")
+  reason.response.headers["Retry-After"] = _RETRY_AFTER_S
+  return reason
 
 
 def place(reason: Exception) -> str:
