@@ -12,6 +12,7 @@ that fails makes it worse.
 import asyncio
 import atexit
 import collections
+import concurrent.futures
 import logging
 import pathlib
 import threading
@@ -25,6 +26,7 @@ from atlas_jax.online.outcomes import TEACH_DEADLINE_S, outcome_of
 from atlas_jax.online.replies import Agent, BudgetSpent, ChatModel
 from atlas_jax.online.retrying import ModelRefused
 from atlas_jax.online.wrapping import as_agent, as_teacher
+from atlas_jax.serving.events import EventLoop
 from atlas_jax.teaching.prompts import Prompts, strip_thinking
 
 log = logging.getLogger(__name__)
@@ -99,8 +101,7 @@ class TeachingAgent:
     self._deadline_s = teach_deadline_s
     self._asked = 0
     self._opening = threading.Lock()
-    self._loop: asyncio.AbstractEventLoop | None = None
-    self._thread: threading.Thread | None = None
+    self._events: EventLoop | None = None
 
   def __enter__(self):
     return self
@@ -112,10 +113,21 @@ class TeachingAgent:
     """The answer. Several threads may ask at one time.
 
     Raises:
-      AgentFailed: the agent gave none of its own.
+      AgentFailed: the agent gave none of its own, or close() was called.
       BudgetSpent: the agent has a budget, and it is spent.
     """
-    return self._run(self.aask(question))
+    with self._opening:
+      if self._events is None:
+        self._events = EventLoop()
+        atexit.register(self._leave)
+      answer = self._events.submit(self.aask(question))
+    try:
+      return answer.result()
+    except concurrent.futures.CancelledError:
+      raise AgentFailed(f"{self._agent.name}: closed meanwhile") from None
+    except BaseException:
+      answer.cancel()
+      raise
 
   async def aask(self, question: str) -> Answer:
     """See ask."""
@@ -162,33 +174,27 @@ class TeachingAgent:
     return "taught", taught
 
   def close(self) -> None:
-    """Closes agent and teacher, for who used ask; the exit does it too."""
-    self._run(self.aclose())
-    atexit.unregister(self.close)
-    self._loop.call_soon_threadsafe(self._loop.stop)
-    self._thread.join()
-    self._loop.close()
-    self._loop = self._thread = None
+    """Closes agent and teacher, for who used ask; the exit does it too.
+
+    Questions under way end with AgentFailed.
+    """
+    atexit.unregister(self._leave)
+    with self._opening:
+      events, self._events = self._events or EventLoop(), None
+    try:
+      events.cancel()
+      events.run(self.aclose())
+    finally:
+      events.close()
+
+  def _leave(self) -> None:
+    """close, for a program that ends: threads that still ask end with it."""
+    self._events.run(self.aclose())
 
   async def aclose(self) -> None:
     """Closes agent and teacher, for who used aask."""
     await self._agent.aclose()
     await self._teacher.aclose()
-
-  def _run(self, coroutine):
-    """The result, from a loop in a thread of its own.
-
-    A caller may have a running loop already, as in a notebook.
-    """
-    with self._opening:
-      if self._loop is None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-          target=self._loop.run_forever, name="teaching agent", daemon=True
-        )
-        self._thread.start()
-        atexit.register(self.close)
-    return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
 
 def _templates(prompts, inject: str | None) -> PromptsConfig:
