@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from atlas_jax.config import PromptsConfig
 from atlas_jax.online import protocol
 from atlas_jax.online.best_prompts import load_prompts, prompts_config
-from atlas_jax.online.outcomes import TEACH_DEADLINE_S, outcome_of
+from atlas_jax.online.outcomes import TEACH_DEADLINE_S, outcome_of, place
 from atlas_jax.online.replies import Agent, BudgetSpent, ChatModel
 from atlas_jax.online.retrying import ModelRefused
 from atlas_jax.online.wrapping import as_agent, as_teacher
@@ -78,7 +78,8 @@ class TeachingAgent:
 
   Raises:
     PromptError: the prompts are not valid.
-    ConfigError: LiteLLM is not installed or does not know the teacher.
+    ConfigError: LiteLLM is not installed or does not know the teacher, or
+      teacher_key cannot be a key.
     TypeError: agent or teacher is none.
   """
 
@@ -158,6 +159,10 @@ class TeachingAgent:
     except (BudgetSpent, ModelRefused) as error:
       log.warning("no teaching any more: %s", error)
       return "alone_down", protocol.Taught(alone)
+    except Exception as error:
+      # Teaching is an extra: whatever goes wrong, there is an answer.
+      log.error("no teaching: %s", place(error))
+      return "alone_down", protocol.Taught(alone)
     return outcome_of(taught), taught
 
   async def _guided(self, asked, taught) -> tuple[str, protocol.Taught]:
@@ -167,6 +172,9 @@ class TeachingAgent:
       )
     except (BudgetSpent, ModelRefused) as error:
       log.warning("no second answer any more: %s", error)
+      return "alone_guided_failed", taught
+    except Exception as error:
+      log.error("no second answer: %s", place(error))
       return "alone_guided_failed", taught
     taught = taught.with_guided(guided)
     if not protocol.has_text(guided) or strip_thinking(guided.text) is None:

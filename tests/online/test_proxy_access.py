@@ -8,7 +8,14 @@ import openai
 import pytest
 from aiohttp import web
 
-from atlas_jax.online.proxy.config import Keys
+from atlas_jax.config import ConfigError
+from atlas_jax.online.proxy.config import (
+  Keys,
+  ProxyConfig,
+  TeacherConfig,
+  UpstreamConfig,
+  read_keys,
+)
 from atlas_jax.online.replies import ChatRequest
 from atlas_jax.online.url_calls import UrlCalls
 from tests.online.proxied import (
@@ -43,6 +50,24 @@ def test_clients_show_their_key():
   sent = {call.headers["Authorization"] for call in up.calls}
   assert sent == {"Bearer sk-up"}
   assert teach.calls[0].headers["Authorization"] == "Bearer sk-teach"
+
+
+@pytest.mark.parametrize("name", ["api_key_env", "upstream", "teacher"])
+def test_a_key_with_a_control_character_is_refused_at_the_start(name):
+  named = {"api_key_env": "KEY"}
+  changes = {
+    "api_key_env": named,
+    "upstream": {"upstream": UpstreamConfig(**named)},
+    "teacher": {"teacher": TeacherConfig(**named)},
+  }
+  config = ProxyConfig(**changes[name])
+  key = name if name == "api_key_env" else f"{name}.api_key_env"
+  for value in ("sk-1\r", "sk-1\n", "sk\x7f1"):
+    with pytest.raises(ConfigError) as error:
+      read_keys(config, {"KEY": value})
+    text = str(error.value)
+    assert f"config.{key}: the variable KEY holds" in text and "sk" not in text
+  assert "sk-1" in vars(read_keys(config, {"KEY": "sk-1"})).values()
 
 
 def test_the_clients_own_key_is_passed_on_to_the_upstream_alone():

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import aiohttp
 from aiohttp import web
 
+from atlas_jax.online.outcomes import place
 from atlas_jax.online.proxy import errors
 from atlas_jax.online.proxy.breaker import Breaker
 from atlas_jax.online.proxy.chats import BadRequest, Chat, read_chat
@@ -105,7 +106,7 @@ class Answering:
       )
     except Exception as error:
       # Teaching is an extra: whatever goes wrong, the student answers.
-      log.error("no teaching: %s", errors.place(error))
+      log.error("no teaching: %s", place(error))
       how, taught = "alone_down", None
     if taught is not None:
       replies = {"probe": taught.approach_reply, "teach": taught.teaching_reply}

@@ -13,6 +13,7 @@ import aiohttp
 from aiohttp import web
 
 from atlas_jax.config import ConfigError, PromptsConfig
+from atlas_jax.online.outcomes import place
 from atlas_jax.online.proxy import errors
 from atlas_jax.online.proxy.answering import Answering
 from atlas_jax.online.proxy.bodies import Bodies
@@ -144,7 +145,7 @@ class _Proxy:
       raise
     except Exception as error:
       # Its words may be of a question.
-      log.error("a chat failed: %s", errors.place(error))
+      log.error("a chat failed: %s", place(error))
       return errors.error(500, "the proxy failed", "server_error")
     finally:
       self._counters.requests.labels(outcome).inc()

@@ -127,7 +127,7 @@ def read_keys(config: ProxyConfig, environ: Mapping[str, str]) -> Keys:
   """The secrets that the config names.
 
   Raises:
-    ConfigError: a variable is named and not set.
+    ConfigError: a variable is named and not set, or has a control character.
   """
 
   def read(key: str, variable: str | None) -> str | None:
@@ -137,6 +137,12 @@ def read_keys(config: ProxyConfig, environ: Mapping[str, str]) -> Keys:
       raise ConfigError(
         f"config.{key} names the environment variable {variable}, which is"
         " not set"
+      )
+    # No header takes one; of a file with CRLF, each key ends in one.
+    if not environ[variable].isprintable():
+      raise ConfigError(
+        f"config.{key}: the variable {variable} holds a line break or another"
+        " control character"
       )
     return environ[variable]
 

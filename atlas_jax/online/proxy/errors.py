@@ -1,7 +1,6 @@
 """Errors as OpenAI's clients read them."""
 
 import json
-import traceback
 from collections.abc import Callable, Mapping
 
 from aiohttp import web
@@ -34,12 +33,6 @@ def full() -> Refused:
   reason = refused(429, "the proxy is full", "rate_limit_exceeded")
   reason.response.headers["Retry-After"] = _RETRY_AFTER_S
   return reason
-
-
-def place(reason: Exception) -> str:
-  """What an unexpected exception is and where it was raised, not its words."""
-  last = traceback.extract_tb(reason.__traceback__)[-1]
-  return f"{type(reason).__name__} at {last.filename}:{last.lineno}"
 
 
 def no_answer(reason: Exception) -> web.Response:
