@@ -1,5 +1,6 @@
 """The config of the proxy: every default, once."""
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -114,13 +115,17 @@ def check(config: ProxyConfig) -> None:
   for name in (
     *("teach_deadline_s", "breaker_failures", "breaker_open_s"),
     *("connect_timeout_s", "silence_timeout_s", "health_timeout_s"),
-    "body_timeout_s",
+    *("body_timeout_s", "probe.max_tokens", "teach.max_tokens"),
+    "teach.max_approach_chars",
     *("max_concurrency", "max_request_bytes", "max_question_bytes"),
   ):
-    if getattr(config, name) <= 0:
-      raise ConfigError(
-        f"config.{name} must be above 0, got {getattr(config, name)}"
-      )
+    value = operator.attrgetter(name)(config)
+    if not value > 0:  # also for NaN
+      raise ConfigError(f"config.{name} must be above 0, got {value}")
+  for name in ("probe.temperature", "teach.temperature", "drain_s"):
+    value = operator.attrgetter(name)(config)
+    if not value >= 0:
+      raise ConfigError(f"config.{name} must not be negative, got {value}")
 
 
 def read_keys(config: ProxyConfig, environ: Mapping[str, str]) -> Keys:
