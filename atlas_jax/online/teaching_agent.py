@@ -186,8 +186,8 @@ class TeachingAgent:
 
     Questions under way end with AgentFailed.
     """
-    atexit.unregister(self._leave)
     with self._opening:
+      atexit.unregister(self._leave)
       events, self._events = self._events or EventLoop(), None
     try:
       events.cancel()
