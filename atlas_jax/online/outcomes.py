@@ -1,4 +1,9 @@
-"""What became of a question in production, in one word, to be counted."""
+"""What became of a question in production, in one word, to be counted.
+
+And what may be logged of one: nothing that is asked or answered.
+"""
+
+import traceback
 
 from atlas_jax.online.protocol import Taught
 
@@ -33,3 +38,9 @@ def outcome_of(taught: Taught) -> str:
   if taught.stage == "approach":
     return "alone_no_approach"
   return "alone_bad_teaching"
+
+
+def place(reason: Exception) -> str:
+  """What an unexpected exception is and where it was raised, not its words."""
+  last = traceback.extract_tb(reason.__traceback__)[-1]
+  return f"{type(reason).__name__} at {last.filename}:{last.lineno}"

@@ -12,6 +12,7 @@ that fails makes it worse.
 import asyncio
 import atexit
 import collections
+import concurrent.futures
 import logging
 import pathlib
 import threading
@@ -21,10 +22,11 @@ from dataclasses import dataclass
 from atlas_jax.config import PromptsConfig
 from atlas_jax.online import protocol
 from atlas_jax.online.best_prompts import load_prompts, prompts_config
-from atlas_jax.online.outcomes import TEACH_DEADLINE_S, outcome_of
+from atlas_jax.online.outcomes import TEACH_DEADLINE_S, outcome_of, place
 from atlas_jax.online.replies import Agent, BudgetSpent, ChatModel
 from atlas_jax.online.retrying import ModelRefused
 from atlas_jax.online.wrapping import as_agent, as_teacher
+from atlas_jax.serving.events import EventLoop
 from atlas_jax.teaching.prompts import Prompts, strip_thinking
 
 log = logging.getLogger(__name__)
@@ -76,7 +78,8 @@ class TeachingAgent:
 
   Raises:
     PromptError: the prompts are not valid.
-    ConfigError: LiteLLM is not installed or does not know the teacher.
+    ConfigError: LiteLLM is not installed or does not know the teacher, or
+      teacher_key cannot be a key.
     TypeError: agent or teacher is none.
   """
 
@@ -99,8 +102,7 @@ class TeachingAgent:
     self._deadline_s = teach_deadline_s
     self._asked = 0
     self._opening = threading.Lock()
-    self._loop: asyncio.AbstractEventLoop | None = None
-    self._thread: threading.Thread | None = None
+    self._events: EventLoop | None = None
 
   def __enter__(self):
     return self
@@ -112,10 +114,21 @@ class TeachingAgent:
     """The answer. Several threads may ask at one time.
 
     Raises:
-      AgentFailed: the agent gave none of its own.
+      AgentFailed: the agent gave none of its own, or close() was called.
       BudgetSpent: the agent has a budget, and it is spent.
     """
-    return self._run(self.aask(question))
+    with self._opening:
+      if self._events is None:
+        self._events = EventLoop()
+        atexit.register(self._leave)
+      answer = self._events.submit(self.aask(question))
+    try:
+      return answer.result()
+    except concurrent.futures.CancelledError:
+      raise AgentFailed(f"{self._agent.name}: closed meanwhile") from None
+    except BaseException:
+      answer.cancel()
+      raise
 
   async def aask(self, question: str) -> Answer:
     """See ask."""
@@ -146,6 +159,10 @@ class TeachingAgent:
     except (BudgetSpent, ModelRefused) as error:
       log.warning("no teaching any more: %s", error)
       return "alone_down", protocol.Taught(alone)
+    except Exception as error:
+      # Teaching is an extra: whatever goes wrong, there is an answer.
+      log.error("no teaching: %s", place(error))
+      return "alone_down", protocol.Taught(alone)
     return outcome_of(taught), taught
 
   async def _guided(self, asked, taught) -> tuple[str, protocol.Taught]:
@@ -156,39 +173,36 @@ class TeachingAgent:
     except (BudgetSpent, ModelRefused) as error:
       log.warning("no second answer any more: %s", error)
       return "alone_guided_failed", taught
+    except Exception as error:
+      log.error("no second answer: %s", place(error))
+      return "alone_guided_failed", taught
     taught = taught.with_guided(guided)
     if not protocol.has_text(guided) or strip_thinking(guided.text) is None:
       return "alone_guided_failed", taught
     return "taught", taught
 
   def close(self) -> None:
-    """Closes agent and teacher, for who used ask; the exit does it too."""
-    self._run(self.aclose())
-    atexit.unregister(self.close)
-    self._loop.call_soon_threadsafe(self._loop.stop)
-    self._thread.join()
-    self._loop.close()
-    self._loop = self._thread = None
+    """Closes agent and teacher, for who used ask; the exit does it too.
+
+    Questions under way end with AgentFailed.
+    """
+    with self._opening:
+      atexit.unregister(self._leave)
+      events, self._events = self._events or EventLoop(), None
+    try:
+      events.cancel()
+      events.run(self.aclose())
+    finally:
+      events.close()
+
+  def _leave(self) -> None:
+    """close, for a program that ends: threads that still ask end with it."""
+    self._events.run(self.aclose())
 
   async def aclose(self) -> None:
     """Closes agent and teacher, for who used aask."""
     await self._agent.aclose()
     await self._teacher.aclose()
-
-  def _run(self, coroutine):
-    """The result, from a loop in a thread of its own.
-
-    A caller may have a running loop already, as in a notebook.
-    """
-    with self._opening:
-      if self._loop is None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(
-          target=self._loop.run_forever, name="teaching agent", daemon=True
-        )
-        self._thread.start()
-        atexit.register(self.close)
-    return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
 
 def _templates(prompts, inject: str | None) -> PromptsConfig:

@@ -99,6 +99,8 @@ class UrlCalls:
     if self._session is None:
       self._session = aiohttp.ClientSession(
         headers=self._headers,
+        # One call is to know nothing of another.
+        cookie_jar=aiohttp.DummyCookieJar(),
         # The limits say how many requests are under way.
         # vLLM closes a connection that was idle for 5 s; a request that meets
         # it closing is lost.

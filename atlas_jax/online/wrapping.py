@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from atlas_jax.config import ConfigError
 from atlas_jax.online.agents.python import InThisProcess
 from atlas_jax.online.chat_json import judged
 from atlas_jax.online.replies import Agent, ChatModel, ChatRequest, Reply
@@ -35,7 +36,8 @@ def as_teacher(
     timeout_s: of a LiteLLM call.
 
   Raises:
-    ConfigError: LiteLLM is not installed or does not know the name.
+    ConfigError: LiteLLM is not installed or does not know the name, or the
+      key has a control character.
     TypeError: it is neither.
   """
   if hasattr(teacher, "chat"):
@@ -44,6 +46,10 @@ def as_teacher(
     raise TypeError(
       "teacher must be an open ChatModel, an address or a LiteLLM name, got"
       f" {type(teacher).__name__}"
+    )
+  if key is not None and not key.isprintable():
+    raise ConfigError(
+      "teacher_key holds a line break or another control character"
     )
   if teacher.startswith(("http://", "https://")):
     from atlas_jax.online.url_calls import UrlCalls

@@ -42,13 +42,13 @@ def teacher(text=TEACHING, **kwargs) -> StubServer:
 
 
 @contextlib.asynccontextmanager
-async def serving(app: web.Application):
+async def serving(app: web.Application, name: str = "127.0.0.1"):
   """Serves an application as launchers/proxy.py does; yields its address."""
   runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
   await runner.setup()
   await web.TCPSite(runner, "127.0.0.1", 0).start()
   try:
-    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield f"http://{name}:{runner.addresses[0][1]}"
   finally:
     await runner.cleanup()
 

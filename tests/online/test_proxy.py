@@ -207,21 +207,6 @@ def test_an_upstream_that_is_away_is_502():
   assert teach.calls == []
 
 
-def test_a_guided_prompt_that_is_too_long_falls_back_to_the_unaided_one():
-  def answer(messages):
-    if messages[-1]["content"].startswith("GUIDED"):
-      return web.json_response({"error": {"message": "long"}}, status=400)
-    return "alone"
-
-  async def check(proxied):
-    assert await proxied.ask() == ("alone_guided_failed", "alone")
-    assert await proxied.counts() == {"alone_guided_failed": 1}
-
-  with upstream(answer) as up, teacher() as teach:
-    run(check, up, teach)
-  assert contents(up)[-1] == "ALONE 1+1?"
-
-
 def test_a_stream_that_breaks_off_is_an_error_for_the_client():
   async def chat(request):
     if not (await request.json()).get("stream"):

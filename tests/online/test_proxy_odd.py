@@ -1,5 +1,6 @@
 """The proxy between servers with odd replies, wishes, addresses and ports."""
 
+import dataclasses
 import json
 import logging
 import socket
@@ -9,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from atlas_jax.config import ConfigError
+from atlas_jax.online.protocol import ProbeConfig, TeachConfig
 from atlas_jax.online.proxy import answering
 from atlas_jax.online.proxy.app import serve
 from atlas_jax.online.proxy.config import (
@@ -185,6 +187,45 @@ def test_an_address_or_a_port_that_cannot_be(changes, words):
   with pytest.raises(ConfigError) as error:
     check(config(**changes))
   assert words in str(error.value) and "sk-1" not in str(error.value)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+  ("changes", "words"),
+  [
+    ({"body_timeout_s": 0.0}, "body_timeout_s must be above 0, got 0.0"),
+    ({"teach_deadline_s": NAN}, "teach_deadline_s must be above 0, got nan"),
+    ({"probe": ProbeConfig(max_tokens=0)}, "probe.max_tokens must be above 0"),
+    ({"teach": TeachConfig(max_tokens=0)}, "teach.max_tokens must be above 0"),
+    (
+      {"teach": TeachConfig(max_approach_chars=0)},
+      "teach.max_approach_chars must be above 0",
+    ),
+    (
+      {"probe": ProbeConfig(temperature=-1.0)},
+      "probe.temperature must not be negative, got -1.0",
+    ),
+    (
+      {"teach": TeachConfig(temperature=NAN)},
+      "teach.temperature must not be negative, got nan",
+    ),
+    ({"drain_s": -1.0}, "drain_s must not be negative, got -1.0"),
+  ],
+)
+def test_a_number_that_cannot_be(changes, words):
+  with pytest.raises(ConfigError, match=f"^config.{words}"):
+    check(dataclasses.replace(config(), **changes))
+
+
+def test_what_is_sampled_greedily_and_never_drained_is_well():
+  changes = {
+    "probe": ProbeConfig(temperature=0.0),
+    "teach": TeachConfig(temperature=0.0),
+    "drain_s": 0.0,
+  }
+  check(dataclasses.replace(config(), **changes))
 
 
 def test_an_unknown_word_for_the_limit():

@@ -2,9 +2,6 @@
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -107,7 +104,7 @@ def test_it_blocks_inside_a_running_loop_and_from_threads():
 
 def test_first_questions_of_several_threads_share_one_loop(monkeypatch):
   def loops():
-    return sum(t.name == "teaching agent" for t in threading.enumerate())
+    return sum(t.name == "requests" for t in threading.enumerate())
 
   before, opens = loops(), asyncio.new_event_loop
 
@@ -194,6 +191,53 @@ def test_a_spent_budget_of_the_teacher_leaves_the_agent_alone():
     assert taught.ask("1+1?").outcome == "alone_down"
 
 
+class Raises:
+  """An open agent or teacher of somebody's own."""
+
+  name = "raises"
+
+  def __init__(self, error, word=""):
+    self.error, self.word = error, word
+
+  async def ask(self, prompt, **_):
+    if prompt.startswith(self.word):
+      raise self.error
+    return Reply("ok", agent(prompt))
+
+  async def chat(self, request):
+    raise self.error
+
+  async def aclose(self):
+    pass
+
+
+@pytest.mark.parametrize("kind", [ConnectionError, ValueError, KeyError])
+def test_a_teacher_that_raises_leaves_the_agent_alone(kind, caplog):
+  broken = Raises(kind("a private question"))
+  with TeachingAgent(agent, broken, PROMPTS) as taught:
+    answer = taught.ask("1+1?")
+    assert (answer.text, answer.outcome) == ("re ALONE", "alone_down")
+    assert taught.counts == {"alone_down": 1}
+  assert f"{kind.__name__} at " in caplog.text and "private" not in caplog.text
+
+
+def test_an_open_agent_that_raises_under_the_teaching(caplog):
+  broken = Raises(ValueError("a private question"), "GUIDED")
+  with teacher() as teach, TeachingAgent(broken, teach.url, PROMPTS) as taught:
+    answer = taught.ask("1+1?")
+    assert (answer.text, answer.outcome) == ("re ALONE", "alone_guided_failed")
+    assert answer.taught.teaching == "count twice"
+  assert "ValueError at " in caplog.text and "private" not in caplog.text
+
+
+@pytest.mark.parametrize("name", ["http://x/v1", "openai/stub"])
+@pytest.mark.parametrize("key", ["sk-t\r", "sk-t\n", "sk\0t"])
+def test_a_key_with_a_control_character_is_refused_at_once(name, key):
+  with pytest.raises(ConfigError, match="teacher_key holds a line") as error:
+    TeachingAgent(agent, name, PROMPTS, teacher_key=key)
+  assert "sk" not in str(error.value)
+
+
 def test_an_agent_that_fails_under_the_teaching_keeps_its_first_answer():
   def fails(prompt):
     if prompt.startswith("GUIDED"):
@@ -259,25 +303,3 @@ def test_a_teacher_by_its_litellm_name(monkeypatch):
       assert taught.ask("1+1?").outcome == "taught"
   with pytest.raises(ConfigError, match="no provider for 'nobody'"):
     TeachingAgent(agent, "nobody", PROMPTS)
-
-
-def test_a_program_that_does_not_close_it_ends_in_silence(tmp_path):
-  script = tmp_path / "program.py"
-  script.write_text(
-    "import sys\n"
-    "from atlas_jax.online import TeachingAgent\n"
-    "from tests.online.proxied import PROMPTS\n"
-    "agent = lambda prompt: 're ' + prompt\n"
-    "agent = TeachingAgent(agent, sys.argv[1], PROMPTS)\n"
-    "print(agent.ask('1+1?'), agent.counts['taught'])\n",
-    encoding="utf-8",
-  )
-  with teacher() as teach:
-    done = subprocess.run(
-      [sys.executable, script, teach.url],
-      env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-      capture_output=True,
-      text=True,
-      timeout=120,
-    )
-  assert (done.stdout, done.stderr) == ("re GUIDED 1+1? BY count twice 1\n", "")

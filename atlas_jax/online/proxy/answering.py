@@ -4,7 +4,11 @@
      passes through as it is;
   2. the upstream is probed and the teacher teaches, in bounded time;
   3. the upstream answers under the teaching, or else to the unaided template;
-     a stream is handed on piece by piece.
+     a stream is handed on piece by piece;
+  4. where the guided request fails before anything was handed on (a status of
+     400 or more, a connection that breaks), the unaided one follows, once.
+     Not after 401, 403 and 429, which are no fault of the teaching, nor after
+     a timeout: nobody waits twice for an upstream that says nothing.
 The header x-atlas-teaching says which it was.
 """
 
@@ -13,12 +17,13 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 
 import aiohttp
 from aiohttp import web
 
+from atlas_jax.online.outcomes import place
 from atlas_jax.online.proxy import errors
 from atlas_jax.online.proxy.breaker import Breaker
 from atlas_jax.online.proxy.chats import BadRequest, Chat, read_chat
@@ -31,11 +36,14 @@ from atlas_jax.teaching.prompts import Prompts
 log = logging.getLogger(__name__)
 HEADER = "x-atlas-teaching"
 _HANDED_ON = ("Retry-After", "x-request-id")
-# A guided prompt is longer than the unaided one: what refuses the first may
-# well take the second.
-_TOO_LONG = (400, 413, 422)
+# Of the client's key or of its pace, not of the teaching.
+_NOT_THE_TEACHINGS_FAULT = (401, 403, 429)
 # The event after which a client may leave at once: nothing comes any more.
 _DONE = re.compile(rb"[\r\n]data: ?\[DONE\]")
+
+
+class _GuidedFailed(Exception):
+  """The upstream did not answer under the teaching."""
 
 
 @dataclass(frozen=True)
@@ -58,36 +66,30 @@ class Answering:
       self.counters.seconds.labels(stage).observe(time.monotonic() - start)
 
   async def answer(
-    self, request: web.Request, authorization: str | None
+    self, request: web.Request, data: bytes, authorization: str | None
   ) -> tuple[str, web.StreamResponse]:
     """(what to count, the response).
 
     Args:
       request: of the client.
+      data: the body of it.
       authorization: the header that is passed on to the upstream.
     """
     try:
-      chat = read_chat(await request.read(), self.config.max_question_bytes)
-    except web.HTTPRequestEntityTooLarge:
-      message = f"the body is over {self.config.max_request_bytes} bytes"
-      return "refused", errors.error(413, message, "invalid_request_error")
+      chat = read_chat(data, self.config.max_question_bytes)
     except BadRequest as bad:
-      return "refused", errors.error(400, str(bad), "invalid_request_error")
+      raise errors.refused(400, str(bad), "invalid_request_error") from None
     if chat.question is None:
       self.counters.passed.labels(chat.reason).inc()
       how, body = "passed_through", chat.body
     else:
       how, body = await self._taught(chat, authorization)
     with self.timed("answer"):
-      ended, response = await self._forward(
-        request, chat, body, how, authorization
-      )
-      if how == "taught" and response.status in _TOO_LONG:
+      try:
+        return await self._forward(request, chat, body, how, authorization)
+      except _GuidedFailed:
         how, body = "alone_guided_failed", self._alone(chat)
-        ended, response = await self._forward(
-          request, chat, body, how, authorization
-        )
-    return ended, response
+        return await self._forward(request, chat, body, how, authorization)
 
   def _alone(self, chat: Chat) -> dict:
     fields = {"question": chat.question}
@@ -107,7 +109,7 @@ class Answering:
       )
     except Exception as error:
       # Teaching is an extra: whatever goes wrong, the student answers.
-      log.error("no teaching: %s", errors.place(error))
+      log.error("no teaching: %s", place(error))
       how, taught = "alone_down", None
     if taught is not None:
       replies = {"probe": taught.approach_reply, "teach": taught.teaching_reply}
@@ -124,18 +126,32 @@ class Answering:
   async def _forward(
     self, request, chat: Chat, body: Mapping, how: str, authorization
   ) -> tuple[str, web.StreamResponse]:
-    """(what to count, the upstream's response); a stream is written here."""
+    """(what to count, the upstream's response); a stream is written here.
+
+    Raises:
+      _GuidedFailed: `how` is taught, and nothing was handed on.
+    """
     headers = {HEADER: how}
     try:
       async with self.upstream.post(body, authorization) as answer:
+        if (
+          how == "taught"
+          and answer.status >= 400
+          and answer.status not in _NOT_THE_TEACHINGS_FAULT
+        ):
+          raise _GuidedFailed
         headers |= {k: v for k, v in answer.headers.items() if k in _HANDED_ON}
         if chat.stream and answer.status == 200:
           headers["Content-Type"] = answer.content_type
           response = web.StreamResponse(headers=headers)
-          ended = await _stream(request, answer, response)
+          pieces = answer.content.iter_any()
+          first = await anext(pieces, None)
+          ended = await _stream(request, first, pieces, response)
           return ended or how, response
         content = await answer.read()
     except (aiohttp.ClientError, TimeoutError) as reason:
+      if how == "taught" and not isinstance(reason, TimeoutError):
+        raise _GuidedFailed from None
       response = errors.no_answer(reason)
       response.headers.update(headers)
       return "failed", response
@@ -147,30 +163,35 @@ class Answering:
 
 async def _stream(
   request: web.Request,
-  answer: aiohttp.ClientResponse,
+  piece: bytes | None,
+  pieces: AsyncIterator[bytes],
   response: web.StreamResponse,
 ) -> str | None:
   """Hands on each piece as it comes; None, or how it ended badly.
+
+  Args:
+    request: of the client.
+    piece: the first one.
+    pieces: the others, of the upstream.
+    response: to the client.
 
   The status is out already, so an upstream that breaks off is told by an
   event that holds an error.
   """
   ended, tail = None, b"\n"
-  pieces = answer.content.iter_any()
   try:
     await response.prepare(request)
-    while True:
+    while piece is not None:
+      await response.write(piece)
+      tail = tail[-16:] + piece
+      if ended:
+        break
       try:
         piece = await anext(pieces, None)
       except (aiohttp.ClientError, TimeoutError) as reason:
         ended = "failed"
         text = errors.no_answer(reason).text
         piece = f"\n\ndata: {text}\n\n".encode()
-      if piece is not None:
-        await response.write(piece)
-        tail = tail[-16:] + piece
-      if piece is None or ended:
-        break
     await response.write_eof()
   except (ConnectionResetError, asyncio.CancelledError) as left:
     # By the client: the upstream's breaks are above.

@@ -13,8 +13,10 @@ import aiohttp
 from aiohttp import web
 
 from atlas_jax.config import ConfigError, PromptsConfig
+from atlas_jax.online.outcomes import place
 from atlas_jax.online.proxy import errors
 from atlas_jax.online.proxy.answering import Answering
+from atlas_jax.online.proxy.bodies import Bodies
 from atlas_jax.online.proxy.breaker import Breaker
 from atlas_jax.online.proxy.config import (
   Keys,
@@ -28,7 +30,6 @@ from atlas_jax.online.proxy.endpoint import Endpoint, open_session
 from atlas_jax.teaching.prompts import Prompts
 
 log = logging.getLogger(__name__)
-_RETRY_AFTER_S = "1"  # for those who come while the proxy is full
 
 
 def serve(config: ProxyConfig, environ: Mapping[str, str]) -> None:
@@ -71,7 +72,7 @@ def make_app(
   Without that a client that goes away does not end the upstream's work.
   """
   proxy = _Proxy(config, Prompts(prompts), keys)
-  app = web.Application(client_max_size=config.max_request_bytes)
+  app = web.Application()
   app.cleanup_ctx.append(proxy.connected)
   app.router.add_post("/v1/chat/completions", proxy.chat)
   app.router.add_get("/v1/models", proxy.models)
@@ -88,6 +89,7 @@ class _Proxy:
     self._keys = keys
     self._breaker = Breaker(config.breaker_failures, config.breaker_open_s)
     self._counters = Counters()
+    self._bodies = Bodies(config)
     self._under_way = 0
 
   async def connected(self, app) -> AsyncIterator[None]:
@@ -104,17 +106,20 @@ class _Proxy:
       )
       yield
 
-  def _refused(self, request: web.Request) -> web.Response | None:
+  def _check_key(self, request: web.Request) -> None:
     if self._keys.client is None:
-      return None
+      return
     shown = request.headers.get("Authorization", "")
     wanted = f"Bearer {self._keys.client}"
-    if hmac.compare_digest(
+    if not hmac.compare_digest(
       shown.encode(errors="surrogateescape"), wanted.encode()
     ):
-      return None
-    message = "the API key is missing or wrong"
-    return errors.error(401, message, "invalid_api_key")
+      message = "the API key is missing or wrong"
+      raise errors.refused(401, message, "invalid_api_key")
+
+  def _check_room(self) -> None:
+    if self._under_way >= self._config.max_concurrency:
+      raise errors.full()
 
   def _authorization(self, request: web.Request) -> str | None:
     if not self._config.upstream.forward_authorization:
@@ -126,42 +131,44 @@ class _Proxy:
     """Answers, and counts the request once, however it ends."""
     outcome = "failed"
     try:
-      refusal = self._refused(request)
-      if refusal is None and self._under_way >= self._config.max_concurrency:
-        message = "the proxy is full"
-        refusal = errors.error(429, message, "rate_limit_exceeded")
-        refusal.headers["Retry-After"] = _RETRY_AFTER_S
-      if refusal is not None:
-        outcome = "refused"
-        return refusal
-      outcome, response = await self._admitted(request)
+      self._check_key(request)
+      self._check_room()
+      data = await self._bodies.read(request)
+      self._check_room()  # others may have come meanwhile
+      outcome, response = await self._admitted(request, data)
       return response
+    except errors.Refused as refused:
+      outcome = "refused"
+      return refused.response
     except asyncio.CancelledError:
       outcome = "cancelled"
       raise
     except Exception as error:
       # Its words may be of a question.
-      log.error("a chat failed: %s", errors.place(error))
+      log.error("a chat failed: %s", place(error))
       return errors.error(500, "the proxy failed", "server_error")
     finally:
       self._counters.requests.labels(outcome).inc()
 
-  async def _admitted(self, request) -> tuple[str, web.StreamResponse]:
+  async def _admitted(
+    self, request, data: bytes
+  ) -> tuple[str, web.StreamResponse]:
     self._under_way += 1
     self._counters.in_flight.set(self._under_way)
     try:
       with self._answering.timed("total"):
         return await self._answering.answer(
-          request, self._authorization(request)
+          request, data, self._authorization(request)
         )
     finally:
       self._under_way -= 1
       self._counters.in_flight.set(self._under_way)
 
   async def models(self, request: web.Request) -> web.Response:
-    refusal = self._refused(request)
-    if refusal is not None:
-      return refusal
+    try:
+      self._check_key(request)
+    except errors.Refused as refused:
+      return refused.response
     upstream = self._answering.upstream
     try:
       status, body = await upstream.models(

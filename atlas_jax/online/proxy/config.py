@@ -1,5 +1,6 @@
 """The config of the proxy: every default, once."""
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -63,6 +64,7 @@ class ProxyConfig:
   connect_timeout_s: float = 5.0
   silence_timeout_s: float = 600.0  # of the upstream, between two pieces
   health_timeout_s: float = 2.0
+  body_timeout_s: float = 60.0  # for a client to send its request
   max_concurrency: int = 256  # chats at one time; more are told to come back
   max_request_bytes: int = 8 << 20
   max_question_bytes: int = 32 << 10  # longer ones are not taught
@@ -113,19 +115,24 @@ def check(config: ProxyConfig) -> None:
   for name in (
     *("teach_deadline_s", "breaker_failures", "breaker_open_s"),
     *("connect_timeout_s", "silence_timeout_s", "health_timeout_s"),
+    *("body_timeout_s", "probe.max_tokens", "teach.max_tokens"),
+    "teach.max_approach_chars",
     *("max_concurrency", "max_request_bytes", "max_question_bytes"),
   ):
-    if getattr(config, name) <= 0:
-      raise ConfigError(
-        f"config.{name} must be above 0, got {getattr(config, name)}"
-      )
+    value = operator.attrgetter(name)(config)
+    if not value > 0:  # also for NaN
+      raise ConfigError(f"config.{name} must be above 0, got {value}")
+  for name in ("probe.temperature", "teach.temperature", "drain_s"):
+    value = operator.attrgetter(name)(config)
+    if not value >= 0:
+      raise ConfigError(f"config.{name} must not be negative, got {value}")
 
 
 def read_keys(config: ProxyConfig, environ: Mapping[str, str]) -> Keys:
   """The secrets that the config names.
 
   Raises:
-    ConfigError: a variable is named and not set.
+    ConfigError: a variable is named and not set, or has a control character.
   """
 
   def read(key: str, variable: str | None) -> str | None:
@@ -135,6 +142,12 @@ def read_keys(config: ProxyConfig, environ: Mapping[str, str]) -> Keys:
       raise ConfigError(
         f"config.{key} names the environment variable {variable}, which is"
         " not set"
+      )
+    # No header takes one; of a file with CRLF, each key ends in one.
+    if not environ[variable].isprintable():
+      raise ConfigError(
+        f"config.{key}: the variable {variable} holds a line break or another"
+        " control character"
       )
     return environ[variable]
 

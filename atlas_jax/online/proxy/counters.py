@@ -44,7 +44,8 @@ class Counters:
     )
     self.seconds = prometheus.Histogram(
       "atlas_proxy_stage_seconds",
-      "Wall time by stage; answer is the upstream's, total is all.",
+      "Wall time by stage; answer is the upstream's, total is all from the"
+      " read request on.",
       ["stage"],
       registry=self._registry,
       buckets=_BUCKETS,

@@ -30,6 +30,8 @@ def open_session(
 ) -> aiohttp.ClientSession:
   """The connections of a proxy; close it."""
   return aiohttp.ClientSession(
+    # What a server sets for one client is not for the next one.
+    cookie_jar=aiohttp.DummyCookieJar(),
     connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
     timeout=aiohttp.ClientTimeout(
       total=None,

@@ -1,12 +1,20 @@
 """Errors as OpenAI's clients read them."""
 
 import json
-import traceback
 from collections.abc import Callable, Mapping
 
 from aiohttp import web
 
 _LONGEST = 2000  # characters of an upstream's own words
+_RETRY_AFTER_S = "1"  # for those who come while the proxy is full
+
+
+class Refused(Exception):
+  """The proxy itself says no; `response` is what the client is told."""
+
+  def __init__(self, response: web.Response):
+    super().__init__(response.status)
+    self.response = response
 
 
 def error(status: int, message: str, kind: str) -> web.Response:
@@ -15,10 +23,16 @@ def error(status: int, message: str, kind: str) -> web.Response:
   return web.json_response({"error": body}, status=status)
 
 
-def place(reason: Exception) -> str:
-  """What an unexpected exception is and where it was raised, not its words."""
-  last = traceback.extract_tb(reason.__traceback__)[-1]
-  return f"{type(reason).__name__} at {last.filename}:{last.lineno}"
+def refused(status: int, message: str, kind: str) -> Refused:
+  """To be raised; see `error`."""
+  return Refused(error(status, message, kind))
+
+
+def full() -> Refused:
+  """To be raised where there is no place for one more."""
+  reason = refused(429, "the proxy is full", "rate_limit_exceeded")
+  reason.response.headers["Retry-After"] = _RETRY_AFTER_S
+  return reason
 
 
 def no_answer(reason: Exception) -> web.Response:
