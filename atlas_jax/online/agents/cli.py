@@ -3,7 +3,7 @@
 The prompt goes in by standard input, by a file, or as one argument. The
 answer is what the command writes to standard output, if it ends with status 0.
 It runs in a process group of its own, which is killed whole when it ends, is
-late, or is given up: nothing that it started stays behind.
+late, is given up, or the run is killed. What leaves the group stays behind.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from atlas_jax.online.agents import paths
 from atlas_jax.online.agents.asking import Attempt, answered, failed, told_error
 from atlas_jax.online.agents.config import PROMPT, PROMPT_FILE, AgentConfig
 from atlas_jax.online.agents.credentials import Credentials
-from atlas_jax.online.agents.processes import kill_group
+from atlas_jax.online.agents.processes import Groups
 
 # What a command gets of the environment without being asked for.
 _ALWAYS = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
@@ -51,6 +51,7 @@ class CliAgent:
     self._path = cli.output_path and paths.parse(
       cli.output_path, f"{where}.output_path"
     )
+    self._groups = Groups()
     self.target = cli.argv[0]
 
   def shown(self, prompt: str) -> dict:
@@ -93,13 +94,12 @@ class CliAgent:
   async def _run(self, argv, stdin: IO, stdout: IO, stderr: IO) -> Attempt:
     try:
       # Files, not pipes: whoever keeps them open, nobody waits for them.
-      process = await asyncio.create_subprocess_exec(
+      process = await self._groups.start(
         *argv,
         stdin=stdin if self._config.prompt_by == "stdin" else DEVNULL,
         stdout=stdout,
         stderr=stderr,
         env=self._env,
-        start_new_session=True,
       )
     except (OSError, ValueError) as error:
       return failed(f"{argv[0]} does not start: {error}")
@@ -109,7 +109,7 @@ class CliAgent:
         if os.fstat(stdout.fileno()).st_size > _LARGEST_OUTPUT:
           return failed(f"more than {_LARGEST_OUTPUT} bytes of output")
     finally:
-      await kill_group(process)
+      await self._groups.kill(process)
     stdout.seek(0)
     stderr.seek(0)
     return self._read(process.returncode, stdout.read(), stderr.read())
@@ -162,4 +162,4 @@ class CliAgent:
     return answered(answer, answer_at)
 
   async def aclose(self) -> None:
-    """Nothing is open between prompts."""
+    await self._groups.aclose()
