@@ -11,7 +11,7 @@ _SECRET = re.compile(
   r"|authentication|cookie"
   r"|(api|access|auth|private|refresh|session|subscription)[-_. ]?"
   r"(key|token(?!s))"
-  r"|(^|[-_. ])(key|token|auth|pwd|bearer|jwt)$",
+  r"|token$|(^|[-_. ])(key|auth|pwd|bearer|jwt)$",
   re.IGNORECASE,
 )
 # Sampling parameters, keys of tables, and what says where a secret is.

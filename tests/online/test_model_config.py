@@ -37,6 +37,7 @@ from tests.online.stub_server import StubServer
       ({"url": "http://h", "extra": {key: "s"}}, f"extra['{key}'] may be")
       for key in (
         *("aws_secret_access_key", "x-api-key", "azure_ad_token", "token"),
+        *("csrftoken", "accessKeyId"),
         *("vertex_credentials", "Password", "extra_headers"),
       )
     ],
@@ -57,7 +58,12 @@ def test_a_wrong_config_is_one_clear_error(config, says):
 
 
 def test_sampling_parameters_are_no_secrets():
-  extra = {"top_k": 5, "stop_token_ids": [1], "skip_special_tokens": True}
+  extra = {
+    "top_k": 5,
+    "stop_token_ids": [1],
+    "stop_token": "a",
+    "skip_special_tokens": True,
+  }
   extra |= {"prompt_cache_key": "a", "metadata": [{"keyword": "b"}]}
   Run().open(url="http://h", extra=extra)
 
