@@ -3,15 +3,7 @@
 Addresses of configs are written to files and logs, so keys do not go there.
 """
 
-import re
 import urllib.parse
-
-# A header or a parameter of such a name holds a secret; max_tokens is none.
-SECRET_NAME = re.compile(
-  r"authorization|api.?key|secret|password|credential|cookie|token(?!s)"
-  r"|(^|[-_])key$",
-  re.IGNORECASE,
-)
 
 
 def problem(url: str | None) -> str | None:

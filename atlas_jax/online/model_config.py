@@ -1,10 +1,9 @@
 """The config of one chat model, and what is wrong with it."""
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from atlas_jax.online import addresses
+from atlas_jax.online import addresses, secret_names
 
 KINDS = ("litellm", "url", "callable")
 # Said by the request, by other keys of the config, or by the run.
@@ -12,14 +11,12 @@ _OURS = (
   *("model", "messages", "max_tokens", "temperature", "seed", "n", "stream"),
   *("timeout", "num_retries", "max_retries", "api_base", "base_url"),
 )
-# The caps bound a call by the prompt and max_tokens alone.
+# The caps bound a call by the prompt, extra and max_tokens alone.
 _UNBOUNDED = (
   *("max_completion_tokens", "max_output_tokens", "best_of", "extra_body"),
   *("fallbacks", "context_window_fallback_dict", "model_list"),
-)
-_SECRET = re.compile(
-  r"key|secret|password|credential|authorization|headers|(^|[_-])token$",
-  re.IGNORECASE,
+  *("tools", "tool_choice", "functions", "web_search_options"),
+  *("prediction", "modalities", "audio"),
 )
 
 
@@ -84,19 +81,12 @@ def problems(config: ChatModelConfig, where: str) -> Iterator[str]:
       f"{where}.price_in and {where}.price_out go together (dollars per"
       " million tokens)"
     )
-  for path in _secrets(config.extra):
-    yield f"{where}.extra.{path} may be secret; use {where}.api_key_env"
+  for path, name, _ in secret_names.named(config.extra):
+    # There is no ${VARIABLE} here that a header could be filled from.
+    if secret_names.is_secret(name) or "headers" in name.lower():
+      yield f"{where}.extra{path} may be secret; use {where}.api_key_env"
   for key in config.extra:
     if key in _OURS:
       yield f"{where}.extra.{key} is set by the run; leave it out"
     elif key in _UNBOUNDED:
       yield f"{where}.extra.{key} is not bounded by the caps; leave it out"
-
-
-def _secrets(extra: Mapping, above: str = "") -> Iterator[str]:
-  """Paths of the keys that sound secret: extra is written to files."""
-  for key, value in extra.items():
-    if _SECRET.search(key):
-      yield above + key
-    elif isinstance(value, Mapping):
-      yield from _secrets(value, f"{above}{key}.")

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 
 from atlas_jax.config import ConfigError
-from atlas_jax.online import model_config
+from atlas_jax.online import model_config, variables
 from atlas_jax.online.chat import Chat
 from atlas_jax.online.ledger import Ledger
 from atlas_jax.online.model_config import ChatModelConfig
-from atlas_jax.online.pricing import Price
+from atlas_jax.online.pricing import Price, extra_bound
 from atlas_jax.online.record import Record
 from atlas_jax.online.replies import ChatModel
 from atlas_jax.online.scrubbing import answer_scrubber, scrubber
@@ -33,23 +33,22 @@ def open_model(
       run serves the model itself, each time at another port.
 
   Raises:
-    ConfigError: a value is wrong, the key's variable is not set, a library
-      is not installed, or dollars are capped and the model has no price.
+    ConfigError: a value is wrong, the key's variable is not set or no key,
+      a library is not installed, or dollars are capped and the model has no
+      price.
   """
   wrong = next(model_config.problems(config, where), None)
   if wrong is not None:
     raise ConfigError(wrong)
   key = None
   if config.api_key_env is not None:
-    key = environ.get(config.api_key_env)
-    if not key:
-      raise ConfigError(
-        f"{where}.api_key_env names {config.api_key_env}, which is not set"
-      )
+    key = variables.read(environ, config.api_key_env, f"{where}.api_key_env")
   calls = _calls(config, where, key)
   own = config.price_in is not None
   price = Price(
-    (config.price_in, config.price_out) if own else calls.prices, own
+    (config.price_in, config.price_out) if own else calls.prices,
+    own,
+    extra_bound(config.extra),
   )
   if price.per_million is None and ledger.caps.dollars is not None:
     raise ConfigError(

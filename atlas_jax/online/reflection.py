@@ -144,6 +144,13 @@ def read_proposal(
   return proposed
 
 
+def _proposed(text: str) -> str:
+  """What is shown of a refused reply: its template, or what it said aloud."""
+  spoken = strip_thinking(text) or ""
+  blocks = _FENCED.findall(spoken)
+  return (blocks[-1] if blocks else spoken).strip()
+
+
 def render_examples(records: Sequence[Mapping[str, str]]) -> str:
   """Records as text, each part under its name."""
   return "\n\n".join(
@@ -244,7 +251,8 @@ class Reflector:
         if key in self.memory.tried:
           raise Refusal("it was tried before")
       except Refusal as refusal:
-        self.memory.refuse(name, reply.text, f"refused: {refusal}")
+        shown = _proposed(reply.text or "")
+        self.memory.refuse(name, shown, f"refused: {refusal}")
         self._count_unusable(str(refusal))
         continue
       self.memory.tried.add(key)

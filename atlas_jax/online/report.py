@@ -126,11 +126,24 @@ def markdown(
     "| --- | --- | ---: | ---: | ---: | ---: |\n",
     *(
       f"| {c['role']} | {c['model']} | {c['calls']:,} | {c['tokens']:,} |"
-      f" {c['dollars']:.4f} | {c['lost_calls']} |\n"
+      f" {_dollars(c)} | {_lost(c)} |\n"
       for c in costs
     ),
   ]
   return "".join(parts)
+
+
+def _dollars(cost: dict) -> str:
+  if not cost["unpriced_calls"]:
+    return f"{cost['dollars']:.4f}"
+  known = f"{cost['dollars']:.4f} and " if cost["dollars"] else ""
+  return known + "unpriced"
+
+
+def _lost(cost: dict) -> str:
+  dollars = cost["lost_dollars"]
+  bound = f" (at most {dollars:.4f} dollars)" if dollars else ""
+  return f"{cost['lost_calls']}{bound}"
 
 
 def _fresh(choice: Choice) -> list[str]:

@@ -117,7 +117,7 @@ def retry_after(said: str, now: datetime.datetime) -> float | None:
   except ValueError:
     try:
       until = email.utils.parsedate_to_datetime(said)
-    except ValueError:
+    except (ValueError, OverflowError):
       return None
     if until.tzinfo is None:  # the date ends in -0000
       until = until.replace(tzinfo=datetime.UTC)

@@ -111,6 +111,27 @@ def test_the_seed_is_kept_when_nothing_is_better(tmp_path):
   assert choice.harm is None
 
 
+def test_costs_that_are_not_known_are_no_zeros(tmp_path):
+  with contest(tmp_path, world(), (0.5, 0.9)) as (run, _):
+    choice = choose(run)
+  zero = {"role": "r", "calls": 2, "tokens": 1000, "dollars": 0.0}
+  zero |= {"unpriced_calls": 0, "lost_calls": 0, "lost_dollars": 0.0}
+  costs = [
+    zero | {"model": "free"},
+    zero | {"model": "local", "unpriced_calls": 2},
+    zero | {"model": "both", "unpriced_calls": 1, "dollars": 0.5},
+    zero | {"model": "lossy", "lost_calls": 3, "lost_dollars": 0.25},
+  ]
+  text = report.markdown(choice, "done", run.config.prompts, costs)
+  for line in (
+    "| r | free | 2 | 1,000 | 0.0000 | 0 |",
+    "| r | local | 2 | 1,000 | unpriced | 0 |",
+    "| r | both | 2 | 1,000 | 0.5000 and unpriced | 0 |",
+    "| r | lossy | 2 | 1,000 | 0.0000 | 3 (at most 0.2500 dollars) |",
+  ):
+    assert line in text.splitlines()
+
+
 def test_prompts_that_are_kept_and_do_harm_are_told(tmp_path, capsys):
   def harmful(messages):
     prompt = messages[0]["content"]

@@ -1,5 +1,7 @@
 """A model's config: what is refused, and how it says so."""
 
+import re
+
 import pytest
 
 from atlas_jax.config import ConfigError, build, tree_of
@@ -18,7 +20,7 @@ from tests.online.stub_server import StubServer
     ({"kind": "callable", "model": "f"}, "must be 'module:function'"),
     ({"kind": "callable", "model": "tests.nope:f"}, "cannot be loaded"),
     ({"url": "http://me:pw@h"}, "must hold no user, password"),
-    ({"url": "http://h", "api_key_env": "NO"}, "NO, which is not set"),
+    ({"url": "http://h", "api_key_env": "NO"}, "the variable NO is not set"),
     ({"url": "http://h", "concurrency": 0}, "concurrency must be at least 1"),
     ({"url": "http://h", "price_in": 1.0}, "price_out go together"),
     ({"url": "http://h", "extra": {"n": 2}}, "extra.n is set by the run"),
@@ -27,29 +29,42 @@ from tests.online.stub_server import StubServer
       ({"url": "http://h", "extra": {key: 9}}, f"extra.{key} is not bounded")
       for key in (
         *("max_completion_tokens", "extra_body", "best_of", "fallbacks"),
+        *("tools", "tool_choice", "functions", "web_search_options"),
+        *("prediction", "modalities", "audio"),
       )
     ],
     *[
-      ({"url": "http://h", "extra": {key: "s"}}, f"extra.{key} may be secret")
+      ({"url": "http://h", "extra": {key: "s"}}, f"extra['{key}'] may be")
       for key in (
         *("aws_secret_access_key", "x-api-key", "azure_ad_token", "token"),
+        *("csrftoken", "accessKeyId"),
         *("vertex_credentials", "Password", "extra_headers"),
       )
     ],
     (
       {"url": "http://h", "extra": {"metadata": {"user_api_key": "s"}}},
-      "extra.metadata.user_api_key may be secret",
+      "extra['metadata']['user_api_key'] may be secret",
+    ),
+    (
+      {"url": "http://h", "extra": {"a": [{"b": [{"headers": {}}]}]}},
+      "extra['a'][0]['b'][0]['headers'] may be secret",
     ),
   ],
 )
 def test_a_wrong_config_is_one_clear_error(config, says):
-  with pytest.raises(ConfigError, match=says.replace(".", r"\.")) as error:
+  with pytest.raises(ConfigError, match=re.escape(says)) as error:
     Run().open(**config)
   assert "pw" not in str(error.value).replace("password", "")
 
 
 def test_sampling_parameters_are_no_secrets():
-  extra = {"top_k": 5, "stop_token_ids": [1], "skip_special_tokens": True}
+  extra = {
+    "top_k": 5,
+    "stop_token_ids": [1],
+    "stop_token": "a",
+    "skip_special_tokens": True,
+  }
+  extra |= {"prompt_cache_key": "a", "metadata": [{"keyword": "b"}]}
   Run().open(url="http://h", extra=extra)
 
 

@@ -10,6 +10,7 @@ import time
 import pytest
 from aiohttp import web
 
+from atlas_jax.config import ConfigError
 from atlas_jax.online.spend import Caps
 from tests.online import scripted
 from tests.online.opened import Run, ask, request
@@ -50,6 +51,26 @@ def test_what_is_sent_and_what_comes_back():
   snapshot = run.ledger.snapshot()
   assert (snapshot.tokens, snapshot.dollars) == (5, reply.dollars)
   assert snapshot.lines[0].role == "r" and snapshot.lines[0].model == "stub"
+
+
+def test_extra_is_a_part_of_the_bound():
+  # 128 + 12 for the role + 8 + 6 bytes + 9 to answer = 163, and extra.
+  extra = {"response_format": {"schema": "d " * 200}}
+  room = 163 + len(json.dumps(extra))
+  for tokens, sent in ((room, 1), (room - 1, 0)):
+    run = Run(Caps(tokens=tokens))
+    with StubServer(lambda m: "x") as stub:
+      (reply,) = ask(run.open(url=stub.url, extra=extra), request())
+      assert len(stub.calls) == sent, reply
+
+
+@pytest.mark.parametrize("end", ["\r", "\n", "\x00"])
+def test_a_key_that_no_header_can_carry_is_refused_at_once(end):
+  run = Run(environ={"MY_KEY": f"sk-123456789{end}"})
+  with pytest.raises(ConfigError, match="MY_KEY holds a line break") as error:
+    run.open(url="http://h", api_key_env="MY_KEY")
+  assert str(error.value).startswith("config.student.api_key_env: ")
+  assert "sk-123456789" not in str(error.value)
 
 
 def test_the_record_answers_equal_requests_and_no_others():
@@ -232,8 +253,9 @@ def test_functions_as_models():
       False,
     )
   ]
-  # No usage is said: 154 for the prompt, 9 = min(9, bytes) for the answer.
-  assert run.ledger.snapshot().tokens == 163
+  # No usage is said: 154 for the prompt and 12 for extra, 9 = min(9, bytes)
+  # for the answer.
+  assert run.ledger.snapshot().tokens == 175
   model = Run().open(kind="callable", model=f"{module}:later")
   assert ask(model, request())[0].text == "later hi you"
   scripted.seen.clear()

@@ -128,6 +128,24 @@ def test_the_model_is_told_why_and_asked_again():
   assert len({r.seed for r in model.requests}) == 2
 
 
+def test_of_a_refused_reply_the_template_is_shown_not_the_thinking():
+  thinking = f"<think>{'hmm, let me see. ' * 200}\n```\nno\n```\n</think>\n"
+  model = Scripted(
+    thinking + fenced("Only {question}."),
+    thinking + "I will not.",
+    thinking.removesuffix("</think>\n"),
+    fenced(GOOD),
+  )
+  r = reflector(model, attempts=4)
+  assert ask(r) == {"teacher_adaptive": GOOD}
+  assert [text for _, text, _ in r.memory.refused] == [
+    "Only {question}.",
+    "I will not.",
+    "",
+  ]
+  assert ":\n```\nOnly {question}.\n```" in model.prompt(1)
+
+
 def test_a_candidate_is_proposed_once():
   model = Scripted(fenced(GOOD))
   r = reflector(model, attempts=1)

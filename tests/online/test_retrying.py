@@ -153,7 +153,8 @@ def test_retry_after_in_seconds_and_as_a_date():
   assert retry_after("Tue, 24 Nov 2026 12:00:30 GMT", now) == 30.0
   assert retry_after("Tue, 24 Nov 2026 11:00:00 GMT", now) == 0.0
   assert retry_after("86400", now) == 120.0  # bounded
-  for nonsense in ("soon", "nan", ""):
+  beyond = "Wed, 21 Oct 2015 07:28:00 +99999999999999"
+  for nonsense in ("soon", "nan", "", beyond):
     assert retry_after(nonsense, now) is None
 
 

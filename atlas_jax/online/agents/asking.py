@@ -12,6 +12,7 @@ A kind sends one prompt once (`Kind.send`); what is common stands here:
 import asyncio
 import dataclasses
 import datetime
+import json
 import time
 from dataclasses import dataclass
 from typing import Protocol
@@ -193,6 +194,19 @@ def failed(
 def late(error: str) -> Attempt:
   """An attempt that was cut off at its deadline."""
   return Attempt(Reply("timeout", error=error), None, True)
+
+
+def told_error(reply, text: str | None) -> str | None:
+  """The error that a JSON reply tells of in place of an answer.
+
+  Args:
+    reply: its JSON; an error stands at its top.
+    text: the answer in it.
+  """
+  error = reply.get("error") if isinstance(reply, dict) else None
+  if not error or (text or "").strip():
+    return None
+  return error if isinstance(error, str) else json.dumps(error)
 
 
 def may_pass(code: int) -> bool:

@@ -3,7 +3,7 @@
 The prompt goes in by standard input, by a file, or as one argument. The
 answer is what the command writes to standard output, if it ends with status 0.
 It runs in a process group of its own, which is killed whole when it ends, is
-late, or is given up: nothing that it started stays behind.
+late, is given up, or the run is killed. What leaves the group stays behind.
 """
 
 import asyncio
@@ -16,17 +16,17 @@ from asyncio.subprocess import DEVNULL
 from typing import IO
 
 from atlas_jax.online.agents import paths
-from atlas_jax.online.agents.asking import Attempt, answered, failed
+from atlas_jax.online.agents.asking import Attempt, answered, failed, told_error
 from atlas_jax.online.agents.config import PROMPT, PROMPT_FILE, AgentConfig
 from atlas_jax.online.agents.credentials import Credentials
-from atlas_jax.online.agents.processes import kill_group
+from atlas_jax.online.agents.processes import Groups
 
 # What a command gets of the environment without being asked for.
 _ALWAYS = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
 # MAX_ARG_STRLEN of Linux, with the NUL at the end.
 _LONGEST_ARGUMENT = 128 * 1024
 _LARGEST_OUTPUT = 64 << 20  # bytes
-_LONGEST_EXCERPT = 300  # characters of standard error
+_LONGEST_EXCERPT = 300  # characters of an error
 _LOOK_S = 0.25  # between two looks at the size of the output
 
 
@@ -51,6 +51,7 @@ class CliAgent:
     self._path = cli.output_path and paths.parse(
       cli.output_path, f"{where}.output_path"
     )
+    self._groups = Groups()
     self.target = cli.argv[0]
 
   def shown(self, prompt: str) -> dict:
@@ -93,13 +94,12 @@ class CliAgent:
   async def _run(self, argv, stdin: IO, stdout: IO, stderr: IO) -> Attempt:
     try:
       # Files, not pipes: whoever keeps them open, nobody waits for them.
-      process = await asyncio.create_subprocess_exec(
+      process = await self._groups.start(
         *argv,
         stdin=stdin if self._config.prompt_by == "stdin" else DEVNULL,
         stdout=stdout,
         stderr=stderr,
         env=self._env,
-        start_new_session=True,
       )
     except (OSError, ValueError) as error:
       return failed(f"{argv[0]} does not start: {error}")
@@ -109,7 +109,7 @@ class CliAgent:
         if os.fstat(stdout.fileno()).st_size > _LARGEST_OUTPUT:
           return failed(f"more than {_LARGEST_OUTPUT} bytes of output")
     finally:
-      await kill_group(process)
+      await self._groups.kill(process)
     stdout.seek(0)
     stderr.seek(0)
     return self._read(process.returncode, stdout.read(), stderr.read())
@@ -137,18 +137,29 @@ class CliAgent:
       group = 1 if self._regex.groups else 0
       return answered(found[-1][group], f"{read}, last match of output_regex")
     if self._path:
-      return _by_path(text, self._path, read, self._config.output_path)
+      return self._by_path(text, read)
     return answered(text, read)
 
+  def _by_path(self, text: str, read: str) -> Attempt:
+    answer_at = f"{read}, JSON, answer at {self._config.output_path}"
+    try:
+      value = json.loads(text)
+    except (ValueError, RecursionError):
+      return failed(
+        f"{answer_at}: {len(text)} characters that are not valid JSON"
+      )
+    answer = missing = None
+    try:
+      answer = paths.text_at(value, self._path)
+    except paths.NoSuchPath as error:
+      missing = error
+    told = told_error(value, answer)
+    if told is not None:
+      told = self._credentials.hide(told)[:_LONGEST_EXCERPT]
+      return failed(f"{read} with an error: {told}")
+    if missing is not None:
+      return failed(f"{answer_at}: {missing}")
+    return answered(answer, answer_at)
+
   async def aclose(self) -> None:
-    """Nothing is open between prompts."""
-
-
-def _by_path(text: str, steps, read: str, path: str) -> Attempt:
-  read = f"{read}, JSON, answer at {path}"
-  try:
-    return answered(paths.text_at(json.loads(text), steps), read)
-  except (ValueError, RecursionError):
-    return failed(f"{read}: {len(text)} characters that are not valid JSON")
-  except paths.NoSuchPath as error:
-    return failed(f"{read}: {error}")
+    await self._groups.aclose()

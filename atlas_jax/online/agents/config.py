@@ -9,7 +9,7 @@ import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from atlas_jax.online import addresses
+from atlas_jax.online import addresses, secret_names
 
 PROMPT = "{prompt}"
 PROMPT_FILE = "{prompt_file}"
@@ -28,8 +28,9 @@ _ASSISTANT = (
 class HttpAgentConfig:
   """An agent behind an HTTP endpoint.
 
-  url, headers and query may hold ${VARIABLE} of the environment. In query and
-  body, wherever it stands, {prompt} is the prompt. Paths read the JSON reply:
+  url, headers, query and body may hold ${VARIABLE} of the environment; a
+  prompt that holds one is sent as it is. In query and body, wherever it
+  stands, {prompt} is the prompt. Paths read the JSON reply:
   choices[0].message.content, data.items.0.text, ["a.b"] for odd keys.
   """
 
@@ -164,25 +165,24 @@ def _http(http: HttpAgentConfig, where: str) -> Iterator[str]:
     if not isinstance(value, str):
       yield f"{where}.query[{name!r}] must be text"
   yield from _secrets(http.query, f"{where}.query")
+  yield from _secrets(http.body, f"{where}.body")
   if not holds(http.body, PROMPT) and not holds(http.query, PROMPT):
     yield f"neither {where}.body nor {where}.query holds {PROMPT}"
 
 
 def _secrets(template, where: str) -> Iterator[str]:
-  """A line for each value, at any depth, that is a secret by its name."""
-  if isinstance(template, list | tuple):
-    for i, value in enumerate(template):
-      yield from _secrets(value, f"{where}[{i}]")
-  if not isinstance(template, dict):
-    return
-  for name, value in template.items():
-    here = f"{where}[{name!r}]"
-    if not isinstance(value, str):
-      yield from _secrets(value, here)
-    elif value and addresses.SECRET_NAME.search(name) and "${" not in value:
+  """A line for each text, at any depth, that is a secret by its name."""
+  for path, name, value in secret_names.named(template):
+    if (
+      isinstance(value, str)
+      and value
+      and secret_names.is_secret(name)
+      and "${" not in value
+      and PROMPT not in value
+    ):
       yield (
-        f"{here} looks like a secret, and a config is written to files: write"
-        " ${VARIABLE} and set it in the environment"
+        f"{where}{path} looks like a secret, and a config is written to files:"
+        " write ${VARIABLE} and set it in the environment"
       )
 
 
@@ -199,6 +199,12 @@ def _cli(cli: CliAgentConfig, where: str) -> Iterator[str]:
     yield (
       f"{where}.argv gives {PROMPT} to a shell as a command: it would be run."
       " Use prompt_by 'stdin', or name the program without a shell"
+    )
+  for i in secret_names.in_argv(cli.argv):
+    yield (
+      f"{where}.argv[{i}] looks like a secret, and a config is written to"
+      " files: have the command read it from a variable, and name that in"
+      f" {where}.env"
     )
   if cli.prompt_by not in ("stdin", "file", "argument"):
     yield (

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 
-from atlas_jax.config import ConfigError
+from atlas_jax.online import variables
 from atlas_jax.online.scrubbing import answer_scrubber, scrubber
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
@@ -28,16 +28,9 @@ class Credentials:
     """The value of a variable.
 
     Raises:
-      ConfigError: it is not set, empty, or has a control character.
+      ConfigError: as variables.read.
     """
-    if not self.environ.get(name):
-      raise ConfigError(f"{where}: the variable {name} is not set")
-    value = self.environ[name]
-    if not value.isprintable():
-      raise ConfigError(
-        f"{where}: the variable {name} holds a line break or another control"
-        " character"
-      )
+    value = variables.read(self.environ, name, where)
     self._values.add(value)
     return value
 

@@ -10,6 +10,7 @@ from atlas_jax.online.agents.asking import (
   failed,
   may_pass,
   retry_after_s,
+  told_error,
 )
 from atlas_jax.online.agents.config import PROMPT, AgentConfig
 from atlas_jax.online.agents.credentials import (
@@ -44,6 +45,7 @@ class HttpAgent:
       name: credentials.fill(value, f"{where}.query[{name!r}]")
       for name, value in http.query.items()
     }
+    self._body = credentials.fill_all(http.body, f"{where}.body")
     self._paths = {
       name: paths.parse(getattr(http, name), f"{where}.{name}")
       for name in _PATHS
@@ -63,7 +65,7 @@ class HttpAgent:
       query = {n: masked(v) for n, v in http.query.items()}
       shown["query"] = put(query, prompt)
     if http.body:
-      shown["body"] = put(http.body, prompt)
+      shown["body"] = put(each_string(http.body, masked), prompt)
     return shown
 
   async def send(self, prompt: str) -> Attempt:
@@ -75,7 +77,7 @@ class HttpAgent:
         timeout=aiohttp.ClientTimeout(),
         connector=aiohttp.TCPConnector(limit=self._concurrency),
       )
-    body = put(self._config.body, prompt) if self._config.body else None
+    body = put(self._body, prompt) if self._body else None
     try:
       async with self._session.request(
         self._config.method,
@@ -122,10 +124,17 @@ class HttpAgent:
       )
     if "answer" in self._paths:
       read = f"{status}, JSON, answer at {self._config.answer}"
+      text = missing = None
       try:
         text = paths.text_at(value, self._paths["answer"])
       except paths.NoSuchPath as error:
-        return failed(f"{read}: {error}")
+        missing = error
+      told = told_error(value, text)
+      if told is not None:
+        told = self._credentials.hide(told)[:_LONGEST_EXCERPT]
+        return failed(f"{status} with an error: {told}", transient=True)
+      if missing is not None:
+        return failed(f"{read}: {missing}")
     else:
       text, read = whole, f"{status}, the whole body"
     found = {name: _optional(value, self._paths, name) for name in _PATHS}

@@ -17,7 +17,7 @@ from atlas_jax.online.agents import targets
 from atlas_jax.online.agents.asking import Attempt, answered, failed
 from atlas_jax.online.agents.config import AgentConfig
 from atlas_jax.online.agents.credentials import Credentials
-from atlas_jax.online.agents.processes import kill_group
+from atlas_jax.online.agents.processes import Groups
 
 _LONGEST_ERROR = 500  # characters
 _WORKER = (
@@ -75,6 +75,7 @@ class OwnProcess:
     )
     self._environ = dict(credentials.environ)
     self._idle: list[asyncio.subprocess.Process] = []
+    self._groups = Groups()
 
   def shown(self, prompt: str) -> dict:
     return {"target": self.target, "prompt": prompt, "own_process": True}
@@ -84,10 +85,10 @@ class OwnProcess:
     try:
       kind, value = await _exchange(process, prompt)
     except (EOFError, ConnectionError):
-      await kill_group(process)
+      await self._groups.kill(process)
       return failed(f"its process died ({_ending(process.returncode)})")
     except BaseException:
-      await kill_group(process)
+      await self._groups.kill(process)
       raise
     self._idle.append(process)
     if kind == "answer":
@@ -99,21 +100,19 @@ class OwnProcess:
       process = self._idle.pop()
       if process.returncode is None:
         return process
+      self._groups.forget(process)
     return await self._start()
 
   async def _start(self) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-      *self._argv,
-      stdin=PIPE,
-      stdout=PIPE,
-      env=self._environ,
-      start_new_session=True,
+    return await self._groups.start(
+      *self._argv, stdin=PIPE, stdout=PIPE, env=self._environ
     )
 
   async def aclose(self) -> None:
     idle, self._idle = self._idle, []
     for process in idle:
-      await kill_group(process)
+      await self._groups.kill(process)
+    await self._groups.aclose()
 
 
 async def _exchange(process, prompt: str) -> tuple[str, str | None]:

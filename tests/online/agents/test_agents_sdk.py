@@ -25,7 +25,7 @@ def test_without_the_package_it_says_what_to_install(monkeypatch):
   import sys
 
   monkeypatch.setitem(sys.modules, "agents", None)
-  with pytest.raises(ConfigError, match=r"pip install 'atlas_jax\[agents\]'"):
+  with pytest.raises(ConfigError, match=r"pip install -e '\.\[agents\]'"):
     opened("agents_sdk", {"target": "x:y"})
 
 

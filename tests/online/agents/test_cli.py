@@ -1,6 +1,7 @@
 """Commands: what they get, how their output is read, how they end."""
 
 import pathlib
+import subprocess
 import sys
 import time
 
@@ -41,6 +42,29 @@ def test_the_deadline_kills_the_whole_group(tmp_path):
   argv = (sys.executable, ECHOES, "--sleep", str(pids))
   reply = ask(opened("cli", {"argv": argv}, timeout_s=8.0), "q")
   assert reply.status == "timeout" and reply.seconds < 30
+  assert gone(pids)
+
+
+@pytest.mark.parametrize("kind", ["cli", "python"])
+def test_it_does_not_outlive_a_run_that_is_killed(tmp_path, kind):
+  pids = tmp_path / "pids"
+  keys = {
+    "cli": {"argv": (sys.executable, ECHOES, "--sleep", str(pids))},
+    "python": {"target": f"{ECHOES}:sleeps", "own_process": True},
+  }
+  code = (
+    "from tests.online.agents.asked import ask, opened\n"
+    f"ask(opened({kind!r}, {keys[kind]!r}), {str(pids)!r})"
+  )
+  run = subprocess.Popen([sys.executable, "-c", code])
+  try:
+    until = time.monotonic() + 60.0
+    while not (pids.exists() and len(pids.read_text().split()) == 2):
+      assert run.poll() is None and time.monotonic() < until
+      time.sleep(0.05)
+  finally:
+    run.kill()
+    run.wait()
   assert gone(pids)
 
 
@@ -111,6 +135,9 @@ def test_the_environment_is_what_was_allowed():
     ("log", {"output_regex": r"\d+"}, "error", None),
     ('{"a": ["x"]}', {"output_path": "a[0]"}, "ok", "x"),
     ('{"a": []}', {"output_path": "a[0]"}, "error", None),
+    ('{"a": [null]}', {"output_path": "a[0]"}, "empty", None),
+    ('{"a": [null], "error": "e"}', {"output_path": "a[0]"}, "error", None),
+    ('{"a": ["x"], "error": "e"}', {"output_path": "a[0]"}, "ok", "x"),
     ("{'a'", {"output_path": "a[0]"}, "error", None),
     ("\n", {}, "empty", None),
   ],

@@ -66,6 +66,39 @@ def test_each_file_builds_and_names_its_kind(kind):
       HTTP | {"url": "http://a/b?x=1&access_token=sk-secret"},
       "config.http.url['access_token'] looks like a secret",
     ),
+    (
+      "http",
+      HTTP | {"body": BODY | {"a": [{"apiKey": "sk-secret"}]}},
+      "config.http.body['a'][0]['apiKey'] looks like a secret",
+    ),
+    (
+      "http",
+      HTTP | {"body": BODY | {"a": "${MISSING}"}},
+      "config.http.body: the variable MISSING is not set",
+    ),
+    *[
+      (
+        "http",
+        HTTP | {"headers": {name: "sk-secret"}},
+        f"config.http.headers['{name}'] looks like a secret",
+      )
+      for name in ("X-Auth", "Auth", "Ocp-Apim-Subscription-Key")
+    ],
+    *[
+      (
+        "cli",
+        {"argv": ("a", "--max-tokens", "9", *argv)},
+        f"config.cli.argv[{2 + len(argv)}] looks like a secret",
+      )
+      for argv in (
+        ("--api-key=sk-secret",),
+        ("--api-key", "sk-secret"),
+        ("--token", "sk-secret=="),
+        ("--password", "sk-secret"),
+        ("-H", "Authorization: Bearer sk-secret"),
+        ("API_KEY=sk-secret",),
+      )
+    ],
     ("http", HTTP | {"url": "http://[a"}, "must be an http:// or https://"),
     ("cli", {}, "config.cli.argv must name a command"),
     (
@@ -178,6 +211,17 @@ def test_what_is_refused_of_every_kind(config, message):
     ("cli", {"argv": ("talk", "-c", "{prompt}"), "prompt_by": "argument"}),
     ("http", HTTP | {"query": {"max_tokens": "9"}}),
     ("http", HTTP | {"url": "http://a?key=${KEY}"}),
+    ("http", HTTP | {"body": BODY | {"key": "${KEY}", "token": 3}}),
+    ("http", HTTP | {"body": {"key": "{prompt}"}}),
+    *[
+      ("cli", {"argv": ("a", *argv)})
+      for argv in (
+        ("--max-tokens", "9", "--prompt_tokens=9", "--keyword", "b"),
+        ("--api-key-file", "k", "--auth", "none", "--token", "--verbose"),
+        ("--credentials", "./k.json", "--password=$PW", "b"),
+        ("https://b?x=1", "--sort-key=c"),
+      )
+    ],
   ],
 )
 def test_what_is_not_refused(kind, keys):

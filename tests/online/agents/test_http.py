@@ -8,6 +8,7 @@ from aiohttp import web
 from tests.online.agents.asked import ask, opened
 from tests.online.agents.serving import Serving
 
+KEY = "sk-environment-secret"
 PATHS = {
   "answer": "out[0].text",
   "finish_reason": "why",
@@ -78,7 +79,7 @@ def test_statuses(text, why, status, error):
     # Valid JSON, deeper than a description of it can go.
     ({"text": '{"a":' * 400 + "1" + "}" * 400}, "has no 'out'; its shape"),
     ({"text": "<html>"}, "6 bytes of text/plain that are not valid JSON"),
-    ({"text": '{"error": "quota"}'}, "has no 'out'; its shape is {error: str}"),
+    ({"text": '{"fault": "quota"}'}, "has no 'out'; its shape is {fault: str}"),
     ({"status": 404, "text": "x" * 999}, "HTTP 404: " + "x" * 300),
     (
       {"status": 302, "headers": {"Location": "/other"}},
@@ -90,6 +91,21 @@ def test_replies_that_are_no_answer(response, error):
   reply = reply_to(lambda _: web.Response(**response))
   assert (reply.status, reply.text) == ("error", None)
   assert error in reply.error and len(reply.error) < 400
+
+
+@pytest.mark.parametrize("out", [{"out": [{"text": None}]}, {}])
+def test_an_error_in_place_of_an_answer_is_a_failure(out):
+  error = {"code": 7, "message": f"quota of {KEY} exceeded"}
+  with Serving(lambda _: out | {"error": error}) as server:
+    keys = {"url": server.url, "body": {"q": "{prompt}"}} | PATHS
+    agent = opened("http", keys, environ={"A_KEY": KEY}, retries=1)
+    reply = ask(agent, "q")
+  assert (reply.status, reply.attempts) == ("error", 2)
+  assert reply.error == (
+    'HTTP 200 with an error: {"code": 7, "message": "quota of *** exceeded"}'
+  )
+  assert reply_to(said("yes", error="a warning")).status == "ok"
+  assert reply_to(said(None, error=None)).status == "empty"
 
 
 def test_headers_of_a_redirect_go_nowhere():

@@ -66,6 +66,19 @@ def test_http_body(text):
     reached(opened("http", keys), text)
 
 
+def test_http_body_is_filled_and_the_prompt_is_not():
+  body = {"q": "{prompt}", "a": [{"key": "k ${KEY}"}]}
+  with Serving(lambda seen: seen.json) as server:
+    agent = opened(
+      "http", {"url": server.url, "body": body}, environ={"KEY": "v"}
+    )
+    shown = agent.shown("${KEY}")["body"]
+    ask(agent, "${KEY} ${OTHER}")
+    (seen,) = server.seen
+  assert seen.json == {"q": "${KEY} ${OTHER}", "a": [{"key": "k v"}]}
+  assert shown == {"q": "${KEY}", "a": [{"key": "k ***"}]}
+
+
 @each(SHORT)
 def test_http_query(text):
   with Serving(lambda seen: echoes.of(seen.query["q"])) as server:

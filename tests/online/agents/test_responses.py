@@ -138,7 +138,7 @@ def test_a_password_of_the_environment_s_address_is_not_shown(monkeypatch):
 
 def test_without_the_package_it_says_what_to_install(monkeypatch):
   monkeypatch.setitem(sys.modules, "openai", None)
-  with pytest.raises(ConfigError, match=r"pip install 'atlas_jax\[agents\]'"):
+  with pytest.raises(ConfigError, match=r"pip install -e '\.\[agents\]'"):
     opened("responses", {"model": "m"}, environ={"OPENAI_API_KEY": KEY})
 
 

@@ -1,0 +1,27 @@
+"""Variables of the environment that a config names."""
+
+from collections.abc import Mapping
+
+from atlas_jax.config import ConfigError
+
+
+def read(environ: Mapping[str, str], name: str, where: str) -> str:
+  """The value of a variable, fit to be sent in a header.
+
+  Args:
+    environ: where it is.
+    name: of the variable.
+    where: the config key that names it, for errors.
+
+  Raises:
+    ConfigError: it is not set, empty, or has a control character.
+  """
+  value = environ.get(name)
+  if not value:
+    raise ConfigError(f"{where}: the variable {name} is not set")
+  if not value.isprintable():
+    raise ConfigError(
+      f"{where}: the variable {name} holds a line break or another control"
+      " character"
+    )
+  return value
