@@ -25,7 +25,7 @@ class Counters:
     except ImportError as error:
       raise ConfigError(
         "the proxy needs the extra `online` (pip install"
-        f" 'atlas_jax[online]'): {error}"
+        f" -e '.[online]'): {error}"
       ) from None
     self._text = prometheus.generate_latest
     self.content_type = prometheus.CONTENT_TYPE_LATEST

@@ -6,7 +6,7 @@ import pytest
 
 sdk_missing = pytest.mark.skipif(
   importlib.util.find_spec("agents") is None,
-  reason="needs the OpenAI Agents SDK: pip install 'atlas_jax[agents]'",
+  reason="needs the OpenAI Agents SDK: pip install -e '.[agents]'",
 )
 
 
