@@ -135,7 +135,8 @@ def parse_flags(argv):
       raise  # of the config file: its traceback tells
     _end(" ".join([first, last.removeprefix("ValueError: ")]).strip())
   try:
-    hasattr(_CONFIG.value, "keys")
+    if _CONFIG is not None:
+      hasattr(_CONFIG.value, "keys")
   except OSError as error:  # there is no such file
     _end(" ".join(str(error).split()))
   return rest

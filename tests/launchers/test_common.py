@@ -90,3 +90,17 @@ def test_an_error_of_the_flags_is_one_line(
   assert done.returncode == 1 and told in done.stderr
   if told != "Traceback":
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_a_launcher_without_a_config_runs(repo_root, tmp_path):
+  done = subprocess.run(
+    [
+      *(sys.executable, "-m", "launchers.export"),
+      *(f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'out'}"),
+    ],
+    cwd=repo_root,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 1
+  assert done.stderr.startswith("error: ") and "config.json" in done.stderr
