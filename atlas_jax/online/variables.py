@@ -19,9 +19,15 @@ def read(environ: Mapping[str, str], name: str, where: str) -> str:
   value = environ.get(name)
   if not value:
     raise ConfigError(f"{where}: the variable {name} is not set")
-  if not value.isprintable():
-    raise ConfigError(
-      f"{where}: the variable {name} holds a line break or another control"
-      " character"
-    )
+  check_key(value, f"{where}: the variable {name}")
   return value
+
+
+def check_key(value: str, what: str) -> None:
+  """Refuses what no header takes; of a file with CRLF, each line ends in one.
+
+  Raises:
+    ConfigError: with `what` it is.
+  """
+  if not value.isprintable():
+    raise ConfigError(f"{what} holds a line break or another control character")

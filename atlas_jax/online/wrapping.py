@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from atlas_jax.config import ConfigError
+from atlas_jax.online import variables
 from atlas_jax.online.agents.python import InThisProcess
 from atlas_jax.online.chat_json import judged
 from atlas_jax.online.replies import Agent, ChatModel, ChatRequest, Reply
@@ -47,10 +47,8 @@ def as_teacher(
       "teacher must be an open ChatModel, an address or a LiteLLM name, got"
       f" {type(teacher).__name__}"
     )
-  if key is not None and not key.isprintable():
-    raise ConfigError(
-      "teacher_key holds a line break or another control character"
-    )
+  if key is not None:
+    variables.check_key(key, "teacher_key")
   if teacher.startswith(("http://", "https://")):
     from atlas_jax.online.url_calls import UrlCalls
 

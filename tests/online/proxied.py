@@ -26,6 +26,7 @@ PROMPTS = PromptsConfig(
   student_with_teaching="GUIDED {question} BY {teaching}",
 )
 NO_KEYS = Keys()
+ASK = [{"role": "user", "content": "1+1?"}]
 TEACHING = "private words <teaching>count twice</teaching>"
 
 

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from atlas_jax.online.proxy.config import Keys
 from tests.online.proxied import (
+  ASK,
   application,
   begin_stream,
   contents,
@@ -17,8 +18,6 @@ from tests.online.proxied import (
   whole,
   write_word,
 )
-
-ASK = [{"role": "user", "content": "1+1?"}]
 
 
 def test_a_plain_answer_is_taught():

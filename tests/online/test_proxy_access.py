@@ -19,6 +19,7 @@ from atlas_jax.online.proxy.config import (
 from atlas_jax.online.replies import ChatRequest
 from atlas_jax.online.url_calls import UrlCalls
 from tests.online.proxied import (
+  ASK,
   application,
   run,
   serving,
@@ -26,8 +27,6 @@ from tests.online.proxied import (
   upstream,
   whole,
 )
-
-ASK = [{"role": "user", "content": "1+1?"}]
 
 
 def test_clients_show_their_key():

@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 
 from tests.online.proxied import (
+  ASK,
   application,
   begin_stream,
   contents,
@@ -17,8 +18,6 @@ from tests.online.proxied import (
   whole,
   write_word,
 )
-
-ASK = [{"role": "user", "content": "1+1?"}]
 
 
 def refuses(status: int, *words: str):

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from atlas_jax.online import retrying
+from atlas_jax.online.agents import paths
 from atlas_jax.online.agents.credentials import Credentials
 from atlas_jax.online.chat_json import count, is_unicode, judged
 from atlas_jax.online.replies import Reply
@@ -196,17 +197,32 @@ def late(error: str) -> Attempt:
   return Attempt(Reply("timeout", error=error), None, True)
 
 
-def told_error(reply, text: str | None) -> str | None:
-  """The error that a JSON reply tells of in place of an answer.
+class ErrorTold(Exception):
+  """A JSON reply tells of an error in place of an answer; str() is its text."""
+
+
+def answer_at(reply, steps) -> str | None:
+  """The answer in the JSON of a reply.
 
   Args:
     reply: its JSON; an error stands at its top.
-    text: the answer in it.
+    steps: where the answer is, from paths.parse.
+
+  Raises:
+    ErrorTold: there is an error, and no answer.
+    NoSuchPath: there is neither.
   """
+  text = missing = None
+  try:
+    text = paths.text_at(reply, steps)
+  except paths.NoSuchPath as absent:
+    missing = absent
   error = reply.get("error") if isinstance(reply, dict) else None
-  if not error or (text or "").strip():
-    return None
-  return error if isinstance(error, str) else json.dumps(error)
+  if error and not (text or "").strip():
+    raise ErrorTold(error if isinstance(error, str) else json.dumps(error))
+  if missing is not None:
+    raise missing
+  return text
 
 
 def may_pass(code: int) -> bool:

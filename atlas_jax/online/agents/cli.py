@@ -16,7 +16,13 @@ from asyncio.subprocess import DEVNULL
 from typing import IO
 
 from atlas_jax.online.agents import paths
-from atlas_jax.online.agents.asking import Attempt, answered, failed, told_error
+from atlas_jax.online.agents.asking import (
+  Attempt,
+  ErrorTold,
+  answer_at,
+  answered,
+  failed,
+)
 from atlas_jax.online.agents.config import PROMPT, PROMPT_FILE, AgentConfig
 from atlas_jax.online.agents.credentials import Credentials
 from atlas_jax.online.agents.processes import Groups
@@ -141,25 +147,16 @@ class CliAgent:
     return answered(text, read)
 
   def _by_path(self, text: str, read: str) -> Attempt:
-    answer_at = f"{read}, JSON, answer at {self._config.output_path}"
+    where = f"{read}, JSON, answer at {self._config.output_path}"
     try:
-      value = json.loads(text)
+      return answered(answer_at(json.loads(text), self._path), where)
     except (ValueError, RecursionError):
-      return failed(
-        f"{answer_at}: {len(text)} characters that are not valid JSON"
-      )
-    answer = missing = None
-    try:
-      answer = paths.text_at(value, self._path)
-    except paths.NoSuchPath as error:
-      missing = error
-    told = told_error(value, answer)
-    if told is not None:
-      told = self._credentials.hide(told)[:_LONGEST_EXCERPT]
+      return failed(f"{where}: {len(text)} characters that are not valid JSON")
+    except ErrorTold as error:
+      told = self._credentials.hide(str(error))[:_LONGEST_EXCERPT]
       return failed(f"{read} with an error: {told}")
-    if missing is not None:
-      return failed(f"{answer_at}: {missing}")
-    return answered(answer, answer_at)
+    except paths.NoSuchPath as error:
+      return failed(f"{where}: {error}")
 
   async def aclose(self) -> None:
     await self._groups.aclose()

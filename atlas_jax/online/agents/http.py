@@ -6,11 +6,12 @@ from urllib.parse import urlsplit
 from atlas_jax.online.agents import paths
 from atlas_jax.online.agents.asking import (
   Attempt,
+  ErrorTold,
+  answer_at,
   answered,
   failed,
   may_pass,
   retry_after_s,
-  told_error,
 )
 from atlas_jax.online.agents.config import PROMPT, AgentConfig
 from atlas_jax.online.agents.credentials import (
@@ -124,17 +125,13 @@ class HttpAgent:
       )
     if "answer" in self._paths:
       read = f"{status}, JSON, answer at {self._config.answer}"
-      text = missing = None
       try:
-        text = paths.text_at(value, self._paths["answer"])
-      except paths.NoSuchPath as error:
-        missing = error
-      told = told_error(value, text)
-      if told is not None:
-        told = self._credentials.hide(told)[:_LONGEST_EXCERPT]
+        text = answer_at(value, self._paths["answer"])
+      except ErrorTold as error:
+        told = self._credentials.hide(str(error))[:_LONGEST_EXCERPT]
         return failed(f"{status} with an error: {told}", transient=True)
-      if missing is not None:
-        return failed(f"{read}: {missing}")
+      except paths.NoSuchPath as error:
+        return failed(f"{read}: {error}")
     else:
       text, read = whole, f"{status}, the whole body"
     found = {name: _optional(value, self._paths, name) for name in _PATHS}

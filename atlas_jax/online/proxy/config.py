@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from atlas_jax.config import ConfigError, PromptsConfig
-from atlas_jax.online import addresses
+from atlas_jax.online import addresses, variables
 from atlas_jax.online.best_prompts import load_prompts, prompts_config
 from atlas_jax.online.outcomes import TEACH_DEADLINE_S
 from atlas_jax.online.protocol import ProbeConfig, TeachConfig
@@ -143,13 +143,7 @@ def read_keys(config: ProxyConfig, environ: Mapping[str, str]) -> Keys:
         f"config.{key} names the environment variable {variable}, which is"
         " not set"
       )
-    # No header takes one; of a file with CRLF, each key ends in one.
-    if not environ[variable].isprintable():
-      raise ConfigError(
-        f"config.{key}: the variable {variable} holds a line break or another"
-        " control character"
-      )
-    return environ[variable]
+    return variables.read(environ, variable, f"config.{key}")
 
   return Keys(
     client=read("api_key_env", config.api_key_env),
