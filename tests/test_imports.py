@@ -25,6 +25,8 @@ LAYERS = (
     "atlas_jax.config_checks",
     "atlas_jax.checkpoint",
     "atlas_jax.directory",
+    "atlas_jax.files",
+    "atlas_jax.terminal",
   ),
   (
     "atlas_jax.model",

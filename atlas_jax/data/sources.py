@@ -11,10 +11,10 @@ Problems (`config.data.source`):
   reasoning_gym  params: task, size, and as wanted params (the task's own)
 """
 
-import json
 import pathlib
 from collections.abc import Iterator, Mapping
 
+from atlas_jax import files
 from atlas_jax.config import DataConfig
 from atlas_jax.data.problems import (
   DataError,
@@ -85,23 +85,11 @@ def json_lines(path: str | pathlib.Path) -> Iterator[tuple[str, dict]]:
   def refuse(constant):
     raise ValueError(f"{constant} is not a JSON value")
 
-  try:
-    text = pathlib.Path(path).read_bytes().decode("utf-8")
-  except OSError as error:
-    raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-  except UnicodeDecodeError as error:
-    raise DataError(f"{path}: not UTF-8: {error}") from None
-  # Not splitlines: it also cuts at signs that may stand inside a string.
-  for number, line in enumerate(text.split("\n"), 1):
+  numbers = {"parse_float": str, "parse_int": str, "parse_constant": refuse}
+  for where, line in files.lines(path, DataError):
     if not line.strip():
       continue
-    where = f"{path}:{number}"
-    try:
-      row = json.loads(
-        line, parse_float=str, parse_int=str, parse_constant=refuse
-      )
-    except ValueError as error:
-      raise DataError(f"{where}: not valid JSON: {error}") from None
+    row = files.parse(line, where, DataError, **numbers)
     if not isinstance(row, dict):
       raise DataError(
         f"{where}: expected an object such as"

@@ -20,7 +20,7 @@ import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 
-from atlas_jax import directory
+from atlas_jax import directory, files
 from atlas_jax.config import to_dict
 from atlas_jax.data.problems import Problem
 from atlas_jax.online import choosing, live, local_servers, report
@@ -87,7 +87,7 @@ def optimize(
     finished = workdir / "report" / "optimize.json"
     if finished.exists():
       log.info("this run is finished; another one needs another --workdir")
-      _show(json.loads(finished.read_text(encoding="utf-8")), workdir)
+      _show(files.read_json(finished), workdir)
       return
     record = stack.enter_context(Record(workdir / "record.sqlite"))
     _same_problems(sets, record, workdir)
@@ -102,7 +102,7 @@ def optimize(
     _check_budget(run)
     with live.shown(run.line, sys.stderr), _forgetting(record):
       _work(run)
-  _show(json.loads(finished.read_text(encoding="utf-8")), workdir)
+  _show(files.read_json(finished), workdir)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import IO
 
+from atlas_jax.terminal import printable
+
 
 class ReportError(ValueError):
   """An evaluation or a metrics file cannot be shown; the text says why."""
@@ -146,8 +148,8 @@ def show(evaluation: Mapping, stream: IO[str]) -> None:
   for i, name in enumerate(heading):
     table.add_column(Text(name), justify="right" if i else "left")
   for row in rows:
-    table.add_row(*(Text(text) for text in row))
-  console = Console(file=stream)
+    table.add_row(*(Text(printable(text)) for text in row))
+  console = Console(file=getattr(stream, "terminal", stream))
   if not console.is_terminal:
     # A log file has no width: never fold a column.
     console.width = 40 + 32 * len(heading)

@@ -291,5 +291,5 @@ def test_of_an_optimisation_only_what_the_kept_prompts_taught(tmp_path):
   with pytest.raises(DataError, match="not chosen its prompts yet"):
     found(folder)
   path.write_text("{")
-  with pytest.raises(DataError, match=r"best_prompts\.json cannot be read"):
+  with pytest.raises(DataError, match=r"best_prompts\.json: not valid JSON"):
     found(folder)

@@ -123,10 +123,10 @@ def test_read_config(tmp_path):
   with pytest.raises(ArchitectureError, match=r"no config\.json in"):
     read_config(tmp_path)
   (tmp_path / "config.json").write_text('{\n"a": 1,\n}')
-  with pytest.raises(ArchitectureError, match=r"config\.json:\d: not JSON"):
+  with pytest.raises(ArchitectureError, match=r"config\.json: .*JSON.* line 3"):
     read_config(tmp_path)
   (tmp_path / "config.json").write_text("[]")
-  with pytest.raises(ArchitectureError, match="not a JSON object"):
+  with pytest.raises(ArchitectureError, match="expected an object"):
     read_config(tmp_path)
   (tmp_path / "config.json").write_text(json.dumps(BASE))
   assert read_config(tmp_path) == BASE
