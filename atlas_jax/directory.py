@@ -15,7 +15,7 @@ from atlas_jax import config as config_lib
 from atlas_jax import files
 
 # What stands there, by its name up to the first dot.
-_NAMES = {
+NAMES = {
   *("lock", "config", "metrics", "record", "candidates", "best_prompts"),
   *("costs", "checkpoints", "episodes", "export", "failed", "initial"),
   *("logs", "report", "tensorboard", "weights"),
@@ -59,7 +59,7 @@ def lock(workdir: pathlib.Path):
 
 def check(workdir: pathlib.Path) -> None:
   """Raises FileError where a run would write or delete outside of it."""
-  files.check_directory(workdir, _NAMES)
+  files.check_directory(workdir, NAMES)
 
 
 # Where and how a run runs, not what it computes: free to change on a resume.

@@ -15,7 +15,7 @@ import stat
 from collections.abc import Container, Iterator
 from typing import IO, Any
 
-MOST_BYTES = 1 << 30  # of a file that is read whole
+MOST_BYTES = 128 << 20  # of a file that is read whole
 LONGEST_LINE = 16 << 20  # bytes
 DEEPEST = 64  # arrays and objects in one another
 
@@ -41,8 +41,9 @@ def _opened(path, error: type[Exception]) -> IO[bytes]:
 def read(path, error: type[Exception] = FileError) -> bytes:
   """All of a file."""
   with _opened(path, error) as file:
-    data = file.read(MOST_BYTES + 1)
-  if len(data) > MOST_BYTES:
+    large = os.fstat(file.fileno()).st_size > MOST_BYTES
+    data = b"" if large else file.read(MOST_BYTES + 1)
+  if large or len(data) > MOST_BYTES:
     raise error(f"{path} cannot be read: more than {MOST_BYTES >> 20} MiB")
   return data
 

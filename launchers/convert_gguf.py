@@ -16,6 +16,8 @@ import tempfile
 
 import numpy as np
 
+from atlas_jax.terminal import printable
+
 
 class ConversionError(ValueError):
   """The file cannot be converted; the text says why."""
@@ -32,6 +34,7 @@ def convert(source: pathlib.Path, out: pathlib.Path) -> None:
     raise ConversionError(f"no such GGUF file: {source}")
   if out.exists():
     raise ConversionError(f"{out} exists; remove it to convert again")
+  _check_sizes(source)
 
   # Slow to import, so after what can be refused without them.
   import torch
@@ -70,6 +73,25 @@ def convert(source: pathlib.Path, out: pathlib.Path) -> None:
     raise
 
 
+def _check_sizes(source: pathlib.Path) -> None:
+  """Refuses a model of sizes that transformers would build before reading."""
+  from transformers import AutoConfig
+
+  from atlas_jax.model.architecture import ArchitectureError, DecoderConfig
+
+  try:
+    config = AutoConfig.from_pretrained(
+      source.parent,
+      gguf_file=source.name,
+      trust_remote_code=False,
+      local_files_only=True,
+    )
+    DecoderConfig.from_hf(config.to_dict())
+  except (ArchitectureError, OSError, TypeError, ValueError) as error:
+    first_line = str(error).strip().partition("\n")[0]
+    raise ConversionError(f"{source} cannot be read: {first_line}") from error
+
+
 def main() -> None:
   parser = argparse.ArgumentParser(
     description=__doc__,
@@ -81,7 +103,7 @@ def main() -> None:
   try:
     convert(arguments.source, arguments.out)
   except ConversionError as error:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {printable(str(error))}", file=sys.stderr)
     sys.exit(1)
 
 

@@ -29,14 +29,14 @@ import numpy as np
 from atlas_jax import files
 
 _CPU_S = 10  # of processor time for one text
-_START_CPU_S = 120  # to import transformers and read the tokenizer
+_START_CPU_S = 60  # to import transformers and read the tokenizer
 _MEMORY_BYTES = 6 << 30
 _LONGEST_PROMPT = 16 << 20  # characters
 _LONGEST_ANSWER = 256 << 20  # bytes
 _PATIENCE_S = 300.0  # of wall time, for a process that does not even compute
 _PROGRAM = (
-  "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from"
-  " atlas_jax.data import chat; chat.serve(int(sys.argv[2]), sys.argv[3])"
+  "import json, sys; sys.path[:], *given = json.loads(sys.argv[1]);"
+  " from atlas_jax.data.chat import serve; serve(*given)"
 )
 
 
@@ -60,9 +60,9 @@ class ChatTokenizer:
     self._lock = threading.Lock()
     self._connection, theirs = multiprocessing.Pipe()
     with theirs:
-      arguments = [json.dumps(sys.path), str(theirs.fileno()), str(path)]
+      given = (sys.path, theirs.fileno(), str(path), _CPU_S, _MEMORY_BYTES)
       process = subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM, *arguments],
+        [sys.executable, "-c", _PROGRAM, json.dumps(given)],
         pass_fds=[theirs.fileno()],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -146,26 +146,31 @@ def _end(process: subprocess.Popen, connection: Connection) -> None:
   process.wait()
 
 
-def serve(file_descriptor: int, path: str) -> None:
+def serve(file_descriptor: int, path: str, cpu_s: int, memory: int) -> None:
   """The life of the process: load, and answer until the pipe closes."""
-  resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+  resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
   resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
   _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+
+  def allow(seconds):
+    most = int(time.process_time()) + 1 + seconds
+    resource.setrlimit(resource.RLIMIT_CPU, (most, hard))
+
   tokenizer = None
   with Connection(file_descriptor) as connection, contextlib.suppress(EOFError):
     while True:
       name, *arguments = json.loads(connection.recv_bytes())
-      seconds = _CPU_S if tokenizer else _START_CPU_S
-      most = int(time.process_time()) + 1 + seconds
-      resource.setrlimit(resource.RLIMIT_CPU, (most, hard))
       try:
-        tokenizer = tokenizer or _Tokenizer(pathlib.Path(path))
+        if tokenizer is None:
+          allow(_START_CPU_S)
+          tokenizer = _Tokenizer(pathlib.Path(path))
+        allow(cpu_s)
         answer = (True, getattr(tokenizer, name)(*arguments))
-      except ChatError as error:
-        answer = (False, f"{path}: {error}")
       except Exception as error:
-        text = f"{type(error).__name__}: {error}"[:500]
-        answer = (False, f"{path}: its template or tokenizer raised {text}")
+        known = isinstance(error, ChatError)
+        what = "" if known else f"the tokenizer raised {type(error).__name__}: "
+        one_line = " ".join(str(error).split())[:500]
+        answer = (False, f"{path}: {what}{one_line}")
       connection.send_bytes(json.dumps(answer).encode())
 
 

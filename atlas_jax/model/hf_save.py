@@ -185,9 +185,10 @@ def _write_weights(directory, model, config, dtype, max_shard_bytes) -> None:
     weight_map |= dict.fromkeys(held, file)
     total += sum(x.nbytes for x in held.values())
     # transformers reads a file only if it says which framework wrote it.
-    safetensors.numpy.save_file(
-      held, os.path.join(directory, file), metadata={"format": "pt"}
-    )
+    path = os.path.join(directory, file)
+    safetensors.numpy.save_file(held, path, metadata={"format": "pt"})
+    # safetensors hides what it writes; by the umask, as the directory was made.
+    os.chmod(path, os.stat(directory).st_mode & 0o666)
   if len(shards) > 1:
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     _write_json(os.path.join(directory, INDEX), index)

@@ -143,12 +143,12 @@ def show(evaluation: Mapping, stream: IO[str]) -> None:
   from rich.table import Table
   from rich.text import Text
 
-  heading, *rows = cells(evaluation)
-  table = Table(title=title(evaluation), box=box.SIMPLE_HEAD)
+  heading, *rows = [[printable(x) for x in row] for row in cells(evaluation)]
+  table = Table(title=printable(title(evaluation)), box=box.SIMPLE_HEAD)
   for i, name in enumerate(heading):
     table.add_column(Text(name), justify="right" if i else "left")
   for row in rows:
-    table.add_row(*(Text(printable(text)) for text in row))
+    table.add_row(*(Text(text) for text in row))
   console = Console(file=getattr(stream, "terminal", stream))
   if not console.is_terminal:
     # A log file has no width: never fold a column.
