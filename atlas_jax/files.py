@@ -41,9 +41,8 @@ def _opened(path, error: type[Exception]) -> IO[bytes]:
 def read(path, error: type[Exception] = FileError) -> bytes:
   """All of a file."""
   with _opened(path, error) as file:
-    large = os.fstat(file.fileno()).st_size > MOST_BYTES
-    data = b"" if large else file.read(MOST_BYTES + 1)
-  if large or len(data) > MOST_BYTES:
+    data = file.read(MOST_BYTES + 1)
+  if len(data) > MOST_BYTES:
     raise error(f"{path} cannot be read: more than {MOST_BYTES >> 20} MiB")
   return data
 

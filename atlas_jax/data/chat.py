@@ -101,10 +101,11 @@ class ChatTokenizer:
           raise TimeoutError
         done, value = json.loads(self._connection.recv_bytes(_LONGEST_ANSWER))
       except (EOFError, OSError):
-        self._end()
+        status = self._end()
         raise ChatError(
           f"{self._path}: its chat template or tokenizer takes more than"
-          f" {_CPU_S} s or {_MEMORY_BYTES >> 30} GiB for one text"
+          f" {_CPU_S} s or {_MEMORY_BYTES >> 30} GiB for one text (the process"
+          f" that runs them ended with {status})"
         ) from None
       except BaseException:
         self._end()  # the next question would get this one's answer
@@ -140,22 +141,24 @@ class ChatTokenizer:
     return ids, mask
 
 
-def _end(process: subprocess.Popen, connection: Connection) -> None:
+def _end(process: subprocess.Popen, connection: Connection) -> int:
   connection.close()
   process.kill()
-  process.wait()
+  return process.wait()
 
 
 def serve(file_descriptor: int, path: str, cpu_s: int, memory: int) -> None:
   """The life of the process: load, and answer until the pipe closes."""
-  resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-  resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-  _, hard = resource.getrlimit(resource.RLIMIT_CPU)
 
-  def allow(seconds):
-    most = int(time.process_time()) + 1 + seconds
-    resource.setrlimit(resource.RLIMIT_CPU, (most, hard))
+  def limit(kind: int, most: int):
+    _, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (most if hard < 0 else min(most, hard), hard))
 
+  def allow(seconds: int):
+    limit(resource.RLIMIT_CPU, int(time.process_time()) + 1 + seconds)
+
+  limit(resource.RLIMIT_AS, memory)
+  limit(resource.RLIMIT_CORE, 0)
   tokenizer = None
   with Connection(file_descriptor) as connection, contextlib.suppress(EOFError):
     while True:

@@ -83,8 +83,10 @@ def check_model(model_path: Path, device: str) -> None:
   """Refuses a model that would start and then die at the first request.
 
   Raises:
+    FileError: something in the directory lies outside of it.
     ServerError: vLLM's attention on this device lacks the model's head_dim.
   """
+  files.check_directory(model_path)
   config = files.read_json(model_path / "config.json", ServerError)
   if device != "cpu" or "num_attention_heads" not in config:
     return
