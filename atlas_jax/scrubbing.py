@@ -8,6 +8,7 @@ masked too: whoever wrote the text may have cut it.
 """
 
 import base64
+import contextlib
 import html
 import json
 import os.path
@@ -90,21 +91,20 @@ def _in_variable(name: str, value: str) -> Iterator[str]:
 
 def _parts(secret: str) -> Iterator[str]:
   """Of 'Basic BASE64' the user and the password, of 'Bearer KEY' the key."""
-  word = secret.split()[-1]
+  word = re.sub(r"^\w+ (?=\S+$)", "", secret)
   yield from (secret, word)
-  try:
+  with contextlib.suppress(ValueError):
     inside = base64.b64decode(word, validate=True).decode("ascii")
-  except ValueError:
-    return
-  if ":" in inside and inside.isprintable():
-    yield from (inside, inside.partition(":")[2])
+    if ":" in inside and inside.isprintable():
+      yield from (inside, inside.partition(":")[2])
 
 
 def _looked_for(secret: str, halves: bool) -> Iterator[tuple]:
   """(what must stand in a text, what may before it, what may after it)."""
   content = secret.encode(errors="replace")
-  forms = {secret, content.decode("latin-1"), secret.replace(" ", "+")}
-  forms |= {_in_json(secret), content.hex(), content.hex().upper()}
+  forms = {secret, content.decode("latin-1"), _in_json(secret)}
+  forms |= {form.replace(" ", "+") for form in forms}
+  forms |= {content.hex(), content.hex().upper()}
   for _ in range(_LAYERS):
     # A layer that is taken away takes what looks like an escape in it along.
     forms |= {_unescaped(form, range(len(form) + 1))[0] for form in forms}
@@ -135,16 +135,19 @@ def _long(environ, own: set[str], halves: bool) -> Callable:
       grams.setdefault(gram, []).append((at, part, before, after))
 
   def scrub(text: str) -> str:
-    for layers in range(_LAYERS + 1):
-      bare, at = text, range(len(text) + 1)
-      for _ in range(layers):
-        outer = bare
-        bare, at = _unescaped(bare, at)
-        if bare is outer:
-          return text
-      spans = sorted((at[a], at[b]) for a, b in _found(bare, grams))
-      text = _masked(text, spans)
-    return text
+    spans, bare, at = [], text, range(len(text) + 1)
+    for _ in range(_LAYERS + 1):
+      spans += [(at[a], at[b]) for a, b in _found(bare, grams)]
+      outer = bare
+      bare, at = _unescaped(bare, at)
+      if bare is outer:
+        break
+    parts, end = [], 0
+    for start, stop in sorted(spans):
+      if start >= end:
+        parts += [text[end:start], _MASK]
+      end = max(end, stop)
+    return "".join([*parts, text[end:]])
 
   return scrub
 
@@ -187,12 +190,3 @@ def _unescaped(text: str, at) -> tuple[str, list[int]]:
   if not parts:
     return text, at
   return "".join([*parts, text[end:]]), began + list(at[end:])
-
-
-def _masked(text: str, spans: list[tuple[int, int]]) -> str:
-  parts, end = [], 0
-  for start, stop in spans:
-    if start >= end:
-      parts += [text[end:start], _MASK]
-    end = max(end, stop)
-  return "".join([*parts, text[end:]])
