@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
+from atlas_jax.scrubbing import scrubber, told
 from atlas_jax.serving import http
 from atlas_jax.serving.http import ServerDown, ServerError
 
@@ -105,6 +106,7 @@ class Client:
     self._retries = retries
     self._max_concurrency = max_concurrency
     self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    self._scrub = scrubber({}, api_key)
     self._loop = None
     self._session: aiohttp.ClientSession | None = None
     self._turns: asyncio.Semaphore | None = None
@@ -274,9 +276,8 @@ class Client:
           content = await http.read(response, most_bytes)
           if response.status == 200:
             return json.loads(content)
-          trouble = (
-            f"{response.status}: {content[:500].decode(errors='replace')}"
-          )
+          said = told(self._scrub, content.decode(errors="replace"))
+          trouble = f"{response.status}: {said}"
           if response.status < 500 and response.status != 429:
             raise ServerError(f"{url} refused the request, {trouble}")
           retry_after = response.headers.get("Retry-After")

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 
 from atlas_jax import addresses
+from atlas_jax.scrubbing import scrubber, told
 
 MOST_BYTES = 16 << 20  # the default of each config key max_response_bytes
 _IDLE_S = 2.0
@@ -131,7 +132,7 @@ def ask(
   """(status, content) of any answer, with a body sent as JSON.
 
   It blocks, and is for callers outside of an event loop. timeout_s is the
-  deadline of the whole.
+  deadline of the whole. Of an error comes the beginning, without the key.
 
   Raises:
     ServerError: the answer is a redirect, or too large.
@@ -145,7 +146,11 @@ def ask(
       open_session(headers=headers) as session,
       request(session, method, url, json=body) as response,
     ):
-      return response.status, await read(response, most_bytes)
+      content = await read(response, most_bytes)
+      if response.status >= 400:
+        text = content.decode(errors="replace")
+        content = told(scrubber({}, api_key), text).encode()
+      return response.status, content
 
   try:
     return asyncio.run(answer())
