@@ -5,7 +5,7 @@ was sampled is kept: ids, the sampler's log-probs and the version of the
 weights that made them, so that nothing is ever tokenised again.
 
 When a request fails:
-  1. a refused or broken connection, a 5xx or a 429 is tried again, `retries`
+  1. a broken connection or answer, a 5xx or a 429 is tried again, `retries`
      times at most, waiting 0.2 s, 0.4 s, ... or what Retry-After says; a
      request says its seed, so that a repeat gives the same answer;
   2. any other 4xx is a mistake of ours and raises ServerError at once, as
@@ -283,7 +283,12 @@ class Client:
           retry_after = response.headers.get("Retry-After")
       except http.Untaken as error:
         raise ServerError(f"{url}: {error}") from None
-      except (aiohttp.ClientError, OSError) as error:
+      except (
+        aiohttp.ClientError,
+        OSError,
+        ValueError,
+        RecursionError,
+      ) as error:
         trouble = f"{type(error).__name__}: {error}"
       if attempt < self._retries:
         pause = min(_seconds(retry_after, wait), _LONGEST_WAIT_S)
