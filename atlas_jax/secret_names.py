@@ -29,7 +29,7 @@ _NAMED = re.compile(r"-*([A-Za-z][\w.-]*)\s*[=:]\s*(.+)", re.DOTALL)
 _INSIDE = re.compile(r'[?&]([\w.-]+)=([^&#\s]+)|"([\w.-]+)"\s*:\s*"([^"]+)"')
 # Keys by their shape, wherever they stand; and -k KEY, -u USER:PASSWORD.
 _SHAPED = re.compile(
-  r"(^-[A-Za-z]|(?<![A-Za-z0-9]))((?=\S*\d)(sk|pk|rk|gsk|hf|gh[a-z]|github_pat"
+  r"(^-[A-Za-z]|(?<![A-Za-z0-9]))((?=[\w-]*\d)(sk|pk|rk|gsk|hf|gh[a-z]|github_pat"
   r"|glpat|xox[a-z])[-_][\w-]{8,}|AKIA[A-Z0-9]{12,}|AIza[\w-]{30}|eyJ[\w-]{9,}\."
   r"|(Basic|Bearer|Token)\s+(?=\S*\d)[\w+/=.~-]{8,})|://[^/\s:@]*:[^/\s@$]+@"
 )
