@@ -37,6 +37,7 @@ _SHORT = re.compile(
   r"-k[ =]?(?=\S*\d)(?=\S*[A-Za-z])[^\s/.$]{6,}"
   r"|(-u|-U|--user|--proxy-user)[ =]?(?!\d+:\d+$)[^\s:/${]+:[^\s$]\S*"
 )
+NO_NAME = "must name an environment variable, and not say what it holds"
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*|[a-z]+(_[a-z]+)+")
 
 
@@ -93,8 +94,7 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
 
 def may_name(variable: str) -> bool:
   """Whether this can be the name of a variable, and not a key in its place."""
-  digits = re.search(r"[A-Z0-9]*\d[A-Z0-9]*", variable)
-  random = digits is not None and len(digits[0]) > 15
+  random = re.search(r"(?=[A-Z]*\d)[A-Z0-9]{16}", variable)
   return bool(_VARIABLE.fullmatch(variable)) and not random
 
 
