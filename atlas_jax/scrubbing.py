@@ -100,8 +100,9 @@ def _looked_for(secret: str, halves: bool) -> Iterator[tuple]:
   for form in forms:
     need = max(_SHORTEST, -(-len(form) // 2)) if halves else len(form)
     if len(form) >= _SHORTEST:
-      yield form[:need], "", form[need:]
       yield form[-need:], form[:-need], ""
+      if "://" not in form:  # half of an address is no secret
+        yield form[:need], "", form[need:]
 
 
 def _long(environ, own: Iterable[str | None], halves: bool) -> Callable:

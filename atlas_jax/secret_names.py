@@ -28,7 +28,7 @@ _ELSEWHERE = ("$", '"$', "/", "./", "../", "~/", "{prompt")
 _NAMED = re.compile(r"-*([A-Za-z][\w.-]*)\s*[=:]\s*(.+)", re.DOTALL)
 _INSIDE = re.compile(r'[?&]([\w.-]+)=([^&#\s]+)|"([\w.-]+)"\s*:\s*"([^"]+)"')
 # Keys by their shape, wherever they stand; and -k KEY, -u USER:PASSWORD.
-_SHAPED = re.compile(
+KEY = re.compile(
   r"(^-[A-Za-z]|(?<![A-Za-z0-9]))((?=[\w-]*\d)(sk|pk|rk|gsk|hf|gh[a-z]|github_pat"
   r"|glpat|xox[a-z])[-_][\w-]{8,}|AKIA[A-Z0-9]{12,}|AIza[\w-]{30}|eyJ[\w-]{9,}\."
   r"|(Basic|Bearer|Token)\s+(?=\S*\d)[\w+/=.~-]{8,})|://[^/\s:@]*:[^/\s@$]+@"
@@ -77,7 +77,7 @@ def in_argv(argv: tuple[str, ...]) -> Iterator[int]:
       pairs.append((before.lstrip("-"), element))
     if (
       any(is_secret(name) and _is_told(value) for name, value in pairs)
-      or _SHAPED.search(element)
+      or KEY.search(element)
       or any(map(_SHORT.fullmatch, (element, f"{before} {element}")))
     ):
       yield i

@@ -85,6 +85,14 @@ def test_half_a_key_in_an_error_but_not_in_an_answer():
   assert scrubber({}, key)("sk-0123 or hij") == "sk-0123 or hij"
 
 
+def test_the_beginning_of_an_address_is_no_half_of_a_key():
+  environ = {"KEYCLOAK_URL": "http://localhost:8080/auth/hidden-in-a-path"}
+  scrub = scrubber(environ)
+  assert scrub("at http://localhost:8080/v1") == "at http://localhost:8080/v1"
+  assert scrub("it is auth/hidden-in-a-path") == "it is ***"
+  assert scrub(environ["KEYCLOAK_URL"]) == "***"
+
+
 SECRET = "q8Zt-4kPw2-long-enough"
 
 

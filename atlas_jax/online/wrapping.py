@@ -1,5 +1,6 @@
 """Functions, addresses and names as the agents and models that are asked."""
 
+import dataclasses
 from collections.abc import Callable
 
 from atlas_jax import addresses
@@ -9,6 +10,7 @@ from atlas_jax.online.agents.python import InThisProcess
 from atlas_jax.online.chat_json import judged
 from atlas_jax.online.replies import Agent, ChatModel, ChatRequest, Reply
 from atlas_jax.online.retrying import CallFailed
+from atlas_jax.scrubbing import told
 from atlas_jax.serving.http import MOST_BYTES
 
 
@@ -84,7 +86,9 @@ class _Function:
     self._kind = InThisProcess(self.name, function)
 
   async def ask(self, prompt: str, **_) -> Reply:
-    return (await self._kind.send(prompt)).reply
+    reply = (await self._kind.send(prompt)).reply
+    error = None if reply.error is None else told(str, reply.error)
+    return dataclasses.replace(reply, error=error)
 
   async def aclose(self) -> None:
     """Nothing is open."""

@@ -182,7 +182,7 @@ def _secrets(template, where: str) -> Iterator[str]:
     if (
       isinstance(value, str)
       and value
-      and secret_names.is_secret(name)
+      and (secret_names.is_secret(name) or secret_names.KEY.search(value))
       and "${" not in value
       and PROMPT not in value
     ):
