@@ -25,6 +25,9 @@ LAYERS = (
     "atlas_jax.config_checks",
     "atlas_jax.checkpoint",
     "atlas_jax.directory",
+    "atlas_jax.addresses",
+    "atlas_jax.secret_names",
+    "atlas_jax.scrubbing",
   ),
   (
     "atlas_jax.model",
