@@ -3,6 +3,7 @@
 Addresses of configs are written to files and logs, so keys do not go there.
 """
 
+import ipaddress
 import urllib.parse
 
 
@@ -32,3 +33,11 @@ def bare(url: str) -> str:
   host = parts.netloc.rpartition("@")[2]
   text = urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
   return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def is_loopback(host: str | None) -> bool:
+  """Whether a host is this machine, whatever a name server says."""
+  try:
+    return host == "localhost" or ipaddress.ip_address(host).is_loopback
+  except ValueError:
+    return False

@@ -14,26 +14,23 @@ _STRUCTURED = (
 _OF_PROBE = (
   *("model", "user", "seed", "chat_template_kwargs", "reasoning_effort"),
 )
-# What clients of a chat completion send: the fields of OpenAI's and sampling of
-# vLLM. Others may steer a server (api_base, extra_headers, kv_transfer_params).
-_FIELDS = frozenset(
-  (*_STRUCTURED, *_OF_PROBE)
-  + tuple(
-    """
-    messages stream stream_options n max_tokens max_completion_tokens
-    temperature top_p stop frequency_penalty presence_penalty logit_bias
-    logprobs top_logprobs tool_choice parallel_tool_calls function_call
-    modalities prediction verbosity web_search_options metadata store
-    service_tier safety_identifier prompt_cache_key prompt_cache_retention
-    top_k min_p repetition_penalty length_penalty min_tokens ignore_eos
-    stop_token_ids include_stop_str_in_output bad_words allowed_token_ids
-    skip_special_tokens spaces_between_special_tokens truncate_prompt_tokens
-    prompt_logprobs return_token_ids return_tokens_as_token_ids echo
-    add_generation_prompt continue_final_message add_special_tokens documents
-    include_reasoning thinking_token_budget priority cache_salt
-    """.split()
-  )
-)
+# The other fields that clients of a chat completion send: OpenAI's, and the
+# sampling of vLLM. What is not here may steer a server (api_base,
+# extra_headers, kv_transfer_params, chat_template).
+_SENT = """
+messages stream stream_options n max_tokens max_completion_tokens temperature
+top_p stop frequency_penalty presence_penalty logit_bias logprobs top_logprobs
+tool_choice parallel_tool_calls function_call modalities prediction verbosity
+web_search_options metadata store service_tier safety_identifier
+prompt_cache_key prompt_cache_retention prompt_cache_options moderation
+top_k min_p repetition_penalty length_penalty use_beam_search min_tokens
+ignore_eos stop_token_ids include_stop_str_in_output bad_words
+allowed_token_ids skip_special_tokens spaces_between_special_tokens
+truncate_prompt_tokens prompt_logprobs return_token_ids
+return_tokens_as_token_ids echo add_generation_prompt continue_final_message
+add_special_tokens documents include_reasoning thinking_token_budget cache_salt
+"""
+_FIELDS = {*_STRUCTURED, *_OF_PROBE, *_SENT.split()}
 PASS_REASONS = (*_STRUCTURED, "n", "media", "not_a_question", "too_long")
 
 

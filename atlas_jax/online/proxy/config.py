@@ -10,6 +10,7 @@ from atlas_jax.online import variables
 from atlas_jax.online.best_prompts import load_prompts, prompts_config
 from atlas_jax.online.outcomes import TEACH_DEADLINE_S
 from atlas_jax.online.protocol import ProbeConfig, TeachConfig
+from atlas_jax.serving import http
 
 _MAX_TOKENS_KEYS = ("max_tokens", "max_completion_tokens")
 

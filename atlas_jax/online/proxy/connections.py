@@ -1,13 +1,13 @@
 """Who is connected to the proxy, for how long, and what is logged of it.
 
-  1. max_connections at most: one more ends the oldest one that asks nothing,
-     or is itself closed where all are being answered;
-  2. who sends no whole head of a request in idle_timeout_s is closed, and who
-     takes nothing of an answer in write_timeout_s (where the system has
-     TCP_USER_TIMEOUT: Linux), which ends the upstream's work too;
-  3. the open files that this takes are reserved at the start;
-  4. of a record of the web framework its kind is logged, once a minute: its
-     words repeat what was sent, keys and questions among it.
+1. max_connections at most: one more ends the oldest one that asks nothing,
+   or is itself closed where all are being answered;
+2. who sends no whole head of a request in idle_timeout_s is closed, and who
+   takes nothing of an answer in write_timeout_s (where the system has
+   TCP_USER_TIMEOUT: Linux), which ends the upstream's work too;
+3. the open files that this takes are reserved at the start;
+4. of a record of the web framework its kind is logged, once a minute: its
+   words repeat what was sent, keys and questions among it.
 """
 
 import asyncio

@@ -13,24 +13,16 @@ chat is application/json (which no page may send unasked), and is not
 compressed. No CORS header is ever sent.
 """
 
-import ipaddress
 import re
 
 from aiohttp import web
 
+from atlas_jax.addresses import is_loopback
 from atlas_jax.online.proxy import errors
 from atlas_jax.online.proxy.config import ProxyConfig
 
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([\w.-]+))(?::\d{1,5})?", re.I | re.A)
 _OWN_PAGE = ("same-origin", "none")
-
-
-def is_loopback(name: str | None) -> bool:
-  """Whether a host is this machine, whatever a name server says."""
-  try:
-    return name == "localhost" or ipaddress.ip_address(name).is_loopback
-  except ValueError:
-    return False
 
 
 def check_target(request: web.Request) -> None:
