@@ -114,9 +114,8 @@ class _Proxy:
   async def enter(self, request: web.Request, handler) -> web.StreamResponse:
     """Refuses what comes from no client; what the proxy refuses ends here."""
     try:
-      doors.check_target(request)
-      if self._keys.client is None:
-        doors.check_no_page(request, self._config)
+      keyless = self._keys.client is None
+      doors.check_sender(request, self._config, keyless=keyless)
       return await handler(request)
     except errors.Refused as refused:
       if not request.content.is_eof():

@@ -3,14 +3,14 @@
 A browser reaches a proxy on its own machine for any page, by a name of the
 page's own as well (DNS rebinding). So without a key that clients show:
 
-  1. Host stands there once, and names this machine, config.host or one of
+  1. Host names this machine, config.host or one of
      config.allowed_hosts, at any port;
   2. where a browser says that another page asks (Origin, Sec-Fetch-Site),
      the request is refused.
 
-With a key or without: the target is a path, Host does not stand there twice, a
-chat is application/json (which no page may send unasked), and is not
-compressed. No CORS header is ever sent.
+With a key or without: the target is a path (that Host stands there once, the
+web framework sees to), a chat is application/json, which no page may send
+unasked, and is not compressed. No CORS header is ever sent.
 """
 
 import re
@@ -25,24 +25,18 @@ _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([\w.-]+))(?::\d{1,5})?", re.I | re.A)
 _OWN_PAGE = ("same-origin", "none")
 
 
-def check_target(request: web.Request) -> None:
-  """Refuses what two readers may understand in two ways.
+def check_sender(
+  request: web.Request, config: ProxyConfig, *, keyless: bool
+) -> None:
+  """Refuses what no client sends, and without a key what a page may have sent.
 
   Raises:
     Refused
   """
   if not request.raw_path.startswith("/"):
     raise _refused(400, "the target must be a path")
-  if len(request.headers.getall("Host", ())) > 1:
-    raise _refused(400, "Host stands there twice")
-
-
-def check_no_page(request: web.Request, config: ProxyConfig) -> None:
-  """Refuses what a web page may have sent.
-
-  Raises:
-    Refused
-  """
+  if not keyless:
+    return
   host = request.headers.get("Host", "")
   found = _HOST.fullmatch(host)
   name = (found[1] or found[2]).lower() if found else None
