@@ -3,6 +3,7 @@
 Addresses of configs are written to files and logs, so keys do not go there.
 """
 
+import functools
 import ipaddress
 import urllib.parse
 
@@ -35,6 +36,7 @@ def bare(url: str) -> str:
   return "".join(c if c.isprintable() else "?" for c in text)
 
 
+@functools.lru_cache(maxsize=64)
 def is_loopback(host: str | None) -> bool:
   """Whether a host is this machine, whatever a name server says."""
   try:

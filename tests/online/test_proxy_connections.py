@@ -91,7 +91,7 @@ def test_a_record_of_the_framework_keeps_its_kind_and_comes_once(caplog):
   with upstream() as up, teacher() as teach:
     run(check, up, teach)
   (record,) = [r for r in caplog.records if r.name == "aiohttp.server"]
-  assert record.getMessage() == "InvalidHeader (told once a minute)"
+  assert record.getMessage() == "BadHttpMessage (told once a minute)"
   assert record.exc_info is None and not logger.filters
 
 

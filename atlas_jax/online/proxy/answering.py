@@ -161,6 +161,7 @@ class Answering:
           return ended or how, response
         content = await self.upstream.read(answer)
     except (aiohttp.ClientError, TimeoutError) as reason:
+      self.upstream.log_once(reason)
       if how == "taught" and not isinstance(reason, TimeoutError):
         raise _GuidedFailed from None
       response = errors.no_answer(reason)

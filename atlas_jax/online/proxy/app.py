@@ -6,6 +6,7 @@ is logged.
 """
 
 import asyncio
+import functools
 import hmac
 import logging
 import time
@@ -68,13 +69,18 @@ def make_app(
 ) -> web.Application:
   """The application, to be served by connections.listening."""
   proxy = _Proxy(config, Prompts(prompts), keys)
-  app = web.Application(middlewares=[proxy.enter])
+  app = web.Application()
+  app[connections.BUSY] = set()
   app.cleanup_ctx.append(proxy.connected)
-  app.router.add_post("/v1/chat/completions", proxy.chat)
-  app.router.add_get("/v1/models", proxy.models)
-  app.router.add_get("/health", proxy.health)
-  app.router.add_get("/metrics", proxy.metrics)
-  app.router.add_route("*", "/{path:.*}", proxy.unknown)
+
+  def entered(handler):
+    return functools.partial(proxy.enter, handler)
+
+  app.router.add_post("/v1/chat/completions", entered(proxy.chat))
+  app.router.add_get("/v1/models", entered(proxy.models))
+  app.router.add_get("/health", entered(proxy.health))
+  app.router.add_get("/metrics", entered(proxy.metrics))
+  app.router.add_route("*", "/{path:.*}", entered(proxy.unknown))
   return app
 
 
@@ -98,7 +104,10 @@ class _Proxy:
   async def connected(self, app) -> AsyncIterator[None]:
     """Holds the connections while the application runs."""
     c = self._config
-    async with http.open_session() as s:
+    async with http.open_session(
+      connect_timeout_s=c.connect_timeout_s,
+      silence_timeout_s=c.silence_timeout_s,
+    ) as s:
       self._answering = Answering(
         c,
         self._prompts,
@@ -110,9 +119,10 @@ class _Proxy:
       )
       yield
 
-  @web.middleware
-  async def enter(self, request: web.Request, handler) -> web.StreamResponse:
+  async def enter(self, handler, request: web.Request) -> web.StreamResponse:
     """Refuses what comes from no client; what the proxy refuses ends here."""
+    busy, connection = request.app[connections.BUSY], request.protocol
+    busy.add(connection)
     try:
       keyless = self._keys.client is None
       doors.check_sender(request, self._config, keyless=keyless)
@@ -121,6 +131,8 @@ class _Proxy:
       if not request.content.is_eof():
         refused.response.force_close()  # the rest of the body is not read
       return refused.response
+    finally:
+      busy.discard(connection)
 
   def _knows_key(self, request: web.Request) -> bool:
     shown = request.headers.get("Authorization", "")

@@ -32,6 +32,9 @@ _AGAIN_S = 60.0
 _LINGER_S = 1.0
 _SPARE_FILES = 256
 
+# The connections whose requests are being answered: the handlers keep it.
+BUSY = web.AppKey("busy", set)
+
 
 class _Wordless(logging.Filter):
   """Leaves of a record its kind, and of each kind one a minute."""
@@ -101,22 +104,13 @@ async def listening(
   Handlers are cancelled when their client goes away, and bodies come as they
   are sent: compressed ones are not inflated.
   """
-  answered = set()
-
-  @web.middleware
-  async def answering(request, handler):
-    connection = request.protocol
-    answered.add(connection)
-    try:
-      return await handler(request)
-    finally:
-      answered.discard(connection)
 
   def connect():
     """The protocol of a new connection."""
     connections = runner.server.connections
     if len(connections) >= config.max_connections:
-      idle = (c for c in connections if c.connected and c not in answered)
+      busy = app[BUSY]
+      idle = (c for c in connections if c.connected and c not in busy)
       oldest = next(idle, None)
       if oldest is None:
         return _NoRoom()
@@ -126,7 +120,6 @@ async def listening(
   wordless = _Wordless()
   for name in _LOGGERS:
     logging.getLogger(name).addFilter(wordless)
-  app.middlewares.insert(0, answering)
   runner = web.AppRunner(
     app,
     access_log=None,

@@ -40,8 +40,9 @@ def check_sender(
   host = request.headers.get("Host", "")
   found = _HOST.fullmatch(host)
   name = (found[1] or found[2]).lower() if found else None
-  known = (config.host.lower(), *(h.lower() for h in config.allowed_hosts))
-  if not (is_loopback(name) or name in known):
+  if not is_loopback(name) and name not in map(
+    str.lower, (config.host, *config.allowed_hosts)
+  ):
     raise _refused(403, "Host names neither this machine nor an allowed host")
   origin = request.headers.getall("Origin", ())
   site = request.headers.get("Sec-Fetch-Site", "none")

@@ -5,7 +5,6 @@ record; here there is a deadline instead.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -48,37 +47,13 @@ class Endpoint:
     self._url = base_of(self._config.url)
     self._key = getattr(keys, name)
     self._most = config.max_response_bytes
-    self._timeout = aiohttp.ClientTimeout(
-      total=config.answer_timeout_s,
-      sock_connect=config.connect_timeout_s,
-      sock_read=config.silence_timeout_s,
-    )
-    self._told: set[int | str] = set()
+    self._answer_s = config.answer_timeout_s
+    self._told: set[int | type] = set()
 
   def _headers(self, authorization: str | None) -> dict[str, str]:
     if authorization is None and self._key:
       authorization = f"Bearer {self._key}"
     return {} if authorization is None else {"Authorization": authorization}
-
-  @contextlib.asynccontextmanager
-  async def _asked(
-    self, method: str, path: str, authorization: str | None, **content
-  ) -> AsyncIterator[aiohttp.ClientResponse]:
-    try:
-      async with http.request(
-        self._session,
-        method,
-        self._url + path,
-        headers=self._headers(authorization),
-        timeout=self._timeout,
-        **content,
-      ) as response:
-        yield response
-    except http.Redirected as error:
-      if "redirect" not in self._told:
-        self._told.add("redirect")
-        log.warning("the %s: %s (told once)", self._name, error)
-      raise
 
   def post(
     self, body: Mapping, authorization: str | None = None
@@ -94,11 +69,17 @@ class Endpoint:
     """
     if self._config.model is not None:
       body = {**body, "model": self._config.model}
-    return self._asked("POST", "/chat/completions", authorization, json=body)
+    url, headers = self._url + "/chat/completions", self._headers(authorization)
+    return http.request(self._session, "POST", url, json=body, headers=headers)
 
   async def read(self, response: aiohttp.ClientResponse) -> bytes:
-    """The whole body of an answer; see http.read."""
-    return await http.read(response, self._most)
+    """The whole body of an answer.
+
+    Raises:
+      aiohttp.ClientError, TimeoutError: it broke off, or is too large.
+    """
+    async with asyncio.timeout(self._answer_s):
+      return await http.read(response, self._most)
 
   async def lines(
     self, response: aiohttp.ClientResponse
@@ -109,7 +90,10 @@ class Endpoint:
       aiohttp.ClientError, TimeoutError: it broke off, or a line has no end.
     """
     rest = bytearray()
+    until = time.monotonic() + self._answer_s
     async for piece in response.content.iter_any():
+      if time.monotonic() > until:
+        raise TimeoutError
       end = 1 + max(piece.rfind(b"\n"), piece.rfind(b"\r"))
       rest += piece[:end]
       if end:
@@ -129,12 +113,17 @@ class Endpoint:
     Raises:
       aiohttp.ClientError, TimeoutError: no answer.
     """
-    async with (
-      asyncio.timeout(timeout_s),
-      self._asked("GET", "/models", authorization) as response,
-    ):
-      errors.check_known(response, errors.JSON)
-      return response.status, await self.read(response)
+    url, headers = f"{self._url}/models", self._headers(authorization)
+    try:
+      async with (
+        asyncio.timeout(timeout_s),
+        http.request(self._session, "GET", url, headers=headers) as response,
+      ):
+        errors.check_known(response, errors.JSON)
+        return response.status, await http.read(response, self._most)
+    except http.Redirected as error:
+      self.log_once(error)
+      raise
 
   async def complete(
     self, body: Mapping, *, until: float, authorization: str | None = None
@@ -155,11 +144,12 @@ class Endpoint:
         self.post(self._worded(body), authorization) as response,
       ):
         status = response.status
-        fields = _read(status, await self.read(response))
+        fields = _read(status, await http.read(response, self._most))
         self._tell(status)
     except TimeoutError:
       fields = {"status": "timeout"}
     except aiohttp.ClientError as error:
+      self.log_once(error)
       fields = {"status": "error", "error": type(error).__name__}
     return status, Reply(**fields, seconds=time.monotonic() - start)
 
@@ -170,6 +160,13 @@ class Endpoint:
     if not self._config.send_temperature:
       body.pop("temperature")
     return body
+
+  def log_once(self, reason: Exception) -> None:
+    """Logs the first redirect, with its two addresses."""
+    kind = type(reason)
+    if kind is http.Redirected and kind not in self._told:
+      self._told.add(kind)
+      log.warning("the %s: %s (told once)", self._name, reason)
 
   def _tell(self, status: int) -> None:
     """Logs the first refusal of each kind; its words may be of a question."""

@@ -5,9 +5,8 @@ import re
 from atlas_jax import scrubbing
 from atlas_jax.online.proxy.config import Keys
 
-# JSON may write any character as \u0041, and "/" as "\/"; "\\" is itself.
+# JSON may write any character as \u0041, and "/" as "\/".
 _ESCAPED = re.compile(rb"\\(?:u00([2-7][0-9a-f])|(/)|\\)", re.IGNORECASE)
-_STAY_ESCAPED = b'"\\\x7f'
 
 
 class Hiding:
@@ -37,7 +36,7 @@ def _scrubbed(content: bytes, scrub) -> bytes:
 
 
 def _unescaped(found: re.Match) -> bytes:
-  """What is escaped without need, as it is."""
+  """What is escaped, in its shortest form."""
   code, slash = found.groups()
   plain = slash or (bytes([int(code, 16)]) if code else b"\\")
-  return found[0] if plain in _STAY_ESCAPED else plain
+  return b"\\" + plain if plain in b'"\\' else plain
