@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import json
-import logging
 import urllib.parse
 
 import openai
@@ -15,7 +14,6 @@ from tests import hostile_server
 from tests.hostile_server import Hostile
 from tests.online.proxied import (
   ASK,
-  TEACHING,
   application,
   begin_stream,
   contents,
