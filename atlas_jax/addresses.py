@@ -20,8 +20,8 @@ def problem(url: str | None) -> str | None:
     valid = False
   if not valid:
     return "must be an address such as http://127.0.0.1:8000/v1"
-  if parts.username is not None or parts.password is not None or parts.query:
-    return "must hold no user, password or query"
+  if "@" in parts.netloc or parts.query or parts.fragment:
+    return "must hold no user, password or query, and no fragment"
   return None
 
 

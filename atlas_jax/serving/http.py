@@ -52,8 +52,7 @@ class TooLarge(Untaken):
 
   def __init__(self, most_bytes: int):
     super().__init__(
-      f"the answer has more than {most_bytes} bytes, which is the bound"
-      " max_response_bytes"
+      f"more than {most_bytes} bytes came, the bound max_response_bytes"
     )
 
 

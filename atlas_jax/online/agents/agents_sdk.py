@@ -37,6 +37,9 @@ class SdkAgent:
   def __init__(self, config: AgentConfig, where: str, credentials: Credentials):
     try:
       import agents
+      from agents.models import openai_provider
+
+      from atlas_jax.online import httpx_policy
     except ImportError as error:
       raise ConfigError(
         f"{where}: the OpenAI Agents SDK does not import ({error}); install"
@@ -55,6 +58,9 @@ class SdkAgent:
     self._config = sdk
     self._credentials = credentials
     self._client = None
+    self._most_bytes = config.max_response_bytes
+    # Of an agent that says nothing of a server.
+    httpx_policy.bind(openai_provider.shared_http_client())
     self._run = agents.RunConfig(tracing_disabled=True)
     if sdk.base_url is not None or sdk.api_key_env is not None:
       self._client = self._connect(config, where)
@@ -69,14 +75,16 @@ class SdkAgent:
   def _connect(self, config: AgentConfig, where: str):
     import openai
 
+    from atlas_jax.online import httpx_policy
+
     sdk = config.agents_sdk
     return openai.AsyncOpenAI(
       api_key=self._credentials.key(sdk.api_key_env, where),
       base_url=sdk.base_url,
       max_retries=config.retries,
       timeout=config.timeout_s,
-      http_client=openai.DefaultAsyncHttpxClient(
-        event_hooks={"response": [_note_ending]}
+      http_client=httpx_policy.bind(
+        openai.DefaultAsyncHttpxClient(event_hooks={"response": [_note_ending]})
       ),
     )
 
@@ -94,6 +102,9 @@ class SdkAgent:
   async def send(self, prompt: str) -> Attempt:
     import agents
 
+    from atlas_jax.online import httpx_policy
+
+    httpx_policy.Taking(self._most_bytes)
     endings = []
     _ENDINGS.set(endings)
     try:
@@ -107,8 +118,7 @@ class SdkAgent:
       raise
     except Exception as error:
       # Of the SDK, of the client, or of a tool: in each case no answer.
-      text = self._credentials.told(str(error))
-      return failed(f"{type(error).__name__}: {text}")
+      return failed(f"{type(error).__name__}: {error}")
     if result.interruptions:
       return failed("the run waits for a person to approve a tool")
     usage = result.context_wrapper.usage

@@ -4,11 +4,10 @@ import re
 from collections.abc import Callable, Mapping
 
 from atlas_jax.online import variables
-from atlas_jax.scrubbing import answer_scrubber, scrubber
+from atlas_jax.scrubbing import answer_scrubber, scrubber, told
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 HIDDEN = "***"
-LONGEST_ERROR = 500  # characters
 # A server without a key must not be sent OpenAI's.
 _NO_KEY = "none"
 
@@ -23,6 +22,7 @@ class Credentials:
   def __init__(self, environ: Mapping[str, str]):
     self.environ = environ
     self._values: set[str] = set()
+    self._scrubbers: tuple[Callable, Callable] | None = None
 
   def variable(self, name: str, where: str) -> str:
     """The value of a variable.
@@ -32,6 +32,7 @@ class Credentials:
     """
     value = variables.read(self.environ, name, where)
     self._values.add(value)
+    self._scrubbers = None
     return value
 
   def key(self, variable: str | None, where: str) -> str:
@@ -60,17 +61,23 @@ class Credentials:
     """
     return each_string(template, lambda text: self.fill(text, where))
 
+  def _hiding(self) -> tuple[Callable, Callable]:
+    if self._scrubbers is None:
+      secrets = (self.environ, *self._values)
+      self._scrubbers = scrubber(*secrets), answer_scrubber(*secrets)
+    return self._scrubbers
+
   def hide(self, text: str) -> str:
     """An error or a log line without the values."""
-    return scrubber(self.environ, *self._values)(text)
+    return self._hiding()[0](text)
 
   def told(self, text: str) -> str:
-    """The beginning of an error; half a key is a secret too."""
-    return self.hide(text)[:LONGEST_ERROR]
+    """The beginning of an error without the values."""
+    return told(self.hide, text)
 
   def hide_in_answer(self, text: str) -> str:
     """An answer without the values that are long enough to be secrets."""
-    return answer_scrubber(self.environ, *self._values)(text)
+    return self._hiding()[1](text)
 
 
 def each_string(template, change: Callable[[str], str]):
