@@ -34,6 +34,12 @@ _LAYERS = 3
 _ESCAPE = re.compile(
   r"(?:%|\\x|\\u00)([0-9a-fA-F]{2})|(&#?\w{2,8};)|\\(.)|\r?\n[ \t]*"
 )
+# An escape that hides a letter or a digit, or another escape.
+_HIDES = re.compile(
+  r"[%\\&](?:(?:x|u00)?(?:3\d|[46][1-9a-fA-F]|[57][\daA]|2[56]|5[cC])|#|amp)"
+)
+_MOST_SIGNS = 500  # each is searched for by itself: of some ten keys
+_WORD = re.compile(r"[A-Za-z0-9]+")
 _LETTERS = {"n": "\n", "r": "\r", "t": "\t"}
 # Of a text every 4th place is looked up: _SHORTEST characters have all these.
 _STEP, _GRAM = 4, 5
@@ -126,15 +132,22 @@ def _long(environ, own: set[str], halves: bool) -> Callable:
   values = {v for v in values if v.strip() and len(v) >= _SHORTEST}
   values = {p for v in values for p in _parts(v) if len(p) >= _SHORTEST}
   grams: dict[str, list] = {}
+  signs: set[str] = set()
   for part, before, after in {
     form for value in values for form in _looked_for(value, halves)
   }:
+    signs.update(_signs(part))
     # Its end, since many secrets have the same beginning.
     for at in range(len(part) - _GRAM, len(part) - _GRAM - _STEP, -1):
       gram = part[at : at + _GRAM]
       grams.setdefault(gram, []).append((at, part, before, after))
 
   def scrub(text: str) -> str:
+    # Nearly every text ends here: what follows takes a hundred times as long.
+    if len(signs) < _MOST_SIGNS and not (
+      any(sign in text for sign in signs) or _HIDES.search(text)
+    ):
+      return text
     spans, bare, at = [], text, range(len(text) + 1)
     for _ in range(_LAYERS + 1):
       spans += [(at[a], at[b]) for a, b in _found(bare, grams)]
@@ -150,6 +163,16 @@ def _long(environ, own: set[str], halves: bool) -> Callable:
     return "".join([*parts, text[end:]])
 
   return scrub
+
+
+def _signs(part: str) -> tuple[str, ...]:
+  """Of these a text holds one, if it holds `part` and no letter is escaped.
+
+  Two, since a line may be broken within one.
+  """
+  word = max(_WORD.findall(part), key=len, default="")
+  half = len(word) // 2
+  return (word[:half], word[half:]) if half >= _GRAM else (word,)
 
 
 def _found(text: str, grams: dict) -> Iterator[tuple[int, int]]:

@@ -155,7 +155,7 @@ class Answering:
           headers["Content-Type"] = errors.EVENTS
           response = web.StreamResponse(headers=headers)
           lines = self.upstream.lines(answer)
-          pieces = (self.hiding.in_answer(line) async for line in lines)
+          pieces = (await self.hiding.in_body(line) async for line in lines)
           first = await anext(pieces, None)
           ended = await _stream(request, first, pieces, response)
           return ended or how, response
@@ -167,7 +167,7 @@ class Answering:
       response = errors.no_answer(reason)
       response.headers.update(headers)
       return "failed", response
-    content = self.hiding.in_body(answer.status, content)
+    content = await self.hiding.in_body(content, answer.status)
     response = errors.handed_on(answer.status, content, headers)
     return "failed" if response.status >= 400 else how, response
 

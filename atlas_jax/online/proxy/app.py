@@ -208,7 +208,7 @@ class _Proxy:
       )
     except (aiohttp.ClientError, TimeoutError) as reason:
       return errors.no_answer(reason)
-    body = self._answering.hiding.in_body(status, body)
+    body = await self._answering.hiding.in_body(body, status)
     return errors.handed_on(status, body, {})
 
   async def _ask_states(self) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from atlas_jax.online.retrying import CallFailed
 from atlas_jax.serving import http
 
 _LONGEST = 2000  # characters of an upstream's own words
+_LONGEST_BODY = 1 << 20  # bytes of an error; the words of a larger one are lost
 # What a chat client knows; anything else of an upstream is told as 502.
 _KNOWN = (
   *(200, 400, 401, 402, 403, 404, 405, 408, 409, 413, 415, 422, 424, 429),
@@ -95,6 +96,8 @@ def handed_on(
       headers=headers,
       content_type=JSON,
     )
+  if len(content) > _LONGEST_BODY:
+    content = b""
   text = content.decode(errors="replace")
   try:
     shaped = isinstance(chat_json.parsed(content)["error"], dict)
