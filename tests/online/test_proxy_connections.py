@@ -203,6 +203,46 @@ def test_a_client_that_takes_nothing_gives_its_place_back(stream):
     run(check, application(chat), teach, write_timeout_s=1.0)
 
 
+def test_each_of_twenty_that_leave_ends_the_work_of_the_upstream():
+  working, ended = [], []
+
+  async def chat(request):
+    body = await request.json()
+    if "PROBE" in body["messages"][-1]["content"]:
+      return whole("plan")
+    working.append(request)
+    try:
+      await asyncio.sleep(600)
+    except asyncio.CancelledError:
+      ended.append(request)
+      raise
+
+  async def check(proxied):
+    async with opened(proxied, 20, raw_http.chat()):
+      while len(working) < 20:
+        await asyncio.sleep(0.01)
+    while await proxied.metric("atlas_proxy_in_flight") or len(ended) < 20:
+      await asyncio.sleep(0.01)
+    assert await proxied.counts() == {"cancelled": 20}
+
+  with teacher() as teach:
+    run(check, application(chat), teach)
+
+
+def test_bodies_of_any_depth_are_answered_or_refused(caplog):
+  async def check(proxied):
+    for depth in range(850, 1000, 5):
+      nested = b"[" * depth + b"]" * depth
+      body = b'{"n": 2, "metadata": %s, %s' % (nested, raw_http.CHAT[1:])
+      answer = await raw_http.send(proxied, raw_http.chat(body=body))
+      assert raw_http.status(answer) in (200, 400)
+    assert "failed" not in await proxied.counts()
+
+  with upstream() as up, teacher() as teach:
+    run(check, up, teach)
+  assert "a chat failed" not in caplog.text
+
+
 def test_a_compressed_body_is_not_inflated():
   bomb = gzip.compress(b" " * (8 << 20))
   line = "Content-Encoding: gzip"

@@ -178,6 +178,9 @@ class _Proxy:
     except asyncio.CancelledError:
       outcome = "cancelled"
       raise
+    except RecursionError:  # what could be read may be too deep to be written
+      outcome, message = "refused", "the body is nested too deeply"
+      return errors.error(400, message, "invalid_request_error")
     except Exception as error:
       # Its words may be of a question.
       log.error("a chat failed: %s", place(error))

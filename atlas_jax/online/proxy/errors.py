@@ -10,7 +10,6 @@ from atlas_jax.online.retrying import CallFailed
 from atlas_jax.serving import http
 
 _LONGEST = 2000  # characters of an upstream's own words
-_LONGEST_BODY = 1 << 20  # bytes of an error; the words of a larger one are lost
 # What a chat client knows; anything else of an upstream is told as 502.
 _KNOWN = (
   *(200, 400, 401, 402, 403, 404, 405, 408, 409, 413, 415, 422, 424, 429),
@@ -89,29 +88,21 @@ def handed_on(
     status, content: of the upstream, without its key.
     headers: to add.
   """
-  if status < 400:
+  if status < 400 or _has_form(content):
     return web.Response(
-      body=content,
-      status=status,
-      headers=headers,
-      content_type=JSON,
+      body=content, status=status, headers=headers, content_type=JSON
     )
-  if len(content) > _LONGEST_BODY:
-    content = b""
-  text = content.decode(errors="replace")
-  try:
-    shaped = isinstance(chat_json.parsed(content)["error"], dict)
-  except (CallFailed, LookupError, TypeError):
-    shaped = False
-  if shaped:
-    return web.Response(
-      text=text,
-      status=status,
-      headers=headers,
-      content_type=JSON,
-    )
-  page = not text.strip() or text.lstrip().startswith("<")
-  words = f"the upstream says HTTP {status}" if page else text[:_LONGEST]
+  text = content.decode(errors="replace").strip()
+  # An HTML page is not for a client, and may be long.
+  words = text[:_LONGEST] if text and text[0] != "<" else f"HTTP {status}"
   response = error(status, words, "upstream_error")
   response.headers.update(headers)
   return response
+
+
+def _has_form(content: bytes) -> bool:
+  """Whether an error has the form that OpenAI's have."""
+  try:
+    return isinstance(chat_json.parsed(content)["error"], dict)
+  except (CallFailed, LookupError, TypeError):
+    return False

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from atlas_jax import scrubbing
 from atlas_jax.online.proxy.config import Keys
 
+_LONGEST_ERROR = 1 << 20  # bytes; the words of a longer one are lost
 # A larger text is searched beside the event loop, and so much at a time: the
 # search takes 30 times its size in memory.
 _WINDOW = 64 << 10
@@ -23,6 +24,8 @@ class Hiding:
 
   async def in_body(self, content: bytes, status: int = 200) -> bytes:
     """What a server sent with this status, or a line of it."""
+    if status != 200 and len(content) > _LONGEST_ERROR:
+      return b""
     if not self._any:
       return content
     scrub = self._in_answer if status == 200 else self.in_text
