@@ -25,10 +25,10 @@ def problem(url: str | None) -> str | None:
   return None
 
 
-def bare(url: str) -> str:
+def bare(url: str, base: str = "") -> str:
   """An address without user, query and fragment, for a text of one line."""
   try:
-    parts = urllib.parse.urlsplit(url)
+    parts = urllib.parse.urlsplit(urllib.parse.urljoin(base, url))
   except ValueError:
     return "an address that is not valid"
   host = parts.netloc.rpartition("@")[2]

@@ -8,13 +8,11 @@ masked too: whoever wrote the text may have cut it.
 """
 
 import base64
-import contextlib
 import html
 import json
 import os.path
 import re
-import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from atlas_jax.secret_names import is_secret
 
@@ -36,11 +34,13 @@ _ESCAPE = re.compile(
 )
 # An escape that hides a letter or a digit, or another escape.
 _HIDES = re.compile(
-  r"[%\\&](?:(?:x|u00)?(?:3\d|[46][1-9a-fA-F]|[57][\daA]|2[56]|5[cC])|#|amp)"
+  r"[%\\&](?:(?<=&)[#a-zA-Z]"
+  r"|(?:x|u00)?(?:3\d|[46][1-9a-fA-F]|[57][\daA]|2[56]|5[cC]))"
 )
 _MOST_SIGNS = 500  # each is searched for by itself: of some ten keys
 _WORD = re.compile(r"[A-Za-z0-9]+")
 _LETTERS = {"n": "\n", "r": "\r", "t": "\t"}
+_shared = os.path.commonprefix  # of any texts
 # Of a text every 4th place is looked up: _SHORTEST characters have all these.
 _STEP, _GRAM = 4, 5
 
@@ -53,14 +53,12 @@ def scrubber(environ: Mapping[str, str], *own: str | None) -> Callable:
       passwords in URLs, wherever they stand.
     own: further secrets, of any length; None and "" are passed over.
   """
-  found = {value.strip() for value in own if value}
-  short = {value for value in found if 0 < len(value) < _SHORTEST}
-  forms = {f for s in short for f in (s, urllib.parse.quote(s), _in_json(s))}
-  long = _long(environ, found, halves=True)
+  long = _long(environ, own, halves=True)
+  short = [v for v in own if v and v.strip() and len(v) < _SHORTEST]
 
   def scrub(text: str) -> str:
-    for form in sorted(forms, key=len, reverse=True):
-      text = text.replace(form, _MASK)
+    for value in short:
+      text = text.replace(value, _MASK)
     return long(text)
 
   return scrub
@@ -68,7 +66,7 @@ def scrubber(environ: Mapping[str, str], *own: str | None) -> Callable:
 
 def answer_scrubber(environ: Mapping[str, str], *own: str | None) -> Callable:
   """For answers: whole secrets, and only what is long enough to be one."""
-  return _long(environ, {value for value in own if value}, halves=False)
+  return _long(environ, own, halves=False)
 
 
 def told(scrub: Callable[[str], str], text: str) -> str:
@@ -81,34 +79,21 @@ def told(scrub: Callable[[str], str], text: str) -> str:
   return " ".join(scrub(text).split())[:_LONGEST_ERROR]
 
 
-def _in_json(text: str) -> str:
-  return json.dumps(text)[1:-1]
-
-
 def _in_variable(name: str, value: str) -> Iterator[str]:
   """The secrets in a variable; a place where one lies is none."""
-  if _NAMES.search(name) and not os.path.exists(value):
-    yield value.strip()
+  is_place = os.path.isabs(value) and os.path.exists(value)
+  if _NAMES.search(name) and not is_place:
+    yield from (value, re.sub(r"^(Basic|Bearer) ", "", value))
   for user in _USER.findall(value):
     if ":" in user or len(user) > 2 * _SHORTEST:
       yield user.partition(":")[2] or user
   yield from (word for name, word in _PAIR.findall(value) if is_secret(name))
 
 
-def _parts(secret: str) -> Iterator[str]:
-  """Of 'Basic BASE64' the user and the password, of 'Bearer KEY' the key."""
-  word = re.sub(r"^\w+ (?=\S+$)", "", secret)
-  yield from (secret, word)
-  with contextlib.suppress(ValueError):
-    inside = base64.b64decode(word, validate=True).decode("ascii")
-    if ":" in inside and inside.isprintable():
-      yield from (inside, inside.partition(":")[2])
-
-
 def _looked_for(secret: str, halves: bool) -> Iterator[tuple]:
   """(what must stand in a text, what may before it, what may after it)."""
   content = secret.encode(errors="replace")
-  forms = {secret, content.decode("latin-1"), _in_json(secret)}
+  forms = {secret, content.decode("latin-1"), json.dumps(secret)[1:-1]}
   forms |= {form.replace(" ", "+") for form in forms}
   forms |= {content.hex(), content.hex().upper()}
   for _ in range(_LAYERS):
@@ -126,17 +111,16 @@ def _looked_for(secret: str, halves: bool) -> Iterator[tuple]:
       yield form[-need:], form[:-need], ""
 
 
-def _long(environ, own: set[str], halves: bool) -> Callable:
+def _long(environ, own: Iterable[str | None], halves: bool) -> Callable:
   """The function that masks what has _SHORTEST characters or more."""
-  values = own.union(*(_in_variable(*item) for item in environ.items()))
-  values = {v for v in values if v.strip() and len(v) >= _SHORTEST}
-  values = {p for v in values for p in _parts(v) if len(p) >= _SHORTEST}
+  values = {value.strip() for value in own if value}
+  for variable in environ.items():
+    values.update(map(str.strip, _in_variable(*variable)))
+  secrets = (value for value in values if len(value) >= _SHORTEST)
+  forms = {form for value in secrets for form in _looked_for(value, halves)}
+  signs = {sign for part, *_ in forms for sign in _signs(part)}
   grams: dict[str, list] = {}
-  signs: set[str] = set()
-  for part, before, after in {
-    form for value in values for form in _looked_for(value, halves)
-  }:
-    signs.update(_signs(part))
+  for part, before, after in forms:
     # Its end, since many secrets have the same beginning.
     for at in range(len(part) - _GRAM, len(part) - _GRAM - _STEP, -1):
       gram = part[at : at + _GRAM]
@@ -184,14 +168,8 @@ def _found(text: str, grams: dict) -> Iterator[tuple[int, int]]:
       if start < 0 or not text.startswith(part, start):
         continue
       said = text[max(0, start - len(before)) : start]
-      start -= _shared(said[::-1], before[::-1])
-      yield start, end + _shared(text[end : end + len(after)], after)
-
-
-def _shared(one: str, other: str) -> int:
-  """How many characters both begin with."""
-  pairs = zip(one, other, strict=False)
-  return next((i for i, (a, b) in enumerate(pairs) if a != b), len(one))
+      start -= len(_shared([said[::-1], before[::-1]]))
+      yield start, end + len(_shared([text[end : end + len(after)], after]))
 
 
 def _unescaped(text: str, at) -> tuple[str, list[int]]:

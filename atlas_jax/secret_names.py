@@ -29,7 +29,7 @@ _NAMED = re.compile(r"-*([A-Za-z][\w.-]*)\s*[=:]\s*(.+)", re.DOTALL)
 _INSIDE = re.compile(r'[?&]([\w.-]+)=([^&#\s]+)|"([\w.-]+)"\s*:\s*"([^"]+)"')
 # Keys by their shape, wherever they stand; and -k KEY, -u USER:PASSWORD.
 _SHAPED = re.compile(
-  r"(^-[A-Za-z]|(?<![A-Za-z0-9]))((?=\S*\d)(sk|pk|rk|gsk|hf|gh[a-z]|github_pat"
+  r"(^-[A-Za-z]|(?<![A-Za-z0-9]))((?=[\w-]*\d)(sk|pk|rk|gsk|hf|gh[a-z]|github_pat"
   r"|glpat|xox[a-z])[-_][\w-]{8,}|AKIA[A-Z0-9]{12,}|AIza[\w-]{30}|eyJ[\w-]{9,}\."
   r"|(Basic|Bearer|Token)\s+(?=\S*\d)[\w+/=.~-]{8,})|://[^/\s:@]*:[^/\s@$]+@"
 )
@@ -37,6 +37,7 @@ _SHORT = re.compile(
   r"-k[ =]?(?=\S*\d)(?=\S*[A-Za-z])[^\s/.$]{6,}"
   r"|(-u|-U|--user|--proxy-user)[ =]?(?!\d+:\d+$)[^\s:/${]+:[^\s$]\S*"
 )
+NO_NAME = "must name an environment variable, and not say what it holds"
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*|[a-z]+(_[a-z]+)+")
 
 
@@ -93,8 +94,7 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
 
 def may_name(variable: str) -> bool:
   """Whether this can be the name of a variable, and not a key in its place."""
-  digits = re.search(r"[A-Z0-9]*\d[A-Z0-9]*", variable)
-  random = digits is not None and len(digits[0]) > 15
+  random = re.search(r"(?=[A-Z]*\d)[A-Z0-9]{16}", variable)
   return bool(_VARIABLE.fullmatch(variable)) and not random
 
 

@@ -28,7 +28,6 @@ class Taking:
 
 
 _TAKING: contextvars.ContextVar[Taking] = contextvars.ContextVar("taking")
-_ENCODINGS = {"": None, "identity": None, "gzip": 31, "deflate": 47}
 
 
 def bind(client: httpx.AsyncClient | httpx.Client):
@@ -44,6 +43,11 @@ def bind(client: httpx.AsyncClient | httpx.Client):
   return client
 
 
+def bound(make):
+  """A function that makes clients, which are bound."""
+  return lambda *args, **how: bind(make(*args, **how))
+
+
 async def _take(response: httpx.Response) -> None:
   """Reads the body before anyone else does."""
   taking = _TAKING.get(None)
@@ -53,9 +57,7 @@ async def _take(response: httpx.Response) -> None:
     content = await _content(response, taking.most_bytes)
   except Untaken as error:
     taking.refused, response.status_code = error, 400
-    response.headers["Content-Type"] = "application/json"
-    told = {"message": str(error), "type": "not_taken"}
-    content = json.dumps({"error": told}).encode()
+    content = json.dumps({"error": {"message": str(error)}}).encode()
   for name in ("Content-Encoding", "Content-Length", "Transfer-Encoding"):
     response.headers.pop(name, None)
   response.stream = httpx.ByteStream(content)
@@ -67,13 +69,10 @@ async def _content(response: httpx.Response, most_bytes: int) -> bytes:
     if response.status_code // 100 == 3 and location is not None:
       url = str(response.request.url)
       raise Redirected(url, response.status_code, location)
-    encoding = response.headers.get("Content-Encoding", "").lower()
-    if encoding not in _ENCODINGS:
-      raise Untaken(f"the answer is encoded as {encoding!r}, unasked")
-    wbits, content = _ENCODINGS[encoding], bytearray()
-    inflate = wbits and zlib.decompressobj(wbits)
+    encoded = response.headers.get("Content-Encoding") in ("gzip", "deflate")
+    inflate, content = zlib.decompressobj(wbits=47), bytearray()
     async for part in stream:
-      content += inflate.decompress(part, most_bytes + 1) if inflate else part
+      content += inflate.decompress(part, most_bytes + 1) if encoded else part
       if len(content) > most_bytes:
         raise TooLarge(most_bytes)
     return bytes(content)

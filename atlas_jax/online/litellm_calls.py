@@ -13,6 +13,7 @@ import math
 import os
 
 from atlas_jax.config import ConfigError
+from atlas_jax.online import httpx_policy
 from atlas_jax.online.chat_json import answer_of
 from atlas_jax.online.replies import ChatRequest
 from atlas_jax.online.retrying import Answer, CallFailed, refused, untaken
@@ -22,6 +23,7 @@ _TIERS = ("batches", "flex", "priority")
 _CHEAPER = ("cache_read",)
 
 
+@functools.cache
 def _library():
   for key, value in {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
@@ -29,32 +31,20 @@ def _library():
   }.items():
     os.environ.setdefault(key, value)
   import litellm
-
-  litellm.suppress_debug_info = True
-  _bind_clients()
-  return litellm
-
-
-@functools.cache
-def _bind_clients() -> None:
-  """Has LiteLLM follow no redirects, and read no more than is wanted."""
   from litellm.llms.custom_httpx import http_handler
   from litellm.llms.openai.common_utils import BaseOpenAILLM
 
-  from atlas_jax.online import httpx_policy
-
-  def bound(make):
-    return lambda *args, **how: httpx_policy.bind(make(*args, **how))
-
+  litellm.suppress_debug_info = True
   for owner, name in (
     (http_handler.AsyncHTTPHandler, "create_client"),
     (http_handler.HTTPHandler, "create_client"),
     (BaseOpenAILLM, "_get_async_http_client"),
     (BaseOpenAILLM, "_get_sync_http_client"),
   ):
-    made = bound(getattr(owner, name))
+    bound = httpx_policy.bound(getattr(owner, name))
     static = isinstance(vars(owner)[name], staticmethod)
-    setattr(owner, name, staticmethod(made) if static else made)
+    setattr(owner, name, staticmethod(bound) if static else bound)
+  return litellm
 
 
 class LiteLlmCalls:
@@ -149,8 +139,6 @@ class LiteLlmCalls:
     Raises:
       CallFailed: it brought no answer.
     """
-    from atlas_jax.online import httpx_policy
-
     taking = httpx_policy.Taking(self._most_bytes)
     seed = {} if request.seed is None else {"seed": request.seed}
     try:

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from atlas_jax import addresses, secret_names
-from atlas_jax.online import variables
 from atlas_jax.serving.http import MOST_BYTES
 
 KINDS = ("litellm", "url", "callable")
@@ -70,15 +69,14 @@ def problems(config: ChatModelConfig, where: str) -> Iterator[str]:
     if problem is not None:
       yield f"{where}.url {problem}; a key goes by {where}.api_key_env"
   if not secret_names.may_name(config.api_key_env or "NONE"):
-    yield variables.no_name(f"{where}.api_key_env")
-  for key, least in (
-    ("concurrency", 1),
-    ("retries", 0),
-    ("max_response_bytes", 1),
-  ):
+    yield f"{where}.api_key_env {secret_names.NO_NAME}"
+  for key, least in (("concurrency", 1), ("retries", 0)):
     if getattr(config, key) < least:
       yield f"{where}.{key} must be at least {least}"
-  for key in ("timeout_s", "requests_per_minute", "tokens_per_minute"):
+  for key in (
+    *("timeout_s", "requests_per_minute", "tokens_per_minute"),
+    "max_response_bytes",
+  ):
     value = getattr(config, key)
     if value is not None and not value > 0:
       yield f"{where}.{key} must be above 0, got {value:g}"

@@ -19,20 +19,12 @@ def read(environ: Mapping[str, str], name: str, where: str) -> str:
       name is none, and so may be the key itself.
   """
   if not secret_names.may_name(name):
-    raise ConfigError(no_name(where))
+    raise ConfigError(f"{where} {secret_names.NO_NAME}")
   value = environ.get(name)
   if not value:
     raise ConfigError(f"{where}: the variable {name} is not set")
   check_key(value, f"{where}: the variable {name}")
   return value
-
-
-def no_name(where: str) -> str:
-  """What is said of a value that may be a key where its name belongs."""
-  return (
-    f"{where} must be the name of an environment variable, such as"
-    " OPENAI_API_KEY, and not what it holds"
-  )
 
 
 def check_key(value: str, what: str) -> None:

@@ -12,6 +12,7 @@ import contextvars
 import json
 
 from atlas_jax.config import ConfigError
+from atlas_jax.online import httpx_policy
 from atlas_jax.online.agents import targets
 from atlas_jax.online.agents.asking import Attempt, answered, failed
 from atlas_jax.online.agents.config import AgentConfig
@@ -38,8 +39,6 @@ class SdkAgent:
     try:
       import agents
       from agents.models import openai_provider
-
-      from atlas_jax.online import httpx_policy
     except ImportError as error:
       raise ConfigError(
         f"{where}: the OpenAI Agents SDK does not import ({error}); install"
@@ -75,8 +74,6 @@ class SdkAgent:
   def _connect(self, config: AgentConfig, where: str):
     import openai
 
-    from atlas_jax.online import httpx_policy
-
     sdk = config.agents_sdk
     return openai.AsyncOpenAI(
       api_key=self._credentials.key(sdk.api_key_env, where),
@@ -101,8 +98,6 @@ class SdkAgent:
 
   async def send(self, prompt: str) -> Attempt:
     import agents
-
-    from atlas_jax.online import httpx_policy
 
     httpx_policy.Taking(self._most_bytes)
     endings = []

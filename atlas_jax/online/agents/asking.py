@@ -23,6 +23,7 @@ from atlas_jax.online.agents import paths
 from atlas_jax.online.agents.credentials import Credentials
 from atlas_jax.online.chat_json import count, is_unicode, judged
 from atlas_jax.online.replies import Reply
+from atlas_jax.scrubbing import told
 from atlas_jax.serving.http import TooLarge
 
 _TRANSIENT = (408, 409, 425, 429)
@@ -130,12 +131,12 @@ class AskedAgent:
     if len((attempt.reply.text or "").encode()) > self._most_bytes:
       attempt = failed(str(TooLarge(self._most_bytes)))
     reply = attempt.reply
-    told, answer = self._credentials.told, self._credentials.hide_in_answer
+    hide, answer = self._credentials.hide, self._credentials.hide_in_answer
     reply = dataclasses.replace(
       reply,
       seconds=time.monotonic() - start,
       text=None if reply.text is None else answer(reply.text),
-      error=None if reply.error is None else told(reply.error),
+      error=None if reply.error is None else told(hide, reply.error),
     )
     transient = attempt.transient and self._kind.repeats
     return dataclasses.replace(attempt, reply=reply, transient=transient)

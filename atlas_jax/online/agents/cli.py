@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import tempfile
-import time
 from asyncio.subprocess import DEVNULL
 from typing import IO
 
@@ -26,7 +25,6 @@ from atlas_jax.online.agents.asking import (
   answer_at,
   answered,
   failed,
-  late,
 )
 from atlas_jax.online.agents.config import PROMPT, PROMPT_FILE, AgentConfig
 from atlas_jax.online.agents.credentials import Credentials
@@ -78,7 +76,6 @@ class CliAgent:
     return shown
 
   async def send(self, prompt: str) -> Attempt:
-    until = time.monotonic() + self._timeout_s
     argv = list(self._config.argv)
     if self._config.prompt_by == "argument":
       argv = [element.replace(PROMPT, prompt) for element in argv]
@@ -105,11 +102,9 @@ class CliAgent:
       if self._config.prompt_by == "file":
         name = files[0].name
         argv = [element.replace(PROMPT_FILE, name) for element in argv]
-      return await self._run(argv, *files, until)
+      return await self._run(argv, *files)
 
-  async def _run(
-    self, argv, stdin: IO, stdout: IO, stderr: IO, until: float
-  ) -> Attempt:
+  async def _run(self, argv, stdin: IO, stdout: IO, stderr: IO) -> Attempt:
     try:
       # Files, not pipes: whoever keeps them open, nobody waits for them.
       process = await self._groups.start(
@@ -131,19 +126,15 @@ class CliAgent:
     if max(_size(stdout), _size(stderr)) > self._most_bytes:
       return failed(str(TooLarge(self._most_bytes)))
     stdout.seek(0)
+    content = stdout.read(self._most_bytes)
     stderr.seek(max(0, _size(stderr) - _LONGEST_END))
     return await self._read(
-      process.returncode,
-      stdout.read(self._most_bytes),
-      stderr.read(_LONGEST_END).decode("utf-8", "replace"),
-      until,
+      process.returncode, content, stderr.read(_LONGEST_END)
     )
 
-  async def _read(
-    self, code: int, stdout: bytes, stderr: str, until: float
-  ) -> Attempt:
+  async def _read(self, code: int, stdout: bytes, stderr: bytes) -> Attempt:
     if code != 0:
-      text = self._credentials.hide(stderr.strip())
+      text = self._credentials.hide(stderr.decode("utf-8", "replace").strip())
       how = f"signal {-code}" if code < 0 else f"exit status {code}"
       return failed(
         f"{how}; standard error ends with {text[-_LONGEST_EXCERPT:]!r}",
@@ -155,11 +146,8 @@ class CliAgent:
       return failed(f"standard output, {len(stdout)} bytes, is not UTF-8")
     read = "exit status 0, standard output"
     if self._regex:
-      left_s = max(until - time.monotonic(), 0.001)
-      try:
-        found = await threads.call(_last, self._regex, text, left_s)
-      except TimeoutError:
-        return late(f"output_regex gave no answer in {self._timeout_s:g} s")
+      # Left behind at the deadline, a search ends by itself.
+      found = await threads.call(_last, self._regex, text, self._timeout_s)
       if found is None:
         return failed(
           f"{read} has no match of output_regex={self._config.output_regex!r}"
@@ -191,6 +179,6 @@ def _size(file: IO) -> int:
 
 
 def _last(pattern, text: str, timeout_s: float):
-  """The last match; one that takes for ever raises TimeoutError."""
+  """The last match, searched without the interpreter's lock."""
   found = collections.deque(pattern.finditer(text, timeout=timeout_s), 1)
   return found[0] if found else None

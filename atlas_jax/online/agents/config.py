@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 import regex
 
 from atlas_jax import addresses, secret_names
-from atlas_jax.online import variables
 from atlas_jax.serving.http import MOST_BYTES
 
 PROMPT = "{prompt}"
@@ -214,7 +213,7 @@ def _cli(cli: CliAgentConfig, where: str) -> Iterator[str]:
       f" {where}.env"
     )
   if not all(map(secret_names.may_name, cli.env)):
-    yield variables.no_name(f"{where}.env")
+    yield f"{where}.env {secret_names.NO_NAME}"
   if cli.prompt_by not in ("stdin", "file", "argument"):
     yield (
       f"{where}.prompt_by={cli.prompt_by!r} is not one of stdin, file, argument"
@@ -273,7 +272,7 @@ def _server(config, where: str) -> Iterator[str]:
   if problem is not None:
     yield f"{where}.base_url {problem}; a key goes by {where}.api_key_env"
   if not secret_names.may_name(config.api_key_env or "NONE"):
-    yield variables.no_name(f"{where}.api_key_env")
+    yield f"{where}.api_key_env {secret_names.NO_NAME}"
 
 
 def _target(target: str | None, where: str) -> Iterator[str]:

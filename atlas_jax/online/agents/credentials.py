@@ -1,10 +1,11 @@
 """Values of the environment: put where a config says, never shown again."""
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 
 from atlas_jax.online import variables
-from atlas_jax.scrubbing import answer_scrubber, scrubber, told
+from atlas_jax.scrubbing import answer_scrubber, scrubber
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 HIDDEN = "***"
@@ -22,7 +23,6 @@ class Credentials:
   def __init__(self, environ: Mapping[str, str]):
     self.environ = environ
     self._values: set[str] = set()
-    self._scrubbers: tuple[Callable, Callable] | None = None
 
   def variable(self, name: str, where: str) -> str:
     """The value of a variable.
@@ -32,7 +32,8 @@ class Credentials:
     """
     value = variables.read(self.environ, name, where)
     self._values.add(value)
-    self._scrubbers = None
+    for scrub in ("hide", "hide_in_answer"):
+      self.__dict__.pop(scrub, None)  # made anew
     return value
 
   def key(self, variable: str | None, where: str) -> str:
@@ -61,23 +62,15 @@ class Credentials:
     """
     return each_string(template, lambda text: self.fill(text, where))
 
-  def _hiding(self) -> tuple[Callable, Callable]:
-    if self._scrubbers is None:
-      secrets = (self.environ, *self._values)
-      self._scrubbers = scrubber(*secrets), answer_scrubber(*secrets)
-    return self._scrubbers
+  @functools.cached_property
+  def hide(self) -> Callable[[str], str]:
+    """Takes the values out of an error or a log line."""
+    return scrubber(self.environ, *self._values)
 
-  def hide(self, text: str) -> str:
-    """An error or a log line without the values."""
-    return self._hiding()[0](text)
-
-  def told(self, text: str) -> str:
-    """The beginning of an error without the values."""
-    return told(self.hide, text)
-
-  def hide_in_answer(self, text: str) -> str:
-    """An answer without the values that are long enough to be secrets."""
-    return self._hiding()[1](text)
+  @functools.cached_property
+  def hide_in_answer(self) -> Callable[[str], str]:
+    """Takes out of an answer what is long enough to be a secret."""
+    return answer_scrubber(self.environ, *self._values)
 
 
 def each_string(template, change: Callable[[str], str]):

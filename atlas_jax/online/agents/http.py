@@ -38,14 +38,13 @@ class HttpAgent:
   def __init__(self, config: AgentConfig, where: str, credentials: Credentials):
     keys = self._config = config.http
     self._url = credentials.fill(keys.url, f"{where}.url")
-    self._headers = {
-      name: credentials.fill(value, f"{where}.headers[{name!r}]")
-      for name, value in keys.headers.items()
-    }
-    self._query = {
-      name: credentials.fill(value, f"{where}.query[{name!r}]")
-      for name, value in keys.query.items()
-    }
+    self._headers, self._query = (
+      {
+        name: credentials.fill(value, f"{where}.{part}[{name!r}]")
+        for name, value in getattr(keys, part).items()
+      }
+      for part in ("headers", "query")
+    )
     self._body = credentials.fill_all(keys.body, f"{where}.body")
     self._paths = {
       name: paths.parse(getattr(keys, name), f"{where}.{name}")
@@ -61,12 +60,10 @@ class HttpAgent:
     keys = self._config
     shown = {"method": keys.method, "url": masked(keys.url)}
     if keys.headers:
-      shown["headers"] = {n: masked(v) for n, v in keys.headers.items()}
-    if keys.query:
-      query = {n: masked(v) for n, v in keys.query.items()}
-      shown["query"] = put(query, prompt)
-    if keys.body:
-      shown["body"] = put(each_string(keys.body, masked), prompt)
+      shown["headers"] = each_string(keys.headers, masked)
+    for part in ("query", "body"):
+      if template := getattr(keys, part):
+        shown[part] = put(each_string(template, masked), prompt)
     return shown
 
   async def send(self, prompt: str) -> Attempt:

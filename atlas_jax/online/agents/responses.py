@@ -1,6 +1,7 @@
 """Agents behind the OpenAI Responses API."""
 
 from atlas_jax.config import ConfigError
+from atlas_jax.online import httpx_policy
 from atlas_jax.online.agents.asking import (
   Attempt,
   answered,
@@ -32,8 +33,6 @@ class ResponsesAgent:
   def __init__(self, config: AgentConfig, where: str, credentials: Credentials):
     try:
       import openai
-
-      from atlas_jax.online import httpx_policy
     except ImportError as error:
       raise ConfigError(
         f"{where}: the openai package does not import ({error}); install it"
@@ -73,8 +72,6 @@ class ResponsesAgent:
 
   async def send(self, prompt: str) -> Attempt:
     import openai
-
-    from atlas_jax.online import httpx_policy
 
     httpx_policy.Taking(self._most_bytes)
     try:
