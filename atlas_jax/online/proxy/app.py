@@ -70,7 +70,7 @@ def make_app(
   """The application, to be served by connections.listening."""
   proxy = _Proxy(config, Prompts(prompts), keys)
   app = web.Application()
-  app[connections.BUSY] = set()
+  app[connections.BUSY] = proxy.busy
   app.cleanup_ctx.append(proxy.connected)
 
   def entered(handler):
@@ -98,6 +98,7 @@ class _Proxy:
     self._counters = Counters()
     self._bodies = Bodies(config)
     self._under_way = 0
+    self.busy = set()  # connections whose requests are being answered
     self._asking = asyncio.Lock()
     self._states, self._asked_at = ("down", "down"), -_HEALTH_KEPT_S
 
@@ -121,8 +122,8 @@ class _Proxy:
 
   async def enter(self, handler, request: web.Request) -> web.StreamResponse:
     """Refuses what comes from no client; what the proxy refuses ends here."""
-    busy, connection = request.app[connections.BUSY], request.protocol
-    busy.add(connection)
+    connection = request.protocol
+    self.busy.add(connection)
     try:
       keyless = self._keys.client is None
       doors.check_sender(request, self._config, keyless=keyless)
@@ -132,7 +133,7 @@ class _Proxy:
         refused.response.force_close()  # the rest of the body is not read
       return refused.response
     finally:
-      busy.discard(connection)
+      self.busy.discard(connection)
 
   def _knows_key(self, request: web.Request) -> bool:
     shown = request.headers.get("Authorization", "")
