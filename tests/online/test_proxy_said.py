@@ -247,8 +247,9 @@ def test_a_reply_of_too_many_values_is_not_parsed(monkeypatch):
     run(check, up, teach)
 
 
-async def streamed(request, part: bytes):
-  response = await begin_stream(request)
+async def streamed(request, part: bytes, kind="text/event-stream"):
+  response = web.StreamResponse(headers={"Content-Type": kind})
+  await response.prepare(request)
   while True:
     await response.write(part)
     await asyncio.sleep(0.001)
@@ -299,3 +300,15 @@ def test_a_slow_probe_says_nothing_of_the_teacher():
     changes = {"teach_deadline_s": 1.0, "breaker_failures": 1}
     run(check, application(chat), teach, **changes)
   assert len(teach.calls) == 2
+
+
+def test_a_plain_answer_that_drips_has_an_end():
+  async def chat(request):
+    await streamed(request, b" ", "application/json")
+
+  async def check(proxied):
+    status, text, _ = await asked(proxied)
+    assert status == 504 and "did not answer in time" in text
+
+  with teacher() as teach:
+    run(check, application(chat), teach, answer_timeout_s=0.3)
