@@ -201,6 +201,14 @@ def problems(config: OnlineConfig) -> Iterator[str]:
     if number < 1:
       yield f"config.{path}={number} must be at least 1"
   yield from config_checks.negatives(config, _NOT_NEGATIVE)
+  yield from config_checks.refused_flags(
+    config,
+    (
+      "servers.student.extra_args",
+      "servers.teacher.extra_args",
+      "servers.reflection.extra_args",
+    ),
+  )
   for cap in dataclasses.fields(Caps):
     limit = getattr(config.caps, cap.name)
     if limit is not None and limit <= 0:
