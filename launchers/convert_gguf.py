@@ -46,9 +46,9 @@ def convert(source: pathlib.Path, out: pathlib.Path) -> None:
     quantized = AutoModelForCausalLM.from_pretrained(
       source.parent, gguf_file=source.name, dtype=torch.float32, **locked
     )
-  except (OSError, ValueError) as error:
-    first_line = str(error).strip().partition("\n")[0]
-    raise ConversionError(f"{source} cannot be read: {first_line}") from error
+  except Exception as error:  # a file that lies fails anywhere in the reader
+    why = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    raise ConversionError(f"{source} cannot be read: {why}") from error
   if tokenizer.chat_template is None:
     raise ConversionError(f"{source} holds no chat template")
   config = quantized.config
