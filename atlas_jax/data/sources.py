@@ -21,11 +21,10 @@ from atlas_jax.data.problems import (
   Problem,
   make_problem,
 )
+from atlas_jax.teaching import families
 
 QUESTION_KEYS = ("prompt", "problem_text", "question", "input")
 ANSWER_KEYS = ("ground_truth", "answer", "solution")
-# Their scorers hang or accept wrong answers.
-_UNSOUND_TASKS = ("propositional_logic", "prime_factorization")
 
 
 def read(config: DataConfig) -> list[Problem]:
@@ -237,11 +236,8 @@ def _reasoning_gym(config: DataConfig) -> list[Problem]:
     config.params, "params", ("task", "size"), ("params",)
   )
   task = params["task"]
-  if task in _UNSOUND_TASKS:
-    raise DataError(
-      f"config.data.params.task={task}: its scorer cannot be relied on;"
-      " choose another task of reasoning_gym"
-    )
+  if why := families.refusal(task):
+    raise DataError(f"config.data.params.task={task}: {why}")
   import reasoning_gym
 
   own = params.get("params") or {}
