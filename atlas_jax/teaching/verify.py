@@ -17,7 +17,6 @@ import pickle
 import queue
 import resource
 import socket
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -39,17 +38,9 @@ class VerifierFailed(RuntimeError):
 
 
 def _math(gold: str, answer: str) -> bool:
-  from math_verify import parse, verify
+  from atlas_jax.teaching import formulas  # sympy: for these processes alone
 
-  def read(text):
-    # Their own time limits use SIGALRM; ours is the deadline outside.
-    bare = parse(text, parsing_timeout=None, raise_on_error=True)
-    wrapped = parse(f"${text}$", parsing_timeout=None, raise_on_error=True)
-    return wrapped or bare
-
-  return bool(
-    verify(read(gold), read(answer), timeout_seconds=None, raise_on_error=True)
-  )
+  return formulas.equal(gold, answer)
 
 
 @dataclass(frozen=True)
@@ -163,10 +154,12 @@ class VerifierPool:
 
   def __init__(self, *, processes: int = 2, deadline_s: float = 3.0):
     self._deadline_s = deadline_s
-    self._lock = threading.Lock()
-    self._idle = {kind: queue.SimpleQueue() for kind in _JOBS}
-    self._free = {kind: threading.Semaphore(processes) for kind in _JOBS}
-    self._workers: set[_Worker] = set()
+    # A place is a worker, or None where none has been started.
+    self._places = {kind: queue.LifoQueue() for kind in _JOBS}
+    self._processes = processes
+    for places in self._places.values():
+      for _ in range(processes):
+        places.put(None)
 
   def __enter__(self):
     return self
@@ -175,12 +168,12 @@ class VerifierPool:
     self.close()
 
   def close(self) -> None:
-    with self._lock:
-      workers, self._workers = self._workers, set()
-    for kind in self._idle:
-      self._idle[kind] = queue.SimpleQueue()
-    for worker in workers:
-      worker.kill()
+    """Ends the processes, each when its comparison has ended."""
+    for places in self._places.values():
+      for worker in [places.get() for _ in range(self._processes)]:
+        if worker is not None:
+          worker.kill()
+        places.put(None)
 
   def math_equal(self, gold: str, answer: str) -> bool:
     """Whether two mathematical expressions are equal, by math-verify.
@@ -199,35 +192,15 @@ class VerifierPool:
     return self._ask("reasoning_gym", (task, entry, answer))
 
   def _ask(self, kind: str, arguments) -> bool:
-    with self._free[kind]:
-      worker = self._take(kind)
-      try:
-        answer = worker.ask(arguments, self._deadline_s)
-      except BaseException:
-        self._give(kind, worker, whole=False)
-        raise
-      self._give(kind, worker, whole=True)
-      return answer
-
-  def _take(self, kind: str) -> _Worker:
-    with contextlib.suppress(queue.Empty):
-      while True:
-        worker = self._idle[kind].get_nowait()
-        if worker.alive:
-          return worker
-        self._forget(worker)
-    worker = _Worker(kind, self._deadline_s)
-    with self._lock:
-      self._workers.add(worker)
-    return worker
-
-  def _give(self, kind: str, worker: _Worker, *, whole: bool) -> None:
-    if whole:
-      self._idle[kind].put(worker)
-    else:
-      self._forget(worker)
-
-  def _forget(self, worker: _Worker) -> None:
-    with self._lock:
-      self._workers.discard(worker)
-    worker.kill()
+    worker = self._places[kind].get()
+    try:
+      if worker is None or not worker.alive:
+        worker = _Worker(kind, self._deadline_s)
+      return worker.ask(arguments, self._deadline_s)
+    except BaseException:
+      if worker is not None:
+        worker.kill()
+      worker = None
+      raise
+    finally:
+      self._places[kind].put(worker)

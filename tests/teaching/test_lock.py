@@ -85,8 +85,8 @@ def test_memory_files_and_time_are_bounded(pool):
   with pytest.raises(VerifierFailed, match="MemoryError"):
     pool._ask("greedy", (8 << 30,))
   assert pool._ask("greedy", (1 << 20,))
-  worker = pool._take("greedy")
-  pool._give("greedy", worker, whole=True)
+  worker = pool._places["greedy"].get()
+  pool._places["greedy"].put(worker)
   pid = worker._process.pid
 
   def limit(name):
@@ -139,9 +139,10 @@ def test_only_true_is_true(folder):
 def test_a_process_that_no_longer_reads_is_no_verdict():
   jobs = {"ended": Job(probes.ended, probes.nothing)}
   for pool in pool_of(jobs, deadline_s=0.5):
-    worker = pool._take("ended")
+    worker = verify._Worker("ended", 0.5)
     os.kill(worker._process.pid, signal.SIGSTOP)
-    pool._give("ended", worker, whole=True)
+    pool._places["ended"].get()
+    pool._places["ended"].put(worker)
     with pytest.raises(VerifierTimeout):
       pool._ask("ended", ("x" * (8 << 20),))
 
