@@ -1,7 +1,10 @@
 """The run directory: one config, one process, files written whole.
 
-config.json  logs/  checkpoints/PHASE/  weights/  episodes/PHASE.jsonl
-metrics.jsonl  tensorboard/  report/
+config.json  run_id  logs/  checkpoints/PHASE/  weights/
+episodes/PHASE.jsonl  metrics.jsonl  tensorboard/  report/
+
+run_id is one word, drawn at the first start: the run's name elsewhere (W&B,
+config.checkpoints_dir), whatever the directory is called.
 """
 
 import difflib
@@ -9,6 +12,9 @@ import fcntl
 import json
 import os
 import pathlib
+import secrets
+
+from etils import epath
 
 from atlas_jax import config as config_lib
 
@@ -47,6 +53,7 @@ def lock(workdir: pathlib.Path):
 # Where and how a run runs, not what it computes: free to change on a resume.
 OPERATIONAL = (
   "wandb_project",
+  "keep_checkpoints",
   "prompts_path",  # its texts are in `prompts`
   "serving.start_timeout_s",
   "serving.request_timeout_s",
@@ -103,6 +110,51 @@ def claim(workdir: pathlib.Path, config: dict, operational=OPERATIONAL) -> None:
         f" undo these changes:\n{changes}"
       )
   write_whole(path, text)
+
+
+def run_id(workdir: pathlib.Path) -> str:
+  """The run's name elsewhere; drawn when it has none yet."""
+  path = workdir / "run_id"
+  if not path.exists():
+    write_whole(path, secrets.token_hex(6))
+  return path.read_text(encoding="utf-8")
+
+
+def checkpoints_root(
+  config: config_lib.RunConfig, workdir: pathlib.Path
+) -> epath.Path:
+  """The directory, maybe a URL, that holds a directory for each phase."""
+  return epath.Path(config.checkpoints_dir or workdir / "checkpoints")
+
+
+def claim_checkpoints(
+  config: config_lib.RunConfig, workdir: pathlib.Path
+) -> None:
+  """Marks config.checkpoints_dir as this run's; before `claim`.
+
+  Raises:
+    RunError: it cannot be written, is another run's, or has been exchanged.
+  """
+  mine = run_id(workdir)
+  if config.checkpoints_dir is None:
+    return
+  key = f"config.checkpoints_dir={config.checkpoints_dir}"
+  try:
+    root = checkpoints_root(config, workdir)
+    if not root.is_absolute():  # Orbax takes no other
+      raise ValueError("neither an absolute path nor a URL like gs://...")
+    mark = root / "run_id"
+    owner = mark.read_text() if mark.exists() else None
+    begun = (workdir / "config.json").exists()
+    if owner is None and not begun:
+      root.mkdir(parents=True, exist_ok=True)
+      mark.write_text(mine)
+      owner = mine
+  except Exception as error:  # of whatever library knows the URL
+    raise RunError(f"{key} cannot be used: {error}") from None
+  if owner != mine:
+    what = "is not that of this run" if begun else "belongs to another run"
+    raise RunError(f"{key} {what}: {mark} holds {owner}, not {mine}")
 
 
 def read_config(workdir: pathlib.Path) -> config_lib.RunConfig:

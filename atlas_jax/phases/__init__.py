@@ -12,7 +12,7 @@ import pathlib
 import jax
 
 from atlas_jax import config as config_lib
-from atlas_jax import directory, multihost, sharding
+from atlas_jax import directory, multihost, sharding, stopping
 from atlas_jax.phases import evaluate, export, grpo, sft
 from atlas_jax.phases.run import Run
 
@@ -54,6 +54,9 @@ def run_phases(
   """
   check_phases(config.phases)
   with contextlib.ExitStack() as stack:
+    stack.enter_context(stopping.listening())
+    # Several processes leave together: what the lead alone does can be ended.
+    stack.enter_context(stopping.held(jax.process_count() > 1))
     multihost.call_on_lead(
       lambda: stack.enter_context(directory.lock(workdir)) and None
     )
@@ -61,10 +64,15 @@ def run_phases(
     run = stack.enter_context(Run(config, workdir, server_key))
     if "evaluate" in config.phases:
       evaluate.chosen_problems(run)
+    if "sft" in config.phases:
+      sft.total_steps(run)
+
+    def claim():
+      directory.claim_checkpoints(config, workdir)
+      directory.claim(workdir, config_lib.to_dict(config))
+
     # Only now: a config that is refused leaves the directory as it was.
-    multihost.call_on_lead(
-      lambda: directory.claim(workdir, config_lib.to_dict(config))
-    )
+    multihost.call_on_lead(claim)
     for index, phase in enumerate(config.phases):
       log.info("phase %s (%d of %d)", phase, index + 1, len(config.phases))
       PHASES[phase](run, f"{index}_{phase}")
