@@ -39,7 +39,6 @@ from jax.sharding import (
 from atlas_jax import directory, multihost
 from atlas_jax.config import RunConfig
 
-
 log = logging.getLogger(__name__)
 
 

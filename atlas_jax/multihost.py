@@ -23,7 +23,11 @@ class LeadError(RuntimeError):
 
 
 def initialize(
-  coordinator: str | None, num_processes: int | None, process_id: int | None
+  coordinator: str | None,
+  num_processes: int | None,
+  process_id: int | None,
+  *,
+  timeout_s: int = 300,
 ) -> None:
   """Joins the processes of this run; call it before any other use of JAX.
 
@@ -31,7 +35,9 @@ def initialize(
   coordinator is HOST:PORT of process 0. On CPU the collectives go over gloo.
   """
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
-  jax.distributed.initialize(coordinator, num_processes, process_id)
+  jax.distributed.initialize(
+    coordinator, num_processes, process_id, initialization_timeout=timeout_s
+  )
   log.info("process %d of %d", jax.process_index(), jax.process_count())
 
 

@@ -19,7 +19,9 @@ def test_unknown_key_names_the_key_and_the_valid_ones():
   tree = default_config()
   with tree.unlocked():
     tree.grpo.bta = 0.1
-  with pytest.raises(ConfigError, match=r"config\.grpo\.bta.*'grpo\.beta'.*steps"):
+  with pytest.raises(
+    ConfigError, match=r"config\.grpo\.bta.*'grpo\.beta'.*steps"
+  ):
     resolve(tree)
 
 
