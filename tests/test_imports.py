@@ -27,6 +27,9 @@ LAYERS = (
     "atlas_jax.stopping",
     "atlas_jax.checkpoint",
     "atlas_jax.directory",
+    "atlas_jax.addresses",
+    "atlas_jax.secret_names",
+    "atlas_jax.scrubbing",
   ),
   (
     "atlas_jax.model",

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from atlas_jax.online import addresses, secret_names
+from atlas_jax import addresses, secret_names
 
 KINDS = ("litellm", "url", "callable")
 # Said by the request, by other keys of the config, or by the run.

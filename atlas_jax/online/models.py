@@ -10,7 +10,7 @@ from atlas_jax.online.model_config import ChatModelConfig
 from atlas_jax.online.pricing import Price, extra_bound
 from atlas_jax.online.record import Record
 from atlas_jax.online.replies import ChatModel
-from atlas_jax.online.scrubbing import answer_scrubber, scrubber
+from atlas_jax.scrubbing import answer_scrubber, scrubber
 
 
 def open_model(

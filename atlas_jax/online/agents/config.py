@@ -9,7 +9,7 @@ import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from atlas_jax.online import addresses, secret_names
+from atlas_jax import addresses, secret_names
 
 PROMPT = "{prompt}"
 PROMPT_FILE = "{prompt_file}"

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from atlas_jax.online import variables
-from atlas_jax.online.scrubbing import answer_scrubber, scrubber
+from atlas_jax.scrubbing import answer_scrubber, scrubber
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 HIDDEN = "***"

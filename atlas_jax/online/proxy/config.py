@@ -4,8 +4,9 @@ import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from atlas_jax import addresses
 from atlas_jax.config import ConfigError, PromptsConfig
-from atlas_jax.online import addresses, variables
+from atlas_jax.online import variables
 from atlas_jax.online.best_prompts import load_prompts, prompts_config
 from atlas_jax.online.outcomes import TEACH_DEADLINE_S
 from atlas_jax.online.protocol import ProbeConfig, TeachConfig

@@ -21,3 +21,14 @@ def problem(url: str | None) -> str | None:
   if parts.username is not None or parts.password is not None or parts.query:
     return "must hold no user, password or query"
   return None
+
+
+def bare(url: str) -> str:
+  """An address without user, query and fragment, for a text of one line."""
+  try:
+    parts = urllib.parse.urlsplit(url)
+  except ValueError:
+    return "an address that is not valid"
+  host = parts.netloc.rpartition("@")[2]
+  text = urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
+  return "".join(c if c.isprintable() else "?" for c in text)
