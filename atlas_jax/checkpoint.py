@@ -51,6 +51,7 @@ class Damaged(CheckpointError):
 
 
 _CONTENT = "atlas.json"
+_SMALL = 1 << 20
 
 
 def of_phase(
@@ -107,14 +108,16 @@ def _bit_sum(tree: Any) -> jax.Array:
   return total
 
 
-def _sizes(folder: epath.Path) -> dict[str, int]:
-  # What lies at the top is Orbax's own, and still changes when it is named.
-  return {
-    str((root / name).relative_to(folder)): (root / name).stat().length
-    for root, _, names in folder.walk()
-    for name in names
-    if root != folder
-  }
+def _files(folder: epath.Path) -> dict[str, list[int]]:
+  """name -> [bytes, checksum of a small one (0: the bit sums hold it)]."""
+  out = {}
+  for root, _, names in folder.walk():
+    # What lies at the top is Orbax's own, and changes when it is named.
+    for path in (root / name for name in names if root != folder):
+      size = path.stat().length
+      total = zlib.crc32(path.read_bytes()) if size < _SMALL else 0
+      out[str(path.relative_to(folder))] = [size, total]
+  return out
 
 
 class Checkpoints:
@@ -182,7 +185,7 @@ class Checkpoints:
       step = str(self._content["step"])
       places = self._directory.glob(f"{step}*")
       place = max(p for p in places if p.name.split(".")[0] == step)
-      text = json.dumps({**self._content, "files": _sizes(place)})
+      text = json.dumps({**self._content, "files": _files(place)})
       (place / _CONTENT).write_text(f"{zlib.crc32(text.encode())} {text}")
 
   def restore(
@@ -254,12 +257,12 @@ class Checkpoints:
       total, _, text = (folder / _CONTENT).read_text().partition(" ")
       if int(total) != zlib.crc32(text.encode()):
         return f"{_CONTENT} is not what was saved", {}
-      content, there = json.loads(text), _sizes(folder)
+      content, there = json.loads(text), _files(folder)
     except (OSError, ValueError) as error:
       return f"{_CONTENT} cannot be read ({type(error).__name__})", {}
-    for name, size in content["files"].items():
-      if there.get(name) != size:
-        return f"{name} has {there.get(name, 'no')} bytes of {size}", {}
+    for name, saved in content["files"].items():
+      if there.get(name) != saved:
+        return f"{name} is {'cut or changed' if name in there else 'gone'}", {}
     return None, content
 
   def _check(self, step: int, name: str, tree: Any, saved: dict) -> None:

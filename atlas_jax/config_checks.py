@@ -6,6 +6,8 @@ Types and unknown keys are `config.resolve`'s; this reads a built RunConfig.
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from atlas_jax import addresses
+
 if TYPE_CHECKING:
   from atlas_jax.config import GrpoConfig, OptimizerConfig, RunConfig
 
@@ -131,6 +133,7 @@ def problems(config: "RunConfig") -> Iterator[str]:
   yield from warmup("grpo", grpo.optimizer, grpo.steps * grpo.epochs)
   yield from _loss_problems(config.grpo)
   yield from _sampling_problems(config)
+  yield from _address_problems(config)
 
 
 def warmup(name: str, o: "OptimizerConfig", updates: int) -> Iterator[str]:
@@ -182,6 +185,17 @@ def _loss_problems(grpo: "GrpoConfig") -> Iterator[str]:
       f"config.grpo.entropy_quantile={share} must be in (0, 1], the share of"
       " tokens that train, or None for all"
     )
+
+
+def _address_problems(config: "RunConfig") -> Iterator[str]:
+  """What would be waited for in vain, or written to a directory `gs:`."""
+  for role in ("teacher", "student"):
+    url = getattr(config.serving, role).url
+    wrong = None if url is None else addresses.problem(url)
+    if wrong is not None:
+      yield f"config.serving.{role}.url {wrong}"
+  if config.export.path is not None and "://" in config.export.path:
+    yield f"config.export.path={config.export.path} must be a local directory"
 
 
 def _sampling_problems(config: "RunConfig") -> Iterator[str]:
