@@ -282,10 +282,10 @@ def launch(main) -> None:
       _end(str(error))
 
   _environment()
-  # Those of --help: the launcher's own, and these.
-  for flag in (
-    *flags.FLAGS.get_key_flags_for_module(__name__),
-    *([] if _CONFIG is None else [flags.FLAGS["config"]]),
-  ):
+  # What --help lists: the launcher's own flags, and these.
+  listed = [] if _CONFIG is None else [flags.FLAGS["config"]]
+  for module in (__name__, main.__module__):
+    listed += flags.FLAGS.get_key_flags_for_module(module)
+  for flag in listed:
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
   app.run(wrapped, flags_parser=parse_flags)
