@@ -211,6 +211,7 @@ class Checkpoints:
       )
     if step is not None:
       return self._read(step, like)
+    self._damaged = []
     for at in reversed(steps):
       try:
         found = self._read(at, like)
@@ -240,7 +241,7 @@ class Checkpoints:
     try:
       trees = self._manager.restore(step, args=ocp.args.Composite(**args))
     except (MemoryError, jax.errors.JaxRuntimeError):
-      raise  # of this machine, not of the files
+      raise  # this machine's, not the files'
     except Exception as error:
       kind = Damaged if jax.process_count() == 1 else CheckpointError
       first = str(error).partition("\n")[0][:300]

@@ -135,7 +135,7 @@ def _train(run: Run, name: str, checkpoints: Checkpoints) -> None:
   else:
     state = step_lib.init_state(run.model, tx)
   batches = _batches(run, position)
-  skipped = Skipped(run.workdir, name, cfg, steps, count)
+  skipped = Skipped(run, name, cfg.max_skipped_steps, steps, count)
   train_step = step_lib.make_train_step(
     step_lib.sft_objective(run.decoder_config, run.config.teacher),
     tx,

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from atlas_jax import checkpoint, metrics, multihost, sharding
-from atlas_jax.config import GrpoConfig, SftConfig
+from atlas_jax.config import GrpoConfig
 from atlas_jax.data import packing
 from atlas_jax.phases.run import Run
 from atlas_jax.stopping import Stopped
@@ -27,26 +27,12 @@ class TrainingError(RuntimeError):
 
 
 class Skipped:
-  """Stops a phase whose updates are left out, step after step.
+  """Stops a phase of so many `steps` when all of them, or `most` in a row,
+  are left out. `count` of them were when it was saved."""
 
-  Args:
-    folder: of the run; the last batch goes to its failed/.
-    name: of the phase.
-    config: config.sft or config.grpo.
-    steps: of the phase; when all were left out it has trained nothing.
-    count: steps in a row that were left out before.
-  """
-
-  def __init__(
-    self,
-    folder: pathlib.Path,
-    name: str,
-    config: SftConfig | GrpoConfig,
-    steps: int,
-    count: int = 0,
-  ):
-    self._folder, self._name, self.count = folder, name, count
-    self._most = min(config.max_skipped_steps, steps)
+  def __init__(self, run: Run, name: str, most: int, steps: int, count: int):
+    self._folder, self._name = run.workdir / "failed", name
+    self._most, self.count = min(most, steps), count
 
   def look(
     self, step: int, numbers: dict[str, float], packed: packing.PackedBatch
@@ -54,7 +40,7 @@ class Skipped:
     """Counts the update of a step.
 
     Raises:
-      TrainingError: as many in a row as the config bears were not applied.
+      TrainingError: too many were left out; the last batch is in failed/.
     """
     self.count = self.count + 1 if numbers["update_skipped"] == 1 else 0
     if numbers["update_skipped"] > 0:
@@ -65,13 +51,13 @@ class Skipped:
       )
     if self.count < self._most:
       return
-    path = self._folder / "failed" / f"{self._name}_{step}.npz"
+    path = self._folder / f"{self._name}_{step}.npz"
     multihost.call_on_lead(lambda: _save(path, packed))
     raise TrainingError(
       f"the updates of {self.count} steps in a row were left out, the last"
       f" with gradient norm {numbers['grad_norm']:g}; its batch is {path}."
-      " NaN: look at its log-probs; too large: see config.grpo.skip_grad_norm"
-      " and the learning rate"
+      " NaN: look at its log-probs, the learning rate and the weights that it"
+      " began with; too large: see config.grpo.skip_grad_norm"
     )
 
 
@@ -146,7 +132,9 @@ class Trainer:
       self.state = step_lib.init_state(run.model, tx)
       if cfg.beta > 0:
         self.reference = step_lib.copy_model(run.model)
-    self._skipped = Skipped(run.workdir, name, cfg, cfg.steps, skipped)
+    self._skipped = Skipped(
+      run, name, cfg.max_skipped_steps, cfg.steps, skipped
+    )
     temperature = run.config.episode.teacher_temperature
     self._train = step_lib.make_train_step(
       step_lib.grpo_objective(
