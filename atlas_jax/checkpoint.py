@@ -36,7 +36,7 @@ from jax.sharding import (
   SingleDeviceSharding,
 )
 
-from atlas_jax import directory, multihost
+from atlas_jax import directory, multihost, stopping
 from atlas_jax.config import RunConfig
 
 log = logging.getLogger(__name__)
@@ -288,6 +288,7 @@ class Checkpoints:
       )
 
   def close(self) -> None:
-    """Waits for what is being written."""
-    self._manager.wait_until_finished()
-    self._manager.close()
+    """Waits for what is being written; a signal waits too."""
+    with stopping.held():
+      self._manager.wait_until_finished()
+      self._manager.close()

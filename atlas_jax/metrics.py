@@ -19,7 +19,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from atlas_jax import directory
+from atlas_jax import directory, secret_names
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +92,14 @@ def import_wandb():
   return wandb
 
 
+def _open(value):
+  """A config without what its names call secret."""
+  if not isinstance(value, Mapping):
+    return value
+  secret = secret_names.is_secret
+  return {k: _open(v) for k, v in value.items() if not secret(k)}
+
+
 class Writer:
   """Writes the metrics of one phase to metrics.jsonl, TensorBoard and W&B.
 
@@ -138,7 +146,7 @@ class Writer:
           id=f"{kept}-{phase}",
           group=kept,
           name=f"{workdir.name}-{phase}",
-          config=config,
+          config=_open(config),
           resume="allow",
         )
       except MetricsError:

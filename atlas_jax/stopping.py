@@ -60,12 +60,14 @@ def listening():
 
 @contextlib.contextmanager
 def held(value: bool = True):
-  """Inside, a signal waits; with False it does not, nor one that waited."""
+  """Inside, a signal waits for the end; with False, none does any more."""
   global _held
   before, _held = _held, value
   try:
-    if _asked and not value and before:
+    if _asked and before and not value:
       raise Stopped(_asked)
     yield
   finally:
     _held = before
+  if _asked and value and not before:
+    raise Stopped(_asked)

@@ -148,6 +148,17 @@ def test_one_id_a_run_directory_whatever_it_is_called(tmp_path, monkeypatch):
   assert wandb.inits[-1]["id"] == ids[0]
 
 
+def test_wandb_is_told_no_secret(tmp_path, monkeypatch):
+  wandb = Wandb()
+  monkeypatch.setitem(sys.modules, "wandb", wandb)
+  config = {"data": {"params": {"api_key": "k1", "size": 3}}, "max_tokens": 4}
+  _write(tmp_path, [1], wandb_project="p", config=config)
+  assert wandb.inits[0]["config"] == {
+    "data": {"params": {"size": 3}},
+    "max_tokens": 4,
+  }
+
+
 def test_what_wandb_refuses_is_one_line(tmp_path, monkeypatch):
   wandb = Wandb()
   wandb.error = RuntimeError("api_key not configured\n  call wandb.login()")

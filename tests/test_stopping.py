@@ -29,28 +29,37 @@ def test_it_is_no_failure_that_may_be_tried_again():
 
 
 def test_a_loop_is_told_at_its_own_time():
-  with stopping.listening():
+  done = []
+  with pytest.raises(Stopped), stopping.listening():
     assert multihost.stop_asked() is None
     with stopping.held():
       send()
       assert multihost.stop_asked().number == signal.SIGTERM
+      done.append(1)
+    done.append(2)  # what nobody asked for inside is raised at its end
+  assert done == [1]
   with stopping.listening():
     assert multihost.stop_asked() is None
 
 
 def test_what_the_lead_alone_does_is_open_inside_a_loop():
   done = []
-  with stopping.listening(), stopping.held():
+
+  def loop(sent_inside):
+    if not sent_inside:
+      send()  # nothing is begun then
     with pytest.raises(Stopped):
-      multihost.call_on_lead(lambda: send() or done.append(1))
-    assert not done
+      multihost.call_on_lead(
+        lambda: (sent_inside and send()) or done.append("called")
+      )
     # Once the loop knows, it can go on to save.
     assert multihost.stop_asked() is not None
-  with stopping.listening(), stopping.held():
-    send()  # came before: nothing is begun
-    with pytest.raises(Stopped):
-      multihost.call_on_lead(lambda: done.append(1))
-  assert not done
+    done.append("saved")
+
+  for sent_inside in (True, False):
+    with pytest.raises(Stopped), stopping.listening(), stopping.held():
+      loop(sent_inside)
+  assert done == ["saved", "saved"]
 
 
 def test_cleaning_up_is_not_disturbed():
