@@ -18,15 +18,15 @@ def problem(url: str | None) -> str | None:
     valid = False
   if not valid:
     return "must be an address such as http://127.0.0.1:8000/v1"
-  if parts.username is not None or parts.password is not None or parts.query:
-    return "must hold no user, password or query"
+  if "@" in parts.netloc or parts.query or parts.fragment:
+    return "must hold no user, password or query, and no fragment"
   return None
 
 
-def bare(url: str) -> str:
+def bare(url: str, base: str = "") -> str:
   """An address without user, query and fragment, for a text of one line."""
   try:
-    parts = urllib.parse.urlsplit(url)
+    parts = urllib.parse.urlsplit(urllib.parse.urljoin(base, url))
   except ValueError:
     return "an address that is not valid"
   host = parts.netloc.rpartition("@")[2]

@@ -113,9 +113,18 @@ def negatives(config, paths: Iterable[str]) -> Iterator[str]:
       yield f"config.{path}={value(config, path)} must not be negative"
 
 
+def wrong_urls(config, paths: Iterable[str]) -> Iterator[str]:
+  """One line for each path whose server's address is not valid."""
+  for path in paths:
+    url = value(config, path)
+    if url is not None and (problem := addresses.problem(url)):
+      yield f"config.{path} {problem}; the servers' key is ATLAS_SERVER_KEY"
+
+
 def problems(config: "RunConfig") -> Iterator[str]:
   """One line for each value that is not valid: the key and what is."""
 
+  yield from wrong_urls(config, ("serving.teacher.url", "serving.student.url"))
   yield from wrong_choices(config, CHOICES)
   for path in POSITIVE:
     number = value(config, path)

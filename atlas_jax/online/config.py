@@ -201,6 +201,9 @@ def problems(config: OnlineConfig) -> Iterator[str]:
     if number < 1:
       yield f"config.{path}={number} must be at least 1"
   yield from config_checks.negatives(config, _NOT_NEGATIVE)
+  servers = ("student", "teacher", "reflection")
+  urls = (f"servers.{server}.url" for server in servers)
+  yield from config_checks.wrong_urls(config, urls)
   for cap in dataclasses.fields(Caps):
     limit = getattr(config.caps, cap.name)
     if limit is not None and limit <= 0:

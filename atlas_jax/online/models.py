@@ -86,12 +86,19 @@ def _calls(config: ChatModelConfig, where: str, key: str | None):
       key=key,
       extra=config.extra,
       timeout_s=config.timeout_s,
+      most_bytes=config.max_response_bytes,
       where=where,
     )
   if config.kind == "url":
     from atlas_jax.online.url_calls import UrlCalls
 
-    return UrlCalls(config.url, model=config.model, key=key, extra=config.extra)
+    return UrlCalls(
+      config.url,
+      model=config.model,
+      key=key,
+      extra=config.extra,
+      most_bytes=config.max_response_bytes,
+    )
   from atlas_jax.online.callable_calls import CallableCalls, load
 
   function = load(config.model, f"{where}.model")

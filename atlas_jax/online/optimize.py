@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 _PATIENCE = (
   *("concurrency", "timeout_s", "retries", "requests_per_minute"),
+  "max_response_bytes",
   *("tokens_per_minute", "api_key_env"),
 )
 # What may change between two starts of a run: none of it changes an answer.
@@ -50,6 +51,7 @@ OPERATIONAL = (
   *(f"caps.{cap}" for cap in ("calls", "tokens", "dollars", "minutes")),
   *(f"{role}.{key}" for role in local_servers.ROLES for key in _PATIENCE),
   *(f"agent.{key}" for key in ("concurrency", "timeout_s", "retries")),
+  "agent.max_response_bytes",
   "servers.start_timeout_s",
   *(
     f"servers.{role}.{key}"

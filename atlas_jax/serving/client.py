@@ -5,7 +5,7 @@ was sampled is kept: ids, the sampler's log-probs and the version of the
 weights that made them, so that nothing is ever tokenised again.
 
 When a request fails:
-  1. a refused or broken connection, a 5xx or a 429 is tried again, `retries`
+  1. a broken connection or answer, a 5xx or a 429 is tried again, `retries`
      times at most, waiting 0.2 s, 0.4 s, ... or what Retry-After says; a
      request says its seed, so that a repeat gives the same answer;
   2. any other 4xx is a mistake of ours and raises ServerError at once, as
@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
+from atlas_jax.scrubbing import scrubber, told
 from atlas_jax.serving import http
 from atlas_jax.serving.http import ServerDown, ServerError
 
@@ -105,6 +106,7 @@ class Client:
     self._retries = retries
     self._max_concurrency = max_concurrency
     self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    self._scrub = scrubber({}, api_key)
     self._loop = None
     self._session: aiohttp.ClientSession | None = None
     self._turns: asyncio.Semaphore | None = None
@@ -274,15 +276,19 @@ class Client:
           content = await http.read(response, most_bytes)
           if response.status == 200:
             return json.loads(content)
-          trouble = (
-            f"{response.status}: {content[:500].decode(errors='replace')}"
-          )
+          said = told(self._scrub, content.decode(errors="replace"))
+          trouble = f"{response.status}: {said}"
           if response.status < 500 and response.status != 429:
             raise ServerError(f"{url} refused the request, {trouble}")
           retry_after = response.headers.get("Retry-After")
       except http.Untaken as error:
         raise ServerError(f"{url}: {error}") from None
-      except (aiohttp.ClientError, OSError) as error:
+      except (
+        aiohttp.ClientError,
+        OSError,
+        ValueError,
+        RecursionError,
+      ) as error:
         trouble = f"{type(error).__name__}: {error}"
       if attempt < self._retries:
         pause = min(_seconds(retry_after, wait), _LONGEST_WAIT_S)

@@ -1,22 +1,20 @@
 """The one HTTP client policy: what is sent where, and how much is read.
 
 1. No redirect is followed: a key and a prompt go only where they were sent.
-2. No cookies, and no proxy or netrc of the environment: calls know nothing of
-   each other, and the address in a config is the one that is asked.
+2. No cookies, and no proxy or netrc of the environment.
 3. A body is read up to a bound, counted as it is inflated, that of an error
    too; beyond it the connection is closed, not drained.
-4. A connection that idled for 2 s is not used again: vLLM closes it after 5 s,
-   and a request must not meet that.
+4. A connection that idled for 2 s is not used again: vLLM closes it after 5 s.
 """
 
 import asyncio
 import contextlib
-import urllib.parse
 from collections.abc import AsyncIterator
 
 import aiohttp
 
 from atlas_jax import addresses
+from atlas_jax.scrubbing import scrubber, told
 
 MOST_BYTES = 16 << 20  # the default of each config key max_response_bytes
 _IDLE_S = 2.0
@@ -35,15 +33,13 @@ class Untaken(aiohttp.ClientError):
 
 
 class Redirected(Untaken):
-  """The server answered with the address of another."""
+  """The server answered with the address of another, maybe a relative one."""
 
   def __init__(self, url: str, status: int, location: str):
-    with contextlib.suppress(ValueError):
-      location = urllib.parse.urljoin(url, location)
     super().__init__(
       f"{addresses.bare(url)} answers {status} with a redirect to"
-      f" {addresses.bare(location)}, which is not followed; if that is the"
-      " server, give its address"
+      f" {addresses.bare(location, url)}, which is not followed; if that is"
+      " the server, give its address"
     )
 
 
@@ -52,8 +48,7 @@ class TooLarge(Untaken):
 
   def __init__(self, most_bytes: int):
     super().__init__(
-      f"the answer has more than {most_bytes} bytes, which is the bound"
-      " max_response_bytes"
+      f"more than {most_bytes} bytes came, the bound max_response_bytes"
     )
 
 
@@ -79,7 +74,6 @@ def open_session(
     timeout=aiohttp.ClientTimeout(
       total=None, sock_connect=connect_timeout_s, sock_read=silence_timeout_s
     ),
-    trust_env=False,
   )
 
 
@@ -132,7 +126,7 @@ def ask(
   """(status, content) of any answer, with a body sent as JSON.
 
   It blocks, and is for callers outside of an event loop. timeout_s is the
-  deadline of the whole.
+  deadline of the whole. Of an error comes the beginning, without the key.
 
   Raises:
     ServerError: the answer is a redirect, or too large.
@@ -146,7 +140,11 @@ def ask(
       open_session(headers=headers) as session,
       request(session, method, url, json=body) as response,
     ):
-      return response.status, await read(response, most_bytes)
+      content = await read(response, most_bytes)
+      if response.status >= 400:
+        text = content.decode(errors="replace")
+        content = told(scrubber({}, api_key), text).encode()
+      return response.status, content
 
   try:
     return asyncio.run(answer())

@@ -121,7 +121,9 @@ def test_a_cookie_of_one_call_is_not_sent_with_the_next():
 
   async def main():
     async with serving(sets_cookies(seen), "localhost") as url:
-      calls = UrlCalls(url, model="stub", key=None, extra={})
+      calls = UrlCalls(
+        url, model="stub", key=None, extra={}, most_bytes=1 << 20
+      )
       for _ in range(2):
         await calls.send(request)
       await calls.aclose()

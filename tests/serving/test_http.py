@@ -1,5 +1,6 @@
 """The HTTP client policy against servers that want what is not theirs."""
 
+import ast
 import asyncio
 import time
 import tracemalloc
@@ -13,6 +14,7 @@ from atlas_jax.serving.http import (
   ServerError,
   TooLarge,
 )
+from tests import test_imports
 from tests.hostile_server import (
   REDIRECTS,
   Answer,
@@ -178,3 +180,59 @@ def test_nobody_listens():
     pass
   with pytest.raises(ServerDown, match="does not answer"):
     asked(server.url)
+
+
+def test_of_an_error_comes_its_beginning_without_the_key():
+  echo = {"error": "x" * 590 + KEY, "more": "y" * 5000}
+  with Hostile(said(echo, 400)) as server:
+    status, content = asked(server.url)
+  assert status == 400 and len(content) == 600
+  assert KEY[:8].encode() not in content and content.endswith(b"xx")
+
+
+# Modules that open connections, and why they may.
+OPENERS = {
+  "atlas_jax.serving.http": "the policy",
+  "atlas_jax.online.agents.responses": "bound by httpx_policy",
+  "atlas_jax.online.agents.agents_sdk": "bound by httpx_policy",
+}
+CLIENTS = {
+  *("aiohttp.ClientSession", "aiohttp.request", "httpx.Client"),
+  *("httpx.AsyncClient", "httpx.get", "httpx.post", "httpx.request"),
+  *("httpx.stream", "openai.OpenAI", "openai.AsyncOpenAI"),
+  *("openai.DefaultHttpxClient", "openai.DefaultAsyncHttpxClient"),
+  *("urllib.request", "urllib.request.urlopen", "urllib3", "requests"),
+  *("http.client", "socket.create_connection", "asyncio.open_connection"),
+}
+
+
+def opened(tree: ast.AST) -> set[str]:
+  """Of CLIENTS, those that a module imports or calls."""
+  names = test_imports.imported(tree, "x", False)
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Call):
+      names.add(ast.unparse(node.func))
+  return names & CLIENTS
+
+
+def test_every_way_to_open_a_connection_is_seen():
+  for text, name in (
+    ("import urllib.request", "urllib.request"),
+    ("from urllib import request", "urllib.request"),
+    ("def f():\n  import requests", "requests"),
+    ("aiohttp.ClientSession()", "aiohttp.ClientSession"),
+    ("async def f():\n  return httpx.AsyncClient(a=1)", "httpx.AsyncClient"),
+    ("from aiohttp import ClientSession as S", "aiohttp.ClientSession"),
+  ):
+    assert opened(ast.parse(text)) == {name}, text
+  assert not opened(ast.parse("import aiohttp\naiohttp.ClientError()"))
+
+
+def test_connections_are_opened_by_the_policy_alone():
+  found = {
+    module: opened(ast.parse(path.read_text(encoding="utf-8")))
+    for module, path in test_imports.modules().items()
+    if not test_imports.under(module, ["atlas_jax.online.proxy"])
+  }
+  by = {module for module, clients in found.items() if clients}
+  assert by == set(OPENERS), {m: found[m] for m in by}
