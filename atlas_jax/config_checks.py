@@ -142,7 +142,8 @@ def problems(config: "RunConfig") -> Iterator[str]:
   yield from warmup("grpo", grpo.optimizer, grpo.steps * grpo.epochs)
   yield from _loss_problems(config.grpo)
   yield from _sampling_problems(config)
-  yield from _address_problems(config)
+  if config.export.path is not None and "://" in config.export.path:
+    yield f"config.export.path={config.export.path} must be a local directory"
 
 
 def warmup(name: str, o: "OptimizerConfig", updates: int) -> Iterator[str]:
@@ -194,17 +195,6 @@ def _loss_problems(grpo: "GrpoConfig") -> Iterator[str]:
       f"config.grpo.entropy_quantile={share} must be in (0, 1], the share of"
       " tokens that train, or None for all"
     )
-
-
-def _address_problems(config: "RunConfig") -> Iterator[str]:
-  """What would be waited for in vain, or written to a directory `gs:`."""
-  for role in ("teacher", "student"):
-    url = getattr(config.serving, role).url
-    wrong = None if url is None else addresses.problem(url)
-    if wrong is not None:
-      yield f"config.serving.{role}.url {wrong}"
-  if config.export.path is not None and "://" in config.export.path:
-    yield f"config.export.path={config.export.path} must be a local directory"
 
 
 def _sampling_problems(config: "RunConfig") -> Iterator[str]:

@@ -120,36 +120,29 @@ def run_id(workdir: pathlib.Path) -> str:
   return path.read_text(encoding="utf-8")
 
 
-def checkpoints_root(
-  config: config_lib.RunConfig, workdir: pathlib.Path
-) -> epath.Path:
-  """The directory, maybe a URL, that holds a directory for each phase."""
+def checkpoints_root(config: config_lib.RunConfig, workdir) -> epath.Path:
+  """The directory, maybe a URL, that holds one for each phase."""
   return epath.Path(config.checkpoints_dir or workdir / "checkpoints")
 
 
-def claim_checkpoints(
-  config: config_lib.RunConfig, workdir: pathlib.Path
-) -> None:
+def claim_checkpoints(config: config_lib.RunConfig, workdir) -> None:
   """Marks config.checkpoints_dir as this run's; before `claim`.
 
   Raises:
     RunError: it cannot be written, is another run's, or has been exchanged.
   """
-  mine = run_id(workdir)
+  mine, begun = run_id(workdir), (workdir / "config.json").exists()
   if config.checkpoints_dir is None:
     return
   key = f"config.checkpoints_dir={config.checkpoints_dir}"
   try:
-    root = checkpoints_root(config, workdir)
-    if not root.is_absolute():  # Orbax takes no other
+    mark = checkpoints_root(config, workdir) / "run_id"
+    if not mark.is_absolute():  # Orbax takes no other
       raise ValueError("neither an absolute path nor a URL like gs://...")
-    mark = root / "run_id"
-    owner = mark.read_text() if mark.exists() else None
-    begun = (workdir / "config.json").exists()
-    if owner is None and not begun:
-      root.mkdir(parents=True, exist_ok=True)
+    if not mark.exists() and not begun:
+      mark.parent.mkdir(parents=True, exist_ok=True)
       mark.write_text(mine)
-      owner = mine
+    owner = mark.read_text() if mark.exists() else None
   except Exception as error:  # of whatever library knows the URL
     raise RunError(f"{key} cannot be used: {error}") from None
   if owner != mine:
