@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from atlas_jax import addresses
 
 if TYPE_CHECKING:
-  from atlas_jax.config import GrpoConfig, RunConfig
+  from atlas_jax.config import GrpoConfig, OptimizerConfig, RunConfig
 
 # config path -> its valid values
 CHOICES = {
@@ -35,9 +35,12 @@ CHOICES = {
   "export.dtype": ("float32", "bfloat16"),
 }
 POSITIVE = [
+  "keep_checkpoints",
   "sft.optimizer.clip_norm",
   "grpo.optimizer.clip_norm",
   "sft.steps",
+  "sft.epochs",
+  "sft.max_skipped_steps",
   "sft.batch_rows",
   "sft.row_length",
   "sft.micro_batches",
@@ -159,17 +162,28 @@ def problems(config: "RunConfig") -> Iterator[str]:
   yield from refused_flags(
     config, ("serving.teacher.extra_args", "serving.student.extra_args")
   )
-  updates = {"sft": config.sft.steps, "grpo": config.grpo.steps}
-  updates["grpo"] *= config.grpo.epochs
-  for name, count in updates.items():
-    o = getattr(config, name).optimizer
-    if o.schedule != "constant" and o.warmup_steps >= count:
-      yield (
-        f"config.{name}.optimizer.warmup_steps={o.warmup_steps} leaves no"
-        f" update of the {count} of config.{name} to its {o.schedule} schedule"
-      )
+  sft, grpo = config.sft, config.grpo
+  if (sft.steps is None) == (sft.epochs is None):
+    yield (
+      f"config.sft.steps={sft.steps} and config.sft.epochs={sft.epochs}: give"
+      " one of the two, the other None (as a flag: --config.sft.steps=None)"
+    )
+  if sft.steps is not None:
+    yield from warmup("sft", sft.optimizer, sft.steps)
+  yield from warmup("grpo", grpo.optimizer, grpo.steps * grpo.epochs)
   yield from _loss_problems(config.grpo)
   yield from _sampling_problems(config)
+  if config.export.path is not None and "://" in config.export.path:
+    yield f"config.export.path={config.export.path} must be a local directory"
+
+
+def warmup(name: str, o: "OptimizerConfig", updates: int) -> Iterator[str]:
+  """One line when the warm-up of a phase takes all its updates."""
+  if o.schedule != "constant" and o.warmup_steps >= updates:
+    yield (
+      f"config.{name}.optimizer.warmup_steps={o.warmup_steps} leaves no"
+      f" update of the {updates} of config.{name} to its {o.schedule} schedule"
+    )
 
 
 def _loss_problems(grpo: "GrpoConfig") -> Iterator[str]:

@@ -23,6 +23,8 @@ LAYERS = (
     "atlas_jax.multihost",
     "atlas_jax.config",
     "atlas_jax.config_checks",
+    "atlas_jax.config_tree",
+    "atlas_jax.stopping",
     "atlas_jax.checkpoint",
     "atlas_jax.directory",
     "atlas_jax.files",
