@@ -17,6 +17,7 @@ import contextlib
 import json
 import logging
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,7 @@ _FIRST_WAIT_S = 0.2
 _LONGEST_WAIT_S = 10.0
 # vLLM closes connections that idle for 5 s; a request must not meet that.
 _IDLE_S = 3.0
+_NUMBER = re.compile("[0-9]{1,18}")  # isdigit would take a superscript two
 
 
 class ServerError(RuntimeError):
@@ -295,7 +297,7 @@ class Client:
 
 def _seconds(retry_after: str | None, otherwise: float) -> float:
   """Retry-After in seconds; its date form is not used by these servers."""
-  if retry_after is not None and retry_after.isdigit():
+  if retry_after is not None and _NUMBER.fullmatch(retry_after):
     return float(retry_after)
   return otherwise
 
@@ -303,4 +305,4 @@ def _seconds(retry_after: str | None, otherwise: float) -> float:
 def _oldest_version(spans) -> str | int:
   """The version of the first span: spans follow the tokens in time."""
   first = min(spans, key=lambda span: span["start"])["version"]
-  return int(first) if first.isdigit() else first
+  return int(first) if _NUMBER.fullmatch(first) else first

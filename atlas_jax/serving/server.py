@@ -62,7 +62,7 @@ class Server:
     self.log = ServerLog(self.workdir / "logs" / f"{self.role}.log")
     self.spawned = config.url is None
     self.api_key = api_key
-    if self.spawned and api_key is None:
+    if self.spawned and not api_key:
       self.api_key = secrets.token_hex(16)
     self.port = config.port
     self._process: subprocess.Popen | None = None
@@ -281,7 +281,12 @@ class TeacherServer(Server):
     return vllm_command.with_updates(arguments, env, self.weights_root)
 
   def update_weights(
-    self, path: str, version: str, checksums: dict[str, str], timeout_s: float
+    self,
+    path: str,
+    version: str,
+    checksums: dict[str, str],
+    timeout_s: float,
+    restart: bool = False,
   ) -> dict:
     """Has the server load a file; see third_party/atlas_vllm/README.md.
 
@@ -290,6 +295,7 @@ class TeacherServer(Server):
       version: its label, reported with every completion from then on.
       checksums: BLAKE3 of each whole tensor's bytes.
       timeout_s: for requests under way to end and the weights to be loaded.
+      restart: the server may hold a newer version.
 
     Raises:
       WeightsRefused: the old weights serve on; the text says why.
@@ -297,6 +303,7 @@ class TeacherServer(Server):
       ServerDown: no answer, or the update failed and the server ends.
     """
     body = {"path": path, "version": version, "checksums": checksums}
+    body |= {"restart": restart}
     status, answer = self._request(
       "POST", "/v1/atlas/update", body, timeout_s=timeout_s
     )

@@ -128,6 +128,7 @@ def base(
   # Log-probs of the distribution that was sampled from.
   arguments += ["--logprobs-mode", "processed_logprobs"]
   arguments += ["--disable-uvicorn-access-log"]
+  arguments += ["--middleware", "atlas_vllm.guard.Guard"]
   env = {
     **device_env,
     "VLLM_API_KEY": api_key,

@@ -92,12 +92,12 @@ def test_half_a_file_is_refused(tmp_path):
   path = tmp_path / "x.safetensors"
   save_file(tensors(), path)
   whole = path.read_bytes()
-  metadata, read = weights_file.read(path)
+  metadata, read = weights_file.read(path, SHAPES)
   assert metadata == {} and set(read) == {"a", "b"}
   for length in (0, 5, 40, len(whole) - 1):
     path.write_bytes(whole[:length])
     with pytest.raises(WeightsRefused, match="not a whole safetensors file"):
-      weights_file.read(path)
+      weights_file.read(path, SHAPES)
 
 
 class Fused(torch.nn.Module):
