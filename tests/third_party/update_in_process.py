@@ -12,8 +12,8 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
-from safetensors.numpy import load_file
 from atlas_vllm.weights_file import WeightsRefused
+from safetensors.numpy import load_file
 from vllm import LLM, SamplingParams
 
 from atlas_jax.serving import delta, weight_files

@@ -156,7 +156,8 @@ async def _read(request: Request) -> Update:
     body += part
     if len(body) > _MOST_BYTES:
       raise ValueError(f"the body has more than {_MOST_BYTES} bytes")
-  return Update.model_validate(json.loads(body, object_pairs_hook=_once))
+  json.loads(body, object_pairs_hook=_once)  # pydantic takes the last of two
+  return Update.model_validate_json(bytes(body))
 
 
 def _once(pairs: list[tuple]) -> dict:
