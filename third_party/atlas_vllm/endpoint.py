@@ -109,8 +109,7 @@ class AtlasUpdate:
     except EngineDeadError:
       raise
     except Exception as refusal:
-      # Of any engine, and of whatever type: it comes as a text. Nothing has
-      # changed, so the old weights serve on.
+      # Of any engine; vLLM leaves no type but its text. Nothing has changed.
       return _answer(400, error=one_line(str(refusal)))
     checked = time.perf_counter()
     try:
@@ -146,11 +145,7 @@ class AtlasUpdate:
 
 
 async def _read(request: Request) -> Update:
-  """The body of a request.
-
-  Raises:
-    ValueError, RecursionError: it is no update.
-  """
+  """The body of a request; ValueError or RecursionError if it is no update."""
   body = bytearray()
   async for part in request.stream():
     body += part
@@ -160,10 +155,9 @@ async def _read(request: Request) -> Update:
   return Update.model_validate_json(bytes(body))
 
 
-def _once(pairs: list[tuple]) -> dict:
+def _once(pairs: list[tuple]) -> None:
   if len(dict(pairs)) < len(pairs):
     raise ValueError("a key stands twice")
-  return dict(pairs)
 
 
 def _answer(status: int, **content) -> JSONResponse:

@@ -45,16 +45,13 @@ class Guard:
   def _has_token(self, headers) -> bool:
     values = [value for name, value in headers if name == b"authorization"]
     scheme, _, given = b"".join(values[:1]).partition(b" ")
-    same = hmac.compare_digest(given, self._token)
     is_bearer = len(values) == 1 and scheme.lower() == b"bearer"
+    same = hmac.compare_digest(given, self._token)
     return bool(self._token) and is_bearer and same
 
 
 async def _watch(engine) -> None:
-  """Ends this process when its engine dies, so that it is started again.
-
-  vLLM's would go on with 503, or wait for ever for a call under way.
-  """
+  """Ends this process with its engine: vLLM's own may wait for it for ever."""
   # Not `errored`, which is true as well while vLLM ends an engine in order.
   while not engine.engine_core.resources.engine_dead:
     await asyncio.sleep(_WATCH_S)

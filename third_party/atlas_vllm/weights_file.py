@@ -84,14 +84,8 @@ def read(
       header = 8 + int.from_bytes(os.pread(source.fileno(), 8, 0), "little")
       header = min(header, size, _LONGEST_HEADER)
       _copy(source.fileno(), copy.fileno(), 0, header)
-      refuse(
-        "has more values than the model in",
-        (
-          name
-          for name, t in _map(copy)[1].items()
-          if _too_large(name, t, shapes)
-        ),
-      )
+      for name, tensor in _map(copy)[1].items():
+        _check_size(name, tensor, shapes)
       _copy(source.fileno(), copy.fileno(), header, size)
       return _map(copy)
   except (SafetensorError, OSError, RuntimeError) as error:
@@ -113,10 +107,11 @@ def _map(copy) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     return f.metadata() or {}, tensors
 
 
-def _too_large(name: str, tensor: torch.Tensor, shapes) -> bool:
+def _check_size(name: str, tensor: torch.Tensor, shapes) -> None:
   stem = name if name in shapes else name.rpartition(".")[0]  # of a delta
   most = math.prod(shapes.get(stem, (0,)))
-  return tensor.numel() > most + most // 65535  # gaps: with escapes
+  if tensor.numel() > most + most // 65535:  # gaps have escapes
+    raise WeightsRefused(f"the file has more values than the model in: {name}")
 
 
 def check(
