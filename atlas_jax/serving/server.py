@@ -11,7 +11,6 @@ ends, whatever the way.
 import json
 import logging
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -115,7 +114,7 @@ class Server:
       raise ServerError(
         f"{self.model_path} is not a model directory: no config.json"
       )
-    self.port = _free_port(self._config.host, self.port, self.role)
+    self.port = vllm_command.free_port(self._config.host, self.port, self.role)
     arguments, env = self._command()
     with self.log.open() as log:
       self._process = subprocess.Popen(
@@ -303,7 +302,7 @@ class TeacherServer(Server):
       ServerDown: no answer, or the update failed and the server ends.
     """
     body = {"path": path, "version": version, "checksums": checksums}
-    body |= {"restart": restart}
+    body["restart"] = restart
     status, answer = self._request(
       "POST", "/v1/atlas/update", body, timeout_s=timeout_s
     )
@@ -340,18 +339,3 @@ def start(*servers: Server) -> list[float]:
     for server in servers:
       server.end()
     raise
-
-
-def _free_port(host: str, port: int, role: str) -> int:
-  """`port` if it is free, any free one for 0; else ServerError."""
-  with socket.socket() as s:
-    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-      s.bind((host, port))
-    except OSError as error:
-      raise ServerError(
-        f"port {port} for the {role} server cannot be used:"
-        f" {error.strerror}; choose another with config.serving.{role}.port"
-        " (0: a free one)"
-      ) from error
-    return s.getsockname()[1]

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import os
+import socket
 from pathlib import Path
 
 from atlas_jax.config import ServerConfig
@@ -96,6 +97,21 @@ def check_model(model_path: Path, device: str) -> None:
       f"{model_path}: head_dim {head_dim} is not one that vLLM's CPU attention"
       f" has: {', '.join(map(str, _CPU_HEAD_DIMS))}"
     )
+
+
+def free_port(host: str, port: int, role: str) -> int:
+  """`port` if it is free, any free one for 0; else ServerError."""
+  with socket.socket() as s:
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+      s.bind((host, port))
+    except OSError as error:
+      raise ServerError(
+        f"port {port} for the {role} server cannot be used:"
+        f" {error.strerror}; choose another with config.serving.{role}.port"
+        " (0: a free one)"
+      ) from error
+    return s.getsockname()[1]
 
 
 def base(
