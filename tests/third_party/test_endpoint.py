@@ -265,8 +265,10 @@ def test_one_update_at_a_time_and_a_client_that_goes_away():
 
 @pytest.mark.parametrize("step", ["start", "update", "finish", "resume"])
 def test_a_failure_in_the_middle_ends_the_server(monkeypatch, step):
-  ended = []
+  ended, hard = [], []
   monkeypatch.setattr(endpoint.os, "kill", lambda *args: ended.append(args))
+  monkeypatch.setattr(endpoint.os, "_exit", hard.append)
+  monkeypatch.setattr(endpoint, "_LONGEST_END_S", 0)
 
   async def main():
     engine = Engine()
@@ -274,6 +276,9 @@ def test_a_failure_in_the_middle_ends_the_server(monkeypatch, step):
     async with await serve(engine) as http:
       answer = await http.post("/v1/atlas/update", json=BODY)
     assert answer.status_code == 500 and len(ended) == 1
+    while not hard:  # whatever waits for the engine
+      await asyncio.sleep(0)
+    assert hard == [1]
 
   asyncio.run(main())
 

@@ -32,6 +32,7 @@ from atlas_vllm.weights_file import one_line
 
 _ROOT_KEY = "atlas_weights_root"  # in --additional-config
 _MOST_BYTES = 16 << 20  # of a body: the checksums of 100,000 tensors
+_LONGEST_END_S = 5
 
 
 class Update(BaseModel):
@@ -126,6 +127,8 @@ class AtlasUpdate:
       # Half old and half new weights would answer as if all were well.
       logging.exception("a checked update failed: this server ends now")
       os.kill(os.getpid(), signal.SIGTERM)
+      # Requests that wait behind the pause could hold up that end for ever.
+      asyncio.get_running_loop().call_later(_LONGEST_END_S, os._exit, 1)
       return _answer(500, error="the update failed and the server ends")
     done = time.perf_counter()
     logging.info("weights %s in use", update.version)
