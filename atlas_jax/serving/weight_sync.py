@@ -8,8 +8,8 @@ half-written or foreign file is ever served:
   1. write weights-<version>.safetensors (or .delta.safetensors) under another
      name, then rename;
   2. write weights-<version>.json, the manifest, the same way;
-  3. announce it with the checksums of the whole tensors; the server checks all
-     of it, waits for the requests under way, loads, and goes on
+  3. announce it with the checksums of the whole tensors; the server checks a
+     copy of its own, waits for the requests under way, loads, and goes on
      (third_party/atlas_vllm). It refuses a delta of a version that it does
      not hold: then the full file is written and sent;
   4. after a full file, read back the checksums of what the server holds: they

@@ -141,7 +141,8 @@ def test_a_sparse_file_is_refused_before_it_is_read(
       copied.append(end - begin) or copy(source, to, begin, end)
     ),
   )
-  with pytest.raises(WeightsRefused, match="more values than the model in: "):
+  reason = "unknown to the model: z" if "unknown" in claim else "more values"
+  with pytest.raises(WeightsRefused, match=f"the file has .*{reason}"):
     weights_file.read(path, SHAPES)
   assert len(copied) == 1 and copied[0] < 1000
 

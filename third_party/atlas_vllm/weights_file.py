@@ -109,7 +109,8 @@ def _map(copy) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
 
 def _check_size(name: str, tensor: torch.Tensor, shapes) -> None:
   stem = name if name in shapes else name.rpartition(".")[0]  # of a delta
-  most = math.prod(shapes.get(stem, (0,)))
+  refuse("has tensors unknown to the model", [] if stem in shapes else [name])
+  most = math.prod(shapes[stem])
   if tensor.numel() > most + most // 65535:  # gaps have escapes
     raise WeightsRefused(f"the file has more values than the model in: {name}")
 
