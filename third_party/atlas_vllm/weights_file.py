@@ -10,7 +10,7 @@ import blake3
 import torch
 from safetensors import SafetensorError, safe_open
 
-_CHUNK = 1 << 24
+_CHUNK = 1 << 20  # stays in the cache on its way
 _LONGEST_HEADER = 100_000_000  # safetensors' own limit
 _LONGEST_TEXT = 1000
 
