@@ -28,7 +28,6 @@ _FIRST_WAIT_S = 0.2
 _LONGEST_WAIT_S = 10.0
 # vLLM closes connections that idle for 5 s; a request must not meet that.
 _IDLE_S = 3.0
-_NUMBER = re.compile("[0-9]{1,18}")  # isdigit would take a superscript two
 
 
 class ServerError(RuntimeError):
@@ -293,6 +292,9 @@ class Client:
     raise ServerDown(
       f"{url} failed {self._retries + 1} times, the last with {trouble}"
     )
+
+
+_NUMBER = re.compile("[0-9]{1,18}")  # isdigit would take a superscript two
 
 
 def _seconds(retry_after: str | None, otherwise: float) -> float:
