@@ -1,7 +1,8 @@
 """How a template is rewritten: one model reads examples and proposes a text.
 
 A proposal is refused, and never evaluated, unless
-  1. it stands between ``` fences in a reply that was not cut,
+  1. it stands between ``` fences in a reply that was not cut, and no other
+     reading of the fences (CommonMark's) gives another template,
   2. its fields are exactly those of teaching.prompts.FIELDS,
   3. it is within `max_prompt_chars`,
   4. it differs from its parent, and the candidate that it makes was not tried.
@@ -30,9 +31,7 @@ from atlas_jax.teaching.prompts import (
 )
 from atlas_jax.teaching.requests import request_seed
 
-_FENCED = re.compile(
-  r"^```[^\n`]*\n(.*?)\n?^```[ \t]*$", re.DOTALL | re.MULTILINE
-)
+_FENCE = re.compile(r"( {0,3})(`{3,}(?=[^`]*$)|~{3,})[ \t]*(.*?)[ \t]*")
 _PURPOSE = {
   "student_diagnostic": (
     "what the student reads first. It must outline its approach to the"
@@ -74,7 +73,8 @@ guidance it follows. Then write a better template. Rules:
 (write {{{{ and }}}} for a brace that is meant).
 - At most {limit} characters.
 - It must serve every question of this kind, not only these.
-- Write the whole template between ``` fences, and nothing else in fences.
+- Write the whole template between ``` fences, and nothing else in fences; \
+between ```` fences if it holds ``` itself.
 """
 
 
@@ -128,26 +128,67 @@ def read_proposal(
   """
   if reply.status == "truncated":
     raise Refusal("the reply was cut at its length")
-  text = strip_thinking(reply.text)
-  blocks = _FENCED.findall(text) if text is not None else []
+  text = strip_thinking(reply.text) or ""
+  blocks, sure = _blocks(text, current.strip())
   if not blocks:
     raise Refusal("no text between ``` fences")
-  proposed = blocks[-1].strip()
+  if not sure:
+    raise Refusal(
+      "it is not clear which ``` ends the template: write one block alone,"
+      " and between longer fences (````) if the template holds ``` itself"
+    )
+  whys = {
+    text: _why_not(text, name, current, prompts, limit) for text in blocks
+  }
+  good = [text for text, why in whys.items() if why is None]
+  if len(good) > 1:
+    raise Refusal(f"{len(good)} blocks between fences could be the template")
+  if not good:
+    raise Refusal(whys[blocks[-1]])
+  return good[0]
+
+
+def _why_not(proposed, name, current, prompts, limit) -> str | None:
   if len(proposed) > limit:
-    raise Refusal(f"{len(proposed)} characters; at most {limit} are allowed")
+    return f"{len(proposed)} characters; at most {limit} are allowed"
   if proposed == current.strip():
-    raise Refusal("it is the template as it was")
+    return "it is the template as it was"
   try:
     Prompts(dataclasses.replace(prompts, **{name: proposed}))
   except PromptError as error:
-    raise Refusal(str(error)) from None
-  return proposed
+    return str(error)
+  return None
+
+
+def _blocks(text: str, quoted: str) -> tuple[list[str], bool]:
+  """The texts between fences, and whether there is no other reading.
+
+  A fence ends at one that is as long or longer, with nothing behind it. One
+  that could stand inside a block as well as open or end another makes it
+  unsure; a block that is `quoted` is whole.
+  """
+  blocks, fences, sure, fence, indent, lines = [], [], True, "", "", []
+  for line in text.replace("\r\n", "\n").split("\n"):
+    found = _FENCE.fullmatch(line)
+    before, mark, info = found.groups() if found else ("", "", "")
+    if not fence and mark:
+      sure &= bool(info) or not any(map(mark.startswith, fences))
+      fence, indent, lines = mark, before, []
+    elif fence and mark.startswith(fence) and not info:
+      blocks.append("\n".join(lines).strip())
+      if blocks[-1] != quoted:
+        fences.append(fence)
+      fence = ""
+    elif fence:
+      sure &= not mark.startswith(fence)
+      lines.append(line.removeprefix(indent))
+  return blocks, sure and not fence
 
 
 def _proposed(text: str) -> str:
   """What is shown of a refused reply: its template, or what it said aloud."""
   spoken = strip_thinking(text) or ""
-  blocks = _FENCED.findall(spoken)
+  blocks, _ = _blocks(spoken, "")
   return (blocks[-1] if blocks else spoken).strip()
 
 

@@ -123,8 +123,7 @@ class SdkAgent:
       f"final_output of {result.last_agent.name} after"
       f" {len(result.raw_responses)} model calls",
       finish_reason=endings[-1] if endings else None,
-      prompt_tokens=usage.input_tokens if known else None,
-      completion_tokens=usage.output_tokens if known else None,
+      usage=vars(usage) if known else None,
     )
 
   async def aclose(self) -> None:

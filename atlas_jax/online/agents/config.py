@@ -43,9 +43,11 @@ class HttpAgentConfig:
   query: dict = field(default_factory=dict)
   body: dict = field(default_factory=dict)  # empty: no body
   answer: str | None = None  # path; None: the whole reply is the answer
+  failure_path: str | None = None  # path; what stands there is a failure
   finish_reason: str | None = None  # path
   prompt_tokens: str | None = None  # path
   completion_tokens: str | None = None  # path
+  total_tokens: str | None = None  # path; it may hold hidden thinking
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class CliAgentConfig:
   env: tuple[str, ...] = ()  # variables that the command gets, beside PATH, ...
   output_regex: str | None = None  # the last match (its group 1) is the answer
   output_path: str | None = None  # stdout is JSON, the answer is at this path
+  failure_path: str | None = None  # beside it; what stands there is a failure
   # Failures that pass by; 75 is EX_TEMPFAIL of sysexits.h.
   retry_exit_codes: tuple[int, ...] = (75,)
 
@@ -111,6 +114,8 @@ class AgentConfig:
   concurrency: int = 8  # prompts under way at one time
   # Of a reply, of a command's output; more is an error, and is not read.
   max_response_bytes: int = MOST_BYTES
+  # Found in what the agent says, it is a failure and no answer.
+  failure_regex: str | None = None
   http: HttpAgentConfig = HttpAgentConfig()
   python: PythonAgentConfig = PythonAgentConfig()
   cli: CliAgentConfig = CliAgentConfig()
@@ -138,6 +143,7 @@ def problems(config: AgentConfig, where: str) -> Iterator[str]:
   for key in ("concurrency", "max_response_bytes"):
     if getattr(config, key) < 1:
       yield f"{where}.{key}={getattr(config, key)} must be at least 1"
+  yield from _regex(config.failure_regex, f"{where}.failure_regex")
   rules = _RULES[config.kind]
   yield from rules(getattr(config, config.kind), f"{where}.{config.kind}")
 
@@ -228,11 +234,16 @@ def _cli(cli: CliAgentConfig, where: str) -> Iterator[str]:
       )
   if cli.output_regex is not None and cli.output_path is not None:
     yield f"{where}.output_regex and {where}.output_path exclude each other"
-  if cli.output_regex is not None:
-    try:
-      regex.compile(cli.output_regex)
-    except regex.error as error:
-      yield f"{where}.output_regex={cli.output_regex!r}: {error}"
+  if cli.failure_path is not None and cli.output_path is None:
+    yield f"{where}.failure_path needs {where}.output_path: both read JSON"
+  yield from _regex(cli.output_regex, f"{where}.output_regex")
+
+
+def _regex(pattern: str | None, where: str) -> Iterator[str]:
+  try:
+    regex.compile(pattern or "")
+  except regex.error as error:
+    yield f"{where}={pattern!r}: {error}"
 
 
 def _command_of_shell(argv: tuple[str, ...]) -> str | None:

@@ -201,6 +201,6 @@ def _read(status: int, content: bytes) -> dict:
     how = judged(answer, 0, accept_cut=True)
   except CallFailed as why:
     # One who declines a question is well, and has said nothing.
-    how = why.status if why.again else "empty"
+    how = "empty" if why.declined else why.status
     return {"status": how, "error": str(why), **tokens}
   return {"status": how, "text": answer.text or "", **tokens}
