@@ -20,7 +20,7 @@ _FLAG = re.compile(
   r"|overloaded",
   re.IGNORECASE,
 )
-_ERRORS = ("error", "errors", "errormessage", "detail", "exception", "fault")
+_ERRORS = ("error", "errors", "errormessage", "detail")
 _STATUSES = ("status", "status_code", "statuscode")
 # An object of these alone holds no answer.
 _BESIDE = {
@@ -38,10 +38,10 @@ _STATED = re.compile(
 _KNOWN = (
   r"(?:internal\ server\ error|bad\ gateway|gateway\ time-?out|unauthorized"
   r"|service\ (?:temporarily\ )?unavailable|too\ many\ requests|overloaded"
-  r"|payment\ required|rate\ limit|request\ (?:failed|timed\ out)|connect(?:ion)?"
+  r"|payment\ required|rate\ limit\ (?:exceeded|reached)|request\ (?:failed|timed\ out)|connect(?:ion)?"
   r"\ (?:error|refused|reset|timed\ out|E[A-Z]{5,})|no\ healthy\ upstream"
   r"|upstream\ connect\ error|(?:invalid|missing)\ api\ key|credit\ balance"
-  r"|insufficient\ (?:quota|credits))\b(?!\ \d)"
+  r"|insufficient\ (?:quota|credits))\b"
 )
 _BEGINS = re.compile(
   rf"""{_KNOWN} | api\ error\s*[:(\d] | fatal(?:\ error)?: | curl:\ \(\d

@@ -141,5 +141,5 @@ def _read(response) -> Attempt:
     f"response {status}, output_text of {len(output)} output items",
     finish_reason=reason,
     usage=usage and usage.model_dump(),
-    empty_is_again=True,
+    empty_is_transient=True,
   )
