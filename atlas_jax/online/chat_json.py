@@ -70,6 +70,7 @@ def parsed(content: bytes):
   except (ValueError, RecursionError):
     text = content.decode(errors="replace").strip()
     if (failed := told_errors.of_text(text)) is not None:
+      failed.odd = text.startswith("<")
       raise failed from None
     what = "broken JSON" if text else "an empty body"
     status = "error" if text else "empty"

@@ -59,9 +59,7 @@ often than without help, never worse, and says no more than it needs.
 The template is {name}: {purpose}.
 
 The template now:
-```
 {current}
-```
 
 What happened with it on some questions:
 
@@ -185,6 +183,13 @@ def _blocks(text: str, quoted: str) -> tuple[list[str], bool]:
   return blocks, sure and not fence
 
 
+def _fenced(text: str) -> str:
+  """A text between fences that are longer than any in it."""
+  longest = max(map(len, re.findall("`+", text)), default=0)
+  fence = "`" * max(3, longest + 1)
+  return f"{fence}\n{text}\n{fence}"
+
+
 def _proposed(text: str) -> str:
   """What is shown of a refused reply: its template, or what it said aloud."""
   spoken = strip_thinking(text) or ""
@@ -261,12 +266,12 @@ class Reflector:
     memory = self.memory.of(name, self.config.remembered)
     limit = self.config.max_example_chars
     refused = "".join(
-      f"\n- {why}:\n```\n{text[:limit]}\n```" for text, why in memory
+      f"\n- {why}:\n{_fenced(text[:limit])}" for text, why in memory
     )
     return _ASK.format(
       name=name,
       purpose=_PURPOSE[name],
-      current=current,
+      current=_fenced(current),
       examples=render_examples(records),
       refused=f"\nProposed before, and of no use:{refused}\n" * bool(memory),
       fields=" and ".join("{" + f + "}" for f in FIELDS[name]),

@@ -36,9 +36,9 @@ _HOPELESS = {
 # What providers say of an account or a key under any status, and its true one.
 _SAID = {
   402: re.compile(
-    "insufficient[_ ](?:quota|balance|credit)|credit balance is too low"
-    "|billing[_ ](?:hard_limit|not_active)|Payment[_ ]Required"
-    "|payment_required|requires more credits|Arrearage"
+    "(?i:insufficient[_ ](?:quota|balance|credits)|credit balance is too low)"
+    "|billing_(?:hard_limit|not_active)|[Pp]ayment_required|Payment Required"
+    "|requires more credits|Arrearage"
   ),
   401: re.compile(
     r"(?:invalid|incorrect|missing|expired|no)[_ ](?:\w+ )?api[_ -]?key"

@@ -77,17 +77,18 @@ def of_json(value, how: str, answered: bool = False) -> CallFailed | None:
     return None
   keys = {str(key).lower(): item for key, item in value.items()}
   error = next((keys[k] for k in _ERRORS if _is_said(keys.get(k))), None)
+  # Some wrap the text of an error: {"is_error": true, "result": "..."}.
+  inner = [of_text(v) for v in keys.values() if isinstance(v, str)]
+  inner = next(filter(None, inner), None)
   if not _flagged(keys) and (answered or error is None):
-    message = keys.get("message", keys.get("msg"))
     coded = _code(keys) or re.search("[a-z]{4}", str(keys.get("code")), re.I)
-    if answered or not isinstance(message, str) or not keys.keys() <= _BESIDE:
-      return None
-    if not (coded and "code" in keys) and of_text(message) is None:
+    worded = "code" in keys and coded and {"message", "msg"} & keys.keys()
+    if answered or not keys.keys() <= _BESIDE or not (worded or inner):
       return None
   said = value if error is None else error
   text = said if isinstance(said, str) else json.dumps(said)
   code = _code(keys) or (_code(error) if isinstance(error, dict) else None)
-  return _failure(f"{how} with an error: {text}", code)
+  return _failure(f"{how} with an error: {text}", code or inner and inner.code)
 
 
 def of_text(text: str) -> CallFailed | None:
@@ -112,7 +113,8 @@ def of_text(text: str) -> CallFailed | None:
   if (found := _CODE.match(text)) is not None:
     code, rest = int(found["code"]), found["rest"].lower()
     phrase = _PHRASES.get(code)
-    plain = found["named"] and not rest[:1].isalnum()
+    named = (found["named"] or "").lower()
+    plain = named and (named.startswith("api") or not rest[:1].isalnum())
     if phrase is None or not (plain or rest.startswith(phrase)):
       code = None
   if code or _BEGINS.match(text):

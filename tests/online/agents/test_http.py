@@ -131,3 +131,9 @@ def test_nobody_listens():
     "q",
   )
   assert reply.status == "error" and "Cannot connect" in reply.error
+
+
+def test_a_total_tells_of_hidden_thinking():
+  usage = {"in": 2, "out": 2, "all": 523}
+  reply = reply_to(said("yes", usage=usage), total_tokens="usage.all")
+  assert (reply.prompt_tokens, reply.completion_tokens) == (2, 521)
