@@ -3,30 +3,24 @@
 import functools
 import json
 import logging
+import re
 
 from atlas_jax.online import told_errors
 from atlas_jax.online.retrying import Answer, CallFailed
 
-# Reasons to finish, in lower case, without the prefix that some give them.
-# Any other reason is as good as none where there is a text.
-_ENDED = """
-stop stopped stop_sequence stop_token end ended end_turn end_of_text eos
-eos_token eot complete completed done finish finished success normal
-""".split()
-_CUT = """
-length max_length length_limit max_tokens max_token max_output_tokens
-max_new_tokens token_limit error_limit model_length context_length
-model_context_window_exceeded truncated incomplete
-""".split()
-_DECLINED = """
-content_filter content_filtered safety image_safety refusal refused recitation
-blocklist blocked prohibited_content spii guardrail_intervened error_toxic
-moderation content_policy
-""".split()
-# A failure of the server, which may pass by.
-_BROKEN = ("error", "malformed", "overloaded", "abort", "cancel", "timeout")
-_BROKEN += ("server_error", "internal", "unavailable", "insufficient_system")
-_PREFIXES = ("finish_reason_", "finishreason.", "stop_reason_")
+# Words in reasons to finish, in lower case: the model declined; the server
+# failed, which may pass by; the answer was cut. Any other is as good as none
+# where there is a text.
+_DECLINED = re.compile(
+  "filter|safety|refus|recitation|block|prohibited|spii|guardrail|toxic|policy"
+)
+_BROKEN = re.compile(
+  "error|malformed|overload|abort|cancel|timeout|internal|unavail|insufficient"
+)
+_CUT = re.compile("length|max_|limit|context|truncated|incomplete")
+_ENDED = re.compile(
+  "(finish_?reason[_.])?(stop|end|eos|done|complete|finish).*"
+)
 # Counts of tokens, by what providers call them.
 _PROMPT = ("prompt_tokens", "input_tokens", "promptTokenCount")
 _COMPLETION = ("completion_tokens", "output_tokens", "candidatesTokenCount")
@@ -214,17 +208,18 @@ def judged(answer: Answer, max_tokens: int, accept_cut: bool) -> str:
   Raises:
     CallFailed: it is none.
   """
-  reason = _plain(answer.finish_reason)
-  if reason in _DECLINED:
-    raise CallFailed(
-      f"it ended with {answer.finish_reason!r}", again=False, declined=True
-    )
+  reason = (answer.finish_reason or "").strip().lower().replace("-", "_")
+  for words, again in ((_DECLINED, False), (_BROKEN, True)):
+    if words.search(reason):
+      raise CallFailed(
+        f"it ended with {answer.finish_reason!r}",
+        again=again,
+        declined=not again,
+      )
   text = answer.text or ""
-  if reason not in _CUT and reason.startswith(_BROKEN):
-    raise CallFailed(f"it ended with {answer.finish_reason!r}")
   if (failed := told_errors.of_text(text)) is not None:
     raise failed
-  if reason in _CUT:
+  if _CUT.search(reason):
     tokens = answer.completion_tokens
     if tokens is None or tokens >= max_tokens or accept_cut:
       return "truncated"
@@ -233,16 +228,9 @@ def judged(answer: Answer, max_tokens: int, accept_cut: bool) -> str:
     )
   if not text.strip():
     raise CallFailed("an answer without text", status="empty")
-  if reason and reason not in _ENDED:
+  if reason and not _ENDED.fullmatch(reason):
     _log_once(reason)
   return "ok"
-
-
-def _plain(reason: str | None) -> str:
-  reason = (reason or "").strip().lower().replace("-", "_").replace(" ", "_")
-  for prefix in _PREFIXES:
-    reason = reason.removeprefix(prefix)
-  return reason
 
 
 @functools.cache

@@ -15,39 +15,50 @@ import re
 
 from atlas_jax.online.retrying import CallFailed, may_pass
 
-_FLAG = re.compile(
-  r"error\w*|\w*(?:error|exception)|fail(?:ed|ure)?|cancell?ed|timed?_?out"
-  r"|overloaded",
-  re.IGNORECASE,
-)
-_ERRORS = ("error", "errors", "errormessage", "detail")
-_STATUSES = ("status", "status_code", "statuscode")
-# An object of these alone holds no answer.
+# Keys are compared in lower case and without underscores.
+_ERRORS = ("error", "errors", "err", "errormessage", "errormsg", "detail")
+_STATUSES = ("status", "statuscode")
+# What an object that holds no answer is made of.
 _BESIDE = {
-  *(*_ERRORS, *_STATUSES, "code", "message", "msg", "type", "object", "title"),
-  *("param", "path", "instance", "timestamp", "id", "request_id", "requestid"),
-  *("errortype", "details", "success", "ok", "trace_id"),
+  *(*_ERRORS, *_STATUSES, "errorcode", "errortype", "code", "message", "msg"),
+  *(
+    "type",
+    "object",
+    "title",
+    "details",
+    "reason",
+    "param",
+    "path",
+    "instance",
+  ),
+  *("timestamp", "id", "requestid", "traceid", "success", "ok", "jsonrpc"),
 }
-_NOTHING = ("", "none", "null", "no", "false", "ok", "success")
+_FLAG = re.compile(
+  r"error(?:ed|_max\w*|_during\w*)?|\w*_?(?:error|exception)|fail(?:ed|ure)?"
+  r"|cancell?ed|timed?_?out|overloaded"
+)
 _LASTING = re.compile("invalid_request|bad_?request|validation_?error", re.I)
 _LONGEST = 1 << 16  # characters of a text that is read as JSON
 _STATED = re.compile(
   r"</(?:solution|answer|teaching)>|\\boxed|####|```|\banswer(?: is|\s*[:=])",
   re.IGNORECASE,
 )
-_KNOWN = (
-  r"(?:internal\ server\ error|bad\ gateway|gateway\ time-?out|unauthorized"
-  r"|service\ (?:temporarily\ )?unavailable|too\ many\ requests|overloaded"
-  r"|payment\ required|rate\ limit\ (?:exceeded|reached)|request\ (?:failed|timed\ out)|connect(?:ion)?"
-  r"\ (?:error|refused|reset|timed\ out|E[A-Z]{5,})|no\ healthy\ upstream"
-  r"|upstream\ connect\ error|(?:invalid|missing)\ api\ key|credit\ balance"
-  r"|insufficient\ (?:quota|credits))\b"
-)
+# Nothing that has to do with numbers may follow these: 12 unauthorized entries.
+_SENTENCE = r"""(?:(?:internal\ server|connection|execution|network)\ error
+  | bad\ gateway | gateway\ time-?out | service\ (?:temporarily\ )?unavailable
+  | too\ many\ requests | unauthorized | payment\ required | rate\ limit\ exceeded
+  | (?:invalid|missing)\ api\ key | insufficient\ (?:quota|credits)
+  | fetch\ failed) \s* (?:\Z | [.,;(|·-] | :\s*[a-z{])"""
+_KNOWN = rf"""(?:{_SENTENCE} | rate\ limit\ (?:exceeded|reached)\ for
+  | request\ (?:failed|timed\ out) | connect(?:ion)?\ (?:refused|reset|econn)
+  | failed\ to\ (?:fetch|connect) | upstream\ connect\ error
+  | no\ healthy\ upstream | credit\ balance\ is | claude\ ai\ usage\ limit
+  | an?\ (?:\w+\ )?error\ (?:has\ )?occurred)"""
 _BEGINS = re.compile(
-  rf"""{_KNOWN} | api\ error\s*[:(\d] | fatal(?:\ error)?: | curl:\ \(\d
-  | error:\s*(?:{_KNOWN} | \{{ | [^\d\n]*\s*\Z)
-  | traceback\ \(most\ recent | <!doctype\ html | <html\b
-  | \w+\.[\w.]*(?:error|exception|exhausted|exceeded)\b\s*[:(]
+  rf"""{_KNOWN} | api\ error\s*[:(\d] | fatal(?:\ error)?:\s*[a-z] | curl:\ \(
+  | error:(?!\s*(?:none|zero|no)\b)\s*(?:{_KNOWN} | \{{ | [^\d\n]*\s*\Z)
+  | \[error\] | traceback\ \(most\ recent | <!doctype\ html | <html\b | <\?xml
+  | \w+\.[\w.]*(?:error|exception|exhausted|exceeded|timeout)\b\s*[:(]
   | (?:api\w*|authentication|ratelimit|internalserver|serviceunavailable|timeout
     |badrequest|permissiondenied|notfound|connect\w*|http|remote\w*|read\w*)
     (?:error|exception)\b\s*[:(]""",
@@ -58,9 +69,7 @@ _CODE = re.compile(
   r"(?P<code>[45]\d\d)\b\s*(?P<rest>[^\n]*)",
   re.IGNORECASE,
 )
-_PHRASES = {s.value: s.phrase.lower() for s in http.HTTPStatus} | {
-  529: "overloaded"
-}
+_PHRASES = {s.value: s.phrase.lower() for s in http.HTTPStatus} | {529: "over"}
 
 
 def of_json(value, how: str, answered: bool = False) -> CallFailed | None:
@@ -75,48 +84,45 @@ def of_json(value, how: str, answered: bool = False) -> CallFailed | None:
     (value,) = value
   if not isinstance(value, dict):
     return None
-  keys = {str(key).lower(): item for key, item in value.items()}
+  keys = {_plain(key): item for key, item in value.items()}
   error = next((keys[k] for k in _ERRORS if _is_said(keys.get(k))), None)
   # Some wrap the text of an error: {"is_error": true, "result": "..."}.
   inner = [of_text(v) for v in keys.values() if isinstance(v, str)]
   inner = next(filter(None, inner), None)
+  code = _code(keys) or (_code(error) if isinstance(error, dict) else None)
   if not _flagged(keys) and (answered or error is None):
-    coded = _code(keys) or re.search("[a-z]{4}", str(keys.get("code")), re.I)
-    worded = "code" in keys and coded and {"message", "msg"} & keys.keys()
+    named = code or re.search("[a-z]{4}", str(keys.get("code")), re.I)
+    worded = "code" in keys and named and {"message", "msg"} & keys.keys()
     if answered or not keys.keys() <= _BESIDE or not (worded or inner):
       return None
   said = value if error is None else error
   text = said if isinstance(said, str) else json.dumps(said)
-  code = _code(keys) or (_code(error) if isinstance(error, dict) else None)
   return _failure(f"{how} with an error: {text}", code or inner and inner.code)
 
 
 def of_text(text: str) -> CallFailed | None:
   """The failure that an answer's text tells of; None: none that is certain."""
   text = text.strip()
-  # Of events, and of JSON by lines, the first or the last one.
+  # Of events, and of JSON by lines, one of the first or the last.
   lines = text.splitlines()
   for part in (text, *lines[:2], *lines[-1:]) if len(text) < _LONGEST else ():
     part = part.removeprefix("data:").strip()
-    if part.startswith(("{", "[")):
-      try:
-        value = json.loads(part)
-      except (ValueError, RecursionError):
-        continue
-      names = value if isinstance(value, dict) else ()
-      answered = not {str(name).lower() for name in names} <= _BESIDE
-      if (failed := of_json(value, "a text", answered)) is not None:
-        return failed
+    try:
+      value = json.loads(part) if part.startswith(("{", "[")) else None
+    except (ValueError, RecursionError):
+      continue
+    items = value.items() if isinstance(value, dict) else ()
+    answered = any(item and _plain(key) not in _BESIDE for key, item in items)
+    if (failed := of_json(value, "a text", answered)) is not None:
+      return failed
   if _STATED.search(text):
     return None
-  code = None
-  if (found := _CODE.match(text)) is not None:
-    code, rest = int(found["code"]), found["rest"].lower()
-    phrase = _PHRASES.get(code)
-    named = (found["named"] or "").lower()
+  found, code = _CODE.match(text), None
+  if found is not None and int(found["code"]) in _PHRASES:
+    named, rest = (found["named"] or "").lower(), found["rest"].lower()
     plain = named and (named.startswith("api") or not rest[:1].isalnum())
-    if phrase is None or not (plain or rest.startswith(phrase)):
-      code = None
+    if plain or rest.startswith(_PHRASES[int(found["code"])]):
+      code = int(found["code"])
   if code or _BEGINS.match(text):
     return _failure(f"the answer is an error: {text[:_LONGEST]}", code)
   return None
@@ -127,32 +133,37 @@ def _failure(text: str, code: int | None) -> CallFailed:
   return CallFailed(text, code=code, again=again, billed=code is None)
 
 
+def _plain(key) -> str:
+  return str(key).lower().replace("_", "")
+
+
 def _is_said(value) -> bool:
-  if isinstance(value, str):
-    return value.strip().lower() not in _NOTHING
+  if isinstance(value, str):  # a number is what it is about, or a code
+    text = value.strip().lower()
+    nothing = text in ("", "none", "null", "no", "false", "ok", "success")
+    return not nothing and text[0] not in "0123456789-+±."
   if isinstance(value, dict | list):
     return any(value.values() if isinstance(value, dict) else value)
   return value is True or _is_code(value)
 
 
 def _is_code(value) -> bool:
-  text = str(value)
-  return len(text) == 3 and text.isdigit() and text[0] in "45"
+  return re.fullmatch(r"[45]\d\d", str(value)) is not None
 
 
 def _code(keys: dict) -> int | None:
-  found = (keys.get(k) for k in (*_STATUSES, "code"))
+  found = (keys.get(k) for k in (*_STATUSES, "status_code", "code"))
   return next((int(x) for x in found if _is_code(x)), None)
 
 
 def _flagged(keys: dict) -> bool:
-  said = {k: str(keys.get(k)).strip().lower() for k in (*keys, "subtype")}
+  said = {key: str(item).strip().lower() for key, item in keys.items()}
   return (
-    any(said.get(k) == "true" for k in ("is_error", "iserror", "has_error"))
-    or any(said.get(k) == "false" for k in ("success", "ok", "succeeded"))
-    or any(_is_code(keys.get(k)) for k in _STATUSES)
+    "true" in map(said.get, ("iserror", "haserror"))
+    or "false" in map(said.get, ("success", "ok", "succeeded"))
+    or any(_is_code(said.get(key)) for key in _STATUSES)
     or any(
-      _FLAG.fullmatch(said.get(k, ""))
-      for k in ("status", "state", "type", "object", "subtype")
+      _FLAG.fullmatch(said.get(key, ""))
+      for key in ("status", "state", "type", "object", "subtype")
     )
   )
