@@ -135,27 +135,29 @@ def read_proposal(
       "it is not clear which ``` ends the template: write one block alone,"
       " and between longer fences (````) if the template holds ``` itself"
     )
-  whys = {
-    text: _why_not(text, name, current, prompts, limit) for text in blocks
-  }
-  good = [text for text, why in whys.items() if why is None]
+  good, why = [], None
+  for proposed in blocks:
+    try:
+      _check(proposed, name, current, prompts, limit)
+      good.append(proposed)
+    except Refusal as refusal:
+      why = refusal
   if len(good) > 1:
     raise Refusal(f"{len(good)} blocks between fences could be the template")
   if not good:
-    raise Refusal(whys[blocks[-1]])
+    raise why
   return good[0]
 
 
-def _why_not(proposed, name, current, prompts, limit) -> str | None:
+def _check(proposed: str, name, current, prompts, limit) -> None:
   if len(proposed) > limit:
-    return f"{len(proposed)} characters; at most {limit} are allowed"
+    raise Refusal(f"{len(proposed)} characters; at most {limit} are allowed")
   if proposed == current.strip():
-    return "it is the template as it was"
+    raise Refusal("it is the template as it was")
   try:
     Prompts(dataclasses.replace(prompts, **{name: proposed}))
   except PromptError as error:
-    return str(error)
-  return None
+    raise Refusal(str(error)) from None
 
 
 def _blocks(text: str, quoted: str) -> tuple[list[str], bool]:

@@ -46,7 +46,8 @@ _STATED = re.compile(
 # Nothing that has to do with numbers may follow these: 12 unauthorized entries.
 _SENTENCE = r"""(?:(?:internal\ server|connection|execution|network)\ error
   | bad\ gateway | gateway\ time-?out | service\ (?:temporarily\ )?unavailable
-  | too\ many\ requests | unauthorized | payment\ required | rate\ limit\ exceeded
+  | too\ many\ requests | unauthorized | payment\ required
+  | rate\ limit\ exceeded
   | (?:invalid|missing)\ api\ key | insufficient\ (?:quota|credits)
   | fetch\ failed) \s* (?:\Z | [.,;(|·-] | :\s*[a-z{])"""
 _KNOWN = rf"""(?:{_SENTENCE} | rate\ limit\ (?:exceeded|reached)\ for
@@ -97,14 +98,15 @@ def of_json(value, how: str, answered: bool = False) -> CallFailed | None:
       return None
   said = value if error is None else error
   text = said if isinstance(said, str) else json.dumps(said)
-  return _failure(f"{how} with an error: {text}", code or inner and inner.code)
+  code = code or (inner.code if inner else None)
+  return _failure(f"{how} with an error: {text}", code)
 
 
 def of_text(text: str) -> CallFailed | None:
   """The failure that an answer's text tells of; None: none that is certain."""
   text = text.strip()
   # Of events, and of JSON by lines, one of the first or the last.
-  lines = text.splitlines()
+  lines = text[:_LONGEST].splitlines()
   for part in (text, *lines[:2], *lines[-1:]) if len(text) < _LONGEST else ():
     part = part.removeprefix("data:").strip()
     try:
@@ -157,7 +159,9 @@ def _code(keys: dict) -> int | None:
 
 
 def _flagged(keys: dict) -> bool:
-  said = {key: str(item).strip().lower() for key, item in keys.items()}
+  said = {
+    k: str(v).lower() for k, v in keys.items() if isinstance(v, str | int)
+  }
   return (
     "true" in map(said.get, ("iserror", "haserror"))
     or "false" in map(said.get, ("success", "ok", "succeeded"))

@@ -55,7 +55,8 @@ _LAST_NUMBER = re.compile(
   r"(?:\s*/\s*[0-9]+)?\s?%?(?!\w)"
 )
 _FAILURE = re.compile(
-  r"\s*(?:\w*error|\w*exception|traceback|request timed out|timeout)\b\W",
+  r"\s*(?:\w*error|\w*exception|traceback|request timed out|timeout)\b"
+  r"\s*(?:[:.!({\[]|\Z)",
   re.IGNORECASE,
 )
 

@@ -63,7 +63,7 @@ UNSURE = "not clear which ``` ends the template"
     # A block and an example that could be the end of it.
     (f"```\n{GOOD}\n```\nFor example:\n```\nWhat is 1+1?\n```", UNSURE),
     (f"```\n{GOOD}\n```\nOr:\n```text\n{MORE}\n```", "2 blocks between fences"),
-    (f"```text\nNo.\n```\n~~~\nNor this.\n~~~", "is missing"),
+    ("```text\nNo.\n```\n~~~\nNor this.\n~~~", "is missing"),
     (f"```\n{GOOD}\n", "no text between ``` fences"),
     (f"```\n{GOOD}\n``", "no text between ``` fences"),
     (f"    ```\n    {GOOD}\n    ```", "no text between ``` fences"),

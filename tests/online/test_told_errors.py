@@ -158,6 +158,16 @@ def test_as_what_a_command_prints(said):
   never(ask_agent(opened("cli", prints(said, output_path="answer")), "q"))
 
 
+def test_an_answer_may_stand_where_errors_do():
+  reply = {"message": "yes", "code": "ABCD", "detail": "no"}
+  for path in ("message", "detail"):
+    keys = prints(json.dumps(reply), output_path=path)
+    assert ask_agent(opened("cli", keys), "q").text == reply[path]
+    with Serving(lambda _: reply) as server:
+      keys = {"url": server.url, "body": {"q": "{prompt}"}, "answer": path}
+      assert ask_agent(opened("http", keys), "q").text == reply[path]
+
+
 def test_as_the_last_of_a_command_s_lines_of_json():
   lines = [{"type": "system"}, {"type": "result", "is_error": True}]
   text = "\n".join(map(json.dumps, lines)) + "\n"

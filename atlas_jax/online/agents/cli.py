@@ -149,6 +149,8 @@ class CliAgent:
     except UnicodeDecodeError:
       return failed(f"standard output, {len(stdout)} bytes, is not UTF-8")
     read = "exit status 0, standard output"
+    if self._path:
+      return self._by_path(text, read)
     if (told := told_errors.of_text(text)) is not None:
       raise told
     if self._regex:
@@ -162,8 +164,6 @@ class CliAgent:
       group = 1 if self._regex.groups else 0
       attempt = answered(found[group], f"{read}, last match of output_regex")
       return dataclasses.replace(attempt, said=text)
-    if self._path:
-      return self._by_path(text, read)
     return answered(text, read)
 
   def _by_path(self, text: str, read: str) -> Attempt:
@@ -171,6 +171,8 @@ class CliAgent:
     try:
       value = json.loads(text)
     except (ValueError, RecursionError):
+      if (told := told_errors.of_text(text)) is not None:
+        raise told from None
       return failed(f"{where}: {len(text)} characters that are not valid JSON")
     check_failure(value, self._failure, read)
     return answered(answer_at(value, self._path, read, where), where)
