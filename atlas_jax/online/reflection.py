@@ -14,11 +14,11 @@ of no use, end the search: gepa itself would go on asking.
 """
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from atlas_jax.config import PromptsConfig
+from atlas_jax.online import fences
 from atlas_jax.online.config import ReflectionConfig
 from atlas_jax.online.replies import BudgetSpent, ChatModel, ChatRequest, Reply
 from atlas_jax.online.retrying import ModelRefused
@@ -31,7 +31,6 @@ from atlas_jax.teaching.prompts import (
 )
 from atlas_jax.teaching.requests import request_seed
 
-_FENCE = re.compile(r"( {0,3})(`{3,}(?=[^`]*$)|~{3,})[ \t]*(.*?)[ \t]*")
 _PURPOSE = {
   "student_diagnostic": (
     "what the student reads first. It must outline its approach to the"
@@ -127,7 +126,7 @@ def read_proposal(
   if reply.status == "truncated":
     raise Refusal("the reply was cut at its length")
   text = strip_thinking(reply.text) or ""
-  blocks, sure = _blocks(text, current.strip())
+  blocks, sure = fences.blocks(text, current.strip())
   if not blocks:
     raise Refusal("no text between ``` fences")
   if not sure:
@@ -160,42 +159,10 @@ def _check(proposed: str, name, current, prompts, limit) -> None:
     raise Refusal(str(error)) from None
 
 
-def _blocks(text: str, quoted: str) -> tuple[list[str], bool]:
-  """The texts between fences, and whether there is no other reading.
-
-  A fence ends at one that is as long or longer, with nothing behind it. One
-  that could stand inside a block as well as open or end another makes it
-  unsure; a block that is `quoted` is whole.
-  """
-  blocks, fences, sure, fence, indent, lines = [], [], True, "", "", []
-  for line in text.replace("\r\n", "\n").split("\n"):
-    found = _FENCE.fullmatch(line)
-    before, mark, info = found.groups() if found else ("", "", "")
-    if not fence and mark:
-      sure &= bool(info) or not any(map(mark.startswith, fences))
-      fence, indent, lines = mark, before, []
-    elif fence and mark.startswith(fence) and not info:
-      blocks.append("\n".join(lines).strip())
-      if blocks[-1] != quoted:
-        fences.append(fence)
-      fence = ""
-    elif fence:
-      sure &= not mark.startswith(fence)
-      lines.append(line.removeprefix(indent))
-  return blocks, sure and not fence
-
-
-def _fenced(text: str) -> str:
-  """A text between fences that are longer than any in it."""
-  longest = max(map(len, re.findall("`+", text)), default=0)
-  fence = "`" * max(3, longest + 1)
-  return f"{fence}\n{text}\n{fence}"
-
-
 def _proposed(text: str) -> str:
   """What is shown of a refused reply: its template, or what it said aloud."""
   spoken = strip_thinking(text) or ""
-  blocks, _ = _blocks(spoken, "")
+  blocks, _ = fences.blocks(spoken, "")
   return (blocks[-1] if blocks else spoken).strip()
 
 
@@ -268,12 +235,12 @@ class Reflector:
     memory = self.memory.of(name, self.config.remembered)
     limit = self.config.max_example_chars
     refused = "".join(
-      f"\n- {why}:\n{_fenced(text[:limit])}" for text, why in memory
+      f"\n- {why}:\n{fences.fenced(text[:limit])}" for text, why in memory
     )
     return _ASK.format(
       name=name,
       purpose=_PURPOSE[name],
-      current=_fenced(current),
+      current=fences.fenced(current),
       examples=render_examples(records),
       refused=f"\nProposed before, and of no use:{refused}\n" * bool(memory),
       fields=" and ".join("{" + f + "}" for f in FIELDS[name]),
