@@ -68,7 +68,7 @@ print("torch==" + version("torch"))' 2>/dev/null)" == "$torch" ]]; then
   if ! pip_torch; then
     say "pip finds no $torch by itself; asking $shown"
     if ! pip_torch --index-url "$torch_index"; then
-      reason=$(grep '^ERROR' "$log" | tail -n1 || true)
+      reason=$(grep -m1 '^ERROR' "$log" || true)
       rm -f "$log"
       fail "no wheel of $torch (Linux, CPU) where pip looks, nor at" \
         "$shown (pip says: ${reason:-nothing}). Set" \
