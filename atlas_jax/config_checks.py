@@ -3,8 +3,11 @@
 Types and unknown keys are `config.resolve`'s; this reads a built RunConfig.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
+
+from atlas_jax import addresses
 
 if TYPE_CHECKING:
   from atlas_jax.config import GrpoConfig, RunConfig
@@ -82,6 +85,19 @@ NOT_NEGATIVE = [
   "serving.restarts",
   "serving.max_logprob_gap",
 ]
+# Flags of vLLM that run code, open a door or serve another model.
+_REFUSED_FLAGS = """
+  additional-config allow-credentials allowed-headers allowed-local-media-path
+  allowed-media-domains allowed-methods allowed-origins api-key code-revision
+  config ec-manager-config ec-transfer-config generation-config grpc
+  hf-config-path hf-overrides hf-token host io-processor-plugin kv-events-config
+  kv-transfer-config log-config-file logging-config logits-processors
+  lora-modules middleware model model-class-overrides otlp-traces-endpoint
+  override-generation-config port reasoning-parser-plugin revision scheduler-cls
+  served-model-name tokenizer tokenizer-revision tool-parser-plugin tool-server
+  trust-remote-code trust-request-chat-template trust-request-mm-kwargs uds
+  weight-transfer-config worker-cls worker-extension-cls
+"""
 
 
 def value(config, path: str):
@@ -108,15 +124,41 @@ def negatives(config, paths: Iterable[str]) -> Iterator[str]:
       yield f"config.{path}={value(config, path)} must not be negative"
 
 
+def wrong_urls(config, paths: Iterable[str]) -> Iterator[str]:
+  """One line for each path whose server's address is not valid."""
+  for path in paths:
+    url = value(config, path)
+    if url is not None and (problem := addresses.problem(url)):
+      yield f"config.{path} {problem}; the servers' key is ATLAS_SERVER_KEY"
+
+
+def refused_flags(config, paths: Iterable[str]) -> Iterator[str]:
+  """One line for each flag at the paths that a config does not decide."""
+  for path in paths:
+    for argument in value(config, path):
+      # As vLLM reads it: underscores, a beginning, .KEY and =VALUE behind it.
+      name = re.match(r"--([^=.]*)|", argument.replace("_", "-"))[1]
+      refused = _REFUSED_FLAGS.split()
+      if name is not None and any(flag.startswith(name) for flag in refused):
+        yield (
+          f"config.{path} holds --{name}, which runs code, opens a door or"
+          f" serves something else; take it out (any of {', '.join(refused)})"
+        )
+
+
 def problems(config: "RunConfig") -> Iterator[str]:
   """One line for each value that is not valid: the key and what is."""
 
+  yield from wrong_urls(config, ("serving.teacher.url", "serving.student.url"))
   yield from wrong_choices(config, CHOICES)
   for path in POSITIVE:
     number = value(config, path)
     if number is not None and number <= 0:
       yield f"config.{path}={number} must be above 0"
   yield from negatives(config, NOT_NEGATIVE)
+  yield from refused_flags(
+    config, ("serving.teacher.extra_args", "serving.student.extra_args")
+  )
   updates = {"sft": config.sft.steps, "grpo": config.grpo.steps}
   updates["grpo"] *= config.grpo.epochs
   for name, count in updates.items():

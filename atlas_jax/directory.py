@@ -2,15 +2,24 @@
 
 config.json  logs/  checkpoints/PHASE/  weights/  episodes/PHASE.jsonl
 metrics.jsonl  tensorboard/  report/
+
+The directory itself may be a link; what a run writes in it lies there.
 """
 
 import difflib
 import fcntl
 import json
-import os
 import pathlib
 
 from atlas_jax import config as config_lib
+from atlas_jax import files
+
+# What stands there, by its name up to the first dot.
+NAMES = {
+  *("lock", "config", "metrics", "record", "candidates", "best_prompts"),
+  *("costs", "checkpoints", "episodes", "export", "failed", "initial"),
+  *("logs", "report", "tensorboard", "weights"),
+}
 
 
 class RunError(RuntimeError):
@@ -19,10 +28,8 @@ class RunError(RuntimeError):
 
 def write_whole(path: pathlib.Path, text: str) -> None:
   """Writes `text` so that a reader finds the old file or the new one."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.write_text(text, encoding="utf-8")
-  os.replace(temporary, path)
+  with files.replacing(path) as file:
+    file.write(text.encode())
 
 
 def write_json(path: pathlib.Path, value) -> None:
@@ -30,9 +37,15 @@ def write_json(path: pathlib.Path, value) -> None:
 
 
 def lock(workdir: pathlib.Path):
-  """An open file that holds the directory until it is closed, or we die."""
+  """An open file that holds the directory until it is closed, or we die.
+
+  Raises:
+    RunError: another process holds it.
+    FileError: something in it lies elsewhere.
+  """
   workdir.mkdir(parents=True, exist_ok=True)
-  handle = open(workdir / "lock", "w")  # noqa: SIM115 the caller closes it
+  check(workdir)
+  handle = open(workdir / "lock", "a")  # noqa: SIM115 the caller closes it
   try:
     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
@@ -42,6 +55,11 @@ def lock(workdir: pathlib.Path):
       " --workdir"
     ) from None
   return handle
+
+
+def check(workdir: pathlib.Path) -> None:
+  """Raises FileError where a run would write or delete outside of it."""
+  files.check_directory(workdir, NAMES)
 
 
 # Where and how a run runs, not what it computes: free to change on a resume.
@@ -87,9 +105,7 @@ def claim(workdir: pathlib.Path, config: dict, operational=OPERATIONAL) -> None:
   path = workdir / "config.json"
   text = json.dumps(config, indent=2) + "\n"
   if path.exists():
-    before = _computed(
-      json.loads(path.read_text(encoding="utf-8")), operational
-    )
+    before = _computed(files.read_json(path, RunError), operational)
     after = _computed(json.loads(text), operational)
     if before != after:
       lines = (json.dumps(x, indent=2).splitlines() for x in (before, after))
@@ -115,4 +131,4 @@ def read_config(workdir: pathlib.Path) -> config_lib.RunConfig:
   path = workdir / "config.json"
   if not path.exists():
     raise RunError(f"{workdir} is not a run directory: it has no config.json")
-  return config_lib.resolve(json.loads(path.read_text(encoding="utf-8")))
+  return config_lib.resolve(files.read_json(path, RunError))

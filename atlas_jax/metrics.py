@@ -12,12 +12,13 @@ is dropped too. A number that is NaN or infinite is written as null.
 import json
 import logging
 import math
-import os
 import pathlib
 import sys
 import time
 from collections.abc import Mapping
 from typing import Any, TextIO
+
+from atlas_jax import files
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +55,13 @@ def read_jsonl(path: pathlib.Path) -> list[dict]:
   """The complete lines of a JSONL file that may have lost its end."""
   lines = []
   if path.exists():
-    for line in path.read_bytes().split(b"\n")[:-1]:
+    for where, line in files.lines(path):
+      if not line.endswith(b"\n"):
+        break
       try:
-        lines.append(json.loads(line))
-      except ValueError:  # cut short by a kill, then continued
-        log.warning("%s: dropped a broken line", path)
+        lines.append(files.parse(line, where))
+      except files.FileError:  # cut short by a kill, then continued
+        log.warning("%s: dropped a broken line", where)
   return lines
 
 
@@ -69,9 +72,8 @@ def drop_beyond(path: pathlib.Path, phase: str, step: int) -> None:
     for line in read_jsonl(path)
     if line["phase"] != phase or line["step"] <= step
   ]
-  temporary = path.with_name(path.name + ".tmp")
-  temporary.write_text("".join(json.dumps(x) + "\n" for x in kept))
-  os.replace(temporary, path)
+  with files.replacing(path) as file:
+    file.write("".join(json.dumps(x) + "\n" for x in kept).encode())
 
 
 class Writer:
@@ -97,7 +99,6 @@ class Writer:
     wandb_project: str | None = None,
   ):
     self.phase = phase
-    workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "metrics.jsonl"
     drop_beyond(path, phase, resume_step)
     self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 see close
@@ -177,7 +178,10 @@ class Progress:
       from rich.live import Live
 
       self._live = Live(
-        console=Console(file=self._stream), refresh_per_second=4
+        console=Console(file=getattr(self._stream, "terminal", self._stream)),
+        refresh_per_second=4,
+        redirect_stdout=False,
+        redirect_stderr=False,
       )
       self._live.start()
 

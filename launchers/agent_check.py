@@ -35,11 +35,16 @@ def main():
     sys.exit(1)
 
 
+def _indented(text: str) -> str:
+  """No line of `text` begins where a line of ours does."""
+  return text.replace("\n", "\n         ")
+
+
 async def _probe(agent, prompt: str) -> bool:
   """Whether one attempt, printed as it goes, gave an answer."""
   print(f"agent    {agent.name}")
   request = json.dumps(agent.shown(prompt), indent=2, ensure_ascii=False)
-  print("request  " + request.replace("\n", "\n         "), flush=True)
+  print(f"request  {_indented(request)}", flush=True)
   try:
     attempt = await agent.attempt(prompt)
   finally:
@@ -48,11 +53,11 @@ async def _probe(agent, prompt: str) -> bool:
   print(f"status   {reply.status}")
   if reply.error is not None:
     again = " (would be tried again)" if attempt.transient else ""
-    print(f"error    {reply.error}{again}")
+    print(f"error    {_indented(reply.error)}{again}")
   if attempt.read is not None:
     print(f"read     {attempt.read}")
   if reply.text is not None:
-    print("text     " + reply.text.replace("\n", "\n         "))
+    print(f"text     {_indented(reply.text)}")
   counts = (reply.prompt_tokens, reply.completion_tokens)
   asked, answer = ("unknown" if n is None else n for n in counts)
   print(f"tokens   prompt {asked}, completion {answer}")

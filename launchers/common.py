@@ -3,7 +3,6 @@
 JAX's environment variables are set here and nowhere in the package.
 """
 
-import json
 import logging as std_logging
 import os
 import pathlib
@@ -12,6 +11,8 @@ import sys
 
 from absl import app, flags, logging
 from ml_collections import config_flags
+
+from atlas_jax import files, terminal
 
 _CONFIG = None
 _WORKDIR = flags.DEFINE_string(
@@ -97,7 +98,7 @@ def _prompts_of(run: pathlib.Path, path: str) -> dict[str, str] | None:
   file = run / "config.json"
   if not file.exists():
     return None
-  content = json.loads(file.read_text(encoding="utf-8"))
+  content = files.read_json(file)
   return content["prompts"] if content.get("prompts_path") == path else None
 
 
@@ -200,4 +201,7 @@ def launch(main) -> None:
       _end(str(error))
 
   _environment()
+  sys.stdout = terminal.Printable(sys.stdout)
+  sys.stderr = terminal.Printable(sys.stderr)
+  logging.get_absl_handler().python_handler.stream = sys.stderr
   app.run(wrapped, flags_parser=parse_flags)

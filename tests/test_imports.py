@@ -25,6 +25,11 @@ LAYERS = (
     "atlas_jax.config_checks",
     "atlas_jax.checkpoint",
     "atlas_jax.directory",
+    "atlas_jax.files",
+    "atlas_jax.terminal",
+    "atlas_jax.addresses",
+    "atlas_jax.secret_names",
+    "atlas_jax.scrubbing",
   ),
   (
     "atlas_jax.model",

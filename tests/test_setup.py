@@ -169,3 +169,24 @@ def test_gguf_conversion_refuses_what_it_cannot_do(tmp_path):
   there.touch()
   done = convert(there, tmp_path)
   assert (done.returncode, "exists; remove it" in done.stderr) == (1, True)
+
+
+def test_a_gguf_of_impossible_sizes_is_refused_before_it_is_built(
+  tmp_path, monkeypatch
+):
+  import transformers
+
+  from launchers import convert_gguf
+
+  sizes = {"num_hidden_layers": 10**9}
+  monkeypatch.setattr(
+    transformers.AutoConfig,
+    "from_pretrained",
+    lambda *_, **options: transformers.LlamaConfig(**sizes),
+  )
+  source = tmp_path / "a.gguf"
+  source.touch()
+  with pytest.raises(convert_gguf.ConversionError) as error:
+    convert_gguf.convert(source, tmp_path / "out")
+  text = str(error.value)
+  assert text.startswith(str(source)) and "num_hidden_layers=1000000000" in text

@@ -4,14 +4,40 @@ A prompt is the user's text through the model's own chat template, up to where
 the assistant begins. A response is the tokens after it, up to and including
 the token that ends the turn. Training examples join the two, so that what is
 trained is what will be sampled.
+
+A template is a program and a tokenizer's rules can be one: both may loop for
+ever or make gigabytes of a word. So they run in a process of their own, under
+the kernel's limits of processor time and memory.
 """
 
+import contextlib
 import json
+import multiprocessing
 import pathlib
 import re
+import resource
+import subprocess
+import sys
+import threading
+import time
+import weakref
 from collections.abc import Sequence
+from multiprocessing.connection import Connection
 
 import numpy as np
+
+from atlas_jax import files
+
+_CPU_S = 10  # of processor time for one text
+_START_CPU_S = 60  # to import transformers and read the tokenizer
+_MEMORY_BYTES = 6 << 30
+_LONGEST_PROMPT = 16 << 20  # characters
+_LONGEST_ANSWER = 256 << 20  # bytes
+_PATIENCE_S = 300.0  # of wall time, for a process that does not even compute
+_PROGRAM = (
+  "import json, sys; sys.path[:], *given = json.loads(sys.argv[1]);"
+  " from atlas_jax.data.chat import serve; serve(*given)"
+)
 
 
 class ChatError(ValueError):
@@ -19,7 +45,7 @@ class ChatError(ValueError):
 
 
 class ChatTokenizer:
-  """The tokenizer of one model directory.
+  """The tokenizer of one model directory. Threads may share it.
 
   Attributes:
     stop_ids: tokens that end a turn, those of generation_config.json and the
@@ -29,116 +55,80 @@ class ChatTokenizer:
     vocab_size: ids are below it.
   """
 
-  def __init__(self, tokenizer, *, generation_eos: Sequence[int] = ()):
-    self._tokenizer = tokenizer
-    if tokenizer.chat_template is None:
-      raise ChatError(
-        f"the tokenizer of {tokenizer.name_or_path} has no chat template;"
-        " add chat_template.jinja, or the key chat_template to"
-        " tokenizer_config.json"
+  def __init__(self, path: pathlib.Path):
+    self._path = path
+    self._lock = threading.Lock()
+    self._connection, theirs = multiprocessing.Pipe()
+    with theirs:
+      given = (sys.path, theirs.fileno(), str(path), _CPU_S, _MEMORY_BYTES)
+      process = subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM, json.dumps(given)],
+        pass_fds=[theirs.fileno()],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is for us
       )
-    added = tokenizer.added_tokens_decoder.items()
-    special = {i: token.content for i, token in added if token.special}
-    self._special_ids = frozenset(special)
-    longest_first = sorted(special.values(), key=len, reverse=True)
-    self._spelled_special = re.compile(
-      "|".join(map(re.escape, longest_first)) or "(?!)"
-    )
-    self.vocab_size = len(tokenizer)
-    self.end_id = self._end_of_turn(generation_eos)
-    own = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
-    self.stop_ids = tuple(sorted({self.end_id, *generation_eos, *own}))
-    pad = tokenizer.pad_token_id
-    self.pad_id = self.end_id if pad is None else pad
+    self._end = weakref.finalize(self, _end, process, self._connection)
+    found = self._ask("facts")
+    self.vocab_size, self.end_id, self.pad_id, stop_ids = found
+    self.stop_ids = tuple(stop_ids)
 
   @classmethod
   def from_dir(cls, path: str | pathlib.Path) -> "ChatTokenizer":
     """Reads tokenizer.json, its template, and generation_config.json if any.
 
     Raises:
-      ChatError: a file is missing or broken, there is no chat template, or
-        nothing says which token ends a turn.
+      ChatError: a file is missing or broken, there is no chat template,
+        nothing says which token ends a turn, or it takes too much.
+      FileError: a file of the directory lies outside of it.
     """
-    # The fast tokenizer alone: transformers' AutoTokenizer imports torch.
-    from transformers import PreTrainedTokenizerFast
-
     path = pathlib.Path(path)
+    files.check_directory(path)
     if not (path / "tokenizer.json").is_file():
       raise ChatError(
         f"{path}: no tokenizer.json there; a model directory needs it beside"
         " config.json"
       )
-    try:
-      tokenizer = PreTrainedTokenizerFast.from_pretrained(
-        str(path), local_files_only=True
-      )
-    except Exception as error:
-      raise ChatError(f"{path}: the tokenizer is broken: {error}") from error
-    eos = None
-    config = path / "generation_config.json"
-    if config.is_file():
+    return cls(path)
+
+  def _ask(self, name: str, *arguments):
+    """What the process says; after too much of anything it is no more."""
+    with self._lock:
       try:
-        values = json.loads(config.read_text(encoding="utf-8"))
-      except ValueError as error:
-        raise ChatError(f"{config}: not valid JSON: {error}") from None
-      eos = values.get("eos_token_id")
-    if eos is None:
-      eos = ()
-    return cls(tokenizer, generation_eos=[eos] if isinstance(eos, int) else eos)
-
-  def _end_of_turn(self, generation_eos: Sequence[int]) -> int:
-    """The token that the template writes after an assistant's words."""
-    mark = "endmark"
-    text = self._tokenizer.apply_chat_template(
-      [
-        {"role": "user", "content": "x"},
-        {"role": "assistant", "content": mark},
-      ],
-      tokenize=False,
-    )
-    after = text.rpartition(mark)[2]
-    special = self._special_ids | set(generation_eos)
-    ends = [i for i in self._encode(after) if i in special]
-    if ends:
-      return ends[0]
-    if self._tokenizer.eos_token_id is not None:
-      return self._tokenizer.eos_token_id
-    raise ChatError(
-      f"the tokenizer of {self._tokenizer.name_or_path} has no eos_token and"
-      " its chat template ends no turn: sampling would never stop"
-    )
-
-  def _encode(self, text: str) -> list[int]:
-    return self._tokenizer.encode(text, add_special_tokens=False)
-
-  def _plain(self, text: str) -> str:
-    # Words that spell a control token must not become one.
-    return self._spelled_special.sub(lambda m: f"{m[0][0]} {m[0][1:]}", text)
+        self._connection.send_bytes(json.dumps([name, *arguments]).encode())
+        if not self._connection.poll(_PATIENCE_S):
+          raise TimeoutError
+        done, value = json.loads(self._connection.recv_bytes(_LONGEST_ANSWER))
+      except (EOFError, OSError):
+        status = self._end()
+        raise ChatError(
+          f"{self._path}: its chat template or tokenizer takes more than"
+          f" {_CPU_S} s or {_MEMORY_BYTES >> 30} GiB for one text (the process"
+          f" that runs them ended with {status})"
+        ) from None
+      except BaseException:
+        self._end()  # the next question would get this one's answer
+        raise
+    if not done:
+      raise ChatError(value)
+    return value
 
   def encode(self, text: str) -> list[int]:
     """The tokens of plain text, no template and no control tokens."""
-    return self._encode(self._plain(text))
+    return self._ask("encode", text)
 
   def prompt_ids(self, user_text: str) -> list[int]:
     """The prompt of a one-turn chat, up to where the assistant begins."""
-    text = self._tokenizer.apply_chat_template(
-      [{"role": "user", "content": self._plain(user_text)}],
-      tokenize=False,
-      add_generation_prompt=True,
-    )
-    return self._encode(text)
+    return self._ask("prompt_ids", user_text)
 
   def response_ids(self, text: str) -> list[int]:
     """An assistant's words and the token that ends its turn."""
     return [*self.encode(text), self.end_id]
 
-  def decode(self, ids: Sequence[int]) -> str:
-    """The text of tokens, control tokens left out."""
-    return self._tokenizer.decode(
-      [int(i) for i in ids],
-      skip_special_tokens=True,
-      clean_up_tokenization_spaces=False,
-    )
+  def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
+    """The text of tokens; control tokens are left out unless `special`."""
+    return self._ask("decode", [int(i) for i in ids], special)
 
   def training_example(
     self, user_text: str, response: str
@@ -149,3 +139,139 @@ class ChatTokenizer:
     mask = np.zeros(len(ids), np.float32)
     mask[len(prompt) :] = 1.0
     return ids, mask
+
+
+def _end(process: subprocess.Popen, connection: Connection) -> int:
+  connection.close()
+  process.kill()
+  return process.wait()
+
+
+def serve(file_descriptor: int, path: str, cpu_s: int, memory: int) -> None:
+  """The life of the process: load, and answer until the pipe closes."""
+
+  def limit(kind: int, most: int):
+    _, hard = resource.getrlimit(kind)
+    resource.setrlimit(kind, (most if hard < 0 else min(most, hard), hard))
+
+  def allow(seconds: int):
+    limit(resource.RLIMIT_CPU, int(time.process_time()) + 1 + seconds)
+
+  limit(resource.RLIMIT_AS, memory)
+  limit(resource.RLIMIT_CORE, 0)
+  tokenizer = None
+  with Connection(file_descriptor) as connection, contextlib.suppress(EOFError):
+    while True:
+      name, *arguments = json.loads(connection.recv_bytes())
+      try:
+        if tokenizer is None:
+          allow(_START_CPU_S)
+          tokenizer = _Tokenizer(pathlib.Path(path))
+        allow(cpu_s)
+        answer = (True, getattr(tokenizer, name)(*arguments))
+      except Exception as error:
+        known = isinstance(error, ChatError)
+        what = "" if known else f"the tokenizer raised {type(error).__name__}: "
+        one_line = " ".join(str(error).split())[:500]
+        answer = (False, f"{path}: {what}{one_line}")
+      connection.send_bytes(json.dumps(answer).encode())
+
+
+class _Tokenizer:
+  """What ChatTokenizer asks, in the process."""
+
+  def __init__(self, path: pathlib.Path):
+    # The fast tokenizer alone: transformers' AutoTokenizer imports torch.
+    from transformers import PreTrainedTokenizerFast
+
+    try:
+      self._tokenizer = tokenizer = PreTrainedTokenizerFast.from_pretrained(
+        str(path), local_files_only=True
+      )
+    except Exception as error:
+      raise ChatError(f"the tokenizer is broken: {error}") from error
+    if tokenizer.chat_template is None:
+      raise ChatError(
+        "no chat template; add chat_template.jinja, or the key chat_template"
+        " to tokenizer_config.json"
+      )
+    added = tokenizer.added_tokens_decoder.items()
+    special = {i: token.content for i, token in added if token.special}
+    self._special_ids = frozenset(special)
+    longest_first = sorted(special.values(), key=len, reverse=True)
+    self._spelled_special = re.compile(
+      "|".join(map(re.escape, longest_first)) or "(?!)"
+    )
+    self._generation_eos = _generation_eos(path / "generation_config.json")
+
+  def facts(self) -> tuple[int, int, int, list[int]]:
+    """(vocab_size, end_id, pad_id, stop_ids)."""
+    end_id, pad = self._end_of_turn(), self._tokenizer.pad_token_id
+    stop_ids = {end_id, *self._generation_eos}
+    if self._tokenizer.eos_token_id is not None:
+      stop_ids.add(self._tokenizer.eos_token_id)
+    size = len(self._tokenizer)
+    return size, end_id, end_id if pad is None else pad, sorted(stop_ids)
+
+  def _end_of_turn(self) -> int:
+    """The token that the template writes after an assistant's words."""
+    mark = "endmark"
+    text = self._render(
+      [
+        {"role": "user", "content": "x"},
+        {"role": "assistant", "content": mark},
+      ]
+    )
+    after = text.rpartition(mark)[2]
+    special = self._special_ids | set(self._generation_eos)
+    ends = [i for i in self._encode(after) if i in special]
+    if ends:
+      return ends[0]
+    if self._tokenizer.eos_token_id is not None:
+      return self._tokenizer.eos_token_id
+    raise ChatError(
+      "the tokenizer has no eos_token and its chat template ends no turn:"
+      " sampling would never stop"
+    )
+
+  def _render(self, messages: list[dict], **options) -> str:
+    text = self._tokenizer.apply_chat_template(
+      messages, tokenize=False, **options
+    )
+    if len(text) > _LONGEST_PROMPT:
+      raise ChatError(
+        f"the chat template makes {len(text)} characters of one message;"
+        f" valid: at most {_LONGEST_PROMPT}"
+      )
+    return text
+
+  def _encode(self, text: str) -> list[int]:
+    return self._tokenizer.encode(text, add_special_tokens=False)
+
+  def _plain(self, text: str) -> str:
+    # Words that spell a control token must not become one.
+    return self._spelled_special.sub(lambda m: f"{m[0][0]} {m[0][1:]}", text)
+
+  def encode(self, text: str) -> list[int]:
+    return self._encode(self._plain(text))
+
+  def prompt_ids(self, user_text: str) -> list[int]:
+    message = {"role": "user", "content": self._plain(user_text)}
+    return self._encode(self._render([message], add_generation_prompt=True))
+
+  def decode(self, ids: list[int], special: bool) -> str:
+    return self._tokenizer.decode(
+      ids,
+      skip_special_tokens=not special,
+      clean_up_tokenization_spaces=False,
+    )
+
+
+def _generation_eos(path: pathlib.Path) -> list[int]:
+  eos = None
+  if path.exists():
+    eos = files.read_json(path, ChatError).get("eos_token_id")
+  eos = [] if eos is None else eos if isinstance(eos, list) else [eos]
+  if not all(type(i) is int and 0 <= i < 1 << 31 for i in eos):
+    raise ChatError("generation_config.json: eos_token_id must be token ids")
+  return eos

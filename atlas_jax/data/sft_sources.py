@@ -10,9 +10,9 @@ episodes           sft_path: an episodes file of a run, or a directory of
                    kept, and none of its test split
 """
 
-import json
 import pathlib
 
+from atlas_jax import files
 from atlas_jax.config import DataConfig, PromptsConfig
 from atlas_jax.data.problems import DataError, SftExample
 from atlas_jax.data.sources import (
@@ -89,10 +89,10 @@ def _kept_prompts(path: pathlib.Path) -> str | None:
   """The fingerprint of what an optimisation kept; None: it is another run."""
   if not path.exists():
     return None
+  content = files.read_json(path, DataError)
   try:
-    content = json.loads(path.read_text(encoding="utf-8"))
     stage, prompts = content["stage"], PromptsConfig(**content["prompts"])
-  except (OSError, ValueError, KeyError, TypeError) as error:
+  except (KeyError, TypeError) as error:
     raise DataError(f"{path} cannot be read: {error!r}") from None
   if stage != "chosen":
     raise DataError(

@@ -11,21 +11,20 @@ Problems (`config.data.source`):
   reasoning_gym  params: task, size, and as wanted params (the task's own)
 """
 
-import json
 import pathlib
 from collections.abc import Iterator, Mapping
 
+from atlas_jax import files
 from atlas_jax.config import DataConfig
 from atlas_jax.data.problems import (
   DataError,
   Problem,
   make_problem,
 )
+from atlas_jax.teaching import families
 
 QUESTION_KEYS = ("prompt", "problem_text", "question", "input")
 ANSWER_KEYS = ("ground_truth", "answer", "solution")
-# Their scorers hang or accept wrong answers.
-_UNSOUND_TASKS = ("propositional_logic", "prime_factorization")
 
 
 def read(config: DataConfig) -> list[Problem]:
@@ -85,23 +84,11 @@ def json_lines(path: str | pathlib.Path) -> Iterator[tuple[str, dict]]:
   def refuse(constant):
     raise ValueError(f"{constant} is not a JSON value")
 
-  try:
-    text = pathlib.Path(path).read_bytes().decode("utf-8")
-  except OSError as error:
-    raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-  except UnicodeDecodeError as error:
-    raise DataError(f"{path}: not UTF-8: {error}") from None
-  # Not splitlines: it also cuts at signs that may stand inside a string.
-  for number, line in enumerate(text.split("\n"), 1):
+  numbers = {"parse_float": str, "parse_int": str, "parse_constant": refuse}
+  for where, line in files.lines(path, DataError):
     if not line.strip():
       continue
-    where = f"{path}:{number}"
-    try:
-      row = json.loads(
-        line, parse_float=str, parse_int=str, parse_constant=refuse
-      )
-    except ValueError as error:
-      raise DataError(f"{where}: not valid JSON: {error}") from None
+    row = files.parse(line, where, DataError, **numbers)
     if not isinstance(row, dict):
       raise DataError(
         f"{where}: expected an object such as"
@@ -249,11 +236,8 @@ def _reasoning_gym(config: DataConfig) -> list[Problem]:
     config.params, "params", ("task", "size"), ("params",)
   )
   task = params["task"]
-  if task in _UNSOUND_TASKS:
-    raise DataError(
-      f"config.data.params.task={task}: its scorer cannot be relied on;"
-      " choose another task of reasoning_gym"
-    )
+  if why := families.refusal(task):
+    raise DataError(f"config.data.params.task={task}: {why}")
   import reasoning_gym
 
   own = params.get("params") or {}

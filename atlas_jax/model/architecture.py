@@ -7,9 +7,10 @@ configuration_*.py), for keys that old files leave out.
 """
 
 import dataclasses
-import json
 import os
 from typing import Any
+
+from atlas_jax import files
 
 _SHARED = {
   "num_key_value_heads": None,
@@ -41,16 +42,25 @@ ARCHITECTURES = {
   "qwen2": "Qwen2ForCausalLM",
   "qwen3": "Qwen3ForCausalLM",
 }
-_REQUIRED = (
-  "vocab_size",
-  "hidden_size",
-  "intermediate_size",
-  "num_hidden_layers",
-  "num_attention_heads",
-  "rms_norm_eps",
-  "max_position_embeddings",
-  "hidden_act",
+# The largest value of each size; no model comes near. What is built from a
+# config grows with them before the weights could contradict it.
+_MOST = {
+  "vocab_size": 1 << 22,
+  "hidden_size": 1 << 16,
+  "intermediate_size": 1 << 20,
+  "num_hidden_layers": 1 << 10,
+  "num_attention_heads": 1 << 10,
+  "max_position_embeddings": 1 << 30,
+  "num_key_value_heads": 1 << 10,
+  "head_dim": 1 << 13,
+}
+_SWITCHES = (
+  "tie_word_embeddings",
+  "attention_bias",
+  "mlp_bias",
+  "use_sliding_window",
 )
+_REQUIRED = (*list(_MOST)[:6], "rms_norm_eps", "hidden_act")
 
 
 class ArchitectureError(ValueError):
@@ -100,7 +110,7 @@ class DecoderConfig:
       ArchitectureError: a missing key, or a value that is not supported; the
         message names the key, its value, and what is valid.
     """
-    if "model_type" not in hf or hf["model_type"] not in FAMILIES:
+    if hf.get("model_type") not in list(FAMILIES):
       value = repr(hf["model_type"]) if "model_type" in hf else "(missing)"
       raise _unsupported("model_type", value, ", ".join(FAMILIES))
     family = hf["model_type"]
@@ -108,6 +118,7 @@ class DecoderConfig:
       if key not in hf:
         raise ArchitectureError(f"config.json: the key {key!r} is missing")
     hf = {**FAMILIES[family], **hf}
+    _check_kinds(hf)
     _check_supported(hf)
 
     n_heads = hf["num_attention_heads"]
@@ -122,8 +133,8 @@ class DecoderConfig:
     head_dim = hf["head_dim"]
     if head_dim is None:
       head_dim = hf["hidden_size"] // n_heads
-    if head_dim % 2:
-      raise _unsupported("head_dim", head_dim, "an even number")
+    if head_dim % 2 or not head_dim:
+      raise _unsupported("head_dim", head_dim, "an even number above 0")
     theta, scaling = _rope(hf)
     bias = family == "qwen2" or hf["attention_bias"]
     return cls(
@@ -151,25 +162,45 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
   """config.json of a model directory, as it is written.
 
   Raises:
-    ArchitectureError: no such file, or not a JSON object.
+    ArchitectureError: no such file, not a JSON object, or no decoder of ours.
+    FileError: a file of the directory lies outside of it.
   """
   file = os.path.join(path, "config.json")
+  if not os.path.lexists(file):
+    raise ArchitectureError(f"no config.json in {path}")
+  files.check_directory(path)
+  config = files.read_json(file, ArchitectureError)
   try:
-    with open(file, encoding="utf-8") as f:
-      config = json.load(f)
-  except FileNotFoundError:
-    raise ArchitectureError(f"no config.json in {path}") from None
-  except json.JSONDecodeError as e:
-    raise ArchitectureError(f"{file}:{e.lineno}: not JSON: {e.msg}") from None
-  if not isinstance(config, dict):
-    raise ArchitectureError(f"{file}: not a JSON object")
+    DecoderConfig.from_hf(config)
+  except ArchitectureError as error:
+    raise ArchitectureError(f"{path}: {error}") from None
   return config
 
 
 def _unsupported(key: str, value: Any, valid: str) -> ArchitectureError:
   return ArchitectureError(
-    f"config.json: {key}={value} is not supported; valid: {valid}"
+    f"config.json: {key}={str(value)[:200]} is not supported; valid: {valid}"
   )
+
+
+def _check_kinds(hf: dict[str, Any]) -> None:
+  """Refuses what is no size, number or switch of a model."""
+  for key, most in _MOST.items():
+    if hf[key] is None and key not in _REQUIRED:
+      continue
+    if type(hf[key]) is not int or not 0 < hf[key] <= most:
+      raise _unsupported(key, repr(hf[key]), f"an integer from 1 to {most}")
+  for key in ("rms_norm_eps", "initializer_range"):
+    _positive(key, hf[key])
+  for key in _SWITCHES:
+    if key in hf and type(hf[key]) is not bool:
+      raise _unsupported(key, repr(hf[key]), "true, false")
+
+
+def _positive(key: str, value: Any) -> float:
+  if type(value) not in (int, float) or not 0 < value < 1e12:
+    raise _unsupported(key, repr(value), "a number above 0")
+  return float(value)
 
 
 def _check_supported(hf: dict[str, Any]) -> None:
@@ -186,16 +217,14 @@ def _check_supported(hf: dict[str, Any]) -> None:
     raise _unsupported("quantization_config", "(set)", "unquantized weights")
   if family == "llama":
     return
-  if hf["layer_types"] is not None:
-    for kind in hf["layer_types"]:
-      if kind != "full_attention":
-        raise _unsupported(
-          "layer_types", f"[.. {kind!r} ..]", "'full_attention' alone"
-        )
+  kinds = hf["layer_types"]
+  if kinds is not None:
+    if not isinstance(kinds, list) or set(map(str, kinds)) - {"full_attention"}:
+      raise _unsupported("layer_types", kinds, "'full_attention' alone")
   elif (
     hf["use_sliding_window"]
     and hf["sliding_window"] is not None
-    and hf["max_window_layers"] < hf["num_hidden_layers"]
+    and hf["max_window_layers"] not in range(hf["num_hidden_layers"], 1 << 30)
   ):
     raise _unsupported("use_sliding_window", True, "false")
 
@@ -208,10 +237,12 @@ def _rope(hf: dict[str, Any]) -> tuple[float, RopeScaling | None]:
       "config.json: rope_parameters and rope_scaling are both set; keep one"
     )
   where = "rope_parameters" if new is not None else "rope_scaling"
+  if not isinstance(new or old or {}, dict):
+    raise _unsupported(where, new or old, "an object")
   given = {**(new or old or {})}
   theta = given.pop("rope_theta", hf["rope_theta"])
-  theta = 10000.0 if theta is None else float(theta)
-  kinds = {given.pop(k) for k in ("rope_type", "type") if k in given}
+  theta = 10000.0 if theta is None else _positive("rope_theta", theta)
+  kinds = {str(given.pop(k)) for k in ("rope_type", "type") if k in given}
   if len(kinds) > 1:
     raise _unsupported(f"{where}.rope_type", sorted(kinds), "one type")
   kind = kinds.pop() if kinds else "default"
@@ -233,6 +264,6 @@ def _rope(hf: dict[str, Any]) -> tuple[float, RopeScaling | None]:
         f"config.json: {where} of type llama3 lacks the key {key!r}"
       )
   return theta, RopeScaling(
-    *(float(given[key]) for key in fields),
-    original_max_positions=given[original],
+    *(_positive(f"{where}.{key}", given[key]) for key in fields),
+    original_max_positions=int(_positive(original, given[original])),
   )

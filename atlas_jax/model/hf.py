@@ -7,9 +7,9 @@ is unknown, missing, stored twice, or of another shape or kind stops the run.
 
 import contextlib
 import functools
-import json
 import math
 import os
+import re
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ from flax import nnx
 from jax.sharding import NamedSharding
 from jaxtyping import DTypeLike
 
+from atlas_jax import files
 from atlas_jax.model.architecture import DecoderConfig, read_config
 from atlas_jax.model.decoder import Decoder
 from atlas_jax.model.hf_save import export_tensors, iter_tensors, save
@@ -46,6 +47,7 @@ __all__ = [
 
 # Computed from the config; Llama files of old hold it as a tensor.
 _DERIVED = "rotary_emb.inv_freq"
+_SHARD = re.compile(r"[^/\0]+\.safetensors")
 _DTYPES = {"F32": np.float32, "BF16": ml_dtypes.bfloat16, "F16": np.float16}
 
 
@@ -104,24 +106,22 @@ def _open(path, stack: contextlib.ExitStack) -> dict[str, Any]:
   index = os.path.join(path, INDEX)
   listed = None
   if os.path.exists(index):
-    with open(index, encoding="utf-8") as f:
-      listed = json.load(f)["weight_map"]
-    files = sorted(set(listed.values()))
+    listed = _listed(index)
+    names = sorted(set(listed.values()))
   else:
-    files = sorted(f for f in os.listdir(path) if f.endswith(".safetensors"))
-  if not files:
+    names = sorted(f for f in os.listdir(path) if f.endswith(".safetensors"))
+  if not names:
     raise WeightsError(f"no {WEIGHTS} and no {INDEX} in {path}")
   stored: dict[str, Any] = {}
   home: dict[str, str] = {}
-  for file in files:
+  for file in names:
+    where = os.path.join(path, file)
+    if not os.path.exists(where):
+      raise WeightsError(f"{index} names {file}, which is missing")
     try:
-      reader = stack.enter_context(
-        safetensors.safe_open(os.path.join(path, file), framework="np")
-      )
-    except FileNotFoundError:
-      raise WeightsError(f"{index} names {file}, which is missing") from None
+      reader = stack.enter_context(safetensors.safe_open(where, framework="np"))
     except safetensors.SafetensorError as e:
-      raise WeightsError(f"{os.path.join(path, file)}: {e}") from None
+      raise WeightsError(f"{where}: {e}") from None
     for name in reader.keys():  # noqa: SIM118 (not a dict)
       if name in home:
         raise WeightsError(
@@ -137,6 +137,20 @@ def _open(path, stack: contextlib.ExitStack) -> dict[str, Any]:
     if name not in home:
       raise WeightsError(f"{path}: tensor {name} is missing from {file}")
   return stored
+
+
+def _listed(index: str) -> dict[str, str]:
+  """Tensor -> file of an index; each file stands beside the index."""
+  listed = files.read_json(index, WeightsError).get("weight_map")
+  if not isinstance(listed, dict):
+    raise WeightsError(f"{index}: the key 'weight_map' must be an object")
+  for name, file in listed.items():
+    if not isinstance(file, str) or not _SHARD.fullmatch(file):
+      raise WeightsError(
+        f"{index}: {name} is in {str(file)[:200]!r}; valid: the name of a"
+        " .safetensors file in the same directory"
+      )
+  return listed
 
 
 def _check(stored, table: list[Tensor], config: DecoderConfig, path) -> None:

@@ -5,8 +5,8 @@ import json
 import logging
 import math
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +17,7 @@ import safetensors.numpy
 from jax.sharding import PartitionSpec as P
 from jaxtyping import DTypeLike
 
+from atlas_jax import files
 from atlas_jax.model.architecture import DecoderConfig
 from atlas_jax.model.decoder import Decoder
 from atlas_jax.model.names import INDEX, WEIGHTS, Tensor, WeightsError, tensors
@@ -123,15 +124,15 @@ def save(
     max_shard_bytes: a file holds at most this much, or one tensor.
 
   Raises:
+    FileError: something in source_dir lies outside of it.
     WeightsError: `hf_config` describes another model, or `path` is source_dir
       or a directory that is not a model.
   """
   if DecoderConfig.from_hf(hf_config) != config:
     raise WeightsError("hf_config describes another model than `config`")
-  path = os.path.abspath(path)
+  path = os.path.realpath(path)
   lead = jax.process_index() == 0
-  real = os.path.realpath
-  if source_dir is not None and real(source_dir) == real(path):
+  if source_dir is not None and os.path.realpath(source_dir) == path:
     raise WeightsError(f"{path} is the model's own source directory")
   is_model = os.path.exists(os.path.join(path, "config.json"))
   if os.path.isdir(path) and os.listdir(path) and not is_model:
@@ -141,8 +142,11 @@ def save(
     for _ in iter_tensors(model, config, dtype):
       pass
     return
-  os.makedirs(os.path.dirname(path), exist_ok=True)
-  temp = tempfile.mkdtemp(prefix=".saving-", dir=os.path.dirname(path))
+  if source_dir is not None:
+    files.check_directory(source_dir)
+  # Not mkdtemp: who may read the model is for the umask to say.
+  temp = f"{os.path.dirname(path)}/.saving-{secrets.token_hex(4)}"
+  os.makedirs(temp)
   try:
     _write_weights(temp, model, config, dtype, max_shard_bytes)
     key = "torch_dtype" if "torch_dtype" in hf_config else "dtype"
@@ -152,8 +156,8 @@ def save(
     for name in _COMPANIONS if source_dir is not None else ():
       source = os.path.join(source_dir, name)
       if os.path.exists(source):
-        shutil.copyfile(source, os.path.join(temp, name))
-    os.chmod(temp, 0o755)
+        with open(os.path.join(temp, name), "xb") as f:
+          f.write(files.read(source))
     _replace_directory(temp, path)
   except BaseException:
     shutil.rmtree(temp, ignore_errors=True)
@@ -181,9 +185,10 @@ def _write_weights(directory, model, config, dtype, max_shard_bytes) -> None:
     weight_map |= dict.fromkeys(held, file)
     total += sum(x.nbytes for x in held.values())
     # transformers reads a file only if it says which framework wrote it.
-    safetensors.numpy.save_file(
-      held, os.path.join(directory, file), metadata={"format": "pt"}
-    )
+    path = os.path.join(directory, file)
+    safetensors.numpy.save_file(held, path, metadata={"format": "pt"})
+    # safetensors hides what it writes; by the umask, as the directory was made.
+    os.chmod(path, os.stat(directory).st_mode & 0o666)
   if len(shards) > 1:
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     _write_json(os.path.join(directory, INDEX), index)

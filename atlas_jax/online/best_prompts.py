@@ -6,10 +6,10 @@ student_with_teaching), all of them and nothing else; other keys (its
 candidate, score and spend) are information for a person.
 """
 
-import json
 import pathlib
 from collections.abc import Mapping
 
+from atlas_jax import files
 from atlas_jax.config import PromptsConfig
 from atlas_jax.teaching.prompts import FIELDS, PromptError, Prompts
 
@@ -51,13 +51,8 @@ def load_prompts(path: str | pathlib.Path) -> PromptsConfig:
   Raises:
     PromptError: no such file, not of the format; the text names file and key.
   """
-  try:
-    content = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-  except (OSError, ValueError) as error:
-    raise PromptError(f"{path} cannot be read: {error}") from None
-  if not isinstance(content, dict) or not isinstance(
-    content.get("prompts"), dict
-  ):
+  content = files.read_json(path, PromptError)
+  if not isinstance(content.get("prompts"), dict):
     raise PromptError(
       f"{path}: the key 'prompts' must hold the templates {', '.join(FIELDS)}"
     )

@@ -20,8 +20,7 @@ from atlas_jax.online.record import Attempt, reply_of
 from atlas_jax.online.replies import BudgetSpent, ChatRequest, Reply
 from atlas_jax.online.retrying import CallFailed, ModelRefused, pause_s
 from atlas_jax.online.spend import Amount
-
-_LONGEST_ERROR = 600  # characters
+from atlas_jax.scrubbing import told
 
 
 class Chat:
@@ -232,6 +231,4 @@ class Chat:
     raise ModelRefused(self._hopeless)
 
   def _told(self, failed: CallFailed) -> str:
-    # Masked before it is cut: half a key is a secret too.
-    text = self._scrub(str(failed)).encode(errors="backslashreplace").decode()
-    return " ".join(text.split())[:_LONGEST_ERROR]
+    return told(self._scrub, str(failed))

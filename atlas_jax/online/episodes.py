@@ -12,7 +12,7 @@ kept, without the test split.
 import json
 import pathlib
 
-from atlas_jax import metrics
+from atlas_jax import directory, metrics
 from atlas_jax.online.rollouts import Rollout
 from atlas_jax.teaching import transcripts
 from atlas_jax.teaching.prompts import fingerprint
@@ -29,10 +29,9 @@ class Episodes:
     if split not in self._written:
       path = self._folder / f"{split}.jsonl"
       lines = metrics.read_jsonl(path)
-      if path.exists() and not path.read_bytes().endswith(b"\n"):
-        # A kill cut the last line.
+      if path.exists():  # a kill may have cut the last line
         text = "".join(json.dumps(x) + "\n" for x in lines)
-        path.write_text(text, encoding="utf-8")
+        directory.write_whole(path, text)
       self._written[split] = {
         (x["prompts"], x["id"], x["replicate"]) for x in lines
       }

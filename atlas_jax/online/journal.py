@@ -6,12 +6,11 @@ best_prompts.json  the one with the best validation score so far, or, in the
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from atlas_jax import directory
+from atlas_jax import directory, files
 from atlas_jax.config import PromptsConfig
 
 
@@ -46,7 +45,8 @@ class Journal:
     # Of an earlier process, which a resumed run finds one after the other.
     self._held = 0
     if self._path.exists():
-      self._held = len(json.loads(self._path.read_text(encoding="utf-8")))
+      held = files.parse(files.read(self._path), self._path)
+      self._held = len(held)
 
   def best(self, n: int) -> list[Candidate]:
     """The n best on validation; of equals the earlier."""

@@ -3,23 +3,27 @@
 LiteLLM is imported at the first use: it takes seconds. It reads two of its
 settings from the environment while it is imported, so they are set here:
 prices come from the package and not from the network, and a .env file that
-happens to lie in the working directory is left alone.
+happens to lie in the working directory is left alone. Its HTTP clients, made
+in four places, are bound to our policy there.
 """
 
 import datetime
+import functools
 import math
 import os
 
 from atlas_jax.config import ConfigError
+from atlas_jax.online import httpx_policy
 from atlas_jax.online.chat_json import answer_of
 from atlas_jax.online.replies import ChatRequest
-from atlas_jax.online.retrying import Answer, CallFailed, refused
+from atlas_jax.online.retrying import Answer, CallFailed, refused, untaken
 
 # The other tariffs that a table may hold; asked for by extra.service_tier.
 _TIERS = ("batches", "flex", "priority")
 _CHEAPER = ("cache_read",)
 
 
+@functools.cache
 def _library():
   for key, value in {
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
@@ -27,8 +31,19 @@ def _library():
   }.items():
     os.environ.setdefault(key, value)
   import litellm
+  from litellm.llms.custom_httpx import http_handler
+  from litellm.llms.openai.common_utils import BaseOpenAILLM
 
   litellm.suppress_debug_info = True
+  for owner, name in (
+    (http_handler.AsyncHTTPHandler, "create_client"),
+    (http_handler.HTTPHandler, "create_client"),
+    (BaseOpenAILLM, "_get_async_http_client"),
+    (BaseOpenAILLM, "_get_sync_http_client"),
+  ):
+    bound = httpx_policy.bound(getattr(owner, name))
+    static = isinstance(vars(owner)[name], staticmethod)
+    setattr(owner, name, staticmethod(bound) if static else bound)
   return litellm
 
 
@@ -41,10 +56,12 @@ class LiteLlmCalls:
     key: api_key; None: LiteLLM reads the variable of the provider.
     extra: sampling parameters (and mock_response) for every call.
     timeout_s: of one attempt.
+    most_bytes: of one answer.
     where: the config key, for errors.
 
   Raises:
-    ConfigError: LiteLLM is not installed, or knows no provider for the name.
+    ConfigError: LiteLLM is not installed, or knows no provider for the name
+      that keeps to our policy.
   """
 
   def __init__(
@@ -55,6 +72,7 @@ class LiteLlmCalls:
     key: str | None,
     extra: dict,
     timeout_s: float,
+    most_bytes: int,
     where: str,
   ):
     try:
@@ -65,15 +83,21 @@ class LiteLlmCalls:
         f" (pip install -e '.[online]'): {error}"
       ) from None
     try:
-      self._litellm.get_llm_provider(model=model, api_base=url)
+      _, provider, *_ = self._litellm.get_llm_provider(model, api_base=url)
     except self._litellm.BadRequestError:
       raise ConfigError(
         f"{where}.model: LiteLLM knows no provider for {model!r}; write"
         " PROVIDER/NAME, such as openai/gpt-5-mini or hosted_vllm/NAME"
       ) from None
+    if provider == "aiohttp_openai":
+      raise ConfigError(
+        f"{where}.model: {provider} follows redirects with the key; write"
+        " openai/NAME"
+      )
     self._model = model
     self._fixed = extra | {"api_base": url, "api_key": key}
     self._timeout_s = timeout_s
+    self._most_bytes = most_bytes
     self.prices = self._table(extra)
 
   def _table(self, extra: dict) -> tuple[float, float] | None:
@@ -115,6 +139,7 @@ class LiteLlmCalls:
     Raises:
       CallFailed: it brought no answer.
     """
+    taking = httpx_policy.Taking(self._most_bytes)
     seed = {} if request.seed is None else {"seed": request.seed}
     try:
       response = await self._litellm.acompletion(
@@ -131,6 +156,9 @@ class LiteLlmCalls:
         **self._fixed,
       )
     except Exception as error:
+      # LiteLLM guesses what an error is by numbers that stand in its text.
+      if taking.refused is not None:
+        raise untaken(taking.refused) from None
       raise _failed(error) from None
     answer = answer_of(response.model_dump())
     cost = response._hidden_params.get("response_cost")

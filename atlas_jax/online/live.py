@@ -49,7 +49,7 @@ def shown(text: Callable[[], str], stream: IO[str]):
 
     with Live(
       get_renderable=lambda: Text(text()),
-      console=Console(file=stream),
+      console=Console(file=getattr(stream, "terminal", stream)),
       refresh_per_second=2,
       transient=True,
       redirect_stdout=False,

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from atlas_jax.online import addresses, secret_names
+from atlas_jax import addresses, secret_names
+from atlas_jax.serving.http import MOST_BYTES
 
 KINDS = ("litellm", "url", "callable")
 # Said by the request, by other keys of the config, or by the run.
@@ -44,6 +45,8 @@ class ChatModelConfig:
   # unpriced, which a cap on dollars refuses.
   price_in: float | None = None
   price_out: float | None = None
+  # Of one answer; more is an error, and is not read. callable: no bound.
+  max_response_bytes: int = MOST_BYTES
   extra: dict = field(default_factory=dict)  # sampling parameters: top_p, ...
 
 
@@ -65,10 +68,15 @@ def problems(config: ChatModelConfig, where: str) -> Iterator[str]:
     problem = addresses.problem(config.url)
     if problem is not None:
       yield f"{where}.url {problem}; a key goes by {where}.api_key_env"
+  if not secret_names.may_name(config.api_key_env or "NONE"):
+    yield f"{where}.api_key_env {secret_names.NO_NAME}"
   for key, least in (("concurrency", 1), ("retries", 0)):
     if getattr(config, key) < least:
       yield f"{where}.{key} must be at least {least}"
-  for key in ("timeout_s", "requests_per_minute", "tokens_per_minute"):
+  for key in (
+    *("timeout_s", "requests_per_minute", "tokens_per_minute"),
+    "max_response_bytes",
+  ):
     value = getattr(config, key)
     if value is not None and not value > 0:
       yield f"{where}.{key} must be above 0, got {value:g}"

@@ -10,7 +10,7 @@ from atlas_jax.online.model_config import ChatModelConfig
 from atlas_jax.online.pricing import Price, extra_bound
 from atlas_jax.online.record import Record
 from atlas_jax.online.replies import ChatModel
-from atlas_jax.online.scrubbing import answer_scrubber, scrubber
+from atlas_jax.scrubbing import answer_scrubber, scrubber
 
 
 def open_model(
@@ -86,12 +86,19 @@ def _calls(config: ChatModelConfig, where: str, key: str | None):
       key=key,
       extra=config.extra,
       timeout_s=config.timeout_s,
+      most_bytes=config.max_response_bytes,
       where=where,
     )
   if config.kind == "url":
     from atlas_jax.online.url_calls import UrlCalls
 
-    return UrlCalls(config.url, model=config.model, key=key, extra=config.extra)
+    return UrlCalls(
+      config.url,
+      model=config.model,
+      key=key,
+      extra=config.extra,
+      most_bytes=config.max_response_bytes,
+    )
   from atlas_jax.online.callable_calls import CallableCalls, load
 
   function = load(config.model, f"{where}.model")

@@ -20,7 +20,7 @@ import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 
-from atlas_jax import directory
+from atlas_jax import directory, files
 from atlas_jax.config import to_dict
 from atlas_jax.data.problems import Problem
 from atlas_jax.online import choosing, live, local_servers, report
@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 _PATIENCE = (
   *("concurrency", "timeout_s", "retries", "requests_per_minute"),
+  "max_response_bytes",
   *("tokens_per_minute", "api_key_env"),
 )
 # What may change between two starts of a run: none of it changes an answer.
@@ -50,6 +51,7 @@ OPERATIONAL = (
   *(f"caps.{cap}" for cap in ("calls", "tokens", "dollars", "minutes")),
   *(f"{role}.{key}" for role in local_servers.ROLES for key in _PATIENCE),
   *(f"agent.{key}" for key in ("concurrency", "timeout_s", "retries")),
+  "agent.max_response_bytes",
   "servers.start_timeout_s",
   *(
     f"servers.{role}.{key}"
@@ -87,7 +89,7 @@ def optimize(
     finished = workdir / "report" / "optimize.json"
     if finished.exists():
       log.info("this run is finished; another one needs another --workdir")
-      _show(json.loads(finished.read_text(encoding="utf-8")), workdir)
+      _show(files.read_json(finished), workdir)
       return
     record = stack.enter_context(Record(workdir / "record.sqlite"))
     _same_problems(sets, record, workdir)
@@ -102,7 +104,7 @@ def optimize(
     _check_budget(run)
     with live.shown(run.line, sys.stderr), _forgetting(record):
       _work(run)
-  _show(json.loads(finished.read_text(encoding="utf-8")), workdir)
+  _show(files.read_json(finished), workdir)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@
    is a limit of the server and counts as truncated.
 4. A refused key, a spent account or an unknown model fails every call: it is
    told once and nothing more is sent.
-5. Any other 4xx is an error at once.
+5. Any other 4xx, a redirect and an answer that is too large are errors at once.
 """
 
 import datetime
@@ -17,6 +17,8 @@ import email.utils
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from atlas_jax.serving import http
 
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 30.0
@@ -108,6 +110,12 @@ def refused(
     billed=False,
     retry_after=None if said is None else retry_after(said, now),
   )
+
+
+def untaken(error: http.Untaken) -> CallFailed:
+  """The failure that an answer means which the client does not take."""
+  billed = not isinstance(error, http.Redirected)
+  return CallFailed(str(error), again=False, billed=billed)
 
 
 def retry_after(said: str, now: datetime.datetime) -> float | None:

@@ -8,7 +8,8 @@ import aiohttp
 
 from atlas_jax.online.chat_json import answer_of, is_unicode, parsed
 from atlas_jax.online.replies import ChatRequest
-from atlas_jax.online.retrying import Answer, CallFailed, refused
+from atlas_jax.online.retrying import Answer, CallFailed, refused, untaken
+from atlas_jax.serving import http
 
 _NAME_TIMEOUT_S = 30.0
 
@@ -27,16 +28,24 @@ class UrlCalls:
     model: None: the only one that the server tells of.
     key: a bearer token or None.
     extra: sampling parameters that go with every call.
+    most_bytes: of one answer.
   """
 
   prices = None
 
   def __init__(
-    self, url: str, *, model: str | None, key: str | None, extra: dict
+    self,
+    url: str,
+    *,
+    model: str | None,
+    key: str | None,
+    extra: dict,
+    most_bytes: int,
   ):
     self._base = base_of(url)
     self._model = model
     self._extra = extra
+    self._most_bytes = most_bytes
     self._headers = {"Authorization": f"Bearer {key}"} if key else {}
     self._session: aiohttp.ClientSession | None = None
     self._naming = asyncio.Lock()
@@ -97,22 +106,16 @@ class UrlCalls:
 
   async def _json(self, method: str, path: str, body):
     if self._session is None:
-      self._session = aiohttp.ClientSession(
-        headers=self._headers,
-        # One call is to know nothing of another.
-        cookie_jar=aiohttp.DummyCookieJar(),
-        # The limits say how many requests are under way.
-        # vLLM closes a connection that was idle for 5 s; a request that meets
-        # it closing is lost.
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=2.0),
-        timeout=aiohttp.ClientTimeout(total=None),
-      )
+      # The limits say how many requests are under way.
+      self._session = http.open_session(headers=self._headers)
     try:
-      async with self._session.request(
-        method, self._base + path, json=body, allow_redirects=False
+      async with http.request(
+        self._session, method, self._base + path, json=body
       ) as response:
-        content = await response.read()
+        content = await http.read(response, self._most_bytes)
         code, headers = response.status, response.headers
+    except http.Untaken as error:
+      raise untaken(error) from None
     except aiohttp.ClientConnectorError as error:
       raise CallFailed(f"no connection: {error}", billed=False) from None
     except (aiohttp.ClientError, OSError) as error:

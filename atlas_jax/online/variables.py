@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from atlas_jax import secret_names
 from atlas_jax.config import ConfigError
 
 
@@ -14,8 +15,11 @@ def read(environ: Mapping[str, str], name: str, where: str) -> str:
     where: the config key that names it, for errors.
 
   Raises:
-    ConfigError: it is not set, empty, or has a control character.
+    ConfigError: it is not set, empty, or has a control character; or the
+      name is none, and so may be the key itself.
   """
+  if not secret_names.may_name(name):
+    raise ConfigError(f"{where} {secret_names.NO_NAME}")
   value = environ.get(name)
   if not value:
     raise ConfigError(f"{where}: the variable {name} is not set")

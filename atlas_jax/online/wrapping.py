@@ -1,12 +1,17 @@
 """Functions, addresses and names as the agents and models that are asked."""
 
+import dataclasses
 from collections.abc import Callable
 
+from atlas_jax import addresses
+from atlas_jax.config import ConfigError
 from atlas_jax.online import variables
 from atlas_jax.online.agents.python import InThisProcess
 from atlas_jax.online.chat_json import judged
 from atlas_jax.online.replies import Agent, ChatModel, ChatRequest, Reply
 from atlas_jax.online.retrying import CallFailed
+from atlas_jax.scrubbing import told
+from atlas_jax.serving.http import MOST_BYTES
 
 
 def as_agent(agent: Agent | Callable[[str], object]) -> Agent:
@@ -36,8 +41,8 @@ def as_teacher(
     timeout_s: of a LiteLLM call.
 
   Raises:
-    ConfigError: LiteLLM is not installed or does not know the name, or the
-      key has a control character.
+    ConfigError: LiteLLM is not installed or does not know the name, the
+      address is not valid or holds a key, or the key has a control character.
     TypeError: it is neither.
   """
   if hasattr(teacher, "chat"):
@@ -53,7 +58,11 @@ def as_teacher(
     from atlas_jax.online.url_calls import UrlCalls
 
     url, _, model = teacher.partition("#")
-    calls = UrlCalls(url, model=model or None, key=key, extra={})
+    if problem := addresses.problem(url):
+      raise ConfigError(f"the teacher's address {problem}")
+    calls = UrlCalls(
+      url, model=model or None, key=key, extra={}, most_bytes=MOST_BYTES
+    )
     return _Once(teacher, calls)
   from atlas_jax.online.litellm_calls import LiteLlmCalls
 
@@ -63,6 +72,7 @@ def as_teacher(
     key=key,
     extra={},
     timeout_s=timeout_s,
+    most_bytes=MOST_BYTES,
     where="teacher",
   )
   return _Once(teacher, calls)
@@ -76,7 +86,9 @@ class _Function:
     self._kind = InThisProcess(self.name, function)
 
   async def ask(self, prompt: str, **_) -> Reply:
-    return (await self._kind.send(prompt)).reply
+    reply = (await self._kind.send(prompt)).reply
+    error = None if reply.error is None else told(str, reply.error)
+    return dataclasses.replace(reply, error=error)
 
   async def aclose(self) -> None:
     """Nothing is open."""

@@ -19,7 +19,7 @@ import pathlib
 import sys
 import time
 
-from atlas_jax import directory, metrics, multihost
+from atlas_jax import directory, files, metrics, multihost
 from atlas_jax.data import splits
 from atlas_jax.data.problems import Problem
 from atlas_jax.phases.run import Run
@@ -123,7 +123,7 @@ class Arms:
     multihost.call_on_lead(keep)
 
   def read(self, key: str) -> tuple[str, list[Outcome]]:
-    saved = json.loads(self._path(key).read_text(encoding="utf-8"))
+    saved = files.read_json(self._path(key))
     return saved["title"], [Outcome(**o) for o in saved["outcomes"]]
 
 

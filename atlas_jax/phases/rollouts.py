@@ -190,12 +190,9 @@ class Rollouts:
       self._ahead += [Batch(**b) for b in saved["ahead"]]
     self._position = self._stream.state()  # after the last finished batch
     self._pool = ThreadPoolExecutor(1, thread_name_prefix="rollouts")
-
-    def clean():
-      self._episodes.parent.mkdir(parents=True, exist_ok=True)
-      metrics.drop_beyond(self._episodes, name, done)
-
-    multihost.call_on_lead(clean)
+    multihost.call_on_lead(
+      lambda: metrics.drop_beyond(self._episodes, name, done)
+    )
 
   def __enter__(self):
     return self

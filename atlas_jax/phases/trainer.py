@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from atlas_jax import metrics, multihost, sharding
+from atlas_jax import files, metrics, multihost, sharding
 from atlas_jax.checkpoint import Checkpoints
 from atlas_jax.config import GrpoConfig
 from atlas_jax.data import packing
@@ -209,5 +209,5 @@ class Trainer:
 
 
 def _save(path: pathlib.Path, packed: packing.PackedBatch) -> None:
-  path.parent.mkdir(parents=True, exist_ok=True)
-  np.savez(path, **packed._asdict())
+  with files.replacing(path) as file:
+    np.savez(file, **packed._asdict())

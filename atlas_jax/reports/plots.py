@@ -11,13 +11,13 @@ Colours are those of Okabe and Ito (2008), which colour-blind readers tell
 apart; lines are named where they end, so that no legend is needed.
 """
 
-import os
 import pathlib
 import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from atlas_jax import files
 from atlas_jax.reports.tables import ReportError, check
 
 ALONE, TAUGHT, REWARD, OTHER = "#7F7F7F", "#0072B2", "#D55E00", "#8FC1E0"
@@ -43,10 +43,8 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
 
 def _save(figure, path: pathlib.Path) -> None:
   """Written whole: a reader finds the old picture or the new one."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(path.name + ".tmp")
-  figure.savefig(temporary, format="png", dpi=144)
-  os.replace(temporary, path)
+  with files.replacing(path) as file:
+    figure.savefig(file, format="png", dpi=144)
 
 
 def _clean(axes) -> None:

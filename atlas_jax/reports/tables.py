@@ -12,6 +12,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import IO
 
+from atlas_jax.terminal import printable
+
 
 class ReportError(ValueError):
   """An evaluation or a metrics file cannot be shown; the text says why."""
@@ -141,13 +143,13 @@ def show(evaluation: Mapping, stream: IO[str]) -> None:
   from rich.table import Table
   from rich.text import Text
 
-  heading, *rows = cells(evaluation)
-  table = Table(title=title(evaluation), box=box.SIMPLE_HEAD)
+  heading, *rows = [[printable(x) for x in row] for row in cells(evaluation)]
+  table = Table(title=printable(title(evaluation)), box=box.SIMPLE_HEAD)
   for i, name in enumerate(heading):
     table.add_column(Text(name), justify="right" if i else "left")
   for row in rows:
     table.add_row(*(Text(text) for text in row))
-  console = Console(file=stream)
+  console = Console(file=getattr(stream, "terminal", stream))
   if not console.is_terminal:
     # A log file has no width: never fold a column.
     console.width = 40 + 32 * len(heading)

@@ -5,10 +5,11 @@ was sampled is kept: ids, the sampler's log-probs and the version of the
 weights that made them, so that nothing is ever tokenised again.
 
 When a request fails:
-  1. a refused or broken connection, a 5xx or a 429 is tried again, `retries`
+  1. a broken connection or answer, a 5xx or a 429 is tried again, `retries`
      times at most, waiting 0.2 s, 0.4 s, ... or what Retry-After says; a
      request says its seed, so that a repeat gives the same answer;
-  2. any other 4xx is a mistake of ours and raises ServerError at once;
+  2. any other 4xx is a mistake of ours and raises ServerError at once, as
+     does a redirect or an answer of more bytes than its tokens can take;
   3. no answer after the retries or at the deadline raises ServerDown.
 """
 
@@ -22,19 +23,15 @@ from dataclasses import dataclass
 
 import aiohttp
 
+from atlas_jax.scrubbing import scrubber, told
+from atlas_jax.serving import http
+from atlas_jax.serving.http import ServerDown, ServerError
+
 _NAN_LOGPROB = -9999.0  # what vLLM writes for a log-prob that is NaN or -inf
 _FIRST_WAIT_S = 0.2
 _LONGEST_WAIT_S = 10.0
-# vLLM closes connections that idle for 5 s; a request must not meet that.
-_IDLE_S = 3.0
-
-
-class ServerError(RuntimeError):
-  """A server refused a request, or its answer cannot be used."""
-
-
-class ServerDown(ServerError):
-  """A server does not answer: it is gone, hangs, or fails at everything."""
+# Of JSON for one token: vLLM writes 80 to 200 bytes, with its log-prob.
+_BYTES_A_TOKEN = 1024
 
 
 class WeightsRefused(ServerError):
@@ -109,6 +106,7 @@ class Client:
     self._retries = retries
     self._max_concurrency = max_concurrency
     self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    self._scrub = scrubber({}, api_key)
     self._loop = None
     self._session: aiohttp.ClientSession | None = None
     self._turns: asyncio.Semaphore | None = None
@@ -129,12 +127,8 @@ class Client:
     loop = asyncio.get_running_loop()
     if self._session is None or self._loop is not loop:
       old = self._session
-      self._session = aiohttp.ClientSession(
-        headers=self._headers,
-        connector=aiohttp.TCPConnector(
-          limit=self._max_concurrency + 1, keepalive_timeout=_IDLE_S
-        ),
-        timeout=aiohttp.ClientTimeout(total=None),
+      self._session = http.open_session(
+        headers=self._headers, limit=self._max_concurrency + 1
       )
       self._turns = asyncio.Semaphore(self._max_concurrency)
       self._loop = loop
@@ -148,7 +142,7 @@ class Client:
     with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
       async with (
         asyncio.timeout(5),
-        session.get(f"{self.base_url}/health") as response,
+        http.request(session, "GET", f"{self.base_url}/health") as response,
       ):
         return response.status == 200
     return False
@@ -188,7 +182,7 @@ class Client:
     }
     if cache_salt is not None:
       body["cache_salt"] = cache_salt
-    answer = await self._post("/inference/v1/generate", body)
+    answer = await self._post(body, sampling.n * sampling.max_tokens)
     choices = sorted(answer["choices"], key=lambda c: c["index"])
     if len(choices) != sampling.n:
       raise ServerError(
@@ -217,7 +211,7 @@ class Client:
         "detokenize": False,
       },
     }
-    answer = await self._post("/inference/v1/generate", body)
+    answer = await self._post(body, len(body["token_ids"]))
     rows = answer["prompt_logprobs"][len(prompt_ids) :]
     values = [
       row[str(token)]["logprob"]
@@ -257,31 +251,44 @@ class Client:
       weight_version=_oldest_version(choice["weight_versions"]),
     )
 
-  async def _post(self, path: str, body) -> dict:
+  async def _post(self, body, tokens: int) -> dict:
+    """The JSON of an answer that tells of at most `tokens` tokens."""
     await self._open()
+    url = f"{self.base_url}/inference/v1/generate"
     async with self._turns:
       try:
         async with asyncio.timeout(self._timeout_s):
-          return await self._attempts(path, body)
+          return await self._attempts(url, body, tokens)
       except TimeoutError:
         raise ServerDown(
-          f"{self.base_url}{path} gave no answer in {self._timeout_s:g} s"
+          f"{url} gave no answer in {self._timeout_s:g} s"
         ) from None
 
-  async def _attempts(self, path: str, body) -> dict:
-    url, wait, trouble = f"{self.base_url}{path}", _FIRST_WAIT_S, ""
+  async def _attempts(self, url: str, body, tokens: int) -> dict:
+    wait, trouble = _FIRST_WAIT_S, ""
+    most_bytes = http.MOST_BYTES + tokens * _BYTES_A_TOKEN
     for attempt in range(self._retries + 1):
       retry_after = None
       try:
-        async with self._session.post(url, json=body) as response:
-          text = await response.text()
+        async with http.request(
+          self._session, "POST", url, json=body
+        ) as response:
+          content = await http.read(response, most_bytes)
           if response.status == 200:
-            return json.loads(text)
-          trouble = f"{response.status}: {text[:500]}"
+            return json.loads(content)
+          said = told(self._scrub, content.decode(errors="replace"))
+          trouble = f"{response.status}: {said}"
           if response.status < 500 and response.status != 429:
             raise ServerError(f"{url} refused the request, {trouble}")
           retry_after = response.headers.get("Retry-After")
-      except (aiohttp.ClientError, OSError) as error:
+      except http.Untaken as error:
+        raise ServerError(f"{url}: {error}") from None
+      except (
+        aiohttp.ClientError,
+        OSError,
+        ValueError,
+        RecursionError,
+      ) as error:
         trouble = f"{type(error).__name__}: {error}"
       if attempt < self._retries:
         pause = min(_seconds(retry_after, wait), _LONGEST_WAIT_S)

@@ -1,10 +1,117 @@
-"""One plain HTTP request at a time, for health checks and weights."""
+"""The one HTTP client policy: what is sent where, and how much is read.
 
-import json
-import urllib.error
-import urllib.request
+1. No redirect is followed: a key and a prompt go only where they were sent.
+2. No cookies, and no proxy or netrc of the environment.
+3. A body is read up to a bound, counted as it is inflated, that of an error
+   too; beyond it the connection is closed, not drained.
+4. A connection that idled for 2 s is not used again: vLLM closes it after 5 s.
+"""
 
-from atlas_jax.serving.client import ServerDown
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import aiohttp
+
+from atlas_jax import addresses
+from atlas_jax.scrubbing import scrubber, told
+
+MOST_BYTES = 16 << 20  # the default of each config key max_response_bytes
+_IDLE_S = 2.0
+
+
+class ServerError(RuntimeError):
+  """A server refused a request, or its answer cannot be used."""
+
+
+class ServerDown(ServerError):
+  """A server does not answer: it is gone, hangs, or fails at everything."""
+
+
+class Untaken(aiohttp.ClientError):
+  """An answer that is not taken, whoever asks and however often."""
+
+
+class Redirected(Untaken):
+  """The server answered with the address of another, maybe a relative one."""
+
+  def __init__(self, url: str, status: int, location: str):
+    super().__init__(
+      f"{addresses.bare(url)} answers {status} with a redirect to"
+      f" {addresses.bare(location, url)}, which is not followed; if that is"
+      " the server, give its address"
+    )
+
+
+class TooLarge(Untaken):
+  """The body has more bytes than are read."""
+
+  def __init__(self, most_bytes: int):
+    super().__init__(
+      f"more than {most_bytes} bytes came, the bound max_response_bytes"
+    )
+
+
+def open_session(
+  *,
+  headers: dict[str, str] | None = None,
+  limit: int = 0,
+  connect_timeout_s: float | None = None,
+  silence_timeout_s: float | None = None,
+) -> aiohttp.ClientSession:
+  """The connections of one client; close it.
+
+  Args:
+    headers: of every request.
+    limit: connections at one time; 0: no limit.
+    connect_timeout_s: for a connection to be made.
+    silence_timeout_s: between two reads. None, both: the caller's deadline.
+  """
+  return aiohttp.ClientSession(
+    headers=headers,
+    cookie_jar=aiohttp.DummyCookieJar(),
+    connector=aiohttp.TCPConnector(limit=limit, keepalive_timeout=_IDLE_S),
+    timeout=aiohttp.ClientTimeout(
+      total=None, sock_connect=connect_timeout_s, sock_read=silence_timeout_s
+    ),
+  )
+
+
+@contextlib.asynccontextmanager
+async def request(
+  session: aiohttp.ClientSession, method: str, url: str, **content
+) -> AsyncIterator[aiohttp.ClientResponse]:
+  """The response to a request, with its body still to come.
+
+  Raises:
+    Redirected: it names another address.
+    aiohttp.ClientError, TimeoutError, OSError: no answer.
+  """
+  async with session.request(
+    method, url, allow_redirects=False, **content
+  ) as response:
+    location = response.headers.get("Location")
+    if response.status // 100 == 3 and location is not None:
+      response.close()
+      raise Redirected(str(response.url), response.status, location)
+    yield response
+
+
+async def read(response: aiohttp.ClientResponse, most_bytes: int) -> bytes:
+  """The whole body.
+
+  Raises:
+    TooLarge: it has more bytes.
+    aiohttp.ClientError, TimeoutError: it broke off.
+  """
+  content = bytearray()
+  # aiohttp inflates in pieces of 64 KB, so a bomb is never there whole.
+  async for part in response.content.iter_any():
+    content += part
+    if len(content) > most_bytes:
+      response.close()
+      raise TooLarge(most_bytes)
+  return bytes(content)
 
 
 def ask(
@@ -14,25 +121,35 @@ def ask(
   *,
   api_key: str | None,
   timeout_s: float,
+  most_bytes: int = MOST_BYTES,
 ) -> tuple[int, bytes]:
   """(status, content) of any answer, with a body sent as JSON.
 
+  It blocks, and is for callers outside of an event loop. timeout_s is the
+  deadline of the whole. Of an error comes the beginning, without the key.
+
   Raises:
+    ServerError: the answer is a redirect, or too large.
     ServerDown: nothing answers.
   """
-  headers = {"Content-Type": "application/json"}
-  if api_key:
-    headers["Authorization"] = f"Bearer {api_key}"
-  request = urllib.request.Request(
-    url,
-    method=method,
-    headers=headers,
-    data=None if body is None else json.dumps(body).encode(),
-  )
+  headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+
+  async def answer() -> tuple[int, bytes]:
+    async with (
+      asyncio.timeout(timeout_s),
+      open_session(headers=headers) as session,
+      request(session, method, url, json=body) as response,
+    ):
+      content = await read(response, most_bytes)
+      if response.status >= 400:
+        text = content.decode(errors="replace")
+        content = told(scrubber({}, api_key), text).encode()
+      return response.status, content
+
   try:
-    with urllib.request.urlopen(request, timeout=timeout_s) as response:
-      return response.status, response.read()
-  except urllib.error.HTTPError as error:
-    return error.code, error.read()
-  except OSError as error:
-    raise ServerDown(f"{url} does not answer: {error}") from error
+    return asyncio.run(answer())
+  except Untaken as error:
+    raise ServerError(f"{addresses.bare(url)}: {error}") from None
+  except (aiohttp.ClientError, TimeoutError, OSError) as error:
+    why = str(error) or f"no answer in {timeout_s:g} s"
+    raise ServerDown(f"{url} does not answer: {why}") from error

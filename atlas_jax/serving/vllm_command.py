@@ -5,6 +5,7 @@ import json
 import os
 from pathlib import Path
 
+from atlas_jax import files
 from atlas_jax.config import ServerConfig
 from atlas_jax.serving.client import ServerError
 
@@ -82,9 +83,11 @@ def check_model(model_path: Path, device: str) -> None:
   """Refuses a model that would start and then die at the first request.
 
   Raises:
+    FileError: something in the directory lies outside of it.
     ServerError: vLLM's attention on this device lacks the model's head_dim.
   """
-  config = json.loads((model_path / "config.json").read_text())
+  files.check_directory(model_path)
+  config = files.read_json(model_path / "config.json", ServerError)
   if device != "cpu" or "num_attention_heads" not in config:
     return
   if config.get("head_dim"):

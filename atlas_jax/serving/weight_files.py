@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 import blake3
 import numpy as np
 
+from atlas_jax import files
 from atlas_jax.serving import delta
 
 _DTYPES = {"float32": "F32", "bfloat16": "BF16", "uint16": "U16"}
@@ -57,9 +57,8 @@ def write(
     }
   size = _write_safetensors(directory / name, entries, metadata)
   manifest = WeightManifest(version, base, (name,), checksums)
-  partial = directory / f"{stem}.json.partial"
-  partial.write_text(json.dumps(dataclasses.asdict(manifest), indent=1))
-  os.replace(partial, directory / f"{stem}.json")
+  with files.replacing(directory / f"{stem}.json") as f:
+    f.write(json.dumps(dataclasses.asdict(manifest), indent=1).encode())
   return manifest, size
 
 
@@ -93,13 +92,11 @@ def _write_safetensors(
     }
   text = json.dumps(header).encode()
   text += b" " * (-len(text) % 8)  # data starts aligned
-  partial = path.with_suffix(".safetensors.partial")
-  with partial.open("wb") as f:
+  with files.replacing(path) as f:
     f.write(len(text).to_bytes(8, "little"))
     f.write(text)
     for tensor in tensors.values():
       f.write(_bytes(tensor))
-  os.replace(partial, path)
   return 8 + len(text) + end
 
 

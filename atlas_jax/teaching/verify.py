@@ -3,18 +3,31 @@
 math-verify reaches sympy's parser and reasoning-gym runs a task's own code:
 both can loop for ever or fill the memory on an odd answer. Each comparison
 therefore has a deadline in a process of its own; one that is late is killed,
-and another process takes its place.
+and another process takes its place. What runs there reads what a model says,
+so the process is locked (lock.py), and its replies are data, not pickles.
 """
 
 import contextlib
+import functools
+import json
+import logging
 import multiprocessing
+import os
+import pickle
 import queue
 import resource
+import socket
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from atlas_jax.teaching import families, lock
 
 _START_S = 120.0  # for the imports of a new process
 _MEMORY_BYTES = 6 << 30
+_LONGEST_REPLY = 8192  # bytes
+_log = logging.getLogger(__name__)
 
 
 class VerifierTimeout(RuntimeError):
@@ -39,62 +52,94 @@ def _math(gold: str, answer: str) -> bool:
   )
 
 
-def _reasoning_gym(task: str, entry: Mapping, answer: str) -> bool:
-  import reasoning_gym
+@dataclass(frozen=True)
+class Job:
+  """A kind of comparison."""
 
-  # Substrings earn partial credit there: only the full score is right.
-  score = reasoning_gym.get_score_answer_fn(task)(answer, entry)
-  return float(score) >= 0.99
-
-
-_JOBS = {"math": _math, "reasoning_gym": _reasoning_gym}
+  right: Callable[..., bool]
+  prepare: Callable[[], object]  # the imports, before the clock runs
+  locked: bool = True
 
 
-def _serve(connection, kind: str) -> None:
-  """The life of a process: import, say so, answer until the pipe closes."""
-  import logging
+def _import_reasoning_gym() -> None:
+  import reasoning_gym  # noqa: F401
 
+
+_JOBS = {
+  "math": Job(_math, functools.partial(_math, "1", "1")),
+  "reasoning_gym": Job(families.right, _import_reasoning_gym),
+}
+
+
+def _serve(connection: socket.socket, job: Job, deadline_s: float) -> None:
+  """The life of a process: import, lock, say so, answer until the end."""
   logging.disable(logging.WARNING)
   resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
-  if kind == "math":
-    _math("1", "1")
-  else:
-    import reasoning_gym  # noqa: F401 slow, so before the clock runs
-  connection.send(("ready", None))
-  with contextlib.suppress(EOFError, KeyboardInterrupt):
+  _, most_s = resource.getrlimit(resource.RLIMIT_CPU)
+  job.prepare()
+  end = connection.detach()
+
+  def reply(*message):
+    os.write(end, json.dumps(message).encode() + b"\n")
+
+  with (
+    contextlib.suppress(EOFError, KeyboardInterrupt),
+    open(end, "rb") as requests,
+  ):
+    reply("ready", lock.take(end) if job.locked else "")
     while True:
-      arguments = connection.recv()
+      arguments = pickle.load(requests)
+      # Ends it also where its parent is gone.
+      spent_s = int(time.process_time() + deadline_s) + 2
+      resource.setrlimit(resource.RLIMIT_CPU, (spent_s, most_s))
       try:
-        connection.send(("done", _JOBS[kind](*arguments)))
+        reply("done", bool(job.right(*arguments)))
       except BaseException as error:
-        text = f"{type(error).__name__}: {error}"[:500]
-        connection.send(("failed", text))
+        reply("failed", f"{type(error).__name__}: {error}"[:500])
+
+
+@functools.cache
+def _warn_of_no_lock(why: str) -> None:
+  _log.warning("the processes that judge answers are not locked: %s", why)
 
 
 class _Worker:
-  def __init__(self, kind: str):
+  def __init__(self, kind: str, deadline_s: float):
     context = multiprocessing.get_context("spawn")
-    self._connection, theirs = context.Pipe()
+    self._connection, theirs = socket.socketpair()
     self._process = context.Process(
-      target=_serve, args=(theirs, kind), daemon=True
+      target=_serve, args=(theirs, _JOBS[kind], deadline_s), daemon=True
     )
     self._process.start()
     theirs.close()
-    if not self._connection.poll(_START_S):
-      self.kill()
-      raise VerifierFailed(f"the {kind} verifier did not start")
     try:
-      self._connection.recv()
-    except EOFError:
-      raise VerifierFailed(f"the {kind} verifier died at its start") from None
+      no_lock = self._exchange(b"", _START_S)
+    except (VerifierTimeout, VerifierFailed):
+      self.kill()
+      raise VerifierFailed(f"the {kind} verifier did not start") from None
+    if no_lock:
+      _warn_of_no_lock(no_lock)
 
   def ask(self, arguments, deadline_s: float) -> bool:
-    self._connection.send(arguments)
-    if not self._connection.poll(deadline_s):
-      raise VerifierTimeout(f"no verdict in {deadline_s:g} s")
+    return self._exchange(pickle.dumps(arguments), deadline_s) is True
+
+  def _exchange(self, request: bytes, deadline_s: float):
+    """The value of the reply: one line of JSON, bounded in size and time."""
+    end = time.monotonic() + deadline_s
+    line = b""
     try:
-      state, value = self._connection.recv()
-    except EOFError:
+      self._connection.settimeout(deadline_s)
+      self._connection.sendall(request)
+      while not line.endswith(b"\n"):
+        self._connection.settimeout(max(end - time.monotonic(), 1e-3))
+        part = self._connection.recv(_LONGEST_REPLY)
+        line += part
+        if not part or len(line) > _LONGEST_REPLY:
+          raise VerifierFailed("the verifier process died")
+      state, value = json.loads(line)
+    except TimeoutError:
+      raise VerifierTimeout(f"no verdict in {deadline_s:g} s") from None
+    except (OSError, ValueError, TypeError, RecursionError):
       raise VerifierFailed("the verifier process died") from None
     if state == "failed":
       raise VerifierFailed(value)
@@ -171,7 +216,7 @@ class VerifierPool:
         if worker.alive:
           return worker
         self._forget(worker)
-    worker = _Worker(kind)
+    worker = _Worker(kind, self._deadline_s)
     with self._lock:
       self._workers.add(worker)
     return worker

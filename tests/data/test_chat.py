@@ -21,7 +21,7 @@ def chat(tmp_path_factory):
 
 
 def raw_text(chat, ids):
-  return chat._tokenizer.decode(ids, skip_special_tokens=False)
+  return chat.decode(ids, special=True)
 
 
 def test_the_prompt_is_the_template_up_to_the_assistant(chat):

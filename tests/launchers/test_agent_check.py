@@ -89,3 +89,18 @@ def test_a_command(check):
   done = check("cli", "--config.cli.argv=('cat',)", "--prompt=$(touch x)\nb")
   assert done.returncode == 0, done.stderr
   assert "text     $(touch x)\n         b\n" in done.stdout
+
+
+def test_no_answer_commands_the_terminal(check):
+  hostile = "4 \x1b]0;owned\x07\x1b[2J\x9b31m\r\u202e"
+  with Serving(lambda _: completion(hostile)) as server:
+    done = check("http", f"--config.http.url={server.url}")
+  assert done.returncode == 0, done.stderr
+  spelled = r"text     4 \x1b]0;owned\x07\x1b[2J\x9b31m\r\u202e"
+  assert spelled in done.stdout.splitlines()
+  with Serving(lambda _: web.Response(status=503, text=hostile)) as server:
+    done = check("http", f"--config.http.url={server.url}")
+  assert "HTTP 503" in done.stdout
+  assert r"\x1b[2J" in done.stdout
+  shown = done.stdout + done.stderr
+  assert not any(c in shown for c in "\x1b\x07\x9b\r\u202e")

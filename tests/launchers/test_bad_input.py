@@ -176,3 +176,23 @@ def test_a_config_file_that_is_not_there(repo_root, tmp_path):
   )
   assert done.returncode != 0
   assert "configs/none.py" in done.stderr
+
+
+def test_a_pipe_a_bomb_and_a_link_are_one_line_each(train, model, tmp_path):
+  os.mkfifo(tmp_path / "p.jsonl")
+  data = {"data__source": "jsonl", "data__path": tmp_path / "p.jsonl"}
+  assert "p.jsonl cannot be read: a pipe" in only_error(train(**data))
+  (tmp_path / "outside").write_text("mine")
+  (tmp_path / "run").mkdir(exist_ok=True)
+  (tmp_path / "run" / "metrics.jsonl").symlink_to(tmp_path / "outside")
+  line = only_error(train())
+  assert "metrics.jsonl is a link to" in line and "outside" in line
+  (tmp_path / "run" / "metrics.jsonl").unlink()
+  bad = tmp_path / "bad"
+  shutil.copytree(model, bad)
+  (bad / "chat_template.jinja").write_text("{{ '\\x1b[2J' * 9000000 }}")
+  line = only_error(train(teacher__path=bad))
+  assert line.startswith(f"error: {bad}: the chat template makes")
+  (bad / "chat_template.jinja").write_text("{{ raise_exception('\\x1b[2J') }}")
+  assert r"TemplateError: \x1b[2J" in only_error(train(teacher__path=bad))
+  assert (tmp_path / "outside").read_text() == "mine"

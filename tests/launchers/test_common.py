@@ -1,6 +1,7 @@
 """Where a run's templates come from when it is started again."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -117,3 +118,34 @@ def test_compiled_programs_of_an_installation_lie_with_the_users(
   assert common._cache() == tmp_path / ".cache" / "atlas_jax"
   (tmp_path / "pyproject.toml").touch()
   assert common._cache() == tmp_path / ".cache"
+
+
+def test_errors_logs_and_tracebacks_command_no_terminal(tmp_path, repo_root):
+  program = (
+    "import logging, sys, warnings\n"
+    "from atlas_jax.files import FileError\n"
+    "from launchers import common\n"
+    "def main():\n"
+    "  logging.getLogger('x').warning('log %s', '\\x1b[31m')\n"
+    "  warnings.warn('warning \\x9b')\n"
+    "  print('print \\x07')\n"
+    "  raise (FileError if len(sys.argv) == 1 else KeyError)('end \\x1b[2J')\n"
+    "if __name__ == '__main__': common.launch(main)\n"
+  )
+  (tmp_path / "program.py").write_text(program)
+  for flags, end in (([], r"error: end \x1b[2J"), (["--", "x"], "")):
+    done = subprocess.run(
+      [sys.executable, str(tmp_path / "program.py"), *flags],
+      cwd=repo_root,
+      env={**os.environ, "PYTHONPATH": str(repo_root)},
+      capture_output=True,
+      text=True,
+    )
+    shown = done.stdout + done.stderr
+    assert done.returncode == 1, shown
+    assert not any(c in shown for c in "\x1b\x9b\x07")
+    if not flags:
+      assert end in done.stderr
+      assert r"print \x07" in done.stdout
+      assert r"log \x1b[31m" in done.stderr
+      assert r"warning \x9b" in done.stderr

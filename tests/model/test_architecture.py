@@ -123,10 +123,73 @@ def test_read_config(tmp_path):
   with pytest.raises(ArchitectureError, match=r"no config\.json in"):
     read_config(tmp_path)
   (tmp_path / "config.json").write_text('{\n"a": 1,\n}')
-  with pytest.raises(ArchitectureError, match=r"config\.json:\d: not JSON"):
+  with pytest.raises(ArchitectureError, match=r"config\.json: .*JSON.* line 3"):
     read_config(tmp_path)
   (tmp_path / "config.json").write_text("[]")
-  with pytest.raises(ArchitectureError, match="not a JSON object"):
+  with pytest.raises(ArchitectureError, match="expected an object"):
     read_config(tmp_path)
   (tmp_path / "config.json").write_text(json.dumps(BASE))
   assert read_config(tmp_path) == BASE
+
+
+SIZES = [
+  *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+  *("num_attention_heads", "num_key_value_heads", "head_dim"),
+  "max_position_embeddings",
+]
+NO_SIZES = [10**12, 10**4000, 0, -1, 2.0, 1e400, "2", True, [2], {}]
+
+
+@pytest.mark.parametrize("key", SIZES)
+def test_what_is_no_size_is_refused_with_its_key(key):
+  for value in NO_SIZES:
+    with pytest.raises(ArchitectureError, match=f"{key}=.*1 to") as error:
+      DecoderConfig.from_hf({**BASE, key: value})
+    assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize(
+  ("change", "key"),
+  [
+    ({"num_hidden_layers": None}, "num_hidden_layers"),
+    ({"rms_norm_eps": "1e-5"}, "rms_norm_eps"),
+    ({"rms_norm_eps": float("nan")}, "rms_norm_eps"),
+    ({"initializer_range": -1}, "initializer_range"),
+    ({"tie_word_embeddings": "no"}, "tie_word_embeddings"),
+    ({"attention_bias": 1}, "attention_bias"),
+    ({"rope_theta": "x"}, "rope_theta"),
+    ({"rope_scaling": [1]}, "rope_scaling"),
+    ({"rope_scaling": {"type": ["llama3"]}}, "rope_type"),
+    (
+      {"rope_scaling": {"type": "llama3", **LLAMA3, "factor": "8"}},
+      "rope_scaling.factor",
+    ),
+    ({"num_attention_heads": 64, "num_key_value_heads": 64}, "head_dim=0"),
+    ({"model_type": ["llama"]}, "model_type"),
+    ({"model_type": "x" * 10**6}, "model_type"),
+    ({"model_type": "qwen2", "layer_types": 3}, "layer_types"),
+    (
+      {
+        "model_type": "qwen2",
+        "use_sliding_window": True,
+        "max_window_layers": "28",
+      },
+      "use_sliding_window",
+    ),
+  ],
+)
+def test_other_values_of_the_wrong_kind(change, key):
+  with pytest.raises(ArchitectureError, match=key) as error:
+    DecoderConfig.from_hf({**BASE, **change})
+  assert len(str(error.value)) < 400
+
+
+def test_the_directory_is_named_before_anything_is_built(tmp_path):
+  huge = {**BASE, "num_hidden_layers": 10**9}
+  (tmp_path / "config.json").write_text(json.dumps(huge))
+  with pytest.raises(ArchitectureError) as error:
+    read_config(tmp_path)
+  assert str(error.value) == (
+    f"{tmp_path}: config.json: num_hidden_layers=1000000000 is not supported;"
+    " valid: an integer from 1 to 1024"
+  )

@@ -30,8 +30,8 @@ def test_the_four_templates_are_read_and_the_rest_is_information(tmp_path):
 @pytest.mark.parametrize(
   ("content", "words"),
   [
-    ("{", "cannot be read"),
-    ("[]", "the key 'prompts'"),
+    ("{", "not valid JSON"),
+    ("[]", "expected an object"),
     ("{}", "the key 'prompts'"),
     ('{"prompts": "x"}', "the key 'prompts'"),
     ({"prompts": without("student_diagnostic")}, "student_diagnostic is miss"),

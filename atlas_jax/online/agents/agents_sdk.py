@@ -12,6 +12,7 @@ import contextvars
 import json
 
 from atlas_jax.config import ConfigError
+from atlas_jax.online import httpx_policy
 from atlas_jax.online.agents import targets
 from atlas_jax.online.agents.asking import Attempt, answered, failed
 from atlas_jax.online.agents.config import AgentConfig
@@ -37,6 +38,7 @@ class SdkAgent:
   def __init__(self, config: AgentConfig, where: str, credentials: Credentials):
     try:
       import agents
+      from agents.models import openai_provider
     except ImportError as error:
       raise ConfigError(
         f"{where}: the OpenAI Agents SDK does not import ({error}); install"
@@ -55,6 +57,9 @@ class SdkAgent:
     self._config = sdk
     self._credentials = credentials
     self._client = None
+    self._most_bytes = config.max_response_bytes
+    # Of an agent that says nothing of a server.
+    httpx_policy.bind(openai_provider.shared_http_client())
     self._run = agents.RunConfig(tracing_disabled=True)
     if sdk.base_url is not None or sdk.api_key_env is not None:
       self._client = self._connect(config, where)
@@ -75,8 +80,8 @@ class SdkAgent:
       base_url=sdk.base_url,
       max_retries=config.retries,
       timeout=config.timeout_s,
-      http_client=openai.DefaultAsyncHttpxClient(
-        event_hooks={"response": [_note_ending]}
+      http_client=httpx_policy.bind(
+        openai.DefaultAsyncHttpxClient(event_hooks={"response": [_note_ending]})
       ),
     )
 
@@ -94,6 +99,7 @@ class SdkAgent:
   async def send(self, prompt: str) -> Attempt:
     import agents
 
+    httpx_policy.Taking(self._most_bytes)
     endings = []
     _ENDINGS.set(endings)
     try:
@@ -107,8 +113,7 @@ class SdkAgent:
       raise
     except Exception as error:
       # Of the SDK, of the client, or of a tool: in each case no answer.
-      text = self._credentials.told(str(error))
-      return failed(f"{type(error).__name__}: {text}")
+      return failed(f"{type(error).__name__}: {error}")
     if result.interruptions:
       return failed("the run waits for a person to approve a tool")
     usage = result.context_wrapper.usage

@@ -6,7 +6,8 @@ A kind sends one prompt once (`Kind.send`); what is common stands here:
   3. an attempt that is late is cancelled: the kind then kills what it started;
   4. failures that pass by are tried again as retrying.py waits, `retries`
      times at most, if the kind may be asked again at all;
-  5. credentials are taken out of every text.
+  5. an answer of more than `max_response_bytes` is none;
+  6. credentials are taken out of every text, and only then an error is cut.
 """
 
 import asyncio
@@ -22,6 +23,8 @@ from atlas_jax.online.agents import paths
 from atlas_jax.online.agents.credentials import Credentials
 from atlas_jax.online.chat_json import count, is_unicode, judged
 from atlas_jax.online.replies import Reply
+from atlas_jax.scrubbing import told
+from atlas_jax.serving.http import TooLarge
 
 _TRANSIENT = (408, 409, 425, 429)
 # What some servers say where a chat completion says length.
@@ -74,6 +77,7 @@ class AskedAgent:
     timeout_s: float,
     retries: int,
     concurrency: int,
+    max_response_bytes: int,
     credentials: Credentials,
   ):
     self.name = name
@@ -81,6 +85,7 @@ class AskedAgent:
     self._kind = kind
     self._timeout_s = timeout_s
     self._retries = retries
+    self._most_bytes = max_response_bytes
     self._slots = asyncio.Semaphore(concurrency)
     self._credentials = credentials
 
@@ -122,16 +127,16 @@ class AskedAgent:
         if isinstance(error, TimeoutError) and clock.expired():
           attempt = late(f"no answer in {self._timeout_s:g} s")
         else:
-          attempt = failed(
-            self._credentials.told(f"{type(error).__name__}: {error}")
-          )
+          attempt = failed(f"{type(error).__name__}: {error}")
+    if len((attempt.reply.text or "").encode()) > self._most_bytes:
+      attempt = failed(str(TooLarge(self._most_bytes)))
     reply = attempt.reply
     hide, answer = self._credentials.hide, self._credentials.hide_in_answer
     reply = dataclasses.replace(
       reply,
       seconds=time.monotonic() - start,
       text=None if reply.text is None else answer(reply.text),
-      error=None if reply.error is None else hide(reply.error),
+      error=None if reply.error is None else told(hide, reply.error),
     )
     transient = attempt.transient and self._kind.repeats
     return dataclasses.replace(attempt, reply=reply, transient=transient)

@@ -49,6 +49,7 @@ def open_agent(
     timeout_s=config.timeout_s,
     retries=config.retries,
     concurrency=config.concurrency,
+    max_response_bytes=config.max_response_bytes,
     credentials=credentials,
   )
 

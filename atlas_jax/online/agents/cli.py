@@ -7,14 +7,17 @@ late, is given up, or the run is killed. What leaves the group stays behind.
 """
 
 import asyncio
+import collections
 import contextlib
 import json
 import os
-import re
 import tempfile
 from asyncio.subprocess import DEVNULL
 from typing import IO
 
+import regex
+
+from atlas_jax.online import threads
 from atlas_jax.online.agents import paths
 from atlas_jax.online.agents.asking import (
   Attempt,
@@ -26,14 +29,16 @@ from atlas_jax.online.agents.asking import (
 from atlas_jax.online.agents.config import PROMPT, PROMPT_FILE, AgentConfig
 from atlas_jax.online.agents.credentials import Credentials
 from atlas_jax.online.agents.processes import Groups
+from atlas_jax.serving.http import TooLarge
 
 # What a command gets of the environment without being asked for.
 _ALWAYS = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
 # MAX_ARG_STRLEN of Linux, with the NUL at the end.
 _LONGEST_ARGUMENT = 128 * 1024
-_LARGEST_OUTPUT = 64 << 20  # bytes
 _LONGEST_EXCERPT = 300  # characters of an error
-_LOOK_S = 0.25  # between two looks at the size of the output
+# Read of it: far more, so that no key is cut before it is hidden.
+_LONGEST_END = 1 << 16  # bytes
+_LOOK_S = 0.05  # between two looks at the size of the output
 
 
 class CliAgent:
@@ -53,7 +58,9 @@ class CliAgent:
     self._env = {name: environ[name] for name in _ALWAYS if name in environ}
     for name in cli.env:
       self._env[name] = credentials.variable(name, f"{where}.env")
-    self._regex = cli.output_regex and re.compile(cli.output_regex)
+    self._most_bytes = config.max_response_bytes
+    self._timeout_s = config.timeout_s
+    self._regex = cli.output_regex and regex.compile(cli.output_regex)
     self._path = cli.output_path and paths.parse(
       cli.output_path, f"{where}.output_path"
     )
@@ -112,15 +119,20 @@ class CliAgent:
     ended = asyncio.ensure_future(process.wait())
     try:
       while not (await asyncio.wait([ended], timeout=_LOOK_S))[0]:
-        if os.fstat(stdout.fileno()).st_size > _LARGEST_OUTPUT:
-          return failed(f"more than {_LARGEST_OUTPUT} bytes of output")
+        if max(_size(stdout), _size(stderr)) > self._most_bytes:
+          break
     finally:
       await self._groups.kill(process)
+    if max(_size(stdout), _size(stderr)) > self._most_bytes:
+      return failed(str(TooLarge(self._most_bytes)))
     stdout.seek(0)
-    stderr.seek(0)
-    return self._read(process.returncode, stdout.read(), stderr.read())
+    content = stdout.read(self._most_bytes)
+    stderr.seek(max(0, _size(stderr) - _LONGEST_END))
+    return await self._read(
+      process.returncode, content, stderr.read(_LONGEST_END)
+    )
 
-  def _read(self, code: int, stdout: bytes, stderr: bytes) -> Attempt:
+  async def _read(self, code: int, stdout: bytes, stderr: bytes) -> Attempt:
     if code != 0:
       text = self._credentials.hide(stderr.decode("utf-8", "replace").strip())
       how = f"signal {-code}" if code < 0 else f"exit status {code}"
@@ -134,14 +146,15 @@ class CliAgent:
       return failed(f"standard output, {len(stdout)} bytes, is not UTF-8")
     read = "exit status 0, standard output"
     if self._regex:
-      found = list(self._regex.finditer(text))
-      if not found:
+      # Left behind at the deadline, a search ends by itself.
+      found = await threads.call(_last, self._regex, text, self._timeout_s)
+      if found is None:
         return failed(
           f"{read} has no match of output_regex={self._config.output_regex!r}"
           f" in {len(text)} characters"
         )
       group = 1 if self._regex.groups else 0
-      return answered(found[-1][group], f"{read}, last match of output_regex")
+      return answered(found[group], f"{read}, last match of output_regex")
     if self._path:
       return self._by_path(text, read)
     return answered(text, read)
@@ -153,10 +166,19 @@ class CliAgent:
     except (ValueError, RecursionError):
       return failed(f"{where}: {len(text)} characters that are not valid JSON")
     except ErrorTold as error:
-      told = self._credentials.hide(str(error))[:_LONGEST_EXCERPT]
-      return failed(f"{read} with an error: {told}")
+      return failed(f"{read} with an error: {error}")
     except paths.NoSuchPath as error:
       return failed(f"{where}: {error}")
 
   async def aclose(self) -> None:
     await self._groups.aclose()
+
+
+def _size(file: IO) -> int:
+  return os.fstat(file.fileno()).st_size
+
+
+def _last(pattern, text: str, timeout_s: float):
+  """The last match, searched without the interpreter's lock."""
+  found = collections.deque(pattern.finditer(text, timeout=timeout_s), 1)
+  return found[0] if found else None

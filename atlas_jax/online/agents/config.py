@@ -9,7 +9,10 @@ import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from atlas_jax.online import addresses, secret_names
+import regex
+
+from atlas_jax import addresses, secret_names
+from atlas_jax.serving.http import MOST_BYTES
 
 PROMPT = "{prompt}"
 PROMPT_FILE = "{prompt_file}"
@@ -106,6 +109,8 @@ class AgentConfig:
   timeout_s: float = 120.0  # of one attempt
   retries: int = 2  # after failures that pass by
   concurrency: int = 8  # prompts under way at one time
+  # Of a reply, of a command's output; more is an error, and is not read.
+  max_response_bytes: int = MOST_BYTES
   http: HttpAgentConfig = HttpAgentConfig()
   python: PythonAgentConfig = PythonAgentConfig()
   cli: CliAgentConfig = CliAgentConfig()
@@ -130,8 +135,9 @@ def problems(config: AgentConfig, where: str) -> Iterator[str]:
     yield f"{where}.timeout_s={config.timeout_s} must be above 0"
   if config.retries < 0:
     yield f"{where}.retries={config.retries} must not be negative"
-  if config.concurrency < 1:
-    yield f"{where}.concurrency={config.concurrency} must be at least 1"
+  for key in ("concurrency", "max_response_bytes"):
+    if getattr(config, key) < 1:
+      yield f"{where}.{key}={getattr(config, key)} must be at least 1"
   rules = _RULES[config.kind]
   yield from rules(getattr(config, config.kind), f"{where}.{config.kind}")
 
@@ -176,7 +182,7 @@ def _secrets(template, where: str) -> Iterator[str]:
     if (
       isinstance(value, str)
       and value
-      and secret_names.is_secret(name)
+      and (secret_names.is_secret(name) or secret_names.KEY.search(value))
       and "${" not in value
       and PROMPT not in value
     ):
@@ -206,6 +212,8 @@ def _cli(cli: CliAgentConfig, where: str) -> Iterator[str]:
       " files: have the command read it from a variable, and name that in"
       f" {where}.env"
     )
+  if not all(map(secret_names.may_name, cli.env)):
+    yield f"{where}.env {secret_names.NO_NAME}"
   if cli.prompt_by not in ("stdin", "file", "argument"):
     yield (
       f"{where}.prompt_by={cli.prompt_by!r} is not one of stdin, file, argument"
@@ -222,8 +230,8 @@ def _cli(cli: CliAgentConfig, where: str) -> Iterator[str]:
     yield f"{where}.output_regex and {where}.output_path exclude each other"
   if cli.output_regex is not None:
     try:
-      re.compile(cli.output_regex)
-    except re.error as error:
+      regex.compile(cli.output_regex)
+    except regex.error as error:
       yield f"{where}.output_regex={cli.output_regex!r}: {error}"
 
 
@@ -246,7 +254,7 @@ def _responses(responses: ResponsesAgentConfig, where: str) -> Iterator[str]:
     if key in responses.extra:
       yield f"{where}.extra must not hold {key!r}"
   yield from _secrets(responses.extra, f"{where}.extra")
-  yield from _base_url(responses.base_url, where)
+  yield from _server(responses, where)
 
 
 def _agents_sdk(sdk: AgentsSdkConfig, where: str) -> Iterator[str]:
@@ -255,13 +263,16 @@ def _agents_sdk(sdk: AgentsSdkConfig, where: str) -> Iterator[str]:
     yield f"{where}.max_turns={sdk.max_turns} must be at least 1"
   if sdk.api not in ("responses", "chat_completions"):
     yield f"{where}.api={sdk.api!r} is not one of responses, chat_completions"
-  yield from _base_url(sdk.base_url, where)
+  yield from _server(sdk, where)
 
 
-def _base_url(url: str | None, where: str) -> Iterator[str]:
+def _server(config, where: str) -> Iterator[str]:
+  url = config.base_url
   problem = None if url is None else addresses.problem(url)
   if problem is not None:
     yield f"{where}.base_url {problem}; a key goes by {where}.api_key_env"
+  if not secret_names.may_name(config.api_key_env or "NONE"):
+    yield f"{where}.api_key_env {secret_names.NO_NAME}"
 
 
 def _target(target: str | None, where: str) -> Iterator[str]:

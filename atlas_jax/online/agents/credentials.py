@@ -1,14 +1,14 @@
 """Values of the environment: put where a config says, never shown again."""
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 
 from atlas_jax.online import variables
-from atlas_jax.online.scrubbing import answer_scrubber, scrubber
+from atlas_jax.scrubbing import answer_scrubber, scrubber
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 HIDDEN = "***"
-LONGEST_ERROR = 500  # characters
 # A server without a key must not be sent OpenAI's.
 _NO_KEY = "none"
 
@@ -32,6 +32,8 @@ class Credentials:
     """
     value = variables.read(self.environ, name, where)
     self._values.add(value)
+    for scrub in ("hide", "hide_in_answer"):
+      self.__dict__.pop(scrub, None)  # made anew
     return value
 
   def key(self, variable: str | None, where: str) -> str:
@@ -60,17 +62,15 @@ class Credentials:
     """
     return each_string(template, lambda text: self.fill(text, where))
 
-  def hide(self, text: str) -> str:
-    """An error or a log line without the values."""
-    return scrubber(self.environ, *self._values)(text)
+  @functools.cached_property
+  def hide(self) -> Callable[[str], str]:
+    """Takes the values out of an error or a log line."""
+    return scrubber(self.environ, *self._values)
 
-  def told(self, text: str) -> str:
-    """The beginning of an error; half a key is a secret too."""
-    return self.hide(text)[:LONGEST_ERROR]
-
-  def hide_in_answer(self, text: str) -> str:
-    """An answer without the values that are long enough to be secrets."""
-    return answer_scrubber(self.environ, *self._values)(text)
+  @functools.cached_property
+  def hide_in_answer(self) -> Callable[[str], str]:
+    """Takes out of an answer what is long enough to be a secret."""
+    return answer_scrubber(self.environ, *self._values)
 
 
 def each_string(template, change: Callable[[str], str]):

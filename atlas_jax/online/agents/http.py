@@ -3,6 +3,8 @@
 import json
 from urllib.parse import urlsplit
 
+import aiohttp
+
 from atlas_jax.online.agents import paths
 from atlas_jax.online.agents.asking import (
   Attempt,
@@ -19,9 +21,9 @@ from atlas_jax.online.agents.credentials import (
   each_string,
   masked,
 )
+from atlas_jax.serving import http
 
 _PATHS = ("answer", "finish_reason", "prompt_tokens", "completion_tokens")
-_LONGEST_EXCERPT = 300  # characters of an error page
 
 
 class HttpAgent:
@@ -34,76 +36,61 @@ class HttpAgent:
   repeats = True
 
   def __init__(self, config: AgentConfig, where: str, credentials: Credentials):
-    http = config.http
-    self._config = http
-    self._credentials = credentials
-    self._url = credentials.fill(http.url, f"{where}.url")
-    self._headers = {
-      name: credentials.fill(value, f"{where}.headers[{name!r}]")
-      for name, value in http.headers.items()
-    }
-    self._query = {
-      name: credentials.fill(value, f"{where}.query[{name!r}]")
-      for name, value in http.query.items()
-    }
-    self._body = credentials.fill_all(http.body, f"{where}.body")
+    keys = self._config = config.http
+    self._url = credentials.fill(keys.url, f"{where}.url")
+    self._headers, self._query = (
+      {
+        name: credentials.fill(value, f"{where}.{part}[{name!r}]")
+        for name, value in getattr(keys, part).items()
+      }
+      for part in ("headers", "query")
+    )
+    self._body = credentials.fill_all(keys.body, f"{where}.body")
     self._paths = {
-      name: paths.parse(getattr(http, name), f"{where}.{name}")
+      name: paths.parse(getattr(keys, name), f"{where}.{name}")
       for name in _PATHS
-      if getattr(http, name) is not None
+      if getattr(keys, name) is not None
     }
-    self._concurrency = config.concurrency
+    self._most_bytes = config.max_response_bytes
     self._session = None
-    parts = urlsplit(masked(http.url))
+    parts = urlsplit(masked(keys.url))
     self.target = f"{parts.netloc}{parts.path}"
 
   def shown(self, prompt: str) -> dict:
-    http = self._config
-    shown = {"method": http.method, "url": masked(http.url)}
-    if http.headers:
-      shown["headers"] = {n: masked(v) for n, v in http.headers.items()}
-    if http.query:
-      query = {n: masked(v) for n, v in http.query.items()}
-      shown["query"] = put(query, prompt)
-    if http.body:
-      shown["body"] = put(each_string(http.body, masked), prompt)
+    keys = self._config
+    shown = {"method": keys.method, "url": masked(keys.url)}
+    if keys.headers:
+      shown["headers"] = each_string(keys.headers, masked)
+    for part in ("query", "body"):
+      if template := getattr(keys, part):
+        shown[part] = put(each_string(template, masked), prompt)
     return shown
 
   async def send(self, prompt: str) -> Attempt:
-    import aiohttp
-
     if self._session is None:
-      # No limits of its own: slots and deadline are the caller's.
-      self._session = aiohttp.ClientSession(
-        timeout=aiohttp.ClientTimeout(),
-        connector=aiohttp.TCPConnector(limit=self._concurrency),
-      )
+      # Slots and deadline are the caller's.
+      self._session = http.open_session(headers=self._headers)
     body = put(self._body, prompt) if self._body else None
     try:
-      async with self._session.request(
+      async with http.request(
+        self._session,
         self._config.method,
         self._url,
         params=put(self._query, prompt),
-        headers=self._headers,
         json=body,
-        # Another host must not get the headers.
-        allow_redirects=False,
       ) as response:
-        content = await response.read()
+        content = await http.read(response, self._most_bytes)
     except (aiohttp.ClientError, OSError) as error:
       # A URL that is not valid stays so; anything else may pass.
-      transient = not isinstance(error, aiohttp.InvalidURL)
-      return failed(f"{type(error).__name__}: {error}", transient=transient)
+      lasting = isinstance(error, aiohttp.InvalidURL | http.Untaken)
+      return failed(f"{type(error).__name__}: {error}", transient=not lasting)
     if response.status // 100 != 2:
       return self._refused(response, content)
     return self._read(response, content)
 
   def _refused(self, response, content: bytes) -> Attempt:
-    text = self._credentials.hide(content.decode("utf-8", "replace").strip())
-    if response.status // 100 == 3:
-      text = "a redirect, which is not followed; give the final URL"
     return failed(
-      f"HTTP {response.status}: {text[:_LONGEST_EXCERPT]}",
+      f"HTTP {response.status}: {content.decode('utf-8', 'replace').strip()}",
       transient=may_pass(response.status),
       retry_after_s=retry_after_s(response.headers.get("Retry-After")),
     )
@@ -128,8 +115,7 @@ class HttpAgent:
       try:
         text = answer_at(value, self._paths["answer"])
       except ErrorTold as error:
-        told = self._credentials.hide(str(error))[:_LONGEST_EXCERPT]
-        return failed(f"{status} with an error: {told}", transient=True)
+        return failed(f"{status} with an error: {error}", transient=True)
       except paths.NoSuchPath as error:
         return failed(f"{read}: {error}")
     else:

@@ -18,8 +18,8 @@ from atlas_jax.online.agents.asking import Attempt, answered, failed
 from atlas_jax.online.agents.config import AgentConfig
 from atlas_jax.online.agents.credentials import Credentials
 from atlas_jax.online.agents.processes import Groups
+from atlas_jax.serving.http import TooLarge
 
-_LONGEST_ERROR = 500  # characters
 _WORKER = (
   "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from"
   " atlas_jax.online.agents import python_worker; python_worker.main()"
@@ -34,7 +34,7 @@ def open_python(config: AgentConfig, where: str, credentials: Credentials):
       of the first prompt.
   """
   if config.python.own_process:
-    return OwnProcess(config.python.target, f"{where}.target", credentials)
+    return OwnProcess(config, f"{where}.target", credentials)
   function = targets.load(config.python.target, f"{where}.target")
   return InThisProcess(config.python.target, function)
 
@@ -67,8 +67,9 @@ class OwnProcess:
 
   repeats = True
 
-  def __init__(self, target: str, where: str, credentials: Credentials):
-    self.target = target
+  def __init__(self, config: AgentConfig, where: str, credentials: Credentials):
+    self.target = target = config.python.target
+    self._most_bytes = config.max_response_bytes
     # -c: a file's own folder, with names such as http.py, is not on the path.
     self._argv = (
       *(sys.executable, "-c", _WORKER, json.dumps(sys.path), target, where),
@@ -83,7 +84,10 @@ class OwnProcess:
   async def send(self, prompt: str) -> Attempt:
     process = await self._ready()
     try:
-      kind, value = await _exchange(process, prompt)
+      kind, value = await _exchange(process, prompt, self._most_bytes)
+    except TooLarge as error:
+      await self._groups.kill(process)
+      return failed(str(error))
     except (EOFError, ConnectionError):
       await self._groups.kill(process)
       return failed(f"its process died ({_ending(process.returncode)})")
@@ -115,22 +119,27 @@ class OwnProcess:
     await self._groups.aclose()
 
 
-async def _exchange(process, prompt: str) -> tuple[str, str | None]:
+async def _exchange(
+  process, prompt: str, most_bytes: int
+) -> tuple[str, str | None]:
   """One prompt to a worker, one (kind, value) back.
 
   Raises:
+    TooLarge: it has more bytes.
     EOFError, ConnectionError: the process died.
   """
   content = prompt.encode()
   process.stdin.write(len(content).to_bytes(8, "big") + content)
   await process.stdin.drain()
   size = int.from_bytes(await process.stdout.readexactly(8), "big")
+  if size > most_bytes:
+    raise TooLarge(most_bytes)
   return json.loads(await process.stdout.readexactly(size))
 
 
 def described(error: BaseException) -> tuple[str, bool]:
   """What a function raised, and whether that may go away by itself."""
-  text = f"{type(error).__name__}: {error}"[:_LONGEST_ERROR]
+  text = f"{type(error).__name__}: {error}"
   return text, isinstance(error, ConnectionError | TimeoutError)
 
 

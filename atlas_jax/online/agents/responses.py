@@ -1,6 +1,7 @@
 """Agents behind the OpenAI Responses API."""
 
 from atlas_jax.config import ConfigError
+from atlas_jax.online import httpx_policy
 from atlas_jax.online.agents.asking import (
   Attempt,
   answered,
@@ -12,7 +13,6 @@ from atlas_jax.online.agents.asking import (
 from atlas_jax.online.agents.config import AgentConfig
 from atlas_jax.online.agents.credentials import (
   HIDDEN,
-  LONGEST_ERROR,
   Credentials,
   each_string,
   masked,
@@ -42,13 +42,14 @@ class ResponsesAgent:
     responses = config.responses
     self._config = responses
     self._extra = credentials.fill_all(responses.extra, f"{where}.extra")
-    self._credentials = credentials
     self._client = openai.AsyncOpenAI(
       api_key=credentials.key(responses.api_key_env, where),
       base_url=responses.base_url,
       max_retries=0,
       timeout=config.timeout_s,
+      http_client=httpx_policy.bind(openai.DefaultAsyncHttpxClient()),
     )
+    self._most_bytes = config.max_response_bytes
     # OPENAI_BASE_URL may be where it is from, with a password.
     self._url = self._client.base_url.copy_with(userinfo=b"", query=None)
     self.target = f"{responses.model or 'prompt'} at {self._url}"
@@ -72,6 +73,7 @@ class ResponsesAgent:
   async def send(self, prompt: str) -> Attempt:
     import openai
 
+    httpx_policy.Taking(self._most_bytes)
     try:
       response = await self._client.responses.create(
         **self._request(prompt, self._extra)
@@ -83,9 +85,8 @@ class ResponsesAgent:
       return failed(f"{type(cause).__name__}: {cause}", transient=True)
     except openai.APIStatusError as error:
       status = error.status_code
-      text = self._credentials.told(error.message)
       return failed(
-        f"HTTP {status}: {text}",
+        f"HTTP {status}: {error.message}",
         transient=may_pass(status),
         retry_after_s=retry_after_s(error.response.headers.get("Retry-After")),
       )
@@ -96,9 +97,8 @@ class ResponsesAgent:
       RecursionError,
     ) as error:
       # Not JSON, or options that the client does not know.
-      text = self._credentials.told(str(error))
       return failed(
-        f"{type(error).__name__}: {text}",
+        f"{type(error).__name__}: {error}",
         transient=not isinstance(error, TypeError),
       )
     try:
@@ -120,7 +120,7 @@ def _read(response) -> Attempt:
     code = getattr(response.error, "code", None)
     message = getattr(response.error, "message", "")
     return failed(
-      f"response {status}: {code}: {message}"[:LONGEST_ERROR],
+      f"response {status}: {code}: {message}",
       transient=code in _TRANSIENT_CODES,
     )
   if status not in ("completed", "incomplete"):
@@ -133,7 +133,7 @@ def _read(response) -> Attempt:
   ]
   refusals = [c.refusal for c in contents if c.type == "refusal"]
   if refusals:
-    return failed(f"refused: {' '.join(refusals)}"[:LONGEST_ERROR])
+    return failed(f"refused: {' '.join(refusals)}")
   reason = getattr(response.incomplete_details, "reason", None)
   if status == "incomplete" and reason != "max_output_tokens":
     return failed(f"the response is incomplete: {reason}")

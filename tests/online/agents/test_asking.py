@@ -149,6 +149,7 @@ def test_a_reply_that_no_reader_was_made_for_is_an_error():
     timeout_s=60.0,
     retries=2,
     concurrency=1,
+    max_response_bytes=1 << 20,
     credentials=Credentials({"SOME_API_KEY": SECRET}),
   )
   reply = ask(agent, "q")

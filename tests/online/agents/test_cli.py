@@ -161,4 +161,6 @@ def test_no_such_command():
 def test_too_much_output_is_ended():
   code = "while True: print('x' * 1_000_000)"
   reply = script(code)
-  assert reply.error == "more than 67108864 bytes of output"
+  assert (
+    reply.error == "more than 16777216 bytes came, the bound max_response_bytes"
+  )

@@ -101,6 +101,14 @@ def test_each_file_builds_and_names_its_kind(kind):
     ],
     ("http", HTTP | {"url": "http://[a"}, "must be an http:// or https://"),
     ("cli", {}, "config.cli.argv must name a command"),
+    *(
+      ("http", HTTP | changed, "looks like a secret")
+      for changed in (
+        {"headers": {"X-Custom": "Bearer sk-secret-0123456789"}},
+        {"query": {"q": "{prompt}", "who": "ghp_16C7e42F292c6912E7710c83"}},
+        {"body": {"q": "{prompt}", "a": [{"b": "sk-secret-0123456789"}]}},
+      )
+    ),
     (
       "cli",
       {"argv": ("{prompt}", "a"), "prompt_by": "argument"},

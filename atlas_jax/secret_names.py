@@ -11,14 +11,14 @@ _SECRET = re.compile(
   r"|authentication|cookie"
   r"|(api|access|auth|private|refresh|session|subscription)[-_. ]?"
   r"(key|token(?!s))"
-  r"|token$|(^|[-_. ])(key|auth|pwd|bearer|jwt)$",
+  r"|token$|(^|[-_. ])(key|auth|pwd|pass|pat|bearer|jwt)$",
   re.IGNORECASE,
 )
 # Sampling parameters, keys of tables, and what says where a secret is.
 _OPEN = re.compile(
   r"(^|[-_. ])((bos|eos|pad|stop)[-_. ]token"
   r"|(cache|sort|primary|foreign|partition)[-_. ]key"
-  r"|file|path|env|name|url)$",
+  r"|file|path|env|name|url|stdin)$",
   re.IGNORECASE,
 )
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -26,6 +26,19 @@ _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _SETTINGS = ("none", "true", "false", "auto", "basic", "bearer", "oauth")
 _ELSEWHERE = ("$", '"$', "/", "./", "../", "~/", "{prompt")
 _NAMED = re.compile(r"-*([A-Za-z][\w.-]*)\s*[=:]\s*(.+)", re.DOTALL)
+_INSIDE = re.compile(r'[?&]([\w.-]+)=([^&#\s]+)|"([\w.-]+)"\s*:\s*"([^"]+)"')
+# Keys by their shape, wherever they stand; and -k KEY, -u USER:PASSWORD.
+KEY = re.compile(
+  r"(^-[A-Za-z]|(?<![A-Za-z0-9]))((?=[\w-]*\d)(sk|pk|rk|gsk|hf|gh[a-z]|github_pat"
+  r"|glpat|xox[a-z])[-_][\w-]{8,}|AKIA[A-Z0-9]{12,}|AIza[\w-]{30}|eyJ[\w-]{9,}\."
+  r"|(Basic|Bearer|Token)\s+(?=\S*\d)[\w+/=.~-]{8,})|://[^/\s:@]*:[^/\s@$]+@"
+)
+_SHORT = re.compile(
+  r"-k[ =]?(?=\S*\d)(?=\S*[A-Za-z])[^\s/.$]{6,}"
+  r"|(-u|-U|--user|--proxy-user)[ =]?(?!\d+:\d+$)[^\s:/${]+:[^\s$]\S*"
+)
+NO_NAME = "must name an environment variable, and not say what it holds"
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*|[a-z]+(_[a-z]+)+")
 
 
 def is_secret(name: str) -> bool:
@@ -59,11 +72,30 @@ def _under(name, value, path: str):
 def in_argv(argv: tuple[str, ...]) -> Iterator[int]:
   """Where in a command --api-key=VALUE, --api-key VALUE or such stands."""
   for i, (before, element) in enumerate(zip(("", *argv), argv, strict=False)):
-    pairs = [found.groups()] if (found := _NAMED.fullmatch(element)) else []
+    pairs = list(_pairs(element))
     if before.startswith("-") and "=" not in before and element[:1] != "-":
       pairs.append((before.lstrip("-"), element))
-    if any(is_secret(name) and _is_told(value) for name, value in pairs):
+    if (
+      any(is_secret(name) and _is_told(value) for name, value in pairs)
+      or KEY.search(element)
+      or any(map(_SHORT.fullmatch, (element, f"{before} {element}")))
+    ):
       yield i
+
+
+def _pairs(text: str) -> Iterator[tuple[str, str]]:
+  """(name, value) of what has a name in an argument."""
+  for name, value, quoted, inner in _INSIDE.findall(text):
+    yield name or quoted, value or inner
+  if found := _NAMED.fullmatch(text):
+    yield found.groups()
+    yield from _pairs(found[2])
+
+
+def may_name(variable: str) -> bool:
+  """Whether this can be the name of a variable, and not a key in its place."""
+  random = re.search(r"(?=[A-Z]*\d)[A-Z0-9]{16}", variable)
+  return bool(_VARIABLE.fullmatch(variable)) and not random
 
 
 def _is_told(value: str) -> bool:

@@ -1,0 +1,243 @@
+"""Agents that say too much, for too long, or what they were trusted with."""
+
+import asyncio
+import base64
+import sys
+import tracemalloc
+
+import pytest
+
+from tests.hostile_server import (
+  REDIRECTS,
+  Answer,
+  Hostile,
+  bomb,
+  endless,
+  redirect,
+  said,
+)
+from tests.online.agents.asked import ask, opened
+from tests.online.opened import Run, request
+from tests.online.opened import ask as ask_model
+
+KEY = "sk-0123456789abcdefghij"
+ENVIRON = {"AGENT_KEY": KEY}
+BOUND = 1 << 20
+TOO_LARGE = f"more than {BOUND} bytes came, the bound max_response_bytes"
+
+
+def http_agent(url, **common):
+  keys = {
+    "url": url + "/ask",
+    "headers": {"X-Api-Key": "${AGENT_KEY}"},
+    "body": {"q": "{prompt}"},
+    "answer": "text",
+  }
+  common = {"max_response_bytes": BOUND, "retries": 3} | common
+  return ask(opened("http", keys, environ=ENVIRON, **common), "PROMPT")
+
+
+def url_model(url):
+  run = Run(environ={"K": KEY})
+  model = run.open(
+    kind="url",
+    url=url,
+    model="m",
+    api_key_env="K",
+    max_response_bytes=BOUND,
+    retries=3,
+  )
+  (reply,) = ask_model(model, request("PROMPT"))
+  return reply
+
+
+BOTH = pytest.mark.parametrize("send", [http_agent, url_model])
+
+
+@BOTH
+@pytest.mark.parametrize("status", REDIRECTS)
+def test_a_redirect_gets_neither_key_nor_prompt(send, status):
+  with Hostile() as thief, Hostile(redirect(status, thief.url)) as server:
+    reply = send(server.url)
+  assert (reply.status, reply.text) == ("error", None)
+  assert server.url in reply.error and f"{thief.url}/" in reply.error
+  assert "not followed" in reply.error and "\n" not in reply.error
+  assert KEY in server.text and "PROMPT" in server.text
+  assert len(server.requests) == 1 and not thief.requests
+
+
+@BOTH
+@pytest.mark.parametrize("status", [200, 500])
+@pytest.mark.parametrize("body", [endless, bomb])
+def test_too_much_is_neither_read_nor_asked_for_again(send, body, status):
+  tracemalloc.start()
+  try:
+    with Hostile(body(status)) as server:
+      reply = send(server.url)
+    _, most = tracemalloc.get_traced_memory()
+  finally:
+    tracemalloc.stop()
+  assert reply.status == "error" and TOO_LARGE in reply.error
+  assert len(server.requests) == 1 and server.sent < 32 << 20
+  assert most < 16 * BOUND
+
+
+@BOTH
+def test_a_server_that_repeats_the_key_in_every_way(send):
+  encoded = base64.b64encode(f"user:{KEY}".encode()).decode()
+  text = f"{KEY} {encoded} {KEY.encode().hex()} \\u0073k-{KEY[3:]} " * 40
+  with Hostile(said({"error": {"message": text}}, 400)) as server:
+    reply = send(server.url)
+  assert reply.status == "error" and "***" in reply.error
+  for part in (KEY[3:11], KEY[-8:], encoded[8:20], KEY.encode().hex()[8:20]):
+    assert part not in reply.error
+
+
+def test_cookies_of_one_prompt_are_not_of_the_next():
+  headers = {"Set-Cookie": "seen=1; Path=/", "Content-Type": "text/plain"}
+  with Hostile(lambda _: Answer(200, headers, [b"{}"])) as server:
+    keys = {"url": server.url, "body": {"q": "{prompt}"}}
+    ask(opened("http", keys), "a", "b", "c")
+  assert len(server.requests) == 3 and "seen" not in server.text
+
+
+def script(code, timeout_s=60.0, **keys):
+  keys = {"argv": (sys.executable, "-c", code)} | keys
+  agent = opened(
+    "cli",
+    keys,
+    environ=ENVIRON,
+    timeout_s=timeout_s,
+    max_response_bytes=BOUND,
+  )
+  return ask(agent, "q")
+
+
+@pytest.mark.parametrize("stream", [1, 2])
+@pytest.mark.parametrize("status", [0, 3])
+def test_an_output_beyond_the_bound_is_no_answer(stream, status):
+  """Sparse, endless, and just beyond; whichever way the command ends."""
+  for code in (
+    f"import os; os.ftruncate({stream}, 2 << 30); os._exit({status})",
+    f"import os\nwhile True: os.write({stream}, b'x' * 65536)",
+    f"import os; os.write({stream}, b'x' * ({BOUND} + 1)); os._exit({status})",
+  ):
+    tracemalloc.start()
+    try:
+      reply = script(code)
+      _, most = tracemalloc.get_traced_memory()
+    finally:
+      tracemalloc.stop()
+    assert (reply.status, reply.text, reply.error) == ("error", None, TOO_LARGE)
+    assert most < 8 * BOUND
+
+
+def test_the_bound_itself_is_an_answer():
+  reply = script(f"import os; os.write(1, b'x' * {BOUND})")
+  assert (reply.status, len(reply.text)) == ("ok", BOUND)
+
+
+def test_the_end_of_standard_error_without_half_a_key():
+  for spare in range(0, 80, 7):
+    code = (
+      "import os, sys; keys = f' {os.environ[\"AGENT_KEY\"]}' * 9000;"
+      f" sys.stderr.write(keys + 'z' * (300 - {spare})); sys.exit(1)"
+    )
+    reply = script(code, env=("AGENT_KEY",))
+    left = reply.error.partition("ends with '")[2].rstrip("'")
+    assert set(left) <= set(" *z") and left.endswith("z" * (300 - spare))
+
+
+CATASTROPHIC = r"^(([a-z])+.)+[A-Z]([a-z])+$"
+
+
+def test_an_output_regex_that_takes_for_ever_ends_at_the_deadline():
+  """And nothing else waits for it."""
+  keys = {
+    "argv": (sys.executable, "-c", "print('a' * 5000)"),
+    "output_regex": CATASTROPHIC,
+  }
+  agent = opened("cli", keys, timeout_s=2.0)
+  ticks = 0
+
+  async def tick():
+    nonlocal ticks
+    while True:
+      await asyncio.sleep(0.01)
+      ticks += 1
+
+  async def main():
+    ticking = asyncio.create_task(tick())
+    reply = await agent.ask("q", role="r", seed=None, replicate=0)
+    ticking.cancel()
+    await agent.aclose()
+    return reply
+
+  reply = asyncio.run(main())
+  assert reply.status == "timeout" and reply.seconds < 20
+  assert ticks > 20
+
+
+def test_the_last_of_very_many_matches():
+  reply = script("print('ab' * 100_000 + 'c')", output_regex="[a-z]")
+  assert reply.text == "c"
+
+
+FUNCTIONS = f"""
+KEY = {KEY!r}
+
+def large(_):
+  return "x" * {BOUND + 1}
+
+def fits(_):
+  return "x" * {BOUND - 99}
+
+def breaks(prompt):
+  raise ValueError("x" * int(prompt) + KEY + "y" * 500)
+"""
+
+
+@pytest.mark.parametrize("own_process", [False, True])
+def test_a_function_that_returns_too_much(tmp_path, own_process):
+  file = tmp_path / "functions.py"
+  file.write_text(FUNCTIONS)
+  for name, status in (("large", "error"), ("fits", "ok")):
+    keys = {"target": f"{file}:{name}", "own_process": own_process}
+    reply = ask(opened("python", keys, max_response_bytes=BOUND), "q")
+    assert reply.status == status
+  keys = {"target": f"{file}:large", "own_process": own_process}
+  reply = ask(opened("python", keys, max_response_bytes=BOUND), "q")
+  assert reply.error == TOO_LARGE and reply.text is None
+
+
+@pytest.mark.parametrize("own_process", [False, True])
+def test_an_error_of_a_function_holds_no_half_of_a_key(tmp_path, own_process):
+  file = tmp_path / "functions.py"
+  file.write_text(FUNCTIONS)
+  keys = {"target": f"{file}:breaks", "own_process": own_process}
+  agent = opened("python", keys, environ=ENVIRON)
+  prompts = [str(n) for n in range(470, 600, 3)]
+  for reply in ask(agent, *prompts):
+    assert reply.error.startswith("ValueError: xxx")
+    assert KEY[:4] not in reply.error and KEY[-4:] not in reply.error
+
+
+def test_a_failed_response_holds_no_half_of_a_key():
+  pytest.importorskip("openai", reason="needs the extra `agents`")
+  from tests.online.agents.sdk import response_reply
+
+  for before in range(440, 600, 23):
+    error = {"code": "server_error", "message": "x" * before + KEY}
+    refusal = {"type": "refusal", "refusal": "x" * before + KEY}
+    refused = response_reply("")
+    refused["output"][0]["content"] = [refusal]
+    for value in (response_reply(None, status="failed", error=error), refused):
+      with Hostile(said(value)) as server:
+        keys = {
+          "model": "m",
+          "base_url": server.url,
+          "api_key_env": "AGENT_KEY",
+        }
+        reply = ask(opened("responses", keys, environ=ENVIRON), "q")
+      assert reply.status == "error" and "xxx" in reply.error
+      assert KEY[:4] not in reply.error

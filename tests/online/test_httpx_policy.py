@@ -1,0 +1,141 @@
+"""Libraries that bring a client of their own, at servers that want its key."""
+
+import importlib.util
+
+import pytest
+
+from atlas_jax.config import ConfigError
+from tests.hostile_server import (
+  REDIRECTS,
+  Hostile,
+  bomb,
+  endless,
+  redirect,
+)
+from tests.online.agents.asked import ask as ask_agent
+from tests.online.agents.asked import opened
+from tests.online.agents.sdk import sdk_missing
+from tests.online.opened import Run, ask, request
+
+KEY = "sk-0123456789abcdef"
+BOUND = 1 << 20
+MODELS = (
+  *("openai/gpt-4o", "hosted_vllm/m", "azure/gpt-4o", "mistral/m"),
+  *("anthropic/claude-3-5-sonnet-20241022", "gemini/gemini-1.5-flash"),
+  *("cohere_chat/command-r", "ollama_chat/m", "huggingface/a/m"),
+)
+AGENT = "tests/online/agents/sdk_agents.py:plain"
+
+
+def _skip_without(package):
+  # Not imported: LiteLLM reads its settings from the environment meanwhile.
+  if importlib.util.find_spec(package) is None:
+    pytest.skip(f"needs {package}, of the extras `online` and `agents`")
+
+
+def litellm(model, url, retries=3):
+  _skip_without("litellm")
+  run = Run(environ={"K": KEY})
+  opened_model = run.open(
+    kind="litellm",
+    model=model,
+    url=url,
+    api_key_env="K",
+    retries=retries,
+    timeout_s=60.0,
+    max_response_bytes=BOUND,
+  )
+  (reply,) = ask(opened_model, request("PROMPT"))
+  return reply
+
+
+def agent(kind, url, api="responses", **keys):
+  _skip_without("openai")
+  keys |= {"base_url": url, "api_key_env": "K"}
+  if kind == "responses":
+    keys |= {"model": "m"}
+  else:
+    keys |= {"target": AGENT, "api": api}
+  one = opened(
+    kind, keys, environ={"K": KEY}, retries=3, max_response_bytes=BOUND
+  )
+  return ask_agent(one, "PROMPT")
+
+
+@pytest.fixture(autouse=True)
+def versions(monkeypatch):
+  monkeypatch.setenv("AZURE_API_VERSION", "2024-06-01")
+
+
+WAYS = [
+  *(pytest.param(lambda u, m=m: litellm(m, u), id=m) for m in MODELS),
+  pytest.param(lambda u: agent("responses", u), id="responses"),
+  *(
+    pytest.param(
+      lambda u, api=api: agent("agents_sdk", u, api),
+      id=f"agents_sdk {api}",
+      marks=sdk_missing,
+    )
+    for api in ("responses", "chat_completions")
+  ),
+]
+EVERY_WAY = pytest.mark.parametrize("send", WAYS)
+
+
+@EVERY_WAY
+@pytest.mark.parametrize("status", REDIRECTS)
+def test_a_redirect_gets_neither_key_nor_prompt(send, status):
+  with Hostile() as thief, Hostile(redirect(status, thief.url)) as server:
+    reply = send(server.url)
+  assert (reply.status, reply.text) == ("error", None)
+  assert "PROMPT" in server.text and KEY in server.text
+  # One request, so it was not tried again.
+  assert len(server.requests) == 1 and not thief.requests, thief.text
+  error = reply.error
+  assert server.url in error and f"{thief.url}/" in error
+  assert "not followed" in error and "\n" not in error and KEY not in error
+
+
+@EVERY_WAY
+@pytest.mark.parametrize("status", [200, 500])
+@pytest.mark.parametrize("body", [endless, bomb])
+def test_too_much_is_not_read(send, body, status):
+  with Hostile(body(status)) as server:
+    reply = send(server.url)
+  assert (reply.status, reply.text) == ("error", None)
+  assert f"more than {BOUND} bytes came" in reply.error
+  assert len(server.requests) == 1 and server.sent < 32 << 20
+
+
+def test_a_provider_with_a_client_that_follows_is_refused():
+  with pytest.raises(ConfigError, match=r"aiohttp_openai.*openai/NAME"):
+    litellm("aiohttp_openai/m", "http://127.0.0.1:1")
+
+
+def test_a_client_that_blocks_does_not_follow_either():
+  _skip_without("litellm")
+  from atlas_jax.online import litellm_calls
+
+  library = litellm_calls._library()
+  with Hostile() as thief, Hostile(redirect(307, thief.url)) as server:
+    for model in ("openai/m", "anthropic/claude-3-5-sonnet-20241022"):
+      with pytest.raises(Exception, match=r"litellm\."):
+        library.completion(
+          model=model,
+          messages=[{"role": "user", "content": "PROMPT"}],
+          api_base=server.url,
+          api_key=KEY,
+          max_retries=0,
+        )
+  assert server.requests and not thief.requests
+
+
+@sdk_missing
+def test_the_sdks_own_client_does_not_follow_either(monkeypatch):
+  with Hostile() as thief, Hostile(redirect(307, thief.url)) as server:
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    one = opened("agents_sdk", {"target": AGENT}, max_response_bytes=BOUND)
+    reply = ask_agent(one, "PROMPT")
+  assert "not followed" in reply.error
+  assert server.requests and not thief.requests
