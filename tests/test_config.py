@@ -240,6 +240,20 @@ def test_every_variant_builds(module, variant):
   assert isinstance(resolve(config.get_config(variant)), config_lib.RunConfig)
 
 
+@pytest.mark.parametrize(
+  ("changes", "warmup"),
+  [
+    ({}, 5),
+    ({"steps": 2}, 0),
+    ({"steps": 2, "optimizer.warmup_steps": 1}, 1),
+  ],
+)
+def test_a_shorter_quickstart_warms_up_for_less(changes, warmup):
+  tree = importlib.import_module("configs.quickstart").get_config()
+  tree.grpo.update_from_flattened_dict(changes)
+  assert resolve(tree).grpo.optimizer.warmup_steps == warmup
+
+
 @pytest.mark.parametrize("module", ["quickstart", "teacher"])
 def test_an_unknown_variant_lists_the_valid_ones(module):
   config = importlib.import_module(f"configs.{module}")

@@ -77,6 +77,7 @@ TOP_LEVEL = {
   *("atlas_jax", "configs", "launchers", "third_party", "tests", ".ci"),
   *("requirements.txt", "README.md", "pyproject.toml", "LICENSE"),
   *("CITATION.cff", ".gitignore", ".pre-commit-config.yaml"),
+  *("CONTRIBUTING.md", "CHANGELOG.md"),
 }
 MAX_LINES = 350
 
