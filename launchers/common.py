@@ -261,12 +261,12 @@ def _unknown_key(argv, text: str) -> str | None:
   lost = re.search(r"'(\w+)", text)
   given = [a.split("=")[0] for a in argv if re.match("--?config\\.", a)]
   wrong = [key for key in given if lost and lost[1] in key.split(".")]
-  files = [a.split("=", 1)[1] for a in argv if re.match("--?config=", a)]
-  if not wrong or not files:
+  configs = [a.split("=", 1)[1] for a in argv if re.match("--?config=", a)]
+  if not wrong or not configs:
     return None
   from atlas_jax import config_tree
 
-  keys = config_tree.dotted(flags.FLAGS["config"].parser.parse(files[0]))
+  keys = config_tree.dotted(flags.FLAGS["config"].parser.parse(configs[0]))
   hint = config_tree.meant(wrong[0].split(".", 1)[1], keys)
   return f"{wrong[0]} names no key{hint}; they are in configs/README.md"
 
