@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from atlas_jax.data import chat as chat_lib
+from atlas_jax.data import chat_format
 from atlas_jax.data.chat import ChatError, ChatTokenizer
 from atlas_jax.files import FileError
 from tests.chat_model import TEMPLATE, write_tokenizer
@@ -165,4 +166,4 @@ def test_a_file_that_lies_elsewhere_or_is_none(name, tmp_path):
 def test_a_generation_config_that_is_none(text, why, tmp_path):
   path = tmp_path / "generation_config.json"
   path.write_text(text)
-  assert why in refusal(lambda: chat_lib._generation_eos(path))
+  assert why in refusal(lambda: chat_format._of_model(tmp_path))
