@@ -1,8 +1,8 @@
 """Functions that may hang, burst or do harm, called in a process of their own.
 
 What models and strangers write is judged and rendered there: within limits of
-time and memory, away from the terminal, and locked once lock.take is called.
-What comes back is data of bounded size, not pickles.
+time and memory, away from the terminal and from what we have open, and locked
+once lock.take is called. What comes back is data of bounded size, no pickle.
 """
 
 import json
@@ -43,7 +43,6 @@ class Confined:
 
   Attributes:
     end: ends the process; this happens also when nobody holds the object.
-    descriptor: of the connection, in the process.
   """
 
   def __init__(
@@ -53,11 +52,10 @@ class Confined:
     self._turn = threading.Lock()
     self._connection, theirs = socket.socketpair()
     with theirs:
-      self.descriptor = theirs.fileno()
-      given = json.dumps((sys.path, self.descriptor, memory_bytes))
+      given = json.dumps((sys.path, theirs.fileno(), memory_bytes))
       self._process = subprocess.Popen(
         [sys.executable, "-c", _PROGRAM, given],
-        pass_fds=[self.descriptor],
+        pass_fds=[theirs.fileno()],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

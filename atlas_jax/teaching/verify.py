@@ -55,17 +55,16 @@ def _warn_of_no_lock(why: str) -> None:
   _log.warning("the processes that judge answers are not locked: %s", why)
 
 
-def _prepare(job: Job, connection: int) -> str:
+def _prepare(job: Job) -> str:
   """Why the process is not locked; empty where it is, or need not be."""
   job.prepare()
-  return lock.take(connection) if job.locked else ""
+  return lock.take() if job.locked else ""
 
 
 def _start(job: Job) -> Confined:
   process = Confined()
   try:
-    given = (_prepare, job, process.descriptor)
-    why = process.call(*given, cpu_s=_START_S, wall_s=_START_S)
+    why = process.call(_prepare, job, cpu_s=_START_S, wall_s=_START_S)
   except NoAnswer as error:
     raise NotStarted(f"a verifier did not start: it {error}") from None
   if why:
