@@ -37,6 +37,9 @@ _ESCAPE = re.compile(
 _LETTERS = {"n": "\n", "r": "\r", "t": "\t"}
 # Of a text every 4th place is looked up: _SHORTEST characters have all these.
 _STEP, _GRAM = 4, 5
+# Searched at a time, since escapes take a hundred times their size in memory;
+# and a secret with all of its escapes, which may stand where two of them meet.
+_WINDOW, _LONGEST_FORM = 1 << 17, 1 << 15
 
 
 def scrubber(environ: Mapping[str, str], *own: str | None) -> Callable:
@@ -70,17 +73,24 @@ def answer_scrubber(environ: Mapping[str, str], *own: str | None) -> Callable:
     for at in range(len(form) - _GRAM, len(form) - _GRAM - _STEP, -1):
       grams.setdefault(form[at : at + _GRAM], []).append((at, form))
 
-  def scrub(text: str) -> str:
-    spans, layers, bare = [], [], text
+  def spans_in(text: str) -> Iterator[tuple[int, int]]:
+    layers = []
     while True:
-      for start, end in _found(bare, grams):
+      for start, end in _found(text, grams):
         for runs in reversed(layers):
           start, end = _outside(start, runs), _outside(end, runs)
-        spans.append((start, end))
-      if len(layers) == _LAYERS or not _ESCAPE.search(bare.rstrip()):
-        return _masked(text, spans)
-      bare, runs = _unescaped(bare)
+        yield start, end
+      if len(layers) == _LAYERS or not _ESCAPE.search(text.rstrip()):
+        return
+      text, runs = _unescaped(text)
       layers.append(runs)
+
+  def scrub(text: str) -> str:
+    spans = []
+    for at in range(0, len(text) if grams else 0, _WINDOW):
+      window = text[at : at + _WINDOW + _LONGEST_FORM]
+      spans += [(at + start, at + end) for start, end in spans_in(window)]
+    return _masked(text, spans)
 
   return scrub
 

@@ -96,6 +96,14 @@ def test_a_key_in_utf_16():
   assert out.replace("\0", "") == "a *** b"
 
 
+def test_a_key_where_two_windows_meet():
+  key = "sk-0123456789"
+  scrub = answer_scrubber({}, key)
+  hidden = "".join(f"%25{ord(c):02x}" for c in key)
+  for at in range((1 << 17) - len(hidden) - 1, (1 << 17) + 2, 3):
+    assert scrub("%41" * (at // 3) + hidden + "%") == "%41" * (at // 3) + "***%"
+
+
 SECRET = "q8Zt-4kPw2-long-enough"
 
 
