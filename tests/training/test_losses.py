@@ -4,13 +4,14 @@ Against loops written from the formulas: test_losses_oracle.py.
 """
 
 import pathlib
+from typing import get_args, get_type_hints
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from atlas_jax.config_checks import CHOICES
+from atlas_jax import config
 from atlas_jax.training import losses
 from atlas_jax.training.mismatch import MISMATCHES
 from tests.training import oracle
@@ -306,9 +307,10 @@ def test_combine_adds_sums_and_keeps_maxima():
 
 
 def test_the_config_offers_what_there_is():
-  assert CHOICES["grpo.loss_type"] == losses.LOSS_TYPES
-  assert CHOICES["grpo.ratio_level"] == losses.RATIO_LEVELS
-  assert CHOICES["grpo.mismatch"] == MISMATCHES
+  assert get_args(config.LossType) == losses.LOSS_TYPES
+  level = get_type_hints(config.GrpoConfig)["ratio_level"]
+  assert get_args(level) == losses.RATIO_LEVELS
+  assert get_args(config.Mismatch) == MISMATCHES
 
 
 @pytest.mark.parametrize(
