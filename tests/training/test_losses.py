@@ -298,14 +298,6 @@ def test_sft_loss_by_hand():
   np.testing.assert_array_equal(grad, -mask)
 
 
-def test_combine_adds_sums_and_keeps_maxima():
-  a = losses.Metrics({"x": (jnp.array(1.0), jnp.array(2.0))}, {"m": 3.0})
-  b = losses.Metrics({"x": (jnp.array(4.0), jnp.array(1.0))}, {"m": 2.0})
-  both = losses.combine(a, b)
-  assert both.sums["x"] == (5, 3)
-  assert both.maxima["m"] == 3
-
-
 def test_the_config_offers_what_there_is():
   assert get_args(config.LossType) == losses.LOSS_TYPES
   level = get_type_hints(config.GrpoConfig)["ratio_level"]
