@@ -49,11 +49,11 @@ def _hear(number: int, _) -> None:
 def listening():
   """Both signals end what runs inside; for the main thread."""
   global _asked
-  _asked = 0
   before = {number: signal.signal(number, _hear) for number in _SIGNALS}
   try:
     yield
   finally:
+    _asked = 0
     for number, handler in before.items():
       signal.signal(number, handler)
 

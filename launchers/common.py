@@ -36,6 +36,7 @@ _COORDINATOR_TIMEOUT = flags.DEFINE_integer(
   "Until all processes must have met.",
   lower_bound=1,
 )
+# Where configs/ lies: the checkout, or the package atlas_jax.
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -93,7 +94,19 @@ def define_flags(workdir: bool = True) -> None:
   _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file under configs/, as FILE.py or FILE.py:VARIANT."
   )
+  parser = flags.FLAGS["config"].parser
+  parse = parser.parse
+  parser.parse = lambda path: parse(_found(path))
   flags.mark_flags_as_required(["config"] + ["workdir"] * workdir)
+
+
+def _found(path: str) -> str:
+  """`path`, or the config of that name that is installed with this file."""
+  file = path.split(":", 1)[0]
+  inside = pathlib.PurePath(file).parts[:1] == ("configs",)
+  if inside and not os.path.exists(file) and (_ROOT / file).is_file():
+    return str(_ROOT / path)
+  return path
 
 
 def tree():
@@ -156,11 +169,18 @@ def server_key() -> str | None:
   return os.environ.get("ATLAS_SERVER_KEY")
 
 
+def _cache() -> pathlib.Path:
+  """The checkout's; the user's where the project is installed."""
+  if (_ROOT / "pyproject.toml").exists():
+    return _ROOT / ".cache"
+  home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+  return pathlib.Path(home) / "atlas_jax"
+
+
 def _environment() -> None:
   """Defaults that a user's own environment overrides."""
-  cache = _ROOT / ".cache" / "jax"
   for key, value in {
-    "JAX_COMPILATION_CACHE_DIR": str(cache),
+    "JAX_COMPILATION_CACHE_DIR": str(_cache() / "jax"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "TF_CPP_MIN_LOG_LEVEL": "2",
@@ -241,12 +261,12 @@ def _unknown_key(argv, text: str) -> str | None:
   lost = re.search(r"'(\w+)", text)
   given = [a.split("=")[0] for a in argv if re.match("--?config\\.", a)]
   wrong = [key for key in given if lost and lost[1] in key.split(".")]
-  files = [a.split("=", 1)[1] for a in argv if re.match("--?config=", a)]
-  if not wrong or not files:
+  configs = [a.split("=", 1)[1] for a in argv if re.match("--?config=", a)]
+  if not wrong or not configs:
     return None
   from atlas_jax import config_tree
 
-  keys = config_tree.dotted(flags.FLAGS["config"].parser.parse(files[0]))
+  keys = config_tree.dotted(flags.FLAGS["config"].parser.parse(configs[0]))
   hint = config_tree.meant(wrong[0].split(".", 1)[1], keys)
   return f"{wrong[0]} names no key{hint}; they are in configs/README.md"
 

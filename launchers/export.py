@@ -9,7 +9,7 @@ import pathlib
 
 from absl import flags
 
-from launchers import common
+from . import common
 
 flags.mark_flag_as_required("workdir")
 _OUTPUT = flags.DEFINE_string(

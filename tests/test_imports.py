@@ -28,6 +28,8 @@ LAYERS = (
     "atlas_jax.checkpoint",
     "atlas_jax.directory",
     "atlas_jax.files",
+    "atlas_jax.confined",
+    "atlas_jax.lock",
     "atlas_jax.terminal",
     "atlas_jax.addresses",
     "atlas_jax.secret_names",
@@ -77,6 +79,7 @@ TOP_LEVEL = {
   *("atlas_jax", "configs", "launchers", "third_party", "tests", ".ci"),
   *("requirements.txt", "README.md", "pyproject.toml", "LICENSE"),
   *("CITATION.cff", ".gitignore", ".pre-commit-config.yaml"),
+  *("CONTRIBUTING.md", "CHANGELOG.md"),
 }
 MAX_LINES = 350
 

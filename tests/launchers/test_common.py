@@ -178,6 +178,19 @@ def test_a_launcher_without_a_config_runs(repo_root, tmp_path):
   assert done.stderr.startswith("error: ") and "config.json" in done.stderr
 
 
+def test_compiled_programs_of_an_installation_lie_with_the_users(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "mine"))
+  monkeypatch.setattr(common, "_ROOT", tmp_path)
+  assert common._cache() == tmp_path / "mine" / "atlas_jax"
+  monkeypatch.delenv("XDG_CACHE_HOME")
+  monkeypatch.setenv("HOME", str(tmp_path))
+  assert common._cache() == tmp_path / ".cache" / "atlas_jax"
+  (tmp_path / "pyproject.toml").touch()
+  assert common._cache() == tmp_path / ".cache"
+
+
 def test_errors_logs_and_tracebacks_command_no_terminal(tmp_path, repo_root):
   program = (
     "import logging, sys, warnings\n"
