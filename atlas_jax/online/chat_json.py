@@ -12,10 +12,10 @@ from atlas_jax.online.retrying import Answer, CallFailed
 # failed, which may pass by; the answer was cut. Any other is as good as none
 # where there is a text.
 _DECLINED = re.compile(
-  "filter|safety|refus|recitation|block|prohibited|spii|guardrail|toxic|policy"
+  "filter|safety|refus|recitation|block|prohibit|spii|guardrail|toxic|policy|sensit"
 )
 _BROKEN = re.compile(
-  "error|malformed|overload|abort|cancel|timeout|internal|unavail|insufficient"
+  "error|malform|overload|abort|cancel|timeout|internal|unavail|insuffic|rate_li"
 )
 _CUT = re.compile("length|max_|limit|context|truncated|incomplete")
 _ENDED = re.compile(

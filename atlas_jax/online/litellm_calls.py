@@ -94,13 +94,10 @@ class LiteLlmCalls:
         " openai/NAME"
       )
     missing = self._litellm.validate_environment(model)["missing_keys"]
-    # Of other providers there are other ways in.
-    if (
-      not (key or known[2] or "mock_response" in extra)
-      and missing
-      and all(name.endswith(("_KEY", "_TOKEN")) for name in missing)
-      and not missing[0].startswith("AWS_")
-    ):
+    # Where more than keys are missing, there are other ways in.
+    keys = [name for name in missing if name.endswith(("_API_KEY", "_TOKEN"))]
+    given = key or known[2] or "mock_response" in extra
+    if keys and keys == missing and not given:
       raise ConfigError(
         f"{where}.api_key_env: {model} needs a key; set the variable"
         f" {' or '.join(missing)}, or name the one that holds it"
@@ -175,11 +172,13 @@ class LiteLlmCalls:
     answer = answer_of(body)
     counted = (body.get("usage") or {}).get("completion_tokens")
     cost = response._hidden_params.get("response_cost")
-    # It is worked out from the counts, even where those make no sense.
+    # It is worked out from the counts, even where those make no sense or leave
+    # out the thinking.
     if (
       None in (answer.prompt_tokens, answer.completion_tokens)
       or counted != answer.completion_tokens
-    ) or (cost is not None and not (math.isfinite(cost) and cost >= 0)):
+      or (cost is not None and not (math.isfinite(cost) and cost >= 0))
+    ):
       cost = None
     return Answer(
       answer.text,

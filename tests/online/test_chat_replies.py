@@ -62,7 +62,7 @@ def test_reasons_of_an_answer_that_was_cut(reason):
       "refusal",
       "PROHIBITED_CONTENT",
     ),
-    *("BLOCKLIST", "content-filtered", "ERROR_TOXIC"),
+    *("BLOCKLIST", "content-filtered", "ERROR_TOXIC", "sensitive"),
   ],
 )
 def test_a_decline_is_not_asked_again(reason):

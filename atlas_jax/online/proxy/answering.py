@@ -42,8 +42,8 @@ HEADER = "x-atlas-teaching"
 _HANDED_ON = ("Retry-After", "x-request-id")
 # Of the client's key or of its pace, not of the teaching.
 _NOT_THE_TEACHINGS_FAULT = (401, 403, 429)
-# The event after which a client may leave at once: nothing comes any more.
 _LONGEST_START = 1 << 16  # bytes of a stream that say nothing
+# The event after which a client may leave at once: nothing comes any more.
 _DONE = re.compile(rb"[\r\n]data: ?\[DONE\]")
 
 
