@@ -188,13 +188,18 @@ def _check_kinds(hf: dict[str, Any]) -> None:
   for key, most in _MOST.items():
     if hf[key] is None and key not in _REQUIRED:
       continue
-    if type(hf[key]) is not int or not 0 < hf[key] <= most:
-      raise _unsupported(key, repr(hf[key]), f"an integer from 1 to {most}")
+    _size(key, hf[key], most)
   for key in ("rms_norm_eps", "initializer_range"):
     _positive(key, hf[key])
   for key in _SWITCHES:
     if key in hf and type(hf[key]) is not bool:
       raise _unsupported(key, repr(hf[key]), "true, false")
+
+
+def _size(key: str, value: Any, most: int) -> int:
+  if type(value) is not int or not 0 < value <= most:
+    raise _unsupported(key, repr(value), f"an integer from 1 to {most}")
+  return value
 
 
 def _positive(key: str, value: Any) -> float:
@@ -265,5 +270,7 @@ def _rope(hf: dict[str, Any]) -> tuple[float, RopeScaling | None]:
       )
   return theta, RopeScaling(
     *(_positive(f"{where}.{key}", given[key]) for key in fields),
-    original_max_positions=int(_positive(original, given[original])),
+    original_max_positions=_size(
+      original, given[original], _MOST["max_position_embeddings"]
+    ),
   )

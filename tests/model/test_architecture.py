@@ -164,6 +164,15 @@ def test_what_is_no_size_is_refused_with_its_key(key):
       {"rope_scaling": {"type": "llama3", **LLAMA3, "factor": "8"}},
       "rope_scaling.factor",
     ),
+    (
+      {
+        "rope_scaling": {
+          **{"type": "llama3", **LLAMA3},
+          "original_max_position_embeddings": 0.5,
+        }
+      },
+      "original_max_position_embeddings=0.5",
+    ),
     ({"num_attention_heads": 64, "num_key_value_heads": 64}, "head_dim=0"),
     ({"model_type": ["llama"]}, "model_type"),
     ({"model_type": "x" * 10**6}, "model_type"),
