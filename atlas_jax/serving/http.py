@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 
 from atlas_jax import addresses
-from atlas_jax.scrubbing import scrubber, told
+from atlas_jax.scrubbing import answer_scrubber, scrubber, told
 
 MOST_BYTES = 16 << 20  # the default of each config key max_response_bytes
 _IDLE_S = 2.0
@@ -41,6 +41,14 @@ class Redirected(Untaken):
       f" {addresses.bare(location, url)}, which is not followed; if that is"
       " the server, give its address"
     )
+
+
+class Broken(aiohttp.ClientError):
+  """No HTTP, or an end before the end.
+
+  The library's own error repeats what the server said, cut anywhere: maybe in
+  the middle of a key.
+  """
 
 
 class TooLarge(Untaken):
@@ -87,14 +95,25 @@ async def request(
     Redirected: it names another address.
     aiohttp.ClientError, TimeoutError, OSError: no answer.
   """
-  async with session.request(
-    method, url, allow_redirects=False, **content
-  ) as response:
-    location = response.headers.get("Location")
-    if response.status // 100 == 3 and location is not None:
-      response.close()
-      raise Redirected(str(response.url), response.status, location)
-    yield response
+  try:
+    async with session.request(
+      method, url, allow_redirects=False, **content
+    ) as response:
+      location = response.headers.get("Location")
+      if response.status // 100 == 3 and location is not None:
+        response.close()
+        sent = response.request_info.headers.values()
+        keys = [value.removeprefix("Bearer ") for value in sent]
+        location = answer_scrubber({}, *keys)(location)
+        raise Redirected(str(response.url), response.status, location)
+      yield response
+  except (
+    aiohttp.ClientResponseError,
+    aiohttp.ClientPayloadError,
+    aiohttp.ServerDisconnectedError,
+  ) as error:
+    kind = type(error).__name__
+    raise Broken(f"the answer broke off, or is no HTTP ({kind})") from None
 
 
 async def read(response: aiohttp.ClientResponse, most_bytes: int) -> bytes:
