@@ -7,6 +7,7 @@ import http.server
 import itertools
 import json
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -55,6 +56,12 @@ def bomb(status: int = 200, size: int = _MOST) -> Callable:
 def breaks(data: bytes) -> Callable:
   """These bytes, and the end of the connection."""
   return lambda request: Answer(0, parts=[data])
+
+
+def never_a_head(part: bytes, pause_s: float = 0.0) -> Callable:
+  """The head of an answer goes on, and never comes to its end."""
+  parts = (time.sleep(pause_s) or part for _ in range(_MOST // len(part)))
+  return lambda request: Answer(0, parts=parts)
 
 
 def no_http(key: str) -> dict[str, bytes]:

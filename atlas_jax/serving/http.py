@@ -66,6 +66,7 @@ def open_session(
   limit: int = 0,
   connect_timeout_s: float | None = None,
   silence_timeout_s: float | None = None,
+  answer_timeout_s: float | None = None,
 ) -> aiohttp.ClientSession:
   """The connections of one client; close it.
 
@@ -73,14 +74,18 @@ def open_session(
     headers: of every request.
     limit: connections at one time; 0: no limit.
     connect_timeout_s: for a connection to be made.
-    silence_timeout_s: between two reads. None, both: the caller's deadline.
+    silence_timeout_s: between two reads.
+    answer_timeout_s: of a request, to the end of its answer. None, of these
+      three: the caller has a deadline.
   """
   return aiohttp.ClientSession(
     headers=headers,
     cookie_jar=aiohttp.DummyCookieJar(),
     connector=aiohttp.TCPConnector(limit=limit, keepalive_timeout=_IDLE_S),
     timeout=aiohttp.ClientTimeout(
-      total=None, sock_connect=connect_timeout_s, sock_read=silence_timeout_s
+      total=answer_timeout_s,
+      sock_connect=connect_timeout_s,
+      sock_read=silence_timeout_s,
     ),
   )
 
