@@ -1,6 +1,5 @@
 """The config of the proxy: every default, once."""
 
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -12,6 +11,7 @@ from atlas_jax.online.outcomes import TEACH_DEADLINE_S
 from atlas_jax.online.protocol import ProbeConfig, TeachConfig
 from atlas_jax.serving import http
 
+_MAY_BE_0 = ("temperature", "drain_s")
 _MAX_TOKENS_KEYS = ("max_tokens", "max_completion_tokens")
 
 
@@ -131,22 +131,14 @@ def check(config: ProxyConfig) -> None:
       "config.upstream.forward_authorization passes the client's own key on:"
       " config.api_key_env and config.upstream.api_key_env must be None"
     )
-  for name in (
-    *("teach_deadline_s", "breaker_failures", "breaker_open_s"),
-    *("connect_timeout_s", "silence_timeout_s", "health_timeout_s"),
-    *("body_timeout_s", "answer_timeout_s", "write_timeout_s"),
-    *("idle_timeout_s", "probe.max_tokens", "teach.max_tokens"),
-    *("teach.max_approach_chars", "max_connections", "max_concurrency"),
-    *("max_held_bytes", "max_request_bytes", "max_response_bytes"),
-    "max_question_bytes",
-  ):
-    value = operator.attrgetter(name)(config)
-    if not value > 0:  # also for NaN
-      raise ConfigError(f"config.{name} must be above 0, got {value}")
-  for name in ("probe.temperature", "teach.temperature", "drain_s"):
-    value = operator.attrgetter(name)(config)
-    if not value >= 0:
-      raise ConfigError(f"config.{name} must not be negative, got {value}")
+  parts = {"": config, "probe.": config.probe, "teach.": config.teach}
+  for part, values in parts.items():
+    for name, value in vars(values).items():
+      if isinstance(value, bool) or not isinstance(value, int | float):
+        continue
+      if not (value > 0 or (value == 0 and name in _MAY_BE_0)):  # or NaN
+        must = "not be negative" if name in _MAY_BE_0 else "be above 0"
+        raise ConfigError(f"config.{part}{name} must {must}, got {value}")
 
 
 def read_keys(config: ProxyConfig, environ: Mapping[str, str]) -> Keys:
@@ -156,15 +148,8 @@ def read_keys(config: ProxyConfig, environ: Mapping[str, str]) -> Keys:
     ConfigError: a variable is named and not set, or has a control character.
   """
 
-  def read(key: str, variable: str | None) -> str | None:
-    if variable is None:
-      return None
-    if not environ.get(variable):
-      raise ConfigError(
-        f"config.{key} names the environment variable {variable}, which is"
-        " not set"
-      )
-    return variables.read(environ, variable, f"config.{key}")
+  def read(key: str, name: str | None) -> str | None:
+    return name and variables.read(environ, name, f"config.{key}")
 
   return Keys(
     client=read("api_key_env", config.api_key_env),
