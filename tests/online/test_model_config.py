@@ -45,6 +45,10 @@ from tests.online.stub_server import StubServer
       "extra['metadata']['user_api_key'] may be secret",
     ),
     (
+      {"url": "http://h", "extra": {"user": "sk-0123456789pw"}},
+      "extra['user'] may be secret",
+    ),
+    (
       {"url": "http://h", "extra": {"a": [{"b": [{"headers": {}}]}]}},
       "extra['a'][0]['b'][0]['headers'] may be secret",
     ),

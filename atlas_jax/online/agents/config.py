@@ -16,6 +16,10 @@ from atlas_jax.serving.http import MOST_BYTES
 
 PROMPT = "{prompt}"
 PROMPT_FILE = "{prompt_file}"
+_SECRET = (
+  "looks like a secret, and a config is written to files: write ${VARIABLE} and"
+  " set it in the environment"
+)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _SHELLS = ("sh", "bash", "dash", "ash", "zsh", "ksh", "fish")
 _SHELL_COMMAND = re.compile(r"-[a-zA-Z]*c[a-zA-Z]*")
@@ -161,10 +165,8 @@ def _http(http: HttpAgentConfig, where: str) -> Iterator[str]:
       f"{where}.url holds a user or password; put it into"
       f" {where}.headers.Authorization as ${{VARIABLE}}"
     )
-  else:
-    inside = urllib.parse.parse_qs(parts.query)
-    flat = {name: "".join(values) for name, values in inside.items()}
-    yield from _secrets(flat, f"{where}.url")
+  elif secret_names.in_text(url):
+    yield f"{where}.url {_SECRET}"
   if not http.method.isalpha() or not http.method.isupper():
     yield f"{where}.method={http.method!r} must be such as GET or POST"
   for name, value in http.headers.items():
@@ -185,17 +187,12 @@ def _http(http: HttpAgentConfig, where: str) -> Iterator[str]:
 def _secrets(template, where: str) -> Iterator[str]:
   """A line for each text, at any depth, that is a secret by its name."""
   for path, name, value in secret_names.named(template):
-    if (
-      isinstance(value, str)
-      and value
-      and (secret_names.is_secret(name) or secret_names.KEY.search(value))
-      and "${" not in value
-      and PROMPT not in value
-    ):
-      yield (
-        f"{where}{path} looks like a secret, and a config is written to files:"
-        " write ${VARIABLE} and set it in the environment"
-      )
+    if not isinstance(value, str):
+      value = ""
+    template = "${" in value or PROMPT in value
+    by_name = value and secret_names.is_secret(name) and not template
+    if by_name or secret_names.in_text(value):
+      yield f"{where}{path} {_SECRET}"
 
 
 def _python(python: PythonAgentConfig, where: str) -> Iterator[str]:

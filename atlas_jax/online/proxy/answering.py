@@ -152,8 +152,9 @@ class Answering:
         kinds = (errors.JSON, errors.EVENTS) if chat.stream else (errors.JSON,)
         errors.check_known(answer, *kinds)
         for name in _HANDED_ON:
-          if name in answer.headers:
-            headers[name] = self.hiding.in_text(answer.headers[name])
+          value = answer.headers.get(name, "")
+          if value and value.isascii() and value.isprintable():
+            headers[name] = self.hiding.in_text(value)
         if answer.status == 200 and answer.content_type == errors.EVENTS:
           headers["Content-Type"] = errors.EVENTS
           response = web.StreamResponse(headers=headers)
