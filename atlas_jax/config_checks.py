@@ -3,6 +3,7 @@
 Types and unknown keys are `config.resolve`'s; this reads a built RunConfig.
 """
 
+import datetime
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -137,6 +138,15 @@ def problems(config: "RunConfig") -> Iterator[str]:
         f"config.{name}.optimizer.warmup_steps={o.warmup_steps} leaves no"
         f" update of the {count} of config.{name} to its {o.schedule} schedule"
       )
+  if not 0 <= config.data.max_too_long <= 1:
+    yield (
+      f"config.data.max_too_long={config.data.max_too_long} is no share, from"
+      " 0 to 1"
+    )
+  try:
+    datetime.date.fromisoformat(config.template_date or "2000-01-01")
+  except ValueError as error:
+    yield f"config.template_date={config.template_date!r} is no day: {error}"
   yield from _loss_problems(config.grpo)
   yield from _sampling_problems(config)
 

@@ -177,9 +177,12 @@ def serve(
         answer = (True, getattr(tokenizer, name)(*arguments))
       except Exception as error:
         known = isinstance(error, ChatError)
-        what = "" if known else (
-          "its chat template or tokenizer raised"
-          f" {type(error).__name__}: "
+        what = (
+          ""
+          if known
+          else (
+            f"its chat template or tokenizer raised {type(error).__name__}: "
+          )
         )
         one_line = " ".join(str(error).split())[:500]
         answer = (False, f"{path}: {what}{one_line}")

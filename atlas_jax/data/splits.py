@@ -24,6 +24,7 @@ from atlas_jax.data.problems import (
   question_key,
   split_of,
 )
+from atlas_jax.teaching.equality import exact_equal
 
 log = logging.getLogger(__name__)
 
@@ -133,10 +134,10 @@ def distinct(problems: Sequence[Problem]) -> list[Problem]:
   first: dict[str, Problem] = {}
   for problem in problems:
     kept = first.setdefault(problem.id, problem)
-    if kept.answer != problem.answer:
+    if not exact_equal(kept.answer, problem.answer):
       raise DataError(
-        f"the question {_shorten(problem.question)} has two answers:"
-        f" {kept.answer!r} and {problem.answer!r}"
+        f"{problem.where}: the question {_shorten(problem.question)} has two"
+        f" answers: {kept.answer!r} ({kept.where}) and {problem.answer!r}"
       )
   if len(first) < len(problems):
     log.warning("%d repeated problems left out", len(problems) - len(first))
@@ -150,8 +151,8 @@ def _refuse_overlap(splits: Mapping[str, Sequence[Problem]]) -> None:
       other = home.setdefault(problem.id, name)
       if other != name:
         raise DataError(
-          f"the question {_shorten(problem.question)} stands in both the"
-          f" {other} and the {name} split; remove it from one of them"
+          f"{problem.where}: the question {_shorten(problem.question)} stands"
+          f" in both the {other} and the {name} split; remove it from one"
         )
 
 
