@@ -3,6 +3,8 @@
 Addresses of configs are written to files and logs, so keys do not go there.
 """
 
+import functools
+import ipaddress
 import urllib.parse
 
 
@@ -32,3 +34,12 @@ def bare(url: str, base: str = "") -> str:
   host = parts.netloc.rpartition("@")[2]
   text = urllib.parse.urlunsplit((parts.scheme, host, parts.path, "", ""))
   return "".join(c if c.isprintable() else "?" for c in text)
+
+
+@functools.lru_cache(maxsize=64)
+def is_loopback(host: str | None) -> bool:
+  """Whether a host is this machine, whatever a name server says."""
+  try:
+    return host == "localhost" or ipaddress.ip_address(host).is_loopback
+  except ValueError:
+    return False

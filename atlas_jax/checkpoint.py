@@ -11,14 +11,24 @@ What a phase starts from, in this order (each phase applies it the same way):
 A checkpoint directory has its final name only once it is complete, so a kill
 leaves the one before it. Every process calls save and restore; each writes and
 reads its own shards.
+
+With each checkpoint goes atlas.json: `extra`, the files with their sizes and a
+sum over the bits of each tree. What does not agree with it when it is read is
+damaged, and the newest whole checkpoint takes its place.
 """
 
+import json
+import logging
+import os
 import pathlib
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.sharding import (
   AbstractMesh,
   NamedSharding,
@@ -26,12 +36,30 @@ from jax.sharding import (
   SingleDeviceSharding,
 )
 
+from atlas_jax import directory, multihost, stopping
+from atlas_jax.config import RunConfig
+
+log = logging.getLogger(__name__)
+
 
 class CheckpointError(ValueError):
   """A checkpoint that is not there, or does not fit what it is read into."""
 
 
-_EXTRA = "extra"
+class Damaged(CheckpointError):
+  """A checkpoint that is not what was saved."""
+
+
+_CONTENT = "atlas.json"
+_SMALL = 1 << 20
+
+
+def of_phase(
+  config: RunConfig, workdir: pathlib.Path, name: str
+) -> "Checkpoints":
+  """The checkpoints of a phase: the one place that knows where they are."""
+  folder = directory.checkpoints_root(config, workdir) / name
+  return Checkpoints(folder, keep=config.keep_checkpoints)
 
 
 def abstract(tree: Any) -> Any:
@@ -66,18 +94,55 @@ def _shapes(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
   }
 
 
+@jax.jit
+def _bit_sum(tree: Any) -> jax.Array:
+  """uint32 over the bits of all arrays: equal on every mesh, to the bit."""
+  total = jnp.uint32(0)
+  for x in jax.tree.leaves(tree):
+    if x.dtype != jnp.bool_:
+      x = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")
+    # Mixed, so that two changes do not cancel as they do in a plain sum.
+    mixed = (x.astype(jnp.uint32) + 1) * jnp.uint32(0x9E3779B1)
+    mixed = (mixed ^ mixed >> 15) * jnp.uint32(0x85EBCA6B)
+    total = 31 * total + jnp.sum(mixed ^ mixed >> 13, dtype=jnp.uint32)
+  return total
+
+
+def _files(folder: epath.Path) -> dict[str, list[int]]:
+  """name -> [bytes, checksum of a small one (0: the bit sums hold it)]."""
+  out = {}
+  for root, _, names in folder.walk():
+    # What lies at the top is Orbax's own, and changes when it is named.
+    for path in (root / name for name in names if root != folder):
+      size = path.stat().length
+      total = zlib.crc32(path.read_bytes()) if size < _SMALL else 0
+      out[str(path.relative_to(folder))] = [size, total]
+  return out
+
+
 class Checkpoints:
   """The checkpoints of one directory; the newest `keep` stay.
 
   Use it as a context manager, or call `close`.
   """
 
-  def __init__(self, directory: pathlib.Path, *, keep: int = 2):
-    self._directory = pathlib.Path(directory).absolute()
+  def __init__(
+    self, folder: epath.PathLike, *, keep: int = RunConfig.keep_checkpoints
+  ):
+    remote = "://" in str(folder)
+    self._directory = epath.Path(folder if remote else os.path.abspath(folder))
+    self.restored: int | None = None  # the step that `restore` returned
+    self._damaged: list[int] = []  # the newer ones
+    self._content: dict = {}  # of the step that is being saved
     self._manager = ocp.CheckpointManager(
       self._directory,
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=keep, create=True, enable_async_checkpointing=True
+        max_to_keep=keep,
+        create=True,
+        enable_async_checkpointing=True,
+        async_options=ocp.AsyncOptions(
+          post_finalization_callback=self._write_content
+        ),
       ),
     )
 
@@ -98,46 +163,108 @@ class Checkpoints:
 
     Returns once the arrays are copied; they are written in the background,
     and the call after it, or close, waits for that. A step that is there
-    already is left alone.
+    already is left alone; damaged ones that `restore` passed by are removed.
     """
+    self._manager.wait_until_finished()
+    while self._damaged:
+      self._manager.delete(self._damaged.pop())
     if step in self._manager.all_steps():
       return
-    shapes = {name: _shapes(tree) for name, tree in trees.items()}
+    self._content = {
+      "step": step,
+      "extra": extra,
+      "shapes": {name: _shapes(tree) for name, tree in trees.items()},
+      "sums": {name: int(_bit_sum(tree)) for name, tree in trees.items()},
+    }
     items = {n: ocp.args.StandardSave(tree) for n, tree in trees.items()}
-    items[_EXTRA] = ocp.args.JsonSave({"extra": extra, "shapes": shapes})
     self._manager.save(step, args=ocp.args.Composite(**items))
+
+  def _write_content(self) -> None:
+    """Called when all files are there, before the step has its final name."""
+    if multihost.is_lead():
+      step = str(self._content["step"])
+      places = self._directory.glob(f"{step}*")
+      place = max(p for p in places if p.name.split(".")[0] == step)
+      text = json.dumps({**self._content, "files": _files(place)})
+      (place / _CONTENT).write_text(f"{zlib.crc32(text.encode())} {text}")
 
   def restore(
     self, like: Mapping[str, Any], step: int | None = None
   ) -> tuple[dict[str, Any], dict]:
-    """(trees, extra) of a step, by default the latest.
+    """(trees, extra) of a step, by default of the newest that is whole.
 
     Args:
       like: name -> tree whose shapes, dtypes and shardings the arrays get
         (abstract or not). Trees that are not named are not read.
 
     Raises:
-      CheckpointError: no such step or tree, or another shape or dtype; the
-        text names the first arrays that differ.
+      CheckpointError: no such step or tree, or another shape or dtype (the
+        text names the first arrays that differ); or all are damaged.
     """
     self._manager.wait_until_finished()
-    steps = sorted(self._manager.all_steps())
-    if step is None and steps:
-      step = steps[-1]
-    if step not in steps:
+    # The lead's: another host may see an older state of a shared disk.
+    steps = sorted(multihost.broadcast_json(list(self._manager.all_steps())))
+    if not steps or step not in (None, *steps):
       what = "no checkpoint" if step is None else f"no checkpoint {step}"
       raise CheckpointError(
         f"{what} in {self._directory}; there are: {steps or 'none'}"
       )
-    args = ocp.args.Composite(**{_EXTRA: ocp.args.JsonRestore()})
-    saved = self._manager.restore(step, args=args)[_EXTRA]
-    for name, tree in like.items():
-      self._check(step, name, tree, saved["shapes"])
-    args = ocp.args.Composite(
-      **{n: ocp.args.StandardRestore(abstract(t)) for n, t in like.items()}
+    if step is not None:
+      return self._read(step, like)
+    self._damaged = []
+    for at in reversed(steps):
+      try:
+        found = self._read(at, like)
+      except Damaged as error:
+        log.warning("%s", error)
+        self._damaged.append(at)
+        continue
+      if self._damaged:
+        log.warning("going on from checkpoint %d, the newest whole one", at)
+      self.restored = at
+      return found
+    raise CheckpointError(
+      f"all checkpoints in {self._directory} are damaged: {self._damaged};"
+      " put a whole one there, or remove the directory to begin anew"
     )
-    restored = self._manager.restore(step, args=args)
-    return {name: restored[name] for name in like}, saved["extra"]
+
+  def _read(self, step: int, like) -> tuple[dict[str, Any], dict]:
+    where = f"checkpoint {step} in {self._directory}"
+    # Files are compared first: a process that failed to read its part would
+    # leave the others in a collective.
+    lost, content = multihost.call_on_lead(lambda: self._compare(step))
+    if lost:
+      raise Damaged(f"{where} is damaged: {lost}")
+    for name, tree in like.items():
+      self._check(step, name, tree, content["shapes"])
+    args = {n: ocp.args.StandardRestore(abstract(t)) for n, t in like.items()}
+    try:
+      trees = self._manager.restore(step, args=ocp.args.Composite(**args))
+    except (MemoryError, jax.errors.JaxRuntimeError):
+      raise  # this machine's, not the files'
+    except Exception as error:
+      kind = Damaged if jax.process_count() == 1 else CheckpointError
+      first = str(error).partition("\n")[0][:300]
+      raise kind(f"{where} cannot be read: {first}") from error
+    for name in like:
+      if int(_bit_sum(trees[name])) != content["sums"][name]:
+        raise Damaged(f"{where} is damaged: {name} is not what was saved")
+    return {name: trees[name] for name in like}, content["extra"]
+
+  def _compare(self, step: int) -> tuple[str | None, dict]:
+    """(what is wrong with the files of a step, its atlas.json)."""
+    folder = self._directory / str(step)
+    try:
+      total, _, text = (folder / _CONTENT).read_text().partition(" ")
+      if int(total) != zlib.crc32(text.encode()):
+        return f"{_CONTENT} is not what was saved", {}
+      content, there = json.loads(text), _files(folder)
+    except (OSError, ValueError) as error:
+      return f"{_CONTENT} cannot be read ({type(error).__name__})", {}
+    for name, saved in content["files"].items():
+      if there.get(name) != saved:
+        return f"{name} is {'cut or changed' if name in there else 'gone'}", {}
+    return None, content
 
   def _check(self, step: int, name: str, tree: Any, saved: dict) -> None:
     where = f"checkpoint {step} in {self._directory}"
@@ -161,6 +288,7 @@ class Checkpoints:
       )
 
   def close(self) -> None:
-    """Waits for what is being written."""
-    self._manager.wait_until_finished()
-    self._manager.close()
+    """Waits for what is being written; a signal waits too."""
+    with stopping.held():
+      self._manager.wait_until_finished()
+      self._manager.close()

@@ -7,19 +7,12 @@ before anything starts.
 """
 
 import dataclasses
-import difflib
-import math
-import types
-import typing
 from dataclasses import dataclass, field
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 from atlas_jax import config_checks
-
-
-class ConfigError(ValueError):
-  """A key or value of the config is wrong; the text says which and why."""
+from atlas_jax.config_tree import ConfigError, build, tree_of
 
 
 @dataclass(frozen=True)
@@ -142,7 +135,10 @@ class RewardConfig:
 
 @dataclass(frozen=True)
 class SftConfig:
-  steps: int = 100
+  # One of the two, the other None. Epochs end with the step that trains the
+  # last example of them; it is filled up from the next.
+  steps: int | None = 100
+  epochs: float | None = None
   batch_rows: int = 16  # packed rows a step
   row_length: int = 1024  # tokens a row
   micro_batches: int = 1
@@ -151,6 +147,7 @@ class SftConfig:
       learning_rate=1e-5, schedule="cosine"
     )
   )
+  max_skipped_steps: int = 5  # in a row, then the run stops
   checkpoint_every: int = 100
 
 
@@ -251,6 +248,9 @@ class RunConfig:
   wandb_project: str | None = None  # also log there; needs the extra wandb
   # YYYY-MM-DD that chat templates take for today; None: of the first start.
   template_date: str | None = None
+  # An absolute path or a URL (gs://...); None: in the run directory.
+  checkpoints_dir: str | None = None
+  keep_checkpoints: int = 2  # the newest of each phase
   mesh: MeshConfig = MeshConfig()
   teacher: ModelConfig = ModelConfig()
   data: DataConfig = DataConfig()
@@ -265,81 +265,9 @@ class RunConfig:
   export: ExportConfig = ExportConfig()
 
 
-def tree_of(value) -> ConfigDict:
-  """A config dataclass as a ConfigDict, open to `--config.x.y=` flags."""
-  out = ConfigDict()
-  for f in dataclasses.fields(value):
-    v = getattr(value, f.name)
-    if dataclasses.is_dataclass(v):
-      out[f.name] = tree_of(v)
-    elif isinstance(v, dict):
-      out[f.name] = ConfigDict(v)
-    elif v is None:
-      (kind,) = [t for t in typing.get_args(f.type) if t is not type(None)]
-      out[f.name] = config_dict.placeholder(kind)
-    else:
-      out[f.name] = v
-  return out
-
-
 def default_config() -> ConfigDict:
   """The whole tree of a training run, with every default."""
   return tree_of(RunConfig())
-
-
-def _convert(value, kind, where: str):
-  """`value` as `kind` (a dataclass field's type), or ConfigError."""
-  if isinstance(kind, types.UnionType):
-    if value is None or value == "":  # a flag cannot say None
-      return None
-    (kind,) = [t for t in typing.get_args(kind) if t is not types.NoneType]
-  if dataclasses.is_dataclass(kind):
-    return _build(kind, value, where)
-  if kind is dict:
-    return value.to_dict() if isinstance(value, ConfigDict) else dict(value)
-  if typing.get_origin(kind) is tuple:
-    (item, _) = typing.get_args(kind)
-    if isinstance(value, str) or not hasattr(value, "__iter__"):
-      raise ConfigError(f"config.{where} must be a tuple, got {value!r}")
-    return tuple(_convert(v, item, where) for v in value)
-  if kind is float and type(value) is int:
-    return float(value)
-  if type(value) is not kind:
-    raise ConfigError(
-      f"config.{where} must be {kind.__name__}, got"
-      f" {type(value).__name__} {value!r}"
-    )
-  if kind is float and math.isnan(value):
-    raise ConfigError(f"config.{where} must be a number, got nan")
-  return value
-
-
-def _build(cls, tree, where: str):
-  fields = {f.name: f for f in dataclasses.fields(cls)}
-  for key in tree:
-    if key not in fields:
-      prefix = f"{where}." if where else ""
-      close = difflib.get_close_matches(key, fields, n=1)
-      hint = f" (did you mean {close[0]!r}?)" if close else ""
-      raise ConfigError(
-        f"unknown config key config.{prefix}{key}{hint}; valid keys:"
-        f" {', '.join(fields)}"
-      )
-  values = {}
-  for name, f in fields.items():
-    if name in tree:
-      path = f"{where}.{name}" if where else name
-      values[name] = _convert(tree[name], f.type, path)
-  return cls(**values)
-
-
-def build(cls, tree: ConfigDict):
-  """The config dataclass `cls` that `tree` describes; its values unchecked.
-
-  Raises:
-    ConfigError: an unknown key or a wrong type.
-  """
-  return _build(cls, tree, "")
 
 
 def resolve(tree: ConfigDict) -> RunConfig:

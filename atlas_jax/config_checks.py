@@ -4,13 +4,14 @@ Types and unknown keys are `config.resolve`'s; this reads a built RunConfig.
 """
 
 import datetime
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from atlas_jax import addresses
 
 if TYPE_CHECKING:
-  from atlas_jax.config import GrpoConfig, RunConfig
+  from atlas_jax.config import GrpoConfig, OptimizerConfig, RunConfig
 
 # config path -> its valid values
 CHOICES = {
@@ -35,9 +36,12 @@ CHOICES = {
   "export.dtype": ("float32", "bfloat16"),
 }
 POSITIVE = [
+  "keep_checkpoints",
   "sft.optimizer.clip_norm",
   "grpo.optimizer.clip_norm",
   "sft.steps",
+  "sft.epochs",
+  "sft.max_skipped_steps",
   "sft.batch_rows",
   "sft.row_length",
   "sft.micro_batches",
@@ -85,6 +89,19 @@ NOT_NEGATIVE = [
   "serving.restarts",
   "serving.max_logprob_gap",
 ]
+# Flags of vLLM that run code, open a door or serve another model.
+_REFUSED_FLAGS = """
+  additional-config allow-credentials allowed-headers allowed-local-media-path
+  allowed-media-domains allowed-methods allowed-origins api-key code-revision
+  config ec-manager-config ec-transfer-config generation-config grpc
+  hf-config-path hf-overrides hf-token host io-processor-plugin kv-events-config
+  kv-transfer-config log-config-file logging-config logits-processors
+  lora-modules middleware model model-class-overrides otlp-traces-endpoint
+  override-generation-config port reasoning-parser-plugin revision scheduler-cls
+  served-model-name tokenizer tokenizer-revision tool-parser-plugin tool-server
+  trust-remote-code trust-request-chat-template trust-request-mm-kwargs uds
+  weight-transfer-config worker-cls worker-extension-cls
+"""
 
 
 def value(config, path: str):
@@ -119,6 +136,20 @@ def wrong_urls(config, paths: Iterable[str]) -> Iterator[str]:
       yield f"config.{path} {problem}; the servers' key is ATLAS_SERVER_KEY"
 
 
+def refused_flags(config, paths: Iterable[str]) -> Iterator[str]:
+  """One line for each flag at the paths that a config does not decide."""
+  for path in paths:
+    for argument in value(config, path):
+      # As vLLM reads it: underscores, a beginning, .KEY and =VALUE behind it.
+      name = re.match(r"--([^=.]*)|", argument.replace("_", "-"))[1]
+      refused = _REFUSED_FLAGS.split()
+      if name is not None and any(flag.startswith(name) for flag in refused):
+        yield (
+          f"config.{path} holds --{name}, which runs code, opens a door or"
+          f" serves something else; take it out (any of {', '.join(refused)})"
+        )
+
+
 def problems(config: "RunConfig") -> Iterator[str]:
   """One line for each value that is not valid: the key and what is."""
 
@@ -129,15 +160,18 @@ def problems(config: "RunConfig") -> Iterator[str]:
     if number is not None and number <= 0:
       yield f"config.{path}={number} must be above 0"
   yield from negatives(config, NOT_NEGATIVE)
-  updates = {"sft": config.sft.steps, "grpo": config.grpo.steps}
-  updates["grpo"] *= config.grpo.epochs
-  for name, count in updates.items():
-    o = getattr(config, name).optimizer
-    if o.schedule != "constant" and o.warmup_steps >= count:
-      yield (
-        f"config.{name}.optimizer.warmup_steps={o.warmup_steps} leaves no"
-        f" update of the {count} of config.{name} to its {o.schedule} schedule"
-      )
+  yield from refused_flags(
+    config, ("serving.teacher.extra_args", "serving.student.extra_args")
+  )
+  sft, grpo = config.sft, config.grpo
+  if (sft.steps is None) == (sft.epochs is None):
+    yield (
+      f"config.sft.steps={sft.steps} and config.sft.epochs={sft.epochs}: give"
+      " one of the two, the other None (as a flag: --config.sft.steps=None)"
+    )
+  if sft.steps is not None:
+    yield from warmup("sft", sft.optimizer, sft.steps)
+  yield from warmup("grpo", grpo.optimizer, grpo.steps * grpo.epochs)
   if not 0 <= config.data.max_too_long <= 1:
     yield (
       f"config.data.max_too_long={config.data.max_too_long} is no share, from"
@@ -149,6 +183,17 @@ def problems(config: "RunConfig") -> Iterator[str]:
     yield f"config.template_date={config.template_date!r} is no day: {error}"
   yield from _loss_problems(config.grpo)
   yield from _sampling_problems(config)
+  if config.export.path is not None and "://" in config.export.path:
+    yield f"config.export.path={config.export.path} must be a local directory"
+
+
+def warmup(name: str, o: "OptimizerConfig", updates: int) -> Iterator[str]:
+  """One line when the warm-up of a phase takes all its updates."""
+  if o.schedule != "constant" and o.warmup_steps >= updates:
+    yield (
+      f"config.{name}.optimizer.warmup_steps={o.warmup_steps} leaves no"
+      f" update of the {updates} of config.{name} to its {o.schedule} schedule"
+    )
 
 
 def _loss_problems(grpo: "GrpoConfig") -> Iterator[str]:

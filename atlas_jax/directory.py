@@ -1,8 +1,10 @@
 """The run directory: one config, one process, files written whole.
 
-config.json  logs/  checkpoints/PHASE/  weights/  episodes/PHASE.jsonl
-metrics.jsonl  tensorboard/  report/
+config.json  run_id  logs/  checkpoints/PHASE/  weights/
+episodes/PHASE.jsonl  metrics.jsonl  tensorboard/  report/
 
+run_id is one word, drawn at the first start: the run's name elsewhere (W&B,
+config.checkpoints_dir), whatever the directory is called.
 The directory itself may be a link; what a run writes in it lies there.
 """
 
@@ -10,6 +12,9 @@ import difflib
 import fcntl
 import json
 import pathlib
+import secrets
+
+from etils import epath
 
 from atlas_jax import config as config_lib
 from atlas_jax import files
@@ -18,7 +23,7 @@ from atlas_jax import files
 NAMES = {
   *("lock", "config", "metrics", "record", "candidates", "best_prompts"),
   *("costs", "checkpoints", "episodes", "export", "failed", "initial"),
-  *("logs", "report", "tensorboard", "weights"),
+  *("logs", "report", "run_id", "tensorboard", "weights"),
 }
 
 
@@ -65,6 +70,7 @@ def check(workdir: pathlib.Path) -> None:
 # Where and how a run runs, not what it computes: free to change on a resume.
 OPERATIONAL = (
   "wandb_project",
+  "keep_checkpoints",
   "prompts_path",  # its texts are in `prompts`
   "serving.start_timeout_s",
   "serving.request_timeout_s",
@@ -122,6 +128,44 @@ def claim(workdir: pathlib.Path, config: dict, operational=OPERATIONAL) -> None:
         f" undo these changes:\n{changes}"
       )
   write_whole(path, text)
+
+
+def run_id(workdir: pathlib.Path) -> str:
+  """The run's name elsewhere; drawn when it has none yet."""
+  path = workdir / "run_id"
+  if not path.exists():
+    write_whole(path, secrets.token_hex(6))
+  return path.read_text(encoding="utf-8")
+
+
+def checkpoints_root(config: config_lib.RunConfig, workdir) -> epath.Path:
+  """The directory, maybe a URL, that holds one for each phase."""
+  return epath.Path(config.checkpoints_dir or workdir / "checkpoints")
+
+
+def claim_checkpoints(config: config_lib.RunConfig, workdir) -> None:
+  """Marks config.checkpoints_dir as this run's; before `claim`.
+
+  Raises:
+    RunError: it cannot be written, is another run's, or has been exchanged.
+  """
+  mine, begun = run_id(workdir), (workdir / "config.json").exists()
+  if config.checkpoints_dir is None:
+    return
+  key = f"config.checkpoints_dir={config.checkpoints_dir}"
+  try:
+    mark = checkpoints_root(config, workdir) / "run_id"
+    if not mark.is_absolute():  # Orbax takes no other
+      raise ValueError("neither an absolute path nor a URL like gs://...")
+    if not mark.exists() and not begun:
+      mark.parent.mkdir(parents=True, exist_ok=True)
+      mark.write_text(mine)
+    owner = mark.read_text() if mark.exists() else None
+  except Exception as error:  # of whatever library knows the URL
+    raise RunError(f"{key} cannot be used: {error}") from None
+  if owner != mine:
+    what = "is not that of this run" if begun else "belongs to another run"
+    raise RunError(f"{key} {what}: {mark} holds {owner}, not {mine}")
 
 
 def read_config(workdir: pathlib.Path) -> config_lib.RunConfig:

@@ -18,9 +18,13 @@ import time
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from atlas_jax import files
+from atlas_jax import directory, files, secret_names
 
 log = logging.getLogger(__name__)
+
+
+class MetricsError(ValueError):
+  """What is asked for cannot be written; the text says why."""
 
 
 class Accumulator:
@@ -76,6 +80,26 @@ def drop_beyond(path: pathlib.Path, phase: str, step: int) -> None:
     file.write("".join(json.dumps(x) + "\n" for x in kept).encode())
 
 
+def import_wandb():
+  """The module wandb; MetricsError where it is not installed."""
+  try:
+    import wandb
+  except ImportError:
+    raise MetricsError(
+      "Weights & Biases is asked for (config.wandb_project) but not installed:"
+      " pip install -e '.[wandb]'"
+    ) from None
+  return wandb
+
+
+def _open(value):
+  """A config without what its names call secret."""
+  if not isinstance(value, Mapping):
+    return value
+  secret = secret_names.is_secret
+  return {k: _open(v) for k, v in value.items() if not secret(k)}
+
+
 class Writer:
   """Writes the metrics of one phase to metrics.jsonl, TensorBoard and W&B.
 
@@ -87,6 +111,7 @@ class Writer:
     tensorboard: also write workdir/tensorboard/PHASE.
     wandb_project: also log to this project of Weights & Biases, which must
       then be installed; None does not import it.
+    config: what W&B is told of the run.
   """
 
   def __init__(
@@ -97,6 +122,7 @@ class Writer:
     resume_step: int,
     tensorboard: bool = True,
     wandb_project: str | None = None,
+    config: Mapping[str, Any] | None = None,
   ):
     self.phase = phase
     path = workdir / "metrics.jsonl"
@@ -110,18 +136,23 @@ class Writer:
         str(workdir / "tensorboard" / phase), purge_step=resume_step + 1
       )
     if wandb_project is not None:
+      # One W&B run a directory and phase, however they are called: a resumed
+      # run goes on in it, and steps that it does again are not told twice.
+      kept = directory.run_id(workdir)
       try:
-        import wandb
-      except ImportError:
-        raise ValueError(
-          "Weights & Biases is asked for but not installed: pip install -e"
-          " '.[wandb]'"
-        ) from None
-      # One W&B run a directory and phase: a resumed run goes on in it.
-      name = f"{workdir.name}-{phase}"
-      self._wandb = wandb.init(
-        project=wandb_project, id=name, name=name, resume="allow"
-      )
+        self._wandb = import_wandb().init(
+          project=wandb_project,
+          id=f"{kept}-{phase}",
+          group=kept,
+          name=f"{workdir.name}-{phase}",
+          config=_open(config),
+          resume="allow",
+        )
+      except MetricsError:
+        raise
+      except Exception as error:  # no key, no network, another's project
+        text = " ".join(str(error).split())
+        raise MetricsError(f"Weights & Biases: {text}") from error
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Writes the numbers of one step; `values` has names without the phase."""

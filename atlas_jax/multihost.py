@@ -13,6 +13,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from atlas_jax import stopping
+
 log = logging.getLogger(__name__)
 
 
@@ -21,7 +23,11 @@ class LeadError(RuntimeError):
 
 
 def initialize(
-  coordinator: str | None, num_processes: int | None, process_id: int | None
+  coordinator: str | None,
+  num_processes: int | None,
+  process_id: int | None,
+  *,
+  timeout_s: int = 300,
 ) -> None:
   """Joins the processes of this run; call it before any other use of JAX.
 
@@ -29,7 +35,9 @@ def initialize(
   coordinator is HOST:PORT of process 0. On CPU the collectives go over gloo.
   """
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
-  jax.distributed.initialize(coordinator, num_processes, process_id)
+  jax.distributed.initialize(
+    coordinator, num_processes, process_id, initialization_timeout=timeout_s
+  )
   log.info("process %d of %d", jax.process_index(), jax.process_count())
 
 
@@ -92,14 +100,20 @@ def call_on_lead(function: Callable[[], Any]) -> Any:
   Raises:
     LeadError: on the others when it failed. The lead raises what it raised,
       after all know: nobody is left waiting in a collective.
+    Stopped: on all, when a signal to the lead ended it.
   """
   if jax.process_count() == 1:
-    return function()
+    with stopping.held(False):
+      return function()
   error, value = None, None
   if is_lead():
     try:
-      value = function()
+      with stopping.held(False):
+        value = function()
       message = json.dumps({"value": value})
+    except stopping.Stopped as e:
+      error = e
+      message = json.dumps({"stopped": e.number})
     except Exception as e:
       error = e
       message = json.dumps({"error": f"{type(e).__name__}: {e}"})
@@ -108,6 +122,16 @@ def call_on_lead(function: Callable[[], Any]) -> Any:
   outcome = json.loads(_broadcast(message.encode()))
   if error is not None:
     raise error
+  if "stopped" in outcome:
+    raise stopping.Stopped(outcome["stopped"])
   if "error" in outcome:
     raise LeadError(f"the lead process failed: {outcome['error']}")
   return outcome["value"]
+
+
+def stop_asked() -> stopping.Stopped | None:
+  """What to raise once all is saved, if a signal came to any process."""
+  number = stopping.asked()
+  if jax.process_count() > 1:
+    number = int(_gather(np.array(number, np.int32)).max())
+  return stopping.Stopped(number) if number else None

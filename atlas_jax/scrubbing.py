@@ -32,6 +32,13 @@ _LAYERS = 3
 _ESCAPE = re.compile(
   r"(?:%|\\x|\\u00)([0-9a-fA-F]{2})|(&#?\w{2,8};)|\\(.)|\r?\n[ \t]*"
 )
+# An escape that hides a letter or a digit, or another escape.
+_HIDES = re.compile(
+  r"[%\\&](?:(?<=&)[#a-zA-Z]"
+  r"|(?:x|u00)?(?:3\d|[46][1-9a-fA-F]|[57][\daA]|2[56]|5[cC]))"
+)
+_MOST_SIGNS = 500  # each is searched for by itself: of some ten keys
+_WORD = re.compile(r"[A-Za-z0-9]+")
 _LETTERS = {"n": "\n", "r": "\r", "t": "\t"}
 _shared = os.path.commonprefix  # of any texts
 # Of a text every 4th place is looked up: _SHORTEST characters have all these.
@@ -112,6 +119,7 @@ def _long(environ, own: Iterable[str | None], halves: bool) -> Callable:
     values.update(map(str.strip, _in_variable(*variable)))
   secrets = (value for value in values if len(value) >= _SHORTEST)
   forms = {form for value in secrets for form in _looked_for(value, halves)}
+  signs = {sign for part, *_ in forms for sign in _signs(part)}
   grams: dict[str, list] = {}
   for part, before, after in forms:
     # Its end, since many secrets have the same beginning.
@@ -120,6 +128,11 @@ def _long(environ, own: Iterable[str | None], halves: bool) -> Callable:
       grams.setdefault(gram, []).append((at, part, before, after))
 
   def scrub(text: str) -> str:
+    # Nearly every text ends here: what follows takes a hundred times as long.
+    if len(signs) < _MOST_SIGNS and not (
+      any(sign in text for sign in signs) or _HIDES.search(text)
+    ):
+      return text
     spans, bare, at = [], text, range(len(text) + 1)
     for _ in range(_LAYERS + 1):
       spans += [(at[a], at[b]) for a, b in _found(bare, grams)]
@@ -135,6 +148,16 @@ def _long(environ, own: Iterable[str | None], halves: bool) -> Callable:
     return "".join([*parts, text[end:]])
 
   return scrub
+
+
+def _signs(part: str) -> tuple[str, ...]:
+  """Of these a text holds one, if it holds `part` and no letter is escaped.
+
+  Two, since a line may be broken within one.
+  """
+  word = max(_WORD.findall(part), key=len, default="")
+  half = len(word) // 2
+  return (word[:half], word[half:]) if half >= _GRAM else (word,)
 
 
 def _found(text: str, grams: dict) -> Iterator[tuple[int, int]]:

@@ -8,7 +8,11 @@ be overridden: `--config.data.source=jsonl --config.data.path=FILE.jsonl
 """
 
 from atlas_jax.online.config import default_config
-from configs import quickstart
+
+try:
+  from configs import quickstart
+except ImportError:  # installed
+  from atlas_jax.configs import quickstart
 
 
 def _default():

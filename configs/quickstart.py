@@ -2,7 +2,14 @@
 
 Variants: student makes the frozen student of the built-in `teachable` task
 from nothing; teacher (the default) starts from the same weights, learns the
-format of teaching by SFT and then, by GRPO, to teach that student.
+format of teaching by SFT and then, by GRPO, to teach that student. Without
+the checkout, these three in one directory do the same:
+
+  atlas-jax teachable --config=configs/quickstart.py:student
+  atlas-jax train --config=configs/quickstart.py:student \
+      --workdir=runs/quickstart/student
+  atlas-jax train --config=configs/quickstart.py \
+      --workdir=runs/quickstart/teacher
 """
 
 from atlas_jax.config import default_config
@@ -77,7 +84,8 @@ def _teacher():
   config.grpo.row_length = 256
   config.grpo.refill_rounds = 0
   config.grpo.optimizer.learning_rate = 1e-3
-  config.grpo.optimizer.warmup_steps = 5
+  # 5 of 70, and fewer of a shorter run that --config.grpo.steps asks for.
+  config.grpo.optimizer.warmup_steps = config.grpo.get_ref("steps") // 14
   config.grpo.optimizer.schedule = "cosine"
   config.grpo.optimizer.final_fraction = 0.1
   # Rewards as they are: divided by their spread, a token saved in a group

@@ -13,7 +13,7 @@ import sys
 
 from absl import flags
 
-from launchers import common
+from . import common
 
 common.define_flags(workdir=False)
 _PROMPT = flags.DEFINE_string(

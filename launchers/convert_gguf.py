@@ -28,7 +28,7 @@ def convert(source: pathlib.Path, out: pathlib.Path) -> None:
 
   Raises:
     ConversionError: `source` is missing, `out` exists, or the file has no chat
-      template.
+      template or cannot be read.
   """
   if not source.is_file():
     raise ConversionError(f"no such GGUF file: {source}")
@@ -40,14 +40,20 @@ def convert(source: pathlib.Path, out: pathlib.Path) -> None:
   import torch
   from transformers import AutoModelForCausalLM, AutoTokenizer
 
-  tokenizer = AutoTokenizer.from_pretrained(
-    source.parent, gguf_file=source.name
-  )
+  # Never the code that lies beside the file, and never a question about it.
+  locked = {"trust_remote_code": False, "local_files_only": True}
+  try:
+    tokenizer = AutoTokenizer.from_pretrained(
+      source.parent, gguf_file=source.name, **locked
+    )
+    quantized = AutoModelForCausalLM.from_pretrained(
+      source.parent, gguf_file=source.name, dtype=torch.float32, **locked
+    )
+  except Exception as error:  # a file that lies fails anywhere in the reader
+    why = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    raise ConversionError(f"{source} cannot be read: {why}") from error
   if tokenizer.chat_template is None:
     raise ConversionError(f"{source} holds no chat template")
-  quantized = AutoModelForCausalLM.from_pretrained(
-    source.parent, gguf_file=source.name, dtype=torch.float32
-  )
   config = quantized.config
   tokenizer.model_max_length = config.max_position_embeddings
   # A model that was read from GGUF refuses to be saved: copy it to a plain one.
@@ -55,7 +61,9 @@ def convert(source: pathlib.Path, out: pathlib.Path) -> None:
   # GGUF keeps this as a float32: 1e-5 there reads 9.999999747378752e-06.
   eps = np.float32(config.rms_norm_eps)
   config.rms_norm_eps = float(np.format_float_positional(eps))
-  model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+  model = AutoModelForCausalLM.from_config(
+    config, dtype=torch.bfloat16, trust_remote_code=False
+  )
   model.load_state_dict(quantized.state_dict())
   model.generation_config = quantized.generation_config
 

@@ -4,7 +4,7 @@
       --workdir=runs/check --config.teacher.path=runs/a/export
 """
 
-from launchers import common
+from . import common
 
 common.define_flags()
 

@@ -9,12 +9,13 @@ import pathlib
 
 from absl import flags
 
-from launchers import common
+from . import common
 
 flags.mark_flag_as_required("workdir")
 _OUTPUT = flags.DEFINE_string(
   "output", None, "Directory to write.", required=True
 )
+common.local_only("output")
 _DTYPE = flags.DEFINE_enum(
   "dtype", "bfloat16", ["bfloat16", "float32"], "Of the weights."
 )

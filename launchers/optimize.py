@@ -14,7 +14,7 @@ import sys
 
 from absl import flags
 
-from launchers import common
+from . import common
 
 common.define_flags()
 _DRY_RUN = flags.DEFINE_bool(

@@ -12,7 +12,7 @@ open requests end.
 
 import os
 
-from launchers import common
+from . import common
 
 common.define_flags(workdir=False)
 

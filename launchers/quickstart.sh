@@ -8,7 +8,7 @@
 # middle, the same command goes on from the last checkpoint.
 set -euo pipefail
 
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 workdir=runs/quickstart
 flags=()

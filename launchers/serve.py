@@ -10,7 +10,7 @@ are printed; the servers stay up between its restarts. Ctrl-C ends both.
 import secrets
 import time
 
-from launchers import common
+from . import common
 
 common.define_flags()
 

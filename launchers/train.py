@@ -5,7 +5,7 @@
       --workdir=runs/b --config.grpo.beta=0.04
 """
 
-from launchers import common
+from . import common
 
 common.define_flags()
 

@@ -3,7 +3,7 @@
 #   bash tests/run.sh -m 'not slow and not vllm'
 #   bash tests/run.sh tests/model -k rope -n 0
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
 bash launchers/setup.sh
 # Compiled programs are kept between runs; a set variable wins.

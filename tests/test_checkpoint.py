@@ -1,6 +1,7 @@
 """Round trips, resume equality, refusals, and what a kill leaves."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from atlas_jax.checkpoint import CheckpointError, Checkpoints
+from atlas_jax.checkpoint import CheckpointError, Checkpoints, Damaged
 from atlas_jax.config import OptimizerConfig
 from atlas_jax.training import optimizer, step
 from tests.training import tiny
@@ -137,3 +138,54 @@ def test_a_kill_while_writing_leaves_a_whole_checkpoint(tmp_path):
     # The unfinished one does not stop the next save of the same step.
     saved.save(2, trees, {"n": 2})
     assert saved.latest() == 2
+
+
+def test_no_flipped_byte_of_any_file_is_restored_in_silence(tmp_path):
+  # Above a megabyte the sum over its bits alone sees a change.
+  large = {"x": jax.random.normal(jax.random.key(3), (900, 500))}
+  whole = tmp_path / "whole"
+  with Checkpoints(whole) as saved:
+    for n in (1, 2):
+      saved.save(n, {"state": _tree(n), "other": large}, {"n": n})
+  sizes = [p.stat().st_size for p in (whole / "2" / "other").rglob("*")]
+  assert max(sizes) > 1 << 20
+  like = {"state": _tree(), "other": jax.tree.map(jnp.zeros_like, large)}
+  files = [p.relative_to(whole) for p in (whole / "2").rglob("*")]
+  files = [name for name in files if (whole / name).is_file()]
+  assert len(files) > 10
+  passed_by = 0
+  for name in files:
+    size = (whole / name).stat().st_size
+    for at in {0, size // 2, size - 1}:
+      copy = tmp_path / "copy"
+      shutil.copytree(whole, copy)
+      data = bytearray((copy / name).read_bytes())
+      data[at] ^= 4
+      (copy / name).write_bytes(data)
+      with Checkpoints(copy) as saved:
+        trees, extra = saved.restore(like)
+        assert extra == {"n": saved.restored}, (name, at)
+        assert _equal(trees["state"], _tree(saved.restored)), (name, at)
+        assert _equal(trees["other"], large), (name, at)
+        passed_by += saved.restored == 1
+      shutil.rmtree(copy)
+  assert passed_by >= 6
+
+
+def test_a_damaged_checkpoint_is_removed_only_when_the_next_is_saved(tmp_path):
+  with Checkpoints(tmp_path, keep=2) as saved:
+    for n in (1, 2):
+      saved.save(n, {"state": _tree(n)}, {})
+  (tmp_path / "2" / "atlas.json").unlink()
+  with Checkpoints(tmp_path, keep=2) as saved:
+    with pytest.raises(Damaged, match=r"checkpoint 2 in .* atlas\.json cannot"):
+      saved.restore({"state": _tree()}, step=2)
+    saved.restore({"state": _tree()})
+    assert saved.restored == 1
+  assert (tmp_path / "2").exists()
+  with Checkpoints(tmp_path, keep=2) as saved:
+    saved.restore({"state": _tree()})
+    saved.save(2, {"state": _tree(5)}, {})
+  with Checkpoints(tmp_path, keep=2) as saved:
+    trees, _ = saved.restore({"state": _tree()})
+    assert saved.restored == 2 and _equal(trees["state"], _tree(5))

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from atlas_jax import config as config_lib
-from atlas_jax import config_checks
+from atlas_jax import config_checks, config_tree
 from atlas_jax.config import ConfigError, default_config, resolve
 
 
@@ -19,7 +19,9 @@ def test_unknown_key_names_the_key_and_the_valid_ones():
   tree = default_config()
   with tree.unlocked():
     tree.grpo.bta = 0.1
-  with pytest.raises(ConfigError, match=r"config\.grpo\.bta.*'beta'.*steps"):
+  with pytest.raises(
+    ConfigError, match=r"config\.grpo\.bta.*'grpo\.beta'.*steps"
+  ):
     resolve(tree)
 
 
@@ -127,6 +129,97 @@ def test_an_optional_key_can_be_set_and_left():
   assert resolve(tree).data.path is None
 
 
+@pytest.mark.parametrize("none", [None, "", "None"])
+def test_every_optional_key_can_be_unset(none):
+  tree = default_config()
+  with tree.ignore_type():
+    tree.update_from_flattened_dict(
+      {"grpo.delta": none, "sft.epochs": none, "checkpoints_dir": none}
+    )
+  config = resolve(tree)
+  assert config.grpo.delta is config.sft.epochs is config.checkpoints_dir
+  with tree.ignore_type():
+    tree.grpo.steps = none
+  with pytest.raises(ConfigError, match=r"config\.grpo\.steps must be int"):
+    resolve(tree)
+
+
+@pytest.mark.parametrize(
+  ("key", "value"), [("grpo", 3), ("data.params", "x"), ("mesh", "auto")]
+)
+def test_a_value_where_keys_belong_is_refused(key, value):
+  tree = config_lib.to_dict(config_lib.RunConfig())
+  *above, last = key.split(".")
+  (tree[above[0]] if above else tree)[last] = value
+  with pytest.raises(ConfigError, match=f"config.{key} must hold keys") as e:
+    resolve(tree)
+  assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+  ("path", "hint"),
+  [
+    ("grpo.learning_rate", "'grpo.optimizer.learning_rate' or 'sft.opt"),
+    ("learning_rate", "'sft.optimizer.learning_rate' or 'grpo.opt"),
+    ("sft.lerning_rate", "'sft.optimizer.learning_rate'"),
+    ("teacher.seed", "'seed'"),
+    ("sft.max_model_len", "'serving.student.max_model_len'"),
+    ("grop.beta", "'grpo.beta'"),
+  ],
+)
+def test_a_wrong_key_names_where_the_key_is(path, hint):
+  tree = default_config()
+  *above, last = path.split(".")
+  with tree.unlocked():
+    node = tree
+    for part in above:
+      if part not in node:
+        node[part] = {}
+      node = node[part]
+    node[last] = 1
+  unknown = path if not above or above[0] in default_config() else above[0]
+  with pytest.raises(ConfigError, match=f"key config.{unknown} ") as error:
+    resolve(tree)
+  if unknown == path:
+    assert "(did you mean " in str(error.value) and hint in str(error.value)
+  keys = config_tree.dotted(default_config())
+  assert config_tree.meant(path, keys).startswith(" (did you mean '")
+  assert hint in config_tree.meant(path, config_tree.dotted(default_config()))
+
+
+def test_a_key_like_no_other_gets_no_guess():
+  keys = config_tree.dotted(default_config())
+  assert config_tree.meant("zzqq", keys) == ""
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [{"sft.epochs": 2.0}, {"sft.steps": None}, {"sft.epochs": 0.5}],
+  ids=str,
+)
+def test_steps_or_epochs_of_sft_not_both_and_not_neither(changes):
+  tree = default_config()
+  tree.update_from_flattened_dict(changes)
+  with pytest.raises(ConfigError, match="give one of the two") as error:
+    resolve(tree)
+  assert "\n" not in str(error.value)
+  tree.update_from_flattened_dict({"sft.steps": None, "sft.epochs": 0.5})
+  assert resolve(tree).sft.epochs == 0.5
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+@pytest.mark.parametrize(
+  "url", ["localhost:8000", "127.0.0.1:8000/v1", "ftp://x", "http://", "//x"]
+)
+def test_an_address_without_its_scheme_is_refused_at_once(role, url):
+  tree = default_config()
+  tree.serving[role].url = url
+  with pytest.raises(ConfigError, match=rf"serving\.{role}\.url must be an"):
+    resolve(tree)
+  tree.serving[role].url = "http://localhost:8000"
+  resolve(tree)
+
+
 def test_json_view_holds_every_field():
   view = config_lib.to_dict(config_lib.RunConfig())
   names = {f.name for f in dataclasses.fields(config_lib.RunConfig)}
@@ -145,6 +238,20 @@ def test_json_view_holds_every_field():
 def test_every_variant_builds(module, variant):
   config = importlib.import_module(f"configs.{module}")
   assert isinstance(resolve(config.get_config(variant)), config_lib.RunConfig)
+
+
+@pytest.mark.parametrize(
+  ("changes", "warmup"),
+  [
+    ({}, 5),
+    ({"steps": 2}, 0),
+    ({"steps": 2, "optimizer.warmup_steps": 1}, 1),
+  ],
+)
+def test_a_shorter_quickstart_warms_up_for_less(changes, warmup):
+  tree = importlib.import_module("configs.quickstart").get_config()
+  tree.grpo.update_from_flattened_dict(changes)
+  assert resolve(tree).grpo.optimizer.warmup_steps == warmup
 
 
 @pytest.mark.parametrize("module", ["quickstart", "teacher"])

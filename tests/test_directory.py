@@ -39,7 +39,7 @@ def test_another_config_is_refused_with_the_difference_alone(tmp_path):
 
 @pytest.mark.parametrize("key", directory.OPERATIONAL)
 def test_where_a_run_runs_may_change(key, tmp_path):
-  values = {int: 7, float: 7.0, str: "x", type(None): "x"}
+  values = {int: 7, float: 7.0, str: "x", type(None): "http://x"}
   tree = default_config()
   value = tree
   for part in key.split("."):

@@ -23,6 +23,8 @@ LAYERS = (
     "atlas_jax.multihost",
     "atlas_jax.config",
     "atlas_jax.config_checks",
+    "atlas_jax.config_tree",
+    "atlas_jax.stopping",
     "atlas_jax.checkpoint",
     "atlas_jax.directory",
     "atlas_jax.files",
@@ -75,6 +77,7 @@ TOP_LEVEL = {
   *("atlas_jax", "configs", "launchers", "third_party", "tests", ".ci"),
   *("requirements.txt", "README.md", "pyproject.toml", "LICENSE"),
   *("CITATION.cff", ".gitignore", ".pre-commit-config.yaml"),
+  *("CONTRIBUTING.md", "CHANGELOG.md"),
 }
 MAX_LINES = 350
 

@@ -104,10 +104,88 @@ def test_wandb_only_when_asked(tmp_path, monkeypatch):
   _write(tmp_path, [2], resume_step=1, wandb_project="teachers")
   assert calls[0]["project"] == "teachers"
   assert calls[0]["resume"] == "allow"
+  assert calls[0]["id"].endswith("-grpo")
   assert calls[1:] == [(2, {"grpo/loss": 1.0}), "finish"]
   monkeypatch.setitem(sys.modules, "wandb", None)  # not installed
-  with pytest.raises(ValueError, match=r"pip install -e '\.\[wandb\]'"):
+  match = r"wandb_project.*pip install -e '\.\[wandb\]'"
+  with pytest.raises(metrics.MetricsError, match=match) as error:
     _write(tmp_path, [3], resume_step=2, wandb_project="teachers")
+  assert "\n" not in str(error.value)
+
+
+class Wandb(types.ModuleType):
+  """Records the calls of a run; `error` is what init raises."""
+
+  def __init__(self):
+    super().__init__("wandb")
+    self.inits, self.error = [], None
+
+  def init(self, **kw):
+    if self.error is not None:
+      raise self.error
+    self.inits.append(kw)
+    return types.SimpleNamespace(
+      log=lambda values, step: None, finish=lambda: None
+    )
+
+
+def test_one_id_a_run_directory_whatever_it_is_called(tmp_path, monkeypatch):
+  wandb = Wandb()
+  monkeypatch.setitem(sys.modules, "wandb", wandb)
+  runs = [tmp_path / seed / "teacher" for seed in ("s0", "s1")]
+  for run in (*runs, runs[0]):
+    for phase in ("0_sft", "1_grpo"):
+      _write(run, [1], phase=phase, wandb_project="p", config={"seed": 1})
+  ids = [kw["id"] for kw in wandb.inits]
+  assert len(set(ids)) == 4 and ids[4:] == ids[:2]  # a resumed one goes on
+  assert all(kw["config"] == {"seed": 1} for kw in wandb.inits)
+  assert [kw["name"] for kw in wandb.inits[:2]] == [
+    *("teacher-0_sft", "teacher-1_grpo"),
+  ]
+  # It is the directory's, not its name's.
+  runs[0].rename(tmp_path / "moved")
+  _write(tmp_path / "moved", [2], phase="0_sft", wandb_project="p")
+  assert wandb.inits[-1]["id"] == ids[0]
+
+
+def test_wandb_is_told_no_secret(tmp_path, monkeypatch):
+  wandb = Wandb()
+  monkeypatch.setitem(sys.modules, "wandb", wandb)
+  config = {"data": {"params": {"api_key": "k1", "size": 3}}, "max_tokens": 4}
+  _write(tmp_path, [1], wandb_project="p", config=config)
+  assert wandb.inits[0]["config"] == {
+    "data": {"params": {"size": 3}},
+    "max_tokens": 4,
+  }
+
+
+def test_what_wandb_refuses_is_one_line(tmp_path, monkeypatch):
+  wandb = Wandb()
+  wandb.error = RuntimeError("api_key not configured\n  call wandb.login()")
+  monkeypatch.setitem(sys.modules, "wandb", wandb)
+  with pytest.raises(metrics.MetricsError) as error:
+    _write(tmp_path, [1], wandb_project="p")
+  assert str(error.value) == (
+    "Weights & Biases: api_key not configured call wandb.login()"
+  )
+
+
+def test_wandb_itself_offline(tmp_path, monkeypatch):
+  pytest.importorskip("wandb")
+  monkeypatch.setenv("WANDB_MODE", "offline")
+  monkeypatch.setenv("WANDB_DIR", str(tmp_path / "out"))
+  (tmp_path / "out").mkdir()
+  for resume_step in (0, 1):
+    _write(
+      tmp_path / "run",
+      [resume_step + 1],
+      resume_step=resume_step,
+      wandb_project="p",
+      config={"seed": 1},
+    )
+  kept = (tmp_path / "run" / "run_id").read_text()
+  found = list((tmp_path / "out").rglob(f"*{kept}-grpo*.wandb"))
+  assert len(found) == 2
 
 
 def test_plain_progress_when_not_a_terminal():

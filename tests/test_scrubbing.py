@@ -184,3 +184,24 @@ def test_many_keys_and_long_texts_are_quick():
   assert scrub(text) == text
   # 0.05 s here; each of 500 keys in turn would take 10 s.
   assert time.process_time() - begin < 1.5
+
+
+@pytest.mark.parametrize("hide", ["%{:02x}", "\\x{:02X}", "\\u{:04x}", "&#{};"])
+def test_a_letter_that_is_escaped_hides_no_key(hide):
+  """The quick look that most texts end at does not pass these over."""
+  key = "sk-Az09azAZ-pqrs"
+  scrub = answer_scrubber({}, key)
+  for at, letter in enumerate(key):
+    text = key[:at] + hide.format(ord(letter)) + key[at + 1 :]
+    assert scrub(f'{{"sent": "{text}"}}') == '{"sent": "***"}'
+  every = "".join(hide.format(ord(letter)) for letter in key)
+  assert scrub(f"a {every} b") == "a *** b"
+  twice = every.replace("\\", "&bsol;").replace("%", "%25")
+  assert scrub(f"a {twice} b") == "a *** b"
+
+
+def test_a_key_that_is_broken_in_two_lines_is_found():
+  key = "abcdefghijklmnop"
+  scrub = answer_scrubber({}, key)
+  for at in range(1, len(key)):
+    assert scrub(f"a {key[:at]}\n  {key[at:]} b") == "a *** b"

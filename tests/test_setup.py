@@ -65,6 +65,33 @@ def test_no_cpu_wheel_of_torch_stops_before_anything_is_installed(copy):
   assert not (packages / "jax").exists()
 
 
+def test_python_3_12_alone_suffices(copy, tmp_path):
+  # Nothing on the PATH but what the set-up calls, a 3.12, and a shim of 3.11
+  # that does not run.
+  path = tmp_path / "bin"
+  path.mkdir()
+  tools = ("bash", "sh", "dirname", "sed", "grep", "sha256sum", "cut", "cat")
+  for name in (*tools, "mktemp", "rm", "tail", "mkdir", "cp", "chmod"):
+    (path / name).symlink_to(shutil.which(name))
+  (path / "python3.11").write_text("#!/bin/sh\nexit 127\n")
+  (path / "python3.12").write_text(
+    "#!/bin/sh\n"
+    'case "$*" in\n'
+    "  --version) echo Python 3.12.1 ;;\n"
+    '  "-m venv .venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;\n'
+    "esac\n"
+  )
+  for name in ("python3.11", "python3.12"):
+    (path / name).chmod(0o755)
+  done = bash(copy / "launchers/setup.sh", PATH=str(path))
+  assert done.returncode == 0, done.stderr
+  assert "making .venv with Python 3.12.1" in done.stdout
+  (path / "python3.12").unlink()
+  shutil.rmtree(copy / ".venv")
+  done = bash(copy / "launchers/setup.sh", PATH=str(path))
+  assert "no Python 3.11 or 3.12" in done.stderr
+
+
 def test_the_second_time_nothing_is_run_until_a_file_changes(copy):
   # An interpreter that only notes what it was asked.
   (copy / ".venv/bin").mkdir(parents=True)

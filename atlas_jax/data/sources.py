@@ -25,13 +25,12 @@ from atlas_jax.data.problems import (
   make_problem,
 )
 from atlas_jax.data.tables import Rows, plain
+from atlas_jax.teaching import families
 from atlas_jax.teaching.equality import exact_equal
 
 QUESTION_KEYS = ("prompt", "problem_text", "question", "input")
 ANSWER_KEYS = ("ground_truth", "answer", "solution")
 _OF_TABLES = ("name", "split", "files", "validation_split", "test_split")
-# Their scorers hang or accept wrong answers.
-_UNSOUND_TASKS = ("propositional_logic", "prime_factorization")
 
 
 def read(config: DataConfig) -> list[Problem]:
@@ -234,11 +233,8 @@ def _reasoning_gym(config: DataConfig) -> list[Problem]:
     config.params, "params", ("task", "size"), ("params",)
   )
   task = params["task"]
-  if task in _UNSOUND_TASKS:
-    raise DataError(
-      f"config.data.params.task={task}: its scorer cannot be relied on;"
-      " choose another task of reasoning_gym"
-    )
+  if why := families.refusal(task):
+    raise DataError(f"config.data.params.task={task}: {why}")
   import reasoning_gym
 
   own = params.get("params") or {}

@@ -139,8 +139,8 @@ def save(
     raise WeightsError(f"{path} exists and is not a model directory")
   dtype = jnp.dtype(dtype)
   if not lead:
-    for _ in iter_tensors(model, config, dtype):
-      pass
+    for name, value in iter_tensors(model, config, dtype):
+      _check_finite(path, name, value)
     return
   if source_dir is not None:
     files.check_directory(source_dir)
@@ -181,6 +181,8 @@ def _write_weights(directory, model, config, dtype, max_shard_bytes) -> None:
     if len(shards) > 1:
       file = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
     held = dict(next(stream) for _ in shard)
+    for name, value in held.items():
+      _check_finite(directory, name, value)
     weight_map |= dict.fromkeys(held, file)
     total += sum(x.nbytes for x in held.values())
     # transformers reads a file only if it says which framework wrote it.
@@ -191,6 +193,14 @@ def _write_weights(directory, model, config, dtype, max_shard_bytes) -> None:
   if len(shards) > 1:
     index = {"metadata": {"total_size": total}, "weight_map": weight_map}
     _write_json(os.path.join(directory, INDEX), index)
+
+
+def _check_finite(path: str, name: str, value: np.ndarray) -> None:
+  if not np.isfinite(value).all():
+    raise WeightsError(
+      f"{path} is not written: {name} has values that are NaN or infinite in"
+      f" {value.dtype}, so nothing can be sampled from this model"
+    )
 
 
 def _write_json(path: str, value: Any) -> None:

@@ -201,9 +201,11 @@ def problems(config: OnlineConfig) -> Iterator[str]:
     if number < 1:
       yield f"config.{path}={number} must be at least 1"
   yield from config_checks.negatives(config, _NOT_NEGATIVE)
-  servers = ("student", "teacher", "reflection")
-  urls = (f"servers.{server}.url" for server in servers)
-  yield from config_checks.wrong_urls(config, urls)
+  servers = [f"servers.{role}" for role in ("student", "teacher", "reflection")]
+  yield from config_checks.wrong_urls(config, [f"{s}.url" for s in servers])
+  yield from config_checks.refused_flags(
+    config, [f"{s}.extra_args" for s in servers]
+  )
   for cap in dataclasses.fields(Caps):
     limit = getattr(config.caps, cap.name)
     if limit is not None and limit <= 0:

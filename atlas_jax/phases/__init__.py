@@ -7,12 +7,15 @@ the same command again resumes.
 
 import contextlib
 import logging
+import math
 import pathlib
+import socket
 
 import jax
 
 from atlas_jax import config as config_lib
-from atlas_jax import directory, multihost, sharding
+from atlas_jax import directory, multihost, sharding, stopping
+from atlas_jax.model import hf
 from atlas_jax.phases import evaluate, export, grpo, sft
 from atlas_jax.phases.run import Run
 
@@ -40,6 +43,40 @@ def check_phases(phases: tuple[str, ...]) -> None:
     )
 
 
+def accelerators(dev=pathlib.Path("/dev")) -> tuple[int, int]:
+  """(those that this run's processes on this host use, those it has).
+
+  A collective. Where `dev` names none, the host has 0.
+  """
+  host, backend = socket.gethostname(), jax.default_backend()
+  mine = 0 if backend == "cpu" else jax.local_device_count()
+  answers = multihost.allgather_bytes(f"{mine} {host}".encode())
+  pairs = (answer.decode().split() for answer in answers)
+  used = sum(int(n) for n, name in pairs if name == host)
+  names = "accel[0-9]*" if backend == "tpu" else "nvidia[0-9]*"
+  return used, len([*dev.glob(names)])
+
+
+def _say_devices(run: Run) -> None:
+  log.info(
+    "%d of %d devices (%s) in this process; mesh %s; %d parameters",
+    jax.local_device_count(),
+    jax.device_count(),
+    jax.devices()[0].device_kind,
+    ", ".join(f"{axis}={n}" for axis, n in run.mesh.shape.items()),
+    sum(math.prod(t.shape) for t in hf.tensors(run.decoder_config)),
+  )
+  used, has = accelerators()
+  if used < has:
+    log.warning(
+      "the run uses %d of the %d accelerators of this host; under SLURM with"
+      " one task a node JAX_LOCAL_DEVICE_IDS=0,...,%d gives it all",
+      used,
+      has,
+      has - 1,
+    )
+
+
 def run_phases(
   config: config_lib.RunConfig,
   workdir: pathlib.Path,
@@ -54,6 +91,9 @@ def run_phases(
   """
   check_phases(config.phases)
   with contextlib.ExitStack() as stack:
+    stack.enter_context(stopping.listening())
+    # Several processes leave together: what the lead alone does can be ended.
+    stack.enter_context(stopping.held(jax.process_count() > 1))
     multihost.call_on_lead(
       lambda: stack.enter_context(directory.lock(workdir)) and None
     )
@@ -61,10 +101,16 @@ def run_phases(
     run = stack.enter_context(Run(config, workdir, server_key))
     if "evaluate" in config.phases:
       evaluate.chosen_problems(run)
+    if "sft" in config.phases:
+      sft.total_steps(run)
+
+    def claim():
+      directory.claim_checkpoints(config, workdir)
+      directory.claim(workdir, config_lib.to_dict(config))
+
     # Only now: a config that is refused leaves the directory as it was.
-    multihost.call_on_lead(
-      lambda: directory.claim(workdir, config_lib.to_dict(config))
-    )
+    multihost.call_on_lead(claim)
+    _say_devices(run)
     for index, phase in enumerate(config.phases):
       log.info("phase %s (%d of %d)", phase, index + 1, len(config.phases))
       PHASES[phase](run, f"{index}_{phase}")

@@ -5,8 +5,8 @@ import pathlib
 import jax
 import jax.numpy as jnp
 
-from atlas_jax import directory, sharding
-from atlas_jax.checkpoint import CheckpointError, Checkpoints
+from atlas_jax import checkpoint, directory, sharding
+from atlas_jax.checkpoint import CheckpointError
 from atlas_jax.model import hf
 from atlas_jax.model.decoder import DecoderConfig
 from atlas_jax.phases.run import Run
@@ -29,23 +29,21 @@ def export_run(workdir: pathlib.Path, path: pathlib.Path, dtype: str) -> None:
   """
   with directory.lock(workdir):
     config = directory.read_config(workdir)
+    root = directory.checkpoints_root(config, workdir)
     names = [f"{i}_{phase}" for i, phase in enumerate(config.phases)]
-    for name in reversed(names):
-      folder = workdir / "checkpoints" / name
-      if folder.is_dir():
-        with Checkpoints(folder) as checkpoints:
-          if checkpoints.latest() is not None:
-            break
-    else:
-      raise CheckpointError(f"{workdir} has no checkpoint to export")
     hf_config = hf.read_config(config.teacher.path)
     decoder_config = DecoderConfig.from_hf(hf_config)
-    with (
-      jax.set_mesh(sharding.make_mesh(config.mesh)),
-      Checkpoints(folder) as checkpoints,
-    ):
+    with jax.set_mesh(sharding.make_mesh(config.mesh)):
       like = hf.abstract(decoder_config, jnp.dtype(config.teacher.param_dtype))
-      trees, _ = checkpoints.restore({"model": like})
+      for name in reversed(names):
+        if not (root / name).is_dir():
+          continue
+        with checkpoint.of_phase(config, workdir, name) as checkpoints:
+          if checkpoints.latest() is not None:
+            trees, _ = checkpoints.restore({"model": like})
+            break
+      else:
+        raise CheckpointError(f"{workdir} has no checkpoint to export")
       hf.save(
         path,
         trees["model"],

@@ -10,6 +10,7 @@ import logging
 import resource
 import time
 
+from atlas_jax import stopping
 from atlas_jax.config import GrpoConfig
 from atlas_jax.phases.fitting import fitting
 from atlas_jax.phases.rollouts import Rollouts, as_sequence
@@ -65,10 +66,16 @@ def _train(run: Run, name: str, trainer: Trainer, before: int) -> None:
       run, problems, name, checker, trainer.done, trainer.saved
     ) as batches,
     run.reporting(name, start=trainer.done, total=cfg.steps) as report,
+    stopping.held(),
   ):
     for step in range(trainer.done + 1, cfg.steps + 1):
       begin = time.perf_counter()
-      rollouts, numbers = batches.next(step)
+      try:
+        rollouts, numbers = batches.next(step)
+      except stopping.Stopped:
+        if step > 1:
+          trainer.save(step - 1, batches.state)
+        raise
       batches.sample_ahead(step + 1)
       training = time.perf_counter()
       if any(r["trained"] for r in rollouts):
@@ -77,7 +84,11 @@ def _train(run: Run, name: str, trainer: Trainer, before: int) -> None:
       trained = time.perf_counter()
       batches.wait()
       run.model, run.version = trainer.state.model, before + step
-      numbers |= run.publish()
+      stopped = None
+      try:
+        numbers |= run.publish()
+      except stopping.Stopped as signal:  # the next start publishes
+        stopped = signal
       seconds = time.perf_counter() - begin
       numbers |= {
         "train_seconds": trained - training,
@@ -88,4 +99,4 @@ def _train(run: Run, name: str, trainer: Trainer, before: int) -> None:
       }
       # In this order: a step that a checkpoint holds has been told of.
       report(step, numbers, SHOWN)
-      trainer.finish_step(step, batches.state)
+      trainer.finish_step(step, batches.state, stopped)

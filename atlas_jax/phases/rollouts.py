@@ -216,6 +216,9 @@ class Rollouts:
       return batch.rollouts, batch.numbers
 
     rollouts, numbers = multihost.call_on_lead(tell)
+    if multihost.is_lead():  # not before: a signal may have come until here
+      self._ahead.popleft()
+      self._position = batch.stream
     ages = [self._run.version - r["version"] for r in rollouts]
     fresh = [
       r
@@ -264,20 +267,18 @@ class Rollouts:
     wait([b for b in self._ahead if isinstance(b, Future)])
 
   def _take(self, step: int) -> Batch:
+    """The batch of the next step; it stays the first of `_ahead`."""
     try:
-      if self._ahead:
-        batch = self._ahead.popleft()
-        batch = batch.result() if isinstance(batch, Future) else batch
-      else:
-        batch = self._sample(step, self._run.servers.roles())
-    except BaseException:
+      if not self._ahead:
+        self._ahead.append(self._sample(step, self._run.servers.roles()))
+      batch = self._ahead[0]
+      return batch.result() if isinstance(batch, Future) else batch
+    except Exception:  # a signal leaves them to the checkpoint
       # The batches behind it took problems too: all are made again.
       self.wait()
       self._ahead.clear()
       self._stream.restore(self._position)
       raise
-    self._position = batch.stream
-    return batch
 
   def _sample(self, step: int, roles) -> Batch:
     """Episodes, rewards, and more problems in place of flat groups."""

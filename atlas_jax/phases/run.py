@@ -53,6 +53,8 @@ class Run:
     workdir: pathlib.Path,
     server_key: str | None,
   ):
+    if config.wandb_project is not None:
+      metrics.import_wandb()
     self.config = config
     self.workdir = workdir
     self.prompts = Prompts(config.prompts)
@@ -243,6 +245,7 @@ class Run:
       name,
       resume_step=start,
       wandb_project=self.config.wandb_project,
+      config=config_lib.to_dict(self.config),
     )
     progress = metrics.Progress(name, start=start, total=total)
 

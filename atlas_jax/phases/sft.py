@@ -1,14 +1,17 @@
 """Supervised fine-tuning: the prompts of RL, the loss on the reply alone."""
 
+import functools
 import logging
 import time
 from collections.abc import Iterator
 
-from atlas_jax import metrics, multihost
+from atlas_jax import checkpoint, config_checks, metrics, multihost, stopping
 from atlas_jax.checkpoint import Checkpoints
+from atlas_jax.config import ConfigError
 from atlas_jax.data import packing
 from atlas_jax.data.problems import DataError, ProblemStream, SftExample
 from atlas_jax.phases.run import Run
+from atlas_jax.phases.trainer import Skipped
 from atlas_jax.training import step as step_lib
 from atlas_jax.training.optimizer import make_optimizer
 
@@ -78,60 +81,106 @@ def encoder(run: Run):
   return encode
 
 
-def run(run: Run, name: str) -> None:
-  """Trains `run.model` for config.sft.steps; resumes from its checkpoint."""
+@functools.cache  # it packs all examples
+def total_steps(run: Run) -> int:
+  """config.sft.steps, or those that train all examples config.sft.epochs times.
+
+  Raises:
+    ConfigError: the warm-up leaves none of them to the schedule.
+  """
   cfg = run.config.sft
-  tx, schedule = make_optimizer(cfg.optimizer, cfg.steps)
-  checkpoints = Checkpoints(run.workdir / "checkpoints" / name)
-  done = checkpoints.latest() or 0
-  version = run.version
+  if cfg.epochs is None:
+    return cfg.steps
+  batches, steps = _batches(run), 0
+  while epochs_of(batches.position()) < cfg.epochs:
+    batches.next()
+    steps += 1
+  log.info("%g epochs of SFT are %d steps", cfg.epochs, steps)
+  for problem in config_checks.warmup("sft", cfg.optimizer, steps):
+    raise ConfigError(problem)
+  return steps
+
+
+def epochs_of(position: dict[str, int]) -> float:
+  return position["epoch"] + position["offset"] / position["size"]
+
+
+def _batches(run: Run, position: dict[str, int] | None = None) -> FullBatches:
+  cfg = run.config.sft
   stream = ProblemStream(run.sft_examples, seed=run.config.seed)
-  if done:
+  if position is not None:
+    stream.restore(position)
+  return FullBatches(stream, encoder(run), cfg.batch_rows, cfg.row_length)
+
+
+def run(run: Run, name: str) -> None:
+  """Trains `run.model` for config.sft; resumes from its checkpoint."""
+  with checkpoint.of_phase(run.config, run.workdir, name) as checkpoints:
+    _train(run, name, checkpoints)
+  multihost.barrier(name)
+
+
+def _train(run: Run, name: str, checkpoints: Checkpoints) -> None:
+  cfg, steps = run.config.sft, total_steps(run)
+  tx, schedule = make_optimizer(cfg.optimizer, steps)
+  version = run.version
+  done, count, position = 0, 0, None
+  if checkpoints.latest() is not None:
     like = step_lib.as_trees(run.abstract_state(tx))
     trees, extra = checkpoints.restore(like)
+    done = checkpoints.restored
     state = step_lib.from_trees(trees)
-    stream.restore(extra["stream"])
-    log.info("%s continues from step %d of %d", name, done, cfg.steps)
+    position, count = extra["stream"], extra["skipped"]
+    log.info("%s continues from step %d of %d", name, done, steps)
   else:
     state = step_lib.init_state(run.model, tx)
-  batches = FullBatches(stream, encoder(run), cfg.batch_rows, cfg.row_length)
+  batches = _batches(run, position)
+  skipped = Skipped(run, name, cfg.max_skipped_steps, steps, count)
   train_step = step_lib.make_train_step(
     step_lib.sft_objective(run.decoder_config, run.config.teacher),
     tx,
     schedule,
     skip_grad_norm=None,
   )
-  with run.reporting(name, start=done, total=cfg.steps) as report:
+  with (
+    run.reporting(name, start=done, total=steps) as report,
+    stopping.held(),
+  ):
 
-    def tell(step, result, stats):
+    def tell(step, result, packed, stats, epochs):
       nonlocal told
       means = metrics.Accumulator()
       means.update(result)  # waits for the step
       values = means.result()
       now = time.perf_counter()
       seconds, told = now - told, now
+      values["epochs"] = epochs
       values["packing_fill"] = stats.fill
       values["step_seconds"] = seconds
       values["tokens_per_second"] = (
         stats.fill * cfg.batch_rows * cfg.row_length / seconds
       )
       report(step, values, ("loss", "tokens_per_second"))
+      skipped.look(step, values, packed)
 
     pending, told = None, time.perf_counter()
-    for step in range(done + 1, cfg.steps + 1):
-      batch, stats = batches.next()
-      batch = packing.split_micro(batch, cfg.micro_batches)
+    for step in range(done + 1, steps + 1):
+      packed, stats = batches.next()
+      batch = packing.split_micro(packed, cfg.micro_batches)
       state, result = train_step(state, run.put(batch))
       if pending is not None:
         tell(*pending)  # one step behind: the device is never idle for us
-      pending = (step, result, stats)
-      if step % cfg.checkpoint_every == 0 or step == cfg.steps:
+      pending = step, result, packed, stats, epochs_of(batches.position())
+      stopped = multihost.stop_asked()
+      if stopped or step % cfg.checkpoint_every == 0 or step == steps:
         tell(*pending)
         pending = None
         checkpoints.save(
-          step, step_lib.as_trees(state), {"stream": batches.position()}
+          step,
+          step_lib.as_trees(state),
+          {"stream": batches.position(), "skipped": skipped.count},
         )
-  checkpoints.close()
+      if stopped:
+        raise stopped
   run.model = state.model
-  run.version = version + cfg.steps
-  multihost.barrier(name)
+  run.version = version + steps

@@ -18,6 +18,7 @@ import contextlib
 import json
 import logging
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -300,9 +301,12 @@ class Client:
     )
 
 
+_NUMBER = re.compile("[0-9]{1,18}")  # isdigit would take a superscript two
+
+
 def _seconds(retry_after: str | None, otherwise: float) -> float:
   """Retry-After in seconds; its date form is not used by these servers."""
-  if retry_after is not None and retry_after.isdigit():
+  if retry_after is not None and _NUMBER.fullmatch(retry_after):
     return float(retry_after)
   return otherwise
 
@@ -310,4 +314,4 @@ def _seconds(retry_after: str | None, otherwise: float) -> float:
 def _oldest_version(spans) -> str | int:
   """The version of the first span: spans follow the tokens in time."""
   first = min(spans, key=lambda span: span["start"])["version"]
-  return int(first) if first.isdigit() else first
+  return int(first) if _NUMBER.fullmatch(first) else first

@@ -11,7 +11,6 @@ ends, whatever the way.
 import json
 import logging
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -62,7 +61,7 @@ class Server:
     self.log = ServerLog(self.workdir / "logs" / f"{self.role}.log")
     self.spawned = config.url is None
     self.api_key = api_key
-    if self.spawned and api_key is None:
+    if self.spawned and not api_key:
       self.api_key = secrets.token_hex(16)
     self.port = config.port
     self._process: subprocess.Popen | None = None
@@ -115,7 +114,7 @@ class Server:
       raise ServerError(
         f"{self.model_path} is not a model directory: no config.json"
       )
-    self.port = _free_port(self._config.host, self.port, self.role)
+    self.port = vllm_command.free_port(self._config.host, self.port, self.role)
     arguments, env = self._command()
     with self.log.open() as log:
       self._process = subprocess.Popen(
@@ -281,7 +280,12 @@ class TeacherServer(Server):
     return vllm_command.with_updates(arguments, env, self.weights_root)
 
   def update_weights(
-    self, path: str, version: str, checksums: dict[str, str], timeout_s: float
+    self,
+    path: str,
+    version: str,
+    checksums: dict[str, str],
+    timeout_s: float,
+    restart: bool = False,
   ) -> dict:
     """Has the server load a file; see third_party/atlas_vllm/README.md.
 
@@ -290,6 +294,7 @@ class TeacherServer(Server):
       version: its label, reported with every completion from then on.
       checksums: BLAKE3 of each whole tensor's bytes.
       timeout_s: for requests under way to end and the weights to be loaded.
+      restart: the server may hold a newer version.
 
     Raises:
       WeightsRefused: the old weights serve on; the text says why.
@@ -297,6 +302,7 @@ class TeacherServer(Server):
       ServerDown: no answer, or the update failed and the server ends.
     """
     body = {"path": path, "version": version, "checksums": checksums}
+    body["restart"] = restart
     status, answer = self._request(
       "POST", "/v1/atlas/update", body, timeout_s=timeout_s
     )
@@ -333,18 +339,3 @@ def start(*servers: Server) -> list[float]:
     for server in servers:
       server.end()
     raise
-
-
-def _free_port(host: str, port: int, role: str) -> int:
-  """`port` if it is free, any free one for 0; else ServerError."""
-  with socket.socket() as s:
-    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-      s.bind((host, port))
-    except OSError as error:
-      raise ServerError(
-        f"port {port} for the {role} server cannot be used:"
-        f" {error.strerror}; choose another with config.serving.{role}.port"
-        " (0: a free one)"
-      ) from error
-    return s.getsockname()[1]

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import os
+import socket
 from pathlib import Path
 
 from atlas_jax import files
@@ -101,6 +102,21 @@ def check_model(model_path: Path, device: str) -> None:
     )
 
 
+def free_port(host: str, port: int, role: str) -> int:
+  """`port` if it is free, any free one for 0; else ServerError."""
+  with socket.socket() as s:
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+      s.bind((host, port))
+    except OSError as error:
+      raise ServerError(
+        f"port {port} for the {role} server cannot be used:"
+        f" {error.strerror}; choose another with config.serving.{role}.port"
+        " (0: a free one)"
+      ) from error
+    return s.getsockname()[1]
+
+
 def base(
   config: ServerConfig,
   *,
@@ -131,6 +147,7 @@ def base(
   # Log-probs of the distribution that was sampled from.
   arguments += ["--logprobs-mode", "processed_logprobs"]
   arguments += ["--disable-uvicorn-access-log"]
+  arguments += ["--middleware", "atlas_vllm.guard.Guard"]
   env = {
     **device_env,
     "VLLM_API_KEY": api_key,

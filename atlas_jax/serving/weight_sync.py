@@ -8,8 +8,8 @@ half-written or foreign file is ever served:
   1. write weights-<version>.safetensors (or .delta.safetensors) under another
      name, then rename;
   2. write weights-<version>.json, the manifest, the same way;
-  3. announce it with the checksums of the whole tensors; the server checks all
-     of it, waits for the requests under way, loads, and goes on
+  3. announce it with the checksums of the whole tensors; the server checks a
+     copy of its own, waits for the requests under way, loads, and goes on
      (third_party/atlas_vllm). It refuses a delta of a version that it does
      not hold: then the full file is written and sent;
   4. after a full file, read back the checksums of what the server holds: they
@@ -68,13 +68,15 @@ class Publisher:
   """Publishes one version after the other to one server.
 
   A full file goes out first, after a failure, once in `config.full_every`
-  versions, and always when `config.delta` is off.
+  versions, and always when `config.delta` is off. The first says restart: the
+  server may hold a newer version, of another run or of this one before.
   """
 
   def __init__(self, server: TeacherServer, config: ServingConfig):
     self._server = server
     self._config = config
     self._held: Published | None = None
+    self._begun = False
 
   def publish(
     self, tensors: Mapping[str, np.ndarray], version: int
@@ -89,7 +91,9 @@ class Publisher:
       version=version,
       timeout_s=self._config.request_timeout_s,
       base=base,
+      restart=not self._begun,
     )
+    self._begun = True
     if self._config.delta:
       self._held = report.held
     return report
@@ -102,6 +106,7 @@ def publish(
   version: int,
   timeout_s: float,
   base: Published | None = None,
+  restart: bool = False,
 ) -> PublishReport:
   """Gives the teacher server new weights and makes sure that it has them.
 
@@ -113,6 +118,7 @@ def publish(
     timeout_s: for the server to finish its requests and load.
     base: what the server should hold now: a delta of it is sent if it is of an
       older version and the delta is small, and the server then agrees.
+    restart: the server gives up a newer version that it may hold.
 
   Raises:
     ServerError: refused (the old weights serve on), or the server holds
@@ -136,6 +142,11 @@ def publish(
   begin = time.perf_counter()
   changes, sums = _compare(tensors, base)
   answer = None
+
+  def announce(manifest: WeightManifest) -> dict:
+    name, label = manifest.files[0], str(version)
+    return server.update_weights(name, label, sums, timeout_s, restart)
+
   if base is not None and _is_small(changes, tensors):
     manifest, size = weight_files.write(
       delta.entries(changes, tensors),
@@ -146,7 +157,7 @@ def publish(
     )
     written = time.perf_counter()
     try:
-      answer = _announce(manifest, server, timeout_s)
+      answer = announce(manifest)
     except WeightsRefused as refusal:
       logging.warning("sending the full weights instead: %s", refusal)
       (server.weights_root / manifest.files[0]).unlink()
@@ -155,7 +166,7 @@ def publish(
       tensors, server.weights_root, version, checksums=sums
     )
     written = time.perf_counter()
-    answer = _announce(manifest, server, timeout_s)
+    answer = announce(manifest)
   applied = time.perf_counter()
   is_delta = manifest.base is not None
   if not is_delta:
@@ -208,14 +219,6 @@ def _is_small(changes, tensors: Mapping[str, np.ndarray]) -> bool:
     len(where) * (2 + tensors[name].itemsize) for name, where in changes.items()
   )
   return size < _DELTA_FRACTION * sum(t.nbytes for t in tensors.values())
-
-
-def _announce(
-  manifest: WeightManifest, server: TeacherServer, timeout_s: float
-) -> dict:
-  return server.update_weights(
-    manifest.files[0], str(manifest.version), manifest.checksums, timeout_s
-  )
 
 
 def verify(manifest: WeightManifest, server: TeacherServer) -> None:

@@ -4,15 +4,18 @@ How the answer is found (the rule that fired is kept):
   1. private thinking is stripped; thinking that never ends has no answer;
   2. the last closed <solution> or <answer> block;
   3. the last \\boxed{...} with matching braces;
-  4. what follows '####' on the last line;
-  5. what follows the last 'answer is' or 'answer:';
+  4. what follows '####' on the last line, or before it if that is short (no
+     heading);
+  5. what follows the last 'answer is' or 'answer:', or a single line that
+     begins with a choice ("D) 42 km"), yes or no;
   6. the last number.
 A response cut at its length counts only by rule 2 (the answer was given
 before the cut); otherwise its status is 'truncated'. Text that reports a
 failure ("Error: 401") states no answer, whatever numbers stand in it.
 
-How it is compared: exactly (equality.py) where that decides; else by
-math-verify under a deadline; reasoning-gym problems by their task's scorer.
+How it is compared: exactly where that is certain (equality.py); else as a
+formula, by math-verify under a deadline (formulas.py); reasoning-gym problems
+by their task's scorer.
 Statuses 'verifier_timeout' and 'error' are no verdict: they are neither right
 nor wrong and are left out of every mean.
 """
@@ -31,21 +34,21 @@ from atlas_jax.teaching.verify import (
   VerifierTimeout,
 )
 
-STATUSES = (
-  "correct",
-  "wrong",
-  "no_answer",
-  "truncated",
-  "verifier_timeout",
-  "error",
-)
 _LONGEST_SPAN = 4096  # characters
 _DEEPEST_NESTING = 32
-_CLOSING = re.compile(r"</(solution|answer)>")
+_TAGGED = re.compile(r"<(solution|answer)>((?:(?!<\1>).)*?)</\1>", re.DOTALL)
 _BOXED = re.compile(r"\\f?box(?:ed)?\s*\{")
 _PHRASE = re.compile(
   r"\banswer(?:\s+is)?\s*(?:[:=]\s*|(?<=is)\s+)(?P<span>\S[^\n]*)",
   re.IGNORECASE,
+)
+_SHORT = re.compile(
+  r"(?!.{80})####\s*((?!.*:(?:\s|$))(?!\d+[.)]\s)(?:\(?[A-Z]\)?|(?i:yes|no|true|false)"
+  r"|(?:[a-z] = )?\S*[\d\\]\S*(?: [^A-Z\s]\S*){0,2}))"
+)
+_FIRST = re.compile(
+  r"\W*(?:\([A-Z]\)|[A-Z][).:]|(?i:option [a-z]\b"
+  r"|(?:yes|no|true|false)(?:[,.:;]|\s$)))"
 )
 _LAST_NUMBER = re.compile(
   r"(?<![\w.])-?[$€£]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.?[0-9]+)"
@@ -69,7 +72,8 @@ class Extraction:
 class Verdict:
   """What became of one response."""
 
-  status: str  # one of STATUSES
+  # correct, wrong, no_answer, truncated, verifier_timeout, error
+  status: str
   answer: str | None
   rule: str
 
@@ -104,17 +108,11 @@ def extract(text: str) -> Extraction:
 
 
 def _tag(text: str) -> str | None:
-  closings = list(_CLOSING.finditer(text))
-  if not closings:
+  blocks = _TAGGED.findall(text)
+  if not blocks:
     return None
-  last = closings[-1]
-  opening = f"<{last[1]}>"
-  start = text.rfind(opening, 0, last.start())
-  if start < 0:
-    return None
-  span = text[start + len(opening) : last.start()]
-  inner = _boxed(span)
-  return span if inner is None else inner
+  inner = _boxed(blocks[-1][1])
+  return blocks[-1][1] if inner is None else inner
 
 
 def _boxed(text: str) -> str | None:
@@ -131,17 +129,20 @@ def _boxed(text: str) -> str | None:
 
 
 def _hashes(text: str) -> str | None:
-  # On the last line alone: elsewhere it is a heading.
-  last = text.strip().rpartition("\n")[2]
+  *above, last = text.strip().split("\n")
   _, marker, after = last.rpartition("####")
-  return after.strip() if marker else None
+  if marker:
+    return after
+  short = [m[1] for m in map(_SHORT.fullmatch, map(str.strip, above)) if m]
+  return short[-1] if short else None
 
 
 def _phrase(text: str) -> str | None:
   phrases = list(_PHRASE.finditer(text))
-  if not phrases:
-    return None
-  return re.split(r"[.!?](?=\s|$)", phrases[-1]["span"], maxsplit=1)[0]
+  if phrases:
+    return re.split(r"[.!?](?=\s|$)", phrases[-1]["span"], maxsplit=1)[0]
+  line = text.strip() + " "
+  return line if _FIRST.match(line) and "\n" not in line else None
 
 
 def _last_number(text: str) -> str | None:
@@ -223,4 +224,5 @@ class AnswerChecker:
     decided = equality.exact_equal(problem.answer, answer)
     if decided is not None:
       return decided
-    return self._pool.math_equal(problem.answer, answer)
+    texts = map(equality.formula, (problem.answer, answer))
+    return self._pool.math_equal(*texts)

@@ -1,61 +1,109 @@
-"""Exact equality of short answers: numbers as fractions, words as words.
+"""Equality of short answers: certain here, or left to mathematics.
 
-What counts as one number: 18, $18, 1,234, -3.50, 1/2, 1 1/2, \\frac{1}{2},
-50%, 1.2e3, 5 million, 18 dollars, x = 18, 3 + 4 = 7 (the right side).
+What counts as one number: 18, $18, 1,234, -3.50, 1/2, 3\\frac{1}{2}, 3½, 50%,
+1.2e3, 5 million, 58 dollars a week, 1011_2, 1:00 pm, x = 18, Total = 18, and a
+lone number among words that neither change it nor put it in doubt.
 Rules of comparison:
   1. values are compared exactly: 0.001 is not 0.004, 0.5 is 1/2;
   2. where one side alone has a percent sign, both readings of it are taken
      (50% is 0.5, and is 50 where percents were asked for);
-  3. a unit is ignored unless both sides name one, and then they must agree.
+  3. a unit or a half of the day is ignored unless both sides name one, and
+     then they must agree; a base or a time must stand on both sides;
+  4. a choice is its letter: D, (D), D) 42 km, Option D.
+What is left are two formulas (formulas.py), or the answer is wrong.
 """
 
+import functools
 import re
+import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
 
+_SIGNS = {"−": "-", "–": "-", "⁄": "/", "√": r"\sqrt ", "∞": r"\infty "}
+_SIGNS |= {"·": r"\cdot ", "∈": r"\in ", "°": " degree ", "\u00a0": " "}
+# (what is written, what stands for it), in this order.
+_SPELLINGS = (
+  ("[¼-¾⅐-⅞]", lambda m: " " + unicodedata.normalize("NFKC", m[0])),
+  ("[²³¹⁰-⁹]+", lambda m: f"^{{{unicodedata.normalize('NFKC', m[0])}}}"),
+  (r"(?<=\d)(?:\{,\}|\\[,!])(?=\d{3}(?!\d))", ","),
+  (r"^-?\d{1,3}(?: \d{3})+$", lambda m: m[0].replace(" ", "")),
+  (r"(?<!\\)\\[,;: ]|~", " "),
+  (r"\\(?:text\w*|math(?:rm|bf)|mbox)\s*\{([^{}]*)\}", r" \1 "),
+  (r"\\([$%])|\\[()\[\]]", r"\1"),
+  # A dollar that closes has no space before it and no digit after it.
+  (r"\${1,2}([^$]*[^\s$])\${1,2}(?!\d)", r"\1"),
+  (r"(?<!\w)(\*{1,3}|_{1,3}|`{1,3})(?=\S)([^*_`]+)(?<=\S)\1(?!\w)", r"\2"),
+  (r"\^\s*\{?\s*\\circ\s*\}?|\\degree", " degree "),
+  (r"\\[dtc]?frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
+  (r"\s*\(?(?:in )?base[ -](\d+)\)?$", r"_\1"),
+  (r"\s(?=\s*\^)|^[A-Za-z] ?\\in\b", ""),
+)
+_FRACTION = re.compile(r"(?<![\^}_])\\[dtc]?frac\{(-?[\d.,]+)\}\{([\d.,]+)\}")
+_LONGEST = 200  # characters of a number
 _DIGITS = (
   r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
+  r"(?:[eE][+-]?[0-9]{1,3})?"
 )
-_EXPONENT = r"(?:[eE][+-]?[0-9]{1,3})?"
-_NUMBER = re.compile(
-  rf"(?P<sign>[+-]?)\s*(?P<currency>[$€£]?)\s*(?P<inner>[+-]?)"
-  rf"(?:(?P<whole>[0-9]+)\s+(?P<part>[0-9]+)\s*/\s*(?P<parts>[0-9]+)"
-  rf"|(?P<top>{_DIGITS}{_EXPONENT})\s*/\s*(?P<bottom>{_DIGITS}{_EXPONENT})"
-  rf"|(?P<simple>{_DIGITS}{_EXPONENT}))"
-)
-_TAIL = re.compile(
-  r"\s*(?P<percent>%|percent\b)?\s*(?P<unit>.*)", re.DOTALL | re.IGNORECASE
-)
-_WORD = r"[A-Za-z°][A-Za-z]*(?:[²³]|\^[23])?"
-_UNIT = re.compile(rf"{_WORD}(?:[ /]{_WORD}){{0,2}}")
+_SCALES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3}
+_SCALES |= {"million": 10**6, "billion": 10**9, "trillion": 10**12}
 # A dash before a number in prose is its sign unless something is left of it.
-_IN_PROSE = re.compile(
-  rf"(?<![\w.])(?:(?<![0-9)]\s)(?<![\w)])-)?[$€£]?{_DIGITS}"
-  rf"(?:\s*/\s*{_DIGITS})?\s?%?(?!\w)"
+_NUMBER = re.compile(
+  r"(?<![\w.^/])(?:(?<![0-9)]\s)(?<![\w)])(?P<sign>[+-])\s?)?"
+  r"(?:(?P<currency>[$€£])\s?(?:(?P<inner>-)\s?)?)?"
+  rf"(?:(?P<whole>[0-9]+)\s+(?=[0-9]+\s*/))?(?P<top>{_DIGITS})"
+  rf"(?:\s*/\s*(?P<bottom>{_DIGITS}))?(?P<percent>\s*(?:%|percent\b))?"
+  rf"(?:\s+(?P<scale>{'|'.join(_SCALES)})\b)?",
+  re.IGNORECASE,
 )
-_TOUCHING_UNITS = re.compile(
-  "k?m?g|[cmk]?m|m?l|s|h|min|hrs?|lbs?|oz|ft|in|mph|kmh|[ap]m|°?[cf]|°"
+_TIME = re.compile(
+  r"(?<!\d)([01]?[0-9]|2[0-4]):([0-5][0-9])(?!\d)(?:\s?([ap])\.?m)?", re.I
 )
+_BASED = re.compile(r"\b([0-9][0-9A-F]*)_\{?([0-9]{1,2})\}?")
 _CURRENCIES = {"$": "dollar", "€": "euro", "£": "pound"}
-_SCALES = {
-  "dozen": 12,
-  "hundred": 10**2,
-  "thousand": 10**3,
-  "million": 10**6,
-  "billion": 10**9,
-  "trillion": 10**12,
-}
-# Words after a number that change its value or put it in doubt.
-_NOT_UNITS = re.compile(
-  "pi|sqrt|e|i|x|y|z|n|k|plus|minus|times|over|divided|half|halves|thirds?"
-  "|quarters?|and|or|not|more|less|squared|cubed|to"
+_UNIT = re.compile(
+  r"\s*((?:(?:sq|square|cubic)\b\.?\s?)?[A-Za-z]+(?:\^\{?[23]\}?| [CF]\b)?"
+  r"(?:\s*(?:/|\bper\b)\s*[A-Za-z]+(?:\^\{?[23]\}?)?)?)"
 )
-_PLAIN_SIGNS = str.maketrans({"−": "-", "–": "-", "⁄": "/", "\u00a0": " "})
-_MATHEMATICAL = re.compile(r"[\d\\^=+*/<>{}√π]")
-_FORMULA = re.compile(r"\\|\^|[=+*<>√π²³]|\bsqrt|\bpi\b|\b[a-z]\b|[0-9][a-z]")
-# Only an answer with an operation in it can still be equal to a number.
-_COMPUTED = re.compile(
-  r"[\\^+*/√π!(){}]|[0-9]\s*-\s*[0-9]|sqrt|\bpi\b|[0-9][a-z]"
+# What changes the number that stands at the "#", or puts it in doubt.
+_CHANGES = re.compile(
+  r"[^A-Za-z\s,;:'’\"()?.#/^{}23-]|#\.?[\d^(]|#-?\s*\w*fold\b"
+  r"|(?<![A-Za-z'’#/])(?<!# )(?<!ree )(?<!per )[B-HJ-Z](?![A-Za-z'’])"
+  r"|#(?!(?:k?m?g|[cmk]?m|m?l|s|h|min|hrs?|lbs?|oz|ft|in|mph|kmh)(?![a-z]))\w"
+  r"|#\s*(?:(?-i:[KMBT])|bn|mil|to|till|and|[xyznkei])\b"
+  r"|\b(?:not|no|never|n?either|nor|\w+n['’]t|cannot|or|maybe|perhaps|than"
+  r"|between|less|more|fewer|least|most|over|under|above|below|nearly|almost"
+  r"|half|twice|thrice|double|triple|times(?! (?:an?|per|each)\b) \w+|minus"
+  r"|negative|plus|divided|multiplied|squared|cubed|root|power|log|pi|sqrt|but"
+  r"|none|except|wrong|until|up to|(?:third|quarter|(?:four|fif"
+  r"|six|seven|eigh|nin|ten|hundred|thousand)th)s?|two"
+  r"|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen|twenty"
+  r"|thirty|forty|fifty)\b",
+  re.I,
+)
+# What may not stand in a label or arithmetic that is dropped before `=`.
+_VARIABLE = re.compile(
+  r"[<>!=\\]|\b(?:half|twice|double|triple|times)\b"
+  r"|(?<![A-Za-z])(?!(?:[ckm]m|kg|of)\b)[A-Za-z]{1,2}(?![A-Za-z])"
+)
+_NAME = re.compile(r"[A-Za-z](?:_\{?\w+\}?)?")
+# A letter or a word that is marked as the choice, and no second one after it.
+_CHOICE = re.compile(
+  r"(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?:? )?"
+  r"(?:\(?([a-z])(?:\)|[.:](?= |$)|$| is correct)"
+  r"|(yes|no|true|false)\b(?:[,.:;]|$))"
+  r"((?!.*(?:\([A-Z]\)|\b[A-Z]\)|\b(?:yes|no|true|false|or|not|maybe)\b)).*)",
+  re.I,
+)
+_EXPLANATION = re.compile(r"[,.;:]?\s(?:because|since)\b.*")
+# What is no formula: words, two numbers side by side, a base, a time.
+_PROSE = re.compile(
+  r"(?<![\\A-Za-z{])(?!(?:sqrt|sin|cos|tan|log|ln|exp|pi|infinity|and|or)(?![a-z]))"
+  r"(?:[A-Za-z]{3,}|(?:to|is|of|in|by|at|so|no|it|an)(?![A-Za-z]))"
+  r"|(?<![\d_^])\d+\s+\d|\d_|\d:\d\d"
+)
+_MEASURE = re.compile(
+  r"(?<=[\s}0-9])\s*\b(?:square |cubic )?(?:[cmk]m|f(?:ee)?t|inches|units?"
+  r"|miles?|meters?|degrees?|dollars)(?:\^\{?[23]\}?)?$"
 )
 
 
@@ -64,127 +112,114 @@ class Number:
   """An exact value and what was written around it."""
 
   value: Fraction
-  percent: bool = False
   unit: str = ""
+  kind: str = ""  # or "%", "base", "time"
 
 
+@functools.lru_cache(4096)
 def normalise(text: str) -> str:
-  """The text without typesetting: no $..$, \\text, \\left, thin spaces."""
-  text = text.strip().translate(_PLAIN_SIGNS)
-  text = re.sub(
-    r"\\(?:left|right|displaystyle)(?![A-Za-z])|\\[!,;: ]", "", text
-  )
-  text = re.sub(
-    r"\\(?:text|mathrm|mbox|textbf|mathbf)\s*\{([^{}]*)\}", r"\1", text
-  )
-  text = re.sub(
-    r"\\[td]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}", r"(\1)/(\2)", text
-  )
-  text = re.sub(r"\((\s*-?[\d.,]+\s*)\)/\((\s*[\d.,]+\s*)\)", r"\1/\2", text)
-  text = text.replace("\\$", "$").replace("\\%", "%").replace("{,}", ",")
-  text = re.sub(r"^\\[(\[](.*)\\[)\]]$", r"\1", text, flags=re.DOTALL).strip()
-  text = re.sub(r"^\$+([^$]*)\$+$", r"\1", text).strip()
-  text = text.strip("*_`\"'“”‘’ \n")
-  return re.sub(r"(?<=\S)[.;,]+$", "", text).strip()
+  """The text as it would be typed: no typesetting, emphasis, explanation."""
+  text = " ".join(text.split())
+  for written, plain in _SPELLINGS:
+    text = re.sub(written, plain, text)
+  text = " ".join(text.translate(str.maketrans(_SIGNS)).split())
+  return text.strip(" *_`\"'“”‘’").rstrip(".;, ")
 
 
-def parse_number(text: str) -> Number | None:
-  """The one number that `text` states, or None if it states anything else."""
+@functools.lru_cache(4096)
+def parse_number(text: str, *, prose: bool = False) -> Number | None:
+  """The one number that `text` states (in prose: words may come before it)."""
   text = normalise(text)
-  if len(text) > 200:
+  dropped, _, value = text.rpartition("=")
+  if _NAME.fullmatch(dropped.strip()) or not _VARIABLE.search(dropped):
+    text = value
+  text = _FRACTION.sub(r" \1/\2", text).strip()
+  patterns = (_TIME, _BASED, _NUMBER)
+  found = next(filter(None, ([*p.finditer(text)] for p in patterns)), [])
+  if len(found) != 1 or (found[0].start() and not prose):
     return None
-  if "=" in text:
-    text = text.rpartition("=")[2].strip()
-  match = _NUMBER.match(text)
-  if match is None:
+  tail = text[found[0].end() :]
+  if _CHANGES.search(f"{text[: found[0].start()]}#{tail}"):
     return None
-  value = _value(match)
-  tail = _TAIL.fullmatch(text[match.end() :])
-  unit = tail["unit"].strip()
-  if value is None:
-    return None
-  if unit:
-    touching = text[match.end() : match.end() + 1].isalpha()
-    words = unit.lower().split()
-    if words[0] in _SCALES and not touching:
-      value *= _SCALES[words[0]]
-      unit = " ".join(words[1:])
-    elif touching and not _TOUCHING_UNITS.fullmatch(unit.lower()):
+  unit = _UNIT.match(tail)
+  return _number(found[0], unit[1] if unit else "")
+
+
+def _number(match: re.Match, unit: str = "") -> Number | None:
+  if match.re is _TIME:
+    hour, half = int(match[1]), (match[3] or "").lower()
+    since = Fraction(hour % 12 * 60 + int(match[2]))
+    return Number(since, "p" if hour > 12 else half, "time")
+  if match.re is _BASED:
+    digits, base = match[1], int(match[2])
+    if base > 36 or any(int(digit, 36) >= base for digit in digits):
       return None
-  if unit:
-    words = re.split(r"[ /]", unit.lower())
-    if not _UNIT.fullmatch(unit) or any(map(_NOT_UNITS.fullmatch, words)):
-      return None
-  currency = _CURRENCIES[match["currency"]] if match["currency"] else ""
+    return Number(Fraction(int(digits, base)), "", "base")
+  if len(match[0]) > _LONGEST:
+    return None
+  parts = (match[part] or "1" for part in ("top", "bottom"))
+  top, bottom = (Fraction(part.replace(",", "")) for part in parts)
+  if bottom == 0 or (match["sign"] and match["inner"]):
+    return None
+  value = int(match["whole"] or 0) + top / bottom
+  value *= _SCALES[match["scale"].lower()] if match["scale"] else 1
+  unit = re.sub(r"[\s.{}]", "", re.sub(r"\bper\b", "/", unit.lower()))
+  unit = _CURRENCIES.get(match["currency"], unit)
   return Number(
-    value, tail["percent"] is not None, _same_unit(unit or currency)
+    -value if "-" in (match["sign"], match["inner"]) else value,
+    unit.rstrip("es") if len(unit) > 2 else unit,
+    "%" if match["percent"] else "",
   )
-
-
-def _same_unit(unit: str) -> str:
-  unit = unit.lower()
-  return unit[:-1] if len(unit) > 2 and unit.endswith("s") else unit
-
-
-def _value(match: re.Match) -> Fraction | None:
-  def exact(digits):
-    return Fraction(digits.replace(",", ""))
-
-  if match["sign"] and match["inner"]:
-    return None
-  sign = -1 if "-" in (match["sign"], match["inner"]) else 1
-  if match["whole"] is not None:
-    if int(match["parts"]) == 0:
-      return None
-    whole = Fraction(int(match["part"]), int(match["parts"]))
-    return sign * (int(match["whole"]) + whole)
-  if match["top"] is not None:
-    bottom = exact(match["bottom"])
-    return None if bottom == 0 else sign * exact(match["top"]) / bottom
-  return sign * exact(match["simple"])
 
 
 def numbers_in(text: str) -> list[Number]:
   """Every number that stands in running text, in order."""
-  found = []
-  for match in _IN_PROSE.finditer(text.translate(_PLAIN_SIGNS)):
-    number = parse_number(match[0])
-    if number is not None:
-      found.append(number)
-  return found
+  text = _FRACTION.sub(r" \1/\2", normalise(text))
+  return [n for n in map(_number, _NUMBER.finditer(text)) if n is not None]
 
 
 def equal_numbers(a: Number, b: Number) -> bool:
   """By the three rules at the top."""
   if a.unit and b.unit and a.unit != b.unit:
     return False
-  if a.percent != b.percent:
-    percent, plain = (a, b) if a.percent else (b, a)
+  if {a.kind, b.kind} == {"", "%"}:
+    percent, plain = (a, b) if a.kind else (b, a)
     return plain.value in (percent.value, percent.value / 100)
-  return a.value == b.value
+  return a.kind == b.kind and a.value == b.value
 
 
 def plain_words(text: str) -> str:
   """The text for comparison as words: case, brackets, white space gone."""
-  text = " ".join(normalise(text).casefold().split())
+  text = normalise(text).casefold()
   return re.sub(r"^[(\[]?([a-z0-9]{1,3})[)\]]$", r"\1", text)
 
 
 def exact_equal(gold: str, answer: str) -> bool | None:
   """True or False where that is certain; None: mathematics must decide."""
-  if plain_words(gold) == plain_words(answer):
+  gold, answer = (_EXPLANATION.sub("", normalise(t)) for t in (gold, answer))
+  words, said = plain_words(gold), plain_words(answer)
+  if words == said:
     return True
-  gold_number, number = parse_number(gold), parse_number(answer)
-  if gold_number is not None:
-    if number is None:
-      # One number in a sentence is the answer; two are a hedge.
-      stated = numbers_in(normalise(answer))
-      if len(stated) == 1 and not _FORMULA.search(answer):
-        number = stated[0]
-    if number is not None:
-      return equal_numbers(gold_number, number)
-    if not _COMPUTED.search(answer):
-      return False
-  if _MATHEMATICAL.search(gold) and _MATHEMATICAL.search(answer):
-    return None
-  return False
+  (letter, rest), (other, remark) = _choice(gold), _choice(answer)
+  if letter and other and (letter != other or not (rest and remark)):
+    return letter == other
+  if rest or remark:
+    return exact_equal(rest or gold, remark or answer)
+  number, stated = parse_number(gold), parse_number(answer, prose=True)
+  if number and stated and not ("=" in gold and "=" in answer):
+    return equal_numbers(number, stated)
+  prose = map(_PROSE.search, (formula(gold), formula(answer)))
+  return False if any(prose) else None
+
+
+def _choice(text: str) -> tuple[str, str]:
+  """(letter or word, what follows it), or empty texts."""
+  match = _CHOICE.fullmatch(text)
+  if match is None:
+    return "", ""
+  return (match[1] or match[2]).upper(), match[3].strip(" :-")
+
+
+def formula(text: str) -> str:
+  """What mathematics is asked to read."""
+  return _MEASURE.sub("", _EXPLANATION.sub("", normalise(text)))

@@ -3,18 +3,30 @@
 math-verify reaches sympy's parser and reasoning-gym runs a task's own code:
 both can loop for ever or fill the memory on an odd answer. Each comparison
 therefore has a deadline in a process of its own; one that is late is killed,
-and another process takes its place.
+and another process takes its place. What runs there reads what a model says,
+so the process is locked (lock.py), and its replies are data, not pickles.
 """
 
 import contextlib
+import functools
+import json
+import logging
 import multiprocessing
+import os
+import pickle
 import queue
 import resource
-import threading
-from collections.abc import Mapping
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from atlas_jax.teaching import families, lock
 
 _START_S = 120.0  # for the imports of a new process
 _MEMORY_BYTES = 6 << 30
+_LONGEST_REPLY = 8192  # bytes
+_log = logging.getLogger(__name__)
 
 
 class VerifierTimeout(RuntimeError):
@@ -26,75 +38,99 @@ class VerifierFailed(RuntimeError):
 
 
 def _math(gold: str, answer: str) -> bool:
-  from math_verify import parse, verify
+  from atlas_jax.teaching import formulas  # sympy: for these processes alone
 
-  def read(text):
-    # Their own time limits use SIGALRM; ours is the deadline outside.
-    bare = parse(text, parsing_timeout=None, raise_on_error=True)
-    wrapped = parse(f"${text}$", parsing_timeout=None, raise_on_error=True)
-    return wrapped or bare
-
-  return bool(
-    verify(read(gold), read(answer), timeout_seconds=None, raise_on_error=True)
-  )
+  return formulas.equal(gold, answer)
 
 
-def _reasoning_gym(task: str, entry: Mapping, answer: str) -> bool:
-  import reasoning_gym
+@dataclass(frozen=True)
+class Job:
+  """A kind of comparison."""
 
-  # Substrings earn partial credit there: only the full score is right.
-  score = reasoning_gym.get_score_answer_fn(task)(answer, entry)
-  return float(score) >= 0.99
-
-
-_JOBS = {"math": _math, "reasoning_gym": _reasoning_gym}
+  right: Callable[..., bool]
+  prepare: Callable[[], object]  # the imports, before the clock runs
+  locked: bool = True
 
 
-def _serve(connection, kind: str) -> None:
-  """The life of a process: import, say so, answer until the pipe closes."""
-  import logging
+def _import_reasoning_gym() -> None:
+  import reasoning_gym  # noqa: F401
 
+
+_JOBS = {
+  "math": Job(_math, functools.partial(_math, "1", "1")),
+  "reasoning_gym": Job(families.right, _import_reasoning_gym),
+}
+
+
+def _serve(connection: socket.socket, job: Job, deadline_s: float) -> None:
+  """The life of a process: import, lock, say so, answer until the end."""
   logging.disable(logging.WARNING)
   resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
-  if kind == "math":
-    _math("1", "1")
-  else:
-    import reasoning_gym  # noqa: F401 slow, so before the clock runs
-  connection.send(("ready", None))
-  with contextlib.suppress(EOFError, KeyboardInterrupt):
+  _, most_s = resource.getrlimit(resource.RLIMIT_CPU)
+  job.prepare()
+  end = connection.detach()
+
+  def reply(*message):
+    os.write(end, json.dumps(message).encode() + b"\n")
+
+  with (
+    contextlib.suppress(EOFError, KeyboardInterrupt),
+    open(end, "rb") as requests,
+  ):
+    reply("ready", lock.take(end) if job.locked else "")
     while True:
-      arguments = connection.recv()
+      arguments = pickle.load(requests)
+      # Ends it also where its parent is gone.
+      spent_s = int(time.process_time() + deadline_s) + 2
+      resource.setrlimit(resource.RLIMIT_CPU, (spent_s, most_s))
       try:
-        connection.send(("done", _JOBS[kind](*arguments)))
+        reply("done", bool(job.right(*arguments)))
       except BaseException as error:
-        text = f"{type(error).__name__}: {error}"[:500]
-        connection.send(("failed", text))
+        reply("failed", f"{type(error).__name__}: {error}"[:500])
+
+
+@functools.cache
+def _warn_of_no_lock(why: str) -> None:
+  _log.warning("the processes that judge answers are not locked: %s", why)
 
 
 class _Worker:
-  def __init__(self, kind: str):
+  def __init__(self, kind: str, deadline_s: float):
     context = multiprocessing.get_context("spawn")
-    self._connection, theirs = context.Pipe()
+    self._connection, theirs = socket.socketpair()
     self._process = context.Process(
-      target=_serve, args=(theirs, kind), daemon=True
+      target=_serve, args=(theirs, _JOBS[kind], deadline_s), daemon=True
     )
     self._process.start()
     theirs.close()
-    if not self._connection.poll(_START_S):
-      self.kill()
-      raise VerifierFailed(f"the {kind} verifier did not start")
     try:
-      self._connection.recv()
-    except EOFError:
-      raise VerifierFailed(f"the {kind} verifier died at its start") from None
+      no_lock = self._exchange(b"", _START_S)
+    except (VerifierTimeout, VerifierFailed):
+      self.kill()
+      raise VerifierFailed(f"the {kind} verifier did not start") from None
+    if no_lock:
+      _warn_of_no_lock(no_lock)
 
   def ask(self, arguments, deadline_s: float) -> bool:
-    self._connection.send(arguments)
-    if not self._connection.poll(deadline_s):
-      raise VerifierTimeout(f"no verdict in {deadline_s:g} s")
+    return self._exchange(pickle.dumps(arguments), deadline_s) is True
+
+  def _exchange(self, request: bytes, deadline_s: float):
+    """The value of the reply: one line of JSON, bounded in size and time."""
+    end = time.monotonic() + deadline_s
+    line = b""
     try:
-      state, value = self._connection.recv()
-    except EOFError:
+      self._connection.settimeout(deadline_s)
+      self._connection.sendall(request)
+      while not line.endswith(b"\n"):
+        self._connection.settimeout(max(end - time.monotonic(), 1e-3))
+        part = self._connection.recv(_LONGEST_REPLY)
+        line += part
+        if not part or len(line) > _LONGEST_REPLY:
+          raise VerifierFailed("the verifier process died")
+      state, value = json.loads(line)
+    except TimeoutError:
+      raise VerifierTimeout(f"no verdict in {deadline_s:g} s") from None
+    except (OSError, ValueError, TypeError, RecursionError):
       raise VerifierFailed("the verifier process died") from None
     if state == "failed":
       raise VerifierFailed(value)
@@ -118,10 +154,12 @@ class VerifierPool:
 
   def __init__(self, *, processes: int = 2, deadline_s: float = 3.0):
     self._deadline_s = deadline_s
-    self._lock = threading.Lock()
-    self._idle = {kind: queue.SimpleQueue() for kind in _JOBS}
-    self._free = {kind: threading.Semaphore(processes) for kind in _JOBS}
-    self._workers: set[_Worker] = set()
+    # A place is a worker, or None where none has been started.
+    self._places = {kind: queue.LifoQueue() for kind in _JOBS}
+    self._processes = processes
+    for places in self._places.values():
+      for _ in range(processes):
+        places.put(None)
 
   def __enter__(self):
     return self
@@ -130,12 +168,12 @@ class VerifierPool:
     self.close()
 
   def close(self) -> None:
-    with self._lock:
-      workers, self._workers = self._workers, set()
-    for kind in self._idle:
-      self._idle[kind] = queue.SimpleQueue()
-    for worker in workers:
-      worker.kill()
+    """Ends the processes, each when its comparison has ended."""
+    for places in self._places.values():
+      for worker in [places.get() for _ in range(self._processes)]:
+        if worker is not None:
+          worker.kill()
+        places.put(None)
 
   def math_equal(self, gold: str, answer: str) -> bool:
     """Whether two mathematical expressions are equal, by math-verify.
@@ -154,35 +192,15 @@ class VerifierPool:
     return self._ask("reasoning_gym", (task, entry, answer))
 
   def _ask(self, kind: str, arguments) -> bool:
-    with self._free[kind]:
-      worker = self._take(kind)
-      try:
-        answer = worker.ask(arguments, self._deadline_s)
-      except BaseException:
-        self._give(kind, worker, whole=False)
-        raise
-      self._give(kind, worker, whole=True)
-      return answer
-
-  def _take(self, kind: str) -> _Worker:
-    with contextlib.suppress(queue.Empty):
-      while True:
-        worker = self._idle[kind].get_nowait()
-        if worker.alive:
-          return worker
-        self._forget(worker)
-    worker = _Worker(kind)
-    with self._lock:
-      self._workers.add(worker)
-    return worker
-
-  def _give(self, kind: str, worker: _Worker, *, whole: bool) -> None:
-    if whole:
-      self._idle[kind].put(worker)
-    else:
-      self._forget(worker)
-
-  def _forget(self, worker: _Worker) -> None:
-    with self._lock:
-      self._workers.discard(worker)
-    worker.kill()
+    worker = self._places[kind].get()
+    try:
+      if worker is None or not worker.alive:
+        worker = _Worker(kind, self._deadline_s)
+      return worker.ask(arguments, self._deadline_s)
+    except BaseException:
+      if worker is not None:
+        worker.kill()
+      worker = None
+      raise
+    finally:
+      self._places[kind].put(worker)

@@ -154,11 +154,25 @@ def test_reasoning_gym_by_name_and_parameters():
     ({"task": "chain_sum", "size": 2, "terms": 3}, "terms is unknown"),
     ({"task": "chain_sum", "size": 2, "params": {"terms": 3}}, "terms"),
     ({"task": "prime_factorization", "size": 2}, "relied on"),
+    (
+      {"task": "no_such_task", "size": 2},
+      "list it in .*; valid: ab",
+    ),
+    ({"task": "composite", "size": 2}, "whatever family an entry names"),
+    ({"task": "__import__('os')", "size": 2}, "its scorer was not read"),
   ],
 )
 def test_reasoning_gym_refuses(params, message):
   with pytest.raises(DataError, match=message):
     sources.read(DataConfig(source="reasoning_gym", params=params))
+
+
+def test_another_release_of_reasoning_gym_is_refused(monkeypatch):
+  monkeypatch.setattr("importlib.metadata.version", lambda _: "0.1.26")
+  params = {"task": "chain_sum", "size": 2}
+  with pytest.raises(DataError, match=r"0\.1\.26 is installed") as e:
+    sources.read(DataConfig(source="reasoning_gym", params=params))
+  assert "families.py" in str(e.value) and "\n" not in str(e.value)
 
 
 @pytest.fixture

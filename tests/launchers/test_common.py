@@ -2,6 +2,9 @@
 
 import json
 import os
+import pathlib
+import re
+import socket
 import subprocess
 import sys
 
@@ -56,12 +59,79 @@ def test_a_run_goes_on_with_the_templates_that_it_began_with(
   [
     (
       ["--config=configs/quickstart.py", "--config.grpo.bta=1"],
-      "--config.grpo.bta names no key (did you mean beta?)",
+      "--config.grpo.bta names no key (did you mean 'grpo.beta'?)",
     ),
     (
       ["--config=configs/quickstart.py", "--config.zz.beta=1"],
-      "--config.zz.beta names no key;",
+      "--config.zz.beta names no key (did you mean 'grpo.beta'?)",
     ),
+    (
+      ["--config=configs/quickstart.py", "--config.grpo.learning_rate=1"],
+      "--config.grpo.learning_rate names no key (did you mean"
+      " 'grpo.optimizer.learning_rate' or 'sft.optimizer.learning_rate'?)",
+    ),
+    (
+      ["--config=configs/quickstart.py", "--config.lerning_rate", "1"],
+      "'sft.optimizer.learning_rate'",
+    ),
+    (
+      ["--config=configs/quickstart.py", "--config.qqqq=1"],
+      "--config.qqqq names no key; they are in configs/README.md",
+    ),
+    (
+      ["--config=configs/quickstart.py", "--config.grpo.steps=None"],
+      "config.grpo.steps must be int, got NoneType None",
+    ),
+    (
+      ["--config=configs/quickstart.py", "--config.grpo.beta="],
+      "config.grpo.beta must be float, got NoneType None",
+    ),
+    (
+      ["--config=configs/quickstart.py", "--config.phases="],
+      "config.phases: no phase",
+    ),
+    (
+      ["--config=configs/quickstart.py", "--workdir=gs://bucket/run"],
+      "--workdir=gs://bucket/run: must be a local directory, not a URL",
+    ),
+    (
+      ["--config=configs/quickstart.py", "--config.export.path=gs://b/x"],
+      "config.export.path=gs://b/x must be a local directory",
+    ),
+    (
+      ["--config=configs/quickstart.py", "--num_processes=2", "--process_id=1"],
+      "--num_processes and --process_id need --coordinator",
+    ),
+    (
+      ["--config=configs/quickstart.py", "--process_id=0"],
+      "--num_processes and --process_id need --coordinator",
+    ),
+    (
+      ["--config=configs/quickstart.py", "--coordinator=127.0.0.1:9"],
+      "--coordinator=127.0.0.1:9: needs --num_processes=N",
+    ),
+    (
+      [
+        *("--config=configs/quickstart.py", "--coordinator=127.0.0.1:9"),
+        *("--num_processes=2", "--process_id=2"),
+      ],
+      "--process_id of 0 to N-1",
+    ),
+    (
+      [
+        *("--config=configs/quickstart.py", "--coordinator=there.invalid:9"),
+        *("--num_processes=2", "--process_id=1"),
+      ],
+      "--coordinator=there.invalid:9: ",
+    ),
+    (
+      [
+        *("--config=configs/quickstart.py", "--coordinator=127.0.0.1"),
+        *("--num_processes=2", "--process_id=1"),
+      ],
+      "--coordinator=127.0.0.1: ",
+    ),
+    (["--config=configs/quickstart.py", "--coordinator=auto"], "SLURM"),
     (
       ["--config=configs/quickstart.py", "--config.grpo.beta=abc"],
       "--config.grpo.beta=abc: could not convert",
@@ -79,10 +149,11 @@ def test_an_error_of_the_flags_is_one_line(
   broken = tmp_path / "broken.py"
   broken.write_text("def get_config():\n  return None.nothing\n")
   arguments = [a.replace("BROKEN", str(broken)) for a in arguments]
+  given = any(a.startswith("--workdir=") for a in arguments)
   done = subprocess.run(
     [
       *(sys.executable, "-m", "launchers.train", *arguments),
-      f"--workdir={tmp_path}/run",
+      *([] if given else [f"--workdir={tmp_path}/run"]),
     ],
     cwd=repo_root,
     capture_output=True,
@@ -105,6 +176,19 @@ def test_a_launcher_without_a_config_runs(repo_root, tmp_path):
   )
   assert done.returncode == 1
   assert done.stderr.startswith("error: ") and "config.json" in done.stderr
+
+
+def test_compiled_programs_of_an_installation_lie_with_the_users(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "mine"))
+  monkeypatch.setattr(common, "_ROOT", tmp_path)
+  assert common._cache() == tmp_path / "mine" / "atlas_jax"
+  monkeypatch.delenv("XDG_CACHE_HOME")
+  monkeypatch.setenv("HOME", str(tmp_path))
+  assert common._cache() == tmp_path / ".cache" / "atlas_jax"
+  (tmp_path / "pyproject.toml").touch()
+  assert common._cache() == tmp_path / ".cache"
 
 
 def test_errors_logs_and_tracebacks_command_no_terminal(tmp_path, repo_root):
@@ -136,3 +220,100 @@ def test_errors_logs_and_tracebacks_command_no_terminal(tmp_path, repo_root):
       assert r"print \x07" in done.stdout
       assert r"log \x1b[31m" in done.stderr
       assert r"warning \x9b" in done.stderr
+
+
+@pytest.mark.parametrize("role", [0, 1])
+def test_processes_that_never_meet_end_in_one_line(repo_root, tmp_path, role):
+  with socket.socket() as s:
+    s.bind(("127.0.0.1", 0))
+    address = f"127.0.0.1:{s.getsockname()[1]}"
+  done = subprocess.run(
+    [
+      *(sys.executable, "-m", "launchers.train"),
+      *("--config=configs/quickstart.py", f"--workdir={tmp_path}/run"),
+      *(f"--coordinator={address}", "--num_processes=2"),
+      *(f"--process_id={role}", "--coordinator_timeout_s=1"),
+    ],
+    cwd=repo_root,
+    capture_output=True,
+    text=True,
+    timeout=60,
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+  )
+  assert done.returncode == 1
+  (line,) = [x for x in done.stderr.splitlines() if x.startswith("error: ")]
+  assert f"--coordinator={address}: not all processes met there within" in line
+  assert "Fatal" not in done.stderr and "Traceback" not in done.stderr
+
+
+VALUES = """
+import sys
+from launchers import common
+common.define_flags()
+def main():
+  value = common.tree()
+  for part in sys.argv[1].split("."):
+    value = value[part]
+  print(repr(value), flush=True)
+common.launch(main)
+"""
+
+
+@pytest.mark.parametrize(
+  ("config", "key", "values", "expected"),
+  [
+    ("quickstart", "phases", ["('sft', 'grpo')", "('sft',)"], "('sft',)"),
+    ("quickstart", "phases", ["sft", "grpo"], "('grpo',)"),
+    ("quickstart", "phases", ["sft", "('sft', 'grpo')"], "('sft', 'grpo')"),
+    ("quickstart", "evaluate.constant_teachings", ["a", ""], "()"),
+    ("quickstart", "serving.student.extra_args", ["--a", "--b"], "('--b',)"),
+    ("quickstart", "data.split_fractions", ["(1.0, 0.0)"] * 2, "(1.0, 0.0)"),
+    ("quickstart", "grpo.steps", ["3", "4"], "4"),
+    ("quickstart", "grpo.delta", ["2.0", ""], "None"),
+    ("quickstart", "grpo.delta", ["None", "2"], "2.0"),
+    ("quickstart", "sft.steps", ["None"], "None"),
+    ("online", "caps.dollars", [""], "None"),
+    ("online", "caps.dollars", ["None"], "None"),
+    ("online", "caps.calls", ["None"], "None"),
+    ("online", "caps.minutes", ["None", "7"], "7.0"),
+  ],
+)  # fmt: skip
+def test_what_a_flag_gives(repo_root, tmp_path, config, key, values, expected):
+  # absl reads sys.argv[0] as the program's name: the key may not be a flag.
+  script = VALUES.replace("sys.argv[1]", repr(key))
+  done = subprocess.run(
+    [
+      *(sys.executable, "-c", script),
+      *(f"--config=configs/{config}.py", f"--workdir={tmp_path}"),
+      *(f"--config.{key}={value}" for value in values),
+    ],
+    cwd=repo_root,
+    capture_output=True,
+    text=True,
+  )
+  assert (done.stdout.strip(), done.returncode) == (expected, 0), done.stderr
+
+
+LAUNCHERS = sorted(
+  path.stem
+  for path in pathlib.Path(common.__file__).parent.glob("*.py")
+  if "common.launch(main)" in path.read_text()
+)
+
+
+@pytest.mark.parametrize("flag", ["--help", "--helpshort"])
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_help_lists_the_flags(repo_root, launcher, flag):
+  done = subprocess.run(
+    [sys.executable, "-m", f"launchers.{launcher}", flag],
+    cwd=repo_root,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0 and done.stderr == ""
+  source = (repo_root / "launchers" / f"{launcher}.py").read_text()
+  names = re.findall(r'flags\.DEFINE_\w+\(\s*"(\w+)"', source)
+  if "define_flags(" in source:
+    names.append("config")
+  for name in (*names, "workdir", "coordinator"):
+    assert re.search(rf"--(\[no\])?{name}:", done.stdout), name

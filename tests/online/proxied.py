@@ -17,6 +17,7 @@ from atlas_jax.online.proxy.config import (
   TeacherConfig,
   UpstreamConfig,
 )
+from atlas_jax.online.proxy.connections import listening
 from tests.online.stub_server import StubServer
 
 PROMPTS = PromptsConfig(
@@ -44,7 +45,7 @@ def teacher(text=TEACHING, **kwargs) -> StubServer:
 
 @contextlib.asynccontextmanager
 async def serving(app: web.Application, name: str = "127.0.0.1"):
-  """Serves an application as launchers/proxy.py does; yields its address."""
+  """Serves the application of a stub; yields its address."""
   runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
   await runner.setup()
   await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -77,7 +78,8 @@ class Proxied:
     return raw.headers["x-atlas-teaching"], text
 
   async def get(self, path: str) -> tuple[int, str]:
-    async with self.session.get(self.url + path) as response:
+    headers = {"Authorization": f"Bearer {self.client.api_key}"}
+    async with self.session.get(self.url + path, headers=headers) as response:
       return response.status, await response.text()
 
   async def counts(self) -> dict[str, int]:
@@ -126,6 +128,8 @@ def run(
 
       config = ProxyConfig(
         **{
+          "port": 0,
+          "drain_s": 1.0,
           "upstream": UpstreamConfig(
             **{"url": await address(up), "model": "stub", **(sent or {})}
           ),
@@ -139,9 +143,10 @@ def run(
           **changes,
         }
       )
-      url = await stack.enter_async_context(
-        serving(make_app(config, PROMPTS, keys))
+      server = await stack.enter_async_context(
+        listening(make_app(config, PROMPTS, keys), config)
       )
+      url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
       session = await stack.enter_async_context(aiohttp.ClientSession())
       proxied = Proxied(url, session, client_key)
       stack.push_async_callback(proxied.client.close)

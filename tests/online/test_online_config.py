@@ -92,3 +92,12 @@ def test_prompts_path_replaces_the_prompts(tmp_path):
   path.write_text("{}")
   with pytest.raises(PromptError, match=r"best_prompts\.json: the key"):
     resolve(tree)
+
+
+@pytest.mark.parametrize("role", ["student", "teacher", "reflection"])
+def test_flags_that_open_a_servers_doors_are_refused(role):
+  tree = default_config()
+  tree.servers[role].extra_args = ("--trust_remote_code",)
+  where = rf"config\.servers\.{role}\.extra_args holds --trust-remote-code"
+  with pytest.raises(ConfigError, match=where):
+    resolve(tree)

@@ -317,7 +317,8 @@ def test_half_a_surrogate_pair_is_a_question_too():
 
   async def check(proxied):
     url = f"{proxied.url}/v1/chat/completions"
-    async with proxied.session.post(url, data=data) as response:
+    kind = {"Content-Type": "application/json"}
+    async with proxied.session.post(url, data=data, headers=kind) as response:
       assert response.status == 200
       assert response.headers["x-atlas-teaching"] == "taught"
 

@@ -156,7 +156,8 @@ def test_without_a_model_of_the_upstream_the_client_names_it():
 def test_what_is_no_request_is_refused(data, status, words):
   async def check(proxied):
     url = f"{proxied.url}/v1/chat/completions"
-    async with proxied.session.post(url, data=data) as response:
+    kind = {"Content-Type": "application/json"}
+    async with proxied.session.post(url, data=data, headers=kind) as response:
       assert response.status == status
       assert words in (await response.json())["error"]["message"]
     assert await proxied.counts() == {"refused": 1}
@@ -197,7 +198,8 @@ async def begun(proxied, size: int, beginning: bytes):
   """A request whose body of `size` bytes has begun to come."""
   reader, writer = await asyncio.open_connection(*proxied.url[7:].split(":"))
   writer.write(
-    b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n"
+    b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+    b"Content-Type: application/json\r\n"
     b"Content-Length: %d\r\n\r\n%s" % (size, beginning)
   )
   await writer.drain()
@@ -236,8 +238,8 @@ def test_a_body_that_comes_in_pieces_is_answered():
 def test_bodies_that_are_being_read_are_bounded_together():
   async def check(proxied):
     async with (
-      begun(proxied, 100, b" " * 90),
-      begun(proxied, 100, b" " * 90),
+      begun(proxied, 4000, b" " * 3000),
+      begun(proxied, 4000, b" " * 3000),
     ):
       with pytest.raises(openai.RateLimitError, match="full"):
         await proxied.ask()
@@ -246,4 +248,4 @@ def test_bodies_that_are_being_read_are_bounded_together():
     assert (await proxied.ask())[0] == "taught"
 
   with upstream() as up, teacher() as teach:
-    run(check, up, teach, max_concurrency=2, max_request_bytes=100)
+    run(check, up, teach, max_held_bytes=6000)

@@ -11,6 +11,7 @@ from atlas_jax.data.problems import make_problem
 from atlas_jax.phases import rollouts as rollouts_lib
 from atlas_jax.phases.rollouts import RolloutError, Rollouts
 from atlas_jax.serving.client import Completion, ServerDown
+from atlas_jax.stopping import Stopped
 from atlas_jax.teaching.answers import AnswerChecker
 from atlas_jax.teaching.episode import Teaching, TeachingEpisode
 from atlas_jax.teaching.requests import Solution
@@ -257,3 +258,36 @@ def test_a_teaching_that_fits_no_row_is_an_error(make):
   _, batches = make(row_length=3)
   with batches, pytest.raises(RolloutError, match=r"grpo\.row_length=3"):
     batches.next(1)
+
+
+@pytest.mark.parametrize("staleness", [0, 2])
+@pytest.mark.parametrize("place", ["sampling", "telling"])
+def test_a_signal_leaves_what_the_next_start_goes_on_with(
+  make, staleness, place, monkeypatch
+):
+  run, batches = make(name="whole", max_staleness=staleness)
+  with batches:
+    expected = [step(run, batches, n)[0] for n in range(1, 7)]
+  stopped, batches = make(name="stopped", max_staleness=staleness)
+  with batches:
+    for number in (1, 2):
+      step(stopped, batches, number)
+
+    def stop(*_):
+      raise Stopped(15)
+
+    if place == "sampling":
+      stopped.with_servers = stop
+    else:
+      monkeypatch.setattr(rollouts_lib.multihost, "call_on_lead", stop)
+    with pytest.raises(Stopped):
+      batches.next(3)
+    saved = json.loads(json.dumps(batches.state()))
+  monkeypatch.undo()
+  again, batches = make(
+    name="stopped", saved=saved, done=2, max_staleness=staleness
+  )
+  with batches:
+    kept = [step(again, batches, n)[0] for n in range(3, 7)]
+  assert json.dumps(kept) == json.dumps(expected[2:])
+  assert written(again) == written(run)

@@ -1,6 +1,8 @@
 """What a run refuses, and where its first weights come from."""
 
 import logging
+import socket
+import sys
 import types
 
 import jax
@@ -8,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from atlas_jax import sharding
+from atlas_jax import metrics, phases, sharding
 from atlas_jax.config import (
   ConfigError,
   GrpoConfig,
@@ -92,6 +94,47 @@ def test_weights_come_from_files_or_are_drawn(sft_run, tmp_path):
     np.testing.assert_array_equal(np.asarray(ours, jnp.bfloat16), server)
   pairs = zip(*map(jax.tree.leaves, (given.model, drawn.model)), strict=True)
   assert not all(np.array_equal(*pair) for pair in pairs)
+
+
+def test_wandb_that_is_not_installed_is_seen_before_anything(
+  sft_run, tmp_path, monkeypatch
+):
+  monkeypatch.setitem(sys.modules, "wandb", None)
+  with pytest.raises(metrics.MetricsError, match="not installed"):
+    sft_run(tmp_path, wandb_project="p")
+
+
+def test_accelerators_of_the_host_that_are_not_used(tmp_path, caplog):
+  for name in ("nvidia0", "nvidia1", "nvidiactl", "accel0"):
+    (tmp_path / name).touch()
+  assert phases.accelerators(tmp_path) == (0, 2)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(jax, "default_backend", lambda: "tpu")
+    assert phases.accelerators(tmp_path) == (jax.local_device_count(), 1)
+    patch.setattr(jax, "default_backend", lambda: "gpu")
+    # One task a node saw one GPU of eight; two tasks a node see both theirs.
+    here = f"1 {socket.gethostname()}".encode()
+    for there, used in ((b"8 other", 1), (here, 2)):
+      patch.setattr(
+        phases.multihost, "allgather_bytes", lambda x, o=there: [x, o]
+      )
+      assert phases.accelerators(tmp_path)[0] == used
+
+
+@pytest.mark.parametrize(("used", "warned"), [((1, 8), True), ((8, 8), False)])
+def test_the_start_names_devices_mesh_and_parameters(
+  sft_run, tmp_path, monkeypatch, caplog, used, warned
+):
+  monkeypatch.setattr(phases, "accelerators", lambda: used)
+  mesh = sharding.make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
+  with jax.set_mesh(mesh), caplog.at_level(logging.INFO, "atlas_jax.phases"):
+    run = sft_run(tmp_path)
+    phases._say_devices(run)
+    size = sum(x.size for x in jax.tree.leaves(run.model))
+  first, *more = [r.getMessage() for r in caplog.records]
+  assert "mesh data=1, fsdp=1, tensor=1, context=1" in first
+  assert f"; {size} parameters" in first
+  assert [("1 of the 8 accel" in m) for m in more] == [True] * warned
 
 
 def test_rows_must_divide_over_the_context_axis(sft_run, tmp_path):

@@ -1,13 +1,15 @@
 """The trainer of the GRPO phase, without servers, on a model of one table."""
 
 import dataclasses
+import os
+import signal
 import types
 
 import jax
 import numpy as np
 import pytest
 
-from atlas_jax import sharding
+from atlas_jax import sharding, stopping
 from atlas_jax.config import GrpoConfig, MeshConfig, OptimizerConfig, RunConfig
 from atlas_jax.phases.trainer import Trainer, TrainingError
 from atlas_jax.training import optimizer
@@ -29,12 +31,13 @@ def table(monkeypatch):
   monkeypatch.setattr(step_lib, "_score", score)
 
 
-def _trainer(tmp_path, **options) -> Trainer:
+def _trainer(tmp_path, steps=STEPS, **options) -> Trainer:
   """On one device, with the tiny model of the training tests."""
   config = RunConfig(
     teacher=tiny.OPTIONS,
+    keep_checkpoints=100,
     grpo=GrpoConfig(
-      steps=STEPS,
+      steps=steps,
       row_length=32,
       micro_batches=2,
       optimizer=OptimizerConfig(
@@ -54,6 +57,7 @@ def _trainer(tmp_path, **options) -> Trainer:
     decoder_config=tiny.ARCHITECTURE,
     mesh=mesh,
     put=lambda batch: batch,
+    abstract_state=lambda tx: step_lib.abstract_state(tiny.model(1), tx),
   )
   return Trainer(run, "1_grpo")
 
@@ -142,3 +146,64 @@ def test_the_reference_follows_every_so_many_steps(tmp_path, alpha, every):
   assert np.abs(policy - start).max() > 1e-4
   np.testing.assert_allclose(embedding(trainer.reference), expected, rtol=1e-6)
   trainer.close()
+
+
+def _steps(tmp_path) -> list[int]:
+  folder = tmp_path / "checkpoints" / "1_grpo"
+  return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1])
+def test_a_trainer_that_is_restored_goes_on_to_the_bit(tmp_path, beta):
+  options = {
+    "steps": 5,
+    "checkpoint_every": 2,
+    "beta": beta,
+    "ref_ema_alpha": 0.25 if beta else 0.0,
+    "ref_ema_every": 1,
+  }
+
+  def go(trainer, last):
+    for step in range(trainer.done + 1, last + 1):
+      trainer.update(step, tiny.sequences(6))
+      trainer.finish_step(step, lambda step=step: {"after": step})
+    trainer.close()
+    return jax.tree.leaves((trainer.state, trainer.reference))
+
+  whole = go(_trainer(tmp_path / "whole", **options), 5)
+  assert _steps(tmp_path / "whole") == [2, 4, 5]
+  go(_trainer(tmp_path / "cut", **options), 3)
+  again = _trainer(tmp_path / "cut", **options)
+  assert (again.done, again.saved) == (2, {"after": 2})
+  assert (again.reference is not None) is (beta > 0)
+  resumed = go(again, 5)
+  assert len(whole) == len(resumed)
+  for a, b in zip(whole, resumed, strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_a_restored_trainer_knows_how_many_updates_were_left_out(tmp_path):
+  options = {"steps": 9, "skip_grad_norm": 1e-6, "max_skipped_steps": 3}
+  first = _trainer(tmp_path, checkpoint_every=1, **options)
+  for step in (1, 2):
+    first.update(step, tiny.sequences(6))
+    first.finish_step(step, dict)
+  first.close()
+  again = _trainer(tmp_path, checkpoint_every=1, **options)
+  with pytest.raises(TrainingError, match="3 steps in a row"):
+    again.update(3, tiny.sequences(6))
+  again.close()
+
+
+def test_a_signal_saves_a_step_that_is_not_due(tmp_path):
+  trainer = _trainer(tmp_path, steps=9, checkpoint_every=5)
+  trainer.update(1, tiny.sequences(6))
+  trainer.finish_step(1, dict)
+  trainer.update(2, tiny.sequences(6))
+  with pytest.raises(stopping.Stopped), stopping.listening(), stopping.held():
+    os.kill(os.getpid(), signal.SIGTERM)
+    trainer.finish_step(2, dict)
+    pytest.fail("the step ends the run")
+  trainer.save(2, lambda: pytest.fail("it is saved already"))
+  trainer.close()
+  assert _steps(tmp_path) == [2]

@@ -8,6 +8,7 @@ import time
 import pytest
 from aiohttp import web
 
+from atlas_jax.serving import client as client_lib
 from atlas_jax.serving.client import (
   Client,
   Sampling,
@@ -133,6 +134,14 @@ def test_weights_that_change_in_the_middle_count_as_the_oldest():
   spans = [{"version": "default", "start": 0, "end": 2}]
   (((done,),), _) = ask([[choice(versions=spans)]])
   assert done.weight_version == "default"
+
+
+@pytest.mark.parametrize("version", ["²", "٣", "4\n", "9" * 5000, "-1", ""])
+def test_versions_that_are_no_numbers_stay_texts(version):
+  spans = [{"version": version, "start": 0, "end": 2}]
+  (((done,),), _) = ask([[choice(versions=spans)]])
+  assert done.weight_version == version
+  assert client_lib._seconds(version, 0.5) == 0.5
 
 
 def test_503_is_tried_again_with_the_same_seed():

@@ -232,7 +232,6 @@ def test_connections_are_opened_by_the_policy_alone():
   found = {
     module: opened(ast.parse(path.read_text(encoding="utf-8")))
     for module, path in test_imports.modules().items()
-    if not test_imports.under(module, ["atlas_jax.online.proxy"])
   }
   by = {module for module, clients in found.items() if clients}
   assert by == set(OPENERS), {m: found[m] for m in by}

@@ -177,6 +177,25 @@ def test_only_the_teacher_can_take_weights(model, tmp_path):
   assert frozen_env["VLLM_API_KEY"] != open_env["VLLM_API_KEY"]
 
 
+@pytest.mark.parametrize("cls", [StudentServer, TeacherServer])
+@pytest.mark.parametrize("given", [None, "", "mine"])
+def test_no_server_is_started_without_a_guard_and_a_key(
+  cls, given, model, tmp_path
+):
+  s = cls(
+    ServerConfig(host="0.0.0.0"),  # beyond loopback, too
+    model_path=model,
+    workdir=tmp_path,
+    start_timeout_s=1,
+    api_key=given,
+  )
+  words, env = s._command()
+  assert words[words.index("--middleware") + 1] == "atlas_vllm.guard.Guard"
+  assert env["VLLM_API_KEY"] == s.api_key
+  assert s.api_key == given if given else len(s.api_key) == 32
+  assert not any(s.api_key in word for word in words)  # ps shows them
+
+
 def test_settings_of_the_config_reach_the_command(model, tmp_path):
   s = make(
     StudentServer,

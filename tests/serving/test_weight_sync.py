@@ -20,7 +20,12 @@ class Held(tiny_vllm.TeacherServer):
 
   spoil = None
 
-  def update_weights(self, path, version, checksums, timeout_s):
+  def __init__(self, *args, **kwargs):
+    super().__init__(*args, **kwargs)
+    self.restarts = []
+
+  def update_weights(self, path, version, checksums, timeout_s, restart):
+    self.restarts.append(restart)
     self.version, self.sums = version, dict(checksums)
     if self.spoil is not None:
       self.spoil(self)
@@ -119,7 +124,7 @@ class Follower(Held):
     super().__init__(*args, **kwargs)
     self.tensors, self.version, self.took, self.down = None, None, [], False
 
-  def update_weights(self, path, version, checksums, timeout_s):
+  def update_weights(self, path, version, checksums, timeout_s, restart):
     if self.down:
       raise ServerDown("gone")
     with safe_open(self.weights_root / path, framework="np") as f:
@@ -133,7 +138,7 @@ class Follower(Held):
     else:
       self.tensors = entries
     self.took.append(path)
-    return super().update_weights(path, version, checksums, timeout_s)
+    return super().update_weights(path, version, checksums, timeout_s, restart)
 
   def restart(self):
     self.tensors, self.version = None, None
@@ -248,6 +253,20 @@ def test_after_a_failure_the_next_file_is_full(follower):
   follower.down = False
   publisher.publish(stepped(big(), 1), 2)
   assert follower.took == [full(1), full(2)]
+
+
+def test_a_trainer_says_restart_until_it_has_published(follower):
+  publisher = weight_sync.Publisher(follower, ServingConfig())
+  follower.down = True
+  with pytest.raises(ServerDown):
+    publisher.publish(big(), 5)
+  follower.down = False
+  for version in (5, 6, 7):
+    publisher.publish(big(), version)
+  assert follower.restarts == [True, False, False]
+  # One that resumes from an older checkpoint, beside the server of before.
+  weight_sync.Publisher(follower, ServingConfig()).publish(big(), 3)
+  assert follower.restarts[3:] == [True]
 
 
 def test_the_same_version_again_is_full(follower):

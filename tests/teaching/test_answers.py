@@ -24,6 +24,23 @@ def checker():
     (r"thus \boxed{\frac{1}{2}} = 0.5", r"\frac{1}{2}", "boxed"),
     (r"\boxed{1} then \boxed{x^{2^{3}}}", "x^{2^{3}}", "boxed"),
     ("3 * 4 = 12\n#### 70,000\n", "70,000", "hashes"),
+    ("#### 42\nI am sure of that.\nGood luck!", "42", "hashes"),
+    (
+      "#### $5 million\n#### Step 3: check 7\nIt holds.",
+      "$5 million",
+      "hashes",
+    ),
+    ("#### x = 5\nas asked", "x = 5", "hashes"),
+    ("#### Step 3: add 5\nso 7", "7", "last_number"),
+    ("#### 3. Add\nso 7", "7", "last_number"),
+    ("#### 2 Ways\nso 7", "7", "last_number"),
+    ("<answer>4</answer></answer>", "4", "tag"),
+    ("<answer>4</answer></solution> 5", "4", "tag"),
+    ("D) 42 km", "D) 42 km", "phrase"),
+    ("(B) 12.", "(B) 12.", "phrase"),
+    ("Option D", "Option D", "phrase"),
+    ("Yes, because 4 > 3", "Yes, because 4 > 3", "phrase"),
+    ("D) 42 km\nE) 43 km", "43", "last_number"),
     ("The answer is $1,234. Good 5", "$1,234", "phrase"),
     ("answer: 3.50.", "3.50", "phrase"),
     ("The final answer is: 7", "7", "phrase"),
@@ -59,6 +76,12 @@ def test_what_is_no_answer(text, rule):
   assert (found.answer, found.rule) == (None, rule)
 
 
+def test_a_long_line_behind_hashes_is_read_in_no_time():
+  start = time.monotonic()
+  extract("#### " + "x" * 50_000 + "\nso 7")
+  assert time.monotonic() - start < 2
+
+
 def test_deep_nesting_is_not_followed():
   assert extract(r"\boxed{" + "{" * 100 + "5" + "}" * 101).rule != "boxed"
 
@@ -75,6 +98,17 @@ def test_deep_nesting_is_not_followed():
     (r"\frac{\sqrt{2}}{2}", r"<solution>1/\sqrt{2}</solution>", "correct"),
     ("x^2", "<solution>x^3</solution>", "wrong"),
     ("4", "<solution>2+3</solution>", "wrong"),
+    ("58", "The answer is **58** students.", "correct"),
+    ("58", "She has *58* apples", "correct"),
+    ("58", "It costs $58 a week", "correct"),
+    ("yes", "Yes, because 4 > 3", "correct"),
+    ("D", "D) 42 km", "correct"),
+    ("D", r"so \boxed{D: the fourth one}", "correct"),
+    ("D", "not D, it is B", "no_answer"),
+    ("B", "The answer is (B) 12.", "correct"),
+    ("42", "#### 42\nBecause 6 * 7 is 42.\nDone with 3 steps.", "correct"),
+    ("5", "<solution>x = 4 or x = 5</solution>", "wrong"),
+    ("401", "<solution>1/0</solution>", "wrong"),
   ],
 )
 def test_verdicts(checker, gold, text, status):

@@ -104,6 +104,14 @@ def test_no_verdict_is_no_reward():
     ("A good plan", "Which?", "A", False),
     ("half of it: 0.5", "1 / 2?", "1/2", False),
     ("half of it: 0.5", "2 / 4?", "1/2", True),
+    ("start from 25", "Which circle?", "x^2 + y^2 = 25", False),
+    ("it is x^2 + y^2 = 25", "Which circle?", "x^2 + y^2 = 25", True),
+    ("one of them is 9", "Solve.", "x = 4, y = 9", False),
+    ("you find x = 4, y = 9", "Solve.", "x = 4, y = 9", True),
+    ("write 18", "Solve.", "x = 18", True),
+    ("because of that, write 62", "27 + 35?", "62", True),
+    (r"write 3\frac{1}{2}", "7 / 2?", "3.5", True),
+    ("wait 60 minutes", "When?", "1:00", False),
   ],
 )
 def test_what_gives_the_answer_away(teaching, question, answer, leak):

@@ -1,6 +1,7 @@
 """The order of an update, and its answers, with a stand-in for the engine."""
 
 import asyncio
+import json
 import types
 
 import pytest
@@ -10,15 +11,21 @@ pytest.importorskip("vllm")
 import httpx
 from atlas_vllm import endpoint
 from fastapi import FastAPI
+from vllm.v1.engine.exceptions import EngineDeadError
 
 BODY = {"path": "w.safetensors", "version": "4", "checksums": {"a": "0"}}
 
 
 class Engine:
-  """Notes calls; `refusal` and `fails` steer it, `gate` holds the pause."""
+  """Notes calls; `refusals` and `fails` steer it, `gate` holds the pause.
+
+  As with vLLM's data parallelism, each engine is called, the first one's
+  answer is returned, and what any raises comes as the text of an Exception.
+  """
 
   def __init__(self):
-    self.calls, self.refusal, self.fails, self.gate = [], None, None, None
+    self.calls, self.fails, self.gate = [], None, None
+    self.refusals = [None, None]  # of each engine
     self.vllm_config = types.SimpleNamespace(
       weight_transfer_config=types.SimpleNamespace(backend="atlas"),
       additional_config={"atlas_weights_root": "/root"},
@@ -31,7 +38,9 @@ class Engine:
 
   async def collective_rpc(self, method, args=()):
     await self._note(method, *args)
-    return [self.refusal if method == "atlas_prepare" else {"a": "0"}]
+    for refusal in filter(None, self.refusals):
+      raise Exception(f"Call to collective_rpc method failed: {refusal}")
+    return [None if method == "atlas_prepare" else {"a": "0"}]
 
   async def init_weight_transfer_engine(self, request):
     await self._note("init", request.init_info)
@@ -90,18 +99,125 @@ def test_sequence():
   asyncio.run(main())
 
 
-def test_a_refused_file_does_not_pause_the_server():
+@pytest.mark.parametrize("engine_index", [0, 1])
+def test_a_refusal_of_any_engine_does_not_pause_the_server(engine_index):
   async def main():
     engine = Engine()
-    engine.refusal = "the file lacks b"
+    engine.refusals[engine_index] = "the file lacks \ud800\n b"
     async with await serve(engine) as http:
       answer = await http.post("/v1/atlas/update", json=BODY)
       assert answer.status_code == 400
-      assert answer.json() == {"error": "the file lacks b"}
+      assert answer.json()["error"].endswith(r"the file lacks \ud800\n b")
       assert names(engine) == ["atlas_prepare"]
-      engine.refusal = None
+      engine.refusals[engine_index] = None
       answer = await http.post("/v1/atlas/update", json=BODY)
       assert answer.status_code == 200
+
+  asyncio.run(main())
+
+
+def test_a_dead_engine_is_no_refusal():
+  async def main():
+    engine = Engine()
+
+    async def dead(method, args=()):
+      raise EngineDeadError()
+
+    engine.collective_rpc = dead
+    async with await serve(engine) as http:
+      with pytest.raises(EngineDeadError):  # vLLM makes a 500 of it
+        await http.post("/v1/atlas/update", json=BODY)
+
+  asyncio.run(main())
+
+
+def body(**changes):
+  return json.dumps({**BODY, **changes}).encode()
+
+
+VERSIONS = [
+  "", "-1", "+1", " 1", "1 ", "1\n", "1\nINFO forged", "\u00b2", "\u0661",
+  "1.0", "1e3", "0x1", "01", "a", "1_0", "1\0", "1\ud800", "9" * 19,
+  "9" * 5000, 4, None, True, ["4"],
+]  # fmt: skip
+BODIES = {
+  "brackets": b"[" * 100_000,
+  "objects": b'{"a":' * 100_000,
+  "brackets in a field": body(checksums={})[:-1] + b', "x": ' + b"[" * 100_000,
+  "no UTF-8": body().replace(b"w.saf", b"\xff\xfe"),
+  "UTF-16": body().decode().encode("utf-16")[:-1],
+  "empty": b"",
+  "two": body() + body(),
+  "a key twice": body()[:-1] + b', "version": "5"}',
+  "a key twice inside": body().replace(b'"a": "0"', b'"a": "0", "a": "1"'),
+  "half a surrogate": body(path="\ud800.safetensors"),
+  "half a surrogate in a name": body(checksums={"\ud800": "0"}),
+  "a huge number": body().replace(b'"4"', b"9" * 5000),
+  "a huge exponent": body().replace(b'"4"', b"1e999999"),
+  "NaN": body().replace(b'"4"', b"NaN"),
+  "a long path": body(path="d/" * 5000),
+  "restart as a text": body(restart="true"),
+  "restart as a number": body(restart=1),
+  "checksums of numbers": body(checksums={"a": 0}),
+  "checksums as a list": body(checksums=["a"]),
+  "100,000 wrong ones": body(checksums={str(i): i for i in range(100_000)}),
+  "too large": b" " * (16 << 20) + body(),
+  **{f"version {v!r:.20}": body(version=v) for v in VERSIONS},
+}
+
+
+@pytest.mark.parametrize("case", BODIES)
+def test_odd_bodies_are_refused_in_one_line(case):
+  async def main():
+    engine = Engine()
+    async with await serve(engine) as http:
+      answer = await http.post("/v1/atlas/update", content=BODIES[case])
+      assert answer.status_code == 400
+      error = answer.json()["error"]
+      assert error.startswith("not a valid update: ")
+      assert error.isprintable() and len(error) <= 1000
+      assert engine.calls == []
+
+  asyncio.run(main())
+
+
+@pytest.mark.parametrize("version", ["0", "4", "10", "9" * 18])
+def test_versions_are_digits(version):
+  async def main():
+    async with await serve(Engine()) as http:
+      answer = await http.post(
+        "/v1/atlas/update", content=body(version=version)
+      )
+      assert answer.json()["version"] == version
+
+  asyncio.run(main())
+
+
+def test_restart_reaches_the_engines():
+  async def main():
+    engine = Engine()
+    async with await serve(engine) as http:
+      await http.post("/v1/atlas/update", content=body(restart=True))
+    assert engine.calls[0] == ("atlas_prepare", {**BODY, "restart": True})
+
+  asyncio.run(main())
+
+
+def test_of_many_updates_at_once_one_is_made():
+  async def main():
+    engine = Engine()
+    engine.gate = asyncio.Event()
+    async with await serve(engine) as http:
+      posts = [
+        asyncio.create_task(http.post("/v1/atlas/update", json=BODY))
+        for _ in range(16)
+      ]
+      while sum(post.done() for post in posts) < 15:
+        await asyncio.sleep(0)
+      engine.gate.set()
+      statuses = sorted([(await post).status_code for post in posts])
+    assert statuses == [200] + [409] * 15
+    assert names(engine).count("update") == names(engine).count("pause") == 1
 
   asyncio.run(main())
 
@@ -149,8 +265,10 @@ def test_one_update_at_a_time_and_a_client_that_goes_away():
 
 @pytest.mark.parametrize("step", ["start", "update", "finish", "resume"])
 def test_a_failure_in_the_middle_ends_the_server(monkeypatch, step):
-  ended = []
+  ended, hard = [], []
   monkeypatch.setattr(endpoint.os, "kill", lambda *args: ended.append(args))
+  monkeypatch.setattr(endpoint.os, "_exit", hard.append)
+  monkeypatch.setattr(endpoint, "_LONGEST_END_S", 0)
 
   async def main():
     engine = Engine()
@@ -158,6 +276,9 @@ def test_a_failure_in_the_middle_ends_the_server(monkeypatch, step):
     async with await serve(engine) as http:
       answer = await http.post("/v1/atlas/update", json=BODY)
     assert answer.status_code == 500 and len(ended) == 1
+    while not hard:  # whatever waits for the engine
+      await asyncio.sleep(0)
+    assert hard == [1]
 
   asyncio.run(main())
 

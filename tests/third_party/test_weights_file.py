@@ -1,5 +1,6 @@
 """What is refused before a model is touched, and where tensors go."""
 
+import os
 import struct
 
 import blake3
@@ -88,16 +89,52 @@ def test_paths_stay_inside(tmp_path):
       weights_file.inside(root, path)
 
 
+LOOP, FAR = "loop", "/".join(["d"] * 5000)
+ODD_PATHS = {
+  "\0": "is no path",
+  "in\0": "is no path",
+  LOOP: "is no path",
+  FAR: "is no path",
+  "n" * 300: "is no path",
+  "\ud800": "is no path",
+  "in/more": "is not a file",
+  "fifo": "is not a file",
+  "/dev/zero": "outside",
+  "device": "outside",
+  "": "is not a file",
+  "a\nb\x1b[2J": r"'a\\nb\\x1b\[2J' is not a file",
+}
+
+
+@pytest.mark.parametrize("path", ODD_PATHS, ids=range(len(ODD_PATHS)))
+def test_odd_paths_are_refused_in_one_line(tmp_path, path):
+  (tmp_path / "in").write_text("")
+  (tmp_path / LOOP).symlink_to(tmp_path / LOOP)
+  (tmp_path / "device").symlink_to("/dev/zero")
+  os.mkfifo(tmp_path / "fifo")
+  with pytest.raises(WeightsRefused, match=ODD_PATHS[path]) as error:
+    weights_file.inside(tmp_path, path)
+  assert str(error.value).isprintable() and len(str(error.value)) <= 1000
+
+
+def test_a_fifo_that_took_the_files_place_is_not_waited_for(tmp_path):
+  os.mkfifo(tmp_path / "fifo")
+  with pytest.raises(WeightsRefused, match="not a whole safetensors file"):
+    weights_file.read(tmp_path / "fifo", SHAPES)
+  with pytest.raises(WeightsRefused, match="not a whole safetensors file"):
+    weights_file.read(tmp_path, SHAPES)
+
+
 def test_half_a_file_is_refused(tmp_path):
   path = tmp_path / "x.safetensors"
   save_file(tensors(), path)
   whole = path.read_bytes()
-  metadata, read = weights_file.read(path)
+  metadata, read = weights_file.read(path, SHAPES)
   assert metadata == {} and set(read) == {"a", "b"}
   for length in (0, 5, 40, len(whole) - 1):
     path.write_bytes(whole[:length])
     with pytest.raises(WeightsRefused, match="not a whole safetensors file"):
-      weights_file.read(path)
+      weights_file.read(path, SHAPES)
 
 
 class Fused(torch.nn.Module):

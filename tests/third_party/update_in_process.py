@@ -12,6 +12,7 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+from atlas_vllm.weights_file import WeightsRefused
 from safetensors.numpy import load_file
 from vllm import LLM, SamplingParams
 
@@ -56,16 +57,25 @@ def sample(llm: LLM):
   ]
 
 
+def llm_root(llm: LLM) -> Path:
+  return Path(llm.llm_engine.model_config.model).parent
+
+
 def update(llm: LLM, path: str, version: int, sums) -> str | None:
   """The refusal, if there is one."""
   info = {"path": path, "version": str(version), "checksums": sums}
-  refusal = llm.collective_rpc("atlas_prepare", args=(info,))[0]
-  if refusal is None:
-    llm.collective_rpc("start_weight_update")
-    llm.collective_rpc("update_weights", kwargs={"update_info": info})
-    llm.collective_rpc("finish_weight_update")
-    llm.reset_prefix_cache()
-  return refusal
+  try:
+    llm.collective_rpc("atlas_prepare", args=(info,))
+  except WeightsRefused as refusal:
+    return str(refusal)
+  # What becomes of the file from here on does not matter.
+  file = llm_root(llm) / path
+  file.write_bytes(file.read_bytes()[:64] + b"\xff" * 64)
+  llm.collective_rpc("start_weight_update")
+  llm.collective_rpc("update_weights", kwargs={"update_info": info})
+  llm.collective_rpc("finish_weight_update")
+  llm.reset_prefix_cache()
+  return None
 
 
 def checksums(tensors):

@@ -88,6 +88,10 @@ def _change(
     )
   if (values.dim(), gaps.dim()) != (1, 1):
     raise WeightsRefused(f"the file has entries of {name} that are not flat")
+  if len(gaps) - len(values) > math.prod(shape) // _FAR:
+    raise WeightsRefused(
+      f"the file has {len(gaps)} gaps for {len(values)} values of {name}"
+    )
   indices = _indices(gaps)
   if len(indices) != len(values):
     raise WeightsRefused(

@@ -1,6 +1,6 @@
 """Two paths of the API server: take new weights, say what is held.
 
-POST /v1/atlas/update {"path", "version", "checksums"}
+POST /v1/atlas/update {"path", "version", "checksums", "restart"}
   200 {"version", "seconds_check", "seconds_apply"}: the new weights are in.
   400 {"error"}: the file is refused; the old weights serve on, unpaused.
   409 {"error"}: another update is under way.
@@ -20,25 +20,30 @@ import time
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from vllm.distributed.weight_transfer.base import (
   WeightTransferInitRequest,
   WeightTransferUpdateRequest,
 )
+from vllm.v1.engine.exceptions import EngineDeadError
 
 from atlas_vllm.plugin import BACKEND
+from atlas_vllm.weights_file import one_line
 
 _ROOT_KEY = "atlas_weights_root"  # in --additional-config
+_MOST_BYTES = 16 << 20  # of a body: the checksums of 100,000 tensors
+_LONGEST_END_S = 5
 
 
 class Update(BaseModel):
-  """The body of an update."""
+  """The body of an update; README.md says what each field means."""
 
-  model_config = ConfigDict(extra="forbid")
+  model_config = ConfigDict(extra="forbid", strict=True)
 
-  path: str = Field(min_length=1)
-  version: str = Field(min_length=1, max_length=64)
+  path: str = Field(min_length=1, max_length=4096)
+  version: str = Field(pattern="^(0|[1-9][0-9]{0,17})$")  # [0-9]: ASCII
   checksums: dict[str, str]
+  restart: bool = False
 
 
 class AtlasUpdate:
@@ -81,9 +86,10 @@ class AtlasUpdate:
 
   async def _post(self, request: Request) -> JSONResponse:
     try:
-      update = Update.model_validate(json.loads(await request.body()))
-    except (json.JSONDecodeError, ValidationError) as error:
-      return _answer(400, error=f"not a valid update: {error}")
+      update = await _read(request)
+    except (ValueError, RecursionError) as error:
+      text = " ".join(str(error).split())
+      return _answer(400, error=one_line(f"not a valid update: {text}"))
     if self._busy:
       return _answer(409, error="another update is under way")
     self._busy = True
@@ -97,13 +103,15 @@ class AtlasUpdate:
     self._busy = False
 
   async def _update(self, update: Update) -> JSONResponse:
-    info = update.model_dump()
+    info = update.model_dump(exclude_defaults=True)
     begin = time.perf_counter()
-    for refusal in await self._engine.collective_rpc(
-      "atlas_prepare", args=(info,)
-    ):
-      if refusal is not None:
-        return _answer(400, error=refusal)
+    try:
+      await self._engine.collective_rpc("atlas_prepare", args=(info,))
+    except EngineDeadError:
+      raise
+    except Exception as refusal:
+      # Of any engine; vLLM leaves no type but its text. Nothing has changed.
+      return _answer(400, error=one_line(str(refusal)))
     checked = time.perf_counter()
     try:
       # Requests under way end on the old weights; later ones wait. What the
@@ -119,6 +127,8 @@ class AtlasUpdate:
       # Half old and half new weights would answer as if all were well.
       logging.exception("a checked update failed: this server ends now")
       os.kill(os.getpid(), signal.SIGTERM)
+      # Requests that wait behind the pause could hold up that end for ever.
+      asyncio.get_running_loop().call_later(_LONGEST_END_S, os._exit, 1)
       return _answer(500, error="the update failed and the server ends")
     done = time.perf_counter()
     logging.info("weights %s in use", update.version)
@@ -135,6 +145,22 @@ class AtlasUpdate:
     version = await self._engine.get_weight_version()
     held = await self._engine.collective_rpc("atlas_held")
     return _answer(200, version=version, checksums=held[0])
+
+
+async def _read(request: Request) -> Update:
+  """The body of a request; ValueError or RecursionError if it is no update."""
+  body = bytearray()
+  async for part in request.stream():
+    body += part
+    if len(body) > _MOST_BYTES:
+      raise ValueError(f"the body has more than {_MOST_BYTES} bytes")
+  json.loads(body, object_pairs_hook=_once)  # pydantic takes the last of two
+  return Update.model_validate_json(bytes(body))
+
+
+def _once(pairs: list[tuple]) -> None:
+  if len(dict(pairs)) < len(pairs):
+    raise ValueError("a key stands twice")
 
 
 def _answer(status: int, **content) -> JSONResponse:

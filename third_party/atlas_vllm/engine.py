@@ -36,6 +36,7 @@ class UpdateInfo(WeightTransferUpdateInfo):
   path: str  # of a safetensors file, relative to root
   version: str
   checksums: dict[str, str]  # digest of each whole tensor
+  restart: bool = False  # the version may be older than the one held
 
 
 @dataclass
@@ -81,20 +82,28 @@ class FileWeightTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     self._root = Path(init_info.root)
 
   def prepare(self, update_info: dict) -> None:
-    """Checks a file and keeps it open for the update that follows.
+    """Checks a file and keeps its content for the update that follows.
 
     Raises:
       WeightsRefused: it must not be loaded.
     """
+    self._prepared = None  # its memory goes before there is more
     info = self.parse_update_info(update_info)
     if self._root is None:
       raise WeightsRefused("init_weight_transfer_engine was not called")
+    held = self._held
+    if held is not None and not info.restart:
+      same = info.version == held.version and info.checksums == held.checksums
+      if not same and int(info.version) <= int(held.version):
+        raise WeightsRefused(
+          f"the server holds version {held.version}, which {info.version} does"
+          " not follow, and the update does not say restart"
+        )
     metadata, entries = weights_file.read(
-      weights_file.inside(self._root, info.path)
+      weights_file.inside(self._root, info.path), self._shapes
     )
     if metadata.get("format") == delta.FORMAT:
-      held = self._held.version if self._held else None
-      delta.check_versions(metadata, info.version, held)
+      delta.check_versions(metadata, info.version, held and held.version)
       dtype = self.model_config.dtype
       changes = delta.parse(entries, self._shapes, dtype)
       self._check_result(changes, info.checksums)
@@ -168,7 +177,10 @@ class FileWeightTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
 
   def held(self) -> dict[str, str]:
     """Digest of each tensor that the model holds, in checkpoint names."""
-    return weights_file.digests(self._shapes, self._read)
+    found = weights_file.digests(self._shapes, self._read)
+    if self._held is not None and found != self._held.checksums:
+      raise RuntimeError("the model holds other weights than were promised")
+    return found
 
   def _read(self, name: str) -> torch.Tensor:
     return destinations.read(

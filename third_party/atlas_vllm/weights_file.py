@@ -1,5 +1,7 @@
 """Reading and checking a file of weights before a model is touched."""
 
+import math
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,9 +10,22 @@ import blake3
 import torch
 from safetensors import SafetensorError, safe_open
 
+_CHUNK = 1 << 20  # stays in the cache on its way
+_LONGEST_HEADER = 100_000_000  # safetensors' own limit
+_LONGEST_TEXT = 1000
+
 
 class WeightsRefused(ValueError):
   """A file that must not be loaded; the text says what is wrong with it."""
+
+  def __init__(self, text: str):
+    super().__init__(one_line(text))
+
+
+def one_line(text: str) -> str:
+  """A text with a stranger's words in it, fit for logs and terminals."""
+  text = text[:_LONGEST_TEXT]
+  return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def digest(tensor: torch.Tensor) -> str:
@@ -35,28 +50,69 @@ def inside(root: Path, path: str) -> Path:
   Raises:
     WeightsRefused: it is elsewhere or is not a file.
   """
-  full = (root / path).resolve()
-  if not full.is_relative_to(root.resolve()):
+  try:
+    full = (root / path).resolve()
+    is_inside, is_file = full.is_relative_to(root.resolve()), full.is_file()
+  except (OSError, RuntimeError, ValueError) as error:  # a loop, a NUL, ...
+    raise WeightsRefused(f"{path[:100]!r} is no path: {error}") from error
+  if not is_inside:
     raise WeightsRefused(f"{path!r} is outside the weights root {root}")
-  if not full.is_file():
+  if not is_file:
     raise WeightsRefused(f"{path!r} is not a file under {root}")
   return full
 
 
-def read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
-  """(metadata, tensors mapped into memory) of a safetensors file.
+def read(
+  path: Path, shapes: dict[str, tuple[int, ...]]
+) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+  """(metadata, tensors) of a safetensors file, in memory of our own.
+
+  So what is checked is what is loaded, whatever becomes of the file. Its
+  header is copied first: one that claims more than the model has is refused.
 
   Raises:
-    WeightsRefused: it is no whole safetensors file.
+    WeightsRefused: it is no whole safetensors file, or is too large.
   """
   try:
-    with safe_open(path, framework="pt", device="cpu") as f:
-      tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
-      return f.metadata() or {}, tensors
-  except (SafetensorError, OSError) as error:
+    with (
+      # Should the path be a FIFO by now, opening it does not wait.
+      open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as source,
+      open(os.memfd_create("weights"), "wb") as copy,
+    ):
+      size = os.fstat(source.fileno()).st_size
+      copy.truncate(size)
+      header = 8 + int.from_bytes(os.pread(source.fileno(), 8, 0), "little")
+      header = min(header, size, _LONGEST_HEADER)
+      _copy(source.fileno(), copy.fileno(), 0, header)
+      for name, tensor in _map(copy)[1].items():
+        _check_size(name, tensor, shapes)
+      _copy(source.fileno(), copy.fileno(), header, size)
+      return _map(copy)
+  except (SafetensorError, OSError, RuntimeError) as error:
     raise WeightsRefused(
       f"{path.name} is not a whole safetensors file: {error}"
     ) from error
+
+
+def _copy(source: int, copy: int, begin: int, end: int) -> None:
+  # What a file cut short by now lacks stays zero: its checksums differ.
+  for at in range(begin, end, _CHUNK):
+    os.pwrite(copy, os.pread(source, min(_CHUNK, end - at), at), at)
+
+
+def _map(copy) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
+  name = f"/proc/self/fd/{copy.fileno()}"
+  with safe_open(name, framework="pt", device="cpu") as f:
+    tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
+    return f.metadata() or {}, tensors
+
+
+def _check_size(name: str, tensor: torch.Tensor, shapes) -> None:
+  stem = name if name in shapes else name.rpartition(".")[0]  # of a delta
+  refuse("has tensors unknown to the model", [] if stem in shapes else [name])
+  most = math.prod(shapes[stem])
+  if tensor.numel() > most + most // 65535:  # gaps have escapes
+    raise WeightsRefused(f"the file has more values than the model in: {name}")
 
 
 def check(

@@ -1,18 +1,16 @@
-"""Calls that vLLM's workers gain (--worker-extension-cls)."""
+"""Calls that vLLM's workers gain (--worker-extension-cls).
 
-from atlas_vllm.weights_file import WeightsRefused
+A refusal is raised: of what several engines (data parallel) return, vLLM hands
+on the first one's answer alone, but an exception of any.
+"""
 
 
 class WeightWorker:
   """Mixed into the worker, which has the `weight_transfer_engine`."""
 
-  def atlas_prepare(self, update_info: dict) -> str | None:
-    """Checks a file of weights; the reason if it is refused."""
-    try:
-      self.weight_transfer_engine.prepare(update_info)
-    except WeightsRefused as refusal:
-      return str(refusal)
-    return None
+  def atlas_prepare(self, update_info: dict) -> None:
+    """Checks a file of weights."""
+    self.weight_transfer_engine.prepare(update_info)
 
   def atlas_held(self) -> dict[str, str]:
     """Digest of each tensor that the model holds."""

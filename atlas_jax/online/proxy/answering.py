@@ -30,11 +30,13 @@ from atlas_jax.online.proxy.chats import BadRequest, Chat, read_chat
 from atlas_jax.online.proxy.config import ProxyConfig
 from atlas_jax.online.proxy.counters import Counters
 from atlas_jax.online.proxy.endpoint import Endpoint
+from atlas_jax.online.proxy.hiding import Hiding
 from atlas_jax.online.proxy.teaching import find_teaching
 from atlas_jax.teaching.prompts import Prompts
 
 log = logging.getLogger(__name__)
 HEADER = "x-atlas-teaching"
+# No other header of the upstream reaches a client.
 _HANDED_ON = ("Retry-After", "x-request-id")
 # Of the client's key or of its pace, not of the teaching.
 _NOT_THE_TEACHINGS_FAULT = (401, 403, 429)
@@ -56,6 +58,7 @@ class Answering:
   teacher: Endpoint
   breaker: Breaker
   counters: Counters
+  hiding: Hiding
 
   @contextlib.contextmanager
   def timed(self, stage: str) -> Iterator[None]:
@@ -76,7 +79,9 @@ class Answering:
       authorization: the header that is passed on to the upstream.
     """
     try:
-      chat = read_chat(data, self.config.max_question_bytes)
+      chat = read_chat(
+        data, self.config.max_question_bytes, self.config.extra_fields
+      )
     except BadRequest as bad:
       raise errors.refused(400, str(bad), "invalid_request_error") from None
     if chat.question is None:
@@ -119,7 +124,8 @@ class Answering:
           self.counters.tokens.labels(stage).inc(reply.completion_tokens or 0)
     if how != "taught":
       return how, self._alone(chat)
-    fields = {"question": chat.question, "teaching": taught.teaching}
+    teaching = self.hiding.in_text(taught.teaching)
+    fields = {"question": chat.question, "teaching": teaching}
     prompt = self.prompts.render("student_with_teaching", fields)
     return how, chat.with_prompt(prompt)
 
@@ -140,24 +146,29 @@ class Answering:
           and answer.status not in _NOT_THE_TEACHINGS_FAULT
         ):
           raise _GuidedFailed
-        headers |= {k: v for k, v in answer.headers.items() if k in _HANDED_ON}
-        if chat.stream and answer.status == 200:
-          headers["Content-Type"] = answer.content_type
+        kinds = (errors.JSON, errors.EVENTS) if chat.stream else (errors.JSON,)
+        errors.check_known(answer, *kinds)
+        for name in _HANDED_ON:
+          if name in answer.headers:
+            headers[name] = self.hiding.in_text(answer.headers[name])
+        if answer.status == 200 and answer.content_type == errors.EVENTS:
+          headers["Content-Type"] = errors.EVENTS
           response = web.StreamResponse(headers=headers)
-          pieces = answer.content.iter_any()
+          lines = self.upstream.lines(answer)
+          pieces = (await self.hiding.in_body(line) async for line in lines)
           first = await anext(pieces, None)
           ended = await _stream(request, first, pieces, response)
           return ended or how, response
-        content = await answer.read()
+        content = await self.upstream.read(answer)
     except (aiohttp.ClientError, TimeoutError) as reason:
+      self.upstream.log_once(reason)
       if how == "taught" and not isinstance(reason, TimeoutError):
         raise _GuidedFailed from None
       response = errors.no_answer(reason)
       response.headers.update(headers)
       return "failed", response
-    response = errors.handed_on(
-      answer.status, content, headers, self.upstream.hide
-    )
+    content = await self.hiding.in_body(content, answer.status)
+    response = errors.handed_on(answer.status, content, headers)
     return "failed" if response.status >= 400 else how, response
 
 

@@ -1,20 +1,24 @@
 """The HTTP side: POST /v1/chat/completions, GET /v1/models, /health, /metrics.
 
-What one chat completion goes through is in answering.py. Nothing of what is
-asked or answered is logged.
+Who may ask is in doors.py, how many connect in connections.py, what one chat
+completion goes through in answering.py. Nothing of what is asked or answered
+is logged.
 """
 
 import asyncio
+import functools
 import hmac
 import logging
+import time
 from collections.abc import AsyncIterator, Mapping
 
 import aiohttp
 from aiohttp import web
 
+from atlas_jax import addresses
 from atlas_jax.config import ConfigError, PromptsConfig
 from atlas_jax.online.outcomes import place
-from atlas_jax.online.proxy import errors
+from atlas_jax.online.proxy import connections, doors, errors
 from atlas_jax.online.proxy.answering import Answering
 from atlas_jax.online.proxy.bodies import Bodies
 from atlas_jax.online.proxy.breaker import Breaker
@@ -26,10 +30,13 @@ from atlas_jax.online.proxy.config import (
   read_prompts,
 )
 from atlas_jax.online.proxy.counters import Counters
-from atlas_jax.online.proxy.endpoint import Endpoint, open_session
+from atlas_jax.online.proxy.endpoint import Endpoint
+from atlas_jax.online.proxy.hiding import Hiding
+from atlas_jax.serving import http
 from atlas_jax.teaching.prompts import Prompts
 
 log = logging.getLogger(__name__)
+_HEALTH_KEPT_S = 1.0  # /health asks the servers no more often
 
 
 def serve(config: ProxyConfig, environ: Mapping[str, str]) -> None:
@@ -43,21 +50,14 @@ def serve(config: ProxyConfig, environ: Mapping[str, str]) -> None:
     ConfigError, PromptError: the config cannot work, or its port is not free.
   """
   check(config)
+  connections.reserve_files(config)
   app = make_app(config, read_prompts(config), read_keys(config, environ))
   log.info(
     "http://%s:%d/v1 puts %s before %s",
     *(config.host, config.port, config.teacher.url, config.upstream.url),
   )
   try:
-    web.run_app(
-      app,
-      host=config.host,
-      port=config.port,
-      shutdown_timeout=config.drain_s,
-      handler_cancellation=True,
-      access_log=None,
-      print=None,
-    )
+    asyncio.run(connections.serve_until_told(app, config))
   except OSError as error:
     raise ConfigError(
       f"config.host={config.host}, config.port={config.port}: {error}"
@@ -67,19 +67,26 @@ def serve(config: ProxyConfig, environ: Mapping[str, str]) -> None:
 def make_app(
   config: ProxyConfig, prompts: PromptsConfig, keys: Keys
 ) -> web.Application:
-  """The application, to be run with handler_cancellation=True.
-
-  Without that a client that goes away does not end the upstream's work.
-  """
+  """The application, to be served by connections.listening."""
   proxy = _Proxy(config, Prompts(prompts), keys)
   app = web.Application()
+  app[connections.BUSY] = proxy.busy
   app.cleanup_ctx.append(proxy.connected)
-  app.router.add_post("/v1/chat/completions", proxy.chat)
-  app.router.add_get("/v1/models", proxy.models)
-  app.router.add_get("/health", proxy.health)
-  app.router.add_get("/metrics", proxy.metrics)
-  app.router.add_route("*", "/{path:.*}", proxy.unknown)
+
+  def entered(handler):
+    return functools.partial(proxy.enter, handler)
+
+  app.router.add_post("/v1/chat/completions", entered(proxy.chat))
+  app.router.add_get("/v1/models", entered(proxy.models))
+  app.router.add_get("/health", entered(proxy.health))
+  app.router.add_get("/metrics", entered(proxy.metrics))
+  app.router.add_route("*", "/{path:.*}", entered(proxy.unknown))
   return app
+
+
+def _wrong_key() -> errors.Refused:
+  message = "the API key is missing or wrong"
+  return errors.refused(401, message, "invalid_api_key")
 
 
 class _Proxy:
@@ -91,31 +98,59 @@ class _Proxy:
     self._counters = Counters()
     self._bodies = Bodies(config)
     self._under_way = 0
+    self.busy = set()  # connections whose requests are being answered
+    self._asking = asyncio.Lock()
+    self._states, self._asked_at = ("down", "down"), -_HEALTH_KEPT_S
 
   async def connected(self, app) -> AsyncIterator[None]:
     """Holds the connections while the application runs."""
     c = self._config
-    async with open_session(c.connect_timeout_s, c.silence_timeout_s) as s:
+    async with http.open_session(
+      connect_timeout_s=c.connect_timeout_s,
+      silence_timeout_s=c.silence_timeout_s,
+    ) as s:
       self._answering = Answering(
         c,
         self._prompts,
-        Endpoint(s, "upstream", c.upstream, key=self._keys.upstream),
-        Endpoint(s, "teacher", c.teacher, key=self._keys.teacher),
+        Endpoint(s, "upstream", c, self._keys),
+        Endpoint(s, "teacher", c, self._keys),
         self._breaker,
         self._counters,
+        Hiding(self._keys),
       )
       yield
 
-  def _check_key(self, request: web.Request) -> None:
-    if self._keys.client is None:
-      return
+  async def enter(self, handler, request: web.Request) -> web.StreamResponse:
+    """Refuses what comes from no client; what the proxy refuses ends here."""
+    connection = request.protocol
+    self.busy.add(connection)
+    try:
+      keyless = self._keys.client is None
+      doors.check_sender(request, self._config, keyless=keyless)
+      return await handler(request)
+    except errors.Refused as refused:
+      if not request.content.is_eof():
+        refused.response.force_close()  # the rest of the body is not read
+      return refused.response
+    finally:
+      self.busy.discard(connection)
+
+  def _knows_key(self, request: web.Request) -> bool:
     shown = request.headers.get("Authorization", "")
     wanted = f"Bearer {self._keys.client}"
-    if not hmac.compare_digest(
+    return hmac.compare_digest(
       shown.encode(errors="surrogateescape"), wanted.encode()
-    ):
-      message = "the API key is missing or wrong"
-      raise errors.refused(401, message, "invalid_api_key")
+    )
+
+  def _check_key(self, request: web.Request) -> None:
+    if self._keys.client is not None and not self._knows_key(request):
+      raise _wrong_key()
+
+  def _may_look(self, request: web.Request) -> bool:
+    """Whether one sees counts and states; without a key: on this machine."""
+    if self._keys.client is None:
+      return addresses.is_loopback(request.remote)
+    return self._knows_key(request)
 
   def _check_room(self) -> None:
     if self._under_way >= self._config.max_concurrency:
@@ -133,16 +168,20 @@ class _Proxy:
     try:
       self._check_key(request)
       self._check_room()
-      data = await self._bodies.read(request)
-      self._check_room()  # others may have come meanwhile
-      outcome, response = await self._admitted(request, data)
+      doors.check_body(request)
+      async with self._bodies.read(request) as data:
+        self._check_room()  # others may have come meanwhile
+        outcome, response = await self._admitted(request, data)
       return response
-    except errors.Refused as refused:
+    except errors.Refused:
       outcome = "refused"
-      return refused.response
+      raise
     except asyncio.CancelledError:
       outcome = "cancelled"
       raise
+    except RecursionError:  # what could be read may be too deep to be written
+      outcome, message = "refused", "the body is nested too deeply"
+      return errors.error(400, message, "invalid_request_error")
     except Exception as error:
       # Its words may be of a question.
       log.error("a chat failed: %s", place(error))
@@ -165,10 +204,7 @@ class _Proxy:
       self._counters.in_flight.set(self._under_way)
 
   async def models(self, request: web.Request) -> web.Response:
-    try:
-      self._check_key(request)
-    except errors.Refused as refused:
-      return refused.response
+    self._check_key(request)
     upstream = self._answering.upstream
     try:
       status, body = await upstream.models(
@@ -176,14 +212,11 @@ class _Proxy:
       )
     except (aiohttp.ClientError, TimeoutError) as reason:
       return errors.no_answer(reason)
-    return errors.handed_on(status, body, {}, upstream.hide)
+    body = await self._answering.hiding.in_body(body, status)
+    return errors.handed_on(status, body, {})
 
-  async def health(self, _) -> web.Response:
-    """503 where the upstream is down; all else that is not well degrades.
-
-    HTTP 401 or 404 to a question for the models says that a key or an address
-    is wrong, or that a server has no such list.
-    """
+  async def _ask_states(self) -> tuple[str, str]:
+    """How upstream and teacher are: asked once in a while, whoever asks."""
 
     async def state(endpoint):
       try:
@@ -199,23 +232,36 @@ class _Proxy:
         return "up"
       return f"HTTP {status}"
 
-    upstream, teacher = await asyncio.gather(
-      state(self._answering.upstream), state(self._answering.teacher)
-    )
+    async with self._asking:
+      if time.monotonic() >= self._asked_at + _HEALTH_KEPT_S:
+        self._states = await asyncio.gather(
+          state(self._answering.upstream), state(self._answering.teacher)
+        )
+        self._asked_at = time.monotonic()
+    return self._states
+
+  async def health(self, request: web.Request) -> web.Response:
+    """503 where the upstream is down; all else that is not well degrades.
+
+    HTTP 401 or 404 to a question for the models says that a key or an address
+    is wrong, or that a server has no such list.
+    """
+    upstream, teacher = await self._ask_states()
     circuit = self._breaker.state
     well = upstream == teacher == "up" and circuit == "closed"
     status = "down" if upstream == "down" else "ok" if well else "degraded"
-    return web.json_response(
-      {
-        "status": status,
+    body = {"status": status}
+    if self._may_look(request):
+      body |= {
         "upstream": {"state": upstream},
         "teacher": {"state": teacher, "circuit": circuit},
         "in_flight": self._under_way,
-      },
-      status=503 if status == "down" else 200,
-    )
+      }
+    return web.json_response(body, status=503 if status == "down" else 200)
 
-  async def metrics(self, _) -> web.Response:
+  async def metrics(self, request: web.Request) -> web.Response:
+    if not self._may_look(request):
+      raise _wrong_key()
     self._counters.circuit_open.set(self._breaker.state != "closed")
     return web.Response(
       body=self._counters.text(),

@@ -1,7 +1,7 @@
 """The body of a chat completion: what is asked, and the bodies made of it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 # A request that holds one of these is for a machine to read: words around the
@@ -14,6 +14,23 @@ _STRUCTURED = (
 _OF_PROBE = (
   *("model", "user", "seed", "chat_template_kwargs", "reasoning_effort"),
 )
+# The other fields that clients of a chat completion send: OpenAI's, and the
+# sampling of vLLM. What is not here may steer a server (api_base,
+# extra_headers, kv_transfer_params, chat_template).
+_SENT = """
+messages stream stream_options n max_tokens max_completion_tokens temperature
+top_p stop frequency_penalty presence_penalty logit_bias logprobs top_logprobs
+tool_choice parallel_tool_calls function_call modalities prediction verbosity
+web_search_options metadata store service_tier safety_identifier
+prompt_cache_key prompt_cache_retention prompt_cache_options moderation
+top_k min_p repetition_penalty length_penalty use_beam_search min_tokens
+ignore_eos stop_token_ids include_stop_str_in_output bad_words
+allowed_token_ids skip_special_tokens spaces_between_special_tokens
+truncate_prompt_tokens prompt_logprobs return_token_ids
+return_tokens_as_token_ids echo add_generation_prompt continue_final_message
+add_special_tokens documents include_reasoning thinking_token_budget cache_salt
+"""
+_FIELDS = {*_STRUCTURED, *_OF_PROBE, *_SENT.split()}
 PASS_REASONS = (*_STRUCTURED, "n", "media", "not_a_question", "too_long")
 
 
@@ -52,14 +69,21 @@ class Chat:
     }
 
 
-def read_chat(data: bytes, max_question_bytes: int) -> Chat:
+def read_chat(
+  data: bytes, max_question_bytes: int, extra_fields: Collection[str] = ()
+) -> Chat:
   """Reads a request.
 
+  Args:
+    data: in UTF-8, of at most MOST_PARTS values (chat_json.py).
+    max_question_bytes: longer ones are not taught.
+    extra_fields: that are passed on beside the known ones.
+
   Raises:
-    BadRequest: not JSON, or no messages in it.
+    BadRequest: not JSON, no messages in it, or a field that is not known.
   """
   try:
-    body = json.loads(data)
+    body = json.loads(data.decode())
   except (ValueError, RecursionError) as error:
     raise BadRequest(f"the body is not JSON: {error}") from None
   messages = body.get("messages") if isinstance(body, dict) else None
@@ -69,6 +93,11 @@ def read_chat(data: bytes, max_question_bytes: int) -> Chat:
     or not all(isinstance(message, dict) for message in messages)
   ):
     raise BadRequest("'messages' must be a list of at least one message")
+  unknown = [k for k in body if k not in _FIELDS and k not in extra_fields]
+  if unknown:
+    raise BadRequest(
+      f"{unknown[0][:80]!r} is no field of a chat completion that is passed on"
+    )
   question, reason = _question(body, messages)
   if question is not None:
     # JSON can hold half of a surrogate pair, which has no strict encoding.

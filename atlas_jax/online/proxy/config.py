@@ -10,6 +10,7 @@ from atlas_jax.online import variables
 from atlas_jax.online.best_prompts import load_prompts, prompts_config
 from atlas_jax.online.outcomes import TEACH_DEADLINE_S
 from atlas_jax.online.protocol import ProbeConfig, TeachConfig
+from atlas_jax.serving import http
 
 _MAX_TOKENS_KEYS = ("max_tokens", "max_completion_tokens")
 
@@ -48,6 +49,8 @@ class ProxyConfig:
   port: int = 8080
   # The variable that holds the key that clients must show; None: all may ask.
   api_key_env: str | None = None
+  # Without that key: what Host may name beside this machine and `host`.
+  allowed_hosts: tuple[str, ...] = ()
   upstream: UpstreamConfig = UpstreamConfig()
   teacher: TeacherConfig = TeacherConfig()
   prompts: PromptsConfig = field(default_factory=PromptsConfig)
@@ -64,10 +67,19 @@ class ProxyConfig:
   breaker_open_s: float = 10.0
   connect_timeout_s: float = 5.0
   silence_timeout_s: float = 600.0  # of the upstream, between two pieces
+  answer_timeout_s: float = 3600.0  # for the whole of an answer, streams too
   health_timeout_s: float = 2.0
   body_timeout_s: float = 60.0  # for a client to send its request
+  write_timeout_s: float = 60.0  # in which a client takes nothing of an answer
+  idle_timeout_s: float = 60.0  # of a connection before its (next) request
+  max_connections: int = 512  # one more ends one that asks nothing
   max_concurrency: int = 256  # chats at one time; more are told to come back
+  max_held_bytes: int = 1 << 30  # of all their requests, in memory
   max_request_bytes: int = 8 << 20
+  # A plain answer or an error of a server, a line of a stream.
+  max_response_bytes: int = http.MOST_BYTES
+  # Fields of a request that are passed on beside the known ones (chats.py).
+  extra_fields: tuple[str, ...] = ()
   max_question_bytes: int = 32 << 10  # longer ones are not taught
   drain_s: float = 30.0  # for open requests, after SIGTERM
 
@@ -87,6 +99,12 @@ def check(config: ProxyConfig) -> None:
   Raises:
     ConfigError: with the key and what is valid.
   """
+  guarded = config.api_key_env or config.upstream.forward_authorization
+  if not guarded and not addresses.is_loopback(config.host):
+    raise ConfigError(
+      f"config.host={config.host!r} lets other machines ask without a key:"
+      " config.api_key_env must name the variable that holds one"
+    )
   for name in ("upstream", "teacher"):
     server = getattr(config, name)
     problem = addresses.problem(server.url)
@@ -116,9 +134,11 @@ def check(config: ProxyConfig) -> None:
   for name in (
     *("teach_deadline_s", "breaker_failures", "breaker_open_s"),
     *("connect_timeout_s", "silence_timeout_s", "health_timeout_s"),
-    *("body_timeout_s", "probe.max_tokens", "teach.max_tokens"),
-    "teach.max_approach_chars",
-    *("max_concurrency", "max_request_bytes", "max_question_bytes"),
+    *("body_timeout_s", "answer_timeout_s", "write_timeout_s"),
+    *("idle_timeout_s", "probe.max_tokens", "teach.max_tokens"),
+    *("teach.max_approach_chars", "max_connections", "max_concurrency"),
+    *("max_held_bytes", "max_request_bytes", "max_response_bytes"),
+    "max_question_bytes",
   ):
     value = operator.attrgetter(name)(config)
     if not value > 0:  # also for NaN

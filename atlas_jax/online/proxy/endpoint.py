@@ -5,81 +5,59 @@ record; here there is a deadline instead.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
 
 import aiohttp
 
 from atlas_jax.online.chat_json import answer_of, judged, parsed
-from atlas_jax.online.proxy.config import TeacherConfig, UpstreamConfig
+from atlas_jax.online.proxy import errors
+from atlas_jax.online.proxy.config import Keys, ProxyConfig
 from atlas_jax.online.replies import Reply
 from atlas_jax.online.retrying import CallFailed
 from atlas_jax.online.url_calls import base_of
+from atlas_jax.serving import http
 
 log = logging.getLogger(__name__)
-
-# Below what servers commonly keep (uvicorn: 5 s), so that a request does not
-# meet a connection that is being closed.
-_KEEP_ALIVE_S = 2.0
-
-
-def open_session(
-  connect_timeout_s: float, silence_timeout_s: float
-) -> aiohttp.ClientSession:
-  """The connections of a proxy; close it."""
-  return aiohttp.ClientSession(
-    # What a server sets for one client is not for the next one.
-    cookie_jar=aiohttp.DummyCookieJar(),
-    connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
-    timeout=aiohttp.ClientTimeout(
-      total=None,
-      sock_connect=connect_timeout_s,
-      sock_read=silence_timeout_s,
-    ),
-  )
 
 
 class Endpoint:
   """One server.
 
   Args:
-    session: from open_session.
+    session: of http.open_session.
     name: upstream or teacher, as in the config.
-    config: its address, and how it is asked. Where a model is named, that
+    config: the address, and how it is asked. Where a model is named, that
       takes the place of the one in a body.
-    key: its bearer token; None: none.
+    keys: one of that name is its bearer token.
   """
 
   def __init__(
     self,
     session: aiohttp.ClientSession,
     name: str,
-    config: UpstreamConfig | TeacherConfig,
-    *,
-    key: str | None,
+    config: ProxyConfig,
+    keys: Keys,
   ):
     self._session = session
     self._name = name
-    self._url = base_of(config.url)
-    self._config = config
-    self._key = key
-    self._told: set[int] = set()
-
-  def hide(self, text: str) -> str:
-    """The text without the key: some servers repeat what they were sent."""
-    return text.replace(self._key, "***") if self._key else text
+    self._config = getattr(config, name)
+    self._url = base_of(self._config.url)
+    self._key = getattr(keys, name)
+    self._most = config.max_response_bytes
+    self._answer_s = config.answer_timeout_s
+    self._told: set[int | type] = set()
 
   def _headers(self, authorization: str | None) -> dict[str, str]:
     if authorization is None and self._key:
       authorization = f"Bearer {self._key}"
     return {} if authorization is None else {"Authorization": authorization}
 
-  @contextlib.asynccontextmanager
-  async def post(
+  def post(
     self, body: Mapping, authorization: str | None = None
-  ) -> AsyncIterator[aiohttp.ClientResponse]:
+  ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
     """The response to a chat completion, with its content still to come.
 
     Args:
@@ -91,12 +69,43 @@ class Endpoint:
     """
     if self._config.model is not None:
       body = {**body, "model": self._config.model}
-    async with self._session.post(
-      f"{self._url}/chat/completions",
-      json=body,
-      headers=self._headers(authorization),
-    ) as response:
-      yield response
+    url, headers = self._url + "/chat/completions", self._headers(authorization)
+    return http.request(self._session, "POST", url, json=body, headers=headers)
+
+  async def read(self, response: aiohttp.ClientResponse) -> bytes:
+    """The whole body of an answer.
+
+    Raises:
+      aiohttp.ClientError, TimeoutError: it broke off, or is too large.
+    """
+    if response.content.is_eof():  # it is here, as most are: no clock is set
+      return await http.read(response, self._most)
+    async with asyncio.timeout(self._answer_s):
+      return await http.read(response, self._most)
+
+  async def lines(
+    self, response: aiohttp.ClientResponse
+  ) -> AsyncIterator[bytes]:
+    """A stream as it comes, in whole lines: a secret may stand in two pieces.
+
+    Raises:
+      aiohttp.ClientError, TimeoutError: it broke off, or a line has no end.
+    """
+    rest = bytearray()
+    until = time.monotonic() + self._answer_s
+    async for piece in response.content.iter_any():
+      if time.monotonic() > until:
+        raise TimeoutError
+      end = 1 + max(piece.rfind(b"\n"), piece.rfind(b"\r"))
+      rest += piece[:end]
+      if end:
+        yield bytes(rest)
+        rest.clear()
+      rest += piece[end:]
+      if len(rest) > self._most:
+        raise http.TooLarge(self._most)
+    if rest:
+      yield bytes(rest)
 
   async def models(
     self, timeout_s: float, authorization: str | None = None
@@ -106,13 +115,17 @@ class Endpoint:
     Raises:
       aiohttp.ClientError, TimeoutError: no answer.
     """
-    async with (
-      asyncio.timeout(timeout_s),
-      self._session.get(
-        f"{self._url}/models", headers=self._headers(authorization)
-      ) as response,
-    ):
-      return response.status, await response.read()
+    url, headers = f"{self._url}/models", self._headers(authorization)
+    try:
+      async with (
+        asyncio.timeout(timeout_s),
+        http.request(self._session, "GET", url, headers=headers) as response,
+      ):
+        errors.check_known(response, errors.JSON)
+        return response.status, await http.read(response, self._most)
+    except http.Redirected as error:
+      self.log_once(error)
+      raise
 
   async def complete(
     self, body: Mapping, *, until: float, authorization: str | None = None
@@ -133,11 +146,12 @@ class Endpoint:
         self.post(self._worded(body), authorization) as response,
       ):
         status = response.status
-        fields = _read(status, await response.read())
+        fields = _read(status, await http.read(response, self._most))
         self._tell(status)
     except TimeoutError:
       fields = {"status": "timeout"}
     except aiohttp.ClientError as error:
+      self.log_once(error)
       fields = {"status": "error", "error": type(error).__name__}
     return status, Reply(**fields, seconds=time.monotonic() - start)
 
@@ -148,6 +162,13 @@ class Endpoint:
     if not self._config.send_temperature:
       body.pop("temperature")
     return body
+
+  def log_once(self, reason: Exception) -> None:
+    """Logs the first redirect, with its two addresses."""
+    kind = type(reason)
+    if kind is http.Redirected and kind not in self._told:
+      self._told.add(kind)
+      log.warning("the %s: %s (told once)", self._name, reason)
 
   def _tell(self, status: int) -> None:
     """Logs the first refusal of each kind; its words may be of a question."""

@@ -1,12 +1,26 @@
 """Errors as OpenAI's clients read them."""
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
+import aiohttp
 from aiohttp import web
 
+from atlas_jax.online import chat_json
+from atlas_jax.online.retrying import CallFailed
+from atlas_jax.serving import http
+
 _LONGEST = 2000  # characters of an upstream's own words
+# What a chat client knows; anything else of an upstream is told as 502.
+_KNOWN = (
+  *(200, 400, 401, 402, 403, 404, 405, 408, 409, 413, 415, 422, 424, 429),
+  *(500, 501, 502, 503, 504, 529),
+)
+JSON, EVENTS = "application/json", "text/event-stream"
 _RETRY_AFTER_S = "1"  # for those who come while the proxy is full
+
+
+class Strange(http.Untaken):
+  """An answer that no chat client knows; the text is for the client."""
 
 
 class Refused(Exception):
@@ -37,43 +51,58 @@ def full() -> Refused:
 
 def no_answer(reason: Exception) -> web.Response:
   """502, or 504 for a timeout; says nothing of addresses."""
-  late = isinstance(reason, TimeoutError)
-  what = "did not answer in time" if late else "cannot be reached"
-  return error(504 if late else 502, f"the upstream {what}", "upstream_error")
+  what = "cannot be reached"
+  match reason:
+    case TimeoutError():
+      what = "did not answer in time"
+    case http.Redirected():
+      what = "answered with a redirect, which is not followed"
+    case http.TooLarge() | Strange():
+      what = f"cannot be understood: {reason}"
+  status = 504 if isinstance(reason, TimeoutError) else 502
+  return error(status, f"the upstream {what}", "upstream_error")
+
+
+def check_known(response: aiohttp.ClientResponse, *kinds: str) -> None:
+  """Refuses what is not to reach a client.
+
+  Args:
+    response: of the upstream.
+    kinds: the content types that an answer may have.
+
+  Raises:
+    Strange
+  """
+  if response.status not in _KNOWN:
+    raise Strange(f"HTTP {response.status}")
+  if response.status == 200 and response.content_type not in kinds:
+    raise Strange(f"it is not {' or '.join(kinds)}")
 
 
 def handed_on(
-  status: int,
-  content: bytes,
-  headers: Mapping[str, str],
-  hide: Callable[[str], str],
+  status: int, content: bytes, headers: Mapping[str, str]
 ) -> web.Response:
   """A whole response of the upstream; its errors get the form of OpenAI's.
 
   Args:
-    status, content: of the upstream.
+    status, content: of the upstream, without its key.
     headers: to add.
-    hide: takes the upstream's key out of a text.
   """
-  if status < 400:
+  if status < 400 or _has_form(content):
     return web.Response(
-      body=content,
-      status=status,
-      headers=headers,
-      content_type="application/json",
+      body=content, status=status, headers=headers, content_type=JSON
     )
-  text = hide(content.decode(errors="replace"))
-  try:
-    shaped = isinstance(json.loads(text)["error"], dict)
-  except (ValueError, LookupError, TypeError, RecursionError):
-    shaped = False
-  if shaped:
-    return web.Response(
-      text=text,
-      status=status,
-      headers=headers,
-      content_type="application/json",
-    )
-  response = error(status, text[:_LONGEST], "upstream_error")
+  text = content.decode(errors="replace").strip()
+  # An HTML page is not for a client, and may be long.
+  words = text[:_LONGEST] if text and text[0] != "<" else f"HTTP {status}"
+  response = error(status, words, "upstream_error")
   response.headers.update(headers)
   return response
+
+
+def _has_form(content: bytes) -> bool:
+  """Whether an error has the form that OpenAI's have."""
+  try:
+    return isinstance(chat_json.parsed(content)["error"], dict)
+  except (CallFailed, LookupError, TypeError):
+    return False

@@ -37,10 +37,14 @@ class _Student:
 
 
 class _Teacher:
-  """The teacher for one request; `well` says what that told about it."""
+  """The teacher for one request; `well` says what that told about it.
 
-  def __init__(self, endpoint, until):
+  fair_s: a teacher that answers nothing in this time counts as failing.
+  """
+
+  def __init__(self, endpoint, until, fair_s):
     self.name = "teacher"
+    self._fair_s = fair_s
     self.well: bool | None = None
     self._endpoint = endpoint
     self._until = until
@@ -51,8 +55,11 @@ class _Teacher:
       "max_tokens": request.max_tokens,
       "temperature": request.temperature,
     }
+    left_s = self._until - asyncio.get_running_loop().time()
     status, reply = await self._endpoint.complete(body, until=self._until)
-    if status not in _NOT_THE_TEACHERS_FAULT:
+    # A slow probe leaves no time in which any teacher could answer.
+    hurried = reply.status == "timeout" and left_s < self._fair_s
+    if status not in _NOT_THE_TEACHERS_FAULT and not hurried:
       self.well = reply.status not in ("error", "timeout")
     return reply
 
@@ -78,7 +85,7 @@ async def find_teaching(
   until = asyncio.get_running_loop().time() + config.teach_deadline_s
   asked = protocol.Question(chat.question, key="")
   student = _Student(upstream, chat, config.probe, until, authorization)
-  teaches = _Teacher(teacher, until)
+  teaches = _Teacher(teacher, until, config.teach_deadline_s / 2)
   try:
     probe = await protocol.ask_probe(student, prompts, asked)
     taught = await protocol.teach(teaches, prompts, config.teach, asked, probe)

@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import json
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -16,7 +17,7 @@ class Seen:
   method: str
   path: str
   query: dict
-  headers: dict
+  headers: Mapping[str, str]  # names in any case
   body: bytes
 
   @property
@@ -69,7 +70,7 @@ class Serving:
       request.method,
       request.path,
       dict(request.query),
-      dict(request.headers),
+      request.headers,
       await request.read(),
     )
     self.seen.append(seen)

@@ -1,0 +1,109 @@
+"""ConfigDicts and the dataclasses that they describe: built, checked, searched.
+
+Used for every kind of config: of a run, the online half, an agent, the proxy.
+"""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+
+from ml_collections import ConfigDict, config_dict
+
+
+class ConfigError(ValueError):
+  """A key or value of the config is wrong; the text says which and why."""
+
+
+def tree_of(value) -> ConfigDict:
+  """A config dataclass as a ConfigDict, open to `--config.x.y=` flags."""
+  out = ConfigDict()
+  for f in dataclasses.fields(value):
+    v = getattr(value, f.name)
+    if dataclasses.is_dataclass(v):
+      out[f.name] = tree_of(v)
+    elif isinstance(v, dict):
+      out[f.name] = ConfigDict(v)
+    elif v is None:
+      (kind,) = [t for t in typing.get_args(f.type) if t is not type(None)]
+      out[f.name] = config_dict.placeholder(kind)
+    else:
+      out[f.name] = v
+  return out
+
+
+def dotted(tree: Mapping, path: str = "") -> Iterator[str]:
+  """Every key of a tree of mappings, as it stands after `config.`."""
+  for key, value in tree.items():
+    yield f"{path}{key}"
+    if isinstance(value, Mapping | ConfigDict):
+      yield from dotted(value, f"{path}{key}.")
+
+
+def meant(path: str, keys: Iterable[str]) -> str:
+  """` (did you mean ...?)`: the keys of the name that `path` ends with, or
+  of the one closest to it, the nearest first."""
+  keys = list(keys)
+  lasts = {key.rpartition(".")[2] for key in keys}
+  names = difflib.get_close_matches(path.rpartition(".")[2], lasts, n=1)
+  places = [key for key in keys if key.rpartition(".")[2] in names]
+  places = difflib.get_close_matches(path, places, n=3, cutoff=0)
+  return f" (did you mean {' or '.join(map(repr, places))}?)" if places else ""
+
+
+def _convert(value, kind, where: str, root):
+  """`value` as `kind` (a dataclass field's type), or ConfigError."""
+  if isinstance(kind, types.UnionType):
+    if value in (None, "", "None"):  # the last two as a flag says it
+      return None
+    (kind,) = [t for t in typing.get_args(kind) if t is not types.NoneType]
+  nested = dataclasses.is_dataclass(kind)
+  if (nested or kind is dict) and not isinstance(value, Mapping | ConfigDict):
+    raise ConfigError(f"config.{where} must hold keys, got {value!r}")
+  if nested:
+    return _build(kind, value, where, root)
+  if kind is dict:
+    return value.to_dict() if isinstance(value, ConfigDict) else dict(value)
+  if typing.get_origin(kind) is tuple:
+    (item, _) = typing.get_args(kind)
+    if isinstance(value, str) or not hasattr(value, "__iter__"):
+      raise ConfigError(f"config.{where} must be a tuple, got {value!r}")
+    return tuple(_convert(v, item, where, root) for v in value)
+  if kind is float and type(value) is int:
+    return float(value)
+  if type(value) is not kind:
+    raise ConfigError(
+      f"config.{where} must be {kind.__name__}, got"
+      f" {type(value).__name__} {value!r}"
+    )
+  if kind is float and math.isnan(value):
+    raise ConfigError(f"config.{where} must be a number, got nan")
+  return value
+
+
+def _build(cls, tree, where: str, root):
+  fields = {f.name: f for f in dataclasses.fields(cls)}
+  prefix = f"{where}." if where else ""
+  for key in tree:
+    if key not in fields:
+      hint = meant(f"{prefix}{key}", dotted(tree_of(root())))
+      raise ConfigError(
+        f"unknown config key config.{prefix}{key}{hint}; valid keys:"
+        f" {', '.join(fields)}"
+      )
+  values = {}
+  for name, f in fields.items():
+    if name in tree:
+      values[name] = _convert(tree[name], f.type, f"{prefix}{name}", root)
+  return cls(**values)
+
+
+def build(cls, tree: ConfigDict):
+  """The config dataclass `cls` that `tree` describes; its values unchecked.
+
+  Raises:
+    ConfigError: an unknown key or a wrong type.
+  """
+  return _build(cls, tree, "", cls)

@@ -1,0 +1,73 @@
+"""How SIGTERM (a preemption) and Ctrl-C end a run, in this order.
+
+1. The first signal raises Stopped wherever the main thread is. Inside `held`
+   (a training loop) it waits: the loop ends its step, saves, and raises it.
+   What the lead alone does there (sampling, sending) is open again.
+2. All that is open closes on the way out: checkpoints are written to their
+   end, servers are ended. The launcher exits with 128 plus the signal's
+   number, as shells count: 143 for SIGTERM, 130 for Ctrl-C.
+3. A second signal has the system's own effect: the process ends at once.
+"""
+
+import contextlib
+import signal
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(BaseException):
+  """A signal asks the run to end; `number` is the signal's.
+
+  No Exception: nobody may take it for a failure and try again.
+  """
+
+  def __init__(self, number: int):
+    super().__init__(f"stopped by {signal.Signals(number).name}")
+    self.number = number
+
+
+# Signals belong to the process, so this does too.
+_asked = 0  # the signal that came; 0: none
+_held = False
+
+
+def asked() -> int:
+  """The number of the signal that came, 0 for none."""
+  return _asked
+
+
+def _hear(number: int, _) -> None:
+  global _asked
+  _asked = number
+  for each in _SIGNALS:
+    signal.signal(each, signal.SIG_DFL)
+  if not _held:
+    raise Stopped(number)
+
+
+@contextlib.contextmanager
+def listening():
+  """Both signals end what runs inside; for the main thread."""
+  global _asked
+  before = {number: signal.signal(number, _hear) for number in _SIGNALS}
+  try:
+    yield
+  finally:
+    _asked = 0
+    for number, handler in before.items():
+      signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def held(value: bool = True):
+  """Inside, a signal waits for the end; with False, none does any more."""
+  global _held
+  before, _held = _held, value
+  try:
+    if _asked and before and not value:
+      raise Stopped(_asked)
+    yield
+  finally:
+    _held = before
+  if _asked and value and not before:
+    raise Stopped(_asked)

@@ -1,0 +1,98 @@
+"""Shell scripts: no name of a file or directory is ever a command."""
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SCRIPTS = [
+  *sorted((ROOT / "launchers").rglob("*.sh")),
+  ROOT / "tests/run.sh",
+  ROOT / ".ci/run",
+]
+# OUT stands for a file that must not appear.
+HOSTILE = [
+  "a'; touch OUT; '",
+  'a"; touch OUT; "',
+  "a' b; touch OUT #",
+  "$(touch OUT)",
+  "`touch OUT`",
+  "a b  c",
+  "-rf",
+  "--help",
+  "*",
+  "a\nb\ntouch OUT",
+  "a;touch OUT;b",
+  "a&touch OUT&b",
+  "a|touch OUT",
+  "$HOME",
+  "${x:-y}",
+  "\\",
+  "%s%n",
+  "é\u202e",
+]
+
+
+@pytest.fixture
+def copy(tmp_path):
+  """The scripts, and an interpreter that does nothing but note its words."""
+  top = tmp_path / "top"
+  (top / "launchers").mkdir(parents=True)
+  for name in ("setup.sh", "quickstart.sh"):
+    shutil.copy(ROOT / "launchers" / name, top / "launchers" / name)
+  for name in ("requirements.txt", "pyproject.toml"):
+    shutil.copy(ROOT / name, top / name)
+  python = top / ".venv/bin/python"
+  python.parent.mkdir(parents=True)
+  python.write_text('#!/bin/sh\nprintf "%s\\n" "$@" >> "$NOTES"\n')
+  python.chmod(0o755)
+  return top
+
+
+def run(script, *arguments, cwd, **environment):
+  return subprocess.run(
+    ["bash", script, *arguments],
+    capture_output=True,
+    cwd=cwd,
+    timeout=60,
+    env={**os.environ, "NOTES": str(cwd / "notes"), **environment},
+  )
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_tmpdir_is_a_name_and_is_left_clean(copy, tmp_path, name):
+  out = tmp_path / "out"
+  # A slash would end the name: OUT is relative to where the script works.
+  folder = tmp_path / "t" / name.replace("OUT", "out")
+  folder.mkdir(parents=True)
+  (folder / "kept").touch()
+  done = run("launchers/setup.sh", "--smollm2", cwd=copy, TMPDIR=str(folder))
+  assert done.returncode == 0, done.stderr
+  assert "SmolLM2-135M-Instruct.Q4_1.gguf" in (copy / "notes").read_text()
+  assert [p.name for p in folder.iterdir()] == ["kept"]
+  assert not [p for p in (out, copy / "out", folder / "out") if p.exists()]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_place_of_the_repository(copy, tmp_path, name):
+  place = tmp_path / name.replace("OUT", "out")
+  copy.rename(place)
+  script = place / "launchers/quickstart.sh"
+  done = run(script, f"--workdir={name}", cwd=place)
+  assert done.returncode == 0, done.stderr
+  assert f"--workdir={name}/student" in (place / "notes").read_text()
+  assert not [p for p in (tmp_path / "out", place / "out") if p.exists()]
+  assert not (place / "OUT").exists()
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_no_line_is_read_twice(script):
+  for line in script.read_text().splitlines():
+    assert not re.search(r'\btrap\s+"|\beval\b|\bsource\b|\bxargs\b', line)
+    assert not re.search(r"\bsh\s+-c\b", line)
+    # Options end before what is deleted.
+    assert not re.search(r"\brm\s+-\w+\s+\"", line)

@@ -1,0 +1,194 @@
+"""Damaged checkpoints are passed by, and where checkpoints lie."""
+
+import json
+import logging
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from atlas_jax import checkpoint
+from atlas_jax.checkpoint import CheckpointError
+from atlas_jax.directory import RunError
+from atlas_jax.phases import export
+from tests.phases import small_sft, tiny_road
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+  return tiny_road.write_model(tmp_path_factory.mktemp("lost") / "model")
+
+
+@pytest.fixture(scope="module")
+def whole(model, tmp_path_factory):
+  """The directory of a run that nobody disturbed."""
+  workdir = tmp_path_factory.mktemp("whole") / "run"
+  small_sft.run(model, workdir)
+  return workdir
+
+
+def same(workdir, whole) -> None:
+  assert small_sft.numbers(workdir) == small_sft.numbers(whole)
+  assert small_sft.weights(workdir) == small_sft.weights(whole)
+
+
+# Damaged checkpoints.
+
+
+def biggest(folder):
+  files = [p for p in folder.rglob("*") if p.is_file()]
+  return max(files, key=lambda p: p.stat().st_size)
+
+
+def flip(path, at=0.5):
+  data = bytearray(path.read_bytes())
+  data[int(len(data) * at)] ^= 16
+  path.write_bytes(data)
+
+
+def truncate(path):
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(folder):
+  shutil.rmtree(folder)
+  folder.mkdir()
+
+
+DAMAGES = {
+  "a missing item": lambda step: shutil.rmtree(step / "optimizer"),
+  "a missing file": lambda step: biggest(step).unlink(),
+  "a truncated array": lambda step: truncate(biggest(step)),
+  "a file of no bytes": lambda step: biggest(step).write_bytes(b""),
+  "an empty folder": empty,
+  "a flipped byte": lambda step: flip(biggest(step)),
+  "a flipped byte of the position": lambda step: flip(step / "atlas.json", 0.1),
+  "no list": lambda step: (step / "atlas.json").unlink(),
+  "a list that is none": lambda step: (step / "atlas.json").write_text("3 4"),
+  "metadata": lambda step: truncate(step / "model" / "_METADATA"),
+}
+
+
+def damaged(whole, workdir, damage, steps=(6,)):
+  shutil.copytree(whole, workdir)
+  shutil.rmtree(workdir / "export")
+  for step in steps:
+    damage(workdir / "checkpoints" / "0_sft" / str(step))
+
+
+def said(caplog) -> list[str]:
+  ours = (r for r in caplog.records if r.name == "atlas_jax.checkpoint")
+  return [r.getMessage() for r in ours]
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_the_newest_whole_checkpoint_takes_the_place_of_a_damaged_one(
+  whole, model, tmp_path, damage, caplog
+):
+  workdir = tmp_path / "run"
+  damaged(whole, workdir, damage)
+  with caplog.at_level(logging.WARNING, logger="atlas_jax.checkpoint"):
+    small_sft.run(model, workdir)
+  first, second = said(caplog)
+  assert first.startswith(f"checkpoint 6 in {workdir}/checkpoints/0_sft ")
+  assert "\n" not in first
+  assert second == "going on from checkpoint 4, the newest whole one"
+  same(workdir, whole)
+  caplog.clear()  # The damaged one was written anew.
+  small_sft.run(model, workdir)
+  assert not said(caplog)
+
+
+def test_an_empty_folder_of_a_later_step_is_passed_by(whole, model, tmp_path):
+  workdir = tmp_path / "run"
+  damaged(whole, workdir, lambda step: None)
+  (workdir / "checkpoints" / "0_sft" / "9").mkdir()
+  small_sft.run(model, workdir)
+  same(workdir, whole)
+
+
+@pytest.mark.parametrize("name", ["an empty folder", "a flipped byte"])
+def test_where_all_are_damaged_nothing_begins_anew(
+  whole, model, tmp_path, name
+):
+  workdir = tmp_path / "run"
+  damaged(whole, workdir, DAMAGES[name], steps=(4, 6))
+  before = (workdir / "metrics.jsonl").read_bytes()
+  with pytest.raises(CheckpointError, match=r"all .* damaged: \[6, 4\]") as e:
+    small_sft.run(model, workdir)
+  assert "\n" not in str(e.value)
+  assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+def test_the_export_launcher_passes_by_a_damaged_one_too(
+  whole, model, tmp_path, caplog
+):
+  workdir = tmp_path / "run"
+
+  def flip_model(step):
+    flip(biggest(step / "model"))
+
+  damaged(whole, workdir, flip_model)
+  export.export_run(workdir, tmp_path / "model", "float32")
+  assert "going on from checkpoint 4" in caplog.text
+  # It reads: what is damaged stays for whoever wants to look.
+  assert (workdir / "checkpoints" / "0_sft" / "6").exists()
+  flip_model(workdir / "checkpoints" / "0_sft" / "4")
+  with pytest.raises(CheckpointError, match=r"all .* damaged: \[6, 4\]"):
+    export.export_run(workdir, tmp_path / "other", "float32")
+  assert not (tmp_path / "other").exists()
+
+
+def test_every_bit_of_every_array_counts():
+  tree = {"a": np.zeros((3, 4), np.float32), "b": np.ones(5, np.int8)}
+  total = int(checkpoint._bit_sum(jax.tree.map(jax.numpy.asarray, tree)))
+  for name, array in tree.items():
+    for at in range(array.nbytes):
+      changed = array.copy()
+      changed.reshape(-1).view(np.uint8)[at] ^= 1
+      other = jax.tree.map(jax.numpy.asarray, {**tree, name: changed})
+      assert int(checkpoint._bit_sum(other)) != total
+  swapped = {"a": tree["a"], "b": -tree["b"]}
+  assert int(checkpoint._bit_sum(swapped)) != total
+
+
+# Where checkpoints are, and how many.
+
+
+def test_checkpoints_lie_where_the_config_says(model, whole, tmp_path):
+  place, workdir = tmp_path / "far" / "away", tmp_path / "run"
+  small_sft.run(model, workdir, checkpoints_dir=str(place), keep_checkpoints=3)
+  steps = {p.name for p in (place / "0_sft").iterdir()}
+  assert steps == {"2", "4", "6"}
+  assert not (workdir / "checkpoints").exists()
+  same(workdir, whole)
+  export.export_run(workdir, tmp_path / "model", "float32")
+  assert (tmp_path / "model" / "model.safetensors").exists()
+  # Another run may not write there, nor this one where it has nothing.
+  with pytest.raises(RunError, match="belongs to another run"):
+    small_sft.run(model, tmp_path / "b", checkpoints_dir=str(place))
+  assert not (tmp_path / "b" / "config.json").exists()
+  shutil.rmtree(place)
+  with pytest.raises(RunError, match="is not that of this run"):
+    small_sft.run(
+      model, workdir, checkpoints_dir=str(place), keep_checkpoints=3
+    )
+
+
+@pytest.mark.parametrize(
+  "url",
+  ["memory://x/y", "gs://bucket/x", "nope://x", "relative/path", "s3://b"],
+)
+def test_a_place_that_cannot_be_written_is_one_line(model, tmp_path, url):
+  with pytest.raises(RunError, match="checkpoints_dir=") as error:
+    small_sft.run(model, tmp_path / "run", checkpoints_dir=url)
+  assert url in str(error.value) and "\n" not in str(error.value)
+  assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_how_many_stay_may_change_on_a_resume(model, whole, tmp_path):
+  shutil.copytree(whole, tmp_path / "run")
+  small_sft.run(model, tmp_path / "run", keep_checkpoints=5)
+  kept = json.loads((tmp_path / "run" / "config.json").read_text())
+  assert kept["keep_checkpoints"] == 5

@@ -1,0 +1,210 @@
+"""SFT that must not lie or get lost: stopped, damaged, diverged, resumed."""
+
+import itertools
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from atlas_jax.checkpoint import Checkpoints
+from atlas_jax.model.names import WeightsError
+from atlas_jax.phases import sft
+from atlas_jax.phases.trainer import TrainingError
+from tests.phases import small_sft, tiny_road
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+  return tiny_road.write_model(tmp_path_factory.mktemp("lost") / "model")
+
+
+@pytest.fixture(scope="module")
+def whole(model, tmp_path_factory):
+  """The directory of a run that nobody disturbed."""
+  workdir = tmp_path_factory.mktemp("whole") / "run"
+  small_sft.run(model, workdir)
+  return workdir
+
+
+def same(workdir, whole) -> None:
+  assert small_sft.numbers(workdir) == small_sft.numbers(whole)
+  assert small_sft.weights(workdir) == small_sft.weights(whole)
+
+
+def nan_model(model, path):
+  shutil.copytree(model, path)
+  tensors = load_file(path / "model.safetensors")
+  name = "model.layers.1.mlp.up_proj.weight"
+  tensors[name] = np.full_like(tensors[name], np.nan)
+  save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+  return path, name
+
+
+# Updates that are left out.
+
+
+def test_a_model_of_nan_stops_after_so_many_steps(model, tmp_path):
+  bad, _ = nan_model(model, tmp_path / "nan")
+  with pytest.raises(TrainingError, match=r"3 steps in a row .* nan.*0_sft_3"):
+    small_sft.run(bad, tmp_path / "run", sft__max_skipped_steps=3)
+  assert not (tmp_path / "run" / "export").exists()
+  assert (tmp_path / "run" / "failed" / "0_sft_3.npz").exists()
+  # Again: the count goes on where the checkpoint of step 2 has it.
+  with pytest.raises(TrainingError, match=r"3 steps in a row"):
+    small_sft.run(bad, tmp_path / "run", sft__max_skipped_steps=3)
+
+
+def test_a_learning_rate_that_breaks_the_weights_stops(model, tmp_path):
+  with pytest.raises(TrainingError, match="5 steps in a row"):
+    small_sft.run(
+      model,
+      tmp_path / "run",
+      sft__steps=20,
+      sft__optimizer__learning_rate=1e38,
+      sft__optimizer__schedule="constant",
+    )
+
+
+def test_a_short_phase_that_trained_nothing_stops_too(model, tmp_path):
+  bad, _ = nan_model(model, tmp_path / "nan")
+  with pytest.raises(TrainingError, match="2 steps in a row"):
+    small_sft.run(
+      bad, tmp_path / "run", sft__steps=2, sft__optimizer__warmup_steps=0
+    )
+
+
+def test_weights_that_are_not_finite_are_not_exported(model, tmp_path):
+  bad, name = nan_model(model, tmp_path / "nan")
+  message = re.escape(name) + ".* NaN or infinite in bfloat16"
+  with pytest.raises(WeightsError, match=message) as error:
+    small_sft.run(
+      bad, tmp_path / "run", phases=("export",), export__dtype="bfloat16"
+    )
+  assert "\n" not in str(error.value)
+  assert not (tmp_path / "run" / "export").exists()
+
+
+# Errors and signals.
+
+
+def test_an_error_loses_no_save_that_is_under_way(model, tmp_path, monkeypatch):
+  encoder, taken = sft.encoder, []
+
+  def failing(run):
+    encode = encoder(run)
+
+    def one(example):
+      taken.append(example)
+      if len(taken) > 30:
+        raise RuntimeError("broken in the middle")
+      return encode(example)
+
+    return one
+
+  monkeypatch.setattr(sft, "encoder", failing)
+  with pytest.raises(RuntimeError, match="broken in the middle"):
+    small_sft.run(model, tmp_path / "run", sft__checkpoint_every=1)
+  folder = tmp_path / "run" / "checkpoints" / "0_sft"
+  steps = [p.name for p in folder.iterdir()]
+  assert steps and all(name.isdigit() for name in steps), steps
+  for name in steps:
+    assert (folder / name / "atlas.json").exists()
+
+
+def start(model, workdir, repo_root, **changes):
+  return subprocess.Popen(
+    [
+      *("env", "--default-signal=INT"),
+      *(sys.executable, "-m", "launchers.train"),
+      *small_sft.flags(model, workdir, **changes),
+    ],
+    cwd=repo_root,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+  )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+)
+def test_a_signal_saves_and_the_next_start_goes_on(
+  model, tmp_path, repo_root, number, status
+):
+  # Only the signal can bring a checkpoint before the last step.
+  long = {"sft__steps": 300, "sft__checkpoint_every": 1000}
+  workdir = tmp_path / "run"
+  process = start(model, workdir, repo_root, **long)
+  end = time.monotonic() + 120
+  file = workdir / "metrics.jsonl"
+  while not (file.exists() and file.read_text().count("\n") > 2):
+    assert process.poll() is None and time.monotonic() < end
+    time.sleep(0.02)
+  process.send_signal(number)
+  said = process.communicate(timeout=120)[0]
+  assert process.returncode == status, said
+  assert f"error: stopped by {number.name}" in said and "Traceback" not in said
+  (step,) = (int(p.name) for p in (workdir / "checkpoints/0_sft").iterdir())
+  assert 2 < step < 300
+  assert small_sft.numbers(workdir)[-1]["step"] == step
+  process = start(model, workdir, repo_root, **long)
+  said = process.communicate(timeout=120)[0]
+  assert process.returncode == 0, said
+  assert f"0_sft continues from step {step} of 300" in said
+  assert [x["step"] for x in small_sft.numbers(workdir)] == [*range(1, 301)]
+  small_sft.run(
+    model,
+    tmp_path / "other",
+    **{k: v for k, v in long.items()},
+  )
+  same(workdir, tmp_path / "other")
+
+
+# Epochs.
+
+
+def test_epochs_are_counted_by_examples(model, tmp_path, monkeypatch):
+  def run(workdir, **changes):
+    small_sft.run(
+      model,
+      workdir,
+      sft__steps=None,
+      sft__epochs=1.5,
+      data__sft_params={"count": 100},
+      **changes,
+    )
+
+  run(tmp_path / "run")
+  lines = small_sft.numbers(tmp_path / "run")
+  epochs = [x["0_sft/epochs"] for x in lines]
+  assert epochs[-1] >= 1.5 > epochs[-2]
+  assert all(0 < b - a < 1 for a, b in itertools.pairwise(epochs))
+  # Broken off and resumed, it is the same run.
+  taken, put = [], sft.Run.put
+
+  def broken(self, batch):
+    taken.append(1)
+    if len(taken) == 4:
+      raise KeyboardInterrupt
+    return put(self, batch)
+
+  monkeypatch.setattr(sft.Run, "put", broken)
+  with pytest.raises(KeyboardInterrupt):
+    run(tmp_path / "again")
+  run(tmp_path / "again")
+  same(tmp_path / "again", tmp_path / "run")
+
+
+def test_the_first_checkpoints_count_no_epoch_twice(tmp_path):
+  assert sft.epochs_of({"epoch": 2, "offset": 1, "size": 4}) == 2.25
+  with Checkpoints(tmp_path) as saved:
+    assert saved.restored is None

@@ -1,0 +1,79 @@
+"""Two processes that are preempted, and whose newest checkpoint is damaged."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.phases import small_sft, tiny_road
+from tests.phases.test_damaged import biggest, flip
+
+pytestmark = pytest.mark.slow
+STEPS = 40
+
+
+@pytest.fixture
+def start(tmp_path, repo_root):
+  model = tiny_road.write_model(tmp_path / "model")
+
+  def both():
+    with socket.socket() as s:
+      s.bind(("127.0.0.1", 0))
+      port = s.getsockname()[1]
+    flags = small_sft.flags(
+      model,
+      tmp_path / "run",
+      mesh__fsdp=-1,
+      mesh__data=1,
+      sft__steps=STEPS,
+      sft__checkpoint_every=2,
+    )
+    return [
+      subprocess.Popen(
+        [
+          *(sys.executable, "-m", "launchers.train", *flags),
+          *(f"--coordinator=127.0.0.1:{port}", "--num_processes=2"),
+          f"--process_id={rank}",
+        ],
+        cwd=repo_root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+      )
+      for rank in (0, 1)
+    ]
+
+  return both
+
+
+def test_all_stop_at_one_step_and_pass_by_a_damaged_checkpoint(start, tmp_path):
+  workdir = tmp_path / "run"
+  file = workdir / "metrics.jsonl"
+  both = start()
+  end = time.monotonic() + 180
+  while not (file.exists() and file.read_text().count("\n") > 4):
+    assert [p.poll() for p in both] == [None, None]
+    assert time.monotonic() < end
+    time.sleep(0.02)
+  both[1].send_signal(signal.SIGTERM)  # not the lead
+  said = [p.communicate(timeout=180)[0] for p in both]
+  assert [p.returncode for p in both] == [143, 143], said
+  folder = workdir / "checkpoints" / "0_sft"
+  steps = sorted(int(p.name) for p in folder.iterdir())
+  assert 4 < steps[-1] < STEPS
+  flip(biggest(folder / str(steps[-1]) / "model"))
+
+  both = start()
+  said = [p.communicate(timeout=180)[0] for p in both]
+  assert [p.returncode for p in both] == [0, 0], said
+  for text in said:
+    assert f"checkpoint {steps[-1]} in {folder} is damaged" in text
+    assert f"0_sft continues from step {steps[-2]} of {STEPS}" in text
+    assert "1 of 2 devices (cpu) in this process" in text
+  told = [line["step"] for line in small_sft.numbers(workdir)]
+  assert told == list(range(1, STEPS + 1))

@@ -1,0 +1,157 @@
+"""The engine's order of an update, with a model of two tensors."""
+
+import os
+import types
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+pytest.importorskip("vllm")
+
+from atlas_vllm import destinations, weights_file
+from atlas_vllm.engine import FileWeightTransferEngine
+from atlas_vllm.weights_file import WeightsRefused
+
+from atlas_jax.serving import delta as sender
+
+SHAPES = {"a": (30, 40), "b": (4,)}
+
+
+class Model(torch.nn.Module):
+  def __init__(self):
+    super().__init__()
+    for name, shape in SHAPES.items():
+      self.register_parameter(name, torch.nn.Parameter(torch.zeros(shape)))
+
+  def load_weights(self, weights):
+    for name, tensor in weights:
+      self.get_parameter(name).data.copy_(tensor)
+
+
+@pytest.fixture
+def engine(tmp_path):
+  engine = FileWeightTransferEngine.__new__(FileWeightTransferEngine)
+  engine.model, engine.device = Model(), torch.device("cpu")
+  engine.model_config = types.SimpleNamespace(dtype=torch.float32)
+  engine._root, engine._shapes = tmp_path, SHAPES
+  engine._places = destinations.find(engine.model, SHAPES)
+  engine._prepared = engine._loaded = engine._held = None
+  return engine
+
+
+def tensors(seed):
+  generator = torch.Generator().manual_seed(seed)
+  return {
+    name: torch.randn(shape, generator=generator)
+    for name, shape in SHAPES.items()
+  }
+
+
+def write(engine, version, now, base=None):
+  """The body of an update; `base` is (version, tensors) of a delta."""
+  path, metadata, entries = engine._root / f"{version}.st", None, now
+  if base is not None:
+    old = {k: t.numpy() for k, t in base[1].items()}
+    new = {k: t.numpy() for k, t in now.items()}
+    changes = {k: sender.changed(old[k], new[k]) for k in new}
+    entries = sender.entries(changes, new)
+    entries = {k: torch.from_numpy(v) for k, v in entries.items()}
+    metadata = {"base": str(base[0]), "version": str(version)}
+    metadata["format"] = sender.FORMAT
+  save_file(entries, path, metadata=metadata)
+  sums = weights_file.digests(now, now.__getitem__)
+  return {"path": path.name, "version": str(version), "checksums": sums}
+
+
+def load(engine, info):
+  engine.prepare(info)
+  finish(engine, info)
+
+
+def finish(engine, info):
+  engine.start_weight_update()
+  engine.update_weights(info)
+  engine.finish_weight_update()
+
+
+def overwrite(path):
+  """In place, with another file of the same shapes, as a rogue would."""
+  other = path.with_suffix(".other")
+  save_file(tensors(99), other)
+  with path.open("r+b") as f:
+    f.write(other.read_bytes()[: path.stat().st_size])
+
+
+DEEDS = {
+  "overwritten": overwrite,
+  "cut short": lambda path: os.truncate(path, 100),
+  "emptied": lambda path: os.truncate(path, 0),
+  "deleted": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("deed", DEEDS)
+@pytest.mark.parametrize("kind", ["full", "delta"])
+def test_what_was_checked_is_loaded(engine, kind, deed):
+  old, new = tensors(0), tensors(1)
+  load(engine, write(engine, 1, old))
+  info = write(engine, 2, new, (1, old) if kind == "delta" else None)
+  engine.prepare(info)
+  DEEDS[deed](engine._root / info["path"])
+  finish(engine, info)
+  assert engine.held() == info["checksums"]
+  for name, tensor in new.items():
+    assert torch.equal(engine.model.get_parameter(name), tensor)
+
+
+def test_a_file_cut_short_while_it_is_copied(engine, monkeypatch):
+  load(engine, write(engine, 1, tensors(0)))
+  info = write(engine, 2, tensors(1))
+  copy, path = weights_file._copy, engine._root / info["path"]
+
+  def cut_first(source, to, begin, end):
+    if begin:  # the header is there already
+      os.truncate(path, begin + 100)
+    copy(source, to, begin, end)
+
+  monkeypatch.setattr(weights_file, "_copy", cut_first)
+  with pytest.raises(WeightsRefused, match="differ from their checksums: a, b"):
+    engine.prepare(info)
+
+
+def test_versions_do_not_go_back(engine):
+  seven = write(engine, 7, tensors(7))
+  load(engine, seven)
+  load(engine, seven)  # again, the same
+  with pytest.raises(
+    WeightsRefused, match="version 7, which 6 does not follow"
+  ):
+    engine.prepare(write(engine, 6, tensors(7)))
+  # 10 is after 7, though not as a text; another 7 is not.
+  with pytest.raises(
+    WeightsRefused, match="version 7, which 7 does not follow"
+  ):
+    engine.prepare(write(engine, 7, tensors(8)))
+  load(engine, write(engine, 10, tensors(8)))
+  with pytest.raises(WeightsRefused, match="does not say restart"):
+    engine.prepare(seven | {"restart": False})
+  seven = write(engine, 7, tensors(7)) | {"restart": True}
+  load(engine, seven)
+  assert engine.held() == seven["checksums"]
+  load(engine, write(engine, 8, tensors(8)))
+
+
+def test_a_model_that_lost_what_was_promised(engine):
+  load(engine, write(engine, 1, tensors(0)))
+  engine.model.a.data[3, 4] += 1
+  with pytest.raises(RuntimeError, match="other weights than were promised"):
+    engine.held()
+
+
+def test_a_refusal_leaves_nothing_to_load(engine):
+  good = write(engine, 1, tensors(0))
+  engine.prepare(good)
+  with pytest.raises(WeightsRefused, match="is not a file"):
+    engine.prepare({**good, "path": "none"})
+  assert engine._prepared is None
