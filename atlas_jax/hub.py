@@ -7,7 +7,6 @@ in its cache or on the network, by HF_TOKEN, HF_HUB_OFFLINE and the like.
   3. Nothing that could be run comes along: no .py, no pickles.
 """
 
-import contextlib
 import functools
 import logging
 import os
@@ -35,11 +34,9 @@ def is_name(path: str) -> bool:
   return bool(named) and not os.path.exists(path)
 
 
-def pinned(path: str, kind: str) -> str:
-  """The name with the commit that it means now."""
-  commit = directory(path, kind).name
-  log.info("%s is %s at %s", path, kind, commit)
-  return f"{path.partition('@')[0]}@{commit}"
+def pinned(path: str) -> str:
+  """The name of a model with the commit that it means now."""
+  return f"{path.partition('@')[0]}@{directory(path, 'model').name}"
 
 
 def directory(path: str | os.PathLike, kind: str) -> pathlib.Path:
@@ -71,12 +68,15 @@ def directory(path: str | os.PathLike, kind: str) -> pathlib.Path:
     allow_patterns=_WANTED[kind],
   )
   try:
-    with contextlib.suppress(huggingface_hub.errors.LocalEntryNotFoundError):
-      return pathlib.Path(find(local_files_only=True))
-    return pathlib.Path(find())
+    try:
+      found = find(local_files_only=True)
+    except huggingface_hub.errors.LocalEntryNotFoundError:
+      found = find()
   except Exception as error:  # of the network, the name, the rights, the disk
     why = " ".join(str(error).split())[:300]
     raise HubError(
       f"{path} is no directory here, and the Hugging Face Hub does not give a"
       f" {kind} of that name: {why}"
     ) from None
+  log.info("the %s %s is in %s", kind, path, found)
+  return pathlib.Path(found)

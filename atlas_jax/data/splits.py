@@ -9,6 +9,7 @@ Policy of the splits:
   3. the same question in two splits is an error.
 """
 
+import hashlib
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -123,6 +124,18 @@ def load_sft(
   if not kept:
     raise DataError(f"config.data.sft_source={config.sft_source}: no examples")
   return kept
+
+
+def fingerprint(splits: Splits, examples: Sequence[SftExample]) -> str:
+  """Names what a run trains on and is measured by, in its order."""
+  digest = hashlib.sha256()
+  for name in SPLITS:
+    for p in getattr(splits, name):
+      digest.update(repr((name, p.question, p.answer, p.verifier)).encode())
+  for e in examples:
+    fields = sorted(e.fields.items())
+    digest.update(repr((e.template, fields, e.response)).encode())
+  return digest.hexdigest()[:16]
 
 
 def distinct(problems: Sequence[Problem]) -> list[Problem]:

@@ -65,7 +65,7 @@ def _files(place: pathlib.Path, name, split, data_files) -> list[str]:
     ).config.data_files
   except Exception as error:  # of its many
     why = " ".join(str(error).split())[:300]
-    raise DataError(f"{place}: datasets finds no table there: {why}") from None
+    raise DataError(f"{place} cannot be read: datasets says: {why}") from None
   if split not in found:
     raise DataError(
       f"{place}: has no split {split!r}; valid: {', '.join(map(str, found))}"
