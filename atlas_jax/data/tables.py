@@ -10,6 +10,7 @@ Numbers keep the digits they are written with: they come as text.
 
 import csv
 import decimal
+import os
 import pathlib
 from collections.abc import Iterator
 

@@ -37,8 +37,9 @@ def write(path: pathlib.Path, family: str, *, extra=(), **changes):
   )
   added = [{**flags, **token} for token in (*added, *extra)]
   vocab = {token["content"]: token["id"] for token in added}
-  ids = (i for i in range(1000) if i not in vocab.values())
-  vocab |= dict(zip(sorted(pre_tokenizers.ByteLevel.alphabet()), ids))
+  free = (i for i in range(1000) if i not in vocab.values())
+  for byte in sorted(pre_tokenizers.ByteLevel.alphabet()):
+    vocab[byte] = next(free)
   byte_level = {
     "type": "ByteLevel",
     **dict.fromkeys(("add_prefix_space", "use_regex"), False),
