@@ -71,11 +71,9 @@ def _files(place: pathlib.Path, name, split, data_files) -> list[str]:
     raise DataError(
       f"{place}: has no split {split!r}; valid: {', '.join(map(str, found))}"
     )
-  outside = [
-    f for f in found[split] if not pathlib.Path(f).is_relative_to(place)
-  ]
-  if outside:
-    raise DataError(f"{place}: {outside[0]} of split {split} lies elsewhere")
+  for file in found[split]:
+    if not pathlib.Path(os.path.abspath(file)).is_relative_to(place.absolute()):
+      raise DataError(f"{place}: {file} of the split {split} lies elsewhere")
   return found[split]
 
 

@@ -76,7 +76,6 @@ class World:
 def test_a_signal_saves_the_last_step_that_is_whole(monkeypatch, at, expected):
   world = World(at)
   closing = contextlib.nullcontext
-  monkeypatch.setattr(grpo, "fitting", lambda problems, **_: problems)
   monkeypatch.setattr(grpo, "AnswerChecker", closing)
   monkeypatch.setattr(
     grpo,
