@@ -33,9 +33,7 @@ def rows(path: str, *, name=None, split="train", data_files=None) -> Rows:
     DataError: with the file and the line.
     HubError: there is no such data set.
   """
-  place = pathlib.Path(path)
-  if hub.is_name(path):
-    place = hub.directory(path, "dataset")
+  place = _place(path)
   if place.is_dir():
     for file in _files(place, name, split, data_files):
       yield from _file(file)
@@ -45,15 +43,18 @@ def rows(path: str, *, name=None, split="train", data_files=None) -> Rows:
 
 def file_of(path: str, name: str) -> str:
   """`path`, or the one file called `name` in the directory or data set."""
-  place = pathlib.Path(path)
-  if hub.is_name(path):
-    place = hub.directory(path, "dataset")
+  place = _place(path)
   if not place.is_dir():
     return path
   found = sorted(place.rglob(name))
   if len(found) != 1:
     raise DataError(f"{path}: has {len(found)} files {name}, expected one")
   return str(found[0])
+
+
+def _place(path: str) -> pathlib.Path:
+  named = hub.is_name(path)
+  return hub.directory(path, "dataset") if named else pathlib.Path(path)
 
 
 def _files(place: pathlib.Path, name, split, data_files) -> list[str]:

@@ -81,8 +81,8 @@ def _train(run: Run, name: str, trainer: Trainer, before: int) -> None:
       flat = 0 if rollouts else flat + 1
       if flat and flat % cfg.max_skipped_steps == 0:
         log.warning(
-          "the last %d steps had only groups of equal rewards: nothing is"
-          " learned; look at their episodes, the problems may be too hard or"
+          "the last %d steps had only groups of equal rewards, which teach"
+          " nothing; look at their episodes: the problems may be too hard or"
           " too easy",
           flat,
         )
