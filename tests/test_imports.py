@@ -29,6 +29,8 @@ LAYERS = (
     "atlas_jax.directory",
     "atlas_jax.files",
     "atlas_jax.hub",
+    "atlas_jax.confined",
+    "atlas_jax.lock",
     "atlas_jax.terminal",
     "atlas_jax.addresses",
     "atlas_jax.secret_names",

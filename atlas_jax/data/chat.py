@@ -10,33 +10,20 @@ ever or make gigabytes of a word. So they run in a process of their own, under
 the kernel's limits of processor time and memory.
 """
 
-import contextlib
-import json
-import multiprocessing
+import functools
 import pathlib
-import resource
-import subprocess
-import sys
-import threading
-import time
-import weakref
 from collections.abc import Sequence
-from multiprocessing.connection import Connection
 
 import numpy as np
 
-from atlas_jax import files
+from atlas_jax import confined, files
 from atlas_jax.data.chat_format import ChatError, ChatFormat
 
 _CPU_S = 10  # of processor time for one text
 _START_CPU_S = 60  # to import transformers and read the tokenizer
-_MEMORY_BYTES = 6 << 30
+_MEMORY_BYTES = confined.MEMORY_BYTES
 _LONGEST_ANSWER = 256 << 20  # bytes
 _PATIENCE_S = 300.0  # of wall time, for a process that does not even compute
-_PROGRAM = (
-  "import json, sys; sys.path[:], *given = json.loads(sys.argv[1]);"
-  " from atlas_jax.data.chat import serve; serve(*given)"
-)
 
 
 class ChatTokenizer:
@@ -51,21 +38,11 @@ class ChatTokenizer:
   """
 
   def __init__(self, path: pathlib.Path, date: str | None):
-    self._path = path
-    self._lock = threading.Lock()
-    self._connection, theirs = multiprocessing.Pipe()
-    with theirs:
-      given = (sys.path, theirs.fileno(), str(path), date)
-      given += (_CPU_S, _MEMORY_BYTES)
-      process = subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM, json.dumps(given)],
-        pass_fds=[theirs.fileno()],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is for us
-      )
-    self._end = weakref.finalize(self, _end, process, self._connection)
+    self._given = (path, date)
+    self._process = confined.Confined(
+      memory_bytes=_MEMORY_BYTES, answer_bytes=_LONGEST_ANSWER
+    )
+    self._ask("encode", "", cpu_s=_START_CPU_S)  # the template does not run
     found = self._ask("facts")
     self.vocab_size, self.end_id, self.pad_id, stop_ids = found
     self.stop_ids = tuple(stop_ids)
@@ -96,27 +73,19 @@ class ChatTokenizer:
       )
     return cls(path, date)
 
-  def _ask(self, name: str, *arguments):
-    """What the process says; after too much of anything it is no more."""
-    with self._lock:
-      try:
-        self._connection.send_bytes(json.dumps([name, *arguments]).encode())
-        if not self._connection.poll(_PATIENCE_S):
-          raise TimeoutError
-        done, value = json.loads(self._connection.recv_bytes(_LONGEST_ANSWER))
-      except (EOFError, OSError):
-        status = self._end()
-        raise ChatError(
-          f"{self._path}: its chat template or tokenizer takes more than"
-          f" {_CPU_S} s or {_MEMORY_BYTES >> 30} GiB for one text (the process"
-          f" that runs them ended with {status})"
-        ) from None
-      except BaseException:
-        self._end()  # the next question would get this one's answer
-        raise
-    if not done:
-      raise ChatError(value)
-    return value
+  def _ask(self, name: str, *arguments, cpu_s: float | None = None):
+    try:
+      return self._process.call(
+        _answer,
+        *(*self._given, name, *arguments),
+        cpu_s=cpu_s or _CPU_S,
+        wall_s=_PATIENCE_S,
+      )
+    except confined.NoAnswer as error:
+      text = f"its chat template or tokenizer {error}"
+      if error.args[0] == ChatError.__name__:
+        text = error.args[1]
+      raise ChatError(f"{self._given[0]}: {text}") from None
 
   def encode(self, text: str) -> list[int]:
     """The tokens of plain text, no template and no control tokens."""
@@ -145,45 +114,8 @@ class ChatTokenizer:
     return ids, mask
 
 
-def _end(process: subprocess.Popen, connection: Connection) -> int:
-  connection.close()
-  process.kill()
-  return process.wait()
+_format = functools.cache(ChatFormat)  # there is one in the process
 
 
-def serve(
-  file_descriptor: int, path: str, date: str | None, cpu_s: int, memory: int
-) -> None:
-  """The life of the process: load, and answer until the pipe closes."""
-
-  def limit(kind: int, most: int):
-    _, hard = resource.getrlimit(kind)
-    resource.setrlimit(kind, (most if hard < 0 else min(most, hard), hard))
-
-  def allow(seconds: int):
-    limit(resource.RLIMIT_CPU, int(time.process_time()) + 1 + seconds)
-
-  limit(resource.RLIMIT_AS, memory)
-  limit(resource.RLIMIT_CORE, 0)
-  tokenizer = None
-  with Connection(file_descriptor) as connection, contextlib.suppress(EOFError):
-    while True:
-      name, *arguments = json.loads(connection.recv_bytes())
-      try:
-        if tokenizer is None:
-          allow(_START_CPU_S)
-          tokenizer = ChatFormat(pathlib.Path(path), date)
-        allow(cpu_s)
-        answer = (True, getattr(tokenizer, name)(*arguments))
-      except Exception as error:
-        known = isinstance(error, ChatError)
-        what = (
-          ""
-          if known
-          else (
-            f"its chat template or tokenizer raised {type(error).__name__}: "
-          )
-        )
-        one_line = " ".join(str(error).split())[:500]
-        answer = (False, f"{path}: {what}{one_line}")
-      connection.send_bytes(json.dumps(answer).encode())
+def _answer(path: pathlib.Path, date: str | None, name: str, *arguments):
+  return getattr(_format(path, date), name)(*arguments)

@@ -65,8 +65,6 @@ class ChatFormat:
       day = datetime.datetime.fromisoformat(date)
       self._options["strftime_now"] = day.strftime
     self._model_eos, self._rows = _of_model(path)
-    self._check_template()
-    self._check_tags()
 
   def _check_template(self) -> None:
     """Chooses whether a message's content is a text or a list of parts."""
@@ -117,7 +115,9 @@ class ChatFormat:
         )
 
   def facts(self) -> tuple[int, int, int, list[int]]:
-    """(vocab_size, end_id, pad_id, stop_ids)."""
+    """(vocab_size, end_id, pad_id, stop_ids); the first to be asked for."""
+    self._check_template()
+    self._check_tags()
     end_id, pad = self._end_of_turn(), self._tokenizer.pad_token_id
     stop_ids = {end_id, *self._model_eos}
     if self._tokenizer.eos_token_id is not None:

@@ -113,19 +113,20 @@ def test_an_interrupted_question_leaves_no_answer_for_the_next(
     def __getattr__(self, name):
       return getattr(connection, name)
 
-    def poll(self, _):
+    def recv(self, _):
       raise KeyboardInterrupt
 
-  connection, chat._connection = chat._connection, Interrupted()
+  process = chat._process
+  connection, process._connection = process._connection, Interrupted()
   with pytest.raises(KeyboardInterrupt):
     chat.encode("one")
-  chat._connection = connection
+  process._connection = connection
   refusal(lambda: chat.encode("two"))
 
 
 def test_the_process_ends_with_its_tokenizer(tmp_path):
   chat = ChatTokenizer.from_dir(write_tokenizer(tmp_path))
-  process = chat._end.peek()[2][0]
+  process = chat._process._process
   assert process.poll() is None
   del chat
   gc.collect()
