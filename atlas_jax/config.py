@@ -46,7 +46,8 @@ class MeshConfig:
 class ModelConfig:
   """The teacher that is trained."""
 
-  # A Hugging Face directory (config.json, *.safetensors, tokenizer files).
+  # A Hugging Face directory (config.json, *.safetensors, tokenizer files), or
+  # ORG/NAME[@REVISION] of the Hub.
   path: str = "models/teacher"
   # True: path holds config.json and a tokenizer, and weights are drawn anew.
   random_init: bool = False
@@ -76,7 +77,9 @@ class DataConfig:
   """Where problems come from; see configs/README.md for every source."""
 
   source: str = "teachable"
-  path: str | None = None  # the training problems (or all of them)
+  # The training problems (or all of them): a file, a directory, or
+  # ORG/NAME[@REVISION] of a data set of the Hub.
+  path: str | None = None
   validation_path: str | None = None
   test_path: str | None = None
   params: dict = field(default_factory=dict)  # of a generated source
@@ -86,6 +89,11 @@ class DataConfig:
   sft_source: str = "teachable_sft"
   sft_path: str | None = None
   sft_params: dict = field(default_factory=dict)
+  # The share of the problems, or examples, that may be left out since they are
+  # too long for their rows or servers; more stops the run. 0: none may.
+  max_too_long: float = 0.01
+  # Of the problems and examples that a run began with, which it writes here.
+  fingerprint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -257,6 +265,8 @@ class RunConfig:
   seed: int = 0
   phases: tuple[str, ...] = ("sft", "grpo", "evaluate")
   wandb_project: str | None = None  # also log there; needs the extra wandb
+  # YYYY-MM-DD that chat templates take for today; None: of the first start.
+  template_date: str | None = None
   # An absolute path or a URL (gs://...); None: in the run directory.
   checkpoints_dir: str | None = None
   keep_checkpoints: PositiveInt = 2  # the newest of each phase

@@ -3,6 +3,7 @@
 This reads a built RunConfig.
 """
 
+import datetime
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -61,6 +62,15 @@ def problems(config: "RunConfig") -> Iterator[str]:
   if sft.steps is not None:
     yield from warmup("sft", sft.optimizer, sft.steps)
   yield from warmup("grpo", grpo.optimizer, grpo.steps * grpo.epochs)
+  if not 0 <= config.data.max_too_long <= 1:
+    yield (
+      f"config.data.max_too_long={config.data.max_too_long} is no share, from"
+      " 0 to 1"
+    )
+  try:
+    datetime.date.fromisoformat(config.template_date or "2000-01-01")
+  except ValueError as error:
+    yield f"config.template_date={config.template_date!r} is no day: {error}"
   yield from _loss_problems(config.grpo)
   yield from _sampling_problems(config)
   if config.export.path is not None and "://" in config.export.path:

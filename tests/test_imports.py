@@ -28,6 +28,7 @@ LAYERS = (
     "atlas_jax.checkpoint",
     "atlas_jax.directory",
     "atlas_jax.files",
+    "atlas_jax.hub",
     "atlas_jax.confined",
     "atlas_jax.lock",
     "atlas_jax.terminal",
