@@ -3,6 +3,7 @@
 Types and unknown keys are `config.resolve`'s; this reads a built RunConfig.
 """
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
@@ -10,7 +11,12 @@ from typing import TYPE_CHECKING
 from atlas_jax import addresses
 
 if TYPE_CHECKING:
-  from atlas_jax.config import GrpoConfig, OptimizerConfig, RunConfig
+  from atlas_jax.config import (
+    DataConfig,
+    GrpoConfig,
+    OptimizerConfig,
+    RunConfig,
+  )
 
 # config path -> its valid values
 CHOICES = {
@@ -66,6 +72,11 @@ POSITIVE = [
   "serving.full_every",
   "teacher.logprob_chunk",
 ]
+# What metrics call reward_NAME already.
+REWARD_NAMES = (
+  *("improvement", "degradation", "efficiency", "format", "leak", "length"),
+  *("mean", "std"),
+)
 NOT_NEGATIVE = [
   "grpo.refill_rounds",
   "grpo.max_staleness",
@@ -162,6 +173,8 @@ def problems(config: "RunConfig") -> Iterator[str]:
   yield from refused_flags(
     config, ("serving.teacher.extra_args", "serving.student.extra_args")
   )
+  yield from own_code(config.data)
+  yield from _reward_terms(config.reward.extra)
   sft, grpo = config.sft, config.grpo
   if (sft.steps is None) == (sft.epochs is None):
     yield (
@@ -175,6 +188,37 @@ def problems(config: "RunConfig") -> Iterator[str]:
   yield from _sampling_problems(config)
   if config.export.path is not None and "://" in config.export.path:
     yield f"config.export.path={config.export.path} must be a local directory"
+
+
+def own_code(data: "DataConfig") -> Iterator[str]:
+  """One line for each value of the user's own functions that is not valid."""
+  if data.verifier is not None and ":" not in data.verifier:
+    yield (
+      f"config.data.verifier={data.verifier!r} must be 'module:function' or"
+      " 'file.py:function'"
+    )
+  for key in ("own_deadline_s", "own_processes"):
+    if getattr(data, key) <= 0:
+      yield f"config.data.{key}={getattr(data, key)} must be above 0"
+
+
+def _reward_terms(extra: Mapping) -> Iterator[str]:
+  valid = '{"function": "file.py:function", "weight": 0.1}'
+  for name, term in extra.items():
+    if not name.isidentifier() or name in REWARD_NAMES:
+      yield (
+        f"config.reward.extra: {name!r} cannot name a term; valid: letters,"
+        f" digits and _, and none of {', '.join(REWARD_NAMES)}"
+      )
+    elif not (
+      isinstance(term, Mapping)
+      and set(term) == {"function", "weight"}
+      and isinstance(term["function"], str)
+      and ":" in term["function"]
+      and type(term["weight"]) in (int, float)
+      and math.isfinite(term["weight"])
+    ):
+      yield f"config.reward.extra.{name}={term!r} must be as {valid}"
 
 
 def warmup(name: str, o: "OptimizerConfig", updates: int) -> Iterator[str]:

@@ -9,12 +9,17 @@ Problems (`config.data.source`):
   tfds           params: name, split, question, answer (the two field names),
                  and as wanted data_dir, validation_split, test_split
   reasoning_gym  params: task, size, and as wanted params (the task's own)
+  FILE.py:NAME   a function of config.data that returns problems, or objects
+                 as the lines of jsonl; for validation_path and test_path it
+                 is called again, with that as the path
 """
 
+import dataclasses
+import json
 import pathlib
 from collections.abc import Iterator, Mapping
 
-from atlas_jax import files
+from atlas_jax import files, targets
 from atlas_jax.config import DataConfig
 from atlas_jax.data.problems import (
   DataError,
@@ -29,8 +34,7 @@ ANSWER_KEYS = ("ground_truth", "answer", "solution")
 
 def read(config: DataConfig) -> list[Problem]:
   """The problems of `config.path`, or of the generated source."""
-  source = chosen(SOURCES, config.source, "source")
-  problems = source(config)
+  problems = _source(config)(config)
   if not problems:
     raise DataError(f"config.data.source={config.source}: no problems found")
   return problems
@@ -38,11 +42,13 @@ def read(config: DataConfig) -> list[Problem]:
 
 def read_own_splits(config: DataConfig) -> dict[str, list[Problem]]:
   """The splits that have a file, or a split name, of their own."""
-  chosen(SOURCES, config.source, "source")
+  source = _source(config)
   own = {}
   for name in ("validation", "test"):
     path = getattr(config, f"{name}_path")
-    if path is not None:
+    if path is not None and source is _own:
+      own[name] = _own(dataclasses.replace(config, path=path))
+    elif path is not None:
       if config.source not in _FILE_SOURCES:
         raise DataError(
           f"config.data.{name}_path is for the sources"
@@ -52,6 +58,12 @@ def read_own_splits(config: DataConfig) -> dict[str, list[Problem]]:
     elif config.source == "tfds" and f"{name}_split" in config.params:
       own[name] = _tfds_split(config.params, f"{name}_split")
   return own
+
+
+def _source(config: DataConfig):
+  if ":" in config.source:
+    return _own
+  return chosen(SOURCES, config.source, "source")
 
 
 def chosen(table: Mapping, name: str, key: str):
@@ -76,26 +88,27 @@ def checked_params(given: Mapping, key: str, needed, optional=()) -> Mapping:
 
 
 def json_lines(path: str | pathlib.Path) -> Iterator[tuple[str, dict]]:
-  """('FILE:LINE', object) for each line that is not blank.
+  """('FILE:LINE', object) for each line that is not blank."""
+  for where, line in files.lines(path, DataError):
+    if line.strip():
+      yield where, _row(line, where)
 
-  Numbers keep the digits they are written with: they come as strings.
-  """
+
+def _row(line: bytes, where: str) -> dict:
+  """The object of a line; its numbers come as strings, with their digits."""
 
   def refuse(constant):
     raise ValueError(f"{constant} is not a JSON value")
 
   numbers = {"parse_float": str, "parse_int": str, "parse_constant": refuse}
-  for where, line in files.lines(path, DataError):
-    if not line.strip():
-      continue
-    row = files.parse(line, where, DataError, **numbers)
-    if not isinstance(row, dict):
-      raise DataError(
-        f"{where}: expected an object such as"
-        ' {"question": ..., "answer": ...},'
-        f" got {type(row).__name__}"
-      )
-    yield where, row
+  row = files.parse(line, where, DataError, **numbers)
+  if not isinstance(row, dict):
+    raise DataError(
+      f"{where}: expected an object such as"
+      ' {"question": ..., "answer": ...},'
+      f" got {type(row).__name__}"
+    )
+  return row
 
 
 def text_at(row: Mapping, key: str, where: str) -> str:
@@ -134,13 +147,41 @@ def needed_path(path: str | None, key: str) -> str:
 
 
 def _jsonl(path: str) -> list[Problem]:
+  return [_problem(row, where) for where, row in json_lines(path)]
+
+
+def _problem(row: Mapping, where: str) -> Problem:
+  _, question = _alias(row, QUESTION_KEYS, where)
+  _, answer = _alias(row, ANSWER_KEYS, where)
+  known = (*QUESTION_KEYS, *ANSWER_KEYS)
+  meta = {k: v for k, v in row.items() if k not in known}
+  return make_problem(question, answer, meta=meta)
+
+
+def _own(config: DataConfig) -> list[Problem]:
+  """What a function of the user's returns, held to what a file is held to."""
+  load = targets.function(config.source, "config.data.source")
+  try:
+    given = list(load(config))
+  except (Exception, SystemExit) as error:
+    raise DataError(
+      f"config.data.source={config.source}: {targets.raised(error, load)}"
+    ) from error
   problems = []
-  for where, row in json_lines(path):
-    _, question = _alias(row, QUESTION_KEYS, where)
-    _, answer = _alias(row, ANSWER_KEYS, where)
-    known = (*QUESTION_KEYS, *ANSWER_KEYS)
-    meta = {k: v for k, v in row.items() if k not in known}
-    problems.append(make_problem(question, answer, meta=meta))
+  for index, item in enumerate(given):
+    where, row = f"{config.source}[{index}]", item
+    if isinstance(item, Problem):
+      row = {"question": item.question, "answer": item.answer}
+    try:
+      line = json.dumps(row).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+      raise DataError(f"{where}: {error}") from None
+    problem = _problem(_row(line, where), where)
+    if isinstance(item, Problem):
+      problem = dataclasses.replace(
+        problem, verifier=item.verifier, meta=item.meta
+      )
+    problems.append(problem)
   return problems
 
 

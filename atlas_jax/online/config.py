@@ -201,6 +201,7 @@ def problems(config: OnlineConfig) -> Iterator[str]:
     if number < 1:
       yield f"config.{path}={number} must be at least 1"
   yield from config_checks.negatives(config, _NOT_NEGATIVE)
+  yield from config_checks.own_code(config.data)
   servers = [f"servers.{role}" for role in ("student", "teacher", "reflection")]
   yield from config_checks.wrong_urls(config, [f"{s}.url" for s in servers])
   yield from config_checks.refused_flags(
