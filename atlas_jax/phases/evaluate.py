@@ -20,6 +20,7 @@ import sys
 import time
 
 from atlas_jax import directory, files, metrics, multihost
+from atlas_jax.confined import NoAnswer
 from atlas_jax.data import splits
 from atlas_jax.data.problems import Problem
 from atlas_jax.phases.run import Run
@@ -28,7 +29,6 @@ from atlas_jax.teaching import statistics, transcripts
 from atlas_jax.teaching.answers import AnswerChecker
 from atlas_jax.teaching.arms import run_arm
 from atlas_jax.teaching.statistics import Outcome
-from atlas_jax.teaching.verify import VerifierFailed
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ class Arms:
     def keep():
       outcomes, verdicts = statistics.judge(attempts, self._checker)
       if all(verdict.score is None for verdict in verdicts):
-        raise VerifierFailed(
+        raise NoAnswer(
           f"{title}: no verdict on any of {len(verdicts)} responses; the last"
           f" failure: {self._checker.failure}"
         )

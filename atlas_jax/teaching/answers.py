@@ -29,14 +29,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from atlas_jax.config import DataConfig
+from atlas_jax.confined import Late, NoAnswer
 from atlas_jax.data.problems import Problem
 from atlas_jax.teaching import equality
 from atlas_jax.teaching.prompts import strip_thinking
-from atlas_jax.teaching.verify import (
-  VerifierFailed,
-  VerifierPool,
-  VerifierTimeout,
-)
+from atlas_jax.teaching.verify import NotStarted, VerifierPool
 
 _DATA = DataConfig()
 _LONGEST_SPAN = 4096  # characters
@@ -230,9 +227,9 @@ class AnswerChecker:
       return Verdict("no_answer", None, found.rule)
     try:
       right = self._right(problem, found.answer)
-    except VerifierTimeout:
+    except Late:
       return Verdict("verifier_timeout", found.answer, found.rule)
-    except VerifierFailed:
+    except (NoAnswer, NotStarted):
       return Verdict("error", found.answer, found.rule)
     return Verdict("correct" if right else "wrong", found.answer, found.rule)
 
@@ -248,7 +245,7 @@ class AnswerChecker:
     def call(item) -> float | None:
       try:
         return self._own.own(target, item, share=False)
-      except (VerifierTimeout, VerifierFailed) as error:
+      except (NoAnswer, NotStarted) as error:
         self._failed(error)
         return None
 
@@ -262,9 +259,9 @@ class AnswerChecker:
     shown = found.answer or said[:_LONGEST_SHOWN]
     try:
       share = self._own.own(*asked, share=True)
-    except (VerifierTimeout, VerifierFailed) as error:
+    except (NoAnswer, NotStarted) as error:
       self._failed(error)
-      late = isinstance(error, VerifierTimeout)
+      late = isinstance(error, Late)
       return Verdict("verifier_timeout" if late else "error", shown, "own")
     if share is None:
       return Verdict("no_verdict", shown, "own")

@@ -6,13 +6,13 @@ import json
 import pytest
 
 from atlas_jax.config import DataConfig, RewardConfig
+from atlas_jax.confined import NoAnswer
 from atlas_jax.data.problems import make_problem
 from atlas_jax.phases import rollouts as rollouts_lib
 from atlas_jax.phases.evaluate import Arms
 from atlas_jax.phases.rollouts import RolloutError, Rollouts
 from atlas_jax.teaching.answers import AnswerChecker
 from atlas_jax.teaching.arms import Attempt
-from atlas_jax.teaching.verify import VerifierFailed
 from tests.phases.test_rollouts import FakeRun, solution
 
 TEXT = """
@@ -131,7 +131,7 @@ def test_an_arm_without_a_verdict_ends_the_evaluation(
     "atlas_jax.phases.evaluate.chosen_problems", lambda run: []
   )
   arms = Arms(run, "0_evaluate", checker)
-  with pytest.raises(VerifierFailed) as caught:
+  with pytest.raises(NoAnswer) as caught:
     arms.sample("alone", "student alone")
   assert f"({file}:15)" in str(caught.value)
   # Nothing is kept: the next start judges again.

@@ -77,7 +77,7 @@ def test_none_is_no_verdict_and_no_failure(checker):
     ("odd", "text", "r", "it returned '0.5', expected"),
     ("odd", "list", "r", "TypeError: float() argument must be"),
     ("leaves", "g", "r", "SystemExit: enough ({})"),
-    ("dies", "g", "r", "the verifier process died"),
+    ("dies", "g", "r", ":dies ended its process"),
     ("brevity", "g", "r", "takes 1 positional argument but 3 were given ({})"),
   ],
 )
@@ -91,7 +91,7 @@ def test_a_failure_names_its_line_and_is_no_score(
     "leaves": "sys.exit(",
     "brevity": "def brevity",
   }
-  assert checker.failure.startswith(f"{FILE}:{name}: ")
+  assert checker.failure.startswith(f"{FILE}:{name}")
   at = f"{FILE}:{line_of(line[name])}" if name in line else ""
   assert says.format(at) in checker.failure
   if name == "odd":
@@ -109,7 +109,7 @@ def test_the_deadline_ends_it_and_what_it_started(tmp_path):
   with opened(deadline_s=8.0) as checker:
     verdict = judged(checker, "hangs", str(pid), "r")
   assert (verdict.status, verdict.score) == ("verifier_timeout", None)
-  assert checker.failure == f"{FILE}:hangs: no verdict in 8 s"
+  assert checker.failure == f"{FILE}:hangs takes more than 8 s"
   assert gone(int(pid.read_text()))
 
 
