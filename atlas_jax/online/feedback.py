@@ -29,7 +29,7 @@ def verdict(rollout: Rollout) -> str:
     said = "no answer was found" if one.answer is None else repr(one.answer)
     if one.status == "truncated":
       said = "it was cut at its length before an answer"
-    if one.status == "partial":
+    if one.share is not None:
       said += f" (score {one.score:.2f} of 1)"
     lines.append(f"{who}: {said}.")
   lines.append(f"The right answer: {rollout.problem.answer!r}.")

@@ -16,8 +16,8 @@ failure ("Error: 401") states no answer, whatever numbers stand in it.
 How it is compared: exactly where that is certain (equality.py); else as a
 formula, by math-verify under a deadline (formulas.py); reasoning-gym problems
 by their task's scorer; where config.data.verifier names a function, by what
-that says of the whole response without its thinking (rule 'own'), which needs
-no span, and may be a share of 1 ('partial').
+that says of the whole response without its thinking (rule 'own'): a share of
+1, right above one half.
 Statuses 'no_verdict', 'verifier_timeout' and 'error' are no verdict: they are
 neither right nor wrong and are left out of every mean.
 """
@@ -63,8 +63,6 @@ _FAILURE = re.compile(
 )
 
 
-# Rules that find that a response says nothing.
-_NOTHING_SAID = ("unclosed_think", "failure_text")
 log = logging.getLogger(__name__)
 
 
@@ -80,21 +78,18 @@ class Extraction:
 class Verdict:
   """What became of one response."""
 
-  # correct, wrong, partial, no_answer, truncated, no_verdict,
-  # verifier_timeout, error
+  # correct, wrong, no_answer, truncated, no_verdict, verifier_timeout, error
   status: str
   answer: str | None
   rule: str
-  share: float | None = None  # of 'partial'
+  share: float | None = None  # what a function of the user's says
 
   @property
   def score(self) -> float | None:
     """1 right, 0 not, or between; None where nothing could be decided."""
     if self.status in ("no_verdict", "verifier_timeout", "error"):
       return None
-    if self.status == "partial":
-      return self.share
-    return float(self.status == "correct")
+    return float(self.status == "correct") if self.share is None else self.share
 
   @property
   def completed(self) -> bool:
@@ -221,8 +216,9 @@ class AnswerChecker:
       found.rule != "tag" or found.answer is None
     ):
       return Verdict("truncated", None, found.rule)
-    if ":" in problem.verifier and found.rule not in _NOTHING_SAID:
-      return self._own_verdict(problem, found, text)
+    said = None if found.rule == "failure_text" else strip_thinking(text)
+    if ":" in problem.verifier and said and said.strip():
+      return self._own_verdict(problem, said.strip(), found.answer)
     if found.answer is None:
       return Verdict("no_answer", None, found.rule)
     try:
@@ -251,12 +247,9 @@ class AnswerChecker:
 
     return list(self._threads.map(call, items))
 
-  def _own_verdict(self, problem: Problem, found, text: str) -> Verdict:
-    said = strip_thinking(text).strip()
-    if not said:
-      return Verdict("no_answer", None, found.rule)
+  def _own_verdict(self, problem: Problem, said: str, answer) -> Verdict:
     asked = (problem.verifier, problem.question, problem.answer, said)
-    shown = found.answer or said[:_LONGEST_SHOWN]
+    shown = answer or said[:_LONGEST_SHOWN]
     try:
       share = self._own.own(*asked, share=True)
     except (NoAnswer, NotStarted) as error:
@@ -265,9 +258,8 @@ class AnswerChecker:
       return Verdict("verifier_timeout" if late else "error", shown, "own")
     if share is None:
       return Verdict("no_verdict", shown, "own")
-    if 0 < share < 1:
-      return Verdict("partial", shown, "own", share)
-    return Verdict("correct" if share else "wrong", shown, "own")
+    right = share > 0.5
+    return Verdict("correct" if right else "wrong", shown, "own", share)
 
   def _failed(self, error: Exception) -> None:
     if self.failure is None:

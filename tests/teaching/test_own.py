@@ -43,7 +43,7 @@ def judged(checker, name, gold, text, finish_reason="stop", file=FILE):
 
 def test_a_share_counts_as_it_is(checker):
   verdict = judged(checker, "half", "blue", "It is blue.")
-  assert (verdict.status, verdict.score) == ("partial", 0.5)
+  assert (verdict.status, verdict.score) == ("wrong", 0.5)
   assert verdict.completed and verdict.answer == "It is blue."
   module = own_functions.__name__
   assert judged(checker, "half", "red", "blue", file=module).score == 0.0
