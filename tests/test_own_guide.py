@@ -69,6 +69,5 @@ def test_the_verifier(config):
 
 
 def test_the_judge(config):
-  pytest.importorskip("litellm", reason="needs the extra `online`")
   judge = targets.function(config.data.verifier, "config.data.verifier")
   assert type(judge).__name__ == "Judge"

@@ -18,10 +18,13 @@ formula, by math-verify under a deadline (formulas.py); reasoning-gym problems
 by their task's scorer; where config.data.verifier names a function, by what
 that says of the whole response without its thinking (rule 'own'): a share of
 1, right above one half.
-Statuses 'no_verdict', 'verifier_timeout' and 'error' are no verdict: they are
-neither right nor wrong and are left out of every mean.
+An answer that hangs or breaks its comparison is wrong. Statuses 'no_verdict',
+'verifier_timeout' and 'error' are no verdict (the gold answer does so too, or
+the function is the user's): they are neither right nor wrong and are left out
+of every mean.
 """
 
+import functools
 import logging
 import re
 from collections.abc import Iterable, Sequence
@@ -41,6 +44,7 @@ _LONGEST_SHOWN = 200  # of a response without a span
 _DEEPEST_NESTING = 32
 _TAGGED = re.compile(r"<(solution|answer)>((?:(?!<\1>).)*?)</\1>", re.DOTALL)
 _BOXED = re.compile(r"\\f?box(?:ed)?\s*\{")
+_BRACE = re.compile(r"\\[{}]|[{}]")
 _PHRASE = re.compile(
   r"\banswer(?:\s+is)?\s*(?:[:=]\s*|(?<=is)\s+)(?P<span>\S[^\n]*)",
   re.IGNORECASE,
@@ -48,14 +52,6 @@ _PHRASE = re.compile(
 _SHORT = re.compile(
   r"(?!.{80})####\s*((?!.*:(?:\s|$))(?!\d+[.)]\s)(?:\(?[A-Z]\)?|(?i:yes|no|true|false)"
   r"|(?:[a-z] = )?\S*[\d\\]\S*(?: [^A-Z\s]\S*){0,2}))"
-)
-_FIRST = re.compile(
-  r"\W*(?:\([A-Z]\)|[A-Z][).:]|(?i:option [a-z]\b"
-  r"|(?:yes|no|true|false)(?:[,.:;]|\s$)))"
-)
-_LAST_NUMBER = re.compile(
-  r"(?<![\w.])-?[$€£]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)?(?:\.?[0-9]+)"
-  r"(?:\s*/\s*[0-9]+)?\s?%?(?!\w)"
 )
 _FAILURE = re.compile(
   r"\s*(?:\w*error|\w*exception|traceback|request timed out|timeout)\b\W",
@@ -106,11 +102,8 @@ def extract(text: str) -> Extraction:
     span = find(text)
     if span is not None:
       span = span.strip()
-      if not span or len(span) > _LONGEST_SPAN or _FAILURE.match(span + " "):
-        return Extraction(None, rule)
-      return Extraction(span, rule)
-    if rule == "tag" and _FAILURE.match(text):
-      return Extraction(None, "failure_text")
+      stated = span and len(span) <= _LONGEST_SPAN and _failure(span) is None
+      return Extraction(span if stated else None, rule)
   return Extraction(None, "none")
 
 
@@ -125,13 +118,12 @@ def _tag(text: str) -> str | None:
 def _boxed(text: str) -> str | None:
   for opening in reversed(list(_BOXED.finditer(text))):
     depth = 1
-    for end in range(opening.end(), len(text)):
-      if text[end - 1] != "\\":
-        depth += {"{": 1, "}": -1}.get(text[end], 0)
+    for brace in _BRACE.finditer(text, opening.end()):
+      depth += {"{": 1, "}": -1}.get(brace[0], 0)
       if depth > _DEEPEST_NESTING:
         return None
       if depth == 0:
-        return text[opening.end() : end]
+        return text[opening.end() : brace.start()]
   return None
 
 
@@ -148,17 +140,22 @@ def _phrase(text: str) -> str | None:
   phrases = list(_PHRASE.finditer(text))
   if phrases:
     return re.split(r"[.!?](?=\s|$)", phrases[-1]["span"], maxsplit=1)[0]
-  line = text.strip() + " "
-  return line if _FIRST.match(line) and "\n" not in line else None
+  line = text.strip()
+  return line if "\n" not in line and equality.choice(line)[0] else None
 
 
 def _last_number(text: str) -> str | None:
-  found = _LAST_NUMBER.findall(text)
+  found = [match[0] for match in equality.NUMBER.finditer(text)]
   return found[-1] if found else None
+
+
+def _failure(text: str) -> str | None:
+  return "" if _FAILURE.match(text + " ") else None
 
 
 _RULES = (
   ("tag", _tag),
+  ("failure_text", _failure),
   ("boxed", _boxed),
   ("hashes", _hashes),
   ("phrase", _phrase),
@@ -268,17 +265,25 @@ class AnswerChecker:
 
   def _right(self, problem: Problem, answer: str) -> bool:
     if problem.verifier == "reasoning_gym":
-      if answer == problem.answer:
-        return True
-      meta = problem.meta
-      return self._pool.reasoning_gym(meta["task"], meta["entry"], answer)
-    if problem.verifier != "answer":
+      gold, meta = problem.answer, problem.meta
+      decided, harmless = answer == gold or None, gold
+      compare = functools.partial(
+        self._pool.reasoning_gym, meta["task"], meta["entry"]
+      )
+    elif problem.verifier == "answer":
+      decided = equality.exact_equal(problem.answer, answer)
+      gold, answer = map(equality.formula, (problem.answer, answer))
+      compare = functools.partial(self._pool.math_equal, gold)
+      harmless = "1"
+    else:
       raise ValueError(
         f"problem {problem.id} names the verifier {problem.verifier!r};"
         " valid: answer, reasoning_gym"
       )
-    decided = equality.exact_equal(problem.answer, answer)
     if decided is not None:
       return decided
-    texts = map(equality.formula, (problem.answer, answer))
-    return self._pool.math_equal(*texts)
+    try:
+      return compare(answer)
+    except NoAnswer:
+      compare(harmless)  # raises where the gold or the machine is at fault
+      return False

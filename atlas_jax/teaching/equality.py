@@ -41,13 +41,13 @@ _SPELLINGS = (
 _FRACTION = re.compile(r"(?<![\^}_])\\[dtc]?frac\{(-?[\d.,]+)\}\{([\d.,]+)\}")
 _LONGEST = 200  # characters of a number
 _DIGITS = (
-  r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
+  r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
   r"(?:[eE][+-]?[0-9]{1,3})?"
 )
 _SCALES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3}
 _SCALES |= {"million": 10**6, "billion": 10**9, "trillion": 10**12}
 # A dash before a number in prose is its sign unless something is left of it.
-_NUMBER = re.compile(
+NUMBER = re.compile(
   r"(?<![\w.^/])(?:(?<![0-9)]\s)(?<![\w)])(?P<sign>[+-])\s?)?"
   r"(?:(?P<currency>[$€£])\s?(?:(?P<inner>-)\s?)?)?"
   rf"(?:(?P<whole>[0-9]+)\s+(?=[0-9]+\s*/))?(?P<top>{_DIGITS})"
@@ -66,7 +66,7 @@ _UNIT = re.compile(
 )
 # What changes the number that stands at the "#", or puts it in doubt.
 _CHANGES = re.compile(
-  r"[^A-Za-z\s,;:'’\"()?.#/^{}23-]|#\.?[\d^(]|#-?\s*\w*fold\b"
+  r"[^A-Za-z\s,;:'’\"()?.#/^{}23-]|#\.*[\d^(]|#-?\s*\w*fold\b"
   r"|(?<![A-Za-z'’#/])(?<!# )(?<!ree )(?<!per )[B-HJ-Z](?![A-Za-z'’])"
   r"|#(?!(?:k?m?g|[cmk]?m|m?l|s|h|min|hrs?|lbs?|oz|ft|in|mph|kmh)(?![a-z]))\w"
   r"|#\s*(?:(?-i:[KMBT])|bn|mil|to|till|and|[xyznkei])\b"
@@ -134,7 +134,7 @@ def parse_number(text: str, *, prose: bool = False) -> Number | None:
   if _NAME.fullmatch(dropped.strip()) or not _VARIABLE.search(dropped):
     text = value
   text = _FRACTION.sub(r" \1/\2", text).strip()
-  patterns = (_TIME, _BASED, _NUMBER)
+  patterns = (_TIME, _BASED, NUMBER)
   found = next(filter(None, ([*p.finditer(text)] for p in patterns)), [])
   if len(found) != 1 or (found[0].start() and not prose):
     return None
@@ -175,7 +175,7 @@ def _number(match: re.Match, unit: str = "") -> Number | None:
 def numbers_in(text: str) -> list[Number]:
   """Every number that stands in running text, in order."""
   text = _FRACTION.sub(r" \1/\2", normalise(text))
-  return [n for n in map(_number, _NUMBER.finditer(text)) if n is not None]
+  return [n for n in map(_number, NUMBER.finditer(text)) if n is not None]
 
 
 def equal_numbers(a: Number, b: Number) -> bool:
@@ -200,7 +200,7 @@ def exact_equal(gold: str, answer: str) -> bool | None:
   words, said = plain_words(gold), plain_words(answer)
   if words == said:
     return True
-  (letter, rest), (other, remark) = _choice(gold), _choice(answer)
+  (letter, rest), (other, remark) = choice(gold), choice(answer)
   if letter and other and (letter != other or not (rest and remark)):
     return letter == other
   if rest or remark:
@@ -212,9 +212,9 @@ def exact_equal(gold: str, answer: str) -> bool | None:
   return False if any(prose) else None
 
 
-def _choice(text: str) -> tuple[str, str]:
+def choice(text: str) -> tuple[str, str]:
   """(letter or word, what follows it), or empty texts."""
-  match = _CHOICE.fullmatch(text)
+  match = _CHOICE.fullmatch(normalise(text))
   if match is None:
     return "", ""
   return (match[1] or match[2]).upper(), match[3].strip(" :-")

@@ -222,15 +222,13 @@ def leaks(teaching: str, problem: Problem) -> bool:
   letter (a choice) counts only as '(B)', 'B)' or after 'answer', 'option',
   'choice': as a bare letter it may be any word.
   """
-  if not _states(teaching, problem.answer):
-    return False
+  gold, asked = problem.answer, problem.question
   # A division in the question is asked for, not given: "2/4" states no 1/2.
-  if "/" in problem.answer:
-    asked, gold = (
-      "".join(text.split()) for text in (problem.question, problem.answer)
-    )
-    return gold not in asked
-  return not _states(problem.question.replace("/", " ; "), problem.answer)
+  if "/" in gold:
+    given = "".join(gold.split()) in "".join(asked.split())
+  else:
+    given = _states(asked.replace("/", " ; "), gold)
+  return not given and _states(teaching, gold)
 
 
 def _states(text: str, answer: str) -> bool:

@@ -1,5 +1,6 @@
 """The worked example of a judge, against a local server."""
 
+import importlib.util
 import json
 import re
 import sqlite3
@@ -13,7 +14,9 @@ from atlas_jax.teaching.answers import AnswerChecker, extract
 from configs.judge import Judge, JudgeError
 from tests.online.stub_server import StubServer
 
-pytest.importorskip("litellm", reason="needs the extra `online`")
+pytestmark = pytest.mark.skipif(
+  importlib.util.find_spec("litellm") is None, reason="needs the extra `online`"
+)
 
 
 def asked(messages) -> dict:
