@@ -40,11 +40,19 @@ def load(target: str, where: str):
   return found
 
 
-def function(target: str, where: str) -> Callable:
-  """As load; what is not callable is refused."""
+def function(target: str, where: str, takes: int) -> Callable:
+  """As load; what cannot be called with `takes` arguments is refused."""
   found = load(target, where)
   if not callable(found):
     raise ConfigError(f"{where}={target!r} is not callable")
+  try:
+    inspect.signature(found).bind(*[None] * takes)
+  except TypeError as error:
+    raise ConfigError(
+      f"{where}={target!r} is called with {takes} arguments: {error}"
+    ) from None
+  except ValueError:  # a builtin that does not say
+    pass
   return found
 
 

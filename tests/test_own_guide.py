@@ -69,5 +69,5 @@ def test_the_verifier(config):
 
 
 def test_the_judge(config):
-  judge = targets.function(config.data.verifier, "config.data.verifier")
+  judge = targets.load(config.data.verifier, "config.data.verifier")
   assert type(judge).__name__ == "Judge"

@@ -37,12 +37,12 @@ def file(tmp_path):
 def test_a_file_and_a_module_and_what_is_in_them(file):
   assert targets.load(f"{file}:number", "config.x") == 3
   assert targets.load(f"{file}:judge.ask", "config.x")(4) == 4
-  assert targets.function("json:JSONDecoder.decode", "config.x") is not None
+  assert targets.function("json:JSONDecoder.decode", "config.x", takes=2)
 
 
-def error_of(target, what=targets.function) -> str:
+def error_of(target: str, takes: int = 1) -> str:
   with pytest.raises(ConfigError) as caught:
-    what(target, "config.x")
+    targets.function(target, "config.x", takes)
   assert "\n" not in str(caught.value)
   return str(caught.value)
 
@@ -51,6 +51,11 @@ def test_what_is_wrong_is_one_line(file, tmp_path):
   assert error_of(f"{file}:number").endswith("is not callable")
   assert "has no 'judge.none'" in error_of(f"{file}:judge.none")
   assert "it has" in error_of(f"{file}:") and "judge" in error_of(f"{file}:")
+  assert error_of(f"{file}:fails", takes=3).endswith(
+    "is called with 3 arguments: too many positional arguments"
+  )
+  assert "missing a required argument" in error_of(f"{file}:judge", takes=0)
+  assert targets.function("builtins:dict", "config.x", takes=1) is dict
   assert "does not import: ModuleNotFoundError" in error_of("no.such:f")
   assert "does not import" in error_of("json")
   broken = tmp_path / "broken.py"
@@ -60,7 +65,7 @@ def test_what_is_wrong_is_one_line(file, tmp_path):
 
 def test_an_error_names_the_line_of_the_file_it_came_from(file):
   def said(name, *args):
-    function = targets.function(f"{file}:{name}", "config.x")
+    function = targets.load(f"{file}:{name}", "config.x")
     with pytest.raises(Exception) as caught:
       function(*args)
     return targets.raised(caught.value, function)

@@ -160,7 +160,7 @@ def _problem(row: Mapping, where: str) -> Problem:
 
 def _own(config: DataConfig) -> list[Problem]:
   """What a function of the user's returns, held to what a file is held to."""
-  load = targets.function(config.source, "config.data.source")
+  load = targets.function(config.source, "config.data.source", takes=1)
   try:
     given = list(load(config))
   except (Exception, SystemExit) as error:

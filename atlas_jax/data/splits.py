@@ -56,7 +56,7 @@ def load(config: DataConfig) -> Splits:
       f" test) that sum to 1, got {config.split_fractions}"
     )
   if config.verifier is not None:
-    targets.function(config.verifier, "config.data.verifier")
+    targets.function(config.verifier, "config.data.verifier", takes=3)
   own = sources.read_own_splits(config)
   rest = [name for name in SPLITS if name not in own]
   weights = [fractions[name] for name in rest]

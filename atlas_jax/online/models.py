@@ -102,5 +102,5 @@ def _calls(config: ChatModelConfig, where: str, key: str | None):
     )
   from atlas_jax.online.callable_calls import CallableCalls
 
-  function = targets.function(config.model, f"{where}.model")
+  function = targets.function(config.model, f"{where}.model", takes=2)
   return CallableCalls(function, name=config.model, extra=config.extra)

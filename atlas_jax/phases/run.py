@@ -68,7 +68,7 @@ class Run:
     if "grpo" in config.phases:
       for key, term in config.reward.extra.items():
         where = f"config.reward.extra.{key}.function"
-        targets.function(term["function"], where)
+        targets.function(term["function"], where, takes=1)
     self.mesh = jax.sharding.get_mesh()
     parts = self.mesh.shape["context"]
     for phase in {"sft", "grpo"} & set(config.phases):

@@ -21,7 +21,7 @@ def call(
       is always taken.
     arguments: what it is called with.
   """
-  function = targets.function(target, "function")
+  function = targets.load(target, "function")
   try:
     value = function(*arguments)
     if inspect.isawaitable(value):

@@ -111,6 +111,7 @@ def test_what_cannot_be_used_is_one_line(file, name, params, says):
   [
     ({"source": "{file}:none"}, "config.data.source='{file}:none': "),
     ({"verifier": "{file}:none"}, "config.data.verifier='{file}:none': "),
+    ({"verifier": "{file}:one"}, "is called with 3 arguments: too many"),
     ({"verifier": "no.such:f"}, "no.such does not import"),
   ],
 )
