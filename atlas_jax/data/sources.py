@@ -171,17 +171,17 @@ def _own(config: DataConfig) -> list[Problem]:
   for index, item in enumerate(given):
     where, row = f"{config.source}[{index}]", item
     if isinstance(item, Problem):
-      row = {"question": item.question, "answer": item.answer}
+      if item.verifier != "answer":
+        raise DataError(
+          f"{where} names the verifier {item.verifier!r}; one of your own"
+          " stands in config.data.verifier"
+        )
+      row = {**item.meta, "question": item.question, "answer": item.answer}
     try:
       line = json.dumps(row).encode()
     except (TypeError, ValueError, RecursionError) as error:
       raise DataError(f"{where}: {error}") from None
-    problem = _problem(_row(line, where), where)
-    if isinstance(item, Problem):
-      problem = dataclasses.replace(
-        problem, verifier=item.verifier, meta=item.meta
-      )
-    problems.append(problem)
+    problems.append(_problem(_row(line, where), where))
   return problems
 
 

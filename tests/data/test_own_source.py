@@ -4,7 +4,7 @@ import pytest
 
 from atlas_jax.config import ConfigError, DataConfig
 from atlas_jax.data import sources, splits
-from atlas_jax.data.problems import DataError
+from atlas_jax.data.problems import DataError, make_problem
 
 TEXT = """
 from atlas_jax.data.problems import make_problem
@@ -54,7 +54,7 @@ def test_rows_are_as_the_lines_of_a_file(file):
   assert [p.answer for p in problems] == ["1", "2", "3"]
   assert (first.question, first.meta) == ("0+1", {"level": "2.5"})
   (problem,) = sources.read(DataConfig(source=f"{file}:one"))
-  assert problem.meta == {"level": 1}
+  assert problem.meta == {"level": "1"}
 
 
 def test_splits_of_their_own(file):
@@ -80,6 +80,16 @@ def test_splits_of_their_own(file):
     ("raises", {}, "ZeroDivisionError: division by zero ({file}:20)"),
     ("nothing", {}, "TypeError: 'NoneType' object is not iterable ({file}:27)"),
     ("given", {"rows": []}, "no problems found"),
+    (
+      "given",
+      {"rows": [make_problem("q", "1", verifier="mine")]},
+      "given[0] names the verifier 'mine'; one of your own stands in",
+    ),
+    (
+      "given",
+      {"rows": [make_problem("q", "1", meta={"f": print})]},
+      "given[0]: Object of type builtin_function_or_method",
+    ),
     ("given", {"rows": ["q"]}, "given[0]: expected an object such as"),
     ("given", {"rows": [{"question": "q", "answer": {1}}]}, "given[0]: Object"),
     (
