@@ -83,6 +83,13 @@ class DataConfig:
   validation_path: str | None = None
   test_path: str | None = None
   params: dict = field(default_factory=dict)  # of a generated source
+  # "module:function" or "file.py:function": (question, gold, response) -> a
+  # number from 0 to 1, or None for no verdict. None: the built-in checker.
+  verifier: str | None = None
+  # Of the user's own functions, reward.extra too: for one call, and how many
+  # processes make them.
+  own_deadline_s: PositiveFloat = 60.0
+  own_processes: PositiveInt = 4
   # Used when validation and test have no file of their own: hash of question.
   split_fractions: tuple[float, ...] = (0.8, 0.1, 0.1)
   seed: int = 0
@@ -149,6 +156,8 @@ class RewardConfig:
   format_penalty: NonNegativeFloat = 0.5  # no, empty or repeated tags
   leak_penalty: NonNegativeFloat = 1.0  # the teaching states the answer
   length_cost: NonNegativeFloat = 0.0  # per teaching token over the maximum
+  # Terms of your own: NAME -> {"function": "file.py:function", "weight": 0.1}.
+  extra: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

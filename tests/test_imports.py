@@ -35,6 +35,7 @@ LAYERS = (
     "atlas_jax.addresses",
     "atlas_jax.secret_names",
     "atlas_jax.scrubbing",
+    "atlas_jax.targets",
   ),
   (
     "atlas_jax.model",

@@ -21,9 +21,9 @@ class Problem:
   """One question with its gold answer.
 
   id is a hash of the question. verifier says who compares an answer with the
-  gold one: 'answer' (teaching/answers.py) or 'reasoning_gym' (the task's own
-  scorer, with meta['task'] and meta['entry']). meta is the source's own.
-  where is FILE:LINE.
+  gold one: 'answer' (teaching/answers.py), 'reasoning_gym' (the task's own
+  scorer, with meta['task'] and meta['entry']) or the function of the user's
+  that config.data.verifier names. meta is the source's own. where is FILE:LINE.
   """
 
   id: str

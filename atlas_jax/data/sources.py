@@ -13,10 +13,16 @@ Problems (`config.data.source`):
   tfds           params: name, split, question, answer (the two field names),
                  and as wanted data_dir, validation_split, test_split
   reasoning_gym  params: task, size, and as wanted params (the task's own)
+  FILE.py:NAME   a function of config.data that returns problems, or objects
+                 as the lines of jsonl; for validation_path and test_path it
+                 is called again, with that as the path
 """
 
+import dataclasses
+import json
 from collections.abc import Mapping
 
+from atlas_jax import targets
 from atlas_jax.config import DataConfig
 from atlas_jax.data import tables
 from atlas_jax.data.problems import (
@@ -35,8 +41,7 @@ _OF_TABLES = ("name", "split", "files", "validation_split", "test_split")
 
 def read(config: DataConfig) -> list[Problem]:
   """The problems of `config.path`, or of the generated source."""
-  source = chosen(SOURCES, config.source, "source")
-  problems = source(config)
+  problems = _source(config)(config)
   if not problems:
     raise DataError(f"config.data.source={config.source}: no problems found")
   return problems
@@ -44,11 +49,13 @@ def read(config: DataConfig) -> list[Problem]:
 
 def read_own_splits(config: DataConfig) -> dict[str, list[Problem]]:
   """The splits that have a file, or a split name, of their own."""
-  chosen(SOURCES, config.source, "source")
+  source = _source(config)
   own = {}
   for name in ("validation", "test"):
     path = getattr(config, f"{name}_path")
-    if path is not None:
+    if path is not None and source is _own:
+      own[name] = _own(dataclasses.replace(config, path=path))
+    elif path is not None:
       if config.source not in _FILE_SOURCES:
         raise DataError(
           f"config.data.{name}_path is for the sources"
@@ -61,6 +68,12 @@ def read_own_splits(config: DataConfig) -> dict[str, list[Problem]]:
     elif config.source == "tfds" and f"{name}_split" in config.params:
       own[name] = _tfds_split(config.params, f"{name}_split")
   return own
+
+
+def _source(config: DataConfig):
+  if ":" in config.source:
+    return _own
+  return chosen(SOURCES, config.source, "source")
 
 
 def chosen(table: Mapping, name: str, key: str):
@@ -137,6 +150,33 @@ def _pairs(rows: Rows, params: Mapping) -> list[Problem]:
     meta = {k: v for k, v in row.items() if k not in known}
     problems.append(make_problem(question, answer, meta=meta, where=where))
   return problems
+
+
+def _own(config: DataConfig) -> list[Problem]:
+  """What a function of the user's returns, held to what a file is held to."""
+  load = targets.function(config.source, "config.data.source", takes=1)
+  try:
+    given = list(load(config))
+  except (Exception, SystemExit) as error:
+    raise DataError(
+      f"config.data.source={config.source}: {targets.raised(error, load)}"
+    ) from error
+  rows = []
+  for index, item in enumerate(given):
+    where, row = f"{config.source}[{index}]", item
+    if isinstance(item, Problem):
+      if item.verifier != "answer":
+        raise DataError(
+          f"{where} names the verifier {item.verifier!r}; one of your own"
+          " stands in config.data.verifier"
+        )
+      row = {**item.meta, "question": item.question, "answer": item.answer}
+    try:
+      line = json.dumps(row).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+      raise DataError(f"{where}: {error}") from None
+    rows.append((where, tables.row_of(line, where)))
+  return _pairs(iter(rows), {})
 
 
 def _arc_rl(rows: Rows, params: Mapping) -> list[Problem]:

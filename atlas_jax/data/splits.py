@@ -12,8 +12,9 @@ Policy of the splits:
 import hashlib
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from atlas_jax import targets
 from atlas_jax.config import DataConfig
 from atlas_jax.data import sft_sources, sources
 from atlas_jax.data.problems import (
@@ -56,6 +57,8 @@ def load(config: DataConfig) -> Splits:
       "config.data.split_fractions must be three shares (train, validation,"
       f" test) that sum to 1, got {config.split_fractions}"
     )
+  if config.verifier is not None:
+    targets.function(config.verifier, "config.data.verifier", takes=3)
   own = sources.read_own_splits(config)
   rest = [name for name in SPLITS if name not in own]
   weights = [fractions[name] for name in rest]
@@ -66,6 +69,11 @@ def load(config: DataConfig) -> Splits:
   for problem in distinct(sources.read(config)):
     splits[split_of(problem.question, weights, rest)].append(problem)
   _refuse_overlap(splits)
+  if config.verifier is not None:
+    splits = {
+      name: [replace(p, verifier=config.verifier) for p in problems]
+      for name, problems in splits.items()
+    }
   log.info(
     "problems of %s: %s",
     config.source,

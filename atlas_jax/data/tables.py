@@ -95,7 +95,12 @@ def json_lines(path: str | pathlib.Path) -> Rows:
   """('FILE:LINE', object) for each line that is not blank."""
   for where, line in files.lines(path, DataError):
     if line.strip():
-      yield where, _object(_parse(line, where), where)
+      yield where, row_of(line, where)
+
+
+def row_of(line: bytes, where: str) -> dict:
+  """The object that a line of JSON holds."""
+  return _object(_parse(line, where), where)
 
 
 def _parse(data: bytes, where):

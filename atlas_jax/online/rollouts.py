@@ -105,7 +105,8 @@ class Rollouts:
     Raises:
       BudgetSpent: the ledger has no room. What was under way was waited for
         and is in the record.
-      RolloutError: more than half have no answer because a model failed.
+      RolloutError: more than half have no answer because a model failed, or
+        none has a verdict because the user's verifier did.
     """
     self.on_begin()
     wanted = {
@@ -130,6 +131,12 @@ class Rollouts:
       raise RolloutError(
         f"{len(down)} of {len(found)} problems got no answer, the first:"
         f" {down[0].why}. Run the same command again to go on"
+      )
+    failure = self.checker.failure
+    if failure is not None and all(r.score is None for r in found.values()):
+      raise RolloutError(
+        f"none of {len(found)} problems could be judged; the last failure:"
+        f" {failure}. Run the same command again to go on"
       )
     return [
       [found[job.prompts, p.id, job.replicate] for p in job.problems]

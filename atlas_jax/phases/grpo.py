@@ -61,7 +61,7 @@ def _train(run: Run, name: str, trainer: Trainer, before: int) -> None:
     )
   run.publish()
   with (
-    AnswerChecker() as checker,
+    AnswerChecker(data=run.config.data) as checker,
     Rollouts(
       run, problems, name, checker, trainer.done, trainer.saved
     ) as batches,

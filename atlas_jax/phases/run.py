@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from atlas_jax import config as config_lib
-from atlas_jax import hub, metrics, multihost, sharding
+from atlas_jax import hub, metrics, multihost, sharding, targets
 from atlas_jax.data import packing, splits
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.data.packing import PackedBatch
@@ -68,6 +68,10 @@ class Run:
       self.sft_examples = splits.load_sft(
         config.data, self.splits.validation + self.splits.test
       )
+    if "grpo" in config.phases:
+      for key, term in config.reward.extra.items():
+        where = f"config.reward.extra.{key}.function"
+        targets.function(term["function"], where, takes=1)
     self.mesh = jax.sharding.get_mesh()
     parts = self.mesh.shape["context"]
     for phase in {"sft", "grpo"} & set(config.phases):

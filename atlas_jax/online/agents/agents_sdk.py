@@ -11,9 +11,9 @@ import asyncio
 import contextvars
 import json
 
+from atlas_jax import targets
 from atlas_jax.config import ConfigError
 from atlas_jax.online import httpx_policy
-from atlas_jax.online.agents import targets
 from atlas_jax.online.agents.asking import Attempt, answered, failed
 from atlas_jax.online.agents.config import AgentConfig
 from atlas_jax.online.agents.credentials import Credentials

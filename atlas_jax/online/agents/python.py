@@ -12,8 +12,8 @@ import sys
 from asyncio.subprocess import PIPE
 from collections.abc import Callable
 
+from atlas_jax import targets
 from atlas_jax.online import threads
-from atlas_jax.online.agents import targets
 from atlas_jax.online.agents.asking import Attempt, answered, failed
 from atlas_jax.online.agents.config import AgentConfig
 from atlas_jax.online.agents.credentials import Credentials
