@@ -83,7 +83,7 @@ class Answering:
         data, self.config.max_question_bytes, self.config.extra_fields
       )
     except BadRequest as bad:
-      raise errors.refused(400, str(bad), "invalid_request_error") from None
+      raise errors.Refused(400, str(bad)) from None
     if chat.question is None:
       self.counters.passed.labels(chat.reason).inc()
       how, body = "passed_through", chat.body
