@@ -12,6 +12,7 @@ import importlib
 import inspect
 import io
 import pathlib
+import re
 import textwrap
 import tokenize
 import types
@@ -108,12 +109,11 @@ def kind(of) -> str:
   arguments = typing.get_args(of)
   origin = typing.get_origin(of)
   if origin in (types.UnionType, typing.Union):
-    return " or ".join(
-      "None" if t is types.NoneType else kind(t) for t in arguments
-    )
+    words = ["None" if t is types.NoneType else kind(t) for t in arguments]
+    return (", or " if "," in words[0] else " or ").join(words)
   if origin is typing.Annotated:
-    base, *bounds = arguments
-    return ", ".join([kind(base), *map(str, bounds)])
+    base, bound = arguments
+    return f"{kind(base)}, {re.sub('^must (be )?', '', bound)}"
   if origin is typing.Literal:
     return "one of " + ", ".join(arguments)
   if origin is tuple:

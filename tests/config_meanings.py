@@ -13,10 +13,10 @@ MEANINGS = {
   "MeshConfig.tensor": "parts of heads, feed-forward and vocabulary",
   "MeshConfig.context": "parts of the tokens of a row",
   "ModelConfig.param_dtype": (
-    "of the master weights: float32, bfloat16. In bfloat16 a weight hardly"
+    "of the master weights. In bfloat16 a weight hardly"
     " moves at a small learning rate"
   ),
-  "ModelConfig.compute_dtype": "of the arithmetic: float32, bfloat16",
+  "ModelConfig.compute_dtype": "of the arithmetic",
   "ModelConfig.remat": (
     "what is computed again for the gradient instead of kept: nothing, all"
     " but the products of matrices, all of a layer"
@@ -46,9 +46,7 @@ MEANINGS = {
   ),
   "RewardConfig.format_penalty": "taken off for:",
   "RewardConfig.leak_penalty": "taken off when:",
-  "RewardConfig.length_cost": (
-    "taken off: times teaching tokens / max_teaching_tokens."
-  ),
+  "RewardConfig.length_cost": "taken off:",
   "SftConfig.steps": "updates of SFT. One of steps and epochs, the other None.",
   "SftConfig.epochs": (
     "the same as passes over the examples; ends with the step that trains"
@@ -97,7 +95,7 @@ MEANINGS = {
   "ServingConfig.max_concurrency": "requests under way at one server",
   "ServerConfig.url": "http://HOST:PORT of one that runs; None: spawn it",
   "ServerConfig.port": "to listen at, when spawned",
-  "ServerConfig.dtype": "of its weights: float32, bfloat16",
+  "ServerConfig.dtype": "of its weights",
   "ServerConfig.max_model_len": (
     "tokens of its longest sequence, prompt included"
   ),
@@ -105,13 +103,13 @@ MEANINGS = {
   "ServerConfig.kv_cache_bytes": "memory for their keys and values",
   "ServerConfig.extra_args": "more flags for vLLM",
   "ServerConfig.cpu_cores": "such as 0-3 or 0,2; empty: half of the machine's.",
-  "EvaluateConfig.split": "train, validation or test.",
+  "EvaluateConfig.split": "of the problems",
   "EvaluateConfig.problems": "of the split; all where there are fewer",
   "EvaluateConfig.teacher_temperature": "of teachings, in evaluation",
   "EvaluateConfig.student_temperature": "of solutions, in evaluation",
   "EvaluateConfig.bootstrap_resamples": "for the intervals",
   "ExportConfig.path": "the Hugging Face directory to write",
-  "ExportConfig.dtype": "of the weights there: float32, bfloat16",
+  "ExportConfig.dtype": "of the weights there",
   "OnlineConfig.seed": "of order, search and sampling",
   "OnlineConfig.agent_dollars_per_call": "price:",
   "ObjectivesConfig.accuracy": "the taught solution is right",

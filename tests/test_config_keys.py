@@ -90,7 +90,7 @@ def test_a_section_by_hand():
     "\n### `a.x` (train), `x` (proxy)\n\n"
     "| key | type | default | meaning |\n| --- | --- | --- | --- |\n"
     "| `first` | one of a, b | `'a'` | Above: a \\| b. |\n"
-    "| `second` | int, must be above 0 or None | `1` `a.x` (train);"
+    "| `second` | int, above 0, or None | `1` `a.x` (train);"
     " `3145728` (3 MiB) `x` (proxy) | behind |\n"
     "| `third` | tuple of str | `('a text that is so long that the formatter"
     " ...)` | Of the third, in two lines. and behind |\n"
