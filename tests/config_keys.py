@@ -113,7 +113,7 @@ def kind(of) -> str:
     return (", or " if "," in words[0] else " or ").join(words)
   if origin is typing.Annotated:
     base, bound = arguments
-    return f"{kind(base)}, {re.sub('^must (be )?', '', bound)}"
+    return f"{kind(base)}, {re.sub('^must (not )?be ', r'\1', bound)}"
   if origin is typing.Literal:
     return "one of " + ", ".join(arguments)
   if origin is tuple:

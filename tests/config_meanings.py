@@ -70,7 +70,7 @@ MEANINGS = {
   "GrpoConfig.micro_batches": "pieces in which a batch is computed",
   "GrpoConfig.loss_type": "formulas: atlas_jax/training/losses.py",
   "GrpoConfig.ratio_level": (
-    "of policy and old policy: of a token, or of its whole teaching (GSPO)"
+    "of policy and old policy: of a token, or of its whole teaching"
   ),
   "GrpoConfig.eps_low": "the ratio is clipped at 1 - eps_low",
   "GrpoConfig.eps_high": "the ratio is clipped at 1 + eps_high",
@@ -111,9 +111,10 @@ MEANINGS = {
   "ExportConfig.path": "the Hugging Face directory to write",
   "ExportConfig.dtype": "of the weights there",
   "OnlineConfig.seed": "of order, search and sampling",
-  "OnlineConfig.agent_dollars_per_call": "price:",
+  "OnlineConfig.agent_dollars_per_call": "dollars:",
   "ObjectivesConfig.accuracy": "the taught solution is right",
   "ObjectivesConfig.non_degradation": "teaching made it no worse",
+  "ObjectivesConfig.leak_penalty": "taken off when:",
   "SizesConfig.train": "problems that the search learns from",
   "SizesConfig.validation": "problems that candidates are compared on",
   "SizesConfig.test": "problems that decide in the end",
