@@ -12,7 +12,6 @@ import importlib
 import inspect
 import io
 import pathlib
-import re
 import textwrap
 import tokenize
 import types
@@ -113,7 +112,9 @@ def kind(of) -> str:
     return (", or " if "," in words[0] else " or ").join(words)
   if origin is typing.Annotated:
     base, bound = arguments
-    return f"{kind(base)}, {re.sub('^must (not )?be ', r'\1', bound)}"
+    return f"{kind(base)}, {bound}".replace("must be ", "").replace(
+      "must not be", "not"
+    )
   if origin is typing.Literal:
     return "one of " + ", ".join(arguments)
   if origin is tuple:
