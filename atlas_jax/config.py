@@ -155,7 +155,7 @@ class RewardConfig:
   degradation_penalty: NonNegativeFloat = 2.0  # times the -1 of a broken answer
   format_penalty: NonNegativeFloat = 0.5  # no, empty or repeated tags
   leak_penalty: NonNegativeFloat = 1.0  # the teaching states the answer
-  length_cost: NonNegativeFloat = 0.0  # per teaching token over the maximum
+  length_cost: NonNegativeFloat = 0.0  # times tokens / max_teaching_tokens
   # Terms of your own: NAME -> {"function": "file.py:function", "weight": 0.1}.
   extra: dict = field(default_factory=dict)
 
