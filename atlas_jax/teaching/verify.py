@@ -8,7 +8,6 @@ so the process is locked (lock.py).
 """
 
 import functools
-import logging
 import queue
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from atlas_jax.confined import Confined, NoAnswer
 from atlas_jax.teaching import families
 
 _START_S = 120.0  # for the imports of a new process
-_log = logging.getLogger(__name__)
 
 
 class NotStarted(RuntimeError):
@@ -50,11 +48,6 @@ _JOBS = {
 }
 
 
-@functools.cache
-def _warn_of_no_lock(why: str) -> None:
-  _log.warning("the processes that judge answers are not locked: %s", why)
-
-
 def _prepare(job: Job) -> str:
   """Why the process is not locked; empty where it is, or need not be."""
   job.prepare()
@@ -68,7 +61,7 @@ def _start(job: Job) -> Confined:
   except NoAnswer as error:
     raise NotStarted(f"a verifier did not start: it {error}") from None
   if why:
-    _warn_of_no_lock(why)
+    lock.warn(why)
   return process
 
 
