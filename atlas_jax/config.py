@@ -86,10 +86,9 @@ class DataConfig:
   # "module:function" or "file.py:function": (question, gold, response) -> a
   # number from 0 to 1, or None for no verdict. None: the built-in checker.
   verifier: str | None = None
-  # Of the user's own functions, reward.extra too: for one call, and how many
-  # processes make them.
+  # Of the user's own functions, reward.extra too: seconds for one call.
   own_deadline_s: PositiveFloat = 60.0
-  own_processes: PositiveInt = 4
+  own_processes: PositiveInt = 4  # that make such calls
   # Used when validation and test have no file of their own: hash of question.
   split_fractions: tuple[float, ...] = (0.8, 0.1, 0.1)
   seed: int = 0

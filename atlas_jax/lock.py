@@ -1,4 +1,4 @@
-"""What a scoring process may still do once it has started: read and compute.
+"""What a process may still do that reads strangers' words: read and compute.
 
 The kernel (seccomp) denies it every system call but those listed here. So it
 writes, makes, renames and deletes no file, starts no process and no thread,
@@ -8,6 +8,8 @@ makes no socket, reaches no other process, and opens files only to read them.
 import collections
 import ctypes
 import errno
+import functools
+import logging
 import os
 import platform
 import resource
@@ -43,6 +45,14 @@ _ALLOW, _DENY, _KILL = 0x7FFF0000, 0x00050000 | errno.EPERM, 0x80000000
 _NO_NEW_PRIVILEGES, _SET_FILTER = 38, 1
 # Of all threads that imports have started; at the processor's full speed.
 _FLAGS = 1 | 4
+
+
+@functools.cache
+def warn(why: str) -> None:
+  """Says once that processes are not locked."""
+  logging.getLogger(__name__).warning(
+    "the processes of verifiers and chat templates are not locked: %s", why
+  )
 
 
 def take() -> str:

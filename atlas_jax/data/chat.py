@@ -6,8 +6,8 @@ the token that ends the turn. Training examples join the two, so that what is
 trained is what will be sampled.
 
 A template is a program and a tokenizer's rules can be one: both may loop for
-ever or make gigabytes of a word. So they run in a process of their own, under
-the kernel's limits of processor time and memory.
+ever or make gigabytes of a word. So they run in a process of their own, which
+is locked, under the kernel's limits of processor time and memory.
 """
 
 import functools
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from atlas_jax import confined, files
+from atlas_jax import confined, files, lock
 from atlas_jax.data.chat_format import ChatError, ChatFormat
 
 _CPU_S = 10  # of processor time for one text
@@ -43,6 +43,9 @@ class ChatTokenizer:
       memory_bytes=_MEMORY_BYTES, answer_bytes=_LONGEST_ANSWER
     )
     self._ask("encode", "", cpu_s=_START_CPU_S)  # the template does not run
+    limits = {"cpu_s": _CPU_S, "wall_s": _PATIENCE_S}
+    if why := self._process.call(lock.take, **limits):
+      lock.warn(why)
     found = self._ask("facts")
     self.vocab_size, self.end_id, self.pad_id, stop_ids = found
     self.stop_ids = tuple(stop_ids)

@@ -9,7 +9,6 @@ trusted with files, programs, sockets and memory: theirs has the deadline alone.
 """
 
 import functools
-import logging
 import os
 import queue
 from collections.abc import Callable, Mapping
@@ -20,7 +19,6 @@ from atlas_jax.confined import MEMORY_BYTES, Confined, Late, NoAnswer
 from atlas_jax.teaching import families, own
 
 _START_S = 120.0  # for the imports of a new process
-_log = logging.getLogger(__name__)
 
 
 class NotStarted(RuntimeError):
@@ -53,11 +51,6 @@ _JOBS = {
 }
 
 
-@functools.cache
-def _warn_of_no_lock(why: str) -> None:
-  _log.warning("the processes that judge answers are not locked: %s", why)
-
-
 def _prepare(job: Job) -> str:
   """Why the process is not locked; empty where it is, or need not be."""
   job.prepare()
@@ -71,7 +64,7 @@ def _start(job: Job) -> Confined:
   except NoAnswer as error:
     raise NotStarted(f"a verifier did not start: it {error}") from None
   if why:
-    _warn_of_no_lock(why)
+    lock.warn(why)
   return process
 
 

@@ -3,11 +3,14 @@
 import gc
 import json
 import os
+import pathlib
+import platform
 import re
 import threading
 
 import pytest
 
+from atlas_jax import lock
 from atlas_jax.data import chat as chat_lib
 from atlas_jax.data import chat_format
 from atlas_jax.data.chat import ChatError, ChatTokenizer
@@ -122,6 +125,17 @@ def test_an_interrupted_question_leaves_no_answer_for_the_next(
     chat.encode("one")
   process._connection = connection
   refusal(lambda: chat.encode("two"))
+
+
+@pytest.mark.skipif(
+  platform.machine() not in lock._MACHINES, reason="no list of system calls"
+)
+def test_a_template_runs_in_a_locked_process(tmp_path):
+  chat = ChatTokenizer.from_dir(write_tokenizer(tmp_path))
+  pid = chat._process._process.pid
+  status = pathlib.Path(f"/proc/{pid}/status").read_text()
+  assert re.search(r"^Seccomp:\s+2$", status, re.MULTILINE)
+  assert chat.decode(chat.encode("carry")) == "carry"
 
 
 def test_the_process_ends_with_its_tokenizer(tmp_path):

@@ -8,6 +8,7 @@ import signal
 
 import pytest
 
+from atlas_jax import lock
 from atlas_jax.confined import Late, NoAnswer
 from atlas_jax.teaching import verify
 from atlas_jax.teaching.verify import Job, VerifierPool
@@ -144,7 +145,7 @@ def test_a_process_that_no_longer_reads_is_no_verdict():
 
 
 def test_a_kernel_without_a_lock_is_told_once(caplog, folder):
-  verify._warn_of_no_lock.cache_clear()
+  lock.warn.cache_clear()
   job = Job(probes.read, probes.on_an_unknown_machine)
   with caplog.at_level(logging.WARNING):
     for pool in pool_of({"a": job, "b": job}):
@@ -152,7 +153,7 @@ def test_a_kernel_without_a_lock_is_told_once(caplog, folder):
       assert pool._ask("b", (str(folder),))
   (record,) = caplog.records
   assert "not locked: no list of system calls for" in record.getMessage()
-  verify._warn_of_no_lock.cache_clear()
+  lock.warn.cache_clear()
 
 
 def test_all_but_what_the_user_wrote_is_locked():
