@@ -46,20 +46,6 @@ def is_lead() -> bool:
   return jax.process_index() == 0
 
 
-def barrier(name: str) -> None:
-  """Returns once every process has called it with this name."""
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(name)
-
-
-def _pad(data: bytes, longest: int) -> np.ndarray:
-  # A power of two: few shapes, so few compilations.
-  size = 1 << max(longest - 1, 63).bit_length()
-  out = np.zeros(size, np.uint8)
-  out[: len(data)] = np.frombuffer(data, np.uint8)
-  return out
-
-
 def gather(x: np.ndarray) -> np.ndarray:
   """[...] of each process -> [processes, ...] on every process."""
   return np.asarray(multihost_utils.process_allgather(x))
@@ -68,7 +54,10 @@ def gather(x: np.ndarray) -> np.ndarray:
 def _broadcast(data: bytes) -> bytes:
   length = np.array(len(data), np.int32)
   length = int(multihost_utils.broadcast_one_to_all(length))
-  padded = _pad(data if is_lead() else b"", length)
+  # A power of two: few shapes, so few compilations.
+  padded = np.zeros(1 << max(length - 1, 63).bit_length(), np.uint8)
+  if is_lead():
+    padded[:length] = np.frombuffer(data, np.uint8)
   sent = np.asarray(multihost_utils.broadcast_one_to_all(padded))
   return sent[:length].astype(np.uint8).tobytes()
 

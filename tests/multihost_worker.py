@@ -33,7 +33,7 @@ def train(directory: pathlib.Path) -> dict:
     like = jax.eval_shape(lambda m: m, tiny.model())
     like = step.as_trees(step.abstract_state(like, tx))
     with Checkpoints(directory) as saved:
-      trees, extra = saved.restore(like)
+      _, trees, extra = saved.restore(like)
     equal = jax.jit(
       lambda a, b: jax.tree.map(lambda x, y: (x == y).all(), a, b)
     )
@@ -57,7 +57,6 @@ def main(port: str, count: str, index: str, directory: str) -> None:
     out["long"] = len(multihost.broadcast_json("x" * (1000 if rank else 70000)))
     parts = multihost.gather(np.array([rank + 1, 2**32 - 1], np.uint32))
     out["gathered"] = parts.tolist()
-    multihost.barrier("here")
     out["called"] = multihost.call_on_lead(lambda: {"from": rank})
 
     def fail():

@@ -41,7 +41,7 @@ def export_run(workdir: pathlib.Path, path: pathlib.Path, dtype: str) -> None:
           continue
         with checkpoint.of_phase(config, workdir, name) as checkpoints:
           if checkpoints.latest() is not None:
-            trees, _ = checkpoints.restore({"model": like})
+            _, trees, _ = checkpoints.restore({"model": like})
             break
       else:
         raise CheckpointError(f"{workdir} has no checkpoint to export")

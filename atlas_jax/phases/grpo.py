@@ -92,11 +92,9 @@ def _train(run: Run, name: str, trainer: Trainer, before: int) -> None:
       trained = time.perf_counter()
       batches.wait()
       run.model, run.version = trainer.state.model, before + step
-      stopped = None
-      try:
+      # A signal here is heard in finish_step; the next start publishes.
+      with contextlib.suppress(stopping.Stopped):
         numbers |= run.publish()
-      except stopping.Stopped as signal:  # the next start publishes
-        stopped = signal
       seconds = time.perf_counter() - begin
       numbers |= {
         "train_seconds": trained - training,
@@ -107,4 +105,4 @@ def _train(run: Run, name: str, trainer: Trainer, before: int) -> None:
       }
       # In this order: a step that a checkpoint holds has been told of.
       report(step, numbers, SHOWN)
-      trainer.finish_step(step, batches.state, stopped)
+      trainer.finish_step(step, batches.state)

@@ -316,10 +316,10 @@ class TeacherServer(Server):
       )
     return json.loads(answer)
 
-  def held_weights(self, timeout_s: float = 600.0) -> dict:
+  def held_weights(self) -> dict:
     """What the server really holds: {"version": .., "checksums": {..}}."""
     path = "/v1/atlas/weights"
-    status, answer = self._request("GET", path, timeout_s=timeout_s)
+    status, answer = self._request("GET", path, timeout_s=600)
     if status != 200:
       raise ServerError(
         f"{self.base_url}{path} answered {status}:"

@@ -55,8 +55,8 @@ class World:
 
   # The trainer.
 
-  def finish_step(self, step, rollouts, stopped=None):
-    stopped = stopped or multihost.stop_asked()
+  def finish_step(self, step, rollouts):
+    stopped = multihost.stop_asked()
     if stopped:
       self.save(step, rollouts)
       raise stopped
