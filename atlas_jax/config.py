@@ -46,7 +46,8 @@ class MeshConfig:
 class ModelConfig:
   """The teacher that is trained."""
 
-  # A Hugging Face directory (config.json, *.safetensors, tokenizer files).
+  # A Hugging Face directory (config.json, *.safetensors, tokenizer files), or
+  # ORG/NAME[@REVISION] of the Hub.
   path: str = "models/teacher"
   # True: path holds config.json and a tokenizer, and weights are drawn anew.
   random_init: bool = False
@@ -76,16 +77,30 @@ class DataConfig:
   """Where problems come from; see configs/README.md for every source."""
 
   source: str = "teachable"
-  path: str | None = None  # the training problems (or all of them)
+  # The training problems (or all of them): a file, a directory, or
+  # ORG/NAME[@REVISION] of a data set of the Hub.
+  path: str | None = None
   validation_path: str | None = None
   test_path: str | None = None
   params: dict = field(default_factory=dict)  # of a generated source
+  # "module:function" or "file.py:function": (question, gold, response) -> a
+  # number from 0 to 1, or None for no verdict. None: the built-in checker.
+  verifier: str | None = None
+  # Of the user's own functions, reward.extra too: for one call, and how many
+  # processes make them.
+  own_deadline_s: PositiveFloat = 60.0
+  own_processes: PositiveInt = 4
   # Used when validation and test have no file of their own: hash of question.
   split_fractions: tuple[float, ...] = (0.8, 0.1, 0.1)
   seed: int = 0
   sft_source: str = "teachable_sft"
   sft_path: str | None = None
   sft_params: dict = field(default_factory=dict)
+  # The share of the problems, or examples, that may be left out since they are
+  # too long for their rows or servers; more stops the run. 0: none may.
+  max_too_long: float = 0.01
+  # Of the problems and examples that a run began with, which it writes here.
+  fingerprint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +156,8 @@ class RewardConfig:
   format_penalty: NonNegativeFloat = 0.5  # no, empty or repeated tags
   leak_penalty: NonNegativeFloat = 1.0  # the teaching states the answer
   length_cost: NonNegativeFloat = 0.0  # times tokens / max_teaching_tokens
+  # Terms of your own: NAME -> {"function": "file.py:function", "weight": 0.1}.
+  extra: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -257,6 +274,8 @@ class RunConfig:
   seed: int = 0
   phases: tuple[str, ...] = ("sft", "grpo", "evaluate")
   wandb_project: str | None = None  # also log there; needs the extra wandb
+  # YYYY-MM-DD that chat templates take for today; None: of the first start.
+  template_date: str | None = None
   # An absolute path or a URL (gs://...); None: in the run directory.
   checkpoints_dir: str | None = None
   keep_checkpoints: PositiveInt = 2  # the newest of each phase

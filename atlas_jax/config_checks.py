@@ -3,20 +3,28 @@
 This reads a built RunConfig.
 """
 
+import datetime
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from atlas_jax import addresses
 
 if TYPE_CHECKING:
   from atlas_jax.config import (
+    DataConfig,
     GrpoConfig,
     OptimizerConfig,
     RunConfig,
     ServerConfig,
   )
 
+# What metrics call reward_NAME already.
+REWARD_NAMES = (
+  *("improvement", "degradation", "efficiency", "format", "leak", "length"),
+  *("mean", "std"),
+)
 # Flags of vLLM that run code, open a door or serve another model.
 _REFUSED_FLAGS = """
   additional-config allow-credentials allowed-headers allowed-local-media-path
@@ -52,6 +60,8 @@ def problems(config: "RunConfig") -> Iterator[str]:
   for role in ("teacher", "student"):
     where = f"config.serving.{role}"
     yield from server(getattr(config.serving, role), where)
+  yield from verifier(config.data)
+  yield from _reward_terms(config.reward.extra)
   sft, grpo = config.sft, config.grpo
   if (sft.steps is None) == (sft.epochs is None):
     yield (
@@ -61,10 +71,46 @@ def problems(config: "RunConfig") -> Iterator[str]:
   if sft.steps is not None:
     yield from warmup("sft", sft.optimizer, sft.steps)
   yield from warmup("grpo", grpo.optimizer, grpo.steps * grpo.epochs)
+  if not 0 <= config.data.max_too_long <= 1:
+    yield (
+      f"config.data.max_too_long={config.data.max_too_long} is no share, from"
+      " 0 to 1"
+    )
+  try:
+    datetime.date.fromisoformat(config.template_date or "2000-01-01")
+  except ValueError as error:
+    yield f"config.template_date={config.template_date!r} is no day: {error}"
   yield from _loss_problems(config.grpo)
   yield from _sampling_problems(config)
   if config.export.path is not None and "://" in config.export.path:
     yield f"config.export.path={config.export.path} must be a local directory"
+
+
+def verifier(data: "DataConfig") -> Iterator[str]:
+  """One line for a verifier that names no function."""
+  if data.verifier is not None and ":" not in data.verifier:
+    yield (
+      f"config.data.verifier={data.verifier!r} must be 'module:function' or"
+      " 'file.py:function'"
+    )
+
+
+def _reward_terms(extra: Mapping) -> Iterator[str]:
+  valid = '{"function": "file.py:function", "weight": 0.1}'
+  for name, term in extra.items():
+    if not name.isidentifier() or name in REWARD_NAMES:
+      yield (
+        f"config.reward.extra: {name!r} cannot name a term; valid: letters,"
+        f" digits and _, and none of {', '.join(REWARD_NAMES)}"
+      )
+    elif not (
+      isinstance(term, Mapping)
+      and set(term) == {"function", "weight"}
+      and ":" in str(term["function"])
+      and type(term["weight"]) in (int, float)
+      and math.isfinite(term["weight"])
+    ):
+      yield f"config.reward.extra.{name}={term!r} must be as {valid}"
 
 
 def warmup(name: str, o: "OptimizerConfig", updates: int) -> Iterator[str]:

@@ -132,10 +132,14 @@ def check_directory(
           raise FileError(
             f"{path} is a link to {real}; valid: files in {root} itself"
           )
-        mode, links = os.lstat(real).st_mode, os.lstat(real).st_nlink
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        try:
+          seen = os.lstat(real)
+        except OSError as e:
+          raise FileError(f"{path} cannot be read: {e.strerror}") from None
+        is_file = stat.S_ISREG(seen.st_mode)
+        if not (is_file or stat.S_ISDIR(seen.st_mode)):
           raise FileError(f"{path} is neither a file nor a directory")
-        if stat.S_ISREG(mode) and links > 1 and real.suffix != ".safetensors":
+        if is_file and seen.st_nlink > 1 and real.suffix != ".safetensors":
           raise FileError(f"{path} is a hard link; put a copy in its place")
 
 

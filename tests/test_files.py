@@ -150,6 +150,7 @@ def model_and_secret(tmp_path):
     lambda path, secret: path.symlink_to("../secret"),
     lambda path, secret: path.symlink_to("/proc/self/environ"),
     lambda path, secret: path.symlink_to("../not-there-yet"),
+    lambda path, secret: path.symlink_to("missing"),
     lambda path, secret: path.hardlink_to(secret),
     lambda path, secret: path.symlink_to(path),
     lambda path, secret: os.mkfifo(path),

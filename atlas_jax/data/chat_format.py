@@ -89,8 +89,10 @@ class ChatFormat:
       ("user's message before an answer", _QUESTION, chat),
       ("assistant's message", _ANSWER, chat),
     ):
-      if text.count(mark) != 1:
-        times = text.count(mark)
+      times = text.count(mark)
+      if self._in_parts and re.search(f"['\"]{mark}['\"]", text):
+        times = 0  # the parts themselves, spelled as a program would
+      if times != 1:
         lost = f"writes it {times} times" if times else "loses or changes it"
         return ChatError(f"the {what}: its chat template {lost}")
     before, _, after = chat.partition(_QUESTION)

@@ -168,6 +168,7 @@ def problems(config: OnlineConfig) -> Iterator[str]:
   for role in ("student", "teacher", "reflection"):
     server = getattr(config.servers, role)
     yield from config_checks.server(server, f"config.servers.{role}")
+  yield from config_checks.verifier(config.data)
   yield from _model_problems(config)
   yield from _student_problems(config)
   yield from _search_problems(config)

@@ -81,9 +81,10 @@ def problems(config: ChatModelConfig, where: str) -> Iterator[str]:
       f"{where}.price_in and {where}.price_out go together (dollars per"
       " million tokens)"
     )
-  for path, name, _ in secret_names.named(config.extra):
+  for path, name, value in secret_names.named(config.extra):
     # There is no ${VARIABLE} here that a header could be filled from.
-    if secret_names.is_secret(name) or "headers" in name.lower():
+    held = isinstance(value, str) and secret_names.in_text(value)
+    if held or secret_names.is_secret(name) or "headers" in name.lower():
       yield f"{where}.extra{path} may be secret; use {where}.api_key_env"
   for key in config.extra:
     if key in _OURS:

@@ -18,7 +18,7 @@ import numpy as np
 from atlas_jax import config as config_lib
 from atlas_jax import directory, multihost, sharding, stopping
 from atlas_jax.model import hf
-from atlas_jax.phases import evaluate, export, grpo, sft
+from atlas_jax.phases import evaluate, export, grpo, settling, sft
 from atlas_jax.phases.run import Run
 
 log = logging.getLogger(__name__)
@@ -100,6 +100,7 @@ def run_phases(
       lambda: stack.enter_context(directory.lock(workdir)) and None
     )
     stack.enter_context(jax.set_mesh(sharding.make_mesh(config.mesh)))
+    config = settling.settled(config, workdir)
     run = stack.enter_context(Run(config, workdir, server_key))
     if "evaluate" in config.phases:
       evaluate.chosen_problems(run)
@@ -108,7 +109,7 @@ def run_phases(
 
     def claim():
       directory.claim_checkpoints(config, workdir)
-      directory.claim(workdir, config_lib.to_dict(config))
+      directory.claim(workdir, config_lib.to_dict(run.config))
 
     # Only now: a config that is refused leaves the directory as it was.
     multihost.call_on_lead(claim)

@@ -21,6 +21,8 @@ from fractions import Fraction
 
 _SIGNS = {"−": "-", "–": "-", "⁄": "/", "√": r"\sqrt ", "∞": r"\infty "}
 _SIGNS |= {"·": r"\cdot ", "∈": r"\in ", "°": " degree ", "\u00a0": " "}
+_SIGNS |= {"×": r"\times ", "≈": ""}
+_COUNTS = "zero one two three four five six seven eight nine ten eleven twelve"
 # (what is written, what stands for it), in this order.
 _SPELLINGS = (
   ("[¼-¾⅐-⅞]", lambda m: " " + unicodedata.normalize("NFKC", m[0])),
@@ -37,18 +39,23 @@ _SPELLINGS = (
   (r"\\[dtc]?frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
   (r"\s*\(?(?:in )?base[ -](\d+)\)?$", r"_\1"),
   (r"\s(?=\s*\^)|^[A-Za-z] ?\\in\b", ""),
+  (r"(?<=\d) ?x ?(?=10\^)", r"\\times "),
+  (
+    rf"(?i)^({_COUNTS.replace(' ', '|')})\b",
+    lambda m: str(_COUNTS.split().index(m[1].lower())),
+  ),
 )
 _FRACTION = re.compile(r"(?<![\^}_])\\[dtc]?frac\{(-?[\d.,]+)\}\{([\d.,]+)\}")
 _LONGEST = 200  # characters of a number
 _DIGITS = (
-  r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
+  r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
   r"(?:[eE][+-]?[0-9]{1,3})?"
 )
 _SCALES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3}
 _SCALES |= {"million": 10**6, "billion": 10**9, "trillion": 10**12}
 # A dash before a number in prose is its sign unless something is left of it.
-_NUMBER = re.compile(
-  r"(?<![\w.^/])(?:(?<![0-9)]\s)(?<![\w)])(?P<sign>[+-])\s?)?"
+NUMBER = re.compile(
+  r"(?<![\w.^/])(?<!\^\{)(?:(?<![0-9)]\s)(?<![\w)])(?P<sign>[+-])\s?)?"
   r"(?:(?P<currency>[$€£])\s?(?:(?P<inner>-)\s?)?)?"
   rf"(?:(?P<whole>[0-9]+)\s+(?=[0-9]+\s*/))?(?P<top>{_DIGITS})"
   rf"(?:\s*/\s*(?P<bottom>{_DIGITS}))?(?P<percent>\s*(?:%|percent\b))?"
@@ -59,15 +66,26 @@ _TIME = re.compile(
   r"(?<!\d)([01]?[0-9]|2[0-4]):([0-5][0-9])(?!\d)(?:\s?([ap])\.?m)?", re.I
 )
 _BASED = re.compile(r"\b([0-9][0-9A-F]*)_\{?([0-9]{1,2})\}?")
-_CURRENCIES = {"$": "dollar", "€": "euro", "£": "pound"}
+# A unit, and what else it is called, without s or es at the end.
+_NAMES = """
+  km kilometer kilometr, m meter metr, cm centimeter centimetr, mm millimeter,
+  kg kilogram kilo, g gram, mg milligram, l liter litr, ml milliliter,
+  h hour hr, min minut, s second sec, ft feet foot, in inch, yd yard, mi mil,
+  lb pound £, oz ounc, mi/h mph, km/h kmh kph, dollar usd $, euro eur €
+"""
+_CALLED = {
+  other: names.split()[0]
+  for names in _NAMES.split(",")
+  for other in names.split()
+}
 _UNIT = re.compile(
   r"\s*((?:(?:sq|square|cubic)\b\.?\s?)?[A-Za-z]+(?:\^\{?[23]\}?| [CF]\b)?"
   r"(?:\s*(?:/|\bper\b)\s*[A-Za-z]+(?:\^\{?[23]\}?)?)?)"
 )
 # What changes the number that stands at the "#", or puts it in doubt.
 _CHANGES = re.compile(
-  r"[^A-Za-z\s,;:'’\"()?.#/^{}23-]|#\.?[\d^(]|#-?\s*\w*fold\b"
-  r"|(?<![A-Za-z'’#/])(?<!# )(?<!ree )(?<!per )[B-HJ-Z](?![A-Za-z'’])"
+  r"[^A-Za-z\s,;:'’\"()?.#/^{}23-]|#\.*[\d^(]|#-?\s*\w*fold\b"
+  r"|(?<![A-Za-z'’#/])(?<!# )(?<!ree )(?<!per )(?<!sq )[B-HJ-Z](?![A-Za-z'’])"
   r"|#(?!(?:k?m?g|[cmk]?m|m?l|s|h|min|hrs?|lbs?|oz|ft|in|mph|kmh)(?![a-z]))\w"
   r"|#\s*(?:(?-i:[KMBT])|bn|mil|to|till|and|[xyznkei])\b"
   r"|\b(?:not|no|never|n?either|nor|\w+n['’]t|cannot|or|maybe|perhaps|than"
@@ -90,7 +108,7 @@ _NAME = re.compile(r"[A-Za-z](?:_\{?\w+\}?)?")
 _CHOICE = re.compile(
   r"(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?:? )?"
   r"(?:\(?([a-z])(?:\)|[.:](?= |$)|$| is correct)"
-  r"|(yes|no|true|false)\b(?:[,.:;]|$))"
+  r"|(yes|no|true|false)\b(?:[,.:;!]|$))"
   r"((?!.*(?:\([A-Z]\)|\b[A-Z]\)|\b(?:yes|no|true|false|or|not|maybe)\b)).*)",
   re.I,
 )
@@ -134,7 +152,7 @@ def parse_number(text: str, *, prose: bool = False) -> Number | None:
   if _NAME.fullmatch(dropped.strip()) or not _VARIABLE.search(dropped):
     text = value
   text = _FRACTION.sub(r" \1/\2", text).strip()
-  patterns = (_TIME, _BASED, _NUMBER)
+  patterns = (_TIME, _BASED, NUMBER)
   found = next(filter(None, ([*p.finditer(text)] for p in patterns)), [])
   if len(found) != 1 or (found[0].start() and not prose):
     return None
@@ -163,19 +181,26 @@ def _number(match: re.Match, unit: str = "") -> Number | None:
     return None
   value = int(match["whole"] or 0) + top / bottom
   value *= _SCALES[match["scale"].lower()] if match["scale"] else 1
-  unit = re.sub(r"[\s.{}]", "", re.sub(r"\bper\b", "/", unit.lower()))
-  unit = _CURRENCIES.get(match["currency"], unit)
   return Number(
     -value if "-" in (match["sign"], match["inner"]) else value,
-    unit.rstrip("es") if len(unit) > 2 else unit,
+    _CALLED.get(match["currency"]) or _one_name(unit),
     "%" if match["percent"] else "",
   )
+
+
+def _one_name(unit: str) -> str:
+  unit = re.sub(r"\bper\b", "/", unit.lower())
+  unit = re.sub(r"\b(?:sq|square)\b\.? ?(\w+)", r"\1^2", unit)
+  unit = re.sub(r"\bcubic (\w+)", r"\1^3", unit)
+  words = re.findall(r"[a-z]+|[^\s.{}]", unit)
+  words = [w.rstrip("es") if len(w) > 2 else w for w in words]
+  return "".join(_CALLED.get(word, word) for word in words)
 
 
 def numbers_in(text: str) -> list[Number]:
   """Every number that stands in running text, in order."""
   text = _FRACTION.sub(r" \1/\2", normalise(text))
-  return [n for n in map(_number, _NUMBER.finditer(text)) if n is not None]
+  return [n for n in map(_number, NUMBER.finditer(text)) if n is not None]
 
 
 def equal_numbers(a: Number, b: Number) -> bool:
@@ -200,7 +225,7 @@ def exact_equal(gold: str, answer: str) -> bool | None:
   words, said = plain_words(gold), plain_words(answer)
   if words == said:
     return True
-  (letter, rest), (other, remark) = _choice(gold), _choice(answer)
+  (letter, rest), (other, remark) = choice(gold), choice(answer)
   if letter and other and (letter != other or not (rest and remark)):
     return letter == other
   if rest or remark:
@@ -212,9 +237,9 @@ def exact_equal(gold: str, answer: str) -> bool | None:
   return False if any(prose) else None
 
 
-def _choice(text: str) -> tuple[str, str]:
+def choice(text: str) -> tuple[str, str]:
   """(letter or word, what follows it), or empty texts."""
-  match = _CHOICE.fullmatch(text)
+  match = _CHOICE.fullmatch(normalise(text))
   if match is None:
     return "", ""
   return (match[1] or match[2]).upper(), match[3].strip(" :-")

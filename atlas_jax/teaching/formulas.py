@@ -44,6 +44,9 @@ def _statements(text: str) -> list[tuple]:
   """(name or None, value) of each; none where the text cannot be read."""
   for written, read in (
     (r"\\varnothing", r"\\emptyset"),
+    (r"\*\*", "^"),
+    (r"(?<![\\A-Za-z])(pi|ln|log|sin|cos|tan)(?![a-z])", r"\\\1 "),
+    (r"(\d*)\.(\d*)\\overline\s*\{(\d+)\}", _recurring),
     (r"(?<=\d)e([+-]?\d+)", r"\\cdot 10^{\1}"),
     (r"\^(-?\d+)", r"^{\1}"),
     (r"(?<=\d)i\b", " i"),
@@ -66,6 +69,12 @@ def _statements(text: str) -> list[tuple]:
     return statements
   join = sympy.Intersection if "and" in text else sympy.Union
   return [(names[0], join(*values))]
+
+
+def _recurring(match: re.Match) -> str:
+  whole, once, again = match.groups()
+  top = int(whole + once + again) - int(whole + once or 0)
+  return rf"\frac{{{top}}}{{{10 ** len(once) * (10 ** len(again) - 1)}}}"
 
 
 def _named(read) -> list[tuple]:

@@ -53,7 +53,7 @@ TEACHER = ("teacher.url=http://127.0.0.1:9/v1", "teacher.model=t")
     ((UPSTREAM, TEACHER[0]), "config.teacher.model must name"),
     (
       (UPSTREAM, *TEACHER, "upstream.api_key_env=NOT_THERE"),
-      "config.upstream.api_key_env names the environment variable NOT_THERE",
+      "config.upstream.api_key_env: the variable NOT_THERE is not set",
     ),
     (
       (UPSTREAM, *TEACHER, "prompts_path=nowhere.json"),

@@ -74,11 +74,9 @@ def test_a_missing_key_is_named(key):
     ({"rope_scaling": {"type": "linear"}}, "rope_scaling.rope_type='linear'"),
     ({"rope_parameters": {"rope_type": "yarn"}}, "'yarn'.*default, llama3"),
     ({"rope_scaling": {"rope_type": "llama3"}}, "lacks the key 'factor'"),
-    (
-      {"rope_scaling": {"type": "x"}, "rope_parameters": {"rope_type": "y"}},
-      "both set",
-    ),
-    ({"rope_scaling": {"type": "default", "rope_type": "llama3"}}, "one type"),
+    ({"rope_scaling": "linear"}, "rope_scaling=linear.*an object"),
+    ({"rope_parameters": "default"}, "rope_parameters=default.*an object"),
+    ({"rope_scaling": {"rope_type": None}}, "rope_type=None"),
     ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
     ({"rope_parameters": {"full_attention": {"x": 1}}}, "full_attention"),
     (
@@ -163,6 +161,15 @@ def test_what_is_no_size_is_refused_with_its_key(key):
     (
       {"rope_scaling": {"type": "llama3", **LLAMA3, "factor": "8"}},
       "rope_scaling.factor",
+    ),
+    (
+      {
+        "rope_scaling": {
+          **{"type": "llama3", **LLAMA3},
+          "original_max_position_embeddings": 0.5,
+        }
+      },
+      "original_max_position_embeddings=0.5",
     ),
     ({"num_attention_heads": 64, "num_key_value_heads": 64}, "head_dim=0"),
     ({"model_type": ["llama"]}, "model_type"),

@@ -18,7 +18,7 @@ from tests.online.stub_server import StubServer
     ({}, "config.student.url must be given"),
     ({"kind": "litellm"}, "config.student.model must be given"),
     ({"kind": "callable", "model": "f"}, "must be 'module:function'"),
-    ({"kind": "callable", "model": "tests.nope:f"}, "cannot be loaded"),
+    ({"kind": "callable", "model": "tests.nope:f"}, "does not import"),
     ({"url": "http://me:pw@h"}, "must hold no user, password"),
     ({"url": "http://h", "api_key_env": "NO"}, "the variable NO is not set"),
     ({"url": "http://h", "price_in": 1.0}, "price_out go together"),
@@ -43,6 +43,10 @@ from tests.online.stub_server import StubServer
     (
       {"url": "http://h", "extra": {"metadata": {"user_api_key": "s"}}},
       "extra['metadata']['user_api_key'] may be secret",
+    ),
+    (
+      {"url": "http://h", "extra": {"user": "sk-0123456789pw"}},
+      "extra['user'] may be secret",
     ),
     (
       {"url": "http://h", "extra": {"a": [{"b": [{"headers": {}}]}]}},

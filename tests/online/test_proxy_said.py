@@ -191,9 +191,10 @@ def test_what_no_chat_client_knows_is_an_error(status, kind, stream):
     run(check, listing(chat), teach)
 
 
-def test_an_error_page_is_not_handed_on():
+@pytest.mark.parametrize("mark", ["", "\ufeff", " \n"])
+def test_an_error_page_is_not_handed_on(mark):
   async def chat(request):
-    page = "<html>private paths</html>"
+    page = mark + "<html>private paths</html>"
     return web.Response(text=page, status=503, content_type="text/html")
 
   async def check(proxied):

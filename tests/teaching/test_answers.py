@@ -4,7 +4,9 @@ import time
 
 import pytest
 
+from atlas_jax.confined import Late, NoAnswer, Raised
 from atlas_jax.data.problems import Problem, make_problem
+from atlas_jax.teaching import verify
 from atlas_jax.teaching.answers import AnswerChecker, extract
 
 
@@ -50,6 +52,8 @@ def checker():
     ("<solution>7", "7", "last_number"),
     ("<think>is it 4?</think> It is 5", "5", "last_number"),
     ("so it is 4?</think> It is 5", "5", "last_number"),
+    ("Error analysis: off by 2, so the answer is 42", "42", "phrase"),
+    ("Errors are 3 of 8", "8", "last_number"),
   ],
 )
 def test_the_rule_that_finds_the_answer(text, answer, rule):
@@ -68,6 +72,7 @@ def test_the_rule_that_finds_the_answer(text, answer, rule):
     ("HTTPError: 500 from server", "failure_text"),
     ("Traceback (most recent call last): 3", "failure_text"),
     ("<solution>Error: 401</solution>", "tag"),
+    ("<solution>Error</solution>", "tag"),
     (f"<solution>{'1' * 5000}</solution>", "tag"),
   ],
 )
@@ -125,17 +130,58 @@ def test_a_cut_response_counts_only_if_it_had_answered(checker):
   assert (whole.status, whole.score, whole.completed) == ("correct", 1.0, True)
 
 
-def test_a_hanging_comparison_is_no_verdict_and_the_next_one_works(checker):
+def test_an_answer_that_hangs_is_wrong_and_the_next_one_works(checker):
   problem = make_problem("q", "5")
   checker.check(problem, "<solution>2+3</solution>", "stop")  # starts it
   bomb = "<solution>10^{10^{10^{10}}}</solution>"
   start = time.monotonic()
   verdict = checker.check(problem, bomb, "stop")
   assert time.monotonic() - start < 6
-  assert verdict.status == "verifier_timeout"
-  assert verdict.score is None
+  assert (verdict.status, verdict.score) == ("wrong", 0.0)
   after = checker.check(problem, "<solution>2+3</solution>", "stop")
   assert after.status == "correct"
+
+
+def test_a_gold_answer_that_hangs_is_no_verdict(checker):
+  problem = make_problem("q", "10^{10^{10^{10}}}")
+  verdict = checker.check(problem, "<solution>2+3</solution>", "stop")
+  assert (verdict.status, verdict.score) == ("verifier_timeout", None)
+
+
+@pytest.mark.parametrize("kind", ["answer", "reasoning_gym"])
+@pytest.mark.parametrize("fault", [Late("late"), Raised("E", "x"), NoAnswer()])
+def test_what_breaks_a_comparison_is_wrong_unless_the_gold_does(
+  checker, monkeypatch, kind, fault
+):
+  meta = {"task": "chain_sum", "entry": {}}
+  problem = Problem("id", "q", "x+1", kind, meta)
+  broken = set()
+
+  def compare(*given):
+    if given[-1] in broken:
+      raise fault
+    return True
+
+  for name in ("math_equal", "reasoning_gym"):
+    monkeypatch.setattr(checker._pool, name, compare)
+  said = "<solution>x+2</solution>"
+  assert checker.check(problem, said, "stop").status == "correct"
+  broken.add("x+2")
+  assert checker.check(problem, said, "stop").status == "wrong"
+  broken.update(("x+1", "1"))
+  assert checker.check(problem, said, "stop").score is None
+
+
+def test_an_answer_is_not_blamed_for_a_verifier_that_does_not_start(
+  monkeypatch,
+):
+  def refuse(job):
+    raise verify.NotStarted
+
+  monkeypatch.setattr(verify, "_start", refuse)
+  with AnswerChecker() as checker:
+    verdict = checker.check(make_problem("q", "4"), "#### 2+2", "stop")
+  assert verdict.status == "error"
 
 
 def test_a_reasoning_gym_answer_needs_the_full_score(checker):

@@ -100,6 +100,7 @@ class _Proxy:
     async with http.open_session(
       connect_timeout_s=c.connect_timeout_s,
       silence_timeout_s=c.silence_timeout_s,
+      answer_timeout_s=c.answer_timeout_s,
     ) as s:
       self._answering = Answering(
         c,

@@ -141,15 +141,8 @@ def read_keys(config: ProxyConfig, environ: Mapping[str, str]) -> Keys:
     ConfigError: a variable is named and not set, or has a control character.
   """
 
-  def read(key: str, variable: str | None) -> str | None:
-    if variable is None:
-      return None
-    if not environ.get(variable):
-      raise ConfigError(
-        f"config.{key} names the environment variable {variable}, which is"
-        " not set"
-      )
-    return variables.read(environ, variable, f"config.{key}")
+  def read(key: str, name: str | None) -> str | None:
+    return name and variables.read(environ, name, f"config.{key}")
 
   return Keys(
     client=read("api_key_env", config.api_key_env),

@@ -22,7 +22,7 @@ from atlas_jax.online.proxy import errors
 from atlas_jax.online.proxy.config import ProxyConfig
 
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([\w.-]+))(?::\d{1,5})?", re.I | re.A)
-_OWN_PAGE = ("same-origin", "none")
+_OWN_PAGE = {"same-origin", "none"}
 
 
 def check_sender(
@@ -47,8 +47,8 @@ def check_sender(
       403, "Host names neither this machine nor an allowed host"
     )
   origin = request.headers.getall("Origin", ())
-  site = request.headers.get("Sec-Fetch-Site", "none")
-  if set(origin) - {f"http://{host}"} or site not in _OWN_PAGE:
+  sites = request.headers.getall("Sec-Fetch-Site", ())
+  if set(origin) - {f"http://{host}"} or set(sites) - _OWN_PAGE:
     raise errors.Refused(403, "web pages of other sites may not ask")
 
 

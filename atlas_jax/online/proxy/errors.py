@@ -84,7 +84,7 @@ def handed_on(
     return web.Response(
       body=content, status=status, headers=headers, content_type=JSON
     )
-  text = content.decode(errors="replace").strip()
+  text = content.decode("utf-8-sig", errors="replace").strip()
   # An HTML page is not for a client, and may be long.
   words = text[:_LONGEST] if text and text[0] != "<" else f"HTTP {status}"
   return error(status, words, "upstream_error", headers)
