@@ -100,7 +100,7 @@ def meaning(cls: type, name: str, comment: str) -> str:
   words = MEANINGS.get(f"{cls.__name__}.{name}", "")
   if not words or not comment or words.endswith("."):
     return words or comment
-  return f"{words} {comment}" if words[-1] in ":;" else f"{words}; {comment}"
+  return f"{words} {comment}" if words[-1] in ":;," else f"{words}; {comment}"
 
 
 def kind(of) -> str:

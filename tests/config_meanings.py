@@ -22,6 +22,11 @@ MEANINGS = {
     " but the products of matrices, all of a layer"
   ),
   "DataConfig.source": "how problems are read or made",
+  "DataConfig.verifier": "a verifier of your own,",
+  "DataConfig.own_deadline_s": "seconds for one call of a function of yours.",
+  "DataConfig.own_processes": "how many calls of them there are at one time",
+  "DataConfig.max_too_long": "from 0 to 1:",
+  "DataConfig.fingerprint": "leave it None:",
   "DataConfig.validation_path": "the validation problems; None: a share",
   "DataConfig.test_path": "the test problems; None: a share",
   "DataConfig.split_fractions": "shares of train, validation, test",
