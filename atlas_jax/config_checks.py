@@ -1,93 +1,22 @@
-"""What the values of a config must be: tables, and rules between keys.
+"""What the values of a config must be beside their types and bounds.
 
-Types and unknown keys are `config.resolve`'s; this reads a built RunConfig.
+This reads a built RunConfig.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from atlas_jax import addresses
 
 if TYPE_CHECKING:
-  from atlas_jax.config import GrpoConfig, OptimizerConfig, RunConfig
+  from atlas_jax.config import (
+    GrpoConfig,
+    OptimizerConfig,
+    RunConfig,
+    ServerConfig,
+  )
 
-# config path -> its valid values
-CHOICES = {
-  "teacher.param_dtype": ("float32", "bfloat16"),
-  "teacher.compute_dtype": ("float32", "bfloat16"),
-  "teacher.remat": ("none", "dots", "full"),
-  "sft.optimizer.schedule": ("constant", "cosine", "linear"),
-  "grpo.optimizer.schedule": ("constant", "cosine", "linear"),
-  "grpo.loss_type": ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo"),
-  "grpo.ratio_level": ("token", "sequence"),
-  "grpo.advantage": ("group", "batch", "none"),
-  "grpo.mismatch": (
-    "none",
-    "token_truncate",
-    "token_mask",
-    "sequence_truncate",
-    "sequence_mask",
-  ),
-  "serving.teacher.dtype": ("float32", "bfloat16"),
-  "serving.student.dtype": ("float32", "bfloat16"),
-  "evaluate.split": ("train", "validation", "test"),
-  "export.dtype": ("float32", "bfloat16"),
-}
-POSITIVE = [
-  "keep_checkpoints",
-  "sft.optimizer.clip_norm",
-  "grpo.optimizer.clip_norm",
-  "sft.steps",
-  "sft.epochs",
-  "sft.max_skipped_steps",
-  "sft.batch_rows",
-  "sft.row_length",
-  "sft.micro_batches",
-  "sft.checkpoint_every",
-  "grpo.steps",
-  "grpo.problems_per_step",
-  "grpo.group_size",
-  "grpo.row_length",
-  "grpo.micro_batches",
-  "grpo.epochs",
-  "grpo.skip_grad_norm",
-  "grpo.max_skipped_steps",
-  "grpo.checkpoint_every",
-  "grpo.ref_ema_every",
-  "episode.max_probe_tokens",
-  "episode.max_teaching_tokens",
-  "episode.max_solution_tokens",
-  "episode.baseline_samples",
-  "evaluate.problems",
-  "evaluate.samples",
-  "evaluate.bootstrap_resamples",
-  "serving.max_concurrency",
-  "serving.full_every",
-  "teacher.logprob_chunk",
-]
-NOT_NEGATIVE = [
-  "grpo.refill_rounds",
-  "grpo.max_staleness",
-  "grpo.beta",
-  "grpo.eps_low",
-  "grpo.eps_high",
-  "grpo.mismatch_min",
-  "grpo.mismatch_max",
-  "grpo.ref_ema_alpha",
-  "reward.efficiency_weight",
-  "reward.degradation_penalty",
-  "reward.format_penalty",
-  "reward.leak_penalty",
-  "reward.length_cost",
-  "sft.optimizer.learning_rate",
-  "grpo.optimizer.learning_rate",
-  "sft.optimizer.warmup_steps",
-  "grpo.optimizer.warmup_steps",
-  "serving.retries",
-  "serving.restarts",
-  "serving.max_logprob_gap",
-]
 # Flags of vLLM that run code, open a door or serve another model.
 _REFUSED_FLAGS = """
   additional-config allow-credentials allowed-headers allowed-local-media-path
@@ -103,65 +32,26 @@ _REFUSED_FLAGS = """
 """
 
 
-def value(config, path: str):
-  """What stands at a dotted path of a config."""
-  for part in path.split("."):
-    config = getattr(config, part)
-  return config
-
-
-def wrong_choices(config, choices: Mapping[str, tuple]) -> Iterator[str]:
-  """One line for each path whose value is not among its choices."""
-  for path, valid in choices.items():
-    if value(config, path) not in valid:
+def server(config: "ServerConfig", where: str) -> Iterator[str]:
+  """One line for an address or a flag of a server that is not valid."""
+  if config.url is not None and (problem := addresses.problem(config.url)):
+    yield f"{where}.url {problem}; the servers' key is ATLAS_SERVER_KEY"
+  refused = _REFUSED_FLAGS.split()
+  for argument in config.extra_args:
+    # As vLLM reads it: underscores, a beginning, .KEY and =VALUE behind it.
+    name = re.match(r"--([^=.]*)|", argument.replace("_", "-"))[1]
+    if name is not None and any(flag.startswith(name) for flag in refused):
       yield (
-        f"config.{path}={value(config, path)!r} is not one of"
-        f" {', '.join(valid)}"
+        f"{where}.extra_args holds --{name}, which runs code, opens a door or"
+        f" serves something else; take it out (any of {', '.join(refused)})"
       )
-
-
-def negatives(config, paths: Iterable[str]) -> Iterator[str]:
-  """One line for each path whose number is below 0."""
-  for path in paths:
-    if value(config, path) < 0:
-      yield f"config.{path}={value(config, path)} must not be negative"
-
-
-def wrong_urls(config, paths: Iterable[str]) -> Iterator[str]:
-  """One line for each path whose server's address is not valid."""
-  for path in paths:
-    url = value(config, path)
-    if url is not None and (problem := addresses.problem(url)):
-      yield f"config.{path} {problem}; the servers' key is ATLAS_SERVER_KEY"
-
-
-def refused_flags(config, paths: Iterable[str]) -> Iterator[str]:
-  """One line for each flag at the paths that a config does not decide."""
-  for path in paths:
-    for argument in value(config, path):
-      # As vLLM reads it: underscores, a beginning, .KEY and =VALUE behind it.
-      name = re.match(r"--([^=.]*)|", argument.replace("_", "-"))[1]
-      refused = _REFUSED_FLAGS.split()
-      if name is not None and any(flag.startswith(name) for flag in refused):
-        yield (
-          f"config.{path} holds --{name}, which runs code, opens a door or"
-          f" serves something else; take it out (any of {', '.join(refused)})"
-        )
 
 
 def problems(config: "RunConfig") -> Iterator[str]:
   """One line for each value that is not valid: the key and what is."""
-
-  yield from wrong_urls(config, ("serving.teacher.url", "serving.student.url"))
-  yield from wrong_choices(config, CHOICES)
-  for path in POSITIVE:
-    number = value(config, path)
-    if number is not None and number <= 0:
-      yield f"config.{path}={number} must be above 0"
-  yield from negatives(config, NOT_NEGATIVE)
-  yield from refused_flags(
-    config, ("serving.teacher.extra_args", "serving.student.extra_args")
-  )
+  for role in ("teacher", "student"):
+    where = f"config.serving.{role}"
+    yield from server(getattr(config.serving, role), where)
   sft, grpo = config.sft, config.grpo
   if (sft.steps is None) == (sft.epochs is None):
     yield (

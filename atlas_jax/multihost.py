@@ -60,20 +60,9 @@ def _pad(data: bytes, longest: int) -> np.ndarray:
   return out
 
 
-def _gather(x: np.ndarray) -> np.ndarray:
+def gather(x: np.ndarray) -> np.ndarray:
   """[...] of each process -> [processes, ...] on every process."""
   return np.asarray(multihost_utils.process_allgather(x))
-
-
-def allgather_bytes(data: bytes) -> list[bytes]:
-  """The bytes of every process, in process order; lengths may differ."""
-  if jax.process_count() == 1:
-    return [data]
-  lengths = _gather(np.array(len(data), np.int32))
-  rows = _gather(_pad(data, int(lengths.max())))
-  return [
-    row[:length].tobytes() for row, length in zip(rows, lengths, strict=True)
-  ]
 
 
 def _broadcast(data: bytes) -> bytes:
@@ -131,7 +120,5 @@ def call_on_lead(function: Callable[[], Any]) -> Any:
 
 def stop_asked() -> stopping.Stopped | None:
   """What to raise once all is saved, if a signal came to any process."""
-  number = stopping.asked()
-  if jax.process_count() > 1:
-    number = int(_gather(np.array(number, np.int32)).max())
+  number = int(gather(np.array(stopping.asked(), np.int32)).max())
   return stopping.Stopped(number) if number else None

@@ -28,6 +28,8 @@ LAYERS = (
     "atlas_jax.checkpoint",
     "atlas_jax.directory",
     "atlas_jax.files",
+    "atlas_jax.confined",
+    "atlas_jax.lock",
     "atlas_jax.terminal",
     "atlas_jax.addresses",
     "atlas_jax.secret_names",

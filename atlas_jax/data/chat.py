@@ -10,38 +10,20 @@ ever or make gigabytes of a word. So they run in a process of their own, under
 the kernel's limits of processor time and memory.
 """
 
-import contextlib
-import json
-import multiprocessing
+import functools
 import pathlib
-import re
-import resource
-import subprocess
-import sys
-import threading
-import time
-import weakref
 from collections.abc import Sequence
-from multiprocessing.connection import Connection
 
 import numpy as np
 
-from atlas_jax import files
+from atlas_jax import confined, files
+from atlas_jax.data.chat_format import ChatError, ChatFormat
 
 _CPU_S = 10  # of processor time for one text
 _START_CPU_S = 60  # to import transformers and read the tokenizer
-_MEMORY_BYTES = 6 << 30
-_LONGEST_PROMPT = 16 << 20  # characters
+_MEMORY_BYTES = confined.MEMORY_BYTES
 _LONGEST_ANSWER = 256 << 20  # bytes
 _PATIENCE_S = 300.0  # of wall time, for a process that does not even compute
-_PROGRAM = (
-  "import json, sys; sys.path[:], *given = json.loads(sys.argv[1]);"
-  " from atlas_jax.data.chat import serve; serve(*given)"
-)
-
-
-class ChatError(ValueError):
-  """A tokenizer cannot be used for chat; the text says what is missing."""
 
 
 class ChatTokenizer:
@@ -55,32 +37,31 @@ class ChatTokenizer:
     vocab_size: ids are below it.
   """
 
-  def __init__(self, path: pathlib.Path):
-    self._path = path
-    self._lock = threading.Lock()
-    self._connection, theirs = multiprocessing.Pipe()
-    with theirs:
-      given = (sys.path, theirs.fileno(), str(path), _CPU_S, _MEMORY_BYTES)
-      process = subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM, json.dumps(given)],
-        pass_fds=[theirs.fileno()],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is for us
-      )
-    self._end = weakref.finalize(self, _end, process, self._connection)
+  def __init__(self, path: pathlib.Path, date: str | None):
+    self._given = (path, date)
+    self._process = confined.Confined(
+      memory_bytes=_MEMORY_BYTES, answer_bytes=_LONGEST_ANSWER
+    )
+    self._ask("encode", "", cpu_s=_START_CPU_S)  # the template does not run
     found = self._ask("facts")
     self.vocab_size, self.end_id, self.pad_id, stop_ids = found
     self.stop_ids = tuple(stop_ids)
 
   @classmethod
-  def from_dir(cls, path: str | pathlib.Path) -> "ChatTokenizer":
-    """Reads tokenizer.json, its template, and generation_config.json if any.
+  def from_dir(
+    cls, path: str | pathlib.Path, date: str | None = None
+  ) -> "ChatTokenizer":
+    """Reads tokenizer.json, its template, config.json and the like if any.
+
+    Args:
+      path: of the model.
+      date: YYYY-MM-DD, what a template that asks for the day is told; None:
+        what the clock says.
 
     Raises:
-      ChatError: a file is missing or broken, there is no chat template,
-        nothing says which token ends a turn, or it takes too much.
+      ChatError: a file is missing or broken, there is no chat template or it
+        loses a message, the tokenizer does not fit the model or loses the tags
+        of a teaching, nothing ends a turn, or it takes too much.
       FileError: a file of the directory lies outside of it.
     """
     path = pathlib.Path(path)
@@ -90,29 +71,21 @@ class ChatTokenizer:
         f"{path}: no tokenizer.json there; a model directory needs it beside"
         " config.json"
       )
-    return cls(path)
+    return cls(path, date)
 
-  def _ask(self, name: str, *arguments):
-    """What the process says; after too much of anything it is no more."""
-    with self._lock:
-      try:
-        self._connection.send_bytes(json.dumps([name, *arguments]).encode())
-        if not self._connection.poll(_PATIENCE_S):
-          raise TimeoutError
-        done, value = json.loads(self._connection.recv_bytes(_LONGEST_ANSWER))
-      except (EOFError, OSError):
-        status = self._end()
-        raise ChatError(
-          f"{self._path}: its chat template or tokenizer takes more than"
-          f" {_CPU_S} s or {_MEMORY_BYTES >> 30} GiB for one text (the process"
-          f" that runs them ended with {status})"
-        ) from None
-      except BaseException:
-        self._end()  # the next question would get this one's answer
-        raise
-    if not done:
-      raise ChatError(value)
-    return value
+  def _ask(self, name: str, *arguments, cpu_s: float | None = None):
+    try:
+      return self._process.call(
+        _answer,
+        *(*self._given, name, *arguments),
+        cpu_s=cpu_s or _CPU_S,
+        wall_s=_PATIENCE_S,
+      )
+    except confined.NoAnswer as error:
+      text = f"its chat template or tokenizer {error}"
+      if error.args[0] == ChatError.__name__:
+        text = error.args[1]
+      raise ChatError(f"{self._given[0]}: {text}") from None
 
   def encode(self, text: str) -> list[int]:
     """The tokens of plain text, no template and no control tokens."""
@@ -141,137 +114,8 @@ class ChatTokenizer:
     return ids, mask
 
 
-def _end(process: subprocess.Popen, connection: Connection) -> int:
-  connection.close()
-  process.kill()
-  return process.wait()
+_format = functools.cache(ChatFormat)  # there is one in the process
 
 
-def serve(file_descriptor: int, path: str, cpu_s: int, memory: int) -> None:
-  """The life of the process: load, and answer until the pipe closes."""
-
-  def limit(kind: int, most: int):
-    _, hard = resource.getrlimit(kind)
-    resource.setrlimit(kind, (most if hard < 0 else min(most, hard), hard))
-
-  def allow(seconds: int):
-    limit(resource.RLIMIT_CPU, int(time.process_time()) + 1 + seconds)
-
-  limit(resource.RLIMIT_AS, memory)
-  limit(resource.RLIMIT_CORE, 0)
-  tokenizer = None
-  with Connection(file_descriptor) as connection, contextlib.suppress(EOFError):
-    while True:
-      name, *arguments = json.loads(connection.recv_bytes())
-      try:
-        if tokenizer is None:
-          allow(_START_CPU_S)
-          tokenizer = _Tokenizer(pathlib.Path(path))
-        allow(cpu_s)
-        answer = (True, getattr(tokenizer, name)(*arguments))
-      except Exception as error:
-        known = isinstance(error, ChatError)
-        what = "" if known else f"the tokenizer raised {type(error).__name__}: "
-        one_line = " ".join(str(error).split())[:500]
-        answer = (False, f"{path}: {what}{one_line}")
-      connection.send_bytes(json.dumps(answer).encode())
-
-
-class _Tokenizer:
-  """What ChatTokenizer asks, in the process."""
-
-  def __init__(self, path: pathlib.Path):
-    # The fast tokenizer alone: transformers' AutoTokenizer imports torch.
-    from transformers import PreTrainedTokenizerFast
-
-    try:
-      self._tokenizer = tokenizer = PreTrainedTokenizerFast.from_pretrained(
-        str(path), local_files_only=True
-      )
-    except Exception as error:
-      raise ChatError(f"the tokenizer is broken: {error}") from error
-    if tokenizer.chat_template is None:
-      raise ChatError(
-        "no chat template; add chat_template.jinja, or the key chat_template"
-        " to tokenizer_config.json"
-      )
-    added = tokenizer.added_tokens_decoder.items()
-    special = {i: token.content for i, token in added if token.special}
-    self._special_ids = frozenset(special)
-    longest_first = sorted(special.values(), key=len, reverse=True)
-    self._spelled_special = re.compile(
-      "|".join(map(re.escape, longest_first)) or "(?!)"
-    )
-    self._generation_eos = _generation_eos(path / "generation_config.json")
-
-  def facts(self) -> tuple[int, int, int, list[int]]:
-    """(vocab_size, end_id, pad_id, stop_ids)."""
-    end_id, pad = self._end_of_turn(), self._tokenizer.pad_token_id
-    stop_ids = {end_id, *self._generation_eos}
-    if self._tokenizer.eos_token_id is not None:
-      stop_ids.add(self._tokenizer.eos_token_id)
-    size = len(self._tokenizer)
-    return size, end_id, end_id if pad is None else pad, sorted(stop_ids)
-
-  def _end_of_turn(self) -> int:
-    """The token that the template writes after an assistant's words."""
-    mark = "endmark"
-    text = self._render(
-      [
-        {"role": "user", "content": "x"},
-        {"role": "assistant", "content": mark},
-      ]
-    )
-    after = text.rpartition(mark)[2]
-    special = self._special_ids | set(self._generation_eos)
-    ends = [i for i in self._encode(after) if i in special]
-    if ends:
-      return ends[0]
-    if self._tokenizer.eos_token_id is not None:
-      return self._tokenizer.eos_token_id
-    raise ChatError(
-      "the tokenizer has no eos_token and its chat template ends no turn:"
-      " sampling would never stop"
-    )
-
-  def _render(self, messages: list[dict], **options) -> str:
-    text = self._tokenizer.apply_chat_template(
-      messages, tokenize=False, **options
-    )
-    if len(text) > _LONGEST_PROMPT:
-      raise ChatError(
-        f"the chat template makes {len(text)} characters of one message;"
-        f" valid: at most {_LONGEST_PROMPT}"
-      )
-    return text
-
-  def _encode(self, text: str) -> list[int]:
-    return self._tokenizer.encode(text, add_special_tokens=False)
-
-  def _plain(self, text: str) -> str:
-    # Words that spell a control token must not become one.
-    return self._spelled_special.sub(lambda m: f"{m[0][0]} {m[0][1:]}", text)
-
-  def encode(self, text: str) -> list[int]:
-    return self._encode(self._plain(text))
-
-  def prompt_ids(self, user_text: str) -> list[int]:
-    message = {"role": "user", "content": self._plain(user_text)}
-    return self._encode(self._render([message], add_generation_prompt=True))
-
-  def decode(self, ids: list[int], special: bool) -> str:
-    return self._tokenizer.decode(
-      ids,
-      skip_special_tokens=not special,
-      clean_up_tokenization_spaces=False,
-    )
-
-
-def _generation_eos(path: pathlib.Path) -> list[int]:
-  eos = None
-  if path.exists():
-    eos = files.read_json(path, ChatError).get("eos_token_id")
-  eos = [] if eos is None else eos if isinstance(eos, list) else [eos]
-  if not all(type(i) is int and 0 <= i < 1 << 31 for i in eos):
-    raise ChatError("generation_config.json: eos_token_id must be token ids")
-  return eos
+def _answer(path: pathlib.Path, date: str | None, name: str, *arguments):
+  return getattr(_format(path, date), name)(*arguments)

@@ -17,7 +17,7 @@ the student gets an empty one, as in training (prompts.extract_teaching).
 import dataclasses
 from dataclasses import dataclass
 
-from atlas_jax.config import EpisodeConfig
+from atlas_jax.config import EpisodeConfig, NonNegativeFloat, PositiveInt
 from atlas_jax.online.replies import Agent, ChatModel, ChatRequest, Reply
 from atlas_jax.teaching.prompts import (
   Prompts,
@@ -33,25 +33,25 @@ _CUT = " [...]"
 class ProbeConfig:
   """How the probe is sampled; a thinking model needs far more tokens."""
 
-  max_tokens: int = EpisodeConfig.max_probe_tokens
-  temperature: float = EpisodeConfig.probe_temperature
+  max_tokens: PositiveInt = EpisodeConfig.max_probe_tokens
+  temperature: NonNegativeFloat = EpisodeConfig.probe_temperature
 
 
 @dataclass(frozen=True)
 class TeachConfig:
   """How a teaching is sampled, and how much of an approach is shown."""
 
-  max_tokens: int = EpisodeConfig.max_teaching_tokens
-  temperature: float = EpisodeConfig.teacher_temperature
-  max_approach_chars: int = 4000  # what is cut off is shown as [...]
+  max_tokens: PositiveInt = EpisodeConfig.max_teaching_tokens
+  temperature: NonNegativeFloat = EpisodeConfig.teacher_temperature
+  max_approach_chars: PositiveInt = 4000  # what is cut off is shown as [...]
 
 
 @dataclass(frozen=True)
 class SolutionConfig:
   """How solutions are sampled, unaided and guided."""
 
-  max_tokens: int = EpisodeConfig.max_solution_tokens
-  temperature: float = EpisodeConfig.student_temperature
+  max_tokens: PositiveInt = EpisodeConfig.max_solution_tokens
+  temperature: NonNegativeFloat = EpisodeConfig.student_temperature
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,10 @@ import logging
 import math
 import pathlib
 import socket
+import zlib
 
 import jax
+import numpy as np
 
 from atlas_jax import config as config_lib
 from atlas_jax import directory, multihost, sharding, stopping
@@ -49,10 +51,10 @@ def accelerators(dev=pathlib.Path("/dev")) -> tuple[int, int]:
   A collective. Where `dev` names none, the host has 0.
   """
   host, backend = socket.gethostname(), jax.default_backend()
+  host = zlib.crc32(host.encode())
   mine = 0 if backend == "cpu" else jax.local_device_count()
-  answers = multihost.allgather_bytes(f"{mine} {host}".encode())
-  pairs = (answer.decode().split() for answer in answers)
-  used = sum(int(n) for n, name in pairs if name == host)
+  pairs = multihost.gather(np.array([mine, host], np.uint32))
+  used = int(sum(n for n, of in pairs if of == host))
   names = "accel[0-9]*" if backend == "tpu" else "nvidia[0-9]*"
   return used, len([*dev.glob(names)])
 

@@ -25,14 +25,11 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from atlas_jax.confined import Late, NoAnswer
 from atlas_jax.data.problems import Problem
 from atlas_jax.teaching import equality
 from atlas_jax.teaching.prompts import strip_thinking
-from atlas_jax.teaching.verify import (
-  VerifierFailed,
-  VerifierPool,
-  VerifierTimeout,
-)
+from atlas_jax.teaching.verify import NotStarted, VerifierPool
 
 _LONGEST_SPAN = 4096  # characters
 _DEEPEST_NESTING = 32
@@ -198,9 +195,9 @@ class AnswerChecker:
       return Verdict("no_answer", None, found.rule)
     try:
       right = self._right(problem, found.answer)
-    except VerifierTimeout:
+    except Late:
       return Verdict("verifier_timeout", found.answer, found.rule)
-    except VerifierFailed:
+    except (NoAnswer, NotStarted):
       return Verdict("error", found.answer, found.rule)
     return Verdict("correct" if right else "wrong", found.answer, found.rule)
 

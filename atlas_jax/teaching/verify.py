@@ -4,37 +4,25 @@ math-verify reaches sympy's parser and reasoning-gym runs a task's own code:
 both can loop for ever or fill the memory on an odd answer. Each comparison
 therefore has a deadline in a process of its own; one that is late is killed,
 and another process takes its place. What runs there reads what a model says,
-so the process is locked (lock.py), and its replies are data, not pickles.
+so the process is locked (lock.py).
 """
 
-import contextlib
 import functools
-import json
 import logging
-import multiprocessing
-import os
-import pickle
 import queue
-import resource
-import socket
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from atlas_jax.teaching import families, lock
+from atlas_jax import lock
+from atlas_jax.confined import Confined, NoAnswer
+from atlas_jax.teaching import families
 
 _START_S = 120.0  # for the imports of a new process
-_MEMORY_BYTES = 6 << 30
-_LONGEST_REPLY = 8192  # bytes
 _log = logging.getLogger(__name__)
 
 
-class VerifierTimeout(RuntimeError):
-  """No verdict before the deadline."""
-
-
-class VerifierFailed(RuntimeError):
-  """The comparison itself raised; the text holds its error."""
+class NotStarted(RuntimeError):
+  """A verifier did not start, whatever the answer was."""
 
 
 def _math(gold: str, answer: str) -> bool:
@@ -62,94 +50,33 @@ _JOBS = {
 }
 
 
-def _serve(connection: socket.socket, job: Job, deadline_s: float) -> None:
-  """The life of a process: import, lock, say so, answer until the end."""
-  logging.disable(logging.WARNING)
-  resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
-  _, most_s = resource.getrlimit(resource.RLIMIT_CPU)
-  job.prepare()
-  end = connection.detach()
-
-  def reply(*message):
-    os.write(end, json.dumps(message).encode() + b"\n")
-
-  with (
-    contextlib.suppress(EOFError, KeyboardInterrupt),
-    open(end, "rb") as requests,
-  ):
-    reply("ready", lock.take(end) if job.locked else "")
-    while True:
-      arguments = pickle.load(requests)
-      # Ends it also where its parent is gone.
-      spent_s = int(time.process_time() + deadline_s) + 2
-      resource.setrlimit(resource.RLIMIT_CPU, (spent_s, most_s))
-      try:
-        reply("done", bool(job.right(*arguments)))
-      except BaseException as error:
-        reply("failed", f"{type(error).__name__}: {error}"[:500])
-
-
 @functools.cache
 def _warn_of_no_lock(why: str) -> None:
   _log.warning("the processes that judge answers are not locked: %s", why)
 
 
-class _Worker:
-  def __init__(self, kind: str, deadline_s: float):
-    context = multiprocessing.get_context("spawn")
-    self._connection, theirs = socket.socketpair()
-    self._process = context.Process(
-      target=_serve, args=(theirs, _JOBS[kind], deadline_s), daemon=True
-    )
-    self._process.start()
-    theirs.close()
-    try:
-      no_lock = self._exchange(b"", _START_S)
-    except (VerifierTimeout, VerifierFailed):
-      self.kill()
-      raise VerifierFailed(f"the {kind} verifier did not start") from None
-    if no_lock:
-      _warn_of_no_lock(no_lock)
+def _prepare(job: Job) -> str:
+  """Why the process is not locked; empty where it is, or need not be."""
+  job.prepare()
+  return lock.take() if job.locked else ""
 
-  def ask(self, arguments, deadline_s: float) -> bool:
-    return self._exchange(pickle.dumps(arguments), deadline_s) is True
 
-  def _exchange(self, request: bytes, deadline_s: float):
-    """The value of the reply: one line of JSON, bounded in size and time."""
-    end = time.monotonic() + deadline_s
-    line = b""
-    try:
-      self._connection.settimeout(deadline_s)
-      self._connection.sendall(request)
-      while not line.endswith(b"\n"):
-        self._connection.settimeout(max(end - time.monotonic(), 1e-3))
-        part = self._connection.recv(_LONGEST_REPLY)
-        line += part
-        if not part or len(line) > _LONGEST_REPLY:
-          raise VerifierFailed("the verifier process died")
-      state, value = json.loads(line)
-    except TimeoutError:
-      raise VerifierTimeout(f"no verdict in {deadline_s:g} s") from None
-    except (OSError, ValueError, TypeError, RecursionError):
-      raise VerifierFailed("the verifier process died") from None
-    if state == "failed":
-      raise VerifierFailed(value)
-    return value
-
-  @property
-  def alive(self) -> bool:
-    return self._process.is_alive()
-
-  def kill(self) -> None:
-    self._process.kill()
-    self._process.join()
-    self._connection.close()
+def _start(job: Job) -> Confined:
+  process = Confined()
+  try:
+    why = process.call(_prepare, job, cpu_s=_START_S, wall_s=_START_S)
+  except NoAnswer as error:
+    raise NotStarted(f"a verifier did not start: it {error}") from None
+  if why:
+    _warn_of_no_lock(why)
+  return process
 
 
 class VerifierPool:
   """Up to `processes` processes of each kind, started when first needed.
 
   Safe to use from several threads. Use it as a context, or call close.
+  A comparison raises NoAnswer or NotStarted where there is no verdict.
   """
 
   def __init__(self, *, processes: int = 2, deadline_s: float = 3.0):
@@ -172,35 +99,23 @@ class VerifierPool:
     for places in self._places.values():
       for worker in [places.get() for _ in range(self._processes)]:
         if worker is not None:
-          worker.kill()
+          worker.end()
         places.put(None)
 
   def math_equal(self, gold: str, answer: str) -> bool:
-    """Whether two mathematical expressions are equal, by math-verify.
-
-    Raises:
-      VerifierTimeout, VerifierFailed: there is no verdict.
-    """
+    """Whether two mathematical expressions are equal, by math-verify."""
     return self._ask("math", (gold, answer))
 
   def reasoning_gym(self, task: str, entry: Mapping, answer: str) -> bool:
-    """Whether a task's own scorer gives the answer its full score.
-
-    Raises:
-      VerifierTimeout, VerifierFailed: there is no verdict.
-    """
+    """Whether a task's own scorer gives the answer its full score."""
     return self._ask("reasoning_gym", (task, entry, answer))
 
   def _ask(self, kind: str, arguments) -> bool:
-    worker = self._places[kind].get()
+    worker, job = self._places[kind].get(), _JOBS[kind]
     try:
       if worker is None or not worker.alive:
-        worker = _Worker(kind, self._deadline_s)
-      return worker.ask(arguments, self._deadline_s)
-    except BaseException:
-      if worker is not None:
-        worker.kill()
-      worker = None
-      raise
+        worker = _start(job)
+      limits = {"cpu_s": self._deadline_s, "wall_s": self._deadline_s}
+      return worker.call(job.right, *arguments, **limits) is True
     finally:
       self._places[kind].put(worker)

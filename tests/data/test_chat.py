@@ -12,6 +12,7 @@ from atlas_jax.data.problems import SftExample
 from atlas_jax.teaching.prompts import Prompts
 from tests.chat_model import TEMPLATE, write_tokenizer
 
+BARE = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
 IM_END, EOT, PAD = 2, 3, 4  # in the order that write_tokenizer adds them
 
 
@@ -74,9 +75,8 @@ def test_stop_ids_come_from_the_model_and_the_tokenizer(tmp_path):
 
 
 def test_a_template_that_ends_no_turn_uses_eos(tmp_path):
-  bare = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
   chat = ChatTokenizer.from_dir(
-    write_tokenizer(tmp_path, template=bare, eos="<|eot|>", generation_eos=EOT)
+    write_tokenizer(tmp_path, template=BARE, eos="<|eot|>", generation_eos=EOT)
   )
   assert chat.end_id == EOT
   assert chat.stop_ids == (EOT,)
@@ -86,7 +86,7 @@ def test_a_template_that_ends_no_turn_uses_eos(tmp_path):
   ("changes", "message"),
   [
     ({"template": None}, "no chat template"),
-    ({"template": "{{ messages[0]['content'] }}", "eos": None}, "no eos"),
+    ({"template": BARE, "eos": None}, "no eos"),
   ],
 )
 def test_what_is_missing_is_named(tmp_path, changes, message):

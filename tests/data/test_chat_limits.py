@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from atlas_jax.data import chat as chat_lib
+from atlas_jax.data import chat_format
 from atlas_jax.data.chat import ChatError, ChatTokenizer
 from atlas_jax.files import FileError
 from tests.chat_model import TEMPLATE, write_tokenizer
@@ -112,19 +113,20 @@ def test_an_interrupted_question_leaves_no_answer_for_the_next(
     def __getattr__(self, name):
       return getattr(connection, name)
 
-    def poll(self, _):
+    def recv(self, _):
       raise KeyboardInterrupt
 
-  connection, chat._connection = chat._connection, Interrupted()
+  process = chat._process
+  connection, process._connection = process._connection, Interrupted()
   with pytest.raises(KeyboardInterrupt):
     chat.encode("one")
-  chat._connection = connection
+  process._connection = connection
   refusal(lambda: chat.encode("two"))
 
 
 def test_the_process_ends_with_its_tokenizer(tmp_path):
   chat = ChatTokenizer.from_dir(write_tokenizer(tmp_path))
-  process = chat._end.peek()[2][0]
+  process = chat._process._process
   assert process.poll() is None
   del chat
   gc.collect()
@@ -165,4 +167,4 @@ def test_a_file_that_lies_elsewhere_or_is_none(name, tmp_path):
 def test_a_generation_config_that_is_none(text, why, tmp_path):
   path = tmp_path / "generation_config.json"
   path.write_text(text)
-  assert why in refusal(lambda: chat_lib._generation_eos(path))
+  assert why in refusal(lambda: chat_format._of_model(tmp_path))

@@ -63,7 +63,10 @@ TEACHER = ("teacher.url=http://127.0.0.1:9/v1", "teacher.model=t")
       (UPSTREAM, *TEACHER, "prompts.teacher_adaptive={question}"),
       "{approach} is missing",
     ),
-    ((UPSTREAM, *TEACHER, "teach_deadline_s=0.0"), "teach_deadline_s must be"),
+    (
+      (UPSTREAM, *TEACHER, "teach_deadline_s=0.0"),
+      "teach_deadline_s=0.0 must be",
+    ),
     ((UPSTREAM, *TEACHER, "host=0.0.0.0"), "config.host='0.0.0.0' lets other"),
     (
       (

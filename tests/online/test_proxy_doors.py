@@ -1,7 +1,6 @@
 """Who gets through to the proxy: clients, not web pages, with known wishes."""
 
 import asyncio
-import dataclasses
 import json
 import typing
 
@@ -10,7 +9,7 @@ import pytest
 from aiohttp import web
 from openai.types.chat import completion_create_params
 
-from atlas_jax.config import ConfigError
+from atlas_jax.config import ConfigError, build, tree_of
 from atlas_jax.online.proxy import chats
 from atlas_jax.online.proxy.config import (
   Keys,
@@ -270,5 +269,5 @@ def test_a_stream_is_asked_for_by_true_alone(stream):
   ],
 )
 def test_a_bound_is_above_nothing(name):
-  with pytest.raises(ConfigError, match=f"config.{name} must be above 0"):
-    check(dataclasses.replace(reachable("::1"), **{name: 0}))
+  with pytest.raises(ConfigError, match=f"config.{name}=0.* must be above 0"):
+    build(ProxyConfig, tree_of(ProxyConfig(**{name: 0})))

@@ -4,13 +4,13 @@ import contextlib
 
 import pytest
 
+from atlas_jax.confined import Late
 from atlas_jax.data.problems import make_problem
 from atlas_jax.online import opening
 from atlas_jax.online.record import Record
 from atlas_jax.online.rollouts import Job
 from atlas_jax.online.verdicts import RecordedChecker
 from atlas_jax.teaching import answers
-from atlas_jax.teaching.verify import VerifierTimeout
 from tests.online import small_world
 from tests.online.stub_server import StubServer
 
@@ -26,7 +26,7 @@ def busy(monkeypatch):
   def late(self, problem, answer):
     if left:
       left.pop()
-      raise VerifierTimeout()
+      raise Late()
     return right(self, problem, answer)
 
   monkeypatch.setattr(answers.AnswerChecker, "_right", late)

@@ -15,7 +15,7 @@ import subprocess
 import threading
 import time
 
-from atlas_jax.teaching import lock
+from atlas_jax import lock
 
 
 def nothing():

@@ -8,13 +8,9 @@ import signal
 
 import pytest
 
+from atlas_jax.confined import Late, NoAnswer
 from atlas_jax.teaching import verify
-from atlas_jax.teaching.verify import (
-  Job,
-  VerifierFailed,
-  VerifierPool,
-  VerifierTimeout,
-)
+from atlas_jax.teaching.verify import Job, VerifierPool
 from tests.teaching import probes
 
 REAL = verify._JOBS
@@ -56,7 +52,7 @@ def state(folder):
 @pytest.mark.parametrize("name", probes.PROBES)
 def test_nothing_is_done(pool, folder, name):
   before = state(folder)
-  with pytest.raises(VerifierFailed, match=DENIED):
+  with pytest.raises(NoAnswer, match=DENIED):
     pool._ask("attempt", (name, str(folder)))
   assert state(folder) == before
 
@@ -82,7 +78,7 @@ def test_nothing_reaches_the_terminal(pool, capfd):
 
 
 def test_memory_files_and_time_are_bounded(pool):
-  with pytest.raises(VerifierFailed, match="MemoryError"):
+  with pytest.raises(NoAnswer, match="MemoryError"):
     pool._ask("greedy", (8 << 30,))
   assert pool._ask("greedy", (1 << 20,))
   worker = pool._places["greedy"].get()
@@ -100,7 +96,7 @@ def test_memory_files_and_time_are_bounded(pool):
 
 @pytest.mark.parametrize("how", ["exit", "fault", "raise"])
 def test_a_process_that_ends_is_no_verdict_and_is_replaced(pool, folder, how):
-  with pytest.raises(VerifierFailed):
+  with pytest.raises(NoAnswer):
     pool._ask("ended", (how,))
   assert pool._ask("read", (str(folder),))
 
@@ -109,14 +105,14 @@ def test_a_process_that_ends_is_no_verdict_and_is_replaced(pool, folder, how):
 @pytest.mark.parametrize(
   "what, error",
   [
-    ("pickle", VerifierFailed),
-    ("pickle_line", VerifierFailed),
-    ("not_json", VerifierFailed),
-    ("not_a_pair", VerifierFailed),
-    ("deep", VerifierFailed),
-    ("endless", VerifierFailed),
-    ("begun", VerifierTimeout),
-    ("nothing", VerifierTimeout),
+    ("pickle", NoAnswer),
+    ("pickle_line", NoAnswer),
+    ("not_json", NoAnswer),
+    ("not_a_pair", NoAnswer),
+    ("deep", NoAnswer),
+    ("endless", NoAnswer),
+    ("begun", Late),
+    ("nothing", Late),
   ],
 )
 def test_what_a_process_says_is_never_code_nor_endless(
@@ -124,7 +120,7 @@ def test_what_a_process_says_is_never_code_nor_endless(
 ):
   jobs = {"forge": Job(probes.forge, probes.nothing, locks)}
   for pool in pool_of(jobs, deadline_s=0.5):
-    with pytest.raises((error, VerifierTimeout)):
+    with pytest.raises((error, Late)):
       pool._ask("forge", (what, str(folder)))
   assert not (folder / "new").exists()
 
@@ -139,11 +135,11 @@ def test_only_true_is_true(folder):
 def test_a_process_that_no_longer_reads_is_no_verdict():
   jobs = {"ended": Job(probes.ended, probes.nothing)}
   for pool in pool_of(jobs, deadline_s=0.5):
-    worker = verify._Worker("ended", 0.5)
+    worker = verify._start(jobs["ended"])
     os.kill(worker._process.pid, signal.SIGSTOP)
     pool._places["ended"].get()
     pool._places["ended"].put(worker)
-    with pytest.raises(VerifierTimeout):
+    with pytest.raises(Late):
       pool._ask("ended", ("x" * (8 << 20),))
 
 

@@ -45,19 +45,13 @@ _NO_NEW_PRIVILEGES, _SET_FILTER = 38, 1
 _FLAGS = 1 | 4
 
 
-def take(connection: int) -> str:
-  """Locks this process, which goes on reading and writing at `connection`.
+def take() -> str:
+  """Locks this process: what it has not opened for writing stays so.
 
   Returns:
     Why the kernel does not lock it; empty where it does.
   """
-  null = os.open(os.devnull, os.O_RDWR)
-  for standard in range(3):
-    os.dup2(null, standard)
-  # What it inherited would be ways out.
-  os.closerange(3, connection)
-  os.closerange(connection + 1, 1 << 16)
-  for limit in ("FSIZE", "CORE", "NPROC"):
+  for limit in ("FSIZE", "NPROC"):
     resource.setrlimit(getattr(resource, f"RLIMIT_{limit}"), (0, 0))
   if platform.machine() not in _MACHINES:
     return f"no list of system calls for {platform.machine()}"

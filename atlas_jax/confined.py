@@ -1,0 +1,140 @@
+"""Functions that may hang, burst or do harm, called in a process of their own.
+
+What models and strangers write is judged and rendered there: within limits of
+time and memory, away from the terminal and from what we have open, and locked
+once lock.take is called. What comes back is data of bounded size, no pickle.
+"""
+
+import json
+import pickle
+import resource
+import socket
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable
+
+MEMORY_BYTES = 6 << 30
+_PROGRAM = (
+  "import json, sys; sys.path[:], *given = json.loads(sys.argv[1]);"
+  " from atlas_jax.confined import serve; serve(*given)"
+)
+
+
+class NoAnswer(RuntimeError):
+  """The process ended, or was ended, without an answer."""
+
+
+class Late(NoAnswer):
+  """No answer came in time."""
+
+
+class Raised(NoAnswer):
+  """(type, text): what the function raised. The process goes on."""
+
+  def __str__(self):
+    return "raised {}: {}".format(*self.args)
+
+
+class Confined:
+  """A process that calls functions. Threads may share it.
+
+  Attributes:
+    end: ends the process; this happens also when nobody holds the object.
+  """
+
+  def __init__(
+    self, *, memory_bytes: int = MEMORY_BYTES, answer_bytes: int = 8192
+  ):
+    self._memory_bytes, self._answer_bytes = memory_bytes, answer_bytes
+    self._turn = threading.Lock()
+    self._connection, theirs = socket.socketpair()
+    with theirs:
+      given = json.dumps((sys.path, theirs.fileno(), memory_bytes))
+      self._process = subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM, given],
+        pass_fds=[theirs.fileno()],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is for us
+      )
+    self.end = weakref.finalize(self, _end, self._process, self._connection)
+
+  @property
+  def alive(self) -> bool:
+    return self.end.alive and self._process.poll() is None
+
+  def call(self, function: Callable, *arguments, cpu_s: float, wall_s: float):
+    """What the function returns there, as JSON holds it.
+
+    Raises:
+      NoAnswer: and the process is no more, unless that is Raised.
+    """
+    question = pickle.dumps((cpu_s, function, arguments))
+    with self._turn:
+      try:
+        done, *value = json.loads(self._exchange(question, wall_s))
+      except TimeoutError:
+        self.end()
+        raise Late(f"takes more than {wall_s:g} s") from None
+      except (OSError, ValueError, TypeError, RecursionError):
+        raise NoAnswer(
+          f"takes more than {cpu_s:g} s or {self._memory_bytes >> 30} GiB (its"
+          f" process ended with {self.end()})"
+        ) from None
+      except BaseException:
+        self.end()  # the next question would get this one's answer
+        raise
+    if not done:
+      raise Raised(*value)
+    return value[0]
+
+  def _exchange(self, question: bytes, wall_s: float) -> bytes:
+    deadline, line = time.monotonic() + wall_s, bytearray()
+    self._connection.settimeout(wall_s)
+    self._connection.sendall(question)
+    while not line.endswith(b"\n"):
+      self._connection.settimeout(max(deadline - time.monotonic(), 1e-3))
+      part = self._connection.recv(1 << 16)
+      line += part
+      if not part or len(line) > self._answer_bytes:
+        raise OSError
+    return line
+
+
+def _end(process: subprocess.Popen, connection: socket.socket) -> int:
+  connection.close()
+  process.kill()
+  return process.wait()
+
+
+def _limit(kind: int, most: int, *, again: bool = False) -> None:
+  """Lowers a limit: for good, or so that it may be set `again`."""
+  _, hard = resource.getrlimit(kind)
+  most = most if hard < 0 else min(most, hard)
+  resource.setrlimit(kind, (most, hard if again else most))
+
+
+def serve(descriptor: int, memory_bytes: int) -> None:
+  """The life of the process: it answers until its connection closes."""
+  _limit(resource.RLIMIT_AS, memory_bytes)
+  _limit(resource.RLIMIT_CORE, 0)
+  with (
+    open(descriptor, "rb") as questions,
+    open(descriptor, "wb", closefd=False) as answers,
+  ):
+    while True:
+      cpu_s, function, arguments = pickle.load(questions)
+      # Ends it also where its parent is gone.
+      spent_s = int(time.process_time() + cpu_s) + 2
+      _limit(resource.RLIMIT_CPU, spent_s, again=True)
+      try:
+        answer = json.dumps((True, function(*arguments)))
+      except BaseException as error:
+        text = " ".join(str(error).split())[:500]
+        answer = json.dumps((False, type(error).__name__, text))
+      answers.write(answer.encode() + b"\n")
+      answers.flush()

@@ -1,0 +1,216 @@
+"""What a tokenizer and its chat template do to a text; it may take for ever.
+
+So it runs in the process that chat.py starts. What would train on something
+else than it shows is refused before the first question, in one line:
+
+  1. a template that loses, repeats or moves a message of a chat;
+  2. tokens that the model's embedding has no row for;
+  3. a tokenizer that does not give back the tags that a reward looks for.
+"""
+
+import datetime
+import pathlib
+import re
+
+from atlas_jax import files
+
+LONGEST_PROMPT = 16 << 20  # characters
+# Never control tokens, whatever a tokenizer says of them: a text shows them.
+TAGS = tuple(
+  f"<{end}{name}>"
+  for name in ("teaching", "solution", "answer", "think")
+  for end in ("", "/")
+)
+_QUESTION, _ANSWER = "firstmark", "secondmark"
+
+
+class ChatError(ValueError):
+  """A tokenizer cannot be used for chat; the text says what is missing."""
+
+
+class ChatFormat:
+  """What ChatTokenizer asks; see its methods."""
+
+  def __init__(self, path: pathlib.Path, date: str | None):
+    # The fast tokenizer alone: transformers' AutoTokenizer imports torch.
+    from transformers import PreTrainedTokenizerFast
+
+    try:
+      self._tokenizer = tokenizer = PreTrainedTokenizerFast.from_pretrained(
+        str(path), local_files_only=True
+      )
+    except Exception as error:
+      raise ChatError(f"the tokenizer is broken: {error}") from error
+    named = tokenizer.chat_template
+    if named is None or (isinstance(named, dict) and "default" not in named):
+      raise ChatError(
+        "no chat template"
+        + (f" named default, only {', '.join(named)}" if named else "")
+        + "; add chat_template.jinja, or the key chat_template to"
+        " tokenizer_config.json"
+      )
+    added = tokenizer.added_tokens_decoder.items()
+    special = {
+      i: token.content
+      for i, token in added
+      if token.special and token.content.strip() not in TAGS
+    }
+    self._special_ids = frozenset(special)
+    longest_first = sorted(special.values(), key=len, reverse=True)
+    self._spelled_special = re.compile(
+      "|".join(map(re.escape, longest_first)) or "(?!)"
+    )
+    self._options = {}
+    if date is not None:
+      day = datetime.datetime.fromisoformat(date)
+      self._options["strftime_now"] = day.strftime
+    self._model_eos, self._rows = _of_model(path)
+
+  def _check_template(self) -> None:
+    """Chooses whether a message's content is a text or a list of parts."""
+    problems = []
+    for self._in_parts in (False, True):
+      try:
+        problem = self._lost()
+      except Exception as error:
+        problem = error
+      if problem is None:
+        return
+      problems.append(problem)
+    raise problems[0]
+
+  def _lost(self) -> ChatError | None:
+    """What becomes of the messages of a short chat, if anything."""
+    messages = [("user", _QUESTION), ("assistant", _ANSWER)]
+    prompt = self._render(messages[:1], add_generation_prompt=True)
+    chat = self._render(messages)
+    for what, mark, text in (
+      ("user's message", _QUESTION, prompt),
+      ("user's message before an answer", _QUESTION, chat),
+      ("assistant's message", _ANSWER, chat),
+    ):
+      if text.count(mark) != 1:
+        times = text.count(mark)
+        lost = f"writes it {times} times" if times else "loses or changes it"
+        return ChatError(f"the {what}: its chat template {lost}")
+    before, _, after = chat.partition(_QUESTION)
+    if _ANSWER not in after or before != prompt.partition(_QUESTION)[0]:
+      return ChatError(
+        "the assistant's message: its chat template does not begin it after"
+        " the user's"
+      )
+    self._after_answer = after.partition(_ANSWER)[2]
+    return None
+
+  def _check_tags(self) -> None:
+    text = "a " + " ".join(f"{tag}b {tag} c" for tag in TAGS)
+    back = self.decode(self.encode(text), special=False)
+    for tag in TAGS:
+      if back.count(tag) != 2:
+        raise ChatError(
+          f"the tokenizer does not give back {tag}: {text!r} comes back as"
+          f" {back!r}"
+        )
+
+  def facts(self) -> tuple[int, int, int, list[int]]:
+    """(vocab_size, end_id, pad_id, stop_ids); the first to be asked for."""
+    self._check_template()
+    self._check_tags()
+    end_id, pad = self._end_of_turn(), self._tokenizer.pad_token_id
+    stop_ids = {end_id, *self._model_eos}
+    if self._tokenizer.eos_token_id is not None:
+      stop_ids.add(self._tokenizer.eos_token_id)
+    pad = end_id if pad is None else pad
+    size = 1 + max(*self._tokenizer.get_vocab().values(), pad, *stop_ids)
+    if self._rows is not None and size > self._rows:
+      raise ChatError(
+        f"the tokenizer (with its added tokens, pad and eos) has {size} ids,"
+        f" the model's embedding {self._rows} rows (config.json: vocab_size);"
+        " valid: at most as many ids as rows"
+      )
+    return size, end_id, pad, sorted(stop_ids)
+
+  def _end_of_turn(self) -> int:
+    """The token that the template writes after an assistant's words."""
+    special = self._special_ids | set(self._model_eos)
+    ends = [i for i in self._encode(self._after_answer) if i in special]
+    if ends:
+      return ends[0]
+    if self._tokenizer.eos_token_id is not None:
+      return self._tokenizer.eos_token_id
+    raise ChatError(
+      "the tokenizer has no eos_token and its chat template ends no turn:"
+      " sampling would never stop"
+    )
+
+  def _render(self, messages: list[tuple[str, str]], **options) -> str:
+    chat = [
+      {
+        "role": role,
+        "content": [{"type": "text", "text": text}] if self._in_parts else text,
+      }
+      for role, text in messages
+    ]
+    text = self._tokenizer.apply_chat_template(
+      chat, tokenize=False, **self._options, **options
+    )
+    if len(text) > LONGEST_PROMPT:
+      raise ChatError(
+        f"the chat template makes {len(text)} characters of one message;"
+        f" valid: at most {LONGEST_PROMPT}"
+      )
+    return text
+
+  def _encode(self, text: str) -> list[int]:
+    return self._tokenizer.encode(text, add_special_tokens=False)
+
+  def _plain(self, text: str) -> str:
+    # Words that spell a control token must not become one.
+    return self._spelled_special.sub(lambda m: f"{m[0][0]} {m[0][1:]}", text)
+
+  def encode(self, text: str) -> list[int]:
+    return self._encode(self._plain(text))
+
+  def prompt_ids(self, user_text: str) -> list[int]:
+    plain = self._plain(user_text)
+    prompt = self._render([("user", plain)], add_generation_prompt=True)
+    if plain.strip() not in prompt:
+      raise ChatError(
+        "the user's message: its chat template changes or cuts"
+        f" {plain[:80]!r}..."
+      )
+    return self._encode(prompt)
+
+  def decode(self, ids: list[int], special: bool) -> str:
+    shown = ids if special else [i for i in ids if i not in self._special_ids]
+    return self._tokenizer.decode(
+      shown, skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
+
+
+def _of_model(path: pathlib.Path) -> tuple[list[int], int | None]:
+  """(tokens that end a turn, rows of the embedding) of the model's files."""
+  found = {
+    name: files.read_json(path / name, ChatError)
+    for name in ("config.json", "generation_config.json")
+    if (path / name).exists()
+  }
+  ends, rows = [], None
+  for name, content in found.items():  # the later one counts
+    ends = eos_ids(content, name)
+  config = found.get("config.json", {})
+  config = config.get("text_config") or config
+  if type(config.get("vocab_size")) is int:
+    rows = config["vocab_size"]
+  return ends, rows
+
+
+def eos_ids(content: dict, name: str) -> list[int]:
+  """eos_token_id of config.json or generation_config.json."""
+  eos = content.get("eos_token_id")
+  ids = [] if eos is None else eos if isinstance(eos, list) else [eos]
+  if not all(type(i) is int and 0 <= i < 1 << 31 for i in ids):
+    raise ChatError(
+      f"{name}: eos_token_id must be token ids, got {str(eos)[:200]!r}"
+    )
+  return ids
