@@ -160,6 +160,29 @@ def test_the_teachers_key_is_not_taught():
   assert contents(up)[1] == "GUIDED 1+1? BY count *** twice"
 
 
+@pytest.mark.parametrize("forwards", [False, True])
+def test_what_the_upstream_repeats_does_not_reach_the_teacher(forwards):
+  key = "sk-client-key" if forwards else KEY
+
+  async def chat(request):
+    return whole(f"I was sent {request.headers['Authorization']} ...")
+
+  async def check(proxied):
+    assert (await proxied.ask())[0] == "taught"
+
+  with teacher() as teach:
+    run(
+      check,
+      application(chat),
+      teach,
+      keys=Keys(teacher=TEACHER_KEY) if forwards else KEYS,
+      client_key=key,
+      sent={"forward_authorization": forwards},
+    )
+  (prompt,) = contents(teach)
+  assert prompt == "TEACH 1+1? FROM I was sent Bearer *** ..."
+
+
 @pytest.mark.parametrize(
   ("status", "kind", "stream"),
   [

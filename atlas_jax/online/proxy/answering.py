@@ -32,7 +32,6 @@ from atlas_jax.online.proxy.chats import BadRequest, Chat, read_chat
 from atlas_jax.online.proxy.config import ProxyConfig
 from atlas_jax.online.proxy.counters import Counters
 from atlas_jax.online.proxy.endpoint import Endpoint
-from atlas_jax.online.proxy.hiding import Hiding
 from atlas_jax.online.proxy.teaching import find_teaching
 from atlas_jax.teaching.prompts import Prompts
 
@@ -61,7 +60,6 @@ class Answering:
   teacher: Endpoint
   breaker: Breaker
   counters: Counters
-  hiding: Hiding
 
   @contextlib.contextmanager
   def timed(self, stage: str) -> Iterator[None]:
@@ -127,8 +125,7 @@ class Answering:
           self.counters.tokens.labels(stage).inc(reply.completion_tokens or 0)
     if how != "taught":
       return how, self._alone(chat)
-    teaching = self.hiding.in_text(taught.teaching)
-    fields = {"question": chat.question, "teaching": teaching}
+    fields = {"question": chat.question, "teaching": taught.teaching}
     prompt = self.prompts.render("student_with_teaching", fields)
     return how, chat.with_prompt(prompt)
 
@@ -154,12 +151,11 @@ class Answering:
         for name in _HANDED_ON:
           value = answer.headers.get(name, "")
           if value and value.isascii() and value.isprintable():
-            headers[name] = self.hiding.in_text(value)
+            headers[name] = self.upstream.hiding.in_text(value)
         if answer.status == 200 and answer.content_type == errors.EVENTS:
           headers["Content-Type"] = errors.EVENTS
           response = web.StreamResponse(headers=headers)
-          lines = self.upstream.lines(answer)
-          pieces = (await self.hiding.in_body(line) async for line in lines)
+          pieces = self.upstream.lines(answer)
           first = await anext(pieces, None)
           if how == "taught":
             first = await _begun(first, pieces)
@@ -177,7 +173,6 @@ class Answering:
     odd = odd and not is_answer(content)
     if odd and how == "taught":
       raise _GuidedFailed
-    content = await self.hiding.in_body(content, answer.status)
     response = errors.handed_on(answer.status, content, headers)
     return "failed" if odd or response.status >= 400 else how, response
 

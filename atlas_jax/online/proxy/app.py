@@ -96,7 +96,7 @@ class _Proxy:
 
   async def connected(self, app) -> AsyncIterator[None]:
     """Holds the connections while the application runs."""
-    c = self._config
+    c, hiding = self._config, Hiding(self._keys)
     async with http.open_session(
       connect_timeout_s=c.connect_timeout_s,
       silence_timeout_s=c.silence_timeout_s,
@@ -105,11 +105,10 @@ class _Proxy:
       self._answering = Answering(
         c,
         self._prompts,
-        Endpoint(s, "upstream", c, self._keys),
-        Endpoint(s, "teacher", c, self._keys),
+        Endpoint(s, "upstream", c, self._keys, hiding),
+        Endpoint(s, "teacher", c, self._keys, hiding),
         self._breaker,
         self._counters,
-        Hiding(self._keys),
       )
       yield
 
@@ -209,7 +208,6 @@ class _Proxy:
       )
     except (aiohttp.ClientError, TimeoutError) as reason:
       return errors.no_answer(reason)
-    body = await self._answering.hiding.in_body(body, status)
     return errors.handed_on(status, body, {})
 
   async def _ask_states(self) -> tuple[str, str]:
