@@ -91,7 +91,7 @@ def _teacher():
   # Rewards less the mean of their group, and no more: divided by their spread,
   # a token saved where all are right would count as much as an answer.
   config.grpo.advantage = "none"
-  # Holds the teachings near the words of SFT.
+  # Holds the teacher near SFT: it makes its teachings of pieces of those.
   config.grpo.beta = 0.02
   config.grpo.checkpoint_every = 10
   config.reward.efficiency_weight = 0.2
