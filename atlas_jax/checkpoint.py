@@ -17,6 +17,7 @@ sum over the bits of each tree. What does not agree with it when it is read is
 damaged, and the newest whole checkpoint takes its place.
 """
 
+import contextlib
 import json
 import logging
 import os
@@ -115,7 +116,7 @@ def _files(folder: epath.Path) -> dict[str, list[int]]:
     # What lies at the top is Orbax's own, and changes when it is named.
     for path in (root / name for name in names if root != folder):
       size = path.stat().length
-      total = zlib.crc32(path.read_bytes()) if size < _SMALL else 0
+      total = zlib.crc32(path.read_bytes()) if 0 < size < _SMALL else 0
       out[str(path.relative_to(folder))] = [size, total]
   return out
 
@@ -165,9 +166,10 @@ class Checkpoints:
     and the call after it, or close, waits for that. A step that is there
     already is left alone; damaged ones that `restore` passed by are removed.
     """
-    self._manager.wait_until_finished()
-    while self._damaged:
-      self._manager.delete(self._damaged.pop())
+    with self._writing():
+      self._manager.wait_until_finished()
+      while self._damaged:
+        self._manager.delete(self._damaged.pop())
     if step in self._manager.all_steps():
       return
     self._content = {
@@ -177,7 +179,19 @@ class Checkpoints:
       "sums": {name: int(_bit_sum(tree)) for name, tree in trees.items()},
     }
     items = {n: ocp.args.StandardSave(tree) for n, tree in trees.items()}
-    self._manager.save(step, args=ocp.args.Composite(**items))
+    with self._writing():
+      self._manager.save(step, args=ocp.args.Composite(**items))
+
+  @contextlib.contextmanager
+  def _writing(self):
+    """What Orbax and the disk say in here is one line of ours."""
+    try:
+      yield
+    except Exception as error:
+      first = str(error).partition("\n")[0][:500]
+      raise CheckpointError(
+        f"a checkpoint in {self._directory} cannot be written: {first}"
+      ) from error
 
   def _write_content(self) -> None:
     """Called when all files are there, before the step has its final name."""
@@ -247,11 +261,17 @@ class Checkpoints:
     """(what is wrong with the files of a step, its atlas.json)."""
     folder = self._directory / str(step)
     try:
+      if (folder / _CONTENT).stat().length == 0:  # a FIFO would not end
+        return f"{_CONTENT} is empty", {}
       total, _, text = (folder / _CONTENT).read_text().partition(" ")
       if int(total) != zlib.crc32(text.encode()):
         return f"{_CONTENT} is not what was saved", {}
       content, there = json.loads(text), _files(folder)
-    except (OSError, ValueError) as error:
+      if content.keys() != {"step", "extra", "shapes", "sums", "files"}:
+        return f"{_CONTENT} is of another version", {}
+      if content["step"] != step:
+        return f"it is checkpoint {content['step']} under another name", {}
+    except (OSError, ValueError, AttributeError) as error:
       return f"{_CONTENT} cannot be read ({type(error).__name__})", {}
     for name, saved in content["files"].items():
       if there.get(name) != saved:
@@ -281,6 +301,6 @@ class Checkpoints:
 
   def close(self) -> None:
     """Waits for what is being written; a signal waits too."""
-    with stopping.held():
+    with stopping.held(), self._writing():
       self._manager.wait_until_finished()
       self._manager.close()

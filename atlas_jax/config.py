@@ -23,6 +23,7 @@ from atlas_jax.config_tree import (
   tree_of,
 )
 
+Phase = Literal["sft", "grpo", "evaluate", "export"]
 Dtype = Literal["float32", "bfloat16"]
 Schedule = Literal["constant", "cosine", "linear"]
 LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo"]
@@ -271,7 +272,7 @@ class ExportConfig:
 @dataclass(frozen=True)
 class RunConfig:
   seed: int = 0
-  phases: tuple[str, ...] = ("sft", "grpo", "evaluate")
+  phases: tuple[Phase, ...] = ("sft", "grpo", "evaluate")
   wandb_project: str | None = None  # also log there; needs the extra wandb
   # YYYY-MM-DD that chat templates take for today; None: of the first start.
   template_date: str | None = None

@@ -57,6 +57,8 @@ def server(config: "ServerConfig", where: str) -> Iterator[str]:
 
 def problems(config: "RunConfig") -> Iterator[str]:
   """One line for each value that is not valid: the key and what is."""
+  if not config.phases:
+    yield "config.phases names no phase"
   for role in ("teacher", "student"):
     where = f"config.serving.{role}"
     yield from server(getattr(config.serving, role), where)

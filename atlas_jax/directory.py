@@ -12,6 +12,7 @@ import difflib
 import fcntl
 import json
 import pathlib
+import re
 import secrets
 
 from etils import epath
@@ -135,7 +136,13 @@ def run_id(workdir: pathlib.Path) -> str:
   path = workdir / "run_id"
   if not path.exists():
     write_whole(path, secrets.token_hex(6))
-  return path.read_text(encoding="utf-8")
+  found = path.read_text(encoding="utf-8", errors="replace")
+  if not re.fullmatch("[0-9a-f]{12}", found):
+    raise RunError(
+      f"{path} holds {found[:40]!r} and not a run's id; put its own back, or"
+      " remove the file: elsewhere it is then another run"
+    )
+  return found
 
 
 def checkpoints_root(config: config_lib.RunConfig, workdir) -> epath.Path:

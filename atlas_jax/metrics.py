@@ -135,9 +135,9 @@ class Writer:
     if wandb_project is not None:
       # One W&B run a directory and phase, however they are called: a resumed
       # run goes on in it, and steps that it does again are not told twice.
-      kept = directory.run_id(workdir)
+      kept, wandb = directory.run_id(workdir), import_wandb()
       try:
-        self._wandb = import_wandb().init(
+        self._wandb = wandb.init(
           project=wandb_project,
           id=f"{kept}-{phase}",
           group=kept,
@@ -145,8 +145,6 @@ class Writer:
           config=_open(config),
           resume="allow",
         )
-      except MetricsError:
-        raise
       except Exception as error:  # no key, no network, another's project
         text = " ".join(str(error).split())
         raise MetricsError(f"Weights & Biases: {text}") from error
@@ -161,14 +159,21 @@ class Writer:
     for name, value in named.items():
       self._tensorboard.add_scalar(name, value, step)
     self._tensorboard.flush()
-    if self._wandb is not None:
-      self._wandb.log(named, step=step)
+    self._tell(lambda: self._wandb.log(named, step=step))
 
   def close(self) -> None:
     self._file.close()
     self._tensorboard.close()
-    if self._wandb is not None:
-      self._wandb.finish()
+    self._tell(lambda: self._wandb.finish())
+
+  def _tell(self, call) -> None:
+    """`call()` if there is W&B; once it fails the run goes on without it."""
+    try:
+      if self._wandb is not None:
+        call()
+    except Exception as error:
+      self._wandb, text = None, " ".join(str(error).split())
+      log.warning("Weights & Biases is told no more: %s", text)
 
 
 def _duration(seconds: float) -> str:

@@ -1,18 +1,19 @@
-"""How SIGTERM (a preemption) and Ctrl-C end a run, in this order.
+"""How SIGTERM (a preemption), Ctrl-C and a closed terminal end a run.
 
 1. The first signal raises Stopped wherever the main thread is. Inside `held`
    (a training loop) it waits: the loop ends its step, saves, and raises it.
    What the lead alone does there (sampling, sending) is open again.
 2. All that is open closes on the way out: checkpoints are written to their
    end, servers are ended. The launcher exits with 128 plus the signal's
-   number, as shells count: 143 for SIGTERM, 130 for Ctrl-C.
+   number, as shells count: 143 for SIGTERM, 130 for Ctrl-C. A signal that
+   was ignored at the start (by nohup, by a shell's &) stays so.
 3. A second signal has the system's own effect: the process ends at once.
 """
 
 import contextlib
 import signal
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Stopped(BaseException):
@@ -40,16 +41,18 @@ def _hear(number: int, _) -> None:
   global _asked
   _asked = number
   for each in _SIGNALS:
-    signal.signal(each, signal.SIG_DFL)
+    if signal.getsignal(each) is _hear:
+      signal.signal(each, signal.SIG_DFL)
   if not _held:
     raise Stopped(number)
 
 
 @contextlib.contextmanager
 def listening():
-  """Both signals end what runs inside; for the main thread."""
+  """The signals end what runs inside; for the main thread."""
   global _asked
-  before = {number: signal.signal(number, _hear) for number in _SIGNALS}
+  heard = [s for s in _SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
+  before = {number: signal.signal(number, _hear) for number in heard}
   try:
     yield
   finally:

@@ -36,6 +36,11 @@ _COORDINATOR_TIMEOUT = flags.DEFINE_integer(
   "Until all processes must have met.",
   lower_bound=1,
 )
+# How many processes a launcher of clusters started, by its own account.
+_TASKS = (
+  *("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE"),
+  *("JAX_NUM_PROCESSES", "WORLD_SIZE"),
+)
 # Where configs/ lies: the checkout, or the package atlas_jax.
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -197,6 +202,14 @@ def _initialize_hosts() -> None:
         "--num_processes and --process_id need --coordinator: HOST:PORT of"
         " process 0, or auto"
       )
+    for name in _TASKS:
+      if os.environ.get(name, "1") != "1":
+        logging.warning(
+          "%s=%s, and without --coordinator=auto or HOST:PORT each process"
+          " trains alone",
+          name,
+          os.environ[name],
+        )
     return
   # Brings JAX, which the online half does without.
   from atlas_jax import multihost
@@ -285,9 +298,10 @@ def launch(main) -> None:
       raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.INFO)
     logging.use_absl_handler()
-    # Orbax writes a page a checkpoint, JAX names the backends it lacks.
-    for talkative in ("absl", "jax"):
-      std_logging.getLogger(talkative).setLevel(std_logging.WARNING)
+    # JAX names the backends it lacks. Orbax writes a page a checkpoint, and
+    # pages of traceback about what it raises as well.
+    std_logging.getLogger("jax").setLevel(std_logging.WARNING)
+    std_logging.getLogger("absl").setLevel(std_logging.CRITICAL)
     from atlas_jax.stopping import Stopped
 
     try:

@@ -134,6 +134,38 @@ def test_a_kill_while_writing_leaves_a_whole_checkpoint(tmp_path):
     assert saved.latest() == 2
 
 
+_FULL = """
+import pathlib, resource, sys, jax
+from atlas_jax.checkpoint import CheckpointError, Checkpoints
+tree = {"w": jax.random.normal(jax.random.key(0), (900, 900))}
+try:
+  with Checkpoints(pathlib.Path(sys.argv[1])) as saved:
+    saved.save(1, {"state": tree}, {})
+    saved._manager.wait_until_finished()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+    saved.save(2, {"state": tree}, {})
+except CheckpointError as error:
+  sys.exit(f"{error}")
+"""
+
+
+def test_a_disk_that_is_full_is_one_line_and_the_last_one_stays(tmp_path):
+  env = os.environ | {"JAX_PLATFORMS": "cpu"}
+  done = subprocess.run(
+    [sys.executable, "-c", _FULL, str(tmp_path)],
+    env=env,
+    timeout=120,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 1
+  last = done.stderr.splitlines()[-1]
+  assert last.startswith(f"a checkpoint in {tmp_path} cannot be written: ")
+  assert "File too large" in last
+  with Checkpoints(tmp_path) as saved:
+    assert saved.restore({"state": {"w": jnp.zeros((900, 900))}})[0] == 1
+
+
 def test_no_flipped_byte_of_any_file_is_restored_in_silence(tmp_path):
   # Above a megabyte the sum over its bits alone sees a change.
   large = {"x": jax.random.normal(jax.random.key(3), (900, 500))}

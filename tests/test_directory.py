@@ -70,6 +70,16 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path):
   assert json.loads(path.read_text()) == {"a": 1}
 
 
+@pytest.mark.parametrize("text", ["", "x", "../../other-run", "\x1b[2J", "é\n"])
+def test_a_run_id_that_is_none_says_so(tmp_path, text):
+  kept = directory.run_id(tmp_path)
+  assert directory.run_id(tmp_path) == kept
+  (tmp_path / "run_id").write_text(text)
+  with pytest.raises(RunError, match="not a run's id") as error:
+    directory.run_id(tmp_path)
+  assert str(error.value).isprintable()
+
+
 def test_a_directory_without_a_run_says_so(tmp_path):
   with pytest.raises(RunError, match="not a run directory"):
     directory.read_config(tmp_path)
@@ -150,7 +160,7 @@ def test_a_config_that_is_none_is_one_line(text, why, tmp_path):
 def test_metrics_of_a_pipe_are_refused_and_bombs_dropped(tmp_path):
   os.mkfifo(tmp_path / "metrics.jsonl")
   with pytest.raises(FileError, match="pipe"):
-    metrics.Writer(tmp_path, "sft", resume_step=0, tensorboard=False)
+    metrics.Writer(tmp_path, "sft", resume_step=0)
   (tmp_path / "metrics.jsonl").unlink()
   (tmp_path / "metrics.jsonl").write_text("[" * 100_000 + '\n{"a": 1}\n')
   assert metrics.read_jsonl(tmp_path / "metrics.jsonl") == [{"a": 1}]

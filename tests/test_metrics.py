@@ -168,6 +168,24 @@ def test_what_wandb_refuses_is_one_line(tmp_path, monkeypatch):
   )
 
 
+@pytest.mark.parametrize("call", ["log", "finish"])
+def test_a_run_goes_on_without_a_wandb_that_fails(
+  tmp_path, monkeypatch, caplog, call
+):
+  def fail(*_, **__):
+    raise ConnectionError("the service\nis gone")
+
+  calls = {"log": lambda *_, **__: None, "finish": lambda: None, call: fail}
+  wandb = Wandb()
+  wandb.init = lambda **_: types.SimpleNamespace(**calls)
+  monkeypatch.setitem(sys.modules, "wandb", wandb)
+  _write(tmp_path, [1, 2], wandb_project="p")
+  assert len(metrics.read_jsonl(tmp_path / "metrics.jsonl")) == 2
+  assert [r.getMessage() for r in caplog.records] == [
+    "Weights & Biases is told no more: the service is gone"
+  ]
+
+
 def test_wandb_itself_offline(tmp_path, monkeypatch):
   pytest.importorskip("wandb")
   monkeypatch.setenv("WANDB_MODE", "offline")

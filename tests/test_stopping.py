@@ -15,13 +15,29 @@ def send(number=signal.SIGTERM):
   os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+  "number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+)
 def test_a_signal_ends_what_runs(number):
   before = signal.getsignal(number)
   with pytest.raises(Stopped, match=number.name) as error, stopping.listening():
     send(number)
   assert error.value.number == number
   assert signal.getsignal(number) is before
+
+
+def test_what_was_ignored_stays_so(monkeypatch):
+  before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+  try:
+    with pytest.raises(Stopped, match="TERM"), stopping.listening():
+      send(signal.SIGHUP)
+      with stopping.held():
+        send(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        send(signal.SIGHUP)
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+  finally:
+    signal.signal(signal.SIGHUP, before)
 
 
 def test_it_is_no_failure_that_may_be_tried_again():

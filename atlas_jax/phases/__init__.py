@@ -31,20 +31,6 @@ PHASES = {
 }
 
 
-class PhaseError(ValueError):
-  """config.phases names a phase that does not exist, or none."""
-
-
-def check_phases(phases: tuple[str, ...]) -> None:
-  """Raises PhaseError unless every name is a phase."""
-  unknown = [name for name in phases if name not in PHASES]
-  if unknown or not phases:
-    what = f"unknown phase {unknown[0]!r}" if unknown else "no phase"
-    raise PhaseError(
-      f"config.phases: {what}; valid phases: {', '.join(PHASES)}"
-    )
-
-
 def accelerators(dev=pathlib.Path("/dev")) -> tuple[int, int]:
   """(those that this run's processes on this host use, those it has).
 
@@ -91,7 +77,6 @@ def run_phases(
   Every phase is called INDEX_NAME wherever it writes, since a phase may stand
   in the list twice (evaluate before and after grpo).
   """
-  check_phases(config.phases)
   with contextlib.ExitStack() as stack:
     stack.enter_context(stopping.listening())
     # Several processes leave together: what the lead alone does can be ended.

@@ -79,8 +79,7 @@ def test_a_bad_line_of_a_problem_file(line, message, train, tmp_path):
 def test_an_unknown_phase(train):
   line = only_error(train(phases="('sft','grop')"))
   assert line == (
-    "error: config.phases: unknown phase 'grop'; valid phases: sft, grpo,"
-    " evaluate, export"
+    "error: config.phases='grop' is not one of sft, grpo, evaluate, export"
   )
 
 

@@ -88,7 +88,7 @@ def test_a_run_goes_on_with_the_templates_that_it_began_with(
     ),
     (
       ["--config=configs/quickstart.py", "--config.phases="],
-      "config.phases: no phase",
+      "config.phases names no phase",
     ),
     (
       ["--config=configs/quickstart.py", "--workdir=gs://bucket/run"],
@@ -317,3 +317,21 @@ def test_help_lists_the_flags(repo_root, launcher, flag):
     names.append("config")
   for name in (*names, "workdir", "coordinator"):
     assert re.search(rf"--(\[no\])?{name}:", done.stdout), name
+
+
+def test_tasks_without_a_coordinator_are_told_that_they_train_alone(
+  repo_root, tmp_path
+):
+  done = subprocess.run(
+    [
+      *(sys.executable, "-m", "launchers.train", f"--workdir={tmp_path}/run"),
+      *("--config=configs/quickstart.py", "--config.phases="),
+    ],
+    cwd=repo_root,
+    capture_output=True,
+    text=True,
+    env={**os.environ, "SLURM_STEP_NUM_TASKS": "2", "PMI_SIZE": "1"},
+  )
+  first, last = done.stderr.splitlines()
+  assert "SLURM_STEP_NUM_TASKS=2, and without --coordinator=auto or" in first
+  assert last == "error: config.phases names no phase"

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import zlib
 
 import jax
 import numpy as np
@@ -56,6 +57,12 @@ def empty(folder):
   folder.mkdir()
 
 
+def resign(folder, more):
+  path = folder / "atlas.json"
+  text = json.dumps(json.loads(path.read_text().partition(" ")[2]) | more)
+  path.write_text(f"{zlib.crc32(text.encode())} {text}")
+
+
 DAMAGES = {
   "a missing item": lambda step: shutil.rmtree(step / "optimizer"),
   "a missing file": lambda step: biggest(step).unlink(),
@@ -66,6 +73,11 @@ DAMAGES = {
   "a flipped byte of the position": lambda step: flip(step / "atlas.json", 0.1),
   "no list": lambda step: (step / "atlas.json").unlink(),
   "a list that is none": lambda step: (step / "atlas.json").write_text("3 4"),
+  "an empty list": lambda step: (step / "atlas.json").write_text(""),
+  "a later version": lambda step: resign(step, {"format": 2}),
+  "another step": lambda step: (
+    shutil.rmtree(step) or shutil.copytree(step.with_name("4"), step)
+  ),
   "metadata": lambda step: truncate(step / "model" / "_METADATA"),
 }
 
@@ -98,6 +110,20 @@ def test_the_newest_whole_checkpoint_takes_the_place_of_a_damaged_one(
   caplog.clear()  # The damaged one was written anew.
   small_sft.run(model, workdir)
   assert not said(caplog)
+
+
+def test_two_steps_may_be_damaged_in_two_ways(whole, model, tmp_path, caplog):
+  workdir = tmp_path / "run"
+  small_sft.run(model, workdir, keep_checkpoints=3)
+  shutil.rmtree(workdir / "export")
+  folder = workdir / "checkpoints" / "0_sft"
+  DAMAGES["an empty list"](folder / "6")
+  DAMAGES["a flipped byte"](folder / "4")
+  (folder / "8").write_text("a file")
+  with caplog.at_level(logging.WARNING, logger="atlas_jax.checkpoint"):
+    small_sft.run(model, workdir, keep_checkpoints=3)
+  assert said(caplog)[2] == "going on from checkpoint 2, the newest whole one"
+  same(workdir, whole)
 
 
 def test_an_empty_folder_of_a_later_step_is_passed_by(whole, model, tmp_path):

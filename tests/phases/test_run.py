@@ -4,6 +4,7 @@ import logging
 import socket
 import sys
 import types
+import typing
 import zlib
 
 import jax
@@ -16,6 +17,7 @@ from atlas_jax.config import (
   ConfigError,
   GrpoConfig,
   MeshConfig,
+  Phase,
   default_config,
   resolve,
 )
@@ -103,6 +105,10 @@ def test_wandb_that_is_not_installed_is_seen_before_anything(
   monkeypatch.setitem(sys.modules, "wandb", None)
   with pytest.raises(metrics.MetricsError, match="not installed"):
     sft_run(tmp_path, wandb_project="p")
+
+
+def test_the_config_names_the_phases_that_there_are():
+  assert typing.get_args(Phase) == tuple(phases.PHASES)
 
 
 def test_accelerators_of_the_host_that_are_not_used(tmp_path, caplog):
