@@ -7,6 +7,8 @@ import functools
 import ipaddress
 import urllib.parse
 
+from atlas_jax import secret_names
+
 
 def problem(url: str | None) -> str | None:
   """What is wrong with the address of a server; None: nothing is.
@@ -16,12 +18,15 @@ def problem(url: str | None) -> str | None:
   try:
     parts = urllib.parse.urlsplit(url or "")
     valid = parts.scheme in ("http", "https") and parts.hostname
+    valid = valid and url.isprintable() and " " not in url
   except ValueError:
     valid = False
   if not valid:
     return "must be an address such as http://127.0.0.1:8000/v1"
   if "@" in parts.netloc or parts.query or parts.fragment:
     return "must hold no user, password or query, and no fragment"
+  if secret_names.KEY.search(url):
+    return "must hold no key"
   return None
 
 

@@ -131,7 +131,6 @@ class Checkpoints:
   ):
     remote = "://" in str(folder)
     self._directory = epath.Path(folder if remote else os.path.abspath(folder))
-    self.restored: int | None = None  # the step that `restore` returned
     self._damaged: list[int] = []  # the newer ones
     self._content: dict = {}  # of the step that is being saved
     self._manager = ocp.CheckpointManager(
@@ -153,8 +152,9 @@ class Checkpoints:
     self.close()
 
   def latest(self) -> int | None:
-    """The newest complete step, or None."""
-    return self._manager.latest_step()
+    """The newest complete step that is not known to be damaged, or None."""
+    steps = set(self._manager.all_steps()) - set(self._damaged)
+    return max(steps, default=None)
 
   def save(self, step: int, trees: Mapping[str, Any], extra: dict) -> None:
     """Saves `trees` by name, and `extra` (JSON: data position, counters).
@@ -188,41 +188,33 @@ class Checkpoints:
       text = json.dumps({**self._content, "files": _files(place)})
       (place / _CONTENT).write_text(f"{zlib.crc32(text.encode())} {text}")
 
-  def restore(
-    self, like: Mapping[str, Any], step: int | None = None
-  ) -> tuple[dict[str, Any], dict]:
-    """(trees, extra) of a step, by default of the newest that is whole.
+  def restore(self, like: Mapping[str, Any]) -> tuple[int, dict, dict]:
+    """(step, trees, extra) of the newest checkpoint that is whole.
 
     Args:
       like: name -> tree whose shapes, dtypes and shardings the arrays get
         (abstract or not). Trees that are not named are not read.
 
     Raises:
-      CheckpointError: no such step or tree, or another shape or dtype (the
-        text names the first arrays that differ); or all are damaged.
+      CheckpointError: none, or another tree, shape or dtype (the text names
+        the first arrays that differ); or all are damaged.
     """
     self._manager.wait_until_finished()
     # The lead's: another host may see an older state of a shared disk.
     steps = sorted(multihost.broadcast_json(list(self._manager.all_steps())))
-    if not steps or step not in (None, *steps):
-      what = "no checkpoint" if step is None else f"no checkpoint {step}"
-      raise CheckpointError(
-        f"{what} in {self._directory}; there are: {steps or 'none'}"
-      )
-    if step is not None:
-      return self._read(step, like)
+    if not steps:
+      raise CheckpointError(f"no checkpoint in {self._directory}")
     self._damaged = []
     for at in reversed(steps):
       try:
-        found = self._read(at, like)
+        trees, extra = self._read(at, like)
       except Damaged as error:
         log.warning("%s", error)
         self._damaged.append(at)
         continue
       if self._damaged:
         log.warning("going on from checkpoint %d, the newest whole one", at)
-      self.restored = at
-      return found
+      return at, trees, extra
     raise CheckpointError(
       f"all checkpoints in {self._directory} are damaged: {self._damaged};"
       " put a whole one there, or remove the directory to begin anew"

@@ -8,11 +8,28 @@ before anything starts.
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Literal
 
 from ml_collections import ConfigDict
 
 from atlas_jax import config_checks
-from atlas_jax.config_tree import ConfigError, build, tree_of
+from atlas_jax.config_tree import (
+  ConfigError,
+  NonNegativeFloat,
+  NonNegativeInt,
+  PositiveFloat,
+  PositiveInt,
+  build,
+  tree_of,
+)
+
+Dtype = Literal["float32", "bfloat16"]
+Schedule = Literal["constant", "cosine", "linear"]
+LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo"]
+Mismatch = Literal[
+  *("none", "token_truncate", "token_mask"),
+  *("sequence_truncate", "sequence_mask"),
+]
 
 
 @dataclass(frozen=True)
@@ -29,29 +46,30 @@ class MeshConfig:
 class ModelConfig:
   """The teacher that is trained."""
 
-  # A Hugging Face directory (config.json, *.safetensors, tokenizer files).
+  # A Hugging Face directory (config.json, *.safetensors, tokenizer files), or
+  # ORG/NAME[@REVISION] of the Hub.
   path: str = "models/teacher"
   # True: path holds config.json and a tokenizer, and weights are drawn anew.
   random_init: bool = False
-  param_dtype: str = "float32"
-  compute_dtype: str = "bfloat16"
-  remat: str = "full"  # none | dots | full
-  logprob_chunk: int = 256  # tokens whose logits exist at one time
+  param_dtype: Dtype = "float32"
+  compute_dtype: Dtype = "bfloat16"
+  remat: Literal["none", "dots", "full"] = "full"
+  logprob_chunk: PositiveInt = 256  # tokens whose logits exist at one time
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
   """AdamW with a warm-up and a schedule."""
 
-  learning_rate: float = 1e-6
-  warmup_steps: int = 10
-  schedule: str = "constant"  # constant | cosine | linear
+  learning_rate: NonNegativeFloat = 1e-6
+  warmup_steps: NonNegativeInt = 10
+  schedule: Schedule = "constant"
   final_fraction: float = 0.0  # of the peak, at the end of cosine or linear
   b1: float = 0.9
   b2: float = 0.999
   eps: float = 1e-8
-  weight_decay: float = 0.0  # on matrices only: norms and biases are left out
-  clip_norm: float = 1.0
+  weight_decay: NonNegativeFloat = 0.0  # on matrices, not norms and biases
+  clip_norm: PositiveFloat = 1.0
 
 
 @dataclass(frozen=True)
@@ -59,16 +77,29 @@ class DataConfig:
   """Where problems come from; see configs/README.md for every source."""
 
   source: str = "teachable"
-  path: str | None = None  # the training problems (or all of them)
+  # The training problems (or all of them): a file, a directory, or
+  # ORG/NAME[@REVISION] of a data set of the Hub.
+  path: str | None = None
   validation_path: str | None = None
   test_path: str | None = None
   params: dict = field(default_factory=dict)  # of a generated source
+  # "module:function" or "file.py:function": (question, gold, response) -> a
+  # number from 0 to 1, or None for no verdict. None: the built-in checker.
+  verifier: str | None = None
+  # Of the user's own functions, reward.extra too: seconds for one call.
+  own_deadline_s: PositiveFloat = 60.0
+  own_processes: PositiveInt = 4  # that make such calls
   # Used when validation and test have no file of their own: hash of question.
   split_fractions: tuple[float, ...] = (0.8, 0.1, 0.1)
   seed: int = 0
   sft_source: str = "teachable_sft"
   sft_path: str | None = None
   sft_params: dict = field(default_factory=dict)
+  # The share of the problems, or examples, that may be left out since they are
+  # too long for their rows or servers; more stops the run. 0: none may.
+  max_too_long: float = 0.01
+  # Of the problems and examples that a run began with, which it writes here.
+  fingerprint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -105,82 +136,86 @@ class PromptsConfig:
 class EpisodeConfig:
   """How an episode is sampled. Lengths are in tokens."""
 
-  max_probe_tokens: int = 50
-  max_teaching_tokens: int = 512
-  max_solution_tokens: int = 512
-  baseline_samples: int = 4  # k unaided solutions; their pass rate is cached
-  teacher_temperature: float = 1.0
-  student_temperature: float = 0.7
-  probe_temperature: float = 0.0
+  max_probe_tokens: PositiveInt = 50
+  max_teaching_tokens: PositiveInt = 512
+  max_solution_tokens: PositiveInt = 512
+  # k unaided solutions; their pass rate is cached.
+  baseline_samples: PositiveInt = 4
+  teacher_temperature: NonNegativeFloat = 1.0
+  student_temperature: NonNegativeFloat = 0.7
+  probe_temperature: NonNegativeFloat = 0.0
 
 
 @dataclass(frozen=True)
 class RewardConfig:
   """Weights of the parts of the reward; see teaching/rewards.py."""
 
-  efficiency_weight: float = 1.0
-  degradation_penalty: float = 2.0  # multiplies the -1 of a broken answer
-  format_penalty: float = 0.5  # no, empty or repeated <teaching> tags
-  leak_penalty: float = 1.0  # the teaching states the answer
-  length_cost: float = 0.0  # per teaching token over max_teaching_tokens
+  efficiency_weight: NonNegativeFloat = 1.0
+  degradation_penalty: NonNegativeFloat = 2.0  # times the -1 of a broken answer
+  format_penalty: NonNegativeFloat = 0.5  # no, empty or repeated tags
+  leak_penalty: NonNegativeFloat = 1.0  # the teaching states the answer
+  length_cost: NonNegativeFloat = 0.0  # times tokens / max_teaching_tokens
+  # Terms of your own: NAME -> {"function": "file.py:function", "weight": 0.1}.
+  extra: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class SftConfig:
   # One of the two, the other None. Epochs end with the step that trains the
   # last example of them; it is filled up from the next.
-  steps: int | None = 100
-  epochs: float | None = None
-  batch_rows: int = 16  # packed rows a step
-  row_length: int = 1024  # tokens a row
-  micro_batches: int = 1
+  steps: PositiveInt | None = 100
+  epochs: PositiveFloat | None = None
+  batch_rows: PositiveInt = 16  # packed rows a step
+  row_length: PositiveInt = 1024  # tokens a row
+  micro_batches: PositiveInt = 1
   optimizer: OptimizerConfig = field(
     default_factory=lambda: OptimizerConfig(
       learning_rate=1e-5, schedule="cosine"
     )
   )
-  max_skipped_steps: int = 5  # in a row, then the run stops
-  checkpoint_every: int = 100
+  max_skipped_steps: PositiveInt = 5  # in a row, then the run stops
+  checkpoint_every: PositiveInt = 100
 
 
 @dataclass(frozen=True)
 class GrpoConfig:
-  steps: int = 250
-  problems_per_step: int = 16
-  group_size: int = 8  # G teachings a problem
+  steps: PositiveInt = 250
+  problems_per_step: PositiveInt = 16
+  group_size: PositiveInt = 8  # G teachings a problem
   # Groups whose rewards are all equal teach nothing: sample as many of the
   # next problems in their place, this often at most.
-  refill_rounds: int = 1
+  refill_rounds: NonNegativeInt = 1
   # 0: a step samples with the weights of the step before it. n: the batches of
   # the next n steps are sampled while a step trains, with weights as old. 1
   # hides the shorter of both; more only evens out batches of uneven length.
-  max_staleness: int = 0
-  row_length: int = 2048
+  max_staleness: NonNegativeInt = 0
+  row_length: PositiveInt = 2048
   share_prompts: bool = True  # one copy of a prompt for its teachings of a row
-  micro_batches: int = 1
-  epochs: int = 1  # updates on one batch
-  loss_type: str = "dapo"  # grpo | bnpo | dr_grpo | dapo | cispo | sapo
-  ratio_level: str = "token"  # token | sequence (GSPO)
-  eps_low: float = 0.2
-  eps_high: float = 0.28  # cispo: the cap of the ratio itself, typically 5
+  micro_batches: PositiveInt = 1
+  epochs: PositiveInt = 1  # updates on one batch
+  loss_type: LossType = "dapo"
+  ratio_level: Literal["token", "sequence"] = "token"  # sequence: GSPO
+  eps_low: NonNegativeFloat = 0.2
+  # cispo: the cap of the ratio itself, typically 5.
+  eps_high: NonNegativeFloat = 0.28
   delta: float | None = None  # caps the ratio also where A < 0; None: off
-  beta: float = 0.0  # weight of the k3 KL to the reference; 0: no reference
+  beta: NonNegativeFloat = 0.0  # weight of the k3 KL; 0: no reference
   kl_importance_weighted: bool = False  # the KL times the ratio
-  advantage: str = "group"  # group | batch | none
-  # none | token_truncate | token_mask | sequence_truncate | sequence_mask
-  mismatch: str = "token_truncate"
-  mismatch_min: float = 0.0
-  mismatch_max: float = 2.0
+  advantage: Literal["group", "batch", "none"] = "group"
+  mismatch: Mismatch = "token_truncate"
+  mismatch_min: NonNegativeFloat = 0.0
+  mismatch_max: NonNegativeFloat = 2.0
   # Share of a batch's tokens, those of the highest entropy, that train; None:
   # all. Costs a scoring pass.
   entropy_quantile: float | None = None
-  skip_grad_norm: float | None = None  # no update above it; None: no bound
-  max_skipped_steps: int = 5  # in a row, then the run stops
+  skip_grad_norm: PositiveFloat | None = None  # above it there is no update
+  max_skipped_steps: PositiveInt = 5  # in a row, then the run stops
   mask_truncated: bool = True  # teachings cut at max_teaching_tokens
-  ref_ema_alpha: float = 0.0  # ref <- alpha*policy + (1-alpha)*ref; 0: frozen
-  ref_ema_every: int = 64  # steps between two syncs of the reference
+  # ref <- alpha*policy + (1-alpha)*ref; 0: frozen.
+  ref_ema_alpha: NonNegativeFloat = 0.0
+  ref_ema_every: PositiveInt = 64  # steps between two syncs of the reference
   optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-  checkpoint_every: int = 10
+  checkpoint_every: PositiveInt = 10
 
 
 @dataclass(frozen=True)
@@ -189,11 +224,11 @@ class ServerConfig:
 
   url: str | None = None
   host: str = "127.0.0.1"  # the address to listen at, when spawned
-  port: int = 0  # 0: a free one
-  dtype: str = "bfloat16"
-  max_model_len: int = 4096
-  max_num_seqs: int = 64
-  kv_cache_bytes: int = 1 << 30
+  port: NonNegativeInt = 0  # 0: a free one
+  dtype: Dtype = "bfloat16"
+  max_model_len: PositiveInt = 4096
+  max_num_seqs: PositiveInt = 64
+  kv_cache_bytes: PositiveInt = 1 << 30
   cpu_cores: str = ""  # CPU builds: the cores that its threads are bound to
   extra_args: tuple[str, ...] = ()
 
@@ -203,34 +238,34 @@ class ServingConfig:
   teacher: ServerConfig = ServerConfig()
   student: ServerConfig = ServerConfig()
   student_path: str = "models/student"
-  start_timeout_s: float = 600.0
-  request_timeout_s: float = 600.0
-  retries: int = 3  # of one request
-  restarts: int = 3  # of a server that died, in one run
-  max_concurrency: int = 256
+  start_timeout_s: PositiveFloat = 600.0
+  request_timeout_s: PositiveFloat = 600.0
+  retries: NonNegativeInt = 3  # of one request
+  restarts: NonNegativeInt = 3  # of a server that died, in one run
+  max_concurrency: PositiveInt = 256
   # Publish only the values that changed, where the server can take that.
   delta: bool = True
-  full_every: int = 50  # versions between two full files
+  full_every: PositiveInt = 50  # versions between two full files
   # Stop when mean |trainer - server| log-prob on the fixed prompt is above.
-  max_logprob_gap: float = 0.1
+  max_logprob_gap: NonNegativeFloat = 0.1
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-  split: str = "test"
-  problems: int = 256
-  samples: int = 1  # solutions a problem in each arm
-  teacher_temperature: float = 0.0
-  student_temperature: float = 0.0
+  split: Literal["train", "validation", "test"] = "test"
+  problems: PositiveInt = 256
+  samples: PositiveInt = 1  # solutions a problem in each arm
+  teacher_temperature: NonNegativeFloat = 0.0
+  student_temperature: NonNegativeFloat = 0.0
   # Teachings given to every problem alike; the best is the constant baseline.
   constant_teachings: tuple[str, ...] = ()
-  bootstrap_resamples: int = 10_000
+  bootstrap_resamples: PositiveInt = 10_000
 
 
 @dataclass(frozen=True)
 class ExportConfig:
   path: str | None = None  # None: <workdir>/export
-  dtype: str = "bfloat16"
+  dtype: Dtype = "bfloat16"
 
 
 @dataclass(frozen=True)
@@ -238,9 +273,11 @@ class RunConfig:
   seed: int = 0
   phases: tuple[str, ...] = ("sft", "grpo", "evaluate")
   wandb_project: str | None = None  # also log there; needs the extra wandb
+  # YYYY-MM-DD that chat templates take for today; None: of the first start.
+  template_date: str | None = None
   # An absolute path or a URL (gs://...); None: in the run directory.
   checkpoints_dir: str | None = None
-  keep_checkpoints: int = 2  # the newest of each phase
+  keep_checkpoints: PositiveInt = 2  # the newest of each phase
   mesh: MeshConfig = MeshConfig()
   teacher: ModelConfig = ModelConfig()
   data: DataConfig = DataConfig()

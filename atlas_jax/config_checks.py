@@ -1,93 +1,30 @@
-"""What the values of a config must be: tables, and rules between keys.
+"""What the values of a config must be beside their types and bounds.
 
-Types and unknown keys are `config.resolve`'s; this reads a built RunConfig.
+This reads a built RunConfig.
 """
 
+import datetime
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from atlas_jax import addresses
 
 if TYPE_CHECKING:
-  from atlas_jax.config import GrpoConfig, OptimizerConfig, RunConfig
+  from atlas_jax.config import (
+    DataConfig,
+    GrpoConfig,
+    OptimizerConfig,
+    RunConfig,
+    ServerConfig,
+  )
 
-# config path -> its valid values
-CHOICES = {
-  "teacher.param_dtype": ("float32", "bfloat16"),
-  "teacher.compute_dtype": ("float32", "bfloat16"),
-  "teacher.remat": ("none", "dots", "full"),
-  "sft.optimizer.schedule": ("constant", "cosine", "linear"),
-  "grpo.optimizer.schedule": ("constant", "cosine", "linear"),
-  "grpo.loss_type": ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo"),
-  "grpo.ratio_level": ("token", "sequence"),
-  "grpo.advantage": ("group", "batch", "none"),
-  "grpo.mismatch": (
-    "none",
-    "token_truncate",
-    "token_mask",
-    "sequence_truncate",
-    "sequence_mask",
-  ),
-  "serving.teacher.dtype": ("float32", "bfloat16"),
-  "serving.student.dtype": ("float32", "bfloat16"),
-  "evaluate.split": ("train", "validation", "test"),
-  "export.dtype": ("float32", "bfloat16"),
-}
-POSITIVE = [
-  "keep_checkpoints",
-  "sft.optimizer.clip_norm",
-  "grpo.optimizer.clip_norm",
-  "sft.steps",
-  "sft.epochs",
-  "sft.max_skipped_steps",
-  "sft.batch_rows",
-  "sft.row_length",
-  "sft.micro_batches",
-  "sft.checkpoint_every",
-  "grpo.steps",
-  "grpo.problems_per_step",
-  "grpo.group_size",
-  "grpo.row_length",
-  "grpo.micro_batches",
-  "grpo.epochs",
-  "grpo.skip_grad_norm",
-  "grpo.max_skipped_steps",
-  "grpo.checkpoint_every",
-  "grpo.ref_ema_every",
-  "episode.max_probe_tokens",
-  "episode.max_teaching_tokens",
-  "episode.max_solution_tokens",
-  "episode.baseline_samples",
-  "evaluate.problems",
-  "evaluate.samples",
-  "evaluate.bootstrap_resamples",
-  "serving.max_concurrency",
-  "serving.full_every",
-  "teacher.logprob_chunk",
-]
-NOT_NEGATIVE = [
-  "grpo.refill_rounds",
-  "grpo.max_staleness",
-  "grpo.beta",
-  "grpo.eps_low",
-  "grpo.eps_high",
-  "grpo.mismatch_min",
-  "grpo.mismatch_max",
-  "grpo.ref_ema_alpha",
-  "reward.efficiency_weight",
-  "reward.degradation_penalty",
-  "reward.format_penalty",
-  "reward.leak_penalty",
-  "reward.length_cost",
-  "sft.optimizer.learning_rate",
-  "grpo.optimizer.learning_rate",
-  "sft.optimizer.warmup_steps",
-  "grpo.optimizer.warmup_steps",
-  "serving.retries",
-  "serving.restarts",
-  "serving.max_logprob_gap",
-]
+# What metrics call reward_NAME already.
+REWARD_NAMES = (
+  *("improvement", "degradation", "efficiency", "format", "leak", "length"),
+  *("mean", "std"),
+)
 # Flags of vLLM that run code, open a door or serve another model.
 _REFUSED_FLAGS = """
   additional-config allow-credentials allowed-headers allowed-local-media-path
@@ -103,65 +40,28 @@ _REFUSED_FLAGS = """
 """
 
 
-def value(config, path: str):
-  """What stands at a dotted path of a config."""
-  for part in path.split("."):
-    config = getattr(config, part)
-  return config
-
-
-def wrong_choices(config, choices: Mapping[str, tuple]) -> Iterator[str]:
-  """One line for each path whose value is not among its choices."""
-  for path, valid in choices.items():
-    if value(config, path) not in valid:
+def server(config: "ServerConfig", where: str) -> Iterator[str]:
+  """One line for an address or a flag of a server that is not valid."""
+  if config.url is not None and (problem := addresses.problem(config.url)):
+    yield f"{where}.url {problem}; the servers' key is ATLAS_SERVER_KEY"
+  refused = _REFUSED_FLAGS.split()
+  for argument in config.extra_args:
+    # As vLLM reads it: underscores, a beginning, .KEY and =VALUE behind it.
+    name = re.match(r"--([^=.]*)|", argument.replace("_", "-"))[1]
+    if name is not None and any(flag.startswith(name) for flag in refused):
       yield (
-        f"config.{path}={value(config, path)!r} is not one of"
-        f" {', '.join(valid)}"
+        f"{where}.extra_args holds --{name}, which runs code, opens a door or"
+        f" serves something else; take it out (any of {', '.join(refused)})"
       )
-
-
-def negatives(config, paths: Iterable[str]) -> Iterator[str]:
-  """One line for each path whose number is below 0."""
-  for path in paths:
-    if value(config, path) < 0:
-      yield f"config.{path}={value(config, path)} must not be negative"
-
-
-def wrong_urls(config, paths: Iterable[str]) -> Iterator[str]:
-  """One line for each path whose server's address is not valid."""
-  for path in paths:
-    url = value(config, path)
-    if url is not None and (problem := addresses.problem(url)):
-      yield f"config.{path} {problem}; the servers' key is ATLAS_SERVER_KEY"
-
-
-def refused_flags(config, paths: Iterable[str]) -> Iterator[str]:
-  """One line for each flag at the paths that a config does not decide."""
-  for path in paths:
-    for argument in value(config, path):
-      # As vLLM reads it: underscores, a beginning, .KEY and =VALUE behind it.
-      name = re.match(r"--([^=.]*)|", argument.replace("_", "-"))[1]
-      refused = _REFUSED_FLAGS.split()
-      if name is not None and any(flag.startswith(name) for flag in refused):
-        yield (
-          f"config.{path} holds --{name}, which runs code, opens a door or"
-          f" serves something else; take it out (any of {', '.join(refused)})"
-        )
 
 
 def problems(config: "RunConfig") -> Iterator[str]:
   """One line for each value that is not valid: the key and what is."""
-
-  yield from wrong_urls(config, ("serving.teacher.url", "serving.student.url"))
-  yield from wrong_choices(config, CHOICES)
-  for path in POSITIVE:
-    number = value(config, path)
-    if number is not None and number <= 0:
-      yield f"config.{path}={number} must be above 0"
-  yield from negatives(config, NOT_NEGATIVE)
-  yield from refused_flags(
-    config, ("serving.teacher.extra_args", "serving.student.extra_args")
-  )
+  for role in ("teacher", "student"):
+    where = f"config.serving.{role}"
+    yield from server(getattr(config.serving, role), where)
+  yield from verifier(config.data)
+  yield from _reward_terms(config.reward.extra)
   sft, grpo = config.sft, config.grpo
   if (sft.steps is None) == (sft.epochs is None):
     yield (
@@ -171,10 +71,46 @@ def problems(config: "RunConfig") -> Iterator[str]:
   if sft.steps is not None:
     yield from warmup("sft", sft.optimizer, sft.steps)
   yield from warmup("grpo", grpo.optimizer, grpo.steps * grpo.epochs)
+  if not 0 <= config.data.max_too_long <= 1:
+    yield (
+      f"config.data.max_too_long={config.data.max_too_long} is no share, from"
+      " 0 to 1"
+    )
+  try:
+    datetime.date.fromisoformat(config.template_date or "2000-01-01")
+  except ValueError as error:
+    yield f"config.template_date={config.template_date!r} is no day: {error}"
   yield from _loss_problems(config.grpo)
   yield from _sampling_problems(config)
   if config.export.path is not None and "://" in config.export.path:
     yield f"config.export.path={config.export.path} must be a local directory"
+
+
+def verifier(data: "DataConfig") -> Iterator[str]:
+  """One line for a verifier that names no function."""
+  if data.verifier is not None and ":" not in data.verifier:
+    yield (
+      f"config.data.verifier={data.verifier!r} must be 'module:function' or"
+      " 'file.py:function'"
+    )
+
+
+def _reward_terms(extra: Mapping) -> Iterator[str]:
+  valid = '{"function": "file.py:function", "weight": 0.1}'
+  for name, term in extra.items():
+    if not name.isidentifier() or name in REWARD_NAMES:
+      yield (
+        f"config.reward.extra: {name!r} cannot name a term; valid: letters,"
+        f" digits and _, and none of {', '.join(REWARD_NAMES)}"
+      )
+    elif not (
+      isinstance(term, Mapping)
+      and set(term) == {"function", "weight"}
+      and ":" in str(term["function"])
+      and type(term["weight"]) in (int, float)
+      and math.isfinite(term["weight"])
+    ):
+      yield f"config.reward.extra.{name}={term!r} must be as {valid}"
 
 
 def warmup(name: str, o: "OptimizerConfig", updates: int) -> Iterator[str]:

@@ -9,6 +9,7 @@ import math
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated
 
 from ml_collections import ConfigDict, config_dict
 
@@ -17,9 +18,17 @@ class ConfigError(ValueError):
   """A key or value of the config is wrong; the text says which and why."""
 
 
+# Numbers whose bound stands at their field, as choices do by typing.Literal.
+_ABOVE_0, _FROM_0 = "must be above 0", "must not be negative"
+PositiveInt = Annotated[int, _ABOVE_0]
+PositiveFloat = Annotated[float, _ABOVE_0]
+NonNegativeInt = Annotated[int, _FROM_0]
+NonNegativeFloat = Annotated[float, _FROM_0]
+
+
 def tree_of(value) -> ConfigDict:
   """A config dataclass as a ConfigDict, open to `--config.x.y=` flags."""
-  out = ConfigDict()
+  out, kinds = ConfigDict(), typing.get_type_hints(type(value))  # no bounds
   for f in dataclasses.fields(value):
     v = getattr(value, f.name)
     if dataclasses.is_dataclass(v):
@@ -27,11 +36,16 @@ def tree_of(value) -> ConfigDict:
     elif isinstance(v, dict):
       out[f.name] = ConfigDict(v)
     elif v is None:
-      (kind,) = [t for t in typing.get_args(f.type) if t is not type(None)]
-      out[f.name] = config_dict.placeholder(kind)
+      out[f.name] = config_dict.placeholder(_without_none(kinds[f.name]))
     else:
       out[f.name] = v
   return out
+
+
+def _without_none(kind):
+  """X of `X | None`."""
+  (kind,) = [t for t in typing.get_args(kind) if t is not types.NoneType]
+  return kind
 
 
 def dotted(tree: Mapping, path: str = "") -> Iterator[str]:
@@ -55,10 +69,24 @@ def meant(path: str, keys: Iterable[str]) -> str:
 
 def _convert(value, kind, where: str, root):
   """`value` as `kind` (a dataclass field's type), or ConfigError."""
-  if isinstance(kind, types.UnionType):
+  origin = typing.get_origin(kind)
+  if origin in (types.UnionType, typing.Union):
     if value in (None, "", "None"):  # the last two as a flag says it
       return None
-    (kind,) = [t for t in typing.get_args(kind) if t is not types.NoneType]
+    return _convert(value, _without_none(kind), where, root)
+  if origin is Annotated:
+    kind, bound = typing.get_args(kind)
+    value = _convert(value, kind, where, root)
+    if value < 0 or (value == 0 and bound == _ABOVE_0):
+      raise ConfigError(f"config.{where}={value} {bound}")
+    return value
+  if origin is typing.Literal:
+    valid = typing.get_args(kind)
+    if value not in valid:
+      raise ConfigError(
+        f"config.{where}={value!r} is not one of {', '.join(valid)}"
+      )
+    return value
   nested = dataclasses.is_dataclass(kind)
   if (nested or kind is dict) and not isinstance(value, Mapping | ConfigDict):
     raise ConfigError(f"config.{where} must hold keys, got {value!r}")
@@ -66,7 +94,7 @@ def _convert(value, kind, where: str, root):
     return _build(kind, value, where, root)
   if kind is dict:
     return value.to_dict() if isinstance(value, ConfigDict) else dict(value)
-  if typing.get_origin(kind) is tuple:
+  if origin is tuple:
     (item, _) = typing.get_args(kind)
     if isinstance(value, str) or not hasattr(value, "__iter__"):
       raise ConfigError(f"config.{where} must be a tuple, got {value!r}")
@@ -101,9 +129,9 @@ def _build(cls, tree, where: str, root):
 
 
 def build(cls, tree: ConfigDict):
-  """The config dataclass `cls` that `tree` describes; its values unchecked.
+  """The config dataclass `cls` that `tree` describes.
 
   Raises:
-    ConfigError: an unknown key or a wrong type.
+    ConfigError: an unknown key, a wrong type, a value outside its bounds.
   """
   return _build(cls, tree, "", cls)

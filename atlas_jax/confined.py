@@ -6,8 +6,10 @@ once lock.take is called. What comes back is data of bounded size, no pickle.
 """
 
 import json
+import os
 import pickle
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -40,6 +42,10 @@ class Raised(NoAnswer):
 
 class Confined:
   """A process that calls functions. Threads may share it.
+
+  Args:
+    memory_bytes: of its own; 0: no bound.
+    answer_bytes: of an answer.
 
   Attributes:
     end: ends the process; this happens also when nobody holds the object.
@@ -107,7 +113,8 @@ class Confined:
 
 def _end(process: subprocess.Popen, connection: socket.socket) -> int:
   connection.close()
-  process.kill()
+  if process.poll() is None:  # it leads a session: what it started ends too
+    os.killpg(process.pid, signal.SIGKILL)
   return process.wait()
 
 
@@ -120,7 +127,8 @@ def _limit(kind: int, most: int, *, again: bool = False) -> None:
 
 def serve(descriptor: int, memory_bytes: int) -> None:
   """The life of the process: it answers until its connection closes."""
-  _limit(resource.RLIMIT_AS, memory_bytes)
+  if memory_bytes:
+    _limit(resource.RLIMIT_AS, memory_bytes)
   _limit(resource.RLIMIT_CORE, 0)
   with (
     open(descriptor, "rb") as questions,

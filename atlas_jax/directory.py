@@ -81,7 +81,10 @@ OPERATIONAL = (
   *(
     f"serving.{role}.{key}"
     for role in ("teacher", "student")
-    for key in ("url", "host", "port", "kv_cache_bytes", "cpu_cores")
+    for key in (
+      *("url", "host", "port", "kv_cache_bytes", "cpu_cores"),
+      "max_model_len",  # whatever is too long was left out at the start
+    )
   ),
 )
 

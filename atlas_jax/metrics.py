@@ -108,7 +108,6 @@ class Writer:
     phase: the first half of every name.
     resume_step: the step that was restored, 0 for a fresh start; whatever a
       killed run wrote beyond it is dropped.
-    tensorboard: also write workdir/tensorboard/PHASE.
     wandb_project: also log to this project of Weights & Biases, which must
       then be installed; None does not import it.
     config: what W&B is told of the run.
@@ -120,7 +119,6 @@ class Writer:
     phase: str,
     *,
     resume_step: int,
-    tensorboard: bool = True,
     wandb_project: str | None = None,
     config: Mapping[str, Any] | None = None,
   ):
@@ -128,13 +126,12 @@ class Writer:
     path = workdir / "metrics.jsonl"
     drop_beyond(path, phase, resume_step)
     self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 see close
-    self._tensorboard, self._wandb = None, None
-    if tensorboard:
-      from tensorboardX import SummaryWriter
+    self._wandb = None
+    from tensorboardX import SummaryWriter
 
-      self._tensorboard = SummaryWriter(
-        str(workdir / "tensorboard" / phase), purge_step=resume_step + 1
-      )
+    self._tensorboard = SummaryWriter(
+      str(workdir / "tensorboard" / phase), purge_step=resume_step + 1
+    )
     if wandb_project is not None:
       # One W&B run a directory and phase, however they are called: a resumed
       # run goes on in it, and steps that it does again are not told twice.
@@ -161,17 +158,15 @@ class Writer:
     line = {"phase": self.phase, "step": step, "time": time.time(), **finite}
     self._file.write(json.dumps(line) + "\n")
     self._file.flush()
-    if self._tensorboard is not None:
-      for name, value in named.items():
-        self._tensorboard.add_scalar(name, value, step)
-      self._tensorboard.flush()
+    for name, value in named.items():
+      self._tensorboard.add_scalar(name, value, step)
+    self._tensorboard.flush()
     if self._wandb is not None:
       self._wandb.log(named, step=step)
 
   def close(self) -> None:
     self._file.close()
-    if self._tensorboard is not None:
-      self._tensorboard.close()
+    self._tensorboard.close()
     if self._wandb is not None:
       self._wandb.finish()
 

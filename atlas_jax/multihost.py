@@ -46,40 +46,18 @@ def is_lead() -> bool:
   return jax.process_index() == 0
 
 
-def barrier(name: str) -> None:
-  """Returns once every process has called it with this name."""
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(name)
-
-
-def _pad(data: bytes, longest: int) -> np.ndarray:
-  # A power of two: few shapes, so few compilations.
-  size = 1 << max(longest - 1, 63).bit_length()
-  out = np.zeros(size, np.uint8)
-  out[: len(data)] = np.frombuffer(data, np.uint8)
-  return out
-
-
-def _gather(x: np.ndarray) -> np.ndarray:
+def gather(x: np.ndarray) -> np.ndarray:
   """[...] of each process -> [processes, ...] on every process."""
   return np.asarray(multihost_utils.process_allgather(x))
-
-
-def allgather_bytes(data: bytes) -> list[bytes]:
-  """The bytes of every process, in process order; lengths may differ."""
-  if jax.process_count() == 1:
-    return [data]
-  lengths = _gather(np.array(len(data), np.int32))
-  rows = _gather(_pad(data, int(lengths.max())))
-  return [
-    row[:length].tobytes() for row, length in zip(rows, lengths, strict=True)
-  ]
 
 
 def _broadcast(data: bytes) -> bytes:
   length = np.array(len(data), np.int32)
   length = int(multihost_utils.broadcast_one_to_all(length))
-  padded = _pad(data if is_lead() else b"", length)
+  # A power of two: few shapes, so few compilations.
+  padded = np.zeros(1 << max(length - 1, 63).bit_length(), np.uint8)
+  if is_lead():
+    padded[:length] = np.frombuffer(data, np.uint8)
   sent = np.asarray(multihost_utils.broadcast_one_to_all(padded))
   return sent[:length].astype(np.uint8).tobytes()
 
@@ -131,7 +109,5 @@ def call_on_lead(function: Callable[[], Any]) -> Any:
 
 def stop_asked() -> stopping.Stopped | None:
   """What to raise once all is saved, if a signal came to any process."""
-  number = stopping.asked()
-  if jax.process_count() > 1:
-    number = int(_gather(np.array(number, np.int32)).max())
+  number = int(gather(np.array(stopping.asked(), np.int32)).max())
   return stopping.Stopped(number) if number else None

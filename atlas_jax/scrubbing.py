@@ -1,18 +1,18 @@
 """Keeps keys out of every text that is kept or shown.
 
 A text is searched as it is, and with up to three layers of escapes taken away
-(URL, JSON, Python, HTML, a line broken in two), for each secret, its
+(URL, JSON, Python, HTML, UTF-16, a line broken in two), for each secret, its
 hexadecimal form, and its base64, also within a longer one, where it begins at
-any of three alignments. In errors half a secret, its beginning or its end, is
-masked too: whoever wrote the text may have cut it.
+any of three alignments.
 """
 
 import base64
+import bisect
 import html
-import json
+import operator
 import os.path
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from atlas_jax.secret_names import is_secret
 
@@ -29,20 +29,17 @@ _MASK = "***"
 _LONGEST_ERROR = 600  # characters
 _MOST_SEARCHED = 1 << 20  # characters of an error
 _LAYERS = 3
+# Each way begins with one letter, so that most of a text is passed over.
 _ESCAPE = re.compile(
-  r"(?:%|\\x|\\u00)([0-9a-fA-F]{2})|(&#?\w{2,8};)|\\(.)|\r?\n[ \t]*"
+  r"%([0-9a-fA-F]{2})|\\(?:x|u00)([0-9a-fA-F]{2})|\\(.)|&(#?\w{2,8};)"
+  r"|\r[\n \t]*|\n[ \t]*|\0"
 )
-# An escape that hides a letter or a digit, or another escape.
-_HIDES = re.compile(
-  r"[%\\&](?:(?<=&)[#a-zA-Z]"
-  r"|(?:x|u00)?(?:3\d|[46][1-9a-fA-F]|[57][\daA]|2[56]|5[cC]))"
-)
-_MOST_SIGNS = 500  # each is searched for by itself: of some ten keys
-_WORD = re.compile(r"[A-Za-z0-9]+")
 _LETTERS = {"n": "\n", "r": "\r", "t": "\t"}
-_shared = os.path.commonprefix  # of any texts
 # Of a text every 4th place is looked up: _SHORTEST characters have all these.
 _STEP, _GRAM = 4, 5
+# Searched at a time, since escapes take a hundred times their size in memory;
+# and a secret with all of its escapes, which may stand where two of them meet.
+_WINDOW, _LONGEST_FORM = 1 << 17, 1 << 15
 
 
 def scrubber(environ: Mapping[str, str], *own: str | None) -> Callable:
@@ -53,7 +50,7 @@ def scrubber(environ: Mapping[str, str], *own: str | None) -> Callable:
       passwords in URLs, wherever they stand.
     own: further secrets, of any length; None and "" are passed over.
   """
-  long = _long(environ, own, halves=True)
+  long = answer_scrubber(environ, *own)
   short = [v for v in own if v and v.strip() and len(v) < _SHORTEST]
 
   def scrub(text: str) -> str:
@@ -65,8 +62,37 @@ def scrubber(environ: Mapping[str, str], *own: str | None) -> Callable:
 
 
 def answer_scrubber(environ: Mapping[str, str], *own: str | None) -> Callable:
-  """For answers: whole secrets, and only what is long enough to be one."""
-  return _long(environ, own, halves=False)
+  """For answers: only what is long enough to be a secret."""
+  values = {value.strip() for value in own if value}
+  for variable in environ.items():
+    values.update(map(str.strip, _in_variable(*variable)))
+  secrets = (value for value in values if len(value) >= _SHORTEST)
+  grams: dict[str, list[tuple[int, str]]] = {}
+  for form in {form for secret in secrets for form in _forms(secret)}:
+    # Its end, since many secrets have the same beginning.
+    for at in range(len(form) - _GRAM, len(form) - _GRAM - _STEP, -1):
+      grams.setdefault(form[at : at + _GRAM], []).append((at, form))
+
+  def spans_in(text: str) -> Iterator[tuple[int, int]]:
+    layers = []
+    while True:
+      for start, end in _found(text, grams):
+        for runs in reversed(layers):
+          start, end = _outside(start, runs), _outside(end, runs)
+        yield start, end
+      if len(layers) == _LAYERS or not _ESCAPE.search(text.rstrip()):
+        return
+      text, runs = _unescaped(text)
+      layers.append(runs)
+
+  def scrub(text: str) -> str:
+    spans = []
+    for at in range(0, len(text) if grams else 0, _WINDOW):
+      window = text[at : at + _WINDOW + _LONGEST_FORM]
+      spans += [(at + start, at + end) for start, end in spans_in(window)]
+    return _masked(text, spans)
+
+  return scrub
 
 
 def told(scrub: Callable[[str], str], text: str) -> str:
@@ -90,105 +116,56 @@ def _in_variable(name: str, value: str) -> Iterator[str]:
   yield from (word for name, word in _PAIR.findall(value) if is_secret(name))
 
 
-def _looked_for(secret: str, halves: bool) -> Iterator[tuple]:
-  """(what must stand in a text, what may before it, what may after it)."""
+def _forms(secret: str) -> Iterator[str]:
+  """What a server may make of a secret, and no layer of escapes does."""
   content = secret.encode(errors="replace")
-  forms = {secret, content.decode("latin-1"), json.dumps(secret)[1:-1]}
+  forms = {secret, content.decode("latin-1")}
   forms |= {form.replace(" ", "+") for form in forms}
   forms |= {content.hex(), content.hex().upper()}
   for _ in range(_LAYERS):
     # A layer that is taken away takes what looks like an escape in it along.
-    forms |= {_unescaped(form, range(len(form) + 1))[0] for form in forms}
+    forms |= {_unescaped(form)[0] for form in forms}
   for before in range(3):
     # The characters that hold bits of the secret alone, and nearly all of it.
     first, last = -(-8 * before // 6), 8 * (before + len(content)) // 6
     text = base64.b64encode(bytes(before) + content).decode()[first:last]
     forms |= {text, text.replace("+", "-").replace("/", "_")}
-  for form in forms:
-    need = max(_SHORTEST, -(-len(form) // 2)) if halves else len(form)
-    if len(form) >= _SHORTEST:
-      yield form[-need:], form[:-need], ""
-      if "://" not in form:  # half of an address is no secret
-        yield form[:need], "", form[need:]
-
-
-def _long(environ, own: Iterable[str | None], halves: bool) -> Callable:
-  """The function that masks what has _SHORTEST characters or more."""
-  values = {value.strip() for value in own if value}
-  for variable in environ.items():
-    values.update(map(str.strip, _in_variable(*variable)))
-  secrets = (value for value in values if len(value) >= _SHORTEST)
-  forms = {form for value in secrets for form in _looked_for(value, halves)}
-  signs = {sign for part, *_ in forms for sign in _signs(part)}
-  grams: dict[str, list] = {}
-  for part, before, after in forms:
-    # Its end, since many secrets have the same beginning.
-    for at in range(len(part) - _GRAM, len(part) - _GRAM - _STEP, -1):
-      gram = part[at : at + _GRAM]
-      grams.setdefault(gram, []).append((at, part, before, after))
-
-  def scrub(text: str) -> str:
-    # Nearly every text ends here: what follows takes a hundred times as long.
-    if len(signs) < _MOST_SIGNS and not (
-      any(sign in text for sign in signs) or _HIDES.search(text)
-    ):
-      return text
-    spans, bare, at = [], text, range(len(text) + 1)
-    for _ in range(_LAYERS + 1):
-      spans += [(at[a], at[b]) for a, b in _found(bare, grams)]
-      outer = bare
-      bare, at = _unescaped(bare, at)
-      if bare is outer:
-        break
-    parts, end = [], 0
-    for start, stop in sorted(spans):
-      if start >= end:
-        parts += [text[end:start], _MASK]
-      end = max(end, stop)
-    return "".join([*parts, text[end:]])
-
-  return scrub
-
-
-def _signs(part: str) -> tuple[str, ...]:
-  """Of these a text holds one, if it holds `part` and no letter is escaped.
-
-  Two, since a line may be broken within one.
-  """
-  word = max(_WORD.findall(part), key=len, default="")
-  half = len(word) // 2
-  return (word[:half], word[half:]) if half >= _GRAM else (word,)
+  return (form for form in forms if len(form) >= _SHORTEST)
 
 
 def _found(text: str, grams: dict) -> Iterator[tuple[int, int]]:
   """Where in a text secrets begin and end."""
-  places = range(0, len(text), _STEP)
-  for i in [i for i in places if text[i : i + _GRAM] in grams]:
-    for at, part, before, after in grams[text[i : i + _GRAM]]:
-      start, end = i - at, i - at + len(part)
-      if start < 0 or not text.startswith(part, start):
-        continue
-      said = text[max(0, start - len(before)) : start]
-      start -= len(_shared([said[::-1], before[::-1]]))
-      yield start, end + len(_shared([text[end : end + len(after)], after]))
+  for i in range(0, len(text), _STEP):
+    for at, form in grams.get(text[i : i + _GRAM], ()):
+      if i >= at and text.startswith(form, i - at):
+        yield i - at, i - at + len(form)
 
 
-def _unescaped(text: str, at) -> tuple[str, list[int]]:
-  """A text without its outer escapes, and where each character began.
-
-  Args:
-    text: the same object comes back where there are none.
-    at: where the characters of `text` began, and where it ends.
-  """
-  parts, began, end = [], [], 0
+def _unescaped(text: str) -> tuple[str, list[tuple[int, int]]]:
+  """A text without its outer escapes, and (place in it, in `text`) of runs."""
+  parts, runs, end, size = [], [(0, 0)], 0, 0
   for found in _ESCAPE.finditer(text):
-    code, entity, letter = found.groups("")
+    of_url, code, letter, entity = found.groups("")
+    code = of_url or code
     letter = chr(int(code, 16)) if code else _LETTERS.get(letter, letter)
-    inner = letter or html.unescape(entity)
+    inner = letter or html.unescape(entity and f"&{entity}")
     parts += [text[end : found.start()], inner]
-    began.extend(at[end : found.start()])
-    began.extend([at[found.start()]] * len(inner))
-    end = found.end()
-  if not parts:
-    return text, at
-  return "".join([*parts, text[end:]]), began + list(at[end:])
+    size += found.start() - end
+    runs += [(size, found.start()), (size + len(inner), found.end())]
+    size, end = size + len(inner), found.end()
+  return "".join([*parts, text[end:]]), runs
+
+
+def _outside(at: int, runs: list[tuple[int, int]]) -> int:
+  """Where in a text that stands which is at this place without escapes."""
+  run = bisect.bisect(runs, at, key=operator.itemgetter(0)) - 1
+  return runs[run][1] + at - runs[run][0]
+
+
+def _masked(text: str, spans: list[tuple[int, int]]) -> str:
+  parts, end = [], 0
+  for start, stop in sorted(spans):
+    if start >= end:
+      parts += [text[end:start], _MASK]
+    end = max(end, stop)
+  return "".join([*parts, text[end:]])

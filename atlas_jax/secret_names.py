@@ -4,6 +4,7 @@ Configs are written to files and logs, so a key does not stand in one.
 """
 
 import re
+import urllib.parse
 from collections.abc import Iterator
 
 _SECRET = re.compile(
@@ -26,12 +27,15 @@ _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _SETTINGS = ("none", "true", "false", "auto", "basic", "bearer", "oauth")
 _ELSEWHERE = ("$", '"$', "/", "./", "../", "~/", "{prompt")
 _NAMED = re.compile(r"-*([A-Za-z][\w.-]*)\s*[=:]\s*(.+)", re.DOTALL)
-_INSIDE = re.compile(r'[?&]([\w.-]+)=([^&#\s]+)|"([\w.-]+)"\s*:\s*"([^"]+)"')
+_QUERY = re.compile(r"[?&#;]([\w.-]+)=([^&#;\s]+)")
+# A variable that is set for a shell; JSON.
+_INSIDE = re.compile(r'\s([A-Z_]+)=([^\s;]+)|"([\w.-]+)"\s*:\s*"([^"]+)"')
 # Keys by their shape, wherever they stand; and -k KEY, -u USER:PASSWORD.
 KEY = re.compile(
   r"(^-[A-Za-z]|(?<![A-Za-z0-9]))((?=[\w-]*\d)(sk|pk|rk|gsk|hf|gh[a-z]|github_pat"
   r"|glpat|xox[a-z])[-_][\w-]{8,}|AKIA[A-Z0-9]{12,}|AIza[\w-]{30}|eyJ[\w-]{9,}\."
   r"|(Basic|Bearer|Token)\s+(?=\S*\d)[\w+/=.~-]{8,})|://[^/\s:@]*:[^/\s@$]+@"
+  r"|BEGIN [A-Z ]*PRIVATE KEY"
 )
 _SHORT = re.compile(
   r"-k[ =]?(?=\S*\d)(?=\S*[A-Za-z])[^\s/.$]{6,}"
@@ -69,6 +73,13 @@ def _under(name, value, path: str):
       yield from _under(name, element, f"{path}[{i}]")
 
 
+def in_text(text: str) -> bool:
+  """Whether a key stands there: by its shape, or by its name in an address."""
+  pairs = _QUERY.findall(urllib.parse.unquote(text))
+  named = any(is_secret(name) and _is_told(value) for name, value in pairs)
+  return named or bool(KEY.search(text))
+
+
 def in_argv(argv: tuple[str, ...]) -> Iterator[int]:
   """Where in a command --api-key=VALUE, --api-key VALUE or such stands."""
   for i, (before, element) in enumerate(zip(("", *argv), argv, strict=False)):
@@ -77,7 +88,7 @@ def in_argv(argv: tuple[str, ...]) -> Iterator[int]:
       pairs.append((before.lstrip("-"), element))
     if (
       any(is_secret(name) and _is_told(value) for name, value in pairs)
-      or KEY.search(element)
+      or in_text(element)
       or any(map(_SHORT.fullmatch, (element, f"{before} {element}")))
     ):
       yield i

@@ -84,14 +84,14 @@ def _teacher():
   config.grpo.row_length = 256
   config.grpo.refill_rounds = 0
   config.grpo.optimizer.learning_rate = 1e-3
-  # 5 of 70, and fewer of a shorter run that --config.grpo.steps asks for.
+  # 5 of 70, and as large a part of another --config.grpo.steps.
   config.grpo.optimizer.warmup_steps = config.grpo.get_ref("steps") // 14
   config.grpo.optimizer.schedule = "cosine"
   config.grpo.optimizer.final_fraction = 0.1
-  # Rewards as they are: divided by their spread, a token saved in a group
-  # where all are right would count as much as an answer.
+  # Rewards less the mean of their group, and no more: divided by their spread,
+  # a token saved where all are right would count as much as an answer.
   config.grpo.advantage = "none"
-  # Keeps the teachings in the words of SFT.
+  # Holds the teachings near the words of SFT.
   config.grpo.beta = 0.02
   config.grpo.checkpoint_every = 10
   config.reward.efficiency_weight = 0.2

@@ -7,6 +7,7 @@ import http.server
 import itertools
 import json
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -18,7 +19,10 @@ _MOST = 64 << 20
 
 @dataclass
 class Answer:
-  """One answer; parts are sent until the client has gone."""
+  """One answer; parts are sent until the client has gone.
+
+  status 0: nothing but the parts is sent, HTTP or not.
+  """
 
   status: int = 200
   headers: dict[str, str] = field(default_factory=dict)
@@ -49,6 +53,34 @@ def bomb(status: int = 200, size: int = _MOST) -> Callable:
   return lambda request: Answer(status, headers, [small])
 
 
+def breaks(data: bytes) -> Callable:
+  """These bytes, and the end of the connection."""
+  return lambda request: Answer(0, parts=[data])
+
+
+def never_a_head(part: bytes, pause_s: float = 0.0) -> Callable:
+  """The head of an answer goes on, and never comes to its end."""
+  parts = (time.sleep(pause_s) or part for _ in range(_MOST // len(part)))
+  return lambda request: Answer(0, parts=parts)
+
+
+def no_http(key: str) -> dict[str, bytes]:
+  """Answers that HTTP does not know, with a key where errors repeat it."""
+  ok, sent = b"HTTP/1.1 200 OK\r\n", key.encode()
+  chunked = ok + b"Transfer-Encoding: chunked\r\n\r\n"
+  return {
+    "another protocol": b"SSH-2.0 " + sent + b"\r\n\r\n",
+    "status": b"HTTP/1.1 " + sent + b" OK\r\n\r\n",
+    "header name": ok + b"X\x01" + sent + b": 1\r\n\r\n",
+    # Of a long line a library shows the first 100 bytes.
+    "half": ok + b"X: " + b"x" * 88 + sent + b"y" * 9000 + b"\r\n\r\n",
+    "length": ok + b"Content-Length: " + sent + b"\r\n\r\n",
+    "size of a chunk": chunked + sent + b"\r\n",
+    "no end of the head": ok + b"X: " + sent + b"\r\n",
+    "no end of the body": ok + b"Content-Length: 99\r\n\r\n" + sent,
+  }
+
+
 def said(value, status: int = 200) -> Callable:
   """A JSON value."""
   headers = {"Content-Type": "application/json"}
@@ -72,11 +104,13 @@ class Hostile:
         headers = dict(self.headers)
         outer.requests.append((self.command, self.path, headers, body))
         reply = (answer or said({}))(self)
-        self.send_response(reply.status)
-        for name, value in reply.headers.items():
-          self.send_header(name, value)
-        self.send_header("Connection", "close")
-        self.end_headers()
+        if reply.status:
+          self.send_response(reply.status)
+          for name, value in reply.headers.items():
+            self.send_header(name, value)
+          self.send_header("Connection", "close")
+          self.end_headers()
+        self.close_connection = True
         try:
           for part in reply.parts:
             self.wfile.write(part)

@@ -6,6 +6,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from atlas_jax import multihost, sharding
 from atlas_jax.checkpoint import Checkpoints
@@ -32,7 +33,7 @@ def train(directory: pathlib.Path) -> dict:
     like = jax.eval_shape(lambda m: m, tiny.model())
     like = step.as_trees(step.abstract_state(like, tx))
     with Checkpoints(directory) as saved:
-      trees, extra = saved.restore(like)
+      _, trees, extra = saved.restore(like)
     equal = jax.jit(
       lambda a, b: jax.tree.map(lambda x, y: (x == y).all(), a, b)
     )
@@ -54,10 +55,8 @@ def main(port: str, count: str, index: str, directory: str) -> None:
     secret = {"answer": [1, "é", None], "rank": rank}
     out["broadcast"] = multihost.broadcast_json(secret)
     out["long"] = len(multihost.broadcast_json("x" * (1000 if rank else 70000)))
-    parts = multihost.allgather_bytes(bytes([rank + 1]) * (3 + 200 * rank))
-    out["gathered"] = [[len(p), p[0], p[-1]] for p in parts]
-    out["empty"] = [len(p) for p in multihost.allgather_bytes(b"")]
-    multihost.barrier("here")
+    parts = multihost.gather(np.array([rank + 1, 2**32 - 1], np.uint32))
+    out["gathered"] = parts.tolist()
     out["called"] = multihost.call_on_lead(lambda: {"from": rank})
 
     def fail():

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from atlas_jax.checkpoint import CheckpointError, Checkpoints, Damaged
+from atlas_jax.checkpoint import CheckpointError, Checkpoints
 from atlas_jax.config import OptimizerConfig
 from atlas_jax.training import optimizer, step
 from tests.training import tiny
@@ -39,23 +39,17 @@ def test_round_trip_is_bit_exact_and_keeps_two(tmp_path):
       saved.save(n, {"state": _tree(n)}, {"position": [n, "é"], "seed": 2**40})
   with Checkpoints(tmp_path) as saved:
     assert saved.latest() == 3
-    trees, extra = saved.restore({"state": _tree()})
+    _, trees, extra = saved.restore({"state": _tree()})
     assert _equal(trees["state"], _tree(3))
     assert extra == {"position": [3, "é"], "seed": 2**40}
-    assert _equal(
-      saved.restore({"state": _tree()}, step=2)[0]["state"], _tree(2)
-    )
-    with pytest.raises(
-      CheckpointError, match=r"no checkpoint 1 in .* \[2, 3\]"
-    ):
-      saved.restore({"state": _tree()}, step=1)
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["2", "3"]
 
 
 def test_one_tree_of_several_and_rng_keys(tmp_path):
   key = {"key": jax.random.key_data(jax.random.key(5))}
   with Checkpoints(tmp_path) as saved:
     saved.save(1, {"model": _tree(1), "rng": key}, {})
-    trees, _ = saved.restore({"rng": key})
+    _, trees, _ = saved.restore({"rng": key})
     assert list(trees) == ["rng"]
     assert _equal(trees["rng"], key)
     with pytest.raises(CheckpointError, match="no 'ema'; it has: model, rng"):
@@ -64,7 +58,7 @@ def test_one_tree_of_several_and_rng_keys(tmp_path):
 
 def test_refuses_another_shape(tmp_path):
   with Checkpoints(tmp_path) as saved:
-    with pytest.raises(CheckpointError, match=r"no checkpoint in .* none"):
+    with pytest.raises(CheckpointError, match="no checkpoint in"):
       saved.restore({"state": _tree()})
     saved.save(4, {"state": _tree()}, {})
     other = _tree() | {"w": jnp.zeros((3, 5))}
@@ -106,7 +100,7 @@ def test_resume_equals_never_stopping(tmp_path):
     run(state, batches[2:])
   with Checkpoints(tmp_path) as saved:
     like = step.abstract_state(tiny.model(1), tx)
-    trees, extra = saved.restore({"state": like})
+    _, trees, extra = saved.restore({"state": like})
   resumed, again = run(trees["state"], batches[extra["next"] :])
   assert _equal(resumed, whole)
   assert int(resumed.step) == 4
@@ -133,7 +127,7 @@ def test_a_kill_while_writing_leaves_a_whole_checkpoint(tmp_path):
   )
   assert done.returncode == -signal.SIGKILL
   with Checkpoints(tmp_path) as saved:
-    trees, extra = saved.restore({"state": {"w": jnp.zeros((2048, 2048))}})
+    _, trees, extra = saved.restore({"state": {"w": jnp.zeros((2048, 2048))}})
     np.testing.assert_array_equal(trees["state"]["w"], float(extra["n"]))
     # The unfinished one does not stop the next save of the same step.
     saved.save(2, trees, {"n": 2})
@@ -163,11 +157,11 @@ def test_no_flipped_byte_of_any_file_is_restored_in_silence(tmp_path):
       data[at] ^= 4
       (copy / name).write_bytes(data)
       with Checkpoints(copy) as saved:
-        trees, extra = saved.restore(like)
-        assert extra == {"n": saved.restored}, (name, at)
-        assert _equal(trees["state"], _tree(saved.restored)), (name, at)
+        step, trees, extra = saved.restore(like)
+        assert extra == {"n": step}, (name, at)
+        assert _equal(trees["state"], _tree(step)), (name, at)
         assert _equal(trees["other"], large), (name, at)
-        passed_by += saved.restored == 1
+        passed_by += step == 1
       shutil.rmtree(copy)
   assert passed_by >= 6
 
@@ -178,14 +172,11 @@ def test_a_damaged_checkpoint_is_removed_only_when_the_next_is_saved(tmp_path):
       saved.save(n, {"state": _tree(n)}, {})
   (tmp_path / "2" / "atlas.json").unlink()
   with Checkpoints(tmp_path, keep=2) as saved:
-    with pytest.raises(Damaged, match=r"checkpoint 2 in .* atlas\.json cannot"):
-      saved.restore({"state": _tree()}, step=2)
-    saved.restore({"state": _tree()})
-    assert saved.restored == 1
+    assert saved.restore({"state": _tree()})[0] == 1
   assert (tmp_path / "2").exists()
   with Checkpoints(tmp_path, keep=2) as saved:
     saved.restore({"state": _tree()})
     saved.save(2, {"state": _tree(5)}, {})
   with Checkpoints(tmp_path, keep=2) as saved:
-    trees, _ = saved.restore({"state": _tree()})
-    assert saved.restored == 2 and _equal(trees["state"], _tree(5))
+    step, trees, _ = saved.restore({"state": _tree()})
+    assert step == 2 and _equal(trees["state"], _tree(5))

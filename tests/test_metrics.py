@@ -24,16 +24,14 @@ def test_unequal_parts_add_up_to_the_mean_of_all():
 
 
 def _write(tmp_path, steps, resume_step=0, phase="grpo", **kw):
-  writer = metrics.Writer(
-    tmp_path, phase, resume_step=resume_step, tensorboard=False, **kw
-  )
+  writer = metrics.Writer(tmp_path, phase, resume_step=resume_step, **kw)
   for step in steps:
     writer.write(step, {"loss": step / 2})
   writer.close()
 
 
 def test_a_line_is_a_json_object(tmp_path):
-  writer = metrics.Writer(tmp_path, "sft", resume_step=0, tensorboard=False)
+  writer = metrics.Writer(tmp_path, "sft", resume_step=0)
   writer.write(3, {"loss": 0.5, "grad_norm": math.nan})
   # Complete on disk before close: a kill loses nothing.
   (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()

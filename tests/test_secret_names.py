@@ -42,6 +42,10 @@ KEY = "sk-proj-4eC39HqLyjWDarjtT1zdp7dc"
     ("env", "OPENAI_API_KEY=hunter2", "agent"),
     ("ghp_16C7e42F292c6912E7710c838347Ae178B4a",),
     ("AKIAIOSFODNN7EXAMPLE",),
+    ("https://example.com/#access_token=hunter2",),
+    ("https://example.com/?api%5Fkey=hunter2",),
+    ("bash", "-c", "export OPENAI_API_KEY=hunter2; agent"),
+    ("-----BEGIN RSA PRIVATE KEY-----",),
   ],
 )
 def test_a_key_in_a_command(argv):
@@ -136,6 +140,9 @@ BAD_URLS = (
   f"127.0.0.1:8000/{KEY}",
   f"ftp://127.0.0.1/{KEY}",
   f"http://[{KEY}",
+  f"http://127.0.0.1:8000/{KEY}/v1",
+  f"http://127.0.0.1\n:8000/{KEY[:9]}",
+  f"http://127.0.0.1:8000/v1 {KEY[:9]}",
 )
 
 

@@ -9,6 +9,7 @@ else than it shows is refused before the first question, in one line:
 """
 
 import datetime
+import functools
 import pathlib
 import re
 
@@ -66,41 +67,43 @@ class ChatFormat:
       self._options["strftime_now"] = day.strftime
     self._model_eos, self._rows = _of_model(path)
 
-  def _check_template(self) -> None:
-    """Chooses whether a message's content is a text or a list of parts."""
-    problems = []
-    for self._in_parts in (False, True):
-      try:
-        problem = self._lost()
-      except Exception as error:
-        problem = error
-      if problem is None:
-        return
-      problems.append(problem)
-    raise problems[0]
+  @functools.cached_property
+  def _template(self) -> tuple[bool, str]:
+    """(whether contents are lists of parts, what is written after an answer).
 
-  def _lost(self) -> ChatError | None:
-    """What becomes of the messages of a short chat, if anything."""
+    Raises:
+      ChatError: the template loses a message of a short chat.
+    """
+    try:
+      return False, self._after_answer(in_parts=False)
+    except Exception as error:
+      try:
+        return True, self._after_answer(in_parts=True)
+      except Exception:
+        raise error from None
+
+  def _after_answer(self, in_parts: bool) -> str:
     messages = [("user", _QUESTION), ("assistant", _ANSWER)]
-    prompt = self._render(messages[:1], add_generation_prompt=True)
-    chat = self._render(messages)
+    prompt = self._render(messages[:1], in_parts, add_generation_prompt=True)
+    chat = self._render(messages, in_parts)
     for what, mark, text in (
       ("user's message", _QUESTION, prompt),
       ("user's message before an answer", _QUESTION, chat),
       ("assistant's message", _ANSWER, chat),
     ):
-      if text.count(mark) != 1:
-        times = text.count(mark)
+      times = text.count(mark)
+      if in_parts and re.search(f"['\"]{mark}['\"]", text):
+        times = 0  # the parts themselves, spelled as a program would
+      if times != 1:
         lost = f"writes it {times} times" if times else "loses or changes it"
-        return ChatError(f"the {what}: its chat template {lost}")
+        raise ChatError(f"the {what}: its chat template {lost}")
     before, _, after = chat.partition(_QUESTION)
     if _ANSWER not in after or before != prompt.partition(_QUESTION)[0]:
-      return ChatError(
+      raise ChatError(
         "the assistant's message: its chat template does not begin it after"
         " the user's"
       )
-    self._after_answer = after.partition(_ANSWER)[2]
-    return None
+    return after.partition(_ANSWER)[2]
 
   def _check_tags(self) -> None:
     text = "a " + " ".join(f"{tag}b {tag} c" for tag in TAGS)
@@ -114,7 +117,6 @@ class ChatFormat:
 
   def facts(self) -> tuple[int, int, int, list[int]]:
     """(vocab_size, end_id, pad_id, stop_ids); the first to be asked for."""
-    self._check_template()
     self._check_tags()
     end_id, pad = self._end_of_turn(), self._tokenizer.pad_token_id
     stop_ids = {end_id, *self._model_eos}
@@ -133,7 +135,7 @@ class ChatFormat:
   def _end_of_turn(self) -> int:
     """The token that the template writes after an assistant's words."""
     special = self._special_ids | set(self._model_eos)
-    ends = [i for i in self._encode(self._after_answer) if i in special]
+    ends = [i for i in self._encode(self._template[1]) if i in special]
     if ends:
       return ends[0]
     if self._tokenizer.eos_token_id is not None:
@@ -143,11 +145,13 @@ class ChatFormat:
       " sampling would never stop"
     )
 
-  def _render(self, messages: list[tuple[str, str]], **options) -> str:
+  def _render(
+    self, messages: list[tuple[str, str]], in_parts: bool, **options
+  ) -> str:
     chat = [
       {
         "role": role,
-        "content": [{"type": "text", "text": text}] if self._in_parts else text,
+        "content": [{"type": "text", "text": text}] if in_parts else text,
       }
       for role, text in messages
     ]
@@ -173,7 +177,10 @@ class ChatFormat:
 
   def prompt_ids(self, user_text: str) -> list[int]:
     plain = self._plain(user_text)
-    prompt = self._render([("user", plain)], add_generation_prompt=True)
+    message = ("user", plain)
+    prompt = self._render(
+      [message], self._template[0], add_generation_prompt=True
+    )
     if plain.strip() not in prompt:
       raise ChatError(
         "the user's message: its chat template changes or cuts"

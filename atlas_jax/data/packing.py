@@ -73,7 +73,6 @@ class PackingStats(NamedTuple):
   fill: float  # real tokens / (rows * length), empty rows counted
   shared_tokens: int  # prompt tokens that sharing saved
   rows: int  # rows of the batch, empty ones included
-  empty_rows: int  # added to reach the multiple
 
 
 def _check(sequence: Sequence, index: int, length: int) -> None:
@@ -210,7 +209,6 @@ def pack(
     fill=used / (n_rows * length),
     shared_tokens=sum(len(s.tokens) for s in sequences) - used,
     rows=n_rows,
-    empty_rows=n_rows - len(rows),
   )
   return batch, stats
 

@@ -21,8 +21,9 @@ class Problem:
   """One question with its gold answer.
 
   id is a hash of the question. verifier says who compares an answer with the
-  gold one: 'answer' (teaching/answers.py) or 'reasoning_gym' (the task's own
-  scorer, with meta['task'] and meta['entry']). meta is the source's own.
+  gold one: 'answer' (teaching/answers.py), 'reasoning_gym' (the task's own
+  scorer, with meta['task'] and meta['entry']) or the function of the user's
+  that config.data.verifier names. meta is the source's own. where is FILE:LINE.
   """
 
   id: str
@@ -30,6 +31,7 @@ class Problem:
   answer: str
   verifier: str = "answer"
   meta: Mapping = field(default_factory=dict)
+  where: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,13 @@ class SftExample:
   """One supervised turn: a template of config.prompts, its fields, the reply.
 
   The template is rendered by the same code that renders it for sampling, so
-  SFT trains the very prompt that RL uses.
+  SFT trains the very prompt that RL uses. where is FILE:LINE.
   """
 
   template: str
   fields: Mapping[str, str]
   response: str
+  where: str = field(default="", compare=False)
 
 
 def question_key(question: str) -> str:

@@ -2,7 +2,7 @@
 
 teachable_sft      what a textbook teacher says, for the teacher
 teachable_student  what the student is made of
-arc_sft            sft_path: Arc-ATLAS-Teach sft.jsonl {problem_text,
+arc_sft            sft_path: Arc-ATLAS-Teach, or its sft.jsonl {problem_text,
                    student_approach, teacher_diagnosis, teacher_teaching}
 episodes           sft_path: an episodes file of a run, or a directory of
                    them; teachings after which the student was right, equal
@@ -18,10 +18,10 @@ from atlas_jax.data.problems import DataError, SftExample
 from atlas_jax.data.sources import (
   checked_params,
   chosen,
-  json_lines,
   needed_path,
   text_at,
 )
+from atlas_jax.data.tables import file_of, json_lines
 from atlas_jax.teaching.prompts import fingerprint
 
 
@@ -40,7 +40,8 @@ def _teachable_student(config: DataConfig) -> list[SftExample]:
 def _arc_sft(config: DataConfig) -> list[SftExample]:
   checked_params(config.sft_params, "sft_params", ())
   examples = []
-  for where, row in json_lines(needed_path(config.sft_path, "sft_path")):
+  path = file_of(needed_path(config.sft_path, "sft_path"), "sft.jsonl")
+  for where, row in json_lines(path):
     diagnosis = text_at(row, "teacher_diagnosis", where)
     teaching = text_at(row, "teacher_teaching", where)
     teaching = teaching.removeprefix("<teaching>").removesuffix("</teaching>")
@@ -54,7 +55,7 @@ def _arc_sft(config: DataConfig) -> list[SftExample]:
       "approach": text_at(row, "student_approach", where),
     }
     response = f"{diagnosis}\n<teaching>{teaching.strip()}</teaching>"
-    examples.append(SftExample("teacher_adaptive", fields, response))
+    examples.append(SftExample("teacher_adaptive", fields, response, where))
   return examples
 
 
@@ -77,7 +78,8 @@ def _episodes(config: DataConfig) -> list[SftExample]:
           helped = t["status"] == "ok" and t["guided"]["status"] == "correct"
           if helped and not t["leaked"]:
             key = (row["question"], row["approach"], t["text"])
-            examples[key] = SftExample("teacher_adaptive", fields, t["text"])
+            example = SftExample("teacher_adaptive", fields, t["text"], where)
+            examples.setdefault(key, example)
       except (KeyError, TypeError) as error:
         raise DataError(
           f"{where}: not a line of an episodes file: {error!r} in it"

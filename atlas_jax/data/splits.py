@@ -9,10 +9,12 @@ Policy of the splits:
   3. the same question in two splits is an error.
 """
 
+import hashlib
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from atlas_jax import targets
 from atlas_jax.config import DataConfig
 from atlas_jax.data import sft_sources, sources
 from atlas_jax.data.problems import (
@@ -24,6 +26,7 @@ from atlas_jax.data.problems import (
   question_key,
   split_of,
 )
+from atlas_jax.teaching.equality import exact_equal
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +57,8 @@ def load(config: DataConfig) -> Splits:
       "config.data.split_fractions must be three shares (train, validation,"
       f" test) that sum to 1, got {config.split_fractions}"
     )
+  if config.verifier is not None:
+    targets.function(config.verifier, "config.data.verifier", takes=3)
   own = sources.read_own_splits(config)
   rest = [name for name in SPLITS if name not in own]
   weights = [fractions[name] for name in rest]
@@ -64,6 +69,11 @@ def load(config: DataConfig) -> Splits:
   for problem in distinct(sources.read(config)):
     splits[split_of(problem.question, weights, rest)].append(problem)
   _refuse_overlap(splits)
+  if config.verifier is not None:
+    splits = {
+      name: [replace(p, verifier=config.verifier) for p in problems]
+      for name, problems in splits.items()
+    }
   log.info(
     "problems of %s: %s",
     config.source,
@@ -124,6 +134,18 @@ def load_sft(
   return kept
 
 
+def fingerprint(splits: Splits, examples: Sequence[SftExample]) -> str:
+  """Names what a run trains on and is measured by, in its order."""
+  digest = hashlib.sha256()
+  for name in SPLITS:
+    for p in getattr(splits, name):
+      digest.update(repr((name, p.question, p.answer, p.verifier)).encode())
+  for e in examples:
+    fields = sorted(e.fields.items())
+    digest.update(repr((e.template, fields, e.response)).encode())
+  return digest.hexdigest()[:16]
+
+
 def distinct(problems: Sequence[Problem]) -> list[Problem]:
   """The problems without repeats.
 
@@ -133,10 +155,10 @@ def distinct(problems: Sequence[Problem]) -> list[Problem]:
   first: dict[str, Problem] = {}
   for problem in problems:
     kept = first.setdefault(problem.id, problem)
-    if kept.answer != problem.answer:
+    if not exact_equal(kept.answer, problem.answer):
       raise DataError(
-        f"the question {_shorten(problem.question)} has two answers:"
-        f" {kept.answer!r} and {problem.answer!r}"
+        f"{problem.where}: the question {_shorten(problem.question)} has two"
+        f" answers: {kept.answer!r} ({kept.where}) and {problem.answer!r}"
       )
   if len(first) < len(problems):
     log.warning("%d repeated problems left out", len(problems) - len(first))
@@ -150,8 +172,8 @@ def _refuse_overlap(splits: Mapping[str, Sequence[Problem]]) -> None:
       other = home.setdefault(problem.id, name)
       if other != name:
         raise DataError(
-          f"the question {_shorten(problem.question)} stands in both the"
-          f" {other} and the {name} split; remove it from one of them"
+          f"{problem.where}: the question {_shorten(problem.question)} stands"
+          f" in both the {other} and the {name} split; remove it from one"
         )
 
 

@@ -103,8 +103,8 @@ class DecoderConfig:
   def from_hf(cls, hf: dict[str, Any]) -> "DecoderConfig":
     """The decoder that a config.json describes.
 
-    Both spellings of the rotary settings are read: `rope_parameters`
-    (transformers 5) and `rope_theta` with `rope_scaling` (before).
+    The rotary settings are read as transformers reads them: `rope_parameters`
+    (version 5), or `rope_theta` with `rope_scaling` (before).
 
     Raises:
       ArchitectureError: a missing key, or a value that is not supported; the
@@ -161,6 +161,8 @@ class DecoderConfig:
 def read_config(path: str | os.PathLike) -> dict[str, Any]:
   """config.json of a model directory, as it is written.
 
+  But for a null rope_theta in rope_parameters, which no other reader takes.
+
   Raises:
     ArchitectureError: no such file, not a JSON object, or no decoder of ours.
     FileError: a file of the directory lies outside of it.
@@ -171,9 +173,12 @@ def read_config(path: str | os.PathLike) -> dict[str, Any]:
   files.check_directory(path)
   config = files.read_json(file, ArchitectureError)
   try:
-    DecoderConfig.from_hf(config)
+    theta = DecoderConfig.from_hf(config).rope_theta
   except ArchitectureError as error:
     raise ArchitectureError(f"{path}: {error}") from None
+  rope = config.get("rope_parameters")
+  if rope and rope.get("rope_theta", theta) is None:
+    config["rope_parameters"] = {**rope, "rope_theta": theta}
   return config
 
 
@@ -216,9 +221,9 @@ def _check_supported(hf: dict[str, Any]) -> None:
     raise _unsupported("architectures", names, f"['{ARCHITECTURES[family]}']")
   if hf["hidden_act"] != "silu":
     raise _unsupported("hidden_act", repr(hf["hidden_act"]), "'silu'")
-  if hf["attention_dropout"] != 0:
+  if hf["attention_dropout"] not in (None, 0):
     raise _unsupported("attention_dropout", hf["attention_dropout"], "0.0")
-  if hf["quantization_config"] is not None:
+  if hf["quantization_config"]:
     raise _unsupported("quantization_config", "(set)", "unquantized weights")
   if family == "llama":
     return
@@ -236,23 +241,19 @@ def _check_supported(hf: dict[str, Any]) -> None:
 
 def _rope(hf: dict[str, Any]) -> tuple[float, RopeScaling | None]:
   """(theta, scaling) from either spelling."""
-  new, old = hf["rope_parameters"], hf["rope_scaling"]
-  if new is not None and old is not None and new != old:
-    raise ArchitectureError(
-      "config.json: rope_parameters and rope_scaling are both set; keep one"
-    )
-  where = "rope_parameters" if new is not None else "rope_scaling"
-  if not isinstance(new or old or {}, dict):
-    raise _unsupported(where, new or old, "an object")
-  given = {**(new or old or {})}
-  theta = given.pop("rope_theta", hf["rope_theta"])
+  # As transformers has it: the older key first, and in it the newer type.
+  where = "rope_scaling" if hf["rope_scaling"] else "rope_parameters"
+  given = hf[where] or {}
+  if not isinstance(given, dict):
+    raise _unsupported(where, given, "an object")
+  given = {**given}
+  theta = given.pop("rope_theta", None)
+  theta = hf["rope_theta"] if theta is None else theta
   theta = 10000.0 if theta is None else _positive("rope_theta", theta)
-  kinds = {str(given.pop(k)) for k in ("rope_type", "type") if k in given}
-  if len(kinds) > 1:
-    raise _unsupported(f"{where}.rope_type", sorted(kinds), "one type")
-  kind = kinds.pop() if kinds else "default"
+  kind = given.pop("type", "default")
+  kind = given.pop("rope_type", kind)
   partial = given.pop("partial_rotary_factor", hf["partial_rotary_factor"])
-  if partial != 1.0:
+  if partial not in (None, 1.0):
     raise _unsupported("partial_rotary_factor", partial, "1.0")
   for key, value in given.items():
     if isinstance(value, dict):
@@ -261,9 +262,10 @@ def _rope(hf: dict[str, Any]) -> tuple[float, RopeScaling | None]:
     return theta, None
   if kind != "llama3":
     raise _unsupported(f"{where}.rope_type", repr(kind), "default, llama3")
-  fields = ("factor", "low_freq_factor", "high_freq_factor")
   original = "original_max_position_embeddings"
-  for key in (*fields, original):
+  given.setdefault(original, hf["max_position_embeddings"])
+  fields = ("factor", "low_freq_factor", "high_freq_factor")
+  for key in fields:
     if key not in given:
       raise ArchitectureError(
         f"config.json: {where} of type llama3 lacks the key {key!r}"

@@ -149,10 +149,9 @@ def save(
   os.makedirs(temp)
   try:
     _write_weights(temp, model, config, dtype, max_shard_bytes)
-    key = "torch_dtype" if "torch_dtype" in hf_config else "dtype"
-    _write_json(
-      os.path.join(temp, "config.json"), {**hf_config, key: dtype.name}
-    )
+    # The name of transformers 5, and the one before it.
+    names = dict.fromkeys(("dtype", "torch_dtype"), dtype.name)
+    _write_json(os.path.join(temp, "config.json"), {**hf_config, **names})
     for name in _COMPANIONS if source_dir is not None else ():
       source = os.path.join(source_dir, name)
       if os.path.exists(source):

@@ -1,31 +1,11 @@
 """A Python function as a model: function(messages, sampling) -> text."""
 
-import importlib
 from collections.abc import Callable
 
-from atlas_jax.config import ConfigError
 from atlas_jax.online import threads
 from atlas_jax.online.chat_json import is_unicode
 from atlas_jax.online.replies import ChatRequest
 from atlas_jax.online.retrying import Answer, CallFailed
-
-
-def load(name: str, where: str) -> Callable:
-  """The function that "module:function" names.
-
-  Raises:
-    ConfigError: there is none; `where` names the config key.
-  """
-  module, _, attribute = name.partition(":")
-  try:
-    found = importlib.import_module(module)
-    for part in attribute.split("."):
-      found = getattr(found, part)
-  except (ImportError, AttributeError, ValueError) as error:
-    raise ConfigError(f"{where}: {name!r} cannot be loaded: {error}") from None
-  if not callable(found):
-    raise ConfigError(f"{where}: {name!r} is not callable")
-  return found
 
 
 class CallableCalls:

@@ -134,7 +134,7 @@ class Chat:
         asked,
         request,
         last=n == self._config.retries,
-        cut=any(a.status == "truncated" for a in attempts),
+        before=tuple(attempts),
       )
       attempts.append(done)
       if failed is not None:
@@ -149,9 +149,10 @@ class Chat:
     return reply_of(attempts, cached=False)
 
   async def _attempt(
-    self, key, asked, request, *, last: bool, cut: bool
+    self, key, asked, request, *, last: bool, before: tuple[Attempt, ...]
   ) -> tuple[CallFailed | None, Attempt]:
     bound = self.price.bound(request)
+    cut = any(a.status == "truncated" for a in before)
     failed = None
 
     async def send() -> Attempt:
@@ -169,6 +170,8 @@ class Chat:
       except CallFailed as error:
         failed, status = error, error.status
       final = failed is None or last or not failed.again
+      if failed is not None and failed.odd:
+        final |= any(a.error == self._told(failed) for a in before)
       shared = {
         "role": request.role,
         "model": self.name,

@@ -1,12 +1,32 @@
 """Reads and judges a chat completion, whoever made it."""
 
+import functools
 import json
+import logging
+import re
 
+from atlas_jax.online import told_errors
 from atlas_jax.online.retrying import Answer, CallFailed
 
-# Reasons to finish: of an answer that came to its end, and of one that was cut.
-ENDED = (None, "stop", "eos", "eos_token", "end_turn", "stop_sequence")
-CUT = ("length", "max_tokens")
+# Words in reasons to finish, in lower case: the model declined; the server
+# failed, which may pass by; the answer was cut. Any other is as good as none
+# where there is a text.
+_DECLINED = re.compile(
+  "filter|safety|refus|recitation|block|prohibit|spii|guardrail|toxic|policy|sensit"
+)
+_BROKEN = re.compile(
+  "error|malform|overload|abort|cancel|timeout|internal|unavail|insuffic|rate_li"
+)
+_CUT = re.compile("length|max_|limit|context|truncated|incomplete")
+_ENDED = re.compile(
+  "(finish_?reason[_.])?(stop|end|eos|done|complete|finish).*"
+)
+# Counts of tokens, by what providers call them.
+_PROMPT = ("prompt_tokens", "input_tokens", "promptTokenCount")
+_COMPLETION = ("completion_tokens", "output_tokens", "candidatesTokenCount")
+_TOTAL = ("total_tokens", "totalTokenCount")
+_THOUGHT = ("reasoning_tokens", "thoughtsTokenCount")
+_DETAILS = ("completion_tokens_details", "output_tokens_details")
 _MOST_TOKENS = 10**9  # of one answer; more is a mistake, or mischief
 # Values in one body: parsed, each takes up to 100 bytes and 0.1 us.
 MOST_PARTS = 100_000
@@ -42,9 +62,17 @@ def parsed(content: bytes):
   try:
     return json.loads(content.decode())
   except (ValueError, RecursionError):
-    what = "broken JSON" if content.strip() else "an empty body"
-    status = "error" if content.strip() else "empty"
-    raise CallFailed(f"{what} with HTTP 200", status=status) from None
+    text = content.decode(errors="replace").strip()
+    if (failed := told_errors.of_text(text)) is not None:
+      failed.odd = text.startswith("<")
+      raise failed from None
+    what = "broken JSON" if text else "an empty body"
+    status = "error" if text else "empty"
+    raise CallFailed(
+      f"{what} with HTTP 200",
+      status=status,
+      odd=bool(text) and text[0] not in "[{",
+    ) from None
 
 
 def answer_of(body) -> Answer:
@@ -56,27 +84,106 @@ def answer_of(body) -> Answer:
     CallFailed: it is not one, or the model declined.
   """
   try:
-    if body.get("error"):
-      raise CallFailed(f"an error with HTTP 200: {body['error']}")
-    choice = body["choices"][0]
+    choices = body.get("choices") or [{}]
+    for part in (body, choices[0]):
+      if (failed := told_errors.of_json(part, "HTTP 200")) is not None:
+        raise failed
+    choice = choices[0]
     message = choice["message"]
-    text = message.get("content")
+    text = _words(message.get("content"))
     declined = message.get("refusal")
     reason = choice.get("finish_reason")
-    usage = body.get("usage") or {}
-    counts = [
-      count(usage.get(k)) for k in ("prompt_tokens", "completion_tokens")
-    ]
+    counts = used(body.get("usage"))
     if declined and not text:
-      raise CallFailed(f"the model declines: {declined}", again=False)
+      raise CallFailed(
+        f"the model declines: {declined}", again=False, declined=True
+      )
   except (AttributeError, KeyError, IndexError, TypeError, RecursionError):
-    raise CallFailed("HTTP 200 without choices and a message") from None
+    raise CallFailed(
+      "HTTP 200 without choices and a message", odd=True
+    ) from None
   for name, value in (("content", text), ("finish_reason", reason)):
     if value is not None and not isinstance(value, str):
-      raise CallFailed(f"the {name} is {type(value).__name__}, not text")
+      kind = type(value).__name__
+      raise CallFailed(f"the {name} is {kind}, not text", odd=True)
   if text is not None and not is_unicode(text):
     raise CallFailed("the content is not valid Unicode")
   return Answer(text, reason, *counts)
+
+
+def _words(content):
+  """The text of a content that may be a list of parts, without its thinking.
+
+  Raises:
+    CallFailed: a part is no text.
+  """
+  if not isinstance(content, list):
+    return content
+  texts = []
+  for part in content:
+    part = {"text": part} if isinstance(part, str) else part
+    kind = part.get("type") or "text"
+    if "thinking" in kind or "reasoning" in kind or part.get("thought"):
+      continue
+    if kind not in ("text", "output_text") or not isinstance(part["text"], str):
+      raise CallFailed(f"a part of the content is {kind}, not text", odd=True)
+    texts.append(part["text"])
+  return "".join(texts)
+
+
+def used(usage) -> tuple[int | None, int | None]:
+  """(prompt, completion) tokens, the latter with all hidden thinking.
+
+  Some providers count that in the total alone, or beside the completion.
+  """
+
+  def first(counts, names):
+    found = (count(counts.get(name)) for name in names)
+    return next((n for n in found if n is not None), None)
+
+  usage = usage if isinstance(usage, dict) else {}
+  prompt, completion, total = (
+    first(usage, names) for names in (_PROMPT, _COMPLETION, _TOTAL)
+  )
+  parts = (usage, *(usage.get(name) for name in _DETAILS))
+  thought = max(first(p, _THOUGHT) or 0 for p in parts if isinstance(p, dict))
+  if completion is not None and thought > completion:
+    completion += thought
+  if prompt is not None and (total or 0) > prompt + (completion or 0):
+    completion = total - prompt
+  return prompt, completion
+
+
+def is_answer(content: bytes) -> bool:
+  """Whether the body of HTTP 200 is an answer with a text, ended or cut."""
+  try:
+    judged(answer_of(parsed(content)), 0, accept_cut=True)
+  except CallFailed:
+    return False
+  return True
+
+
+def begins_well(events: bytes) -> bool | None:
+  """Whether whole lines of a stream hold a word or an end, before an error.
+
+  None: neither has come yet.
+  """
+  for line in events.splitlines():
+    data = line.removeprefix(b"data:").strip()
+    if data == line.strip() or data == b"[DONE]":
+      continue
+    try:
+      chunk = parsed(data)
+      if told_errors.of_json(chunk, "an event") is not None:
+        return False
+      (choice, *_) = chunk["choices"] or [{}]
+      said = dict(choice.get("delta") or {})
+    except (CallFailed, AttributeError, LookupError, TypeError):
+      return True  # it is for the client to read
+    said.pop("role", None)
+    if any(said.values()) or choice.get("finish_reason"):
+      return True
+  return None
 
 
 def is_unicode(text: str) -> bool:
@@ -101,16 +208,31 @@ def judged(answer: Answer, max_tokens: int, accept_cut: bool) -> str:
   Raises:
     CallFailed: it is none.
   """
-  if answer.finish_reason in CUT:
+  reason = (answer.finish_reason or "").strip().lower().replace("-", "_")
+  for words, again in ((_DECLINED, False), (_BROKEN, True)):
+    if words.search(reason):
+      raise CallFailed(
+        f"it ended with {answer.finish_reason!r}",
+        again=again,
+        declined=not again,
+      )
+  text = answer.text or ""
+  if (failed := told_errors.of_text(text)) is not None:
+    raise failed
+  if _CUT.search(reason):
     tokens = answer.completion_tokens
     if tokens is None or tokens >= max_tokens or accept_cut:
       return "truncated"
     raise CallFailed(
       f"cut after {tokens} of {max_tokens} tokens", status="truncated"
     )
-  if answer.finish_reason not in ENDED:
-    reason = answer.finish_reason
-    raise CallFailed(f"it ended with {reason!r}", again=reason == "abort")
-  if not (answer.text or "").strip():
+  if not text.strip():
     raise CallFailed("an answer without text", status="empty")
+  if reason and not _ENDED.fullmatch(reason):
+    _log_once(reason)
   return "ok"
+
+
+@functools.cache
+def _log_once(reason: str) -> None:
+  logging.warning("answers that end with %.80r are taken as ended", reason)

@@ -7,6 +7,7 @@ unknown keys, wrong types, and values that would waste a run.
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
 from ml_collections import ConfigDict
 
@@ -15,6 +16,10 @@ from atlas_jax import config_checks
 from atlas_jax.config import (
   ConfigError,
   DataConfig,
+  NonNegativeFloat,
+  NonNegativeInt,
+  PositiveFloat,
+  PositiveInt,
   PromptsConfig,
   ServerConfig,
   build,
@@ -27,8 +32,6 @@ from atlas_jax.online.protocol import ProbeConfig, SolutionConfig, TeachConfig
 from atlas_jax.online.spend import Caps
 from atlas_jax.teaching.prompts import FIELDS, PromptError, Prompts
 
-PARENTS = ("pareto", "current_best", "epsilon_greedy", "top_k_pareto")
-UPDATES = ("round_robin", "all")
 # The unaided solution is the measure: it stays as it is.
 EVOLVABLE = tuple(name for name in FIELDS if name != "student_baseline")
 
@@ -37,21 +40,21 @@ EVOLVABLE = tuple(name for name in FIELDS if name != "student_baseline")
 class ObjectivesConfig:
   """Weights of a rollout's score, which is within 0 and 1."""
 
-  accuracy: float = 1.0
-  non_degradation: float = 0.5
-  efficiency: float = 0.1  # tokens that a right response saved
-  completion: float = 0.0  # an answer is stated
-  leak_penalty: float = 1.0  # taken off when the teaching states the answer
+  accuracy: NonNegativeFloat = 1.0
+  non_degradation: NonNegativeFloat = 0.5
+  efficiency: NonNegativeFloat = 0.1  # tokens that a right response saved
+  completion: NonNegativeFloat = 0.0  # an answer is stated
+  leak_penalty: NonNegativeFloat = 1.0  # the teaching states the answer
 
 
 @dataclass(frozen=True)
 class SizesConfig:
   """Problems of each split; all there are where there are fewer."""
 
-  train: int = 64
-  minibatch: int = 4  # train problems a round
-  validation: int = 50
-  test: int = 200  # below 150 a gain is easily missed
+  train: PositiveInt = 64
+  minibatch: PositiveInt = 4  # train problems a round
+  validation: PositiveInt = 50
+  test: PositiveInt = 200  # below 150 a gain is easily missed
 
 
 @dataclass(frozen=True)
@@ -60,38 +63,41 @@ class SearchConfig:
 
   evolve: tuple[str, ...] = EVOLVABLE  # the other templates are held fixed
   # Templates that a round rewrites: the parent's next one, or all.
-  update: str = "round_robin"
-  parents: str = "pareto"  # how gepa chooses whom to improve
-  max_rounds: int = 30
-  max_candidates: int = 16  # accepted ones, the seed included
+  update: Literal["round_robin", "all"] = "round_robin"
+  # How gepa chooses whom to improve.
+  parents: Literal[
+    "pareto", "current_best", "epsilon_greedy", "top_k_pareto"
+  ] = "pareto"
+  max_rounds: PositiveInt = 30
+  max_candidates: PositiveInt = 16  # accepted ones, the seed included
 
 
 @dataclass(frozen=True)
 class ReflectionConfig:
   """How the reflection model is asked; see reflection.py."""
 
-  max_tokens: int = 4096
-  temperature: float = 1.0
-  attempts: int = 2  # a round, after a refused proposal
-  max_prompt_chars: int = 4000  # of a proposed template
-  max_example_chars: int = 1500  # of each text that it is shown
-  remembered: int = 4  # refused proposals that it is told
-  max_failures: int = 6  # in a row, then the search ends
+  max_tokens: PositiveInt = 4096
+  temperature: NonNegativeFloat = 1.0
+  attempts: PositiveInt = 2  # a round, after a refused proposal
+  max_prompt_chars: PositiveInt = 4000  # of a proposed template
+  max_example_chars: PositiveInt = 1500  # of each text that it is shown
+  remembered: NonNegativeInt = 4  # refused proposals that it is told
+  max_failures: PositiveInt = 6  # in a row, then the search ends
 
 
 @dataclass(frozen=True)
 class ChoosingConfig:
   """Which prompts are kept; see choosing.py."""
 
-  best_of: int = 3  # best on validation that are scored again
+  best_of: PositiveInt = 3  # best on validation that are scored again
   # Fresh samples of each validation problem; 0: the search's scores are used.
-  fresh_samples: int = 2
+  fresh_samples: NonNegativeInt = 2
   # Share of the problems that teaching must not make worse.
-  non_degradation_floor: float = 0.9
+  non_degradation_floor: NonNegativeFloat = 0.9
   # Ask that the interval of the gain over the seed, on the test split,
   # excludes 0.
   require_proof: bool = False
-  bootstrap_resamples: int = 10_000
+  bootstrap_resamples: PositiveInt = 10_000
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,7 @@ class ServersConfig:
   student: ServerConfig = field(default_factory=ServerConfig)
   teacher: ServerConfig = field(default_factory=ServerConfig)
   reflection: ServerConfig = field(default_factory=ServerConfig)
-  start_timeout_s: float = 600.0
+  start_timeout_s: PositiveFloat = 600.0
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,7 @@ class OnlineConfig:
   reflection_model: ChatModelConfig = field(default_factory=ChatModelConfig)
   agent: AgentConfig = field(default_factory=AgentConfig)
   # Of one call of the agent; a cap on dollars needs it.
-  agent_dollars_per_call: float | None = None
+  agent_dollars_per_call: NonNegativeFloat | None = None
   servers: ServersConfig = field(default_factory=ServersConfig)
   probe: ProbeConfig = field(default_factory=ProbeConfig)
   teaching: TeachConfig = field(default_factory=TeachConfig)
@@ -157,59 +163,12 @@ def resolve(tree: ConfigDict) -> OnlineConfig:
   return config
 
 
-_CHOICES = {"search.update": UPDATES, "search.parents": PARENTS}
-_AT_LEAST_ONE = (
-  "sizes.train",
-  "sizes.minibatch",
-  "sizes.validation",
-  "sizes.test",
-  "search.max_rounds",
-  "search.max_candidates",
-  "reflection.max_tokens",
-  "reflection.attempts",
-  "reflection.max_prompt_chars",
-  "reflection.max_example_chars",
-  "reflection.max_failures",
-  "choosing.best_of",
-  "choosing.bootstrap_resamples",
-  "probe.max_tokens",
-  "teaching.max_tokens",
-  "teaching.max_approach_chars",
-  "solution.max_tokens",
-)
-_NOT_NEGATIVE = (
-  "objectives.accuracy",
-  "objectives.non_degradation",
-  "objectives.efficiency",
-  "objectives.completion",
-  "objectives.leak_penalty",
-  "probe.temperature",
-  "teaching.temperature",
-  "solution.temperature",
-  "reflection.temperature",
-  "reflection.remembered",
-  "choosing.fresh_samples",
-  "choosing.non_degradation_floor",
-)
-
-
 def problems(config: OnlineConfig) -> Iterator[str]:
   """One line for each value that is not valid: the key and what is."""
-  yield from config_checks.wrong_choices(config, _CHOICES)
-  for path in _AT_LEAST_ONE:
-    number = config_checks.value(config, path)
-    if number < 1:
-      yield f"config.{path}={number} must be at least 1"
-  yield from config_checks.negatives(config, _NOT_NEGATIVE)
-  servers = [f"servers.{role}" for role in ("student", "teacher", "reflection")]
-  yield from config_checks.wrong_urls(config, [f"{s}.url" for s in servers])
-  yield from config_checks.refused_flags(
-    config, [f"{s}.extra_args" for s in servers]
-  )
-  for cap in dataclasses.fields(Caps):
-    limit = getattr(config.caps, cap.name)
-    if limit is not None and limit <= 0:
-      yield f"config.caps.{cap.name}={limit} must be above 0 (None: no cap)"
+  for role in ("student", "teacher", "reflection"):
+    server = getattr(config.servers, role)
+    yield from config_checks.server(server, f"config.servers.{role}")
+  yield from config_checks.verifier(config.data)
   yield from _model_problems(config)
   yield from _student_problems(config)
   yield from _search_problems(config)
@@ -238,8 +197,6 @@ def _student_problems(config: OnlineConfig) -> Iterator[str]:
       )
     return
   yield from agent_config.problems(config.agent, "config.agent")
-  if price is not None and price < 0:
-    yield f"config.agent_dollars_per_call={price:g} must not be negative"
   if config.caps.dollars is not None and price is None:
     yield (
       "config.caps.dollars cannot hold an agent whose calls have no price; set"

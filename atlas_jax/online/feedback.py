@@ -24,11 +24,13 @@ def verdict(rollout: Rollout) -> str:
     (True, False): "The teaching BROKE it: right without, wrong with it.",
     (False, False): "Wrong with and without the teaching.",
   }
-  lines = [ways[alone.score == 1.0, guided.score == 1.0]]
+  lines = [ways[alone.score > 0.5, guided.score > 0.5]]
   for who, one in (("Unaided", alone), ("With teaching", guided)):
     said = "no answer was found" if one.answer is None else repr(one.answer)
     if one.status == "truncated":
       said = "it was cut at its length before an answer"
+    if one.share is not None:
+      said += f" (score {one.score:.2f} of 1)"
     lines.append(f"{who}: {said}.")
   lines.append(f"The right answer: {rollout.problem.answer!r}.")
   (teaching,), (leaked,) = (

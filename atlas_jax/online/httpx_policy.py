@@ -69,7 +69,8 @@ async def _content(response: httpx.Response, most_bytes: int) -> bytes:
     if response.status_code // 100 == 3 and location is not None:
       url = str(response.request.url)
       raise Redirected(url, response.status_code, location)
-    encoded = response.headers.get("Content-Encoding") in ("gzip", "deflate")
+    encoding = response.headers.get("Content-Encoding", "").lower()
+    encoded = encoding in ("gzip", "deflate")
     inflate, content = zlib.decompressobj(wbits=47), bytearray()
     async for part in stream:
       content += inflate.decompress(part, most_bytes + 1) if encoded else part

@@ -7,7 +7,6 @@ happens to lie in the working directory is left alone. Its HTTP clients, made
 in four places, are bound to our policy there.
 """
 
-import datetime
 import functools
 import math
 import os
@@ -83,16 +82,25 @@ class LiteLlmCalls:
         f" (pip install -e '.[online]'): {error}"
       ) from None
     try:
-      _, provider, *_ = self._litellm.get_llm_provider(model, api_base=url)
+      known = self._litellm.get_llm_provider(model, api_base=url)
     except self._litellm.BadRequestError:
       raise ConfigError(
         f"{where}.model: LiteLLM knows no provider for {model!r}; write"
         " PROVIDER/NAME, such as openai/gpt-5-mini or hosted_vllm/NAME"
       ) from None
-    if provider == "aiohttp_openai":
+    if known[1] == "aiohttp_openai":
       raise ConfigError(
-        f"{where}.model: {provider} follows redirects with the key; write"
+        f"{where}.model: {known[1]} follows redirects with the key; write"
         " openai/NAME"
+      )
+    missing = self._litellm.validate_environment(model)["missing_keys"]
+    # Where more than keys are missing, there are other ways in.
+    keys = [name for name in missing if name.endswith(("_API_KEY", "_TOKEN"))]
+    given = key or known[2] or "mock_response" in extra
+    if keys and keys == missing and not given:
+      raise ConfigError(
+        f"{where}.api_key_env: {model} needs a key; set the variable"
+        f" {' or '.join(missing)}, or name the one that holds it"
       )
     self._model = model
     self._fixed = extra | {"api_base": url, "api_key": key}
@@ -160,11 +168,16 @@ class LiteLlmCalls:
       if taking.refused is not None:
         raise untaken(taking.refused) from None
       raise _failed(error) from None
-    answer = answer_of(response.model_dump())
+    body = response.model_dump()
+    answer = answer_of(body)
+    counted = (body.get("usage") or {}).get("completion_tokens")
     cost = response._hidden_params.get("response_cost")
-    # It is worked out from the counts, even where those make no sense.
-    if None in (answer.prompt_tokens, answer.completion_tokens) or (
-      cost is not None and not (math.isfinite(cost) and cost >= 0)
+    # It is worked out from the counts, even where those make no sense or leave
+    # out the thinking.
+    if (
+      None in (answer.prompt_tokens, answer.completion_tokens)
+      or counted != answer.completion_tokens
+      or (cost is not None and not (math.isfinite(cost) and cost >= 0))
     ):
       cost = None
     return Answer(
@@ -183,8 +196,9 @@ def _failed(error: Exception) -> CallFailed:
   if code is None:
     return CallFailed(text, again=False)
   code, headers = int(code), getattr(error, "litellm_response_headers", None)
-  now = datetime.datetime.now(datetime.UTC)
-  failed = refused(code, text, headers or {}, now)
+  failed = refused(code, text, headers or {})
+  if failed.code != code:  # a key that is missing here, say
+    return failed
   # 200: what came could not be read. Without headers, 408 and 500 are its own
   # for a deadline and a lost connection: the call may have been made.
   if code == 200 or (code in (408, 500) and headers is None):

@@ -1,4 +1,4 @@
-"""Models of kind 'local': a model directory that the run serves by vLLM.
+"""Models of kind 'local': a model that the run serves by vLLM.
 
 Each becomes a model of kind 'url' once its server answers. Roles that name
 the same directory share one server, that of the first of them.
@@ -10,6 +10,8 @@ import pathlib
 import secrets
 from collections.abc import Iterator, Mapping
 
+from atlas_jax import files
+from atlas_jax.data.chat_format import TAGS
 from atlas_jax.online.config import OnlineConfig
 from atlas_jax.online.model_config import ChatModelConfig
 from atlas_jax.serving import server
@@ -96,4 +98,16 @@ def _at(one: server.Server, model: ChatModelConfig) -> ChatModelConfig:
     api_key_env=None if one.api_key is None else _KEY,
     price_in=0.0,
     price_out=0.0,
+    extra={**model.extra, **_shown(one.model_path)},
   )
+
+
+def _shown(path: pathlib.Path) -> dict:
+  """What has a server write the tags that are special tokens of its model.
+
+  It leaves out the token that ends a turn all the same.
+  """
+  file = path / "tokenizer.json"
+  tokens = files.read_json(file)["added_tokens"] if file.is_file() else ()
+  hidden = {t["content"].strip() for t in tokens if t["special"]} & {*TAGS}
+  return {"skip_special_tokens": False} if hidden else {}

@@ -4,6 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from atlas_jax import addresses, secret_names
+from atlas_jax.config_tree import (
+  NonNegativeFloat,
+  NonNegativeInt,
+  PositiveFloat,
+  PositiveInt,
+)
 from atlas_jax.serving.http import MOST_BYTES
 
 KINDS = ("litellm", "url", "callable")
@@ -36,17 +42,17 @@ class ChatModelConfig:
   # The environment variable that holds the key. None: no key, or for litellm
   # the variable that its provider uses.
   api_key_env: str | None = None
-  concurrency: int = 16  # requests under way at one time
-  timeout_s: float = 120.0  # of one attempt
-  retries: int = 4  # attempts after the first
-  requests_per_minute: float | None = None
-  tokens_per_minute: float | None = None
+  concurrency: PositiveInt = 16  # requests under way at one time
+  timeout_s: PositiveFloat = 120.0  # of one attempt
+  retries: NonNegativeInt = 4  # attempts after the first
+  requests_per_minute: PositiveFloat | None = None
+  tokens_per_minute: PositiveFloat | None = None
   # Dollars per million tokens; 0 is a price. None: what LiteLLM says, else
   # unpriced, which a cap on dollars refuses.
-  price_in: float | None = None
-  price_out: float | None = None
+  price_in: NonNegativeFloat | None = None
+  price_out: NonNegativeFloat | None = None
   # Of one answer; more is an error, and is not read. callable: no bound.
-  max_response_bytes: int = MOST_BYTES
+  max_response_bytes: PositiveInt = MOST_BYTES
   extra: dict = field(default_factory=dict)  # sampling parameters: top_p, ...
 
 
@@ -70,28 +76,15 @@ def problems(config: ChatModelConfig, where: str) -> Iterator[str]:
       yield f"{where}.url {problem}; a key goes by {where}.api_key_env"
   if not secret_names.may_name(config.api_key_env or "NONE"):
     yield f"{where}.api_key_env {secret_names.NO_NAME}"
-  for key, least in (("concurrency", 1), ("retries", 0)):
-    if getattr(config, key) < least:
-      yield f"{where}.{key} must be at least {least}"
-  for key in (
-    *("timeout_s", "requests_per_minute", "tokens_per_minute"),
-    "max_response_bytes",
-  ):
-    value = getattr(config, key)
-    if value is not None and not value > 0:
-      yield f"{where}.{key} must be above 0, got {value:g}"
-  for key in ("price_in", "price_out"):
-    value = getattr(config, key)
-    if value is not None and not value >= 0:
-      yield f"{where}.{key} must be at least 0, got {value:g}"
   if (config.price_in is None) != (config.price_out is None):
     yield (
       f"{where}.price_in and {where}.price_out go together (dollars per"
       " million tokens)"
     )
-  for path, name, _ in secret_names.named(config.extra):
+  for path, name, value in secret_names.named(config.extra):
     # There is no ${VARIABLE} here that a header could be filled from.
-    if secret_names.is_secret(name) or "headers" in name.lower():
+    held = isinstance(value, str) and secret_names.in_text(value)
+    if held or secret_names.is_secret(name) or "headers" in name.lower():
       yield f"{where}.extra{path} may be secret; use {where}.api_key_env"
   for key in config.extra:
     if key in _OURS:

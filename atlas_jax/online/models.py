@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from atlas_jax import targets
 from atlas_jax.config import ConfigError
 from atlas_jax.online import model_config, variables
 from atlas_jax.online.chat import Chat
@@ -99,7 +100,7 @@ def _calls(config: ChatModelConfig, where: str, key: str | None):
       extra=config.extra,
       most_bytes=config.max_response_bytes,
     )
-  from atlas_jax.online.callable_calls import CallableCalls, load
+  from atlas_jax.online.callable_calls import CallableCalls
 
-  function = load(config.model, f"{where}.model")
+  function = targets.function(config.model, f"{where}.model", takes=2)
   return CallableCalls(function, name=config.model, extra=config.extra)

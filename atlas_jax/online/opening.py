@@ -157,7 +157,9 @@ def opened(
   """A Run, closed at the end; see open_models."""
   ledger = record.ledger(config.caps)
   with contextlib.ExitStack() as stack:
-    checker = stack.enter_context(RecordedChecker(record.verdicts))
+    checker = stack.enter_context(
+      RecordedChecker(record.verdicts, data=config.data)
+    )
     loop = EventLoop()
     stack.callback(loop.close)
     models = open_models(config, environ, ledger, record, endpoints)

@@ -48,6 +48,7 @@ OPERATIONAL = (
   "prompts_path",  # its texts are in `prompts`
   # Of training: nothing here reads them.
   *(f"data.{key}" for key in ("sft_source", "sft_path", "sft_params")),
+  *("data.own_deadline_s", "data.own_processes"),
   *(f"caps.{cap}" for cap in ("calls", "tokens", "dollars", "minutes")),
   *(f"{role}.{key}" for role in local_servers.ROLES for key in _PATIENCE),
   *(f"agent.{key}" for key in ("concurrency", "timeout_s", "retries")),

@@ -14,12 +14,10 @@ an approach or a teaching. A teaching that is not well-formed is no failure:
 the student gets an empty one, as in training (prompts.extract_teaching).
 """
 
-import asyncio
 import dataclasses
-from collections.abc import Awaitable
 from dataclasses import dataclass
 
-from atlas_jax.config import EpisodeConfig
+from atlas_jax.config import EpisodeConfig, NonNegativeFloat, PositiveInt
 from atlas_jax.online.replies import Agent, ChatModel, ChatRequest, Reply
 from atlas_jax.teaching.prompts import (
   Prompts,
@@ -35,25 +33,25 @@ _CUT = " [...]"
 class ProbeConfig:
   """How the probe is sampled; a thinking model needs far more tokens."""
 
-  max_tokens: int = EpisodeConfig.max_probe_tokens
-  temperature: float = EpisodeConfig.probe_temperature
+  max_tokens: PositiveInt = EpisodeConfig.max_probe_tokens
+  temperature: NonNegativeFloat = EpisodeConfig.probe_temperature
 
 
 @dataclass(frozen=True)
 class TeachConfig:
   """How a teaching is sampled, and how much of an approach is shown."""
 
-  max_tokens: int = EpisodeConfig.max_teaching_tokens
-  temperature: float = EpisodeConfig.teacher_temperature
-  max_approach_chars: int = 4000  # what is cut off is shown as [...]
+  max_tokens: PositiveInt = EpisodeConfig.max_teaching_tokens
+  temperature: NonNegativeFloat = EpisodeConfig.teacher_temperature
+  max_approach_chars: PositiveInt = 4000  # what is cut off is shown as [...]
 
 
 @dataclass(frozen=True)
 class SolutionConfig:
   """How solutions are sampled, unaided and guided."""
 
-  max_tokens: int = EpisodeConfig.max_solution_tokens
-  temperature: float = EpisodeConfig.student_temperature
+  max_tokens: PositiveInt = EpisodeConfig.max_solution_tokens
+  temperature: NonNegativeFloat = EpisodeConfig.student_temperature
 
 
 @dataclass(frozen=True)
@@ -248,64 +246,3 @@ async def finish(
     return so_far
   guided = await ask_guided(student, prompts, question, so_far.teaching or "")
   return so_far.with_guided(guided)
-
-
-async def taught(
-  student: Agent,
-  teacher: ChatModel,
-  prompts: Prompts,
-  config: TeachConfig,
-  question: Question,
-  *,
-  approach_reply: Reply | None = None,
-) -> Taught:
-  """Teach and guided solution, after a probe if there is no approach yet.
-
-  Args:
-    student, teacher, prompts, config, question: as in teach.
-    approach_reply: an agent's unaided answer; None: the student is probed.
-  """
-  if approach_reply is None:
-    approach_reply = await ask_probe(student, prompts, question)
-  so_far = await teach(teacher, prompts, config, question, approach_reply)
-  return await finish(student, prompts, question, so_far)
-
-
-async def episode(
-  student: Agent,
-  teacher: ChatModel,
-  prompts: Prompts,
-  config: TeachConfig,
-  question: Question,
-  *,
-  probe: bool,
-  baseline: Awaitable[Reply] | None = None,
-) -> tuple[Reply, Taught]:
-  """(unaided solution, taught attempt).
-
-  Args:
-    student, teacher, prompts, config, question: as in taught.
-    probe: the student is probed, beside its unaided solution; else that
-      solution is the approach, and the attempt waits for it.
-    baseline: the unaided solution where it is asked elsewhere (once for all
-      candidates); None: it is asked here. It is cancelled with this call:
-      shield one that others wait for too.
-  """
-  if baseline is None:
-    baseline = ask_baseline(student, prompts, question)
-  if not probe:
-    alone = await baseline
-    return alone, await taught(
-      student, teacher, prompts, config, question, approach_reply=alone
-    )
-  # Both are waited for: what is paid for and under way is not thrown away
-  # when the other one meets the end of the budget.
-  results = await asyncio.gather(
-    baseline,
-    taught(student, teacher, prompts, config, question),
-    return_exceptions=True,
-  )
-  for result in results:
-    if isinstance(result, BaseException):
-      raise result
-  return results[0], results[1]

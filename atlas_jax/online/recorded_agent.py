@@ -18,6 +18,7 @@ from atlas_jax.online.agents.config import AgentConfig
 from atlas_jax.online.ledger import Ledger
 from atlas_jax.online.record import Record
 from atlas_jax.online.replies import Reply
+from atlas_jax.online.retrying import ModelRefused
 from atlas_jax.online.spend import Amount, picodollars
 
 
@@ -41,6 +42,7 @@ class RecordedAgent:
     self._agent = agent
     self._retries = retries
     self._slots = asyncio.Semaphore(concurrency)
+    self._refused: str | None = None
     self._ledger = ledger
     self._record = record
     self._pico = (
@@ -50,7 +52,11 @@ class RecordedAgent:
   async def ask(
     self, prompt: str, *, role: str, seed: int | None, replicate: int
   ) -> Reply:
-    """One answer, from the record where it is known."""
+    """One answer, from the record where it is known.
+
+    Raises:
+      ModelRefused: no ask of this agent can succeed.
+    """
     del seed
     request = {
       "agent": self._agent.fingerprint,
@@ -68,7 +74,10 @@ class RecordedAgent:
       for number in range(tried, self._retries + 1):
         last = number == self._retries
         async with self._slots:
-          told, done = await self._attempt(key, role, request, prompt, last)
+          if self._refused is None:
+            told, done = await self._attempt(key, role, request, prompt, last)
+        if self._refused is not None:
+          raise ModelRefused(self._refused)
         made.append(done)
         if done.final:
           break
@@ -93,7 +102,7 @@ class RecordedAgent:
         role=role,
         model=self.name,
         status=reply.status,
-        final=last or not told.transient,
+        final=(last or not told.transient) and told.hopeless is None,
         bound=bound,
         # Nobody knows what was paid for one that was cut off.
         cost=None if late else dataclasses.replace(bound, tokens=tokens),
@@ -115,6 +124,11 @@ class RecordedAgent:
       bound=bound,
       send=send,
     )
+    if told.hopeless is not None:
+      self._refused = (
+        f"the agent {self.name} {told.hopeless}; nothing more is asked of it."
+        f" It said: {done.error}"
+      )
     return told, done
 
   async def aclose(self) -> None:

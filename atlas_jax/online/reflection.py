@@ -1,7 +1,8 @@
 """How a template is rewritten: one model reads examples and proposes a text.
 
 A proposal is refused, and never evaluated, unless
-  1. it stands between ``` fences in a reply that was not cut,
+  1. it stands between ``` fences in a reply that was not cut, and no other
+     reading of the fences (CommonMark's) gives another template,
   2. its fields are exactly those of teaching.prompts.FIELDS,
   3. it is within `max_prompt_chars`,
   4. it differs from its parent, and the candidate that it makes was not tried.
@@ -13,11 +14,11 @@ of no use, end the search: gepa itself would go on asking.
 """
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from atlas_jax.config import PromptsConfig
+from atlas_jax.online import fences
 from atlas_jax.online.config import ReflectionConfig
 from atlas_jax.online.replies import BudgetSpent, ChatModel, ChatRequest, Reply
 from atlas_jax.online.retrying import ModelRefused
@@ -30,9 +31,6 @@ from atlas_jax.teaching.prompts import (
 )
 from atlas_jax.teaching.requests import request_seed
 
-_FENCED = re.compile(
-  r"^```[^\n`]*\n(.*?)\n?^```[ \t]*$", re.DOTALL | re.MULTILINE
-)
 _PURPOSE = {
   "student_diagnostic": (
     "what the student reads first. It must outline its approach to the"
@@ -60,9 +58,7 @@ often than without help, never worse, and says no more than it needs.
 The template is {name}: {purpose}.
 
 The template now:
-```
 {current}
-```
 
 What happened with it on some questions:
 
@@ -74,7 +70,8 @@ guidance it follows. Then write a better template. Rules:
 (write {{{{ and }}}} for a brace that is meant).
 - At most {limit} characters.
 - It must serve every question of this kind, not only these.
-- Write the whole template between ``` fences, and nothing else in fences.
+- Write the whole template between ``` fences, and nothing else in fences; \
+between ```` fences if it holds ``` itself.
 """
 
 
@@ -128,11 +125,30 @@ def read_proposal(
   """
   if reply.status == "truncated":
     raise Refusal("the reply was cut at its length")
-  text = strip_thinking(reply.text)
-  blocks = _FENCED.findall(text) if text is not None else []
+  text = strip_thinking(reply.text) or ""
+  blocks, sure = fences.blocks(text, current.strip())
   if not blocks:
     raise Refusal("no text between ``` fences")
-  proposed = blocks[-1].strip()
+  if not sure:
+    raise Refusal(
+      "it is not clear which ``` ends the template: write one block alone,"
+      " and between longer fences (````) if the template holds ``` itself"
+    )
+  good, why = [], None
+  for proposed in blocks:
+    try:
+      _check(proposed, name, current, prompts, limit)
+      good.append(proposed)
+    except Refusal as refusal:
+      why = refusal
+  if len(good) > 1:
+    raise Refusal(f"{len(good)} blocks between fences could be the template")
+  if not good:
+    raise why
+  return good[0]
+
+
+def _check(proposed: str, name, current, prompts, limit) -> None:
   if len(proposed) > limit:
     raise Refusal(f"{len(proposed)} characters; at most {limit} are allowed")
   if proposed == current.strip():
@@ -141,13 +157,12 @@ def read_proposal(
     Prompts(dataclasses.replace(prompts, **{name: proposed}))
   except PromptError as error:
     raise Refusal(str(error)) from None
-  return proposed
 
 
 def _proposed(text: str) -> str:
   """What is shown of a refused reply: its template, or what it said aloud."""
   spoken = strip_thinking(text) or ""
-  blocks = _FENCED.findall(spoken)
+  blocks, _ = fences.blocks(spoken, "")
   return (blocks[-1] if blocks else spoken).strip()
 
 
@@ -220,12 +235,12 @@ class Reflector:
     memory = self.memory.of(name, self.config.remembered)
     limit = self.config.max_example_chars
     refused = "".join(
-      f"\n- {why}:\n```\n{text[:limit]}\n```" for text, why in memory
+      f"\n- {why}:\n{fences.fenced(text[:limit])}" for text, why in memory
     )
     return _ASK.format(
       name=name,
       purpose=_PURPOSE[name],
-      current=current,
+      current=fences.fenced(current),
       examples=render_examples(records),
       refused=f"\nProposed before, and of no use:{refused}\n" * bool(memory),
       fields=" and ".join("{" + f + "}" for f in FIELDS[name]),

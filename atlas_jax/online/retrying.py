@@ -7,14 +7,16 @@
    for all requests to that endpoint.
 3. An answer that is cut before max_tokens is tried again once; cut again, it
    is a limit of the server and counts as truncated.
-4. A refused key, a spent account or an unknown model fails every call: it is
-   told once and nothing more is sent.
-5. Any other 4xx, a redirect and an answer that is too large are errors at once.
+4. A refused or missing key, a spent account or an unknown model fails every
+   call: it is told once, costs nothing, and nothing more is sent.
+5. What is no chat completion is tried again once; twice alike, it stays so.
+6. Any other 4xx, a redirect and an answer that is too large are errors at once.
 """
 
 import datetime
 import email.utils
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -24,12 +26,26 @@ _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 30.0
 _LONGEST_RETRY_AFTER_S = 120.0
 _HERD_S = 0.1  # spreads what a Retry-After would start at one moment
-_AGAIN = (408, 409, 429)
+_AGAIN = (408, 409, 425, 429)
 _HOPELESS = {
   401: "refuses the key",
   402: "wants to be paid",
   403: "forbids it",
   404: "does not know the model",
+}
+# What providers say of an account or a key under any status, and its true one.
+_SAID = {
+  402: re.compile(
+    "(?i:insufficient[_ ](?:quota|balance|credits)|credit balance is too low)"
+    "|billing_(?:hard_limit|not_active)|[Pp]ayment_required|Payment Required"
+    "|requires more credits|Arrearage"
+  ),
+  401: re.compile(
+    r"(?:invalid|incorrect|missing|expired|no)[_ ](?:\w+ )?api[_ -]?key"
+    "|api[_ ]key (?:not valid|client option|is (?:invalid|missing|not set))"
+    "|missing credentials|authentication_?error",
+    re.IGNORECASE,
+  ),
 }
 
 
@@ -61,6 +77,8 @@ class CallFailed(Exception):
     status: of replies.py: error, timeout or empty.
     code: the HTTP status, where there is one.
     again: whether another attempt may succeed.
+    odd: another may, but not if it brings the same.
+    declined: it is the model that will not answer.
     billed: False where nothing was generated; True: it may have been paid.
     retry_after: seconds that the server asks to wait.
   """
@@ -72,11 +90,18 @@ class CallFailed(Exception):
     status: str = "error",
     code: int | None = None,
     again: bool = True,
+    odd: bool = False,
+    declined: bool = False,
     billed: bool = True,
     retry_after: float | None = None,
   ):
     super().__init__(error)
+    said = [code for code, words in _SAID.items() if words.search(error)]
+    if said:
+      (code, *_), again, billed = said, False, False
     self.status = status
+    self.odd = odd
+    self.declined = declined
     self.code = code
     self.again = again
     self.billed = billed
@@ -88,25 +113,26 @@ class CallFailed(Exception):
     answered: the model gave an answer before; then 403 and 404 are about one
     request (moderation, say).
     """
-    if "insufficient_quota" in str(self):
-      return _HOPELESS[402]
     if answered and self.code in (403, 404):
       return None
     return _HOPELESS.get(self.code)
 
 
-def refused(
-  code: int, text: str, headers: Mapping[str, str], now: datetime.datetime
-) -> CallFailed:
+def may_pass(code: int) -> bool:
+  """Whether what an HTTP status means may go away by itself."""
+  return code in _AGAIN or code >= 500
+
+
+def refused(code: int, text: str, headers: Mapping[str, str]) -> CallFailed:
   """The failure that an HTTP status other than 200 means."""
-  again = code in _AGAIN or code >= 500
+  now = datetime.datetime.now(datetime.UTC)
   # Not every library keeps the case of a header.
   said = {k.lower(): v for k, v in headers.items()}.get("retry-after")
   return CallFailed(
     f"HTTP {code}: {text}",
     status="timeout" if code == 408 else "error",
     code=code,
-    again=again,
+    again=may_pass(code),
     billed=False,
     retry_after=None if said is None else retry_after(said, now),
   )

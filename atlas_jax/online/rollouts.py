@@ -17,6 +17,8 @@ without an answer in it is one: it is not right (scoring.py).
 """
 
 import asyncio
+import collections
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -31,6 +33,8 @@ from atlas_jax.teaching.prompts import Prompts
 from atlas_jax.teaching.rewards import ScoredEpisode, score_episodes
 
 _TRIES = 2
+_ALIKE = 4  # questions whose answers are all the same: too many
+log = logging.getLogger(__name__)
 
 
 class RolloutError(RuntimeError):
@@ -101,7 +105,8 @@ class Rollouts:
     Raises:
       BudgetSpent: the ledger has no room. What was under way was waited for
         and is in the record.
-      RolloutError: more than half have no answer because a model failed.
+      RolloutError: more than half have no answer because a model failed, or
+        none has a verdict because the user's verifier did.
     """
     self.on_begin()
     wanted = {
@@ -115,6 +120,7 @@ class Rollouts:
       if not missing:
         break
       made = self.loop.run(self._make([wanted[k] for k in missing]))
+      _warn_of_equals(made)
       found.update(zip(missing, self._judged(made), strict=True))
     for key in wanted:
       if found[key].score is not None and key not in self._done:
@@ -125,6 +131,12 @@ class Rollouts:
       raise RolloutError(
         f"{len(down)} of {len(found)} problems got no answer, the first:"
         f" {down[0].why}. Run the same command again to go on"
+      )
+    failure = self.checker.failure
+    if failure is not None and all(r.score is None for r in found.values()):
+      raise RolloutError(
+        f"none of {len(found)} problems could be judged; the last failure:"
+        f" {failure}. Run the same command again to go on"
       )
     return [
       [found[job.prompts, p.id, job.replicate] for p in job.problems]
@@ -279,3 +291,24 @@ class Rollouts:
     (leaked,) = scored.leaked
     score = scoring.score_of(objectives, leaked, self.config.objectives)
     return {"scored": scored, "objectives": objectives, "score": score}
+
+
+def _warn_of_equals(made) -> None:
+  """A line for each role that answers different questions with one text."""
+  said = collections.defaultdict(dict)
+  for _, problem, baseline, taught in made:
+    for role, reply in (
+      ("student_baseline", baseline),
+      ("teacher_adaptive", taught.teaching_reply),
+      ("student_with_teaching", taught.guided),
+    ):
+      if reply is not None and reply.ok:
+        said[role][problem.question] = reply.text
+  for role, texts in said.items():
+    if len(texts) >= _ALIKE and len(set(texts.values())) == 1:
+      text = next(iter(texts.values()))
+      log.warning(
+        "all answers of %s to %d questions are the same, %.80r: if that is a"
+        " failure, the agent's failure_regex can say so",
+        *(role, len(texts), text),
+      )

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from atlas_jax.config_tree import PositiveFloat, PositiveInt
+
 # Money is added up in whole picodollars: sums do not depend on their order.
 PICO = 10**12
 
@@ -11,10 +13,10 @@ PICO = 10**12
 class Caps:
   """The most that a run may use, over all of its processes. None: no cap."""
 
-  calls: int | None = None  # sent over the wire, failed ones included
-  tokens: int | None = None  # prompt and completion
-  dollars: float | None = None
-  minutes: float | None = None  # of wall time, the start of servers included
+  calls: PositiveInt | None = None  # sent over the wire, failed ones included
+  tokens: PositiveInt | None = None  # prompt and completion
+  dollars: PositiveFloat | None = None
+  minutes: PositiveFloat | None = None  # of wall time, servers' start too
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,9 @@ class Line:
 class Room:
   """What the caps leave for new calls. None: no cap."""
 
-  calls: int | None
-  tokens: int | None
-  dollars: float | None
+  calls: PositiveInt | None
+  tokens: PositiveInt | None
+  dollars: PositiveFloat | None
   seconds: float | None
 
 

@@ -1,7 +1,6 @@
 """Straight to POST /v1/chat/completions of an OpenAI-compatible server."""
 
 import asyncio
-import datetime
 import urllib.parse
 
 import aiohttp
@@ -122,5 +121,5 @@ class UrlCalls:
       raise CallFailed(f"{type(error).__name__}: {error}") from None
     if code != 200:
       text = content.decode(errors="replace")
-      raise refused(code, text, headers, datetime.datetime.now(datetime.UTC))
+      raise refused(code, text, headers)
     return parsed(content)

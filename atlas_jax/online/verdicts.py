@@ -80,10 +80,11 @@ class RecordedChecker(AnswerChecker):
 
   Args:
     verdicts: of the run's record.
+    options: of AnswerChecker.
   """
 
-  def __init__(self, verdicts: Verdicts):
-    super().__init__()
+  def __init__(self, verdicts: Verdicts, **options):
+    super().__init__(**options)
     self._verdicts = verdicts
 
   def check_many(

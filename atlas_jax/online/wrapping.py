@@ -10,7 +10,7 @@ from atlas_jax.online.agents.python import InThisProcess
 from atlas_jax.online.chat_json import judged
 from atlas_jax.online.replies import Agent, ChatModel, ChatRequest, Reply
 from atlas_jax.online.retrying import CallFailed
-from atlas_jax.scrubbing import told
+from atlas_jax.scrubbing import answer_scrubber, told
 from atlas_jax.serving.http import MOST_BYTES
 
 
@@ -63,7 +63,7 @@ def as_teacher(
     calls = UrlCalls(
       url, model=model or None, key=key, extra={}, most_bytes=MOST_BYTES
     )
-    return _Once(teacher, calls)
+    return _Once(teacher, calls, key)
   from atlas_jax.online.litellm_calls import LiteLlmCalls
 
   calls = LiteLlmCalls(
@@ -75,7 +75,7 @@ def as_teacher(
     most_bytes=MOST_BYTES,
     where="teacher",
   )
-  return _Once(teacher, calls)
+  return _Once(teacher, calls, key)
 
 
 class _Function:
@@ -101,8 +101,9 @@ class _Once:
   new one.
   """
 
-  def __init__(self, name: str, calls):
+  def __init__(self, name: str, calls, key: str | None):
     self.name = name
+    self._hide = answer_scrubber({}, key)
     self._calls = calls
 
   async def chat(self, request: ChatRequest) -> Reply:
@@ -118,7 +119,7 @@ class _Once:
       status = judged(answer, request.max_tokens, accept_cut=True)
     except CallFailed as failed:
       return Reply(failed.status, error=str(failed), **tokens)
-    return Reply(status, text=answer.text or "", **tokens)
+    return Reply(status, text=self._hide(answer.text or ""), **tokens)
 
   async def aclose(self) -> None:
     await self._calls.aclose()

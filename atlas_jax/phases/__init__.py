@@ -10,13 +10,15 @@ import logging
 import math
 import pathlib
 import socket
+import zlib
 
 import jax
+import numpy as np
 
 from atlas_jax import config as config_lib
 from atlas_jax import directory, multihost, sharding, stopping
 from atlas_jax.model import hf
-from atlas_jax.phases import evaluate, export, grpo, sft
+from atlas_jax.phases import evaluate, export, grpo, settling, sft
 from atlas_jax.phases.run import Run
 
 log = logging.getLogger(__name__)
@@ -49,10 +51,10 @@ def accelerators(dev=pathlib.Path("/dev")) -> tuple[int, int]:
   A collective. Where `dev` names none, the host has 0.
   """
   host, backend = socket.gethostname(), jax.default_backend()
+  host = zlib.crc32(host.encode())
   mine = 0 if backend == "cpu" else jax.local_device_count()
-  answers = multihost.allgather_bytes(f"{mine} {host}".encode())
-  pairs = (answer.decode().split() for answer in answers)
-  used = sum(int(n) for n, name in pairs if name == host)
+  pairs = multihost.gather(np.array([mine, host], np.uint32))
+  used = int(sum(n for n, of in pairs if of == host))
   names = "accel[0-9]*" if backend == "tpu" else "nvidia[0-9]*"
   return used, len([*dev.glob(names)])
 
@@ -98,6 +100,7 @@ def run_phases(
       lambda: stack.enter_context(directory.lock(workdir)) and None
     )
     stack.enter_context(jax.set_mesh(sharding.make_mesh(config.mesh)))
+    config = settling.settled(config, workdir)
     run = stack.enter_context(Run(config, workdir, server_key))
     if "evaluate" in config.phases:
       evaluate.chosen_problems(run)
@@ -106,7 +109,7 @@ def run_phases(
 
     def claim():
       directory.claim_checkpoints(config, workdir)
-      directory.claim(workdir, config_lib.to_dict(config))
+      directory.claim(workdir, config_lib.to_dict(run.config))
 
     # Only now: a config that is refused leaves the directory as it was.
     multihost.call_on_lead(claim)

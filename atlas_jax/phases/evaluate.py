@@ -20,6 +20,7 @@ import sys
 import time
 
 from atlas_jax import directory, files, metrics, multihost
+from atlas_jax.confined import NoAnswer
 from atlas_jax.data import splits
 from atlas_jax.data.problems import Problem
 from atlas_jax.phases.run import Run
@@ -101,6 +102,11 @@ class Arms:
 
     def keep():
       outcomes, verdicts = statistics.judge(attempts, self._checker)
+      if all(verdict.score is None for verdict in verdicts):
+        raise NoAnswer(
+          f"{title}: no verdict on any of {len(verdicts)} responses; the last"
+          f" failure: {self._checker.failure}"
+        )
       # A run that was killed here before left the arm's lines.
       others = metrics.read_jsonl(self._episodes)
       lines = [line for line in others if line["arm"] != title]
@@ -139,7 +145,7 @@ def run(run: Run, name: str) -> None:
     (f"constant_{i}", f'constant "{text}"', text)
     for i, text in enumerate(c.constant_teachings)
   ]
-  with AnswerChecker() as checker:
+  with AnswerChecker(data=run.config.data) as checker:
     arms = Arms(run, name, checker)
     arms.sample("alone", "student alone")
     for key, title, text in constants:

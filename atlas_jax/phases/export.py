@@ -5,7 +5,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 
-from atlas_jax import checkpoint, directory, sharding
+from atlas_jax import checkpoint, directory, hub, sharding
 from atlas_jax.checkpoint import CheckpointError
 from atlas_jax.model import hf
 from atlas_jax.model.decoder import DecoderConfig
@@ -31,7 +31,8 @@ def export_run(workdir: pathlib.Path, path: pathlib.Path, dtype: str) -> None:
     config = directory.read_config(workdir)
     root = directory.checkpoints_root(config, workdir)
     names = [f"{i}_{phase}" for i, phase in enumerate(config.phases)]
-    hf_config = hf.read_config(config.teacher.path)
+    teacher_dir = hub.directory(config.teacher.path, "model")
+    hf_config = hf.read_config(teacher_dir)
     decoder_config = DecoderConfig.from_hf(hf_config)
     with jax.set_mesh(sharding.make_mesh(config.mesh)):
       like = hf.abstract(decoder_config, jnp.dtype(config.teacher.param_dtype))
@@ -40,7 +41,7 @@ def export_run(workdir: pathlib.Path, path: pathlib.Path, dtype: str) -> None:
           continue
         with checkpoint.of_phase(config, workdir, name) as checkpoints:
           if checkpoints.latest() is not None:
-            trees, _ = checkpoints.restore({"model": like})
+            _, trees, _ = checkpoints.restore({"model": like})
             break
       else:
         raise CheckpointError(f"{workdir} has no checkpoint to export")
@@ -49,6 +50,6 @@ def export_run(workdir: pathlib.Path, path: pathlib.Path, dtype: str) -> None:
         trees["model"],
         decoder_config,
         hf_config,
-        source_dir=config.teacher.path,
+        source_dir=teacher_dir,
         dtype=jnp.dtype(dtype),
       )

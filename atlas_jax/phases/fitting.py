@@ -1,86 +1,149 @@
-"""The training problems whose longest episode has room everywhere.
+"""The problems and examples that have room everywhere, before anything starts.
 
-One question that is too long would otherwise end a run when its turn comes,
-hours after the start.
+One that is too long would otherwise end a run when its turn comes, hours
+later. Counted are the prompt in tokens, the longest probe or teaching that may
+stand in it, and the longest response.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from atlas_jax.config import RunConfig
-from atlas_jax.data.chat import ChatTokenizer
-from atlas_jax.data.problems import Problem
+from atlas_jax.data.chat import ChatError, ChatTokenizer
+from atlas_jax.data.problems import DataError, Problem, SftExample
 from atlas_jax.teaching.prompts import Prompts
 
 log = logging.getLogger(__name__)
 
+_SFT = "SFT examples"
+T = TypeVar("T", Problem, SftExample)
 
-class NothingFits(ValueError):
-  """No training problem is short enough; the text says for what."""
+
+class TooLong(ValueError):
+  """More is too long than the config allows; the text says for what."""
 
 
 def fitting(
   problems: Sequence[Problem],
   *,
+  split: str,
   prompts: Prompts,
   teacher: ChatTokenizer,
   student: ChatTokenizer,
   config: RunConfig,
 ) -> list[Problem]:
-  """The problems that fit, in their order; how many do not is logged.
+  """The problems of a split that fit, in their order.
 
-  Counted are the prompt in tokens, the longest probe or teaching that may
-  stand in it, and the longest response. The teacher's must fit a row of
-  config.grpo.row_length tokens, and all of them the servers that the run
-  starts (max_model_len; what servers at a URL take is theirs to say).
+  All must fit the servers that the run starts (max_model_len; what servers at
+  a URL take is theirs to say), and those to train on, for the teacher, a row
+  of config.grpo.row_length tokens.
 
   Raises:
-    NothingFits: none does.
+    TooLong: more than config.data.max_too_long of them do not fit.
+    DataError: one cannot be written as a prompt.
   """
   e, s = config.episode, config.serving
-  teacher_room, teacher_key = config.grpo.row_length, "grpo.row_length"
-  if s.teacher.url is None and s.teacher.max_model_len < teacher_room:
-    teacher_room = s.teacher.max_model_len
-    teacher_key = "serving.teacher.max_model_len"
-  student_room = None if s.student.url is not None else s.student.max_model_len
-  stages = [
-    (
-      *(teacher, "teacher_adaptive", {"approach": ""}),
-      *(e.max_probe_tokens + e.max_teaching_tokens, teacher_room, teacher_key),
-    )
-  ]
-  if student_room is not None:
-    key = "serving.student.max_model_len"
+  teaching = e.max_teaching_tokens
+  rooms = []
+  if "grpo" in config.phases and split == "train":
+    rooms.append((config.grpo.row_length, "grpo.row_length"))
+  if s.teacher.url is None:
+    rooms.append((s.teacher.max_model_len, "serving.teacher.max_model_len"))
+  stages = []
+  if rooms:
+    longest = e.max_probe_tokens + teaching
+    fields = {"approach": ""}
+    stages.append((teacher, "teacher_adaptive", fields, longest, *min(rooms)))
+  if "evaluate" in config.phases and split == config.evaluate.split:
+    constants = config.evaluate.constant_teachings
+    teaching = max([teaching, *(len(student.encode(c)) for c in constants)])
+  if s.student.url is None:
+    room = (s.student.max_model_len, "serving.student.max_model_len")
+    longest = e.max_solution_tokens
     stages += [
-      (student, template, fields, longest, student_room, key)
-      for template, fields, longest in (
-        ("student_baseline", {}, e.max_solution_tokens),
-        ("student_diagnostic", {}, e.max_probe_tokens),
-        (
-          "student_with_teaching",
-          {"teaching": ""},
-          e.max_teaching_tokens + e.max_solution_tokens,
-        ),
-      )
+      (student, "student_baseline", {}, longest, *room),
+      (student, "student_diagnostic", {}, e.max_probe_tokens, *room),
+      (
+        *(student, "student_with_teaching", {"teaching": ""}),
+        *(teaching + longest, *room),
+      ),
     ]
-  kept, too_long = [], []
-  for problem in problems:
+
+  def excess(problem: Problem) -> str | None:
     for chat, template, fields, longest, room, key in stages:
       text = prompts.render(template, {"question": problem.question, **fields})
       tokens = len(chat.prompt_ids(text)) + longest
       if tokens > room:
-        too_long.append((tokens, template, key, room))
-        break
-    else:
-      kept.append(problem)
-  if too_long:
-    tokens, template, key, room = max(too_long)
-    text = (
-      f"{len(too_long)} of {len(problems)} training problems are too long and"
-      f" left out; the longest needs {tokens} tokens for {template} and its"
-      f" response, config.{key} is {room}"
+        return (
+          f"{tokens} tokens for {template} and its response, config.{key} is"
+          f" {room}"
+        )
+    return None
+
+  return _kept(problems, excess, f"{split} problems", config)
+
+
+def fitting_examples(
+  examples: Sequence[SftExample],
+  *,
+  prompts: Prompts,
+  teacher: ChatTokenizer,
+  config: RunConfig,
+) -> list[SftExample]:
+  """The examples that fit config.sft.row_length tokens; raises as fitting."""
+  room, total = config.sft.row_length, 0
+
+  def excess(example: SftExample) -> str | None:
+    nonlocal total
+    text = prompts.render(example.template, example.fields)
+    tokens = len(teacher.training_example(text, example.response)[0])
+    total += tokens
+    return (
+      f"{tokens} tokens, config.sft.row_length is {room}"
+      if tokens > room
+      else None
     )
-    if not kept:
-      raise NothingFits(text)
-    log.warning("%s", text)
+
+  kept = _kept(examples, excess, _SFT, config)
+  if total < config.sft.batch_rows * room:
+    log.warning(
+      "the SFT examples have %d tokens, less than one step takes"
+      " (config.sft.batch_rows * row_length = %d): it repeats them",
+      total,
+      config.sft.batch_rows * room,
+    )
+  return kept
+
+
+def _kept(
+  items: Sequence[T],
+  excess: Callable[[T], str | None],
+  what: str,
+  config: RunConfig,
+) -> list[T]:
+  kept, too_long = [], []
+  for item in items:
+    text = (
+      item.question if isinstance(item, Problem) else item.fields["question"]
+    )
+    where = item.where or repr(text[:60])
+    try:
+      problem = excess(item)
+    except ChatError as error:
+      raise DataError(f"{where}: {error}") from None
+    if problem is None:
+      kept.append(item)
+    else:
+      too_long.append(f"{where}: {problem}")
+  if too_long:
+    text = (
+      f"{len(too_long)} of {len(items)} {what} are too long: "
+      + "; ".join(too_long[:3])
+      + ("; ..." if len(too_long) > 3 else "")
+    )
+    most = config.data.max_too_long
+    if not kept or len(too_long) > most * len(items):
+      raise TooLong(f"{text} (config.data.max_too_long={most:g} may be so)")
+    log.warning("%s; left out", text)
   return kept

@@ -12,7 +12,6 @@ import time
 
 from atlas_jax import stopping
 from atlas_jax.config import GrpoConfig
-from atlas_jax.phases.fitting import fitting
 from atlas_jax.phases.rollouts import Rollouts, as_sequence
 from atlas_jax.phases.run import Run
 from atlas_jax.phases.trainer import Trainer
@@ -52,16 +51,17 @@ def run(run: Run, name: str) -> None:
 def _train(run: Run, name: str, trainer: Trainer, before: int) -> None:
   """The steps that are left; `before` updates were made by other phases."""
   cfg = run.config.grpo
-  problems = fitting(
-    run.splits.train,
-    prompts=run.prompts,
-    teacher=run.tokenizer,
-    student=run.student_tokenizer,
-    config=run.config,
-  )
+  problems, flat = run.splits.train, 0
+  if len(problems) < cfg.problems_per_step:
+    log.warning(
+      "there are %d training problems, config.grpo.problems_per_step=%d: a step"
+      " has the same problem more than once",
+      len(problems),
+      cfg.problems_per_step,
+    )
   run.publish()
   with (
-    AnswerChecker() as checker,
+    AnswerChecker(data=run.config.data) as checker,
     Rollouts(
       run, problems, name, checker, trainer.done, trainer.saved
     ) as batches,
@@ -78,17 +78,23 @@ def _train(run: Run, name: str, trainer: Trainer, before: int) -> None:
         raise
       batches.sample_ahead(step + 1)
       training = time.perf_counter()
+      flat = 0 if rollouts else flat + 1
+      if flat and flat % cfg.max_skipped_steps == 0:
+        log.warning(
+          "the last %d steps had only groups of equal rewards, which teach"
+          " nothing; look at their episodes: the problems may be too hard or"
+          " too easy",
+          flat,
+        )
       if any(r["trained"] for r in rollouts):
         sequences = [as_sequence(r) for r in rollouts]
         numbers |= trainer.update(step, sequences)
       trained = time.perf_counter()
       batches.wait()
       run.model, run.version = trainer.state.model, before + step
-      stopped = None
-      try:
+      # A signal here is heard in finish_step; the next start publishes.
+      with contextlib.suppress(stopping.Stopped):
         numbers |= run.publish()
-      except stopping.Stopped as signal:  # the next start publishes
-        stopped = signal
       seconds = time.perf_counter() - begin
       numbers |= {
         "train_seconds": trained - training,
@@ -99,4 +105,4 @@ def _train(run: Run, name: str, trainer: Trainer, before: int) -> None:
       }
       # In this order: a step that a checkpoint holds has been told of.
       report(step, numbers, SHOWN)
-      trainer.finish_step(step, batches.state, stopped)
+      trainer.finish_step(step, batches.state)

@@ -317,6 +317,11 @@ class Rollouts:
       dropped += wanted
       if not wanted:
         break
+    if all(r.total is None for s in scored for r in s.rewards):
+      raise RolloutError(
+        f"step {step}: no teaching has a reward; the last failure of a"
+        f" function of yours: {self._checker.failure}"
+      )
     numbers = {
       **summary(scored),
       "zero_variance_groups": dropped,

@@ -6,6 +6,7 @@ writes files, and tells the others the outcome, failures included.
 """
 
 import contextlib
+import dataclasses
 import logging
 import pathlib
 from collections.abc import Callable
@@ -16,11 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from atlas_jax import config as config_lib
-from atlas_jax import metrics, multihost, sharding
+from atlas_jax import hub, metrics, multihost, sharding, targets
 from atlas_jax.data import packing, splits
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.data.packing import PackedBatch
+from atlas_jax.data.problems import DataError
 from atlas_jax.model import decoder, hf
+from atlas_jax.phases.fitting import fitting, fitting_examples
 from atlas_jax.phases.servers import Servers
 from atlas_jax.teaching.prompts import Prompts
 from atlas_jax.training import step as step_lib
@@ -65,6 +68,10 @@ class Run:
       self.sft_examples = splits.load_sft(
         config.data, self.splits.validation + self.splits.test
       )
+    if "grpo" in config.phases:
+      for key, term in config.reward.extra.items():
+        where = f"config.reward.extra.{key}.function"
+        targets.function(term["function"], where, takes=1)
     self.mesh = jax.sharding.get_mesh()
     parts = self.mesh.shape["context"]
     for phase in {"sft", "grpo"} & set(config.phases):
@@ -74,11 +81,15 @@ class Run:
           f"config.{phase}.row_length={length} does not divide over"
           f" config.mesh.context={parts}"
         )
-    self.tokenizer = ChatTokenizer.from_dir(config.teacher.path)
+    self.config = config = self._marked()
+    self.teacher_dir = hub.directory(config.teacher.path, "model")
+    self.hf_config = hf.read_config(self.teacher_dir)
+    day = config.template_date
+    self.tokenizer = ChatTokenizer.from_dir(self.teacher_dir, day)
     self.servers = None
     if {"grpo", "evaluate"} & set(config.phases):
       self.student_tokenizer = ChatTokenizer.from_dir(
-        config.serving.student_path
+        hub.directory(config.serving.student_path, "model"), day
       )
       self.servers = Servers(
         config.serving,
@@ -87,7 +98,7 @@ class Run:
         server_key,
         self._first_weights,
       )
-    self.hf_config = hf.read_config(config.teacher.path)
+    self._leave_out_too_long()
     self.decoder_config = decoder.DecoderConfig.from_hf(self.hf_config)
     self.version = 0
     self._model = None
@@ -100,6 +111,38 @@ class Run:
     if self.servers is not None:
       self.servers.close()
 
+  # The problems.
+
+  def _marked(self) -> config_lib.RunConfig:
+    """The config with the fingerprint of the problems and examples.
+
+    Raises:
+      DataError: it has another one.
+    """
+    data = self.config.data
+    mark = splits.fingerprint(self.splits, self.sft_examples)
+    if data.fingerprint not in (None, mark):
+      raise DataError(
+        f"the problems or examples of config.data are not those that the run"
+        f" began with ({data.fingerprint}, now {mark}): put back what was in"
+        " their files, or choose another --workdir"
+      )
+    data = dataclasses.replace(data, fingerprint=mark)
+    return dataclasses.replace(self.config, data=data)
+
+  def _leave_out_too_long(self) -> None:
+    c, chat = self.config, {"prompts": self.prompts, "teacher": self.tokenizer}
+    if "sft" in c.phases:
+      self.sft_examples = fitting_examples(self.sft_examples, **chat, config=c)
+    uses = {"grpo": "train", "evaluate": c.evaluate.split}
+    for split in {uses[phase] for phase in uses if phase in c.phases}:
+      problems = fitting(
+        getattr(self.splits, split),
+        **{"split": split, **chat, "student": self.student_tokenizer},
+        config=c,
+      )
+      self.splits = dataclasses.replace(self.splits, **{split: problems})
+
   # The teacher.
 
   @property
@@ -110,7 +153,7 @@ class Run:
       if c.random_init:
         self._model = hf.init(self.decoder_config, self.config.seed, dtype)
       else:
-        _, self._model = hf.load(c.path, dtype)
+        _, self._model = hf.load(self.teacher_dir, dtype)
     return self._model
 
   @model.setter
@@ -133,7 +176,7 @@ class Run:
       self.model,
       self.decoder_config,
       self.hf_config,
-      source_dir=self.config.teacher.path,
+      source_dir=self.teacher_dir,
       dtype=jnp.dtype(dtype),
     )
 
@@ -141,7 +184,7 @@ class Run:
 
   def _first_weights(self) -> pathlib.Path:
     if not self.config.teacher.random_init:
-      return pathlib.Path(self.config.teacher.path)
+      return self.teacher_dir
     path = self.workdir / "initial"
     self.export(path, self.config.serving.teacher.dtype)
     return path

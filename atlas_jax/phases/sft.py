@@ -1,17 +1,17 @@
 """Supervised fine-tuning: the prompts of RL, the loss on the reply alone."""
 
+import contextlib
 import functools
 import logging
 import time
 from collections.abc import Iterator
 
-from atlas_jax import checkpoint, config_checks, metrics, multihost, stopping
-from atlas_jax.checkpoint import Checkpoints
+from atlas_jax import config_checks, metrics, stopping
 from atlas_jax.config import ConfigError
 from atlas_jax.data import packing
 from atlas_jax.data.problems import DataError, ProblemStream, SftExample
 from atlas_jax.phases.run import Run
-from atlas_jax.phases.trainer import Skipped
+from atlas_jax.phases.trained import Trained
 from atlas_jax.training import step as step_lib
 from atlas_jax.training.optimizer import make_optimizer
 
@@ -115,27 +115,8 @@ def _batches(run: Run, position: dict[str, int] | None = None) -> FullBatches:
 
 def run(run: Run, name: str) -> None:
   """Trains `run.model` for config.sft; resumes from its checkpoint."""
-  with checkpoint.of_phase(run.config, run.workdir, name) as checkpoints:
-    _train(run, name, checkpoints)
-  multihost.barrier(name)
-
-
-def _train(run: Run, name: str, checkpoints: Checkpoints) -> None:
   cfg, steps = run.config.sft, total_steps(run)
   tx, schedule = make_optimizer(cfg.optimizer, steps)
-  version = run.version
-  done, count, position = 0, 0, None
-  if checkpoints.latest() is not None:
-    like = step_lib.as_trees(run.abstract_state(tx))
-    trees, extra = checkpoints.restore(like)
-    done = checkpoints.restored
-    state = step_lib.from_trees(trees)
-    position, count = extra["stream"], extra["skipped"]
-    log.info("%s continues from step %d of %d", name, done, steps)
-  else:
-    state = step_lib.init_state(run.model, tx)
-  batches = _batches(run, position)
-  skipped = Skipped(run, name, cfg.max_skipped_steps, steps, count)
   train_step = step_lib.make_train_step(
     step_lib.sft_objective(run.decoder_config, run.config.teacher),
     tx,
@@ -143,9 +124,11 @@ def _train(run: Run, name: str, checkpoints: Checkpoints) -> None:
     skip_grad_norm=None,
   )
   with (
-    run.reporting(name, start=done, total=steps) as report,
+    contextlib.closing(Trained(run, name, cfg, steps, tx)) as trained,
+    run.reporting(name, start=trained.done, total=steps) as report,
     stopping.held(),
   ):
+    batches = _batches(run, trained.saved)
 
     def tell(step, result, packed, stats, epochs):
       nonlocal told
@@ -161,26 +144,19 @@ def _train(run: Run, name: str, checkpoints: Checkpoints) -> None:
         stats.fill * cfg.batch_rows * cfg.row_length / seconds
       )
       report(step, values, ("loss", "tokens_per_second"))
-      skipped.look(step, values, packed)
+      trained.look(step, values, packed)
 
     pending, told = None, time.perf_counter()
-    for step in range(done + 1, steps + 1):
+    for step in range(trained.done + 1, steps + 1):
       packed, stats = batches.next()
-      batch = packing.split_micro(packed, cfg.micro_batches)
-      state, result = train_step(state, run.put(batch))
+      batch = run.put(packing.split_micro(packed, cfg.micro_batches))
+      trained.state, result = train_step(trained.state, batch)
       if pending is not None:
         tell(*pending)  # one step behind: the device is never idle for us
       pending = step, result, packed, stats, epochs_of(batches.position())
-      stopped = multihost.stop_asked()
-      if stopped or step % cfg.checkpoint_every == 0 or step == steps:
+      if trained.is_due(step):
         tell(*pending)
         pending = None
-        checkpoints.save(
-          step,
-          step_lib.as_trees(state),
-          {"stream": batches.position(), "skipped": skipped.count},
-        )
-      if stopped:
-        raise stopped
-  run.model = state.model
-  run.version = version + steps
+        trained.save(step, batches.position)
+  run.model = trained.state.model
+  run.version += steps

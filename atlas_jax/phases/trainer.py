@@ -1,64 +1,20 @@
-"""What a GRPO step changes: the state, its reference, their checkpoints."""
+"""What a GRPO step changes: the state and its reference."""
 
 import functools
 import itertools
-import logging
-import pathlib
 from collections.abc import Sequence
 
 import jax
-import numpy as np
 
-from atlas_jax import checkpoint, files, metrics, multihost, sharding
+from atlas_jax import metrics, sharding
 from atlas_jax.config import GrpoConfig
 from atlas_jax.data import packing
 from atlas_jax.phases.run import Run
-from atlas_jax.stopping import Stopped
+from atlas_jax.phases.trained import Trained
 from atlas_jax.training import step as step_lib
 from atlas_jax.training.optimizer import make_optimizer
 
-log = logging.getLogger(__name__)
-
 _COMPILED = "/jax/core/compile/backend_compile_duration"
-
-
-class TrainingError(RuntimeError):
-  """Training makes no progress any more; the text says where to look."""
-
-
-class Skipped:
-  """Stops a phase of so many `steps` when all of them, or `most` in a row,
-  are left out. `count` of them were when it was saved."""
-
-  def __init__(self, run: Run, name: str, most: int, steps: int, count: int):
-    self._folder, self._name = run.workdir / "failed", name
-    self._most, self.count = min(most, steps), count
-
-  def look(
-    self, step: int, numbers: dict[str, float], packed: packing.PackedBatch
-  ) -> None:
-    """Counts the update of a step.
-
-    Raises:
-      TrainingError: too many were left out; the last batch is in failed/.
-    """
-    self.count = self.count + 1 if numbers["update_skipped"] == 1 else 0
-    if numbers["update_skipped"] > 0:
-      log.warning(
-        "step %d: gradient norm %g, update left out",
-        step,
-        numbers["grad_norm"],
-      )
-    if self.count < self._most:
-      return
-    path = self._folder / f"{self._name}_{step}.npz"
-    multihost.call_on_lead(lambda: _save(path, packed))
-    raise TrainingError(
-      f"the updates of {self.count} steps in a row were left out, the last"
-      f" with gradient norm {numbers['grad_norm']:g}; its batch is {path}."
-      " NaN: look at its log-probs, the learning rate and the weights that it"
-      " began with; too large: see config.grpo.skip_grad_norm"
-    )
 
 
 def row_bucket(
@@ -98,43 +54,15 @@ class Programs:
 programs = functools.cache(Programs)
 
 
-class Trainer:
-  """The state of a GRPO phase; restored from its latest checkpoint, if any.
-
-  Attributes:
-    state: TrainState.
-    done: steps that are done.
-    saved: what `finish_step` was given with the checkpoint; None without one.
-  """
+class Trainer(Trained):
+  """The state of a GRPO phase, and its updates."""
 
   def __init__(self, run: Run, name: str):
-    self._run, self._cfg, self._name = run, run.config.grpo, name
-    cfg = self._cfg
+    cfg = run.config.grpo
     tx, schedule = make_optimizer(cfg.optimizer, cfg.steps * cfg.epochs)
-    self._checkpoints = checkpoint.of_phase(run.config, run.workdir, name)
+    super().__init__(run, name, cfg, cfg.steps, tx, reference=cfg.beta > 0)
     self._programs = programs()
     self._programs.take()
-    skipped, self.done = 0, 0
-    self.saved = None
-    self.reference = None
-    if self._checkpoints.latest() is not None:
-      like = step_lib.as_trees(run.abstract_state(tx))
-      if cfg.beta > 0:
-        like["reference"] = like["model"]
-      trees, extra = self._checkpoints.restore(like)
-      self.done = self._checkpoints.restored
-      self.state = step_lib.from_trees(trees)
-      if cfg.beta > 0:
-        self.reference = trees["reference"]
-      self.saved, skipped = extra["rollouts"], extra["skipped"]
-      log.info("%s continues from step %d of %d", name, self.done, cfg.steps)
-    else:
-      self.state = step_lib.init_state(run.model, tx)
-      if cfg.beta > 0:
-        self.reference = step_lib.copy_model(run.model)
-    self._skipped = Skipped(
-      run, name, cfg.max_skipped_steps, cfg.steps, skipped
-    )
     temperature = run.config.episode.teacher_temperature
     self._train = step_lib.make_train_step(
       step_lib.grpo_objective(
@@ -191,7 +119,7 @@ class Trainer:
     for result in results:  # waits for it
       means.update(result)
     numbers = means.result()
-    self._skipped.look(step, numbers, packed)
+    self.look(step, numbers, packed)
     return {
       **numbers,
       "packing_fill": stats.fill,
@@ -200,15 +128,12 @@ class Trainer:
       "programs_compiled": self._programs.take(),
     }
 
-  def finish_step(
-    self, step: int, state_of_rollouts, stopped: Stopped | None = None
-  ) -> None:
+  def finish_step(self, step: int, state_of_rollouts) -> None:
     """After an update: the reference's turn, then a checkpoint if due.
 
     Args:
       step: that is done.
       state_of_rollouts: called only for a checkpoint; its JSON goes along.
-      stopped: a signal that has come already.
 
     Raises:
       Stopped: a signal came to any process; the step is saved.
@@ -222,26 +147,5 @@ class Trainer:
       self.reference = step_lib.ema_update(
         self.reference, self.state.model, cfg.ref_ema_alpha
       )
-    stopped = stopped or multihost.stop_asked()
-    if stopped or step % cfg.checkpoint_every == 0 or step == cfg.steps:
+    if self.is_due(step):
       self.save(step, state_of_rollouts)
-    if stopped:
-      raise stopped
-
-  def save(self, step: int, state_of_rollouts) -> None:
-    """Saves what there is after `step`, if it is not saved already."""
-    if self._checkpoints.latest() == step:
-      return
-    trees = step_lib.as_trees(self.state)
-    if self.reference is not None:
-      trees["reference"] = self.reference
-    extra = {"rollouts": state_of_rollouts(), "skipped": self._skipped.count}
-    self._checkpoints.save(step, trees, extra)
-
-  def close(self) -> None:
-    self._checkpoints.close()
-
-
-def _save(path: pathlib.Path, packed: packing.PackedBatch) -> None:
-  with files.replacing(path) as file:
-    np.savez(file, **packed._asdict())

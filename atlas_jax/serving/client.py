@@ -183,13 +183,16 @@ class Client:
     }
     if cache_salt is not None:
       body["cache_salt"] = cache_salt
-    answer = await self._post(body, sampling.n * sampling.max_tokens)
-    choices = sorted(answer["choices"], key=lambda c: c["index"])
-    if len(choices) != sampling.n:
-      raise ServerError(
-        f"{self.base_url} returned {len(choices)} samples for n={sampling.n}"
-      )
-    return [self._completion(choice) for choice in choices]
+
+    def read(answer) -> list[Completion]:
+      choices = sorted(answer["choices"], key=lambda c: c["index"])
+      if len(choices) != sampling.n:
+        raise ServerError(
+          f"{self.base_url} returned {len(choices)} samples for n={sampling.n}"
+        )
+      return [self._completion(choice) for choice in choices]
+
+    return await self._post(body, sampling.n * sampling.max_tokens, read)
 
   async def score(
     self, prompt_ids: Sequence[int], token_ids: Sequence[int]
@@ -212,13 +215,16 @@ class Client:
         "detokenize": False,
       },
     }
-    answer = await self._post(body, len(body["token_ids"]))
-    rows = answer["prompt_logprobs"][len(prompt_ids) :]
-    values = [
-      row[str(token)]["logprob"]
-      for row, token in zip(rows, token_ids, strict=True)
-    ]
-    return self._checked(values)
+
+    def read(answer) -> tuple[float, ...]:
+      rows = answer["prompt_logprobs"][len(prompt_ids) :]
+      values = [
+        row[str(token)]["logprob"]
+        for row, token in zip(rows, token_ids, strict=True)
+      ]
+      return self._checked(values)
+
+    return await self._post(body, len(body["token_ids"]), read)
 
   def _checked(self, logprobs) -> tuple[float, ...]:
     for i, value in enumerate(logprobs):
@@ -252,20 +258,20 @@ class Client:
       weight_version=_oldest_version(choice["weight_versions"]),
     )
 
-  async def _post(self, body, tokens: int) -> dict:
-    """The JSON of an answer that tells of at most `tokens` tokens."""
+  async def _post(self, body, tokens: int, read: Callable):
+    """read(JSON) of an answer that tells of at most `tokens` tokens."""
     await self._open()
     url = f"{self.base_url}/inference/v1/generate"
     async with self._turns:
       try:
         async with asyncio.timeout(self._timeout_s):
-          return await self._attempts(url, body, tokens)
+          return await self._attempts(url, body, tokens, read)
       except TimeoutError:
         raise ServerDown(
           f"{url} gave no answer in {self._timeout_s:g} s"
         ) from None
 
-  async def _attempts(self, url: str, body, tokens: int) -> dict:
+  async def _attempts(self, url: str, body, tokens: int, read: Callable):
     wait, trouble = _FIRST_WAIT_S, ""
     most_bytes = http.MOST_BYTES + tokens * _BYTES_A_TOKEN
     for attempt in range(self._retries + 1):
@@ -276,7 +282,7 @@ class Client:
         ) as response:
           content = await http.read(response, most_bytes)
           if response.status == 200:
-            return json.loads(content)
+            return read(json.loads(content))
           said = told(self._scrub, content.decode(errors="replace"))
           trouble = f"{response.status}: {said}"
           if response.status < 500 and response.status != 429:
@@ -285,10 +291,9 @@ class Client:
       except http.Untaken as error:
         raise ServerError(f"{url}: {error}") from None
       except (
-        aiohttp.ClientError,
-        OSError,
-        ValueError,
-        RecursionError,
+        *(aiohttp.ClientError, OSError, ValueError, RecursionError),
+        # Not the JSON that is expected.
+        *(LookupError, TypeError, AttributeError),
       ) as error:
         trouble = f"{type(error).__name__}: {error}"
       if attempt < self._retries:

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 
 from atlas_jax import addresses
-from atlas_jax.scrubbing import scrubber, told
+from atlas_jax.scrubbing import answer_scrubber, scrubber, told
 
 MOST_BYTES = 16 << 20  # the default of each config key max_response_bytes
 _IDLE_S = 2.0
@@ -43,6 +43,14 @@ class Redirected(Untaken):
     )
 
 
+class Broken(aiohttp.ClientError):
+  """No HTTP, or an end before the end.
+
+  The library's own error repeats what the server said, cut anywhere: maybe in
+  the middle of a key.
+  """
+
+
 class TooLarge(Untaken):
   """The body has more bytes than are read."""
 
@@ -58,6 +66,7 @@ def open_session(
   limit: int = 0,
   connect_timeout_s: float | None = None,
   silence_timeout_s: float | None = None,
+  answer_timeout_s: float | None = None,
 ) -> aiohttp.ClientSession:
   """The connections of one client; close it.
 
@@ -65,14 +74,18 @@ def open_session(
     headers: of every request.
     limit: connections at one time; 0: no limit.
     connect_timeout_s: for a connection to be made.
-    silence_timeout_s: between two reads. None, both: the caller's deadline.
+    silence_timeout_s: between two reads.
+    answer_timeout_s: of a request, to the end of its answer. None, of these
+      three: the caller has a deadline.
   """
   return aiohttp.ClientSession(
     headers=headers,
     cookie_jar=aiohttp.DummyCookieJar(),
     connector=aiohttp.TCPConnector(limit=limit, keepalive_timeout=_IDLE_S),
     timeout=aiohttp.ClientTimeout(
-      total=None, sock_connect=connect_timeout_s, sock_read=silence_timeout_s
+      total=answer_timeout_s,
+      sock_connect=connect_timeout_s,
+      sock_read=silence_timeout_s,
     ),
   )
 
@@ -87,14 +100,25 @@ async def request(
     Redirected: it names another address.
     aiohttp.ClientError, TimeoutError, OSError: no answer.
   """
-  async with session.request(
-    method, url, allow_redirects=False, **content
-  ) as response:
-    location = response.headers.get("Location")
-    if response.status // 100 == 3 and location is not None:
-      response.close()
-      raise Redirected(str(response.url), response.status, location)
-    yield response
+  try:
+    async with session.request(
+      method, url, allow_redirects=False, **content
+    ) as response:
+      location = response.headers.get("Location")
+      if response.status // 100 == 3 and location is not None:
+        response.close()
+        sent = response.request_info.headers.values()
+        keys = [value.removeprefix("Bearer ") for value in sent]
+        location = answer_scrubber({}, *keys)(location)
+        raise Redirected(str(response.url), response.status, location)
+      yield response
+  except (
+    aiohttp.ClientResponseError,
+    aiohttp.ClientPayloadError,
+    aiohttp.ServerDisconnectedError,
+  ) as error:
+    kind = type(error).__name__
+    raise Broken(f"the answer broke off, or is no HTTP ({kind})") from None
 
 
 async def read(response: aiohttp.ClientResponse, most_bytes: int) -> bytes:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from atlas_jax import hub
 from atlas_jax.config import ServerConfig
 from atlas_jax.serving import http, supervisor, vllm_command
 from atlas_jax.serving.client import (
@@ -33,7 +34,7 @@ class Server:
 
   Args:
     config: where and how; with `url` set, nothing is spawned.
-    model_path: the Hugging Face directory to serve.
+    model_path: the Hugging Face directory to serve, or its name on the Hub.
     workdir: the run's directory; the log is <workdir>/logs/<role>.log.
     start_timeout_s: until the health check must have answered.
     api_key: bearer token; without one a spawned server draws its
@@ -110,6 +111,7 @@ class Server:
       return
     if self.alive():
       raise ServerError(f"the {self.role} server runs already")
+    self.model_path = hub.directory(self.model_path, "model")
     if not (self.model_path / "config.json").is_file():
       raise ServerError(
         f"{self.model_path} is not a model directory: no config.json"
@@ -314,10 +316,10 @@ class TeacherServer(Server):
       )
     return json.loads(answer)
 
-  def held_weights(self, timeout_s: float = 600.0) -> dict:
+  def held_weights(self) -> dict:
     """What the server really holds: {"version": .., "checksums": {..}}."""
     path = "/v1/atlas/weights"
-    status, answer = self._request("GET", path, timeout_s=timeout_s)
+    status, answer = self._request("GET", path, timeout_s=600)
     if status != 200:
       raise ServerError(
         f"{self.base_url}{path} answered {status}:"

@@ -15,25 +15,32 @@ failure ("Error: 401") states no answer, whatever numbers stand in it.
 
 How it is compared: exactly where that is certain (equality.py); else as a
 formula, by math-verify under a deadline (formulas.py); reasoning-gym problems
-by their task's scorer.
-An answer that hangs or breaks its comparison is wrong. Statuses
-'verifier_timeout' and 'error' are no verdict (the gold answer does so too):
-they are neither right nor wrong and are left out of every mean.
+by their task's scorer; where config.data.verifier names a function, by what
+that says of the whole response without its thinking (rule 'own'): a share of
+1, right above one half.
+An answer that hangs or breaks its comparison is wrong. Statuses 'no_verdict',
+'verifier_timeout' and 'error' are no verdict (the gold answer does so too, or
+the function is the user's): they are neither right nor wrong and are left out
+of every mean.
 """
 
 import functools
+import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from atlas_jax.config import DataConfig
 from atlas_jax.confined import Late, NoAnswer
 from atlas_jax.data.problems import Problem
 from atlas_jax.teaching import equality
 from atlas_jax.teaching.prompts import strip_thinking
 from atlas_jax.teaching.verify import NotStarted, VerifierPool
 
+_DATA = DataConfig()
 _LONGEST_SPAN = 4096  # characters
+_LONGEST_SHOWN = 200  # of a response without a span
 _DEEPEST_NESTING = 32
 _TAGGED = re.compile(r"<(solution|answer)>((?:(?!<\1>).)*?)</\1>", re.DOTALL)
 _BOXED = re.compile(r"\\f?box(?:ed)?\s*\{")
@@ -47,9 +54,13 @@ _SHORT = re.compile(
   r"|(?:[a-z] = )?\S*[\d\\]\S*(?: [^A-Z\s]\S*){0,2}))"
 )
 _FAILURE = re.compile(
-  r"\s*(?:\w*error|\w*exception|traceback|request timed out|timeout)\b\W",
+  r"\s*(?:\w*error|\w*exception|traceback|request timed out|timeout)\b"
+  r"\s*(?:[:.!({\[]|\Z)",
   re.IGNORECASE,
 )
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,17 +75,18 @@ class Extraction:
 class Verdict:
   """What became of one response."""
 
-  # correct, wrong, no_answer, truncated, verifier_timeout, error
+  # correct, wrong, no_answer, truncated, no_verdict, verifier_timeout, error
   status: str
   answer: str | None
   rule: str
+  share: float | None = None  # what a function of the user's says
 
   @property
   def score(self) -> float | None:
-    """1 right, 0 not; None where nothing could be decided."""
-    if self.status in ("verifier_timeout", "error"):
+    """1 right, 0 not, or between; None where nothing could be decided."""
+    if self.status in ("no_verdict", "verifier_timeout", "error"):
       return None
-    return float(self.status == "correct")
+    return float(self.status == "correct") if self.share is None else self.share
 
   @property
   def completed(self) -> bool:
@@ -158,11 +170,25 @@ class AnswerChecker:
   Args:
     processes: verifiers of each kind that may run at one time.
     deadline_s: for one comparison.
+    data: has the same of the user's own functions.
+
+  Attributes:
+    failure: what became of the last of the user's functions that failed.
   """
 
-  def __init__(self, *, processes: int = 2, deadline_s: float = 3.0):
+  def __init__(
+    self,
+    *,
+    processes: int = 2,
+    deadline_s: float = 3.0,
+    data: DataConfig = _DATA,
+  ):
+    self.failure: str | None = None
     self._pool = VerifierPool(processes=processes, deadline_s=deadline_s)
-    self._threads = ThreadPoolExecutor(processes)
+    self._own = VerifierPool(
+      processes=data.own_processes, deadline_s=data.own_deadline_s
+    )
+    self._threads = ThreadPoolExecutor(max(processes, data.own_processes))
 
   def __enter__(self):
     return self
@@ -173,6 +199,7 @@ class AnswerChecker:
   def close(self) -> None:
     self._threads.shutdown(wait=True, cancel_futures=True)
     self._pool.close()
+    self._own.close()
 
   def check(self, problem: Problem, text: str, finish_reason: str) -> Verdict:
     """The verdict on one response.
@@ -187,6 +214,9 @@ class AnswerChecker:
       found.rule != "tag" or found.answer is None
     ):
       return Verdict("truncated", None, found.rule)
+    said = None if found.rule == "failure_text" else strip_thinking(text)
+    if ":" in problem.verifier and said and said.strip():
+      return self._own_verdict(problem, said.strip(), found.answer)
     if found.answer is None:
       return Verdict("no_answer", None, found.rule)
     try:
@@ -202,6 +232,37 @@ class AnswerChecker:
   ) -> list[Verdict]:
     """check() for many, several at a time; the order is kept."""
     return list(self._threads.map(lambda item: self.check(*item), items))
+
+  def own_many(self, target: str, items: Sequence) -> list[float | None]:
+    """What a term of the reward says of each item; None: nothing."""
+
+    def call(item) -> float | None:
+      try:
+        return self._own.own(target, item, share=False)
+      except (NoAnswer, NotStarted) as error:
+        self._failed(error)
+        return None
+
+    return list(self._threads.map(call, items))
+
+  def _own_verdict(self, problem: Problem, said: str, answer) -> Verdict:
+    asked = (problem.verifier, problem.question, problem.answer, said)
+    shown = answer or said[:_LONGEST_SHOWN]
+    try:
+      share = self._own.own(*asked, share=True)
+    except (NoAnswer, NotStarted) as error:
+      self._failed(error)
+      late = isinstance(error, Late)
+      return Verdict("verifier_timeout" if late else "error", shown, "own")
+    if share is None:
+      return Verdict("no_verdict", shown, "own")
+    right = share > 0.5
+    return Verdict("correct" if right else "wrong", shown, "own", share)
+
+  def _failed(self, error: Exception) -> None:
+    if self.failure is None:
+      log.warning("no verdict, the first time: %s", error)
+    self.failure = str(error)
 
   def _right(self, problem: Problem, answer: str) -> bool:
     if problem.verifier == "reasoning_gym":

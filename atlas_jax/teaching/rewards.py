@@ -1,26 +1,29 @@
 """What a teaching is worth: how much it improved the frozen student.
 
-With b the share of the student's unaided solutions that are right, B their
-mean length, and T the length of the guided response (both in tokens):
+With b the mean score of the student's unaided solutions, B their mean length,
+g the score of the guided one and T its length (both in tokens):
 
-    efficiency = efficiency_weight * max(0, (B - T) / B)
-    guided right:  (1 - b) + efficiency
-    guided wrong:  -b * degradation_penalty
+    improvement     g * (1 - b)
+    degradation    -(1 - g) * b * degradation_penalty
+    efficiency      g * efficiency_weight * max(0, (B - T) / B)
+    format         -format_penalty, unless there is exactly one closed,
+                    non-empty <teaching>
+    leak           -leak_penalty, if the teaching states the answer
+    length         -length_cost * (teaching tokens / max_teaching_tokens)
+    NAME            weight * what the function of config.reward.extra returns
 
-For b = 0 and b = 1 this is the published rule (fixes it: 1 + efficiency; both
-right: efficiency; breaks it: -degradation_penalty; both wrong: 0); between
-them it is its expectation. Then are taken away
-    format_penalty  unless there is exactly one closed, non-empty <teaching>
-    leak_penalty    if the teaching states the answer
-    length_cost * (teaching tokens / max_teaching_tokens).
+and the reward is their sum. A score is 1 (right) or 0, or what a verifier of
+the user's says between them. For b and g of 0 and 1 the first three are the
+published rule (fixes it: 1 + efficiency; both right: efficiency; breaks it:
+-degradation_penalty; both wrong: 0); between them they are its expectation.
 
-A solution that could not be judged gives no reward (None), never 0: it is
-left out of its group.
+A solution that could not be judged and a term that failed give no reward
+(None), never 0: the teaching is left out of its group.
 """
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -29,7 +32,8 @@ from atlas_jax.config import RewardConfig
 from atlas_jax.data.problems import Problem
 from atlas_jax.teaching import equality
 from atlas_jax.teaching.answers import AnswerChecker, Verdict
-from atlas_jax.teaching.episode import TeachingEpisode
+from atlas_jax.teaching.episode import Teaching, TeachingEpisode
+from atlas_jax.teaching.requests import Solution
 
 # As in the GRPO of ATLAS and TRL: keeps a small spread from exploding.
 _STD_FLOOR = 1e-4
@@ -42,6 +46,22 @@ class Reward:
 
   total: float | None
   parts: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class ScoredTeaching:
+  """What a term of config.reward.extra is called with.
+
+  verdict is that on teaching.guided; reward has the terms before this one.
+  """
+
+  problem: Problem
+  baseline: tuple[Solution, ...]
+  baseline_verdicts: tuple[Verdict, ...]
+  teaching: Teaching
+  verdict: Verdict
+  leaked: bool
+  reward: Reward
 
 
 @dataclass(frozen=True)
@@ -88,7 +108,7 @@ def reward(
   Args:
     pass_rate: b in [0, 1]; None if no unaided solution could be judged.
     baseline_tokens: B, the mean length of the unaided responses.
-    guided: 1.0 or 0.0; None if the guided solution could not be judged.
+    guided: g in [0, 1]; None if the guided solution could not be judged.
     guided_tokens: T.
     well_formed: whether the teaching had its tags right.
     leaked: whether it states the answer.
@@ -100,11 +120,11 @@ def reward(
   saved = 0.0
   if baseline_tokens > 0:
     saved = max(0.0, (baseline_tokens - guided_tokens) / baseline_tokens)
-  right = guided == 1.0
+  lost = (1.0 - guided) * pass_rate
   parts = {
-    "improvement": 1.0 - pass_rate if right else 0.0,
-    "degradation": 0.0 if right else -pass_rate * config.degradation_penalty,
-    "efficiency": config.efficiency_weight * saved if right else 0.0,
+    "improvement": guided * (1.0 - pass_rate),
+    "degradation": -lost * config.degradation_penalty,
+    "efficiency": guided * config.efficiency_weight * saved,
     "format": 0.0 if well_formed else -config.format_penalty,
     "leak": -config.leak_penalty if leaked else 0.0,
     "length": -config.length_cost * teaching_tokens / max_teaching_tokens,
@@ -126,7 +146,7 @@ def score_episodes(
     for s in (*e.baseline, *(t.guided for t in e.teachings))
   ]
   verdicts = iter(checker.check_many(solutions))
-  return [
+  scored = [
     _score(
       e,
       tuple(next(verdicts) for _ in e.baseline),
@@ -136,6 +156,33 @@ def score_episodes(
     )
     for e in episodes
   ]
+  for name, term in config.extra.items():
+    scored = _with_term(scored, name, term, checker)
+  return scored
+
+
+def _with_term(
+  scored: Sequence[ScoredEpisode], name: str, term: Mapping, checker
+) -> list[ScoredEpisode]:
+  """The episodes with one more part in each reward that there is."""
+  asked = [
+    ScoredTeaching(s.episode.problem, s.episode.baseline, s.baseline, *one)
+    for s in scored
+    for one in zip(
+      s.episode.teachings, s.guided, s.leaked, s.rewards, strict=True
+    )
+    if one[-1].total is not None
+  ]
+  values = iter(checker.own_many(term["function"], asked))
+
+  def added(reward: Reward) -> Reward:
+    value = None if reward.total is None else next(values)
+    if value is None:
+      return Reward(None, {})
+    parts = {**reward.parts, name: term["weight"] * value}
+    return Reward(sum(parts.values()), parts)
+
+  return [replace(s, rewards=tuple(map(added, s.rewards))) for s in scored]
 
 
 def _score(episode, baseline, guided, config, max_tokens) -> ScoredEpisode:

@@ -16,6 +16,7 @@ def _solution(solution: Solution, verdict: Verdict) -> dict:
     "tokens": solution.tokens,
     "finish_reason": solution.finish_reason,
     "status": verdict.status,
+    "score": verdict.score,
     "answer": verdict.answer,
     "rule": verdict.rule,
   }

@@ -4,17 +4,19 @@ math-verify reaches sympy's parser and reasoning-gym runs a task's own code:
 both can loop for ever or fill the memory on an odd answer. Each comparison
 therefore has a deadline in a process of its own; one that is late is killed,
 and another process takes its place. What runs there reads what a model says,
-so the process is locked (lock.py).
+so the process is locked (lock.py). Functions of the user's own (own.py) are
+trusted with files, programs, sockets and memory: theirs has the deadline alone.
 """
 
 import functools
+import os
 import queue
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from atlas_jax import lock
-from atlas_jax.confined import Confined, NoAnswer
-from atlas_jax.teaching import families
+from atlas_jax.confined import MEMORY_BYTES, Confined, Late, NoAnswer
+from atlas_jax.teaching import families, own
 
 _START_S = 120.0  # for the imports of a new process
 
@@ -33,7 +35,7 @@ def _math(gold: str, answer: str) -> bool:
 class Job:
   """A kind of comparison."""
 
-  right: Callable[..., bool]
+  right: Callable[..., object]
   prepare: Callable[[], object]  # the imports, before the clock runs
   locked: bool = True
 
@@ -45,6 +47,7 @@ def _import_reasoning_gym() -> None:
 _JOBS = {
   "math": Job(_math, functools.partial(_math, "1", "1")),
   "reasoning_gym": Job(families.right, _import_reasoning_gym),
+  "own": Job(own.call, os.getpid, locked=False),  # nothing to import
 }
 
 
@@ -55,7 +58,7 @@ def _prepare(job: Job) -> str:
 
 
 def _start(job: Job) -> Confined:
-  process = Confined()
+  process = Confined(memory_bytes=MEMORY_BYTES if job.locked else 0)
   try:
     why = process.call(_prepare, job, cpu_s=_START_S, wall_s=_START_S)
   except NoAnswer as error:
@@ -103,12 +106,27 @@ class VerifierPool:
     """Whether a task's own scorer gives the answer its full score."""
     return self._ask("reasoning_gym", (task, entry, answer))
 
-  def _ask(self, kind: str, arguments) -> bool:
+  def own(self, target: str, *arguments, share: bool) -> float | None:
+    """What a function of the user's returns; see own.call."""
+    try:
+      value, why = self._ask("own", (target, share, arguments))
+    except Late as error:
+      raise Late(f"{target} {error}") from None
+    except NoAnswer:
+      raise NoAnswer(f"{target} ended its process") from None
+    if why is not None:
+      raise NoAnswer(why)
+    return value
+
+  def _ask(self, kind: str, arguments):
     worker, job = self._places[kind].get(), _JOBS[kind]
     try:
       if worker is None or not worker.alive:
         worker = _start(job)
-      limits = {"cpu_s": self._deadline_s, "wall_s": self._deadline_s}
-      return worker.call(job.right, *arguments, **limits) is True
+      cores = 1 if job.locked else os.cpu_count()
+      limits = {"cpu_s": cores * self._deadline_s, "wall_s": self._deadline_s}
+      answer = worker.call(job.right, *arguments, **limits)
+      # A locked process may have been led to lie: True alone is true.
+      return answer is True if job.locked else answer
     finally:
       self._places[kind].put(worker)

@@ -48,14 +48,6 @@ class Metrics(NamedTuple):
   maxima: dict[str, Scalar]
 
 
-def combine(a: Metrics, b: Metrics) -> Metrics:
-  """The metrics of two disjoint parts of a batch together."""
-  return Metrics(
-    jax.tree.map(jnp.add, a.sums, b.sums),
-    jax.tree.map(jnp.maximum, a.maxima, b.maxima),
-  )
-
-
 def _one_of(value: str, valid: tuple[str, ...], what: str) -> None:
   if value not in valid:
     raise ValueError(f"unknown {what} {value!r}; valid: {', '.join(valid)}")

@@ -49,7 +49,7 @@ def test_examples_are_read_by_the_same_reader(tmp_path, sft):
   ("make", "why"),
   [
     (lambda path: os.mkfifo(path), "a pipe or device"),
-    (lambda path: path.mkdir(), "directory"),
+    (lambda path: path.mkdir(), "any data files"),
     (lambda path: path.symlink_to("/dev/zero"), "a pipe or device"),
     (lambda path: path.symlink_to(path), "symbolic links"),
   ],

@@ -76,7 +76,7 @@ def test_repeats_are_dropped_and_contradictions_refused(tmp_path):
   twice = write(
     tmp_path / "b", [*rows([1]), {"question": "What is 1 + 1?", "answer": 3}]
   )
-  with pytest.raises(DataError, match="two answers: '2' and '3'"):
+  with pytest.raises(DataError, match=r"b:2: .* '2' \(.*b:1\) and '3'"):
     splits_lib.load(config_of(twice))
 
 

@@ -130,7 +130,7 @@ def test_a_student_that_is_not_there_is_seen_before_any_training(
   line = only_error(
     train(phases="('sft','evaluate')", serving__student_path=tmp_path / "none")
   )
-  assert f"{tmp_path / 'none'}: no tokenizer.json" in line
+  assert f"{tmp_path / 'none'} is neither a directory nor" in line
   assert not (tmp_path / "run" / "checkpoints").exists()
 
 

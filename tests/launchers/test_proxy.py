@@ -53,7 +53,7 @@ TEACHER = ("teacher.url=http://127.0.0.1:9/v1", "teacher.model=t")
     ((UPSTREAM, TEACHER[0]), "config.teacher.model must name"),
     (
       (UPSTREAM, *TEACHER, "upstream.api_key_env=NOT_THERE"),
-      "config.upstream.api_key_env names the environment variable NOT_THERE",
+      "config.upstream.api_key_env: the variable NOT_THERE is not set",
     ),
     (
       (UPSTREAM, *TEACHER, "prompts_path=nowhere.json"),
@@ -63,9 +63,8 @@ TEACHER = ("teacher.url=http://127.0.0.1:9/v1", "teacher.model=t")
       (UPSTREAM, *TEACHER, "prompts.teacher_adaptive={question}"),
       "{approach} is missing",
     ),
-    ((UPSTREAM, *TEACHER, "teach_deadline_s=0.0"), "teach_deadline_s must be"),
+    ((UPSTREAM, *TEACHER, "teach_deadline_s=0.0"), "deadline_s=0.0 must be"),
     ((UPSTREAM, *TEACHER, "host=0.0.0.0"), "config.host='0.0.0.0' lets other"),
-    ((UPSTREAM, *TEACHER, "max_connections=9999999"), "lower them"),
     (
       (
         *(UPSTREAM, *TEACHER),

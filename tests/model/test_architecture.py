@@ -74,11 +74,9 @@ def test_a_missing_key_is_named(key):
     ({"rope_scaling": {"type": "linear"}}, "rope_scaling.rope_type='linear'"),
     ({"rope_parameters": {"rope_type": "yarn"}}, "'yarn'.*default, llama3"),
     ({"rope_scaling": {"rope_type": "llama3"}}, "lacks the key 'factor'"),
-    (
-      {"rope_scaling": {"type": "x"}, "rope_parameters": {"rope_type": "y"}},
-      "both set",
-    ),
-    ({"rope_scaling": {"type": "default", "rope_type": "llama3"}}, "one type"),
+    ({"rope_scaling": "linear"}, "rope_scaling=linear.*an object"),
+    ({"rope_parameters": "default"}, "rope_parameters=default.*an object"),
+    ({"rope_scaling": {"rope_type": None}}, "rope_type=None"),
     ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
     ({"rope_parameters": {"full_attention": {"x": 1}}}, "full_attention"),
     (

@@ -95,7 +95,8 @@ def test_an_older_model_is_replaced_whole_and_other_things_are_not(tmp_path):
   (out / "left-over.txt").write_text("x")
   export(tmp_path / "source", out, "bfloat16")
   assert not (out / "left-over.txt").exists()
-  assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
+  written = json.loads((out / "config.json").read_text())
+  assert (written["dtype"], written["torch_dtype"]) == ("bfloat16", "bfloat16")
   (tmp_path / "notes").mkdir()
   (tmp_path / "notes" / "a.txt").write_text("mine")
   with pytest.raises(hf.WeightsError, match="not a model directory"):

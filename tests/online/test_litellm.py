@@ -156,7 +156,7 @@ def test_its_settings_are_made_before_it_is_imported(tmp_path):
     "import json, os, sys\n"
     "from tests.online.opened import Run\n"
     "before = 'litellm' in sys.modules\n"
-    "Run().open(kind='litellm', model='openai/gpt-4o-mini')\n"
+    "Run().open(kind='litellm', model='hosted_vllm/x')\n"
     "print(json.dumps([before, 'litellm' in sys.modules,"
     " os.environ['LITELLM_LOCAL_MODEL_COST_MAP'],"
     " os.environ.get('FROM_DOTENV')]))\n"

@@ -1,6 +1,7 @@
 """Models that the run serves itself: who shares a server, and what is kept."""
 
 import json
+import types
 
 import pytest
 
@@ -13,6 +14,7 @@ from atlas_jax.online.spend import Caps
 from atlas_jax.serving import http
 from atlas_jax.serving.client import ServerDown
 from atlas_jax.serving.events import EventLoop
+from tests import published
 from tests.online import small_world
 from tests.online.stub_server import StubServer
 from tests.serving import tiny_vllm
@@ -149,3 +151,20 @@ def test_roles_of_one_directory_share_a_server(tmp_path):
   assert f"local:{model}".encode() in content
   for hidden in (key, url):
     assert hidden.encode() not in content
+
+
+def test_tags_that_are_special_tokens_are_asked_for(tmp_path):
+  plain = published.write(tmp_path / "plain", "qwen3")
+  assert local_servers._shown(plain) == {}
+  assert local_servers._shown(tmp_path / "none") == {}
+  tag = {"id": 151669, "content": "<teaching>", "special": True}
+  hides = published.write(tmp_path / "hides", "qwen3", extra=[tag])
+  server = types.SimpleNamespace(
+    base_url="http://x", role="teacher", spawned=True, api_key=None
+  )
+  server.model_path = hides
+  model = ChatModelConfig(kind="local", model="m", extra={"top_p": 0.9})
+  assert local_servers._at(server, model).extra == {
+    "top_p": 0.9,
+    "skip_special_tokens": False,
+  }

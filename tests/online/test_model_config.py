@@ -18,10 +18,9 @@ from tests.online.stub_server import StubServer
     ({}, "config.student.url must be given"),
     ({"kind": "litellm"}, "config.student.model must be given"),
     ({"kind": "callable", "model": "f"}, "must be 'module:function'"),
-    ({"kind": "callable", "model": "tests.nope:f"}, "cannot be loaded"),
+    ({"kind": "callable", "model": "tests.nope:f"}, "does not import"),
     ({"url": "http://me:pw@h"}, "must hold no user, password"),
     ({"url": "http://h", "api_key_env": "NO"}, "the variable NO is not set"),
-    ({"url": "http://h", "concurrency": 0}, "concurrency must be at least 1"),
     ({"url": "http://h", "price_in": 1.0}, "price_out go together"),
     ({"url": "http://h", "extra": {"n": 2}}, "extra.n is set by the run"),
     ({"url": "http://h", "extra": {"api_key": "s"}}, "use config.student.api"),
@@ -44,6 +43,10 @@ from tests.online.stub_server import StubServer
     (
       {"url": "http://h", "extra": {"metadata": {"user_api_key": "s"}}},
       "extra['metadata']['user_api_key'] may be secret",
+    ),
+    (
+      {"url": "http://h", "extra": {"user": "sk-0123456789pw"}},
+      "extra['user'] may be secret",
     ),
     (
       {"url": "http://h", "extra": {"a": [{"b": [{"headers": {}}]}]}},
@@ -78,6 +81,22 @@ def test_dollars_can_only_be_capped_where_there_is_a_price():
     (reply,) = ask(free.open(url=stub.url), request())
   assert reply.dollars is None
   assert free.ledger.snapshot().unpriced_calls == 1
+
+
+@pytest.mark.parametrize(
+  ("key", "value"),
+  [
+    *[(key, 0) for key in ("concurrency", "max_response_bytes")],
+    *[(key, 0.0) for key in ("timeout_s", "tokens_per_minute")],
+    *[("requests_per_minute", 0.0), ("retries", -1)],
+    *[("price_in", -0.1), ("price_out", -1.0)],
+  ],
+)
+def test_a_number_out_of_bounds_is_refused(key, value):
+  tree = tree_of(ChatModelConfig(url="http://h"))
+  tree[key] = value
+  with pytest.raises(ConfigError, match=rf"config\.{key}={value} must"):
+    build(ChatModelConfig, tree)
 
 
 def test_the_config_goes_through_the_config_tree():

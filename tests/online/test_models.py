@@ -163,7 +163,7 @@ def test_a_caller_that_leaves_does_not_end_the_call_of_another():
     ),
     ({"content": None}, "empty", None, 2),
     ({"content": " \n"}, "empty", None, 2),
-    ({"content": ["a"]}, "error", None, 2),
+    ({"content": ["a"]}, "ok", "a", 1),
     ({"content": None, "refusal": "no"}, "error", None, 1),
     ({"content": "a", "finish_reason": "content_filter"}, "error", None, 1),
     ({"content": "a", "finish_reason": "abort"}, "error", None, 2),

@@ -6,7 +6,7 @@ import pytest
 
 from atlas_jax.config import PromptsConfig
 from atlas_jax.online import protocol
-from atlas_jax.online.replies import BudgetSpent, Reply
+from atlas_jax.online.replies import Reply
 from atlas_jax.teaching.prompts import Prompts
 
 PROMPTS = Prompts(
@@ -54,18 +54,19 @@ def ok(text, status="ok"):
   return Reply(status, text)
 
 
-def run(student, teacher, *, probe=True, config=None, **kwargs):
-  return asyncio.run(
-    protocol.episode(
-      student,
-      teacher,
-      PROMPTS,
-      config or protocol.TeachConfig(),
-      QUESTION,
-      probe=probe,
-      **kwargs,
-    )
-  )
+def run(student, teacher, *, probe=True, config=None):
+  """(unaided solution, taught attempt), one call after another."""
+  how = config or protocol.TeachConfig()
+
+  async def episode():
+    alone = await protocol.ask_baseline(student, PROMPTS, QUESTION)
+    approach = alone
+    if probe:
+      approach = await protocol.ask_probe(student, PROMPTS, QUESTION)
+    taught = await protocol.teach(teacher, PROMPTS, how, QUESTION, approach)
+    return alone, await protocol.finish(student, PROMPTS, QUESTION, taught)
+
+  return asyncio.run(episode())
 
 
 def test_the_protocol_of_a_model():
@@ -102,15 +103,6 @@ def test_an_agent_is_not_probed_its_answer_is_the_approach():
     "student_baseline",
     "student_with_teaching",
   ]
-
-
-def test_a_baseline_from_elsewhere_is_not_asked_again():
-  async def known():
-    return ok("known")
-
-  student = Student(probe=ok("add"), guided=ok("two"))
-  alone, taught = run(student, Model(ok(WELL)), baseline=known())
-  assert alone.text == "known" and taught.status == "ok"
 
 
 def test_without_a_seed_the_server_samples():
@@ -203,20 +195,6 @@ def test_the_limit_reaches_the_teacher():
   (request,) = teacher.requests
   assert request.messages[0]["content"].endswith("FROM one two [...]")
   assert (request.max_tokens, request.temperature) == (9, 0.25)
-
-
-def test_the_end_of_the_budget_lets_the_other_call_finish():
-  finished = []
-
-  async def slow():
-    await asyncio.sleep(0.02)
-    finished.append(True)
-    return ok("2")
-
-  student = Student(probe=BudgetSpent("calls"))
-  with pytest.raises(BudgetSpent, match="calls"):
-    run(student, Model(ok(WELL)), baseline=slow())
-  assert finished == [True]
 
 
 def test_a_model_as_the_student_has_two_ways_to_be_sampled():

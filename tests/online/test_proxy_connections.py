@@ -8,9 +8,8 @@ import resource
 
 import pytest
 
-from atlas_jax.config import ConfigError
 from atlas_jax.online.proxy import connections
-from atlas_jax.online.proxy.config import Keys, ProxyConfig
+from atlas_jax.online.proxy.config import Keys
 from tests.online import raw_http
 from tests.online.proxied import (
   application,
@@ -278,20 +277,12 @@ def test_the_rest_of_a_refused_body_is_not_read(key):
     run(check, up, teach, keys=keys, max_request_bytes=50_000)
 
 
-def test_files_for_all_connections_are_reserved(monkeypatch):
+def test_files_for_all_connections_are_allowed(monkeypatch):
   seen = []
   monkeypatch.setattr(resource, "setrlimit", lambda *a: seen.append(a))
-  config = ProxyConfig(max_connections=100, max_concurrency=10)
   monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 476))
-  connections.reserve_files(config)
+  connections.reserve_files()
   assert seen == [(resource.RLIMIT_NOFILE, (476, 476))]
-  monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 475))
-  with pytest.raises(ConfigError, match=r"max_connections=100 .*allows 475"):
-    connections.reserve_files(config)
-  infinite = (resource.RLIM_INFINITY,) * 2
-  monkeypatch.setattr(resource, "getrlimit", lambda _: infinite)
-  connections.reserve_files(config)
-  assert len(seen) == 1
 
 
 def test_a_pipelined_flood_is_answered_in_order():

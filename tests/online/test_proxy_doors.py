@@ -1,7 +1,6 @@
 """Who gets through to the proxy: clients, not web pages, with known wishes."""
 
 import asyncio
-import dataclasses
 import json
 import typing
 
@@ -10,7 +9,7 @@ import pytest
 from aiohttp import web
 from openai.types.chat import completion_create_params
 
-from atlas_jax.config import ConfigError
+from atlas_jax.config import ConfigError, build, tree_of
 from atlas_jax.online.proxy import chats
 from atlas_jax.online.proxy.config import (
   Keys,
@@ -65,6 +64,7 @@ def test_this_machine_and_allowed_hosts_are_answered(host):
     *("evil.example", "evil.example:8080", "localhost.evil.example", ""),
     *("127.0.0.1.evil.example", "127.0.0.1@evil.example", "evil@localhost"),
     *("localhost.", "localhost, evil.example", "10.0.0.1", "[::1", "a b"),
+    *("[::ffff:127.0.0.1]", "[::1%25lo]", "127.1", "2130706433", "0.0.0.0"),
     *("[::2]", "l\xf6calhost", "localhost:x", "localhost/x", "12\xb27.0.0.1"),
   ],
 )
@@ -84,7 +84,8 @@ def test_a_name_that_a_page_brought_is_refused(host):
     *("Origin: http://localhost:1", "Origin: https://localhost"),
     "Origin: http://localhost\r\nOrigin: http://evil.example",
     *("Sec-Fetch-Site: cross-site", "Sec-Fetch-Site: same-site"),
-    "Sec-Fetch-Site: ",
+    *("Sec-Fetch-Site: ", "Sec-Fetch-Site: NONE"),
+    "Sec-Fetch-Site: none\r\nSec-Fetch-Site: cross-site",
   ],
 )
 def test_another_page_is_refused_and_spends_nothing(line):
@@ -252,6 +253,14 @@ def test_fields_of_openai_and_named_ones_are_passed_on():
     chats.read_chat(data, 1000)
 
 
+@pytest.mark.parametrize("stream", [1, 0, "true", "", {}, [True]])
+def test_a_stream_is_asked_for_by_true_alone(stream):
+  """An upstream may take 1 for true, and answer with what is not expected."""
+  data = json.dumps({"messages": ASK, "stream": stream}).encode()
+  with pytest.raises(chats.BadRequest, match="'stream' must be true or false"):
+    chats.read_chat(data, 1000)
+
+
 @pytest.mark.parametrize(
   "name",
   [
@@ -260,5 +269,5 @@ def test_fields_of_openai_and_named_ones_are_passed_on():
   ],
 )
 def test_a_bound_is_above_nothing(name):
-  with pytest.raises(ConfigError, match=f"config.{name} must be above 0"):
-    check(dataclasses.replace(reachable("::1"), **{name: 0}))
+  with pytest.raises(ConfigError, match=f"config.{name}=0.* must be above 0"):
+    build(ProxyConfig, tree_of(ProxyConfig(**{name: 0})))

@@ -144,8 +144,8 @@ def test_a_stream_that_brings_nothing_ends_so():
     return await begin_stream(request)
 
   async def check(proxied):
-    assert await streamed(proxied) == ("taught", "")
-    assert await proxied.counts() == {"taught": 1}
+    assert await streamed(proxied) == ("alone_guided_failed", "")
+    assert await proxied.counts() == {"alone_guided_failed": 1}
 
   with teacher() as teach:
     run(check, application(chat), teach)

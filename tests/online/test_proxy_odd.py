@@ -9,7 +9,7 @@ import openai
 import pytest
 from aiohttp import web
 
-from atlas_jax.config import ConfigError
+from atlas_jax.config import ConfigError, build, tree_of
 from atlas_jax.online.protocol import ProbeConfig, TeachConfig
 from atlas_jax.online.proxy import answering
 from atlas_jax.online.proxy.app import serve
@@ -195,28 +195,29 @@ NAN = float("nan")
 @pytest.mark.parametrize(
   ("changes", "words"),
   [
-    ({"body_timeout_s": 0.0}, "body_timeout_s must be above 0, got 0.0"),
-    ({"teach_deadline_s": NAN}, "teach_deadline_s must be above 0, got nan"),
-    ({"probe": ProbeConfig(max_tokens=0)}, "probe.max_tokens must be above 0"),
-    ({"teach": TeachConfig(max_tokens=0)}, "teach.max_tokens must be above 0"),
+    ({"body_timeout_s": 0.0}, "body_timeout_s=0.0 must be above 0"),
+    ({"teach_deadline_s": NAN}, "teach_deadline_s must be a number, got nan"),
+    ({"probe": ProbeConfig(max_tokens=0)}, "probe.max_tokens=0 must"),
+    ({"teach": TeachConfig(max_tokens=0)}, "teach.max_tokens=0 must"),
     (
       {"teach": TeachConfig(max_approach_chars=0)},
-      "teach.max_approach_chars must be above 0",
+      "teach.max_approach_chars=0 must be above 0",
     ),
     (
       {"probe": ProbeConfig(temperature=-1.0)},
-      "probe.temperature must not be negative, got -1.0",
+      "probe.temperature=-1.0 must not be negative",
     ),
     (
       {"teach": TeachConfig(temperature=NAN)},
-      "teach.temperature must not be negative, got nan",
+      "teach.temperature must be a number, got nan",
     ),
-    ({"drain_s": -1.0}, "drain_s must not be negative, got -1.0"),
+    ({"drain_s": -1.0}, "drain_s=-1.0 must not be negative"),
   ],
 )
 def test_a_number_that_cannot_be(changes, words):
+  tree = tree_of(dataclasses.replace(config(), **changes))
   with pytest.raises(ConfigError, match=f"^config.{words}"):
-    check(dataclasses.replace(config(), **changes))
+    build(ProxyConfig, tree)
 
 
 def test_what_is_sampled_greedily_and_never_drained_is_well():
@@ -225,13 +226,14 @@ def test_what_is_sampled_greedily_and_never_drained_is_well():
     "teach": TeachConfig(temperature=0.0),
     "drain_s": 0.0,
   }
-  check(dataclasses.replace(config(), **changes))
+  changed = dataclasses.replace(config(), **changes)
+  assert build(ProxyConfig, tree_of(changed)) == changed
 
 
 def test_an_unknown_word_for_the_limit():
   server = TeacherConfig(url=URL, model="t", max_tokens_key="tokens")
   with pytest.raises(ConfigError, match=r"config\.teacher\.max_tokens_key='to"):
-    check(ProxyConfig(upstream=UpstreamConfig(url=URL), teacher=server))
+    build(ProxyConfig, tree_of(ProxyConfig(teacher=server)))
 
 
 def test_a_port_in_use_is_named():

@@ -160,6 +160,29 @@ def test_the_teachers_key_is_not_taught():
   assert contents(up)[1] == "GUIDED 1+1? BY count *** twice"
 
 
+@pytest.mark.parametrize("forwards", [False, True])
+def test_what_the_upstream_repeats_does_not_reach_the_teacher(forwards):
+  key = "sk-client-key" if forwards else KEY
+
+  async def chat(request):
+    return whole(f"I was sent {request.headers['Authorization']} ...")
+
+  async def check(proxied):
+    assert (await proxied.ask())[0] == "taught"
+
+  with teacher() as teach:
+    run(
+      check,
+      application(chat),
+      teach,
+      keys=Keys(teacher=TEACHER_KEY) if forwards else KEYS,
+      client_key=key,
+      sent={"forward_authorization": forwards},
+    )
+  (prompt,) = contents(teach)
+  assert prompt == "TEACH 1+1? FROM I was sent Bearer *** ..."
+
+
 @pytest.mark.parametrize(
   ("status", "kind", "stream"),
   [
@@ -191,9 +214,10 @@ def test_what_no_chat_client_knows_is_an_error(status, kind, stream):
     run(check, listing(chat), teach)
 
 
-def test_an_error_page_is_not_handed_on():
+@pytest.mark.parametrize("mark", ["", "\ufeff", " \n"])
+def test_an_error_page_is_not_handed_on(mark):
   async def chat(request):
-    page = "<html>private paths</html>"
+    page = mark + "<html>private paths</html>"
     return web.Response(text=page, status=503, content_type="text/html")
 
   async def check(proxied):

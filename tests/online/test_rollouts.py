@@ -308,3 +308,33 @@ def test_an_agent_is_not_probed(tmp_path):
     made[0].baseline.text,
   ]
   assert made[0].score is not None
+
+
+@pytest.mark.parametrize(
+  ("role", "begins"),
+  [
+    ("student_baseline", "SOLVE"),
+    ("teacher_adaptive", "TEACH"),
+    ("student_with_teaching", "GUIDED"),
+  ],
+)
+def test_equal_answers_to_all_questions_are_told(
+  tmp_path, caplog, role, begins
+):
+  def answer(messages):
+    said = small_world.answer(messages)
+    if messages[0]["content"].startswith(begins):
+      return "<teaching>busy</teaching> come later"
+    return said.replace("think", messages[0]["content"].split()[1])
+
+  with StubServer(answer) as stub, opened(tmp_path, stub.url) as run:
+    problems = run.budget.sets.validation
+    for count, told in ((3, 0), (5, 1)):
+      caplog.clear()
+      job = Job(run.config.prompts, problems[:count], "validation", count)
+      run.rollouts.evaluate([job])
+      lines = [r.getMessage() for r in caplog.records]
+      lines = [line for line in lines if "are the same" in line]
+      assert len(lines) == told, lines
+  assert f"all answers of {role} to 5 questions are the same" in lines[0]
+  assert "come later" in lines[0] and "\n" not in lines[0]

@@ -76,3 +76,19 @@ def test_a_program_that_does_not_close_it_ends_in_silence(tmp_path, last):
       timeout=120,
     )
   assert (done.stdout, done.stderr) == ("re GUIDED 1+1? BY count twice 1\n", "")
+
+
+def test_a_teacher_that_repeats_its_key_does_not_teach_it():
+  key, prompts = "sk-teacher-key", []
+
+  def agent(prompt):
+    prompts.append(prompt)
+    return "2"
+
+  text = f"<teaching>count {key} twice</teaching>"
+  with (
+    teacher(text) as teach,
+    TeachingAgent(agent, teach.url, PROMPTS, teacher_key=key) as taught,
+  ):
+    assert taught.ask("1+1?").outcome == "taught"
+  assert "count *** twice" in prompts[1] and key not in prompts[1]

@@ -5,6 +5,7 @@ import logging
 import pytest
 
 from atlas_jax.config import (
+  DataConfig,
   EpisodeConfig,
   GrpoConfig,
   PromptsConfig,
@@ -13,7 +14,7 @@ from atlas_jax.config import (
   ServingConfig,
 )
 from atlas_jax.data.problems import Problem
-from atlas_jax.phases.fitting import NothingFits, fitting
+from atlas_jax.phases.fitting import TooLong, fitting
 from atlas_jax.teaching.prompts import Prompts
 
 
@@ -43,8 +44,10 @@ def problem(words):
   return Problem(str(words), text, "1")
 
 
-def config(*, row=100, teacher=100, student=100, url=None):
+def config(*, row=100, teacher=100, student=100, url=None, most=1.0):
   return RunConfig(
+    phases=("grpo",),
+    data=DataConfig(max_too_long=most),
     episode=EPISODE,
     grpo=GrpoConfig(row_length=row),
     serving=ServingConfig(
@@ -57,6 +60,7 @@ def config(*, row=100, teacher=100, student=100, url=None):
 def kept(config, sizes=range(1, 40)):
   out = fitting(
     [problem(n) for n in sizes],
+    split="train",
     prompts=PROMPTS,
     teacher=Words(),
     student=Words(),
@@ -81,7 +85,7 @@ def test_everything_that_fits_stays():
 def test_the_longest_episode_counts(room, longest, caplog):
   with caplog.at_level(logging.WARNING):
     assert kept(config(**room)) == list(range(1, longest + 1))
-  assert f"{39 - longest} of 39 training problems" in caplog.text
+  assert f"{39 - longest} of 39 train problems" in caplog.text
 
 
 def test_a_server_at_a_url_has_its_own_limits():
@@ -89,5 +93,5 @@ def test_a_server_at_a_url_has_its_own_limits():
 
 
 def test_nothing_fits():
-  with pytest.raises(NothingFits, match=r"config\.grpo\.row_length is 8"):
+  with pytest.raises(TooLong, match=r"config\.grpo\.row_length is 8"):
     kept(config(row=8))

@@ -1,6 +1,7 @@
 """A signal in each part of a GRPO step: what is told of, what is saved."""
 
 import contextlib
+import logging
 import os
 import signal
 import types
@@ -54,14 +55,31 @@ class World:
 
   # The trainer.
 
-  def finish_step(self, step, rollouts, stopped=None):
-    stopped = stopped or multihost.stop_asked()
+  def finish_step(self, step, rollouts):
+    stopped = multihost.stop_asked()
     if stopped:
       self.save(step, rollouts)
       raise stopped
 
   def save(self, step, rollouts):
     self.log.append(("saved", step))
+
+
+def replace_parts(monkeypatch, world):
+  closing = contextlib.nullcontext
+  monkeypatch.setattr(grpo, "AnswerChecker", closing)
+  monkeypatch.setattr(
+    grpo,
+    "Rollouts",
+    lambda *_: closing(
+      types.SimpleNamespace(
+        next=world.next,
+        sample_ahead=world.sample_ahead,
+        wait=world.wait,
+        state=dict,
+      )
+    ),
+  )
 
 
 @pytest.mark.parametrize(
@@ -76,21 +94,27 @@ class World:
 def test_a_signal_saves_the_last_step_that_is_whole(monkeypatch, at, expected):
   world = World(at)
   closing = contextlib.nullcontext
-  monkeypatch.setattr(grpo, "fitting", lambda problems, **_: problems)
-  monkeypatch.setattr(grpo, "AnswerChecker", closing)
-  monkeypatch.setattr(
-    grpo,
-    "Rollouts",
-    lambda *_: closing(
-      types.SimpleNamespace(
-        next=world.next,
-        sample_ahead=world.sample_ahead,
-        wait=world.wait,
-        state=dict,
-      )
-    ),
-  )
+  replace_parts(monkeypatch, world)
   stopped = pytest.raises(Stopped) if at != "never" else closing()
   with stopped, stopping.listening():
     grpo._train(world, "1_grpo", world, 0)
   assert world.log == expected
+
+
+def test_steps_without_a_spread_of_rewards_are_told_of(monkeypatch, caplog):
+  world = World("never")
+  cfg = GrpoConfig(steps=5, max_skipped_steps=2, problems_per_step=3)
+  world.config = RunConfig(grpo=cfg)
+  world.splits.train = ["a problem", "another"]
+  flat = {1, 3, 4}
+  world.next = lambda step: (
+    [] if step in flat else [{"trained": False}],
+    {"teacher_tokens_sum": 1},
+  )
+  replace_parts(monkeypatch, world)
+  with caplog.at_level(logging.WARNING), stopping.listening():
+    grpo._train(world, "1_grpo", world, 0)
+  told = [r.getMessage() for r in caplog.records]
+  assert sum("the last 2 steps had only groups" in text for text in told) == 1
+  assert "there are 2 training problems" in caplog.text
+  assert "config.grpo.problems_per_step=3" in caplog.text

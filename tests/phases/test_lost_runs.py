@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from atlas_jax.checkpoint import Checkpoints
 from atlas_jax.model.names import WeightsError
 from atlas_jax.phases import sft
-from atlas_jax.phases.trainer import TrainingError
+from atlas_jax.phases.trained import TrainingError
 from tests.phases import small_sft, tiny_road
 
 
@@ -204,7 +203,5 @@ def test_epochs_are_counted_by_examples(model, tmp_path, monkeypatch):
   same(tmp_path / "again", tmp_path / "run")
 
 
-def test_the_first_checkpoints_count_no_epoch_twice(tmp_path):
+def test_epochs_of_a_position():
   assert sft.epochs_of({"epoch": 2, "offset": 1, "size": 4}) == 2.25
-  with Checkpoints(tmp_path) as saved:
-    assert saved.restored is None

@@ -28,15 +28,20 @@ def stop_when(condition, process):
 def test_a_run_that_is_preempted_saves_and_goes_on_exactly(
   road, undisturbed, tmp_path
 ):
-  workdir = tmp_path / "run"
-  process = road.start(workdir)
-  # Servers that are starting are ended too.
-  stop_when(lambda: (workdir / "logs" / "teacher.log").exists(), process)
-  for place in ("training", "sampling"):
+  workdir, before = tmp_path / "run", 0
+  for reached in (
+    # Servers that are starting are ended too.
+    lambda _: (workdir / "logs" / "teacher.log").exists(),
+    lambda _: PLACES["training"](workdir),
+    # Of step 4: the weights after step 3, which was saved, are published.
+    lambda said: "mean |trainer - server|" in said,
+  ):
     process = road.start(workdir)
-    stop_when(lambda place=place: PLACES[place](workdir), process)
+    stop_when(lambda: reached(log_of(workdir)[before:]), process)  # noqa: B023
+    before = len(log_of(workdir))
   said = road.finish(workdir)
   assert said.count("error: stopped by SIGTERM") == 3
+  assert said.count("1_grpo continues from step 3 of 4") == 2
   assert "Traceback" not in said, log_of(workdir)[-4000:]
   expected, _ = undisturbed
   # The step that a signal found publishing is told of without its numbers.

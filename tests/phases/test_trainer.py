@@ -11,7 +11,8 @@ import pytest
 
 from atlas_jax import sharding, stopping
 from atlas_jax.config import GrpoConfig, MeshConfig, OptimizerConfig, RunConfig
-from atlas_jax.phases.trainer import Trainer, TrainingError
+from atlas_jax.phases.trained import TrainingError
+from atlas_jax.phases.trainer import Trainer
 from atlas_jax.training import optimizer
 from atlas_jax.training import step as step_lib
 from tests.training import tiny
@@ -195,6 +196,22 @@ def test_a_restored_trainer_knows_how_many_updates_were_left_out(tmp_path):
   again.close()
 
 
+def test_a_damaged_last_step_is_trained_and_saved_anew(tmp_path):
+  def go():
+    trainer = _trainer(tmp_path, steps=4, checkpoint_every=2)
+    begun = trainer.done
+    for step in range(begun + 1, 5):
+      trainer.update(step, tiny.sequences(6))
+      trainer.finish_step(step, dict)
+    trainer.close()
+    return begun
+
+  assert go() == 0
+  (tmp_path / "checkpoints" / "1_grpo" / "4" / "atlas.json").unlink()
+  assert go() == 2
+  assert go() == 4
+
+
 def test_a_signal_saves_a_step_that_is_not_due(tmp_path):
   trainer = _trainer(tmp_path, steps=9, checkpoint_every=5)
   trainer.update(1, tiny.sequences(6))
@@ -204,6 +221,7 @@ def test_a_signal_saves_a_step_that_is_not_due(tmp_path):
     os.kill(os.getpid(), signal.SIGTERM)
     trainer.finish_step(2, dict)
     pytest.fail("the step ends the run")
-  trainer.save(2, lambda: pytest.fail("it is saved already"))
+  with pytest.raises(stopping.Stopped):
+    trainer.save(2, lambda: pytest.fail("it is saved already"))
   trainer.close()
   assert _steps(tmp_path) == [2]

@@ -7,13 +7,16 @@ import pytest
 from aiohttp import web
 
 from atlas_jax.serving import http
-from atlas_jax.serving.client import Sampling, ServerError
+from atlas_jax.serving.client import Sampling, ServerDown, ServerError
 from tests.hostile_server import (
   REDIRECTS,
   Hostile,
   bomb,
+  breaks,
   endless,
+  no_http,
   redirect,
+  said,
 )
 from tests.serving.test_client import SAMPLING, ask, choice, client, stub
 
@@ -54,6 +57,39 @@ def test_an_answer_of_more_than_its_tokens_can_take(monkeypatch, body, status):
   ):
     asyncio.run(main(server.url))
   assert len(server.requests) == 1 and server.sent < 32 << 20
+
+
+NO_HTTP = no_http("sk-0123456789abcdef")
+
+
+@pytest.mark.parametrize("data", NO_HTTP.values(), ids=NO_HTTP)
+def test_what_is_no_http_is_neither_told_nor_logged(data, caplog):
+  key = "sk-0123456789abcdef"
+
+  async def main(url):
+    async with client(url, api_key=key, retries=1) as c:
+      await c.generate([1, 2], SAMPLING)
+
+  with (
+    Hostile(breaks(data)) as server,
+    pytest.raises(ServerDown, match="broke off") as caught,
+  ):
+    asyncio.run(main(server.url))
+  assert len(server.requests) == 2 and "again in" in caplog.text
+  assert key[:4] not in str(caught.value) + caplog.text
+
+
+@pytest.mark.parametrize("value", [{}, [], None, {"choices": [{}]}, "x", 7])
+def test_json_that_is_no_answer_is_a_failure(value):
+  async def main(url):
+    async with client(url, retries=1) as c:
+      with pytest.raises(ServerDown, match="failed 2 times"):
+        await c.generate([1, 2], SAMPLING)
+      with pytest.raises(ServerDown, match="failed 2 times"):
+        await c.score([1], [2])
+
+  with Hostile(said(value)) as server:
+    asyncio.run(main(server.url))
 
 
 def test_the_bound_leaves_room_for_every_token():

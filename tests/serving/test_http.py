@@ -20,7 +20,9 @@ from tests.hostile_server import (
   Answer,
   Hostile,
   bomb,
+  breaks,
   endless,
+  no_http,
   redirect,
   said,
 )
@@ -106,6 +108,33 @@ def test_odd_locations(location, shown):
     fetched(server.url)
   assert f"redirect to {shown.format(url=server.url)}," in str(caught.value)
   assert len(server.requests) == 1
+
+
+NO_HTTP = no_http(KEY)
+
+
+@BOTH
+@pytest.mark.parametrize("data", NO_HTTP.values(), ids=NO_HTTP)
+def test_what_is_no_http_is_not_repeated(send, data):
+  with (
+    Hostile(breaks(data)) as server,
+    pytest.raises((http.Broken, ServerDown), match="broke off") as caught,
+  ):
+    send(server.url)
+  text = str(caught.value)
+  assert KEY[:4] not in text and "\n" not in text
+  assert len(server.requests) == 1
+
+
+@BOTH
+def test_a_redirect_to_the_key(send):
+  location = f"http://127.0.0.1:1/{KEY}?{KEY}"
+  with (
+    Hostile(lambda _: Answer(302, {"Location": location})) as server,
+    pytest.raises((Redirected, ServerError)) as caught,
+  ):
+    send(server.url)
+  assert "http://127.0.0.1:1/***, which" in str(caught.value)
 
 
 def test_a_3xx_without_a_place_is_a_status():

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from atlas_jax.config import ServerConfig
+from atlas_jax.hub import HubError
 from atlas_jax.serving import server, vllm_command
 from atlas_jax.serving.client import ServerDown, ServerError
 from atlas_jax.serving.server import StudentServer, TeacherServer
@@ -79,8 +80,11 @@ def test_port_in_use(model, tmp_path):
 
 
 def test_no_model(tmp_path):
-  with pytest.raises(ServerError, match=r"nowhere .*no config\.json"):
+  with pytest.raises(HubError, match="nowhere is neither a directory nor"):
     server.start(make(StudentServer, tmp_path / "nowhere", tmp_path))
+  (tmp_path / "empty").mkdir()
+  with pytest.raises(ServerError, match=r"empty .*no config\.json"):
+    server.start(make(StudentServer, tmp_path / "empty", tmp_path))
 
 
 def test_dies_while_starting(model, tmp_path):

@@ -52,6 +52,8 @@ def checker():
     ("<solution>7", "7", "last_number"),
     ("<think>is it 4?</think> It is 5", "5", "last_number"),
     ("so it is 4?</think> It is 5", "5", "last_number"),
+    ("Error analysis: off by 2, so the answer is 42", "42", "phrase"),
+    ("Errors are 3 of 8", "8", "last_number"),
   ],
 )
 def test_the_rule_that_finds_the_answer(text, answer, rule):
@@ -70,6 +72,7 @@ def test_the_rule_that_finds_the_answer(text, answer, rule):
     ("HTTPError: 500 from server", "failure_text"),
     ("Traceback (most recent call last): 3", "failure_text"),
     ("<solution>Error: 401</solution>", "tag"),
+    ("<solution>Error</solution>", "tag"),
     (f"<solution>{'1' * 5000}</solution>", "tag"),
   ],
 )

@@ -56,6 +56,14 @@ def test_between_the_corners_it_is_the_expectation():
   assert total(pass_rate=0.75, guided=0.0) == pytest.approx(-0.75)
 
 
+@pytest.mark.parametrize("b", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("g", [0.0, 0.3, 1.0])
+def test_a_share_is_worth_the_expectation_of_right_and_wrong(b, g):
+  right, wrong = total(pass_rate=b), total(pass_rate=b, guided=0.0)
+  expected = g * right + (1 - g) * wrong
+  assert total(pass_rate=b, guided=g) == pytest.approx(expected)
+
+
 def test_efficiency_is_gated_on_a_right_answer_and_never_negative():
   assert total(guided=0.0, guided_tokens=1) == 0.0
   assert total(guided_tokens=500) == 1.0

@@ -106,7 +106,9 @@ def restored_elsewhere(directory: pathlib.Path) -> bool:
     Checkpoints(directory) as saved,
   ):
     like = step.init_state(tiny.model(1), tx)
-    trees, _ = saved.restore(step.as_trees(jax.eval_shape(lambda s: s, like)))
+    _, trees, _ = saved.restore(
+      step.as_trees(jax.eval_shape(lambda s: s, like))
+    )
   again = step.from_trees(trees)
   same = [
     a.sharding == b.sharding

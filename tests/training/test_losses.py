@@ -4,13 +4,14 @@ Against loops written from the formulas: test_losses_oracle.py.
 """
 
 import pathlib
+from typing import get_args, get_type_hints
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from atlas_jax.config_checks import CHOICES
+from atlas_jax import config
 from atlas_jax.training import losses
 from atlas_jax.training.mismatch import MISMATCHES
 from tests.training import oracle
@@ -297,18 +298,11 @@ def test_sft_loss_by_hand():
   np.testing.assert_array_equal(grad, -mask)
 
 
-def test_combine_adds_sums_and_keeps_maxima():
-  a = losses.Metrics({"x": (jnp.array(1.0), jnp.array(2.0))}, {"m": 3.0})
-  b = losses.Metrics({"x": (jnp.array(4.0), jnp.array(1.0))}, {"m": 2.0})
-  both = losses.combine(a, b)
-  assert both.sums["x"] == (5, 3)
-  assert both.maxima["m"] == 3
-
-
 def test_the_config_offers_what_there_is():
-  assert CHOICES["grpo.loss_type"] == losses.LOSS_TYPES
-  assert CHOICES["grpo.ratio_level"] == losses.RATIO_LEVELS
-  assert CHOICES["grpo.mismatch"] == MISMATCHES
+  assert get_args(config.LossType) == losses.LOSS_TYPES
+  level = get_type_hints(config.GrpoConfig)["ratio_level"]
+  assert get_args(level) == losses.RATIO_LEVELS
+  assert get_args(config.Mismatch) == MISMATCHES
 
 
 @pytest.mark.parametrize(

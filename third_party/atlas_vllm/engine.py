@@ -100,7 +100,8 @@ class FileWeightTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
           " not follow, and the update does not say restart"
         )
     metadata, entries = weights_file.read(
-      weights_file.inside(self._root, info.path), self._shapes
+      weights_file.inside(self._root, info.path),
+      weights_file.most_bytes(self._shapes, self.model_config.dtype),
     )
     if metadata.get("format") == delta.FORMAT:
       delta.check_versions(metadata, info.version, held and held.version)

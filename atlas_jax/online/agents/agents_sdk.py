@@ -11,9 +11,9 @@ import asyncio
 import contextvars
 import json
 
+from atlas_jax import targets
 from atlas_jax.config import ConfigError
 from atlas_jax.online import httpx_policy
-from atlas_jax.online.agents import targets
 from atlas_jax.online.agents.asking import Attempt, answered, failed
 from atlas_jax.online.agents.config import AgentConfig
 from atlas_jax.online.agents.credentials import Credentials
@@ -123,8 +123,7 @@ class SdkAgent:
       f"final_output of {result.last_agent.name} after"
       f" {len(result.raw_responses)} model calls",
       finish_reason=endings[-1] if endings else None,
-      prompt_tokens=usage.input_tokens if known else None,
-      completion_tokens=usage.output_tokens if known else None,
+      usage=vars(usage) if known else None,
     )
 
   async def aclose(self) -> None:

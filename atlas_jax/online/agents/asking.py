@@ -12,23 +12,23 @@ A kind sends one prompt once (`Kind.send`); what is common stands here:
 
 import asyncio
 import dataclasses
-import datetime
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from atlas_jax.online import retrying
+import regex
+
+from atlas_jax.online import retrying, threads, told_errors
 from atlas_jax.online.agents import paths
 from atlas_jax.online.agents.credentials import Credentials
-from atlas_jax.online.chat_json import count, is_unicode, judged
+from atlas_jax.online.chat_json import is_unicode, judged, used
 from atlas_jax.online.replies import Reply
 from atlas_jax.scrubbing import told
 from atlas_jax.serving.http import TooLarge
 
-_TRANSIENT = (408, 409, 425, 429)
-# What some servers say where a chat completion says length.
-_CUT = ("max_output_tokens", "max_length")
+_LONGEST_EXCERPT = 200  # characters
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,16 @@ class Attempt:
 
   read says how the reply was read, for a person (None: it was not).
   transient: the failure may go away by itself, after retry_after_s if the
-  agent said so.
+  agent said so. hopeless: why no other attempt can succeed either. said: all
+  that the agent said, where the answer is a part of it.
   """
 
   reply: Reply
   read: str | None
   transient: bool = False
   retry_after_s: float | None = None
+  hopeless: str | None = None
+  said: str | None = None
 
 
 class Kind(Protocol):
@@ -78,6 +81,7 @@ class AskedAgent:
     retries: int,
     concurrency: int,
     max_response_bytes: int,
+    failure_regex: str | None,
     credentials: Credentials,
   ):
     self.name = name
@@ -86,6 +90,7 @@ class AskedAgent:
     self._timeout_s = timeout_s
     self._retries = retries
     self._most_bytes = max_response_bytes
+    self._failure = failure_regex and regex.compile(failure_regex)
     self._slots = asyncio.Semaphore(concurrency)
     self._credentials = credentials
 
@@ -123,9 +128,12 @@ class AskedAgent:
       try:
         async with asyncio.timeout(self._timeout_s) as clock:
           attempt = await self._kind.send(prompt)
+          attempt = await self._looked_at(attempt)
       except Exception as error:
         if isinstance(error, TimeoutError) and clock.expired():
           attempt = late(f"no answer in {self._timeout_s:g} s")
+        elif isinstance(error, retrying.CallFailed):
+          attempt = failed_as(error)
         else:
           attempt = failed(f"{type(error).__name__}: {error}")
     if len((attempt.reply.text or "").encode()) > self._most_bytes:
@@ -140,6 +148,20 @@ class AskedAgent:
     )
     transient = attempt.transient and self._kind.repeats
     return dataclasses.replace(attempt, reply=reply, transient=transient)
+
+  async def _looked_at(self, attempt: Attempt) -> Attempt:
+    """The attempt, or the failure that failure_regex makes of it."""
+    said = attempt.said or attempt.reply.text
+    if self._failure is None or not said:
+      return attempt
+    # Left behind at the deadline, a search ends by itself.
+    found = await threads.call(
+      lambda: self._failure.search(said, timeout=self._timeout_s)
+    )
+    if found is None:
+      return attempt
+    what = found[0][:_LONGEST_EXCERPT]
+    return failed(f"failure_regex matches {what!r}", again=True)
 
   def shown(self, prompt: str) -> dict:
     """The request as it would be sent, secrets as ***."""
@@ -162,81 +184,76 @@ def answered(
   read: str,
   *,
   finish_reason: str | None = None,
-  prompt_tokens: int | None = None,
-  completion_tokens: int | None = None,
+  usage: Mapping | None = None,
   empty_is_transient: bool = False,
 ) -> Attempt:
   """An attempt that gave a text, judged as a chat completion is.
 
-  Token counts that are none are None.
+  usage: counts of tokens by any provider's names; what is none is None.
   """
-  tokens = {
-    "prompt_tokens": count(prompt_tokens),
-    "completion_tokens": count(completion_tokens),
-  }
-  reason = (finish_reason or "").lower() or None
-  if reason in _CUT:
-    reason = "length"
+  prompt, completion = used(usage)
+  tokens = {"prompt_tokens": prompt, "completion_tokens": completion}
   if text is not None and not is_unicode(text):
     return failed(f"{read}: the answer is not valid Unicode")
   try:
-    answer = retrying.Answer(text, reason, **tokens)
+    answer = retrying.Answer(text, finish_reason, **tokens)
     # An agent has limits of its own: wherever it was cut, it was cut.
     status = judged(answer, 0, accept_cut=True)
   except retrying.CallFailed as why:
-    reply = Reply(why.status, error=str(why), **tokens)
+    attempt = failed_as(why)
     again = empty_is_transient if why.status == "empty" else why.again
-    return Attempt(reply, read, transient=again)
+    reply = dataclasses.replace(attempt.reply, **tokens)
+    return dataclasses.replace(attempt, reply=reply, read=read, transient=again)
   return Attempt(Reply(status, text=text or "", **tokens), read)
 
 
-def failed(
-  error: str, *, transient: bool = False, retry_after_s: float | None = None
-) -> Attempt:
-  """An attempt that failed."""
-  return Attempt(Reply("error", error=error), None, transient, retry_after_s)
+def failed(error: str, **how) -> Attempt:
+  """An attempt that failed; see retrying.CallFailed for what is in `how`."""
+  return failed_as(retrying.CallFailed(error, **({"again": False} | how)))
+
+
+def failed_as(why: retrying.CallFailed) -> Attempt:
+  """An attempt that failed as this call of a model would have."""
+  reply = Reply(why.status, error=str(why))
+  # 403 and 404 may be of one prompt.
+  hopeless = why.hopeless(answered=True)
+  return Attempt(reply, None, why.again, why.retry_after, hopeless)
 
 
 def late(error: str) -> Attempt:
   """An attempt that was cut off at its deadline."""
-  return Attempt(Reply("timeout", error=error), None, True)
+  return failed(error, status="timeout", again=True)
 
 
-class ErrorTold(Exception):
-  """A JSON reply tells of an error in place of an answer; str() is its text."""
-
-
-def answer_at(reply, steps) -> str | None:
+def answer_at(reply, steps, how: str, read: str) -> str | None:
   """The answer in the JSON of a reply.
 
   Args:
-    reply: its JSON; an error stands at its top.
+    reply: its JSON.
     steps: where the answer is, from paths.parse.
+    how, read: it came, and it is read, for errors.
 
   Raises:
-    ErrorTold: there is an error, and no answer.
-    NoSuchPath: there is neither.
+    CallFailed: it tells of an error, or nothing stands there.
   """
   text = missing = None
   try:
     text = paths.text_at(reply, steps)
   except paths.NoSuchPath as absent:
     missing = absent
-  error = reply.get("error") if isinstance(reply, dict) else None
-  if error and not (text or "").strip():
-    raise ErrorTold(error if isinstance(error, str) else json.dumps(error))
+  answered = bool((text or "").strip())
+  if (told := told_errors.of_json(reply, how, answered)) is not None:
+    raise told
   if missing is not None:
-    raise missing
+    raise retrying.CallFailed(f"{read}: {missing}", again=False)
   return text
 
 
-def may_pass(code: int) -> bool:
-  """Whether what an HTTP status means may go away by itself."""
-  return code in _TRANSIENT or code >= 500
-
-
-def retry_after_s(header: str | None) -> float | None:
-  """Seconds to wait by a Retry-After header; None: it does not say."""
-  if header is None:
-    return None
-  return retrying.retry_after(header, datetime.datetime.now(datetime.UTC))
+def check_failure(reply, steps, how: str) -> None:
+  """Raises CallFailed where something stands at a failure_path."""
+  try:
+    said = steps and paths.follow(reply, steps)
+  except paths.NoSuchPath:
+    return
+  if said:
+    raise retrying.CallFailed(f"{how} with a failure: {json.dumps(said)}")

@@ -50,6 +50,7 @@ def open_agent(
     retries=config.retries,
     concurrency=config.concurrency,
     max_response_bytes=config.max_response_bytes,
+    failure_regex=config.failure_regex,
     credentials=credentials,
   )
 
@@ -57,5 +58,6 @@ def open_agent(
 def fingerprint(config: AgentConfig) -> str:
   """sha256 of all that can change answers; ${VARIABLE}s by their names."""
   part = dataclasses.asdict(getattr(config, config.kind))
-  text = json.dumps({"kind": config.kind, **part}, sort_keys=True)
+  part |= {"kind": config.kind, "failure_regex": config.failure_regex}
+  text = json.dumps(part, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()

@@ -9,6 +9,7 @@ late, is given up, or the run is killed. What leaves the group stays behind.
 import asyncio
 import collections
 import contextlib
+import dataclasses
 import json
 import os
 import tempfile
@@ -17,13 +18,13 @@ from typing import IO
 
 import regex
 
-from atlas_jax.online import threads
+from atlas_jax.online import threads, told_errors
 from atlas_jax.online.agents import paths
 from atlas_jax.online.agents.asking import (
   Attempt,
-  ErrorTold,
   answer_at,
   answered,
+  check_failure,
   failed,
 )
 from atlas_jax.online.agents.config import PROMPT, PROMPT_FILE, AgentConfig
@@ -63,6 +64,9 @@ class CliAgent:
     self._regex = cli.output_regex and regex.compile(cli.output_regex)
     self._path = cli.output_path and paths.parse(
       cli.output_path, f"{where}.output_path"
+    )
+    self._failure = cli.failure_path and paths.parse(
+      cli.failure_path, f"{where}.failure_path"
     )
     self._groups = Groups()
     self.target = cli.argv[0]
@@ -138,13 +142,17 @@ class CliAgent:
       how = f"signal {-code}" if code < 0 else f"exit status {code}"
       return failed(
         f"{how}; standard error ends with {text[-_LONGEST_EXCERPT:]!r}",
-        transient=code in self._config.retry_exit_codes,
+        again=code in self._config.retry_exit_codes,
       )
     try:
       text = stdout.decode()
     except UnicodeDecodeError:
       return failed(f"standard output, {len(stdout)} bytes, is not UTF-8")
     read = "exit status 0, standard output"
+    if self._path:
+      return self._by_path(text, read)
+    if (told := told_errors.of_text(text)) is not None:
+      raise told
     if self._regex:
       # Left behind at the deadline, a search ends by itself.
       found = await threads.call(_last, self._regex, text, self._timeout_s)
@@ -154,21 +162,20 @@ class CliAgent:
           f" in {len(text)} characters"
         )
       group = 1 if self._regex.groups else 0
-      return answered(found[group], f"{read}, last match of output_regex")
-    if self._path:
-      return self._by_path(text, read)
+      attempt = answered(found[group], f"{read}, last match of output_regex")
+      return dataclasses.replace(attempt, said=text)
     return answered(text, read)
 
   def _by_path(self, text: str, read: str) -> Attempt:
     where = f"{read}, JSON, answer at {self._config.output_path}"
     try:
-      return answered(answer_at(json.loads(text), self._path), where)
+      value = json.loads(text)
     except (ValueError, RecursionError):
+      if (told := told_errors.of_text(text)) is not None:
+        raise told from None
       return failed(f"{where}: {len(text)} characters that are not valid JSON")
-    except ErrorTold as error:
-      return failed(f"{read} with an error: {error}")
-    except paths.NoSuchPath as error:
-      return failed(f"{where}: {error}")
+    check_failure(value, self._failure, read)
+    return answered(answer_at(value, self._path, read, where), where)
 
   async def aclose(self) -> None:
     await self._groups.aclose()

@@ -16,6 +16,10 @@ from atlas_jax.serving.http import MOST_BYTES
 
 PROMPT = "{prompt}"
 PROMPT_FILE = "{prompt_file}"
+_SECRET = (
+  "looks like a secret, and a config is written to files: write ${VARIABLE} and"
+  " set it in the environment"
+)
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _SHELLS = ("sh", "bash", "dash", "ash", "zsh", "ksh", "fish")
 _SHELL_COMMAND = re.compile(r"-[a-zA-Z]*c[a-zA-Z]*")
@@ -43,9 +47,11 @@ class HttpAgentConfig:
   query: dict = field(default_factory=dict)
   body: dict = field(default_factory=dict)  # empty: no body
   answer: str | None = None  # path; None: the whole reply is the answer
+  failure_path: str | None = None  # path; what stands there is a failure
   finish_reason: str | None = None  # path
   prompt_tokens: str | None = None  # path
   completion_tokens: str | None = None  # path
+  total_tokens: str | None = None  # path; it may hold hidden thinking
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,7 @@ class CliAgentConfig:
   env: tuple[str, ...] = ()  # variables that the command gets, beside PATH, ...
   output_regex: str | None = None  # the last match (its group 1) is the answer
   output_path: str | None = None  # stdout is JSON, the answer is at this path
+  failure_path: str | None = None  # beside it; what stands there is a failure
   # Failures that pass by; 75 is EX_TEMPFAIL of sysexits.h.
   retry_exit_codes: tuple[int, ...] = (75,)
 
@@ -111,6 +118,8 @@ class AgentConfig:
   concurrency: int = 8  # prompts under way at one time
   # Of a reply, of a command's output; more is an error, and is not read.
   max_response_bytes: int = MOST_BYTES
+  # Found in what the agent says, it is a failure and no answer.
+  failure_regex: str | None = None
   http: HttpAgentConfig = HttpAgentConfig()
   python: PythonAgentConfig = PythonAgentConfig()
   cli: CliAgentConfig = CliAgentConfig()
@@ -138,6 +147,7 @@ def problems(config: AgentConfig, where: str) -> Iterator[str]:
   for key in ("concurrency", "max_response_bytes"):
     if getattr(config, key) < 1:
       yield f"{where}.{key}={getattr(config, key)} must be at least 1"
+  yield from _regex(config.failure_regex, f"{where}.failure_regex")
   rules = _RULES[config.kind]
   yield from rules(getattr(config, config.kind), f"{where}.{config.kind}")
 
@@ -155,10 +165,8 @@ def _http(http: HttpAgentConfig, where: str) -> Iterator[str]:
       f"{where}.url holds a user or password; put it into"
       f" {where}.headers.Authorization as ${{VARIABLE}}"
     )
-  else:
-    inside = urllib.parse.parse_qs(parts.query)
-    flat = {name: "".join(values) for name, values in inside.items()}
-    yield from _secrets(flat, f"{where}.url")
+  elif secret_names.in_text(url):
+    yield f"{where}.url {_SECRET}"
   if not http.method.isalpha() or not http.method.isupper():
     yield f"{where}.method={http.method!r} must be such as GET or POST"
   for name, value in http.headers.items():
@@ -179,17 +187,12 @@ def _http(http: HttpAgentConfig, where: str) -> Iterator[str]:
 def _secrets(template, where: str) -> Iterator[str]:
   """A line for each text, at any depth, that is a secret by its name."""
   for path, name, value in secret_names.named(template):
-    if (
-      isinstance(value, str)
-      and value
-      and (secret_names.is_secret(name) or secret_names.KEY.search(value))
-      and "${" not in value
-      and PROMPT not in value
-    ):
-      yield (
-        f"{where}{path} looks like a secret, and a config is written to files:"
-        " write ${VARIABLE} and set it in the environment"
-      )
+    if not isinstance(value, str):
+      value = ""
+    template = "${" in value or PROMPT in value
+    by_name = value and secret_names.is_secret(name) and not template
+    if by_name or secret_names.in_text(value):
+      yield f"{where}{path} {_SECRET}"
 
 
 def _python(python: PythonAgentConfig, where: str) -> Iterator[str]:
@@ -228,11 +231,16 @@ def _cli(cli: CliAgentConfig, where: str) -> Iterator[str]:
       )
   if cli.output_regex is not None and cli.output_path is not None:
     yield f"{where}.output_regex and {where}.output_path exclude each other"
-  if cli.output_regex is not None:
-    try:
-      regex.compile(cli.output_regex)
-    except regex.error as error:
-      yield f"{where}.output_regex={cli.output_regex!r}: {error}"
+  if cli.failure_path is not None and cli.output_path is None:
+    yield f"{where}.failure_path needs {where}.output_path: both read JSON"
+  yield from _regex(cli.output_regex, f"{where}.output_regex")
+
+
+def _regex(pattern: str | None, where: str) -> Iterator[str]:
+  try:
+    regex.compile(pattern or "")
+  except regex.error as error:
+    yield f"{where}={pattern!r}: {error}"
 
 
 def _command_of_shell(argv: tuple[str, ...]) -> str | None:

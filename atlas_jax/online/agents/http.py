@@ -8,12 +8,10 @@ import aiohttp
 from atlas_jax.online.agents import paths
 from atlas_jax.online.agents.asking import (
   Attempt,
-  ErrorTold,
   answer_at,
   answered,
+  check_failure,
   failed,
-  may_pass,
-  retry_after_s,
 )
 from atlas_jax.online.agents.config import PROMPT, AgentConfig
 from atlas_jax.online.agents.credentials import (
@@ -21,9 +19,11 @@ from atlas_jax.online.agents.credentials import (
   each_string,
   masked,
 )
+from atlas_jax.online.retrying import refused
 from atlas_jax.serving import http
 
-_PATHS = ("answer", "finish_reason", "prompt_tokens", "completion_tokens")
+_COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
+_PATHS = ("answer", "failure_path", "finish_reason", *_COUNTS)
 
 
 class HttpAgent:
@@ -83,22 +83,16 @@ class HttpAgent:
     except (aiohttp.ClientError, OSError) as error:
       # A URL that is not valid stays so; anything else may pass.
       lasting = isinstance(error, aiohttp.InvalidURL | http.Untaken)
-      return failed(f"{type(error).__name__}: {error}", transient=not lasting)
+      return failed(f"{type(error).__name__}: {error}", again=not lasting)
     if response.status // 100 != 2:
-      return self._refused(response, content)
+      text = content.decode("utf-8", "replace").strip()
+      raise refused(response.status, text, response.headers)
     return self._read(response, content)
-
-  def _refused(self, response, content: bytes) -> Attempt:
-    return failed(
-      f"HTTP {response.status}: {content.decode('utf-8', 'replace').strip()}",
-      transient=may_pass(response.status),
-      retry_after_s=retry_after_s(response.headers.get("Retry-After")),
-    )
 
   def _read(self, response, content: bytes) -> Attempt:
     status = f"HTTP {response.status}"
     if not content.strip():
-      return failed(f"{status} with an empty body", transient=True)
+      return failed(f"{status} with an empty body", again=True)
     if not self._paths:
       return _whole(content, status)
     try:
@@ -108,26 +102,20 @@ class HttpAgent:
       return failed(
         f"{status}, {len(content)} bytes of {response.content_type} that are"
         f" not valid JSON ({type(error).__name__})",
-        transient=True,
+        again=True,
       )
+    check_failure(value, self._paths.get("failure_path"), status)
     if "answer" in self._paths:
       read = f"{status}, JSON, answer at {self._config.answer}"
-      try:
-        text = answer_at(value, self._paths["answer"])
-      except ErrorTold as error:
-        return failed(f"{status} with an error: {error}", transient=True)
-      except paths.NoSuchPath as error:
-        return failed(f"{read}: {error}")
+      text = answer_at(value, self._paths["answer"], status, read)
     else:
       text, read = whole, f"{status}, the whole body"
-    found = {name: _optional(value, self._paths, name) for name in _PATHS}
-    reason = found["finish_reason"]
+    reason = _optional(value, self._paths, "finish_reason")
     return answered(
       text,
       read,
       finish_reason=None if reason is None else str(reason),
-      prompt_tokens=found["prompt_tokens"],
-      completion_tokens=found["completion_tokens"],
+      usage={name: _optional(value, self._paths, name) for name in _COUNTS},
       empty_is_transient=True,
     )
 

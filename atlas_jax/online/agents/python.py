@@ -12,8 +12,8 @@ import sys
 from asyncio.subprocess import PIPE
 from collections.abc import Callable
 
+from atlas_jax import targets
 from atlas_jax.online import threads
-from atlas_jax.online.agents import targets
 from atlas_jax.online.agents.asking import Attempt, answered, failed
 from atlas_jax.online.agents.config import AgentConfig
 from atlas_jax.online.agents.credentials import Credentials
@@ -97,7 +97,7 @@ class OwnProcess:
     self._idle.append(process)
     if kind == "answer":
       return _returned(value)
-    return failed(value, transient=kind == "transient")
+    return failed(value, again=kind == "transient")
 
   async def _ready(self) -> asyncio.subprocess.Process:
     while self._idle:
@@ -146,7 +146,7 @@ def described(error: BaseException) -> tuple[str, bool]:
 def raised(error: BaseException) -> Attempt:
   """The attempt in which the function raised `error`."""
   text, transient = described(error)
-  return failed(text, transient=transient)
+  return failed(text, again=transient)
 
 
 def _returned(value) -> Attempt:

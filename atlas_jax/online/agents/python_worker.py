@@ -11,7 +11,7 @@ import json
 import os
 import sys
 
-from atlas_jax.online.agents import targets
+from atlas_jax import targets
 from atlas_jax.online.agents.python import described
 
 

@@ -1,14 +1,12 @@
 """Agents behind the OpenAI Responses API."""
 
 from atlas_jax.config import ConfigError
-from atlas_jax.online import httpx_policy
+from atlas_jax.online import httpx_policy, told_errors
 from atlas_jax.online.agents.asking import (
   Attempt,
   answered,
   failed,
   late,
-  may_pass,
-  retry_after_s,
 )
 from atlas_jax.online.agents.config import AgentConfig
 from atlas_jax.online.agents.credentials import (
@@ -17,6 +15,7 @@ from atlas_jax.online.agents.credentials import (
   each_string,
   masked,
 )
+from atlas_jax.online.retrying import refused
 
 _TRANSIENT_CODES = ("server_error", "rate_limit_exceeded")
 
@@ -82,14 +81,10 @@ class ResponsesAgent:
       return late("no answer at the client's deadline")
     except openai.APIConnectionError as error:
       cause = error.__cause__ or error
-      return failed(f"{type(cause).__name__}: {cause}", transient=True)
+      return failed(f"{type(cause).__name__}: {cause}", again=True)
     except openai.APIStatusError as error:
-      status = error.status_code
-      return failed(
-        f"HTTP {status}: {error.message}",
-        transient=may_pass(status),
-        retry_after_s=retry_after_s(error.response.headers.get("Retry-After")),
-      )
+      headers = error.response.headers
+      raise refused(error.status_code, error.message, headers) from None
     except (
       openai.OpenAIError,
       ValueError,
@@ -99,13 +94,13 @@ class ResponsesAgent:
       # Not JSON, or options that the client does not know.
       return failed(
         f"{type(error).__name__}: {error}",
-        transient=not isinstance(error, TypeError),
+        again=not isinstance(error, TypeError),
       )
     try:
       return _read(response)
     except (AttributeError, TypeError) as error:
       # The client builds what it is sent unchecked: anything may be missing.
-      return failed(f"the reply is no response: {error}", transient=True)
+      return failed(f"the reply is no response: {error}", again=True)
 
   async def aclose(self) -> None:
     await self._client.close()
@@ -114,14 +109,17 @@ class ResponsesAgent:
 def _read(response) -> Attempt:
   output = getattr(response, "output", None)
   if not isinstance(output, list):
-    return failed("the reply is no response: it has no output", transient=True)
+    body = {} if isinstance(response, str) else response.to_dict()
+    if (told := told_errors.of_json(body, "HTTP 200")) is not None:
+      raise told
+    return failed("the reply is no response: it has no output", again=True)
   status = response.status
-  if status in ("failed", "cancelled"):
+  if status in ("failed", "cancelled") or response.error:
     code = getattr(response.error, "code", None)
     message = getattr(response.error, "message", "")
     return failed(
       f"response {status}: {code}: {message}",
-      transient=code in _TRANSIENT_CODES,
+      again=code in _TRANSIENT_CODES,
     )
   if status not in ("completed", "incomplete"):
     return failed(f"the response is {status!r}, not completed")
@@ -142,7 +140,6 @@ def _read(response) -> Attempt:
     response.output_text,
     f"response {status}, output_text of {len(output)} output items",
     finish_reason=reason,
-    prompt_tokens=usage and usage.input_tokens,
-    completion_tokens=usage and usage.output_tokens,
+    usage=usage and usage.model_dump(),
     empty_is_transient=True,
   )

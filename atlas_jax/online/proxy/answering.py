@@ -6,7 +6,8 @@
   3. the upstream answers under the teaching, or else to the unaided template;
      a stream is handed on piece by piece;
   4. where the guided request fails before anything was handed on (a status of
-     400 or more, a connection that breaks), the unaided one follows, once.
+     400 or more, a connection that breaks, an error or no word with HTTP 200),
+     the unaided one follows, once.
      Not after 401, 403 and 429, which are no fault of the teaching, nor after
      a timeout: nobody waits twice for an upstream that says nothing.
 The header x-atlas-teaching says which it was.
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 import aiohttp
 from aiohttp import web
 
+from atlas_jax.online.chat_json import begins_well, is_answer
 from atlas_jax.online.outcomes import place
 from atlas_jax.online.proxy import errors
 from atlas_jax.online.proxy.breaker import Breaker
@@ -30,7 +32,6 @@ from atlas_jax.online.proxy.chats import BadRequest, Chat, read_chat
 from atlas_jax.online.proxy.config import ProxyConfig
 from atlas_jax.online.proxy.counters import Counters
 from atlas_jax.online.proxy.endpoint import Endpoint
-from atlas_jax.online.proxy.hiding import Hiding
 from atlas_jax.online.proxy.teaching import find_teaching
 from atlas_jax.teaching.prompts import Prompts
 
@@ -40,6 +41,7 @@ HEADER = "x-atlas-teaching"
 _HANDED_ON = ("Retry-After", "x-request-id")
 # Of the client's key or of its pace, not of the teaching.
 _NOT_THE_TEACHINGS_FAULT = (401, 403, 429)
+_LONGEST_START = 1 << 16  # bytes of a stream that say nothing
 # The event after which a client may leave at once: nothing comes any more.
 _DONE = re.compile(rb"[\r\n]data: ?\[DONE\]")
 
@@ -58,7 +60,6 @@ class Answering:
   teacher: Endpoint
   breaker: Breaker
   counters: Counters
-  hiding: Hiding
 
   @contextlib.contextmanager
   def timed(self, stage: str) -> Iterator[None]:
@@ -83,7 +84,7 @@ class Answering:
         data, self.config.max_question_bytes, self.config.extra_fields
       )
     except BadRequest as bad:
-      raise errors.refused(400, str(bad), "invalid_request_error") from None
+      raise errors.Refused(400, str(bad)) from None
     if chat.question is None:
       self.counters.passed.labels(chat.reason).inc()
       how, body = "passed_through", chat.body
@@ -124,8 +125,7 @@ class Answering:
           self.counters.tokens.labels(stage).inc(reply.completion_tokens or 0)
     if how != "taught":
       return how, self._alone(chat)
-    teaching = self.hiding.in_text(taught.teaching)
-    fields = {"question": chat.question, "teaching": teaching}
+    fields = {"question": chat.question, "teaching": taught.teaching}
     prompt = self.prompts.render("student_with_teaching", fields)
     return how, chat.with_prompt(prompt)
 
@@ -149,14 +149,16 @@ class Answering:
         kinds = (errors.JSON, errors.EVENTS) if chat.stream else (errors.JSON,)
         errors.check_known(answer, *kinds)
         for name in _HANDED_ON:
-          if name in answer.headers:
-            headers[name] = self.hiding.in_text(answer.headers[name])
+          value = answer.headers.get(name, "")
+          if value and value.isascii() and value.isprintable():
+            headers[name] = self.upstream.hiding.in_text(value)
         if answer.status == 200 and answer.content_type == errors.EVENTS:
           headers["Content-Type"] = errors.EVENTS
           response = web.StreamResponse(headers=headers)
-          lines = self.upstream.lines(answer)
-          pieces = (await self.hiding.in_body(line) async for line in lines)
+          pieces = self.upstream.lines(answer)
           first = await anext(pieces, None)
+          if how == "taught":
+            first = await _begun(first, pieces)
           ended = await _stream(request, first, pieces, response)
           return ended or how, response
         content = await self.upstream.read(answer)
@@ -167,9 +169,27 @@ class Answering:
       response = errors.no_answer(reason)
       response.headers.update(headers)
       return "failed", response
-    content = await self.hiding.in_body(content, answer.status)
+    odd = answer.status == 200 and how != "passed_through"
+    odd = odd and not is_answer(content)
+    if odd and how == "taught":
+      raise _GuidedFailed
     response = errors.handed_on(answer.status, content, headers)
-    return "failed" if response.status >= 400 else how, response
+    return "failed" if odd or response.status >= 400 else how, response
+
+
+async def _begun(first: bytes | None, pieces: AsyncIterator[bytes]) -> bytes:
+  """The stream up to its first word.
+
+  Raises:
+    _GuidedFailed: it begins with an error, or has no word.
+  """
+  while first is not None:
+    well = begins_well(first)
+    if well or (well is None and len(first) > _LONGEST_START):
+      return first
+    more = None if well is False else await anext(pieces, None)
+    first = None if more is None else first + more
+  raise _GuidedFailed
 
 
 async def _stream(

@@ -6,7 +6,6 @@ is logged.
 """
 
 import asyncio
-import functools
 import hmac
 import logging
 import time
@@ -36,6 +35,9 @@ from atlas_jax.serving import http
 from atlas_jax.teaching.prompts import Prompts
 
 log = logging.getLogger(__name__)
+_UNKNOWN = (
+  "only POST /v1/chat/completions, GET /v1/models, /health, /metrics are here"
+)
 _HEALTH_KEPT_S = 1.0  # /health asks the servers no more often
 
 
@@ -50,7 +52,7 @@ def serve(config: ProxyConfig, environ: Mapping[str, str]) -> None:
     ConfigError, PromptError: the config cannot work, or its port is not free.
   """
   check(config)
-  connections.reserve_files(config)
+  connections.reserve_files()
   app = make_app(config, read_prompts(config), read_keys(config, environ))
   log.info(
     "http://%s:%d/v1 puts %s before %s",
@@ -69,24 +71,14 @@ def make_app(
 ) -> web.Application:
   """The application, to be served by connections.listening."""
   proxy = _Proxy(config, Prompts(prompts), keys)
-  app = web.Application()
+  app = web.Application(middlewares=[proxy.enter])
   app[connections.BUSY] = proxy.busy
   app.cleanup_ctx.append(proxy.connected)
-
-  def entered(handler):
-    return functools.partial(proxy.enter, handler)
-
-  app.router.add_post("/v1/chat/completions", entered(proxy.chat))
-  app.router.add_get("/v1/models", entered(proxy.models))
-  app.router.add_get("/health", entered(proxy.health))
-  app.router.add_get("/metrics", entered(proxy.metrics))
-  app.router.add_route("*", "/{path:.*}", entered(proxy.unknown))
+  app.router.add_post("/v1/chat/completions", proxy.chat)
+  app.router.add_get("/v1/models", proxy.models)
+  app.router.add_get("/health", proxy.health)
+  app.router.add_get("/metrics", proxy.metrics)
   return app
-
-
-def _wrong_key() -> errors.Refused:
-  message = "the API key is missing or wrong"
-  return errors.refused(401, message, "invalid_api_key")
 
 
 class _Proxy:
@@ -104,24 +96,25 @@ class _Proxy:
 
   async def connected(self, app) -> AsyncIterator[None]:
     """Holds the connections while the application runs."""
-    c = self._config
+    c, hiding = self._config, Hiding(self._keys)
     async with http.open_session(
       connect_timeout_s=c.connect_timeout_s,
       silence_timeout_s=c.silence_timeout_s,
+      answer_timeout_s=c.answer_timeout_s,
     ) as s:
       self._answering = Answering(
         c,
         self._prompts,
-        Endpoint(s, "upstream", c, self._keys),
-        Endpoint(s, "teacher", c, self._keys),
+        Endpoint(s, "upstream", c, self._keys, hiding),
+        Endpoint(s, "teacher", c, self._keys, hiding),
         self._breaker,
         self._counters,
-        Hiding(self._keys),
       )
       yield
 
-  async def enter(self, handler, request: web.Request) -> web.StreamResponse:
-    """Refuses what comes from no client; what the proxy refuses ends here."""
+  @web.middleware
+  async def enter(self, request: web.Request, handler) -> web.StreamResponse:
+    """Refuses what comes from no client; what is refused ends here."""
     connection = request.protocol
     self.busy.add(connection)
     try:
@@ -129,9 +122,12 @@ class _Proxy:
       doors.check_sender(request, self._config, keyless=keyless)
       return await handler(request)
     except errors.Refused as refused:
+      response = errors.error(*refused.args)
       if not request.content.is_eof():
-        refused.response.force_close()  # the rest of the body is not read
-      return refused.response
+        response.force_close()  # the rest of the body is not read
+      return response
+    except web.HTTPException:  # there is no such path, or method of it
+      return errors.error(404, _UNKNOWN)
     finally:
       self.busy.discard(connection)
 
@@ -144,7 +140,7 @@ class _Proxy:
 
   def _check_key(self, request: web.Request) -> None:
     if self._keys.client is not None and not self._knows_key(request):
-      raise _wrong_key()
+      raise errors.Refused(*errors.WRONG_KEY)
 
   def _may_look(self, request: web.Request) -> bool:
     """Whether one sees counts and states; without a key: on this machine."""
@@ -154,7 +150,7 @@ class _Proxy:
 
   def _check_room(self) -> None:
     if self._under_way >= self._config.max_concurrency:
-      raise errors.full()
+      raise errors.Refused(*errors.FULL)
 
   def _authorization(self, request: web.Request) -> str | None:
     if not self._config.upstream.forward_authorization:
@@ -180,8 +176,8 @@ class _Proxy:
       outcome = "cancelled"
       raise
     except RecursionError:  # what could be read may be too deep to be written
-      outcome, message = "refused", "the body is nested too deeply"
-      return errors.error(400, message, "invalid_request_error")
+      outcome = "refused"
+      return errors.error(400, "the body is nested too deeply")
     except Exception as error:
       # Its words may be of a question.
       log.error("a chat failed: %s", place(error))
@@ -212,7 +208,6 @@ class _Proxy:
       )
     except (aiohttp.ClientError, TimeoutError) as reason:
       return errors.no_answer(reason)
-    body = await self._answering.hiding.in_body(body, status)
     return errors.handed_on(status, body, {})
 
   async def _ask_states(self) -> tuple[str, str]:
@@ -261,17 +256,9 @@ class _Proxy:
 
   async def metrics(self, request: web.Request) -> web.Response:
     if not self._may_look(request):
-      raise _wrong_key()
+      raise errors.Refused(*errors.WRONG_KEY)
     self._counters.circuit_open.set(self._breaker.state != "closed")
     return web.Response(
       body=self._counters.text(),
       headers={"Content-Type": self._counters.content_type},
-    )
-
-  async def unknown(self, request: web.Request) -> web.Response:
-    return errors.error(
-      404,
-      f"no {request.method} {request.path} here; POST /v1/chat/completions,"
-      " GET /v1/models, /health, /metrics",
-      "invalid_request_error",
     )

@@ -44,7 +44,7 @@ class Bodies:
       held += size
       self._held += size
       if self._held > self._most:
-        raise errors.full()
+        raise errors.Refused(*errors.FULL)
 
     try:
       try:
@@ -53,15 +53,15 @@ class Bodies:
             body += piece
             hold(len(piece))
             if len(body) > self._largest:
-              message = f"the body is over {self._largest} bytes"
-              raise errors.refused(413, message, "invalid_request_error")
+              reason = f"the body is over {self._largest} bytes"
+              raise errors.Refused(413, reason)
       except TimeoutError:
-        message = f"the body took over {self._deadline_s:g} s"
-        raise errors.refused(408, message, "invalid_request_error") from None
+        reason = f"the body took over {self._deadline_s:g} s"
+        raise errors.Refused(408, reason) from None
       parts = chat_json.parts_of(body)
       if parts > chat_json.MOST_PARTS:
-        message = f"the body has over {chat_json.MOST_PARTS} values"
-        raise errors.refused(413, message, "invalid_request_error")
+        reason = f"the body has over {chat_json.MOST_PARTS} values"
+        raise errors.Refused(413, reason)
       hold(_OF_A_BYTE * len(body) + _OF_A_PART * parts)
       yield bytes(body)
     finally:

@@ -93,6 +93,8 @@ def read_chat(
     or not all(isinstance(message, dict) for message in messages)
   ):
     raise BadRequest("'messages' must be a list of at least one message")
+  if not isinstance(body.get("stream"), bool | None):
+    raise BadRequest("'stream' must be true or false")
   unknown = [k for k in body if k not in _FIELDS and k not in extra_fields]
   if unknown:
     raise BadRequest(

@@ -5,7 +5,7 @@
 2. who sends no whole head of a request in idle_timeout_s is closed, and who
    takes nothing of an answer in write_timeout_s (where the system has
    TCP_USER_TIMEOUT: Linux), which ends the upstream's work too;
-3. the open files that this takes are reserved at the start;
+3. the process may open as many files as the system allows;
 4. of a record of the web framework its kind is logged, once a minute: its
    words repeat what was sent, keys and questions among it.
 """
@@ -21,7 +21,6 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from atlas_jax.config import ConfigError
 from atlas_jax.online.proxy.config import ProxyConfig
 
 _LIBRARIES = ("server", "web", "client", "internal", "access", "websocket")
@@ -30,7 +29,6 @@ _AGAIN_S = 60.0
 # The rest of a refused body is thrown away for so long: a client that is
 # still sending when the connection closes never reads why.
 _LINGER_S = 1.0
-_SPARE_FILES = 256
 
 # The connections whose requests are being answered: the handlers keep it.
 BUSY = web.AppKey("busy", set)
@@ -60,24 +58,10 @@ class _NoRoom(asyncio.Protocol):
     transport.abort()
 
 
-def reserve_files(config: ProxyConfig) -> None:
-  """Lets this process open the files that the config may take.
-
-  Raises:
-    ConfigError: the system does not.
-  """
-  # A connection may ask for the models, a chat holds two servers.
-  held = 2 * (config.max_connections + config.max_concurrency)
-  needed = held + _SPARE_FILES
-  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-  if resource.RLIM_INFINITY != hard < needed:
-    raise ConfigError(
-      f"config.max_connections={config.max_connections} and"
-      f" config.max_concurrency={config.max_concurrency} take {needed} open"
-      f" files, the system allows {hard} (ulimit -Hn): lower them"
-    )
-  if resource.RLIM_INFINITY != soft < needed:
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+def reserve_files() -> None:
+  """Lets this process open as many files as the system allows it."""
+  _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def serve_until_told(app: web.Application, config: ProxyConfig) -> None:
@@ -117,7 +101,7 @@ async def listening(
       oldest.force_close()
     return runner.server()
 
-  wordless = _Wordless()
+  wordless, most = _Wordless(), int(1000 * config.write_timeout_s)
   for name in _LOGGERS:
     logging.getLogger(name).addFilter(wordless)
   runner = web.AppRunner(
@@ -136,18 +120,11 @@ async def listening(
     )
     with contextlib.closing(door):
       for listener in door.sockets:
-        _set_write_timeout(listener, config.write_timeout_s)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # for all that it accepts
+          listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, most)
       await door.start_serving()
       yield door
   finally:
     await runner.cleanup()
     for name in _LOGGERS:
       logging.getLogger(name).removeFilter(wordless)
-
-
-def _set_write_timeout(listener, timeout_s: float) -> None:
-  """For all connections that are made at a listening socket."""
-  if hasattr(socket, "TCP_USER_TIMEOUT"):
-    listener.setsockopt(
-      socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * timeout_s)
-    )

@@ -22,7 +22,7 @@ from atlas_jax.online.proxy import errors
 from atlas_jax.online.proxy.config import ProxyConfig
 
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([\w.-]+))(?::\d{1,5})?", re.I | re.A)
-_OWN_PAGE = ("same-origin", "none")
+_OWN_PAGE = {"same-origin", "none"}
 
 
 def check_sender(
@@ -34,7 +34,7 @@ def check_sender(
     Refused
   """
   if not request.raw_path.startswith("/"):
-    raise _refused(400, "the target must be a path")
+    raise errors.Refused(400, "the target must be a path")
   if not keyless:
     return
   host = request.headers.get("Host", "")
@@ -43,11 +43,13 @@ def check_sender(
   if not is_loopback(name) and name not in map(
     str.lower, (config.host, *config.allowed_hosts)
   ):
-    raise _refused(403, "Host names neither this machine nor an allowed host")
+    raise errors.Refused(
+      403, "Host names neither this machine nor an allowed host"
+    )
   origin = request.headers.getall("Origin", ())
-  site = request.headers.get("Sec-Fetch-Site", "none")
-  if set(origin) - {f"http://{host}"} or site not in _OWN_PAGE:
-    raise _refused(403, "web pages of other sites may not ask")
+  sites = request.headers.getall("Sec-Fetch-Site", ())
+  if set(origin) - {f"http://{host}"} or set(sites) - _OWN_PAGE:
+    raise errors.Refused(403, "web pages of other sites may not ask")
 
 
 def check_body(request: web.Request) -> None:
@@ -57,10 +59,6 @@ def check_body(request: web.Request) -> None:
     Refused
   """
   if request.content_type != "application/json":
-    raise _refused(415, "Content-Type must be application/json")
+    raise errors.Refused(415, "Content-Type must be application/json")
   if request.headers.get("Content-Encoding", "identity") != "identity":
-    raise _refused(415, "the body must not be compressed")
-
-
-def _refused(status: int, message: str) -> errors.Refused:
-  return errors.refused(status, message, "invalid_request_error")
+    raise errors.Refused(415, "the body must not be compressed")

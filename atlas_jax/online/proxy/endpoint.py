@@ -15,6 +15,7 @@ import aiohttp
 from atlas_jax.online.chat_json import answer_of, judged, parsed
 from atlas_jax.online.proxy import errors
 from atlas_jax.online.proxy.config import Keys, ProxyConfig
+from atlas_jax.online.proxy.hiding import Hiding
 from atlas_jax.online.replies import Reply
 from atlas_jax.online.retrying import CallFailed
 from atlas_jax.online.url_calls import base_of
@@ -32,6 +33,7 @@ class Endpoint:
     config: the address, and how it is asked. Where a model is named, that
       takes the place of the one in a body.
     keys: one of that name is its bearer token.
+    hiding: takes all of them out of all that the server says.
   """
 
   def __init__(
@@ -40,14 +42,15 @@ class Endpoint:
     name: str,
     config: ProxyConfig,
     keys: Keys,
+    hiding: Hiding,
   ):
+    self.hiding = hiding
     self._session = session
     self._name = name
     self._config = getattr(config, name)
     self._url = base_of(self._config.url)
     self._key = getattr(keys, name)
     self._most = config.max_response_bytes
-    self._answer_s = config.answer_timeout_s
     self._told: set[int | type] = set()
 
   def _headers(self, authorization: str | None) -> dict[str, str]:
@@ -73,15 +76,13 @@ class Endpoint:
     return http.request(self._session, "POST", url, json=body, headers=headers)
 
   async def read(self, response: aiohttp.ClientResponse) -> bytes:
-    """The whole body of an answer.
+    """The whole body of an answer, without keys.
 
     Raises:
       aiohttp.ClientError, TimeoutError: it broke off, or is too large.
     """
-    if response.content.is_eof():  # it is here, as most are: no clock is set
-      return await http.read(response, self._most)
-    async with asyncio.timeout(self._answer_s):
-      return await http.read(response, self._most)
+    content = await http.read(response, self._most)
+    return await self.hiding.in_body(content, response.status)
 
   async def lines(
     self, response: aiohttp.ClientResponse
@@ -92,20 +93,17 @@ class Endpoint:
       aiohttp.ClientError, TimeoutError: it broke off, or a line has no end.
     """
     rest = bytearray()
-    until = time.monotonic() + self._answer_s
     async for piece in response.content.iter_any():
-      if time.monotonic() > until:
-        raise TimeoutError
       end = 1 + max(piece.rfind(b"\n"), piece.rfind(b"\r"))
       rest += piece[:end]
       if end:
-        yield bytes(rest)
+        yield await self.hiding.in_body(bytes(rest))
         rest.clear()
       rest += piece[end:]
       if len(rest) > self._most:
         raise http.TooLarge(self._most)
     if rest:
-      yield bytes(rest)
+      yield await self.hiding.in_body(bytes(rest))
 
   async def models(
     self, timeout_s: float, authorization: str | None = None
@@ -122,7 +120,7 @@ class Endpoint:
         http.request(self._session, "GET", url, headers=headers) as response,
       ):
         errors.check_known(response, errors.JSON)
-        return response.status, await http.read(response, self._most)
+        return response.status, await self.read(response)
     except http.Redirected as error:
       self.log_once(error)
       raise
@@ -146,7 +144,11 @@ class Endpoint:
         self.post(self._worded(body), authorization) as response,
       ):
         status = response.status
-        fields = _read(status, await http.read(response, self._most))
+        content = await self.read(response)
+        if authorization is not None:  # of a client: a key that is not ours
+          hide = Hiding(Keys(client=authorization.partition(" ")[2]))
+          content = await hide.in_body(content, status)
+        fields = _read(status, content)
         self._tell(status)
     except TimeoutError:
       fields = {"status": "timeout"}
@@ -201,6 +203,6 @@ def _read(status: int, content: bytes) -> dict:
     how = judged(answer, 0, accept_cut=True)
   except CallFailed as why:
     # One who declines a question is well, and has said nothing.
-    how = why.status if why.again else "empty"
+    how = "empty" if why.declined else why.status
     return {"status": how, "error": str(why), **tokens}
   return {"status": how, "text": answer.text or "", **tokens}

@@ -16,7 +16,6 @@ _KNOWN = (
   *(500, 501, 502, 503, 504, 529),
 )
 JSON, EVENTS = "application/json", "text/event-stream"
-_RETRY_AFTER_S = "1"  # for those who come while the proxy is full
 
 
 class Strange(http.Untaken):
@@ -24,29 +23,22 @@ class Strange(http.Untaken):
 
 
 class Refused(Exception):
-  """The proxy itself says no; `response` is what the client is told."""
-
-  def __init__(self, response: web.Response):
-    super().__init__(response.status)
-    self.response = response
+  """The proxy itself says no; its arguments are those of `error`."""
 
 
-def error(status: int, message: str, kind: str) -> web.Response:
+WRONG_KEY = (401, "the API key is missing or wrong", "invalid_api_key")
+FULL = (429, "the proxy is full", "rate_limit_exceeded", {"Retry-After": "1"})
+
+
+def error(
+  status: int,
+  message: str,
+  kind: str = "invalid_request_error",
+  headers: Mapping[str, str] | None = None,
+) -> web.Response:
   """An error response of ours."""
   body = {"message": message, "type": kind, "param": None, "code": None}
-  return web.json_response({"error": body}, status=status)
-
-
-def refused(status: int, message: str, kind: str) -> Refused:
-  """To be raised; see `error`."""
-  return Refused(error(status, message, kind))
-
-
-def full() -> Refused:
-  """To be raised where there is no place for one more."""
-  reason = refused(429, "the proxy is full", "rate_limit_exceeded")
-  reason.response.headers["Retry-After"] = _RETRY_AFTER_S
-  return reason
+  return web.json_response({"error": body}, status=status, headers=headers)
 
 
 def no_answer(reason: Exception) -> web.Response:
@@ -92,12 +84,10 @@ def handed_on(
     return web.Response(
       body=content, status=status, headers=headers, content_type=JSON
     )
-  text = content.decode(errors="replace").strip()
+  text = content.decode("utf-8-sig", errors="replace").strip()
   # An HTML page is not for a client, and may be long.
   words = text[:_LONGEST] if text and text[0] != "<" else f"HTTP {status}"
-  response = error(status, words, "upstream_error")
-  response.headers.update(headers)
-  return response
+  return error(status, words, "upstream_error", headers)
 
 
 def _has_form(content: bytes) -> bool:

@@ -163,3 +163,26 @@ def test_a_refused_key_is_not_repeated(repo_root):
 def test_what_is_no_agent(repo_root):
   with pytest.raises(ConfigError, match="is str, neither an agents"):
     run("no_agent", None, repo_root)
+
+
+@sdk_missing
+@pytest.mark.parametrize(
+  "answer",
+  [
+    chat_reply("API Error: 500 no answer"),
+    chat_reply('{"is_error": true, "result": "5"}'),
+    {"error": {"message": "overloaded", "code": 503}},
+    {"detail": "Not Found"},
+  ],
+)
+def test_an_error_with_a_good_status_is_no_answer(repo_root, answer):
+  reply, _ = run("calculator", lambda _: answer, repo_root)
+  assert (reply.status, reply.text) == ("error", None)
+
+
+@sdk_missing
+def test_hidden_thinking_is_counted(repo_root):
+  usage = {"prompt_tokens": 2, "completion_tokens": 2, "total_tokens": 523}
+  answer = chat_reply("5") | {"usage": usage}
+  reply, _ = run("calculator", lambda _: answer, repo_root)
+  assert (reply.prompt_tokens, reply.completion_tokens) == (2, 521)

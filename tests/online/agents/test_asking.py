@@ -150,6 +150,7 @@ def test_a_reply_that_no_reader_was_made_for_is_an_error():
     retries=2,
     concurrency=1,
     max_response_bytes=1 << 20,
+    failure_regex=None,
     credentials=Credentials({"SOME_API_KEY": SECRET}),
   )
   reply = ask(agent, "q")

@@ -12,7 +12,9 @@ from tests.hostile_server import (
   Answer,
   Hostile,
   bomb,
+  breaks,
   endless,
+  no_http,
   redirect,
   said,
 )
@@ -37,7 +39,7 @@ def http_agent(url, **common):
   return ask(opened("http", keys, environ=ENVIRON, **common), "PROMPT")
 
 
-def url_model(url):
+def url_model(url, retries=3):
   run = Run(environ={"K": KEY})
   model = run.open(
     kind="url",
@@ -45,7 +47,7 @@ def url_model(url):
     model="m",
     api_key_env="K",
     max_response_bytes=BOUND,
-    retries=3,
+    retries=retries,
   )
   (reply,) = ask_model(model, request("PROMPT"))
   return reply
@@ -91,6 +93,18 @@ def test_a_server_that_repeats_the_key_in_every_way(send):
   assert reply.status == "error" and "***" in reply.error
   for part in (KEY[3:11], KEY[-8:], encoded[8:20], KEY.encode().hex()[8:20]):
     assert part not in reply.error
+
+
+NO_HTTP = no_http(KEY)
+
+
+@BOTH
+@pytest.mark.parametrize("data", NO_HTTP.values(), ids=NO_HTTP)
+def test_what_is_no_http_is_not_repeated(send, data):
+  with Hostile(breaks(data)) as server:
+    reply = send(server.url, retries=0)
+  assert reply.status == "error" and "broke off" in reply.error
+  assert KEY[:4] not in reply.error
 
 
 def test_cookies_of_one_prompt_are_not_of_the_next():

@@ -64,7 +64,7 @@ def test_each_file_builds_and_names_its_kind(kind):
     (
       "http",
       HTTP | {"url": "http://a/b?x=1&access_token=sk-secret"},
-      "config.http.url['access_token'] looks like a secret",
+      "config.http.url looks like a secret",
     ),
     (
       "http",
@@ -105,6 +105,17 @@ def test_each_file_builds_and_names_its_kind(kind):
       ("http", HTTP | changed, "looks like a secret")
       for changed in (
         {"headers": {"X-Custom": "Bearer sk-secret-0123456789"}},
+        *(
+          {"url": f"http://a/b{rest}"}
+          for rest in (
+            *("/sk-secret-0123456789/c", "#sk-secret-0123456789"),
+            *("#access_token=sk-secret", ";api_key=sk-secret"),
+            *("?api%5Fkey=sk-secret", "?q=sk-secret-0123456789"),
+          )
+        ),
+        {"body": {"q": "{prompt} sk-secret-0123456789"}},
+        {"headers": {"X": "${HOME} sk-secret-0123456789"}},
+        {"body": {"q": "{prompt}", "to": "https://h/?token=sk-secret"}},
         {"query": {"q": "{prompt}", "who": "ghp_16C7e42F292c6912E7710c83"}},
         {"body": {"q": "{prompt}", "a": [{"b": "sk-secret-0123456789"}]}},
       )

@@ -46,7 +46,8 @@ def test_text_and_tokens():
     ("half of", "max_output_tokens", "truncated", None),
     (None, "length", "truncated", None),
     ("half of", "abort", "error", "it ended with 'abort'"),
-    ("no", 7, "error", "it ended with '7'"),
+    ("no", 7, "ok", None),
+    (None, 7, "empty", "an answer without text"),
     ("yes", None, "ok", None),
     (None, "stop", "empty", "an answer without text"),
     (" \n", "stop", "empty", "an answer without text"),
@@ -130,3 +131,9 @@ def test_nobody_listens():
     "q",
   )
   assert reply.status == "error" and "Cannot connect" in reply.error
+
+
+def test_a_total_tells_of_hidden_thinking():
+  usage = {"in": 2, "out": 2, "all": 523}
+  reply = reply_to(said("yes", usage=usage), total_tokens="usage.all")
+  assert (reply.prompt_tokens, reply.completion_tokens) == (2, 521)

@@ -156,3 +156,9 @@ def test_the_deadline():
 
   reply, _ = reply_to(answer, timeout_s=0.3)
   assert reply.status == "timeout" and reply.seconds < 20
+
+
+def test_hidden_thinking_is_counted():
+  usage = response_reply("yes")["usage"] | {"total_tokens": 523}
+  reply, _ = reply_to(lambda _: response_reply("yes", usage=usage))
+  assert (reply.prompt_tokens, reply.completion_tokens) == (11, 512)

@@ -1,0 +1,173 @@
+"""Rows of tables, whatever they are written in, with FILE:LINE each.
+
+  FILE                        by its ending: .csv, .tsv, .parquet, .json (an
+                              array or lines); any other: JSON lines
+  DIRECTORY, ORG/NAME[@REV]   the files that `datasets` finds there for a
+                              split; it reads nothing and runs nothing
+
+Numbers keep the digits they are written with: they come as text.
+"""
+
+import csv
+import decimal
+import os
+import pathlib
+from collections.abc import Iterator
+
+from atlas_jax import files, hub
+from atlas_jax.data.problems import DataError
+
+Rows = Iterator[tuple[str, dict]]
+
+
+def rows(path: str, *, name=None, split="train", data_files=None) -> Rows:
+  """('FILE:LINE', row) of a file, or of a split of a directory or data set.
+
+  Args:
+    path: what config.data.path and the like say.
+    name: of one of the tables of a data set that has several.
+    split: its name.
+    data_files: which files of a directory to read, instead of all.
+
+  Raises:
+    DataError: with the file and the line.
+    HubError: there is no such data set.
+  """
+  place = _place(path)
+  if place.is_dir():
+    for file in _files(place, name, split, data_files):
+      yield from _file(file)
+  else:
+    yield from _file(path)
+
+
+def file_of(path: str, name: str) -> str:
+  """`path`, or the one file called `name` in the directory or data set."""
+  place = _place(path)
+  if not place.is_dir():
+    return path
+  found = sorted(place.rglob(name))
+  if len(found) != 1:
+    raise DataError(f"{path}: has {len(found)} files {name}, expected one")
+  return str(found[0])
+
+
+def _place(path: str) -> pathlib.Path:
+  named = hub.is_name(path)
+  return hub.directory(path, "dataset") if named else pathlib.Path(path)
+
+
+def _files(place: pathlib.Path, name, split, data_files) -> list[str]:
+  import datasets
+
+  files.check_directory(place)
+  try:
+    found = datasets.load_dataset_builder(
+      str(place), name=name, data_files=data_files
+    ).config.data_files
+  except Exception as error:  # of its many
+    why = " ".join(str(error).split())[:300]
+    raise DataError(f"{place} cannot be read: datasets says: {why}") from None
+  if split not in found:
+    raise DataError(
+      f"{place}: has no split {split!r}; valid: {', '.join(map(str, found))}"
+    )
+  for file in found[split]:
+    if not pathlib.Path(os.path.abspath(file)).is_relative_to(place.absolute()):
+      raise DataError(f"{place}: {file} of the split {split} lies elsewhere")
+  return found[split]
+
+
+def _file(path: str) -> Rows:
+  kind = pathlib.Path(path).suffix.lower()
+  readers = {".parquet": _parquet, ".json": _json, ".csv": _csv, ".tsv": _csv}
+  return readers[kind](path) if kind in readers else json_lines(path)
+
+
+_NUMBERS = {"parse_float": str, "parse_int": str}
+
+
+def _refuse(constant):
+  raise ValueError(f"{constant} is not a JSON value")
+
+
+def json_lines(path: str | pathlib.Path) -> Rows:
+  """('FILE:LINE', object) for each line that is not blank."""
+  for where, line in files.lines(path, DataError):
+    if line.strip():
+      yield where, row_of(line, where)
+
+
+def row_of(line: bytes, where: str) -> dict:
+  """The object that a line of JSON holds."""
+  return _object(_parse(line, where), where)
+
+
+def _parse(data: bytes, where):
+  return files.parse(data, where, DataError, **_NUMBERS, parse_constant=_refuse)
+
+
+def _object(row, where: str) -> dict:
+  if not isinstance(row, dict):
+    raise DataError(
+      f"{where}: expected an object such as"
+      ' {"question": ..., "answer": ...},'
+      f" got {type(row).__name__}"
+    )
+  return row
+
+
+def _json(path: str) -> Rows:
+  _, first = next(files.lines(path, DataError), ("", b""))
+  if not first.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+    yield from json_lines(path)
+    return
+  for i, row in enumerate(_parse(files.read(path, DataError), path)):
+    yield f"{path}[{i}]", _object(row, f"{path}[{i}]")
+
+
+def _csv(path: str) -> Rows:
+  csv.field_size_limit(files.LONGEST_LINE)
+  where = str(path)
+
+  def text():
+    nonlocal where
+    for where, line in files.lines(path, DataError):  # noqa: B007
+      yield line.decode("utf-8-sig")
+
+  delimiter = "\t" if str(path).lower().endswith(".tsv") else ","
+  try:
+    for row in csv.DictReader(text(), delimiter=delimiter, strict=True):
+      if None in row or None in row.values():
+        raise DataError(f"{where}: not as many fields as the first line has")
+      yield where, row
+  except (csv.Error, UnicodeDecodeError) as error:
+    raise DataError(f"{where}: {error}") from None
+
+
+def _parquet(path: str) -> Rows:
+  import pyarrow
+  from pyarrow import parquet
+
+  try:
+    with parquet.ParquetFile(path) as table:
+      number = 0
+      for batch in table.iter_batches(batch_size=1000):
+        for row in batch.to_pylist():
+          yield f"{path}[{number}]", {k: plain(v) for k, v in row.items()}
+          number += 1
+  except (OSError, pyarrow.ArrowException) as error:
+    why = " ".join(str(error).split())[:300]
+    raise DataError(f"{path}: not a whole Parquet file: {why}") from None
+
+
+def plain(value):
+  """A value of a table as text where it is a text or a number."""
+  if isinstance(value, bytes):
+    return value.decode("utf-8")
+  if isinstance(value, bool):
+    return value
+  number = isinstance(value, (int, float, decimal.Decimal))
+  if number or getattr(value, "ndim", 1) == 0:
+    return str(value)
+  return value

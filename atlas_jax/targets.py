@@ -1,0 +1,96 @@
+"""module:name and path/to/file.py:name: objects that a config names."""
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import pathlib
+import sys
+import traceback
+from collections.abc import Callable
+
+from atlas_jax.config_tree import ConfigError
+
+
+def load(target: str, where: str):
+  """The object that `target` names; its module is imported.
+
+  A file may import its neighbours, after everything else on the path.
+
+  Raises:
+    ConfigError: no such module, file or name, or its import fails.
+  """
+  head, _, name = target.rpartition(":")
+  is_file = head.endswith(".py")
+  try:
+    found = _file(head) if is_file else importlib.import_module(head)
+  except (Exception, SystemExit) as error:
+    file = head if is_file else head.replace(".", "/") + ".py"
+    raise ConfigError(
+      f"{where}={target!r}: {head} does not import: {_said(error, file)}"
+    ) from error
+  for part in name.split("."):
+    if not hasattr(found, part):
+      public = [key for key in vars(found) if not key.startswith("_")]
+      raise ConfigError(
+        f"{where}={target!r}: {head} has no {name!r}; it has"
+        f" {', '.join(public) or 'no public name'}"
+      )
+    found = getattr(found, part)
+  return found
+
+
+def function(target: str, where: str, takes: int) -> Callable:
+  """As load; what cannot be called with `takes` arguments is refused."""
+  found = load(target, where)
+  if not callable(found):
+    raise ConfigError(f"{where}={target!r} is not callable")
+  try:
+    inspect.signature(found).bind(*[None] * takes)
+  except TypeError as error:
+    raise ConfigError(
+      f"{where}={target!r} is called with {takes} arguments: {error}"
+    ) from None
+  except ValueError:  # a builtin that does not say
+    pass
+  return found
+
+
+def raised(error: BaseException, function: Callable) -> str:
+  """What a function raised, with the line of its file that it came from."""
+  plain = inspect.unwrap(function)
+  code = getattr(plain, "__code__", None)
+  if code is None:  # an object that can be called
+    code = getattr(type(plain).__call__, "__code__", None)
+  if code is None:
+    return _said(error, "")
+  return _said(error, code.co_filename, code.co_firstlineno)
+
+
+def _said(error: BaseException, file: str, line: int | None = None) -> str:
+  """The error, and its last line in `file`; `line` where it has none there."""
+  for frame in traceback.extract_tb(error.__traceback__):
+    if file and frame.filename.endswith(file):
+      file, line = frame.filename, frame.lineno
+  at = "" if line is None else f" ({file}:{line})"
+  return f"{type(error).__name__}: {' '.join(str(error).split())}{at}"
+
+
+def _file(name: str):
+  path = pathlib.Path(name).resolve(strict=True)
+  digest = hashlib.sha256(str(path).encode()).hexdigest()[:8]
+  key = f"atlas_target_{path.stem}_{digest}"
+  if key in sys.modules:
+    return sys.modules[key]
+  if str(path.parent) not in sys.path:
+    sys.path.append(str(path.parent))
+  spec = importlib.util.spec_from_file_location(key, path)
+  module = importlib.util.module_from_spec(spec)
+  # Before it runs: dataclasses look their module up.
+  sys.modules[key] = module
+  try:
+    spec.loader.exec_module(module)
+  except BaseException:
+    del sys.modules[key]
+    raise
+  return module

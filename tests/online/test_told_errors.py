@@ -1,0 +1,268 @@
+"""Errors that come where answers do: never an answer, whoever is asked."""
+
+import json
+import sys
+
+import pytest
+from aiohttp import web
+
+from atlas_jax.config import ConfigError
+from tests.online.agents.asked import ask as ask_agent
+from tests.online.agents.asked import opened
+from tests.online.agents.serving import Serving
+from tests.online.opened import Run, ask, request
+from tests.online.stub_server import StubServer
+
+# Of each kind: what stands where an answer should.
+TEXTS = [
+  "API Error: Request timed out.",
+  'API Error: 529 {"type":"error","error":{"type":"overloaded_error"}}',
+  "API Error (Connection error.)",
+  "Error code: 500 - {'error': {'message': '42'}}",
+  "Error: 503",
+  "HTTP Error 503: Service Unavailable",
+  "HTTP/1.1 502 Bad Gateway",
+  "504 Gateway Timeout",
+  "429 Too Many Requests",
+  "Internal Server Error",
+  "upstream connect error or disconnect/reset before headers. reset reason: 42",
+  "no healthy upstream",
+  "Error: rate limit exceeded, try again in 42 s",
+  "ERROR: the model is not loaded",
+  "Error: connect ECONNREFUSED 127.0.0.1:11434",
+  'error: {"code": 42}',
+  "curl: (7) Failed to connect to localhost port 42",
+  "Traceback (most recent call last):\n  File 'x', line 42",
+  "litellm.RateLimitError: 42",
+  "openai.APIConnectionError: Connection error.",
+  "APITimeoutError: Request timed out.",
+  "<!DOCTYPE html><html><body>42</body></html>",
+  "Claude AI usage limit reached|1749924000",
+  "httpx.ReadTimeout: 42",
+  "An error occurred: 42",
+  "Error: Request failed with status code 429",
+  "\n<HTML>\n<head><title>502</title></head></html>",
+  'event: error\ndata: {"error": "overloaded"}\n\n',
+  'data: {"error": {"message": "42"}}\n\n',
+]
+JSON = [
+  {"is_error": True, "result": "42"},
+  {"type": "result", "subtype": "error_max_turns", "is_error": False},
+  {"type": "error", "error": {"message": "42"}},
+  {"status": "error", "answer": "42"},
+  {"status": "FAILED", "answer": "42"},
+  {"status": 500, "title": "42"},
+  {"success": False, "answer": "42"},
+  {"ok": False},
+  {"error": "too many requests: 42"},
+  {"error": "429 Too Many Requests"},
+  {"error": "busy", "answer": ""},
+  {"jsonrpc": "2.0", "id": 1, "result": None, "error": {"code": -32603}},
+  {"err": "busy"},
+  {"error": {"code": 500, "message": "42"}},
+  {"error": ["42"]},
+  {"error": True, "message": "42"},
+  {"errors": [{"message": "42"}]},
+  {"detail": "Not Found"},
+  {"detail": [{"loc": ["body"], "msg": "42"}]},
+  {"code": 503, "message": "42"},
+  {"code": "Throttling", "message": "42"},
+  {"message": "Internal server error"},
+  {"errorMessage": "over after 42 s", "errorType": "Timeout"},
+  {"object": "error", "message": "42", "code": 500},
+  {"type": "overloaded_error", "message": "42"},
+  [{"error": {"code": 503, "message": "42"}}],
+]
+SAID = [*TEXTS, *map(json.dumps, JSON)]
+# Honest answers that speak of errors.
+HONEST = [
+  "The error is 5 cm",
+  "Error analysis: the sum is off by 2, so the answer is 42",
+  "Error: 5 cm",
+  "Error: 500 cm",
+  "Absolute error: about 5 cm",
+  "error: you forgot to carry; <solution>42</solution>",
+  "Error: the sign was wrong. The answer is 42",
+  "500 apples",
+  "404",
+  "4 failed, 38 passed: 42",
+  "I would fail the student. 42",
+  "API errors come at 42 a day",
+  "ValueError: 42",
+  "Error: none",
+  "Error bars: 5",
+  "Unauthorized entries: 12",
+  "Rate limit: 5",
+  "Fatal: 3 of 10",
+  "Connection errors: 5",
+  "500 internal combustion engines",
+  '{"error": "5 cm"}',
+  '{"type": "error_bar", "value": 5}',
+  '{"errors": 3}',
+  '{"message": "42"}',
+  '{"code": 42}',
+  '{"answer": 42, "error": 0.5}',
+  '{"answer": "42", "error": null}',
+  '{"answer": "42", "error": "the student forgot to carry"}',
+  '{"result": "42", "is_error": false, "status": "success", "type": "result"}',
+  '{"error": 0.05}',
+  '{"code": "ABC", "answer": "42"}',
+  "[1, 2]",
+  "{not JSON",
+]
+
+
+def never(reply):
+  assert reply.status == "error" and reply.text is None, reply
+  assert reply.error
+
+
+@pytest.mark.parametrize("said", SAID)
+def test_as_the_content_of_a_chat_completion(said):
+  run = Run()
+  with StubServer(lambda m: said) as stub:
+    (reply,) = ask(run.open(url=stub.url, retries=0), request(max_tokens=99))
+  never(reply)
+  assert run.ledger.snapshot().tokens > 0  # it was generated
+
+
+@pytest.mark.parametrize("said", SAID)
+def test_as_the_body_of_a_200(said):
+  with StubServer(lambda m: web.Response(text=said)) as stub:
+    (reply,) = ask(Run().open(url=stub.url, retries=0), request())
+  never(reply)
+
+
+@pytest.mark.parametrize("said", SAID)
+def test_as_what_an_http_agent_says(said):
+  keys = {"body": {"q": "{prompt}"}}
+  with Serving(lambda _: web.Response(text=said)) as server:
+    never(ask_agent(opened("http", keys | {"url": server.url}), "q"))
+    keys |= {"answer": "answer"}
+    never(ask_agent(opened("http", keys | {"url": server.url}), "q"))
+  keys["answer"] = "out"
+  with Serving(lambda _: {"out": said}) as server:
+    never(ask_agent(opened("http", keys | {"url": server.url}), "q"))
+
+
+def prints(text, **keys):
+  code = f"import sys; sys.stdout.write({text!r})"
+  return {"argv": (sys.executable, "-c", code)} | keys
+
+
+@pytest.mark.parametrize("said", [*TEXTS[::3], *map(json.dumps, JSON[::3])])
+def test_as_what_a_command_prints(said):
+  never(ask_agent(opened("cli", prints(said)), "q"))
+  # A number in an error is no answer.
+  never(ask_agent(opened("cli", prints(said, output_regex=r"\d*")), "q"))
+  never(ask_agent(opened("cli", prints(said, output_path="answer")), "q"))
+
+
+def test_an_answer_may_stand_where_errors_do():
+  reply = {"message": "yes", "code": "ABCD", "detail": "no"}
+  for path in ("message", "detail"):
+    keys = prints(json.dumps(reply), output_path=path)
+    assert ask_agent(opened("cli", keys), "q").text == reply[path]
+    with Serving(lambda _: reply) as server:
+      keys = {"url": server.url, "body": {"q": "{prompt}"}, "answer": path}
+      assert ask_agent(opened("http", keys), "q").text == reply[path]
+
+
+def test_as_the_last_of_a_command_s_lines_of_json():
+  lines = [{"type": "system"}, {"type": "result", "is_error": True}]
+  text = "\n".join(map(json.dumps, lines)) + "\n"
+  never(ask_agent(opened("cli", prints(text)), "q"))
+
+
+@pytest.mark.parametrize("own_process", [False, True])
+def test_as_what_a_function_returns(own_process, tmp_path):
+  (tmp_path / "f.py").write_text("def f(prompt):\n  return prompt\n")
+  keys = {"target": f"{tmp_path}/f.py:f", "own_process": own_process}
+  for reply in ask_agent(opened("python", keys), *SAID):
+    never(reply)
+  replies = ask_agent(opened("python", keys), *HONEST)
+  assert [r.text for r in replies] == HONEST
+
+
+@pytest.mark.parametrize("said", JSON)
+def test_as_a_response(said):
+  pytest.importorskip("openai")
+  with Serving(lambda _: said) as server:
+    keys = {"model": "m", "base_url": server.url, "api_key_env": None}
+    never(ask_agent(opened("responses", keys), "q"))
+
+
+@pytest.mark.parametrize("said", SAID[::2])
+def test_through_litellm(said):
+  pytest.importorskip("litellm")
+  for answer in (said, web.Response(text=said)):
+    with StubServer(lambda m, a=answer: a) as stub:
+      url = stub.url + "/v1"
+      model = Run().open(
+        kind="litellm", model="hosted_vllm/stub", url=url, retries=0
+      )
+      (end,) = ask(model, request(max_tokens=99))
+      assert len(stub.calls) == 1
+    # LiteLLM takes some for a timeout by their words.
+    assert end.status in ("error", "timeout") and end.text is None
+
+
+@pytest.mark.parametrize("text", HONEST)
+def test_honest_answers_that_speak_of_errors(text):
+  with StubServer(lambda m: text) as stub:
+    (reply,) = ask(Run().open(url=stub.url), request(max_tokens=99))
+  assert (reply.status, reply.text, reply.attempts) == ("ok", text, 1)
+  with Serving(lambda _: web.Response(text=text)) as server:
+    keys = {"url": server.url, "body": {"q": "{prompt}"}}
+    assert ask_agent(opened("http", keys), "q").text == text
+
+
+@pytest.mark.parametrize("path", ["state.bad", 'state["bad"]'])
+def test_a_failure_path_says_what_a_failure_is(path):
+  body = {"q": "{prompt}"}
+  paths = {"answer": "out", "failure_path": path}
+  for bad in ("why", {"a": 1}, True, 3):
+    reply = {"out": "42", "state": {"bad": bad}}
+    with Serving(lambda _, r=reply: r) as server:
+      keys = {"url": server.url, "body": body}
+      for more in (paths, {"failure_path": path}):
+        never(ask_agent(opened("http", keys | more), "q"))
+    keys = prints(json.dumps(reply), output_path="out", failure_path=path)
+    never(ask_agent(opened("cli", keys), "q"))
+  for state in ({}, {"bad": None}, {"bad": False}, {"bad": ""}, None):
+    reply = {"out": "42", "state": state}
+    with Serving(lambda _, r=reply: r) as server:
+      keys = {"url": server.url, "body": body} | paths
+      assert ask_agent(opened("http", keys), "q").text == "42"
+
+
+def test_a_failure_regex_says_what_a_failure_is(tmp_path):
+  pattern = r"(?i)i am (?:busy|tired)"
+  (tmp_path / "f.py").write_text("def f(prompt):\n  return prompt\n")
+  keys = {"target": f"{tmp_path}/f.py:f"}
+  agent = opened("python", keys, failure_regex=pattern)
+  bad, good = ask_agent(agent, "Sorry, I am BUSY: 42", "I am well: 42")
+  never(bad)
+  assert "failure_regex matches 'I am BUSY'" in bad.error and good.ok
+  # Of a command it is searched in all that it prints.
+  keys = prints("I am tired\n42", output_regex=r"\d+")
+  never(ask_agent(opened("cli", keys, failure_regex=pattern), "q"))
+
+
+def test_a_failure_regex_without_an_end_has_the_deadline(tmp_path):
+  (tmp_path / "f.py").write_text(f"def f(prompt):\n  return {'a' * 40!r}\n")
+  keys = {"target": f"{tmp_path}/f.py:f"}
+  agent = opened("python", keys, failure_regex=r"(a|aa)+$b", timeout_s=1.0)
+  reply = ask_agent(agent, "q")
+  assert reply.status in ("timeout", "error") and reply.text is None
+
+
+def test_what_the_config_refuses():
+  keys = {"target": "m:f"}
+  with pytest.raises(ConfigError, match=r"config\.failure_regex='\('"):
+    opened("python", keys, failure_regex="(")
+  with pytest.raises(ConfigError, match=r"failure_path needs config\.cli\.out"):
+    opened("cli", prints("x", failure_path="a"))
+  for kind, more in (("cli", prints("x", output_path="a")),):
+    with pytest.raises(ConfigError, match=r"failure_path='\.'"):
+      opened(kind, more | {"failure_path": "."})
