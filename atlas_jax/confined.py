@@ -60,7 +60,8 @@ class Confined:
     with theirs:
       given = json.dumps((sys.path, theirs.fileno(), memory_bytes))
       self._process = subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM, given],
+        # -P: not what lies in the current directory.
+        [sys.executable, "-P", "-c", _PROGRAM, given],
         pass_fds=[theirs.fileno()],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

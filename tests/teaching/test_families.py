@@ -123,6 +123,13 @@ def test_what_the_grammar_lets_through_is_judged(
   assert families.right(family, entry, answer) is right
 
 
+def test_what_our_own_reading_takes():
+  assert families.right("coin_flip", {"answer": "0.109375"}, "0.1094")
+  assert families.right("coin_flip", {"answer": "0.109375"}, "7/64")
+  assert families.right("gsm_symbolic", {"answer": "18.0"}, "$18")
+  assert not families.right("coin_flip", {"answer": "0.5"}, "about half")
+
+
 @pytest.mark.parametrize(
   "family, changes, wrong",
   [
@@ -133,6 +140,11 @@ def test_what_the_grammar_lets_through_is_judged(
     ("number_sorting", {"answer": "['1', '2']"}, "[1, 2.5]"),
     ("polynomial_equations", {"answer": ""}, "none"),
     ("spell_backward", {"answer": "abcdef"}, "abcdefg"),
+    ("spell_backward", {"answer": "abcdef"}, "abcdef or 7"),
+    ("coin_flip", {"answer": "0.109375"}, "0"),
+    ("coin_flip", {"answer": "0.9375"}, "0.9"),
+    ("gsm_symbolic", {"answer": "18"}, "-18"),
+    ("gsm_symbolic", {"answer": "18"}, "18 or 19"),
   ],
 )
 def test_wrong_answers_that_their_scorers_take(family, changes, wrong):
