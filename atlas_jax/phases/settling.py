@@ -7,10 +7,11 @@ data.fingerprint   of its problems and examples (of one data config)
 
 import dataclasses
 import datetime
+import operator
 import pathlib
 import re
 
-from atlas_jax import config_checks, directory, hub, multihost
+from atlas_jax import directory, hub, multihost
 from atlas_jax.config import RunConfig
 
 _COMMIT = re.compile("@[0-9a-f]{40}$")
@@ -38,9 +39,9 @@ def _found(config: RunConfig, workdir: pathlib.Path) -> dict[str, str]:
   if {"grpo", "evaluate"} & {*config.phases}:
     names.append("serving.student_path")
   for path in names:
-    name = config_checks.value(config, path)
+    name = operator.attrgetter(path)(config)
     if hub.is_name(name):
-      was = config_checks.value(before or config, path)
+      was = operator.attrgetter(path)(before or config)
       same = was.partition("@")[0] == name.partition("@")[0]
       keep = same and _COMMIT.search(was) and not _COMMIT.search(name)
       found[path] = was if keep else hub.pinned(name)
