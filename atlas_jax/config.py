@@ -98,7 +98,7 @@ class DataConfig:
   sft_params: dict = field(default_factory=dict)
   # The share of the problems, or examples, that may be left out since they are
   # too long for their rows or servers; more stops the run. 0: none may.
-  max_too_long: float = 0.01
+  max_too_long: NonNegativeFloat = 0.01
   # Of the problems and examples that a run began with, which it writes here.
   fingerprint: str | None = None
 

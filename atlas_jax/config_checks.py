@@ -73,11 +73,6 @@ def problems(config: "RunConfig") -> Iterator[str]:
   if sft.steps is not None:
     yield from warmup("sft", sft.optimizer, sft.steps)
   yield from warmup("grpo", grpo.optimizer, grpo.steps * grpo.epochs)
-  if not 0 <= config.data.max_too_long <= 1:
-    yield (
-      f"config.data.max_too_long={config.data.max_too_long} is no share, from"
-      " 0 to 1"
-    )
   try:
     datetime.date.fromisoformat(config.template_date or "2000-01-01")
   except ValueError as error:
