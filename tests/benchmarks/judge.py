@@ -58,13 +58,14 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--problems", required=True, help="lines of GSM8K")
   parser.add_argument("--count", type=int, default=100)
+  parser.add_argument("--processes", type=int, default=1)
   which = parser.add_mutually_exclusive_group(required=True)
   which.add_argument("--judge", help="FILE:NAME")
   which.add_argument("--model", help="a model directory")
   args = parser.parse_args()
   items = list(responses(args.problems, args.count))
   if args.judge is not None:
-    measure(items, args.judge)
+    measure(items, args.judge, args.processes)
     return
   with (
     StubServer(generate(args.model)) as server,
@@ -76,11 +77,11 @@ def main() -> None:
       f"judge = Judge('openai/stub', url='{server.url}/v1', key='none',"
       f" max_dollars=None, cache='{folder}/judge.sqlite', timeout_s=100)\n"
     )
-    measure(items, f"{file}:judge")
+    measure(items, f"{file}:judge", args.processes)
 
 
-def measure(items, target: str) -> None:
-  data = DataConfig(own_processes=1, own_deadline_s=120.0)
+def measure(items, target: str, processes: int) -> None:
+  data = DataConfig(own_processes=processes, own_deadline_s=120.0)
   begin = time.perf_counter()
   with AnswerChecker(data=data) as checker:
 
