@@ -70,10 +70,10 @@ class OwnProcess:
   def __init__(self, config: AgentConfig, where: str, credentials: Credentials):
     self.target = target = config.python.target
     self._most_bytes = config.max_response_bytes
-    # -c: a file's own folder, with names such as http.py, is not on the path.
-    self._argv = (
-      *(sys.executable, "-c", _WORKER, json.dumps(sys.path), target, where),
-    )
+    # -P, -c: neither the current directory nor a file's own folder, with names
+    # such as http.py, is on the path.
+    path = json.dumps(sys.path)
+    self._argv = (sys.executable, "-P", "-c", _WORKER, path, target, where)
     self._environ = dict(credentials.environ)
     self._idle: list[asyncio.subprocess.Process] = []
     self._groups = Groups()

@@ -127,3 +127,10 @@ def test_a_target_that_does_not_load_in_its_own_process():
   reply = ask(opened("python", keys, environ=dict(os.environ)), "q")
   assert reply.status == "error"
   assert "config.python.target='no.such:f': no.such does not" in reply.error
+
+
+def test_nothing_of_the_current_directory_is_imported(tmp_path, monkeypatch):
+  (tmp_path / "json.py").write_text("open('ran', 'w')")
+  monkeypatch.chdir(tmp_path)
+  ask(agent("raises", environ={}), "x")
+  assert not (tmp_path / "ran").exists()
