@@ -204,7 +204,7 @@ def _initialize_hosts() -> None:
       )
     for name in _TASKS:
       if os.environ.get(name, "1") != "1":
-        logging.warning(
+        std_logging.warning(
           "%s=%s, and without --coordinator=auto or HOST:PORT each process"
           " trains alone",
           name,

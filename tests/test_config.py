@@ -45,7 +45,7 @@ def declared(mark, cls=config_lib.RunConfig, path="") -> list[str]:
   return found
 
 
-CHOICES = declared("Literal")
+CHOICES = [key for key in declared("Literal") if key != "phases"]
 POSITIVE, NOT_NEGATIVE = declared("above 0"), declared("not be negative")
 
 
@@ -60,6 +60,13 @@ def test_a_value_outside_the_choices_is_refused(path):
   tree = default_config()
   tree.update_from_flattened_dict({path: "nonsense"})
   with pytest.raises(ConfigError, match=r"nonsense.*is not one of"):
+    resolve(tree)
+
+
+def test_a_phase_that_there_is_not_is_refused():
+  tree = default_config()
+  tree.phases = ("sft", "nonsense")
+  with pytest.raises(ConfigError, match=r"phases='nonsense' is not one of sft"):
     resolve(tree)
 
 
