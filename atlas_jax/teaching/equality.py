@@ -107,9 +107,9 @@ _NAME = re.compile(r"[A-Za-z](?:_\{?\w+\}?)?")
 # A letter or a word that is marked as the choice, and no second one after it.
 _CHOICE = re.compile(
   r"(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?:? )?"
-  r"(?:\(?([a-z])(?:\)|[.:](?= |$)|$| is correct)"
-  r"|(yes|no|true|false)\b(?:[,.:;!]|$))"
-  r"((?!.*(?:\([A-Z]\)|\b[A-Z]\)|\b(?:yes|no|true|false|or|not|maybe)\b)).*)",
+  r"(?:\(?([a-z])(?:\)|[.:](?= |$)|$| is correct)(?!.*\bnot\b)"
+  r"|((?:yes|true)\b(?!.*\bnot\b)|(?:no|false)\b)(?:[,.:;!]|$))"
+  r"((?!.*(?:\([A-Z]\)|\b[A-Z]\)|\b(?:yes|no|true|false|or|maybe)\b)).*)",
   re.I,
 )
 _EXPLANATION = re.compile(r"[,.;:]?\s(?:because|since)\b.*")
