@@ -15,6 +15,18 @@ def send(number=signal.SIGTERM):
   os.kill(os.getpid(), number)
 
 
+@pytest.fixture(autouse=True)
+def nothing_ignored():
+  """Whoever started the tests may ignore SIGHUP, as nohup does."""
+  before = {
+    number: signal.signal(number, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+  }
+  yield
+  for number, handler in before.items():
+    signal.signal(number, handler)
+
+
 @pytest.mark.parametrize(
   "number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 )
