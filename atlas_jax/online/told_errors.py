@@ -37,6 +37,7 @@ _FLAG = re.compile(
   r"error(?:ed|_max\w*|_during\w*)?|\w*_?(?:error|exception)|fail(?:ed|ure)?"
   r"|cancell?ed|timed?_?out|overloaded"
 )
+_STATUS = re.compile(r"[45]\d\d")
 _LASTING = re.compile("invalid_request|bad_?request|validation_?error", re.I)
 _LONGEST = 1 << 16  # characters of a text that is read as JSON
 _STATED = re.compile(
@@ -86,15 +87,19 @@ def of_json(value, how: str, answered: bool = False) -> CallFailed | None:
   if not isinstance(value, dict):
     return None
   keys = {_plain(key): item for key, item in value.items()}
-  error = next((keys[k] for k in _ERRORS if _is_said(keys.get(k))), None)
+  errors = (keys[key] for key in _ERRORS if key in keys)
+  error = next(filter(_is_said, errors), None)
+  flagged = _flagged(keys)
+  if not flagged and (answered or (error is None and keys.keys() - _BESIDE)):
+    return None
   # Some wrap the text of an error: {"is_error": true, "result": "..."}.
   inner = [of_text(v) for v in keys.values() if isinstance(v, str)]
   inner = next(filter(None, inner), None)
   code = _code(keys) or (_code(error) if isinstance(error, dict) else None)
-  if not _flagged(keys) and (answered or error is None):
+  if not flagged and error is None:
     named = code or re.search("[a-z]{4}", str(keys.get("code")), re.I)
     worded = "code" in keys and named and {"message", "msg"} & keys.keys()
-    if answered or not keys.keys() <= _BESIDE or not (worded or inner):
+    if not (worded or inner):
       return None
   said = value if error is None else error
   text = said if isinstance(said, str) else json.dumps(said)
@@ -150,7 +155,7 @@ def _is_said(value) -> bool:
 
 
 def _is_code(value) -> bool:
-  return re.fullmatch(r"[45]\d\d", str(value)) is not None
+  return _STATUS.fullmatch(str(value)) is not None
 
 
 def _code(keys: dict) -> int | None:
@@ -165,9 +170,10 @@ def _flagged(keys: dict) -> bool:
   return (
     "true" in map(said.get, ("iserror", "haserror"))
     or "false" in map(said.get, ("success", "ok", "succeeded"))
-    or any(_is_code(said.get(key)) for key in _STATUSES)
+    or any(_is_code(said[key]) for key in _STATUSES if key in said)
     or any(
-      _FLAG.fullmatch(said.get(key, ""))
+      _FLAG.fullmatch(said[key])
       for key in ("status", "state", "type", "object", "subtype")
+      if key in said
     )
   )
