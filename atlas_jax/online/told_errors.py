@@ -18,6 +18,10 @@ from atlas_jax.online.retrying import CallFailed, may_pass
 # Keys are compared in lower case and without underscores.
 _ERRORS = ("error", "errors", "err", "errormessage", "errormsg", "detail")
 _STATUSES = ("status", "statuscode")
+_TRUE_OF_ERRORS = ("iserror", "haserror")
+_FALSE_OF_ERRORS = ("success", "ok", "succeeded")
+_KINDS = ("status", "state", "type", "object", "subtype")
+_FLAGS = {*_STATUSES, *_TRUE_OF_ERRORS, *_FALSE_OF_ERRORS, *_KINDS}
 # What an object that holds no answer is made of.
 _BESIDE = {
   *(*_ERRORS, *_STATUSES, "errorcode", "errortype", "code", "message", "msg"),
@@ -165,15 +169,13 @@ def _code(keys: dict) -> int | None:
 
 def _flagged(keys: dict) -> bool:
   said = {
-    k: str(v).lower() for k, v in keys.items() if isinstance(v, str | int)
+    key: str(keys[key]).lower()
+    for key in keys.keys() & _FLAGS
+    if isinstance(keys[key], str | int)
   }
   return (
-    "true" in map(said.get, ("iserror", "haserror"))
-    or "false" in map(said.get, ("success", "ok", "succeeded"))
+    "true" in map(said.get, _TRUE_OF_ERRORS)
+    or "false" in map(said.get, _FALSE_OF_ERRORS)
     or any(_is_code(said[key]) for key in _STATUSES if key in said)
-    or any(
-      _FLAG.fullmatch(said[key])
-      for key in ("status", "state", "type", "object", "subtype")
-      if key in said
-    )
+    or any(_FLAG.fullmatch(said[key]) for key in _KINDS if key in said)
   )

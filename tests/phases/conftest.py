@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from atlas_jax import metrics
-from tests.phases import tiny_road
+from tests.phases import small_sft, tiny_road
 
 
 @dataclasses.dataclass
@@ -83,3 +83,16 @@ def undisturbed(road, tmp_path_factory) -> tuple[pathlib.Path, str]:
   """(run directory, what it said) of a run that nobody disturbed."""
   workdir = tmp_path_factory.mktemp("undisturbed") / "run"
   return workdir, road.finish(workdir)
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory):
+  return tiny_road.write_model(tmp_path_factory.mktemp("lost") / "model")
+
+
+@pytest.fixture(scope="session")
+def whole(model, tmp_path_factory):
+  """The directory of a run that nobody disturbed."""
+  workdir = tmp_path_factory.mktemp("whole") / "run"
+  small_sft.run(model, workdir)
+  return workdir

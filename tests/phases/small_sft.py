@@ -56,3 +56,8 @@ def numbers(workdir: pathlib.Path) -> list[dict]:
 
 def weights(workdir: pathlib.Path) -> bytes:
   return (workdir / "export" / "model.safetensors").read_bytes()
+
+
+def assert_same(workdir: pathlib.Path, whole: pathlib.Path) -> None:
+  assert numbers(workdir) == numbers(whole)
+  assert weights(workdir) == weights(whole)

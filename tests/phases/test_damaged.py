@@ -13,26 +13,7 @@ from atlas_jax import checkpoint
 from atlas_jax.checkpoint import CheckpointError
 from atlas_jax.directory import RunError
 from atlas_jax.phases import export
-from tests.phases import small_sft, tiny_road
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-  return tiny_road.write_model(tmp_path_factory.mktemp("lost") / "model")
-
-
-@pytest.fixture(scope="module")
-def whole(model, tmp_path_factory):
-  """The directory of a run that nobody disturbed."""
-  workdir = tmp_path_factory.mktemp("whole") / "run"
-  small_sft.run(model, workdir)
-  return workdir
-
-
-def same(workdir, whole) -> None:
-  assert small_sft.numbers(workdir) == small_sft.numbers(whole)
-  assert small_sft.weights(workdir) == small_sft.weights(whole)
-
+from tests.phases import small_sft
 
 # Damaged checkpoints.
 
@@ -106,7 +87,7 @@ def test_the_newest_whole_checkpoint_takes_the_place_of_a_damaged_one(
   assert first.startswith(f"checkpoint 6 in {workdir}/checkpoints/0_sft ")
   assert "\n" not in first
   assert second == "going on from checkpoint 4, the newest whole one"
-  same(workdir, whole)
+  small_sft.assert_same(workdir, whole)
   caplog.clear()  # The damaged one was written anew.
   small_sft.run(model, workdir)
   assert not said(caplog)
@@ -123,7 +104,7 @@ def test_two_steps_may_be_damaged_in_two_ways(whole, model, tmp_path, caplog):
   with caplog.at_level(logging.WARNING, logger="atlas_jax.checkpoint"):
     small_sft.run(model, workdir, keep_checkpoints=3)
   assert said(caplog)[2] == "going on from checkpoint 2, the newest whole one"
-  same(workdir, whole)
+  small_sft.assert_same(workdir, whole)
 
 
 def test_an_empty_folder_of_a_later_step_is_passed_by(whole, model, tmp_path):
@@ -131,7 +112,7 @@ def test_an_empty_folder_of_a_later_step_is_passed_by(whole, model, tmp_path):
   damaged(whole, workdir, lambda step: None)
   (workdir / "checkpoints" / "0_sft" / "9").mkdir()
   small_sft.run(model, workdir)
-  same(workdir, whole)
+  small_sft.assert_same(workdir, whole)
 
 
 @pytest.mark.parametrize("name", ["an empty folder", "a flipped byte"])
@@ -188,7 +169,7 @@ def test_checkpoints_lie_where_the_config_says(model, whole, tmp_path):
   steps = {p.name for p in (place / "0_sft").iterdir()}
   assert steps == {"2", "4", "6"}
   assert not (workdir / "checkpoints").exists()
-  same(workdir, whole)
+  small_sft.assert_same(workdir, whole)
   export.export_run(workdir, tmp_path / "model", "float32")
   assert (tmp_path / "model" / "model.safetensors").exists()
   # Another run may not write there, nor this one where it has nothing.

@@ -16,25 +16,7 @@ from safetensors.numpy import load_file, save_file
 from atlas_jax.model.names import WeightsError
 from atlas_jax.phases import sft
 from atlas_jax.phases.trained import TrainingError
-from tests.phases import small_sft, tiny_road
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-  return tiny_road.write_model(tmp_path_factory.mktemp("lost") / "model")
-
-
-@pytest.fixture(scope="module")
-def whole(model, tmp_path_factory):
-  """The directory of a run that nobody disturbed."""
-  workdir = tmp_path_factory.mktemp("whole") / "run"
-  small_sft.run(model, workdir)
-  return workdir
-
-
-def same(workdir, whole) -> None:
-  assert small_sft.numbers(workdir) == small_sft.numbers(whole)
-  assert small_sft.weights(workdir) == small_sft.weights(whole)
+from tests.phases import small_sft
 
 
 def nan_model(model, path):
@@ -165,7 +147,7 @@ def test_a_signal_saves_and_the_next_start_goes_on(
     tmp_path / "other",
     **{k: v for k, v in long.items()},
   )
-  same(workdir, tmp_path / "other")
+  small_sft.assert_same(workdir, tmp_path / "other")
 
 
 # Epochs.
@@ -200,7 +182,7 @@ def test_epochs_are_counted_by_examples(model, tmp_path, monkeypatch):
   with pytest.raises(KeyboardInterrupt):
     run(tmp_path / "again")
   run(tmp_path / "again")
-  same(tmp_path / "again", tmp_path / "run")
+  small_sft.assert_same(tmp_path / "again", tmp_path / "run")
 
 
 def test_epochs_of_a_position():
