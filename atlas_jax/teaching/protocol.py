@@ -13,24 +13,24 @@ How a probe is read, on every road (`read_probe`):
   1. private thinking that ends is left out;
   2. thinking that does not end is shown without its tag: it is all there is;
   3. the teacher sees at most `shown_probe_tokens` tokens of what is left, by
-     the student's tokenizer, or by `_PIECE` where there is none;
+     the student's tokenizer, or by _PIECE where there is none;
   4. where nothing is left it reads NO_PROBE, and the walk goes on.
 A teaching that is not well-formed ends nothing either: the student gets an
 empty one (prompts.extract_teaching).
 """
 
 import asyncio
-import dataclasses
 import hashlib
 import math
 import re
 import typing
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from atlas_jax.config import EpisodeConfig
+from atlas_jax.config import TeachConfig
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.data.problems import Problem
+from atlas_jax.errors import AtlasError
 from atlas_jax.teaching.prompts import Prompts, extract_teaching
 
 # role (the template that is asked with) -> what a person calls the stage
@@ -42,7 +42,7 @@ STAGES = {
 }
 # What the teacher reads in place of a probe that states nothing.
 NO_PROBE = "(The student stated no plan.)"
-CUT = " [...]"
+_CUT = " [...]"
 # Without a tokenizer a token is up to six letters of a word, or one mark.
 _PIECE = re.compile(r"\w{1,6}|[^\w\s]")
 
@@ -65,7 +65,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Sample:
-  """What a server of ours sampled; see serving.client.Completion."""
+  """What a server of the run sampled; see serving.client.Completion."""
 
   prompt_ids: tuple[int, ...]
   token_ids: tuple[int, ...]
@@ -87,7 +87,7 @@ class Said:
   sample: Sample | None = None
 
 
-class NoAnswer(RuntimeError):
+class NoAnswer(AtlasError, RuntimeError):
   """A speaker failed: nothing is known of what it would have said.
 
   stage is of STAGES; status is 'error' or 'timeout'. (The servers of a run
@@ -132,7 +132,7 @@ class Teaching:
 
   said is exactly what the teacher wrote; text is what the student got to read,
   None when the tags were wrong (status says how; the student then got an empty
-  teaching). tokens counts text alone. taught is None before it was asked for.
+  teaching). tokens counts text alone. taught is None before it is asked for.
   """
 
   said: Said
@@ -155,31 +155,78 @@ class TeachingEpisode:
 
 async def gather_all(work: Sequence[Coroutine]) -> list:
   """The results in order; the first failure ends the rest and is raised."""
-  raise NotImplementedError
+  tasks = [asyncio.ensure_future(w) for w in work]
+  try:
+    return await asyncio.gather(*tasks)
+  except BaseException:
+    for task in tasks:
+      task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    raise
 
 
 async def wait_all(work: Sequence[Coroutine]) -> list:
-  """As gather_all, but a failure is raised when all are over: they are paid."""
-  raise NotImplementedError
+  """As gather_all, but all are waited for, since they are paid.
+
+  Raises:
+    NoAnswer: only where nothing else was raised.
+  """
+  results = await asyncio.gather(*work, return_exceptions=True)
+  errors = [r for r in results if isinstance(r, BaseException)]
+  for error in sorted(errors, key=lambda e: isinstance(e, NoAnswer)):
+    raise error
+  return results
 
 
 def request_seed(*parts: str | int) -> int:
   """A seed below 2**31 - 2**16, the same for the same parts everywhere."""
-  raise NotImplementedError
+  text = "\x1f".join(str(part) for part in parts)
+  digest = hashlib.sha256(text.encode()).digest()
+  # Sample i of a request is drawn with seed + i: leave room below 2**31.
+  return int.from_bytes(digest[:8], "big") % (2**31 - 2**16)
+
+
+def _stated(text: str) -> str:
+  """A text without its thinking, unless that never ends."""
+  return text.rpartition("</think>")[2].replace("<think>", " ").strip()
 
 
 def read_probe(said: Said, most: int, tokenizer: ChatTokenizer | None) -> str:
   """What the teacher sees of a probe: at most `most` tokens; see the module."""
-  raise NotImplementedError
+  text = _stated(said.text)
+  if tokenizer is None:
+    pieces = list(_PIECE.finditer(text))
+    if len(pieces) > most:
+      text = text[: pieces[most - 1].end()]
+  elif said.tokens > most and len(ids := tokenizer.encode(text)) > most:
+    # The last token may hold a part of a character.
+    text = tokenizer.decode(ids[:most]).rstrip("\ufffd").strip()
+  return text or NO_PROBE
 
 
-def read_answer(said: Said, most_chars: int) -> str:
+def read_answer(said: Said, most: int) -> str:
   """What the teacher sees of an agent's unaided answer.
 
-  Of a long one the first `most_chars` characters, whole words, with [...] for
-  the rest.
+  Of a long one the first `most` characters, whole words, with [...] for the
+  rest.
   """
-  raise NotImplementedError
+  text = _stated(said.text)
+  if len(text) > most:
+    head = text[: most + 1]
+    words = re.match(r"(.*\S)\s", head, re.DOTALL)
+    text = (words[1] if words else head[:most]) + _CUT
+  return text or NO_PROBE
+
+
+def _teaching(said: Said, tokenizer: ChatTokenizer | None) -> Teaching:
+  text, status = extract_teaching(said.text)
+  if text is None:
+    tokens = 0
+  elif tokenizer is not None:
+    tokens = len(tokenizer.encode(text))
+  else:  # the teaching's part of what the teacher wrote
+    tokens = math.ceil(said.tokens * len(text) / len(said.text))
+  return Teaching(said, text, status, tokens)
 
 
 @dataclass(frozen=True)
@@ -187,60 +234,38 @@ class TeachingProtocol:
   """The stages, for one student and one teacher.
 
   Args:
-    student, teacher: who answers; teacher None: there is none to ask.
+    student, teacher: who answers; None: nobody does, and nobody is asked.
     prompts: the templates.
-    config: lengths and temperatures.
+    config: lengths and temperatures; an EpisodeConfig where solutions are
+      asked for.
     agent_chars: None: the student is a model. Else it is an agent: it samples
       as it likes and is not probed, and so many characters of its unaided
       answer are shown to the teacher.
     gather: gather_all or wait_all, for what is asked at the same time.
   """
 
-  student: Speaker
+  student: Speaker | None
   teacher: Speaker | None
   prompts: Prompts
-  config: EpisodeConfig
+  config: TeachConfig
   agent_chars: int | None = None
   gather: Callable = gather_all
 
-  async def baseline(self, question: Question, n: int = 1) -> list[Said]:
-    """n unaided solutions; one at temperature 0, where all are equal.
-
-    Raises:
-      NoAnswer: as every method here.
-    """
-    raise NotImplementedError
-
-  async def probe(self, question: Question) -> str:
-    """The student's plan, as the teacher reads it."""
-    raise NotImplementedError
-
-  async def teach(
-    self, question: Question, probe: str, n: int = 1
-  ) -> list[Teaching]:
-    """n teachings for a probe, not yet given to the student."""
-    raise NotImplementedError
-
-  async def taught(
-    self, question: Question, teaching: str, number: int = 0
-  ) -> Said:
-    """The student's solution under a teaching, the `number`th of its group."""
-    raise NotImplementedError
-
-  async def episode(
-    self,
-    problem: Problem,
-    question: Question,
-    *,
-    group: int = 1,
-    baseline: Awaitable[Sequence[Said]] | None = None,
-  ) -> TeachingEpisode:
-    """The whole walk.
-
-    Args:
-      problem: whose question is asked.
-      question: of it, with its seed.
-      group: teachings.
-      baseline: the unaided solutions, where they come from elsewhere.
-    """
-    raise NotImplementedError
+  async def _ask(
+    self, role, question, max_tokens, temperature, n=1, fields=(), number=()
+  ) -> list[Said]:
+    greedy = temperature == 0 and self.agent_chars is None
+    replicate = 0 if greedy else question.replicate
+    ask = Ask(
+      role,
+      max_tokens,
+      temperature,
+      n=n,
+      seed=None
+      if question.seed is None
+      else request_seed(*question.seed, question.key, role, replicate, *number),
+      replicate=replicate,
+    )
+    prompt = self.prompts.render(role, {"question": question.text, **fields})
+    speaker = self.teacher if role == "teacher" else self.student
+    return await speaker.say(prompt, ask)
