@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # Imports point down or stay in their layer; the longest matching name decides.
 LAYERS = (
+  ("atlas_jax.errors",),
   (
     "atlas_jax.sharding",
     "atlas_jax.metrics",
