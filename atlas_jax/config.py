@@ -133,11 +133,11 @@ class PromptsConfig:
 class ChatTemplateKwargs:
   """Arguments of the models' chat templates, by what is asked for."""
 
-  # A template that knows enable_thinking gets False unless one of these says
-  # otherwise; what a template does not know does nothing.
+  # Of the probe. In training a template that knows enable_thinking gets False
+  # unless this says otherwise; what a template does not know does nothing.
   probe: dict = field(default_factory=dict)
-  student: dict = field(default_factory=dict)  # its solutions
-  teacher: dict = field(default_factory=dict)
+  student: dict = field(default_factory=dict)  # the same of its solutions
+  teacher: dict = field(default_factory=dict)  # the same of teachings
 
   def of(self, role: str) -> dict:
     """Those for a template of PromptsConfig."""
@@ -148,15 +148,17 @@ class ChatTemplateKwargs:
 
 @dataclass(frozen=True)
 class TeachConfig:
-  """How a probe and a teaching are sampled, on every road. In tokens."""
+  """How a probe and a teaching are sampled. Lengths are in tokens."""
 
-  max_probe_tokens: PositiveInt = 50  # of which thinking may take all
-  # Of the probe without its thinking, that the teacher gets to read. Without
-  # the student's tokenizer: of six letters of a word, or one mark.
+  max_probe_tokens: PositiveInt = 50  # of the student's plan, with its thinking
+  # Of the plan without its thinking, as the teacher reads it. Where the
+  # student's tokenizer is not known a token is up to six letters of a word, or
+  # one mark.
   shown_probe_tokens: PositiveInt = 50
-  probe_temperature: NonNegativeFloat = 0.0
+  probe_temperature: NonNegativeFloat = 0.0  # of plans
+  # What the teacher thinks before its teaching included.
   max_teaching_tokens: PositiveInt = 512
-  teacher_temperature: NonNegativeFloat = 1.0
+  teacher_temperature: NonNegativeFloat = 1.0  # of teachings
   chat_template_kwargs: ChatTemplateKwargs = ChatTemplateKwargs()
 
 
@@ -164,8 +166,8 @@ class TeachConfig:
 class EpisodeConfig(TeachConfig):
   """How an episode is sampled: probe, teaching and solutions."""
 
-  max_solution_tokens: PositiveInt = 512
-  student_temperature: NonNegativeFloat = 0.7  # unaided and taught
+  max_solution_tokens: PositiveInt = 512  # of a solution, unaided or taught
+  student_temperature: NonNegativeFloat = 0.7  # of solutions
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@
     question + probe -> teacher: a group of teachings, one request
     question + each teaching -> student: one solution each (taught)
 
-Who answers is a Speaker: a server of the run (requests.py), a chat model or an
+Who answers is a Speaker: a server of the run (speakers.py), a chat model or an
 agent (online/protocol.py). An agent is not probed: the teacher reads its
 unaided answer.
 
@@ -20,96 +20,27 @@ empty one (prompts.extract_teaching).
 """
 
 import asyncio
-import hashlib
 import math
 import re
-import typing
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from atlas_jax.config import TeachConfig
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.data.problems import Problem
-from atlas_jax.errors import AtlasError
-from atlas_jax.teaching.prompts import Prompts, extract_teaching
+from atlas_jax.teaching.prompts import NO_PROBE, Prompts, extract_teaching
+from atlas_jax.teaching.speakers import (
+  STAGES,
+  Ask,
+  NoAnswer,
+  Said,
+  Speaker,
+  request_seed,
+)
 
-# role (the template that is asked with) -> what a person calls the stage
-STAGES = {
-  "student_baseline": "baseline",
-  "student_probe": "probe",
-  "teacher": "teaching",
-  "student_taught": "taught",
-}
-# What the teacher reads in place of a probe that states nothing.
-NO_PROBE = "(The student stated no plan.)"
 _CUT = " [...]"
 # Without a tokenizer a token is up to six letters of a word, or one mark.
 _PIECE = re.compile(r"\w{1,6}|[^\w\s]")
-
-
-@dataclass(frozen=True)
-class Ask:
-  """How a prompt is to be answered.
-
-  role is the template that the prompt was rendered from. Equal asks with
-  another replicate are other samples; seed None leaves sampling to the server.
-  """
-
-  role: str
-  max_tokens: int
-  temperature: float
-  n: int = 1
-  seed: int | None = None
-  replicate: int = 0
-
-
-@dataclass(frozen=True)
-class Sample:
-  """What a server of the run sampled; see serving.client.Completion."""
-
-  prompt_ids: tuple[int, ...]
-  token_ids: tuple[int, ...]
-  logprobs: tuple[float, ...]
-  weight_version: str | int
-
-
-@dataclass(frozen=True)
-class Said:
-  """One answer. tokens counts all of it, the end included; text may be empty.
-
-  sample is there where it can be trained on; seconds are those of its request.
-  """
-
-  text: str
-  tokens: int
-  finish_reason: str  # stop | length
-  seconds: float = 0.0
-  sample: Sample | None = None
-
-
-class NoAnswer(AtlasError, RuntimeError):
-  """A speaker failed: nothing is known of what it would have said.
-
-  stage is of STAGES; status is 'error' or 'timeout'. (The servers of a run
-  raise ServerError and ServerDown instead, which end a step.)
-  """
-
-  def __init__(self, stage: str, status: str, why: str | None = None):
-    super().__init__(f"{stage}: {status} {why or ''}".strip())
-    self.stage, self.status = stage, status
-
-
-class Speaker(typing.Protocol):
-  """Anything that answers prompts. tokenizer: None where it is not known."""
-
-  tokenizer: ChatTokenizer | None
-
-  async def say(self, prompt: str, ask: Ask) -> list[Said]:
-    """`ask.n` answers.
-
-    Raises:
-      NoAnswer: there is none.
-    """
 
 
 @dataclass(frozen=True)
@@ -178,14 +109,6 @@ async def wait_all(work: Sequence[Coroutine]) -> list:
   return results
 
 
-def request_seed(*parts: str | int) -> int:
-  """A seed below 2**31 - 2**16, the same for the same parts everywhere."""
-  text = "\x1f".join(str(part) for part in parts)
-  digest = hashlib.sha256(text.encode()).digest()
-  # Sample i of a request is drawn with seed + i: leave room below 2**31.
-  return int.from_bytes(digest[:8], "big") % (2**31 - 2**16)
-
-
 def _stated(text: str) -> str:
   """A text without its thinking, unless that never ends."""
   return text.rpartition("</think>")[2].replace("<think>", " ").strip()
@@ -229,12 +152,21 @@ def _teaching(said: Said, tokenizer: ChatTokenizer | None) -> Teaching:
   return Teaching(said, text, status, tokens)
 
 
+def sampling(config: TeachConfig, role: str) -> tuple[int, float]:
+  """(max_tokens, temperature) of what is asked for by a role."""
+  if role == "student_probe":
+    return config.max_probe_tokens, config.probe_temperature
+  if role == "teacher":
+    return config.max_teaching_tokens, config.teacher_temperature
+  return config.max_solution_tokens, config.student_temperature
+
+
 @dataclass(frozen=True)
 class TeachingProtocol:
   """The stages, for one student and one teacher.
 
   Args:
-    student, teacher: who answers; None: nobody does, and nobody is asked.
+    student, teacher: who answers; None where nobody is asked.
     prompts: the templates.
     config: lengths and temperatures; an EpisodeConfig where solutions are
       asked for.
@@ -252,20 +184,110 @@ class TeachingProtocol:
   gather: Callable = gather_all
 
   async def _ask(
-    self, role, question, max_tokens, temperature, n=1, fields=(), number=()
+    self, role: str, question: Question, *, n=1, number=(), **fields: str
   ) -> list[Said]:
+    max_tokens, temperature = sampling(self.config, role)
+    replicate = question.replicate
+    # Greedy samples of one prompt are all equal; an agent samples as it likes.
     greedy = temperature == 0 and self.agent_chars is None
-    replicate = 0 if greedy else question.replicate
-    ask = Ask(
-      role,
-      max_tokens,
-      temperature,
-      n=n,
-      seed=None
-      if question.seed is None
-      else request_seed(*question.seed, question.key, role, replicate, *number),
-      replicate=replicate,
-    )
-    prompt = self.prompts.render(role, {"question": question.text, **fields})
+    if greedy and role in ("student_baseline", "student_probe"):
+      n, replicate = 1, 0
+    seed = question.seed
+    if seed is not None:
+      stage = STAGES[role]
+      seed = request_seed(*seed, question.key, stage, replicate, *number)
     speaker = self.teacher if role == "teacher" else self.student
-    return await speaker.say(prompt, ask)
+    return await speaker.say(
+      self.prompts.render(role, {"question": question.text, **fields}),
+      Ask(role, max_tokens, temperature, n, seed, replicate),
+    )
+
+  async def baseline(self, question: Question, n: int = 1) -> list[Said]:
+    """n unaided solutions; one at temperature 0, where all are equal.
+
+    Raises:
+      NoAnswer: as every method here.
+    """
+    return await self._ask("student_baseline", question, n=n)
+
+  async def probe(self, question: Question) -> Said:
+    """The student's plan, in its own words; see `read`."""
+    (said,) = await self._ask("student_probe", question)
+    return said
+
+  def read(self, said: Said) -> str:
+    """What the teacher sees of a probe, or of an agent's unaided answer."""
+    if self.agent_chars is not None:
+      return read_answer(said, self.agent_chars)
+    shown = self.config.shown_probe_tokens
+    return read_probe(said, shown, self.student.tokenizer)
+
+  async def teach(
+    self, question: Question, probe: str, n: int = 1
+  ) -> list[Teaching]:
+    """n teachings for what the teacher sees of a probe."""
+    said = await self._ask("teacher", question, n=n, probe=probe)
+    return [_teaching(s, self.teacher.tokenizer) for s in said]
+
+  async def taught(
+    self, question: Question, teaching: str | None, number: int = 0
+  ) -> Said:
+    """The student's solution under a teaching, the `number`th of its group."""
+    (said,) = await self._ask(
+      "student_taught", question, number=(number,), teaching=teaching or ""
+    )
+    return said
+
+  async def lesson(
+    self, question: Question, said: Said, group: int = 1
+  ) -> tuple[str, tuple[Teaching, ...]]:
+    """(what the teacher saw of the probe, teachings with their solutions)."""
+    probe = self.read(said)
+    teachings = await self.teach(question, probe, group)
+    solutions = await self.gather(
+      [self.taught(question, t.text, i) for i, t in enumerate(teachings)]
+    )
+    both = zip(teachings, solutions, strict=True)
+    return probe, tuple(replace(t, taught=taught) for t, taught in both)
+
+  async def episode(
+    self,
+    problem: Problem,
+    question: Question,
+    *,
+    group: int = 1,
+    baseline: Awaitable[Sequence[Said]] | None = None,
+  ) -> TeachingEpisode:
+    """The whole walk.
+
+    Args:
+      problem: whose question is asked.
+      question: of it, with its seed.
+      group: teachings.
+      baseline: the unaided solutions; None: one is asked for.
+    """
+    if baseline is None:
+      baseline = self.baseline(question)
+
+    async def probed():
+      said = await self.probe(question)
+      return said, *await self.lesson(question, said, group)
+
+    if self.agent_chars is None:
+      alone, rest = await self.gather([baseline, probed()])
+    else:
+      alone = await baseline
+      rest = (alone[0], *await self.lesson(question, alone[0], group))
+    said, probe, teachings = rest
+    return TeachingEpisode(
+      problem=problem,
+      baseline=tuple(alone),
+      probe=probe,
+      teachings=teachings,
+      seconds={
+        "baseline": max(s.seconds for s in alone),
+        "probe": said.seconds,
+        "teach": max(t.said.seconds for t in teachings),
+        "taught": max(t.taught.seconds for t in teachings),
+      },
+    )
