@@ -68,7 +68,7 @@ _RENAMED = {
   "probe.temperature": "episode.probe_temperature",
   "teaching.max_tokens": "episode.max_teaching_tokens",
   "teaching.temperature": "episode.teacher_temperature",
-  "teaching.max_approach_chars": "episode.shown_probe_tokens",
+  "teaching.max_approach_chars": "agent_probe_chars",
   "solution.max_tokens": "episode.max_solution_tokens",
   "solution.temperature": "episode.student_temperature",
   "teach.max_tokens": "episode.max_teaching_tokens",
