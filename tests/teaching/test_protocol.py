@@ -264,18 +264,25 @@ def test_what_a_teacher_sees_of_an_agents_answer(text, limit, shown):
 def test_equal_asks_are_answered_once_and_failures_again():
   async def main():
     speaker, answers = student(probe=NoAnswer("probe", "timeout")), {}
-    once = Once(speaker, answers, "v1")
+
+    def kept(name):
+      return Once(speaker, answers, lambda *asked: (name, *asked))
+
+    once = kept("v1")
     ask = Ask("student_baseline", 9, 0.5)
     twice = (once.say("ALONE q", ask) for _ in range(2))
     both = await asyncio.gather(*twice)
     assert both[0] is both[1] and len(speaker.asked) == 1
     assert await once.say("ALONE q", ask) is both[0]
-    await Once(speaker, answers, "v2").say("ALONE q", ask)
+    await kept("v2").say("ALONE q", ask)
     await once.say("ALONE q", Ask("student_baseline", 9, 0.5, replicate=1))
     assert len(speaker.asked) == 3
     for _ in range(2):
       with pytest.raises(NoAnswer):
         await once.say("PROBE q", ask)
+    never = Once(speaker, answers, lambda *_: None)
+    for _ in range(2):
+      await never.say("ALONE q", ask)
     return len(speaker.asked), len(answers)
 
-  assert asyncio.run(main()) == (5, 3)
+  assert asyncio.run(main()) == (7, 3)
