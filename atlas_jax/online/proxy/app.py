@@ -15,7 +15,8 @@ import aiohttp
 from aiohttp import web
 
 from atlas_jax import addresses
-from atlas_jax.config import ConfigError, PromptsConfig
+from atlas_jax.config import PromptsConfig
+from atlas_jax.config_tree import ConfigError, build
 from atlas_jax.online.outcomes import place
 from atlas_jax.online.proxy import connections, doors, errors
 from atlas_jax.online.proxy.answering import Answering
@@ -24,7 +25,6 @@ from atlas_jax.online.proxy.breaker import Breaker
 from atlas_jax.online.proxy.config import (
   Keys,
   ProxyConfig,
-  check,
   read_keys,
   read_prompts,
 )
@@ -51,7 +51,7 @@ def serve(config: ProxyConfig, environ: Mapping[str, str]) -> None:
   Raises:
     ConfigError, PromptError: the config cannot work, or its port is not free.
   """
-  check(config)
+  build(ProxyConfig, config)
   connections.reserve_files()
   app = make_app(config, read_prompts(config), read_keys(config, environ))
   log.info(
