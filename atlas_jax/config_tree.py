@@ -44,13 +44,28 @@ _TO_1 = Valid("must not be above 1", lambda x: x <= 1)
 Share = Annotated[NonNegativeFloat, _TO_1]
 PositiveShare = Annotated[PositiveFloat, _TO_1]
 
-# Old key, or KEY=VALUE, -> the name that it has now.
+# Old key, or KEY=VALUE, -> the name that it has now, in whichever tree.
 RENAMED = {
+  **dict.fromkeys(("probe", "teaching", "solution", "teach"), "episode"),
+  "episode.baseline_samples": "grpo.baseline_samples",
   "grpo.advantage=none": "grpo.advantage=centred",
   "grpo.delta": "grpo.ratio_cap",
   "grpo.entropy_quantile": "grpo.entropy_share",
+  "probe.max_tokens": "episode.max_probe_tokens",
+  "probe.temperature": "episode.probe_temperature",
+  "prompts.student_diagnostic": "prompts.student_probe",
+  "prompts.student_with_teaching": "prompts.student_taught",
+  "prompts.teacher_adaptive": "prompts.teacher",
   "serving.delta": "serving.publish_changes",
   "serving.student_path": "student.path",
+  "solution.max_tokens": "episode.max_solution_tokens",
+  "solution.temperature": "episode.student_temperature",
+  "teach.max_approach_chars": "episode.shown_probe_tokens",
+  "teach.max_tokens": "episode.max_teaching_tokens",
+  "teach.temperature": "episode.teacher_temperature",
+  "teaching.max_approach_chars": "agent_probe_chars",
+  "teaching.max_tokens": "episode.max_teaching_tokens",
+  "teaching.temperature": "episode.teacher_temperature",
 }
 
 
@@ -92,9 +107,9 @@ def meant(path: str, keys: Iterable[str]) -> str:
   The guess, ` (did you mean ...?)`, holds the keys of the name that `path`
   ends with, or of the one closest to it, the nearest first.
   """
-  if path in RENAMED:
-    return f"; it is config.{RENAMED[path]} now"
   keys = list(keys)
+  if RENAMED.get(path) in keys:
+    return f" (it is config.{RENAMED[path]} now)"
   lasts = {key.rpartition(".")[2] for key in keys}
   names = difflib.get_close_matches(path.rpartition(".")[2], lasts, n=1)
   places = [key for key in keys if key.rpartition(".")[2] in names]
@@ -125,7 +140,7 @@ def _convert(value, kind, where: str, root):
     valid = typing.get_args(kind)
     if value not in valid:
       new = RENAMED.get(f"{where.removeprefix('config.')}={value}")
-      also = f"; it is config.{new} now" if new else ""
+      also = f" (it is config.{new} now)" if new else ""
       raise ConfigError(
         f"{where}={value!r} is not one of {', '.join(valid)}{also}"
       )

@@ -11,7 +11,12 @@ from typing import Annotated, Literal
 
 from ml_collections import ConfigDict
 
-from atlas_jax.config import DataConfig, PromptsConfig, ServerConfig
+from atlas_jax.config import (
+  DataConfig,
+  EpisodeConfig,
+  PromptsConfig,
+  ServerConfig,
+)
 from atlas_jax.config_tree import (
   NonNegativeFloat,
   NonNegativeInt,
@@ -22,12 +27,15 @@ from atlas_jax.config_tree import (
   build,
   tree_of,
 )
-from atlas_jax.online import best_prompts
 from atlas_jax.online.agents.config import AgentConfig
 from atlas_jax.online.model_config import ChatModelConfig
-from atlas_jax.online.protocol import ProbeConfig, SolutionConfig, TeachConfig
 from atlas_jax.online.spend import Caps
-from atlas_jax.teaching.prompts import FIELDS, PromptError, Prompts
+from atlas_jax.teaching.prompts import (
+  FIELDS,
+  PromptError,
+  Prompts,
+  load_prompts,
+)
 
 # The unaided solution is the measure: it stays as it is.
 EVOLVABLE = tuple(name for name in FIELDS if name != "student_baseline")
@@ -140,10 +148,11 @@ class OnlineConfig:
   agent: AgentConfig = field(default_factory=AgentConfig)
   # Of one call of the agent; a cap on dollars needs it.
   agent_dollars_per_call: NonNegativeFloat | None = None
+  # Characters of its unaided answer that the teacher reads in place of a
+  # probe; what is cut off is shown as [...].
+  agent_probe_chars: PositiveInt = 4000
   servers: ServersConfig = field(default_factory=ServersConfig)
-  probe: ProbeConfig = field(default_factory=ProbeConfig)
-  teaching: TeachConfig = field(default_factory=TeachConfig)
-  solution: SolutionConfig = field(default_factory=SolutionConfig)
+  episode: EpisodeConfig = field(default_factory=EpisodeConfig)
   objectives: ObjectivesConfig = field(default_factory=ObjectivesConfig)
   search: SearchConfig = field(default_factory=SearchConfig)
   reflection: ReflectionConfig = field(default_factory=ReflectionConfig)
@@ -171,13 +180,25 @@ class OnlineConfig:
           f"prompts.{name} has {length} characters, more than"
           f" config.reflection.max_prompt_chars={most} allows a template"
         )
+    student = "agent" if self.agent_mode else self.student.kind
+    for part, role, kind in (
+      ("probe", "student", student),
+      ("student", "student", student),
+      ("teacher", "teacher", self.teacher.kind),
+    ):
+      given = getattr(self.episode.chat_template_kwargs, part)
+      if given and kind not in ("url", "local"):
+        yield (
+          f"episode.chat_template_kwargs.{part} has no effect on a {role} of"
+          f" kind {kind!r}; valid for 'url' and 'local'"
+        )
     yield from self._of_agent() if self.agent_mode else self._of_model()
 
   def _of_agent(self) -> Iterator[str]:
-    if "student_diagnostic" in self.search.evolve:
+    if "student_probe" in self.search.evolve:
       yield (
-        "search.evolve holds student_diagnostic, but an agent is not probed:"
-        " its unaided answer is its approach"
+        "search.evolve holds student_probe, but an agent is not probed: its"
+        " unaided answer is its plan"
       )
     if self.caps.dollars is not None and self.agent_dollars_per_call is None:
       yield (
@@ -197,11 +218,15 @@ class OnlineConfig:
         f"agent_dollars_per_call={price:g} has no effect without"
         " config.agent.kind"
       )
-    sampled = (self.probe, self.teaching, self.solution)
-    if fresh > 0 and not any(stage.temperature for stage in sampled):
+    e = self.episode
+    hottest = max(
+      e.probe_temperature, e.teacher_temperature, e.student_temperature
+    )
+    if fresh > 0 and hottest == 0:
       yield (
         f"choosing.fresh_samples={fresh} at temperature 0 would be the same"
-        " samples again; set it to 0, or raise config.teaching.temperature"
+        " samples again; set it to 0, or raise"
+        " config.episode.teacher_temperature"
       )
 
 
@@ -219,6 +244,6 @@ def resolve(tree: ConfigDict) -> OnlineConfig:
   """
   config = build(OnlineConfig, tree)
   if config.prompts_path is not None:
-    prompts = best_prompts.load_prompts(config.prompts_path)
+    prompts = load_prompts(config.prompts_path)
     config = dataclasses.replace(config, prompts=prompts)
   return build(OnlineConfig, config)

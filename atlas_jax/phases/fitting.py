@@ -53,9 +53,9 @@ def fitting(
     rooms.append((s.teacher.max_model_len, "serving.teacher.max_model_len"))
   stages = []
   if rooms:
-    longest = e.max_probe_tokens + teaching
-    fields = {"approach": ""}
-    stages.append((teacher, "teacher_adaptive", fields, longest, *min(rooms)))
+    longest = e.shown_probe_tokens + teaching
+    fields = {"probe": ""}
+    stages.append((teacher, "teacher", fields, longest, *min(rooms)))
   if "evaluate" in config.phases and split == config.evaluate.split:
     constants = config.evaluate.constant_teachings
     teaching = max([teaching, *(len(student.encode(c)) for c in constants)])
@@ -64,9 +64,9 @@ def fitting(
     longest = e.max_solution_tokens
     stages += [
       (student, "student_baseline", {}, longest, *room),
-      (student, "student_diagnostic", {}, e.max_probe_tokens, *room),
+      (student, "student_probe", {}, e.max_probe_tokens, *room),
       (
-        *(student, "student_with_teaching", {"teaching": ""}),
+        *(student, "student_taught", {"teaching": ""}),
         *(teaching + longest, *room),
       ),
     ]
@@ -74,7 +74,8 @@ def fitting(
   def excess(problem: Problem) -> str | None:
     for chat, template, fields, longest, room, key in stages:
       text = prompts.render(template, {"question": problem.question, **fields})
-      tokens = len(chat.prompt_ids(text)) + longest
+      kwargs = e.chat_template_kwargs.of(template)
+      tokens = len(chat.prompt_ids(text, kwargs)) + longest
       if tokens > room:
         return (
           f"{tokens} tokens for {template} and its response, config.{key} is"
@@ -98,7 +99,9 @@ def fitting_examples(
   def excess(example: SftExample) -> str | None:
     nonlocal total
     text = prompts.render(example.template, example.fields)
-    tokens = len(teacher.training_example(text, example.response)[0])
+    kwargs = config.episode.chat_template_kwargs.of(example.template)
+    ids, _ = teacher.training_example(text, example.response, kwargs)
+    tokens = len(ids)
     total += tokens
     return (
       f"{tokens} tokens, config.sft.row_length is {room}"

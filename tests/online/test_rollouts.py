@@ -24,9 +24,7 @@ def opened(folder, url, **changes):
 
 
 def better(run):
-  return dataclasses.replace(
-    run.config.prompts, teacher_adaptive=small_world.GOOD
-  )
+  return dataclasses.replace(run.config.prompts, teacher=small_world.GOOD)
 
 
 def test_what_no_candidate_changes_is_asked_once(tmp_path):
@@ -57,9 +55,9 @@ def test_what_no_candidate_changes_is_asked_once(tmp_path):
 
 
 CHANGED = {
-  "student_diagnostic": (" in short", 3),
-  "teacher_adaptive": (" in numbered steps", 2),
-  "student_with_teaching": (" now", 1),
+  "student_probe": (" in short", 3),
+  "teacher": (" in numbered steps", 2),
+  "student_taught": (" now", 1),
 }
 
 
@@ -299,9 +297,7 @@ def test_an_agent_is_not_probed(tmp_path):
     needed = sorted(role for role, _ in run.rollouts.calls_needed(jobs))
     (made,) = run.rollouts.evaluate(jobs)
     spent = {x.role: x.spent.calls for x in run.ledger.snapshot().lines}
-  assert needed == sorted(
-    2 * ["student_baseline", "teacher_adaptive", "student_with_teaching"]
-  )
+  assert needed == sorted(2 * ["student_baseline", "teacher", "student_taught"])
   assert spent == dict.fromkeys(needed, 2)
   assert [len(stub.calls), made[0].taught.approach] == [
     2,
@@ -314,8 +310,8 @@ def test_an_agent_is_not_probed(tmp_path):
   ("role", "begins"),
   [
     ("student_baseline", "SOLVE"),
-    ("teacher_adaptive", "TEACH"),
-    ("student_with_teaching", "GUIDED"),
+    ("teacher", "TEACH"),
+    ("student_taught", "GUIDED"),
   ],
 )
 def test_equal_answers_to_all_questions_are_told(

@@ -28,9 +28,9 @@ class Words:
 PROMPTS = Prompts(
   PromptsConfig(
     student_baseline="{question}",
-    student_diagnostic="{question}",
-    teacher_adaptive="{question} {approach}",
-    student_with_teaching="{question} {teaching}",
+    student_probe="{question}",
+    teacher="{question} {probe}",
+    student_taught="{question} {teaching}",
   )
 )
 # teacher: 1 + words + 3 + 4 <= row; student: 1 + words + 4 + 5 <= its server

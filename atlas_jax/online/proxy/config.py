@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from atlas_jax import addresses
-from atlas_jax.config import PromptsConfig
+from atlas_jax.config import PromptsConfig, TeachConfig
 from atlas_jax.config_tree import (
   NonNegativeFloat,
   PositiveFloat,
@@ -13,11 +13,10 @@ from atlas_jax.config_tree import (
   Valid,
 )
 from atlas_jax.online import variables
-from atlas_jax.online.best_prompts import load_prompts, prompts_config
 from atlas_jax.online.outcomes import TEACH_DEADLINE_S
-from atlas_jax.online.protocol import ProbeConfig, TeachConfig
 from atlas_jax.online.variables import VariableName
 from atlas_jax.serving import http
+from atlas_jax.teaching.prompts import load_prompts, prompts_config
 
 _PORT = Valid("must be from 1 to 65535", lambda port: 1 <= port <= 65535)
 
@@ -62,8 +61,7 @@ class ProxyConfig:
   prompts: PromptsConfig = field(default_factory=PromptsConfig)
   # A best_prompts.json, in place of `prompts`.
   prompts_path: str | None = None
-  probe: ProbeConfig = field(default_factory=ProbeConfig)
-  teach: TeachConfig = field(default_factory=TeachConfig)
+  episode: TeachConfig = field(default_factory=TeachConfig)
   # Probe and teacher together may take this long, then the student answers
   # alone.
   teach_deadline_s: PositiveFloat = TEACH_DEADLINE_S
@@ -100,6 +98,11 @@ class ProxyConfig:
       yield (
         "teacher.model must name the model that teaches, as"
         f" {self.teacher.url}/models lists it"
+      )
+    if self.episode.chat_template_kwargs.student:
+      yield (
+        "episode.chat_template_kwargs.student has no effect: a client's own"
+        " request says chat_template_kwargs"
       )
     if self.upstream.forward_authorization and (
       self.api_key_env or self.upstream.api_key_env
