@@ -9,12 +9,14 @@ before anything starts.
 import dataclasses
 import datetime
 import math
+import pathlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from ml_collections import ConfigDict
 
+from atlas_jax import files
 from atlas_jax.config_tree import (
   ConfigError,  # noqa: F401
   NonNegativeFloat,
@@ -27,22 +29,20 @@ from atlas_jax.config_tree import (
   build,
   tree_of,
 )
+from atlas_jax.episode_config import EpisodeConfig
 from atlas_jax.loss_options import LossOptions
-from atlas_jax.server_config import Dtype, ServerConfig
+from atlas_jax.server_config import Dtype, ServingConfig
+from atlas_jax.teaching.prompts import (
+  PromptsConfig,
+  load_prompts,
+  prompts_config,
+)
 
 Phase = Literal["sft", "grpo", "evaluate", "export"]
 # What metrics call reward_NAME already.
 REWARD_NAMES = (
   *("improvement", "degradation", "efficiency", "format", "leak", "length"),
   *("mean", "std"),
-)
-# What decides how a template is rendered, not what it writes.
-_NOT_OF_TEMPLATES = (
-  *("conversation", "conversations", "messages", "tools", "documents"),
-  *("chat_template", "add_generation_prompt", "continue_final_message"),
-  *("tokenize", "padding", "truncation", "max_length", "return_tensors"),
-  *("return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"),
-  "strftime_now",
 )
 _FUNCTION = Valid(
   "must be 'module:function' or 'file.py:function'", lambda name: ":" in name
@@ -139,86 +139,6 @@ class DataConfig:
   max_too_long: NonNegativeFloat = 0.01
   # Of the problems and examples that a run began with, which it writes here.
   fingerprint: str | None = None
-
-
-@dataclass(frozen=True)
-class PromptsConfig:
-  """The four templates. Each must hold exactly the fields named here."""
-
-  # {question}
-  student_baseline: str = (
-    "{question}\n\nSolve the problem step by step. Give your final answer"
-    " inside <solution></solution> tags."
-  )
-  # {question}
-  student_probe: str = (
-    "{question}\n\nBefore you solve it, outline in at most 50 tokens how you"
-    " would approach this problem. Do not solve it yet."
-  )
-  # {question} {probe}
-  teacher: str = (
-    "A student was given this problem:\n{question}\n\nThe student's planned"
-    " approach:\n{probe}\n\nDecide how much help this student needs. Then"
-    " write the guidance for the student inside <teaching></teaching> tags:"
-    " as little as possible for a sound approach, concrete steps for a weak"
-    " one. Never state the final answer."
-  )
-  # {question} {teaching}
-  student_taught: str = (
-    "{question}\n\nA teacher gives you this guidance:\n{teaching}\n\nSolve"
-    " the problem step by step. Give your final answer inside"
-    " <solution></solution> tags."
-  )
-
-
-@dataclass(frozen=True)
-class ChatTemplateKwargs:
-  """Arguments of the models' chat templates, by what is asked for."""
-
-  # Of the probe. In training a template that knows enable_thinking gets False
-  # unless this says otherwise; what a template does not know does nothing.
-  probe: dict = field(default_factory=dict)
-  student: dict = field(default_factory=dict)  # the same of its solutions
-  teacher: dict = field(default_factory=dict)  # the same of teachings
-
-  def of(self, role: str) -> dict:
-    """Those for a template of PromptsConfig."""
-    return {"student_probe": self.probe, "teacher": self.teacher}.get(
-      role, self.student
-    )
-
-  def conflicts(self) -> Iterator[str]:
-    for part, arguments in vars(self).items():
-      for name in arguments:
-        if not name.isidentifier() or name in _NOT_OF_TEMPLATES:
-          yield (
-            f"{part} holds {name!r}; valid: any name that a chat template may"
-            f" know, but {', '.join(_NOT_OF_TEMPLATES)}"
-          )
-
-
-@dataclass(frozen=True)
-class TeachConfig:
-  """How a probe and a teaching are sampled. Lengths are in tokens."""
-
-  max_probe_tokens: PositiveInt = 50  # of the student's plan, with its thinking
-  # Of the plan without its thinking, as the teacher reads it. Where the
-  # student's tokenizer is not known a token is up to six letters of a word, or
-  # one mark.
-  shown_probe_tokens: PositiveInt = 50
-  probe_temperature: NonNegativeFloat = 0.0  # of plans
-  # What the teacher thinks before its teaching included.
-  max_teaching_tokens: PositiveInt = 512
-  teacher_temperature: NonNegativeFloat = 1.0  # of teachings
-  chat_template_kwargs: ChatTemplateKwargs = ChatTemplateKwargs()
-
-
-@dataclass(frozen=True)
-class EpisodeConfig(TeachConfig):
-  """How an episode is sampled: probe, teaching and solutions."""
-
-  max_solution_tokens: PositiveInt = 512  # of a solution, unaided or taught
-  student_temperature: NonNegativeFloat = 0.7  # of solutions
 
 
 @dataclass(frozen=True)
@@ -326,22 +246,6 @@ class GrpoConfig(LossOptions):
 
 
 @dataclass(frozen=True)
-class ServingConfig:
-  teacher: ServerConfig = field(default_factory=ServerConfig)
-  student: ServerConfig = field(default_factory=ServerConfig)
-  start_timeout_s: PositiveFloat = 600.0
-  request_timeout_s: PositiveFloat = 600.0
-  retries: NonNegativeInt = 3  # of one request
-  restarts: NonNegativeInt = 3  # of a server that died, in one run
-  max_concurrency: PositiveInt = 256
-  # Publish only the values that changed, where the server can take that.
-  publish_changes: bool = True
-  full_every: PositiveInt = 50  # versions between two full files
-  # Stop when mean |trainer - server| log-prob on the fixed prompt is above.
-  max_logprob_gap: NonNegativeFloat = 0.1
-
-
-@dataclass(frozen=True)
 class EvaluateConfig:
   split: Literal["train", "validation", "test"] = "test"
   problems: PositiveInt = 256
@@ -381,13 +285,13 @@ class RunConfig:
   teacher: ModelConfig = ModelConfig()
   student: StudentConfig = StudentConfig()
   data: DataConfig = DataConfig()
-  prompts: PromptsConfig = PromptsConfig()
+  prompts: PromptsConfig = field(default_factory=PromptsConfig)
   prompts_path: str | None = None  # a best_prompts.json: it replaces prompts
-  episode: EpisodeConfig = EpisodeConfig()
+  episode: EpisodeConfig = field(default_factory=EpisodeConfig)
   reward: RewardConfig = RewardConfig()
   sft: SftConfig = SftConfig()
   grpo: GrpoConfig = GrpoConfig()
-  serving: ServingConfig = ServingConfig()
+  serving: ServingConfig = field(default_factory=ServingConfig)
   evaluate: EvaluateConfig = EvaluateConfig()
   export: ExportConfig = ExportConfig()
 
@@ -406,13 +310,34 @@ def default_config() -> ConfigDict:
   return tree_of(RunConfig())
 
 
-def resolve(tree: ConfigDict) -> RunConfig:
-  """The RunConfig that `tree` describes.
+def resolve(
+  tree: Mapping | ConfigDict,
+  workdir: pathlib.Path | None = None,
+  cls: type = RunConfig,
+):
+  """The config of class `cls` that `tree` describes, its prompts_path read.
+
+  Args:
+    tree: a ConfigDict, or what a config.json holds.
+    workdir: of the run, which goes on with the templates that it began with,
+      whatever has become of their file.
+    cls: RunConfig, or another tree that holds prompts and prompts_path.
 
   Raises:
     ConfigError: an unknown key, a wrong type, or a value that is not valid.
+    PromptError: the file of prompts_path holds no prompts.
   """
-  return build(RunConfig, tree)
+  config = build(cls, tree)
+  path = config.prompts_path
+  if path is None:
+    return config
+  file = None if workdir is None else workdir / "config.json"
+  before = files.read_json(file) if file and file.exists() else {}
+  if before.get("prompts_path") == path:
+    prompts = prompts_config(before["prompts"], str(file))
+  else:
+    prompts = load_prompts(path)
+  return build(cls, dataclasses.replace(config, prompts=prompts))
 
 
 def to_dict(config) -> dict:

@@ -1,4 +1,4 @@
-"""How a vLLM server is started, or where it is."""
+"""How vLLM servers are started, or where they are."""
 
 import re
 from collections.abc import Iterator
@@ -6,7 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from atlas_jax import addresses
-from atlas_jax.config_tree import NonNegativeInt, PositiveInt
+from atlas_jax.config_tree import (
+  NonNegativeFloat,
+  NonNegativeInt,
+  PositiveFloat,
+  PositiveInt,
+)
 
 Dtype = Literal["float32", "bfloat16"]
 # Flags of vLLM that run code, open a door or serve another model.
@@ -50,3 +55,19 @@ class ServerConfig:
           f"extra_args holds --{name}, which runs code, opens a door or serves"
           f" something else; take it out (any of {', '.join(refused)})"
         )
+
+
+@dataclass(frozen=True)
+class ServingConfig:
+  teacher: ServerConfig = ServerConfig()
+  student: ServerConfig = ServerConfig()
+  start_timeout_s: PositiveFloat = 600.0
+  request_timeout_s: PositiveFloat = 600.0
+  retries: NonNegativeInt = 3  # of one request
+  restarts: NonNegativeInt = 3  # of a server that died, in one run
+  max_concurrency: PositiveInt = 256
+  # Publish only the values that changed, where the server can take that.
+  publish_changes: bool = True
+  full_every: PositiveInt = 50  # versions between two full files
+  # Stop when mean |trainer - server| log-prob on the fixed prompt is above.
+  max_logprob_gap: NonNegativeFloat = 0.1

@@ -4,18 +4,18 @@ A file under configs/ starts from `default_config()`. `resolve` refuses
 unknown keys, wrong types, and values that would waste a run.
 """
 
-import dataclasses
-from collections.abc import Iterator
+import pathlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from ml_collections import ConfigDict
 
+from atlas_jax import config as config_lib
 from atlas_jax.config import (
   DataConfig,
   EpisodeConfig,
   PromptsConfig,
-  ServerConfig,
 )
 from atlas_jax.config_tree import (
   NonNegativeFloat,
@@ -24,18 +24,13 @@ from atlas_jax.config_tree import (
   PositiveInt,
   Share,
   Valid,
-  build,
   tree_of,
 )
 from atlas_jax.online.agents.config import AgentConfig
 from atlas_jax.online.model_config import ChatModelConfig
 from atlas_jax.online.spend import Caps
-from atlas_jax.teaching.prompts import (
-  FIELDS,
-  PromptError,
-  Prompts,
-  load_prompts,
-)
+from atlas_jax.server_config import ServerConfig
+from atlas_jax.teaching.prompts import FIELDS
 
 # The unaided solution is the measure: it stays as it is.
 EVOLVABLE = tuple(name for name in FIELDS if name != "student_baseline")
@@ -168,10 +163,6 @@ class OnlineConfig:
     return ("student",) if self.agent_mode else ("agent",)
 
   def conflicts(self) -> Iterator[str]:
-    try:
-      Prompts(self.prompts)
-    except PromptError as error:
-      yield f"prompts: {error}"
     most = self.reflection.max_prompt_chars
     for name in self.search.evolve:
       length = len(getattr(self.prompts, name))
@@ -235,15 +226,8 @@ def default_config() -> ConfigDict:
   return tree_of(OnlineConfig())
 
 
-def resolve(tree: ConfigDict) -> OnlineConfig:
-  """The OnlineConfig that `tree` describes, prompts_path read.
-
-  Raises:
-    ConfigError: an unknown key, a wrong type, or a value that is not valid.
-    PromptError: the file of prompts_path is not one.
-  """
-  config = build(OnlineConfig, tree)
-  if config.prompts_path is not None:
-    prompts = load_prompts(config.prompts_path)
-    config = dataclasses.replace(config, prompts=prompts)
-  return build(OnlineConfig, config)
+def resolve(
+  tree: Mapping | ConfigDict, workdir: pathlib.Path | None = None
+) -> OnlineConfig:
+  """As config.resolve, of an optimisation in `workdir`."""
+  return config_lib.resolve(tree, workdir, OnlineConfig)

@@ -5,18 +5,18 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from atlas_jax import addresses
-from atlas_jax.config import PromptsConfig, TeachConfig
+from atlas_jax.config import PromptsConfig
 from atlas_jax.config_tree import (
   NonNegativeFloat,
   PositiveFloat,
   PositiveInt,
   Valid,
 )
+from atlas_jax.episode_config import TeachConfig
 from atlas_jax.online import variables
 from atlas_jax.online.outcomes import TEACH_DEADLINE_S
 from atlas_jax.online.variables import VariableName
 from atlas_jax.serving import http
-from atlas_jax.teaching.prompts import load_prompts, prompts_config
 
 _PORT = Valid("must be from 1 to 65535", lambda port: 1 <= port <= 65535)
 
@@ -137,14 +137,3 @@ def read_keys(config: ProxyConfig, environ: Mapping[str, str]) -> Keys:
     upstream=read("upstream.api_key_env", config.upstream.api_key_env),
     teacher=read("teacher.api_key_env", config.teacher.api_key_env),
   )
-
-
-def read_prompts(config: ProxyConfig) -> PromptsConfig:
-  """The templates: of the file, if one is named.
-
-  Raises:
-    PromptError: they are not valid.
-  """
-  if config.prompts_path is not None:
-    return load_prompts(config.prompts_path)
-  return prompts_config(vars(config.prompts), "config.prompts")
