@@ -14,7 +14,7 @@ import sys
 
 from absl import flags
 
-from . import common
+from . import common, config_flag
 
 common.define_flags()
 _DRY_RUN = flags.DEFINE_bool(
@@ -31,7 +31,7 @@ def main():
   from atlas_jax.online import optimize, plan
 
   workdir = common.workdir()
-  config = common.resolved(online_config.resolve, common.tree(), workdir)
+  config = online_config.resolve(config_flag.tree(), workdir)
   if _DRY_RUN.value:
     print(plan.plan(config, workdir, os.environ), flush=True)
     return
