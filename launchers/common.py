@@ -41,12 +41,7 @@ def define_flags(workdir: bool = True) -> None:
 
 
 def config(**changes):
-  """The resolved RunConfig of --config, with top-level `changes`.
-
-  Raises:
-    ConfigError: an unknown key, a wrong type or value.
-    PromptError: the file of config.prompts_path holds no prompts.
-  """
+  """The RunConfig of --config with top-level `changes`; see config.resolve."""
   from atlas_jax import config as config_lib
 
   tree = config_flag.tree()
@@ -110,7 +105,7 @@ def launch(main) -> None:
       number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
       name = signal.Signals(number).name
       _end(f"stopped by {name}; the same command goes on", 128 + number)
-    except AtlasError as error:
+    except (AtlasError, flags.Error) as error:
       _end(str(error))
 
   _set_environment()

@@ -8,8 +8,6 @@ import threading
 
 from absl import flags
 
-from atlas_jax.errors import AtlasError
-
 _COORDINATOR = flags.DEFINE_string(
   "coordinator",
   None,
@@ -19,10 +17,7 @@ _COORDINATOR = flags.DEFINE_string(
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is.")
 _TIMEOUT = flags.DEFINE_integer(
-  "coordinator_timeout_s",
-  300,
-  "Until all processes must have met.",
-  lower_bound=1,
+  "coordinator_timeout_s", 300, "Until all processes must have met.", 1
 )
 # How many processes a launcher of clusters started, by its own account.
 _TASKS = (
@@ -31,21 +26,17 @@ _TASKS = (
 )
 
 
-class HostsError(AtlasError):
-  """The processes cannot train together as the flags say."""
-
-
 def initialize() -> None:
   """Waits for the other processes, where --coordinator names one.
 
   Raises:
-    HostsError: the flags are not valid, or JAX cannot start.
+    IllegalFlagValueError: they cannot train together as the flags say.
   """
   given = _NUM_PROCESSES.value, _PROCESS_ID.value
   value, seconds = _COORDINATOR.value, _TIMEOUT.value
   if value is None:
     if given != (None, None):
-      raise HostsError(
+      raise flags.IllegalFlagValueError(
         "--num_processes and --process_id need --coordinator: HOST:PORT of"
         " process 0, or auto"
       )
@@ -54,8 +45,7 @@ def initialize() -> None:
         logging.warning(
           "%s=%s, and without --coordinator=auto or HOST:PORT each process"
           " trains alone",
-          name,
-          os.environ[name],
+          *(name, os.environ[name]),
         )
     return
   # Brings JAX, which the online half does without.
@@ -74,8 +64,9 @@ def initialize() -> None:
     multihost.initialize(address, *given, timeout_s=seconds + 60)
   except (RuntimeError, ValueError, OSError) as error:
     hint = "" if address else "; auto finds TPU pods and SLURM"
-    why = " ".join(str(error).split())
-    raise HostsError(f"--coordinator={value}: {why}{hint}") from None
+    raise flags.IllegalFlagValueError(
+      f"--coordinator={value}: {' '.join(str(error).split())}{hint}"
+    ) from None
   finally:
     timer.cancel()
 
