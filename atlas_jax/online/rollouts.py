@@ -35,7 +35,7 @@ from atlas_jax.teaching.protocol import (
   wait_all,
 )
 from atlas_jax.teaching.rewards import ScoredEpisode, score_episodes
-from atlas_jax.teaching.speakers import NoAnswer, Once, Speaker
+from atlas_jax.teaching.speakers import Ask, NoAnswer, Once, Said, Speaker
 
 _TRIES = 2
 _ALIKE = 4  # questions whose answers are all the same: too many
@@ -74,6 +74,28 @@ class Rollout:
   score: float | None = None
   why: str | None = None
   down: bool = False
+
+
+@dataclass(frozen=True)
+class _Noted:
+  """A speaker of one rollout; what was answered is noted by its key.
+
+  Args:
+    speaker: who answers.
+    keys: role -> key, of the calls that rollouts share.
+    asked: filled.
+  """
+
+  speaker: Speaker
+  keys: Mapping[str, tuple]
+  asked: set[tuple]
+  tokenizer: None = None
+
+  async def say(self, prompt: str, ask: Ask) -> list[Said]:
+    said = await self.speaker.say(prompt, ask)
+    if ask.role in self.keys:
+      self.asked.add(self.keys[ask.role])
+    return said
 
 
 @dataclass
@@ -213,10 +235,10 @@ class Rollouts:
   async def _one(
     self, prompts: Prompts, job: Job, problem: Problem
   ) -> TeachingEpisode:
-    config = self.config
+    config, keys = self.config, self._keys(job, problem)
     protocol = TeachingProtocol(
-      self._student,
-      self._teacher,
+      _Noted(self._student, keys, self._asked),
+      _Noted(self._teacher, keys, self._asked),
       prompts,
       config.episode,
       agent_chars=config.agent_probe_chars if config.agent_mode else None,
@@ -225,9 +247,7 @@ class Rollouts:
     question = Question(
       problem.question, problem.id, (config.seed,), job.replicate
     )
-    episode = await protocol.episode(problem, question)
-    self._asked.update(self._keys(job, problem).values())
-    return episode
+    return await protocol.episode(problem, question)
 
   def _judged(self, made) -> list[Rollout]:
     scored = iter(

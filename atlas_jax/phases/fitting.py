@@ -13,7 +13,7 @@ from atlas_jax.config import RunConfig
 from atlas_jax.data.chat import ChatError, ChatTokenizer
 from atlas_jax.data.problems import DataError, Problem, SftExample
 from atlas_jax.errors import AtlasError
-from atlas_jax.teaching.prompts import Prompts
+from atlas_jax.teaching.prompts import NO_PROBE, Prompts
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,8 @@ def fitting(
     rooms.append((s.teacher.max_model_len, "serving.teacher.max_model_len"))
   stages = []
   if rooms:
-    longest = e.shown_probe_tokens + teaching
+    shown = min(e.max_probe_tokens, e.shown_probe_tokens)
+    longest = max(shown, len(teacher.encode(NO_PROBE))) + teaching
     fields = {"probe": ""}
     stages.append((teacher, "teacher", fields, longest, *min(rooms)))
   if "evaluate" in config.phases and split == config.evaluate.split:

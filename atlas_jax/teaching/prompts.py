@@ -31,7 +31,7 @@ _OLD_NAMES = {
   "student_with_teaching": "student_taught",
 }
 # What fills {probe} where the student stated nothing.
-NO_PROBE = "(The student stated no plan.)"
+NO_PROBE = "(no plan stated)"
 STATUSES = ("ok", "missing", "empty", "repeated", "unclosed")
 
 

@@ -88,7 +88,10 @@ def test_attempts_that_cost_nothing_do_not_lower_the_mean(tmp_path, share):
   # Bounds far from what is used, as of models that think.
   changes = {
     **{f"{role}__retries": 12 for role in ("student", "teacher")},
-    **{f"{x}__max_tokens": 2000 for x in ("solution", "teaching", "probe")},
+    **{
+      f"episode__max_{x}_tokens": 2000
+      for x in ("solution", "teaching", "probe")
+    },
   }
   with (
     StubServer(small_world.answer, faults=faults if share else None) as stub,

@@ -59,7 +59,9 @@ def test_an_unknown_variant_lists_the_valid_ones():
     ({"reflection.max_prompt_chars": 9}, "more than config.reflection"),
     ({"choosing.non_degradation_floor": 1.5}, "must not be above 1"),
     (
-      {f"{n}.temperature": 0.0 for n in ("probe", "teaching", "solution")},
+      {
+        f"episode.{n}_temperature": 0.0 for n in ("probe", "teacher", "student")
+      },
       "config.choosing.fresh_samples=1 at temperature 0",
     ),
     ({"student.kind": "x"}, "config.student.kind='x' is not one of"),

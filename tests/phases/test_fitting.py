@@ -21,8 +21,11 @@ from atlas_jax.teaching.prompts import Prompts
 class Words:
   """A tokenizer with one token a word and one for the template."""
 
-  def prompt_ids(self, text):
-    return [0, *range(len(text.split()))]
+  def encode(self, text):
+    return list(range(len(text.split())))
+
+  def prompt_ids(self, text, template_kwargs):
+    return [0, *self.encode(text)]
 
 
 PROMPTS = Prompts(
