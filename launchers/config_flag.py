@@ -101,15 +101,21 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def _unknown_key(argv: list[str], text: str) -> str | None:
-  """The error of a --config.KEY that there is not; None: another error."""
-  lost = re.search(r"'(\w+)", text)
-  given = [a.split("=")[0] for a in argv if re.match("--?config\\.", a)]
-  wrong = [key for key in given if lost and lost[1] in key.split(".")]
-  configs = [a.split("=", 1)[1] for a in argv if re.match("--?config=", a)]
-  if not wrong or not configs:
-    return None
+  """The error of a key that there is not; None: another error.
+
+  It is one that a flag names, or an old section that the config file names.
+  """
   from atlas_jax import config_tree
 
+  lost = (re.findall(r"'(\w+)", text) or [""])[0]
+  given = [a.split("=")[0] for a in argv if re.match("--?config\\.", a)]
+  wrong = [key for key in given if lost in key.split(".")]
+  configs = [a.split("=", 1)[1] for a in argv if re.match("--?config=", a)]
+  if not wrong and configs and lost in config_tree.RENAMED:
+    new = config_tree.RENAMED[lost]
+    return f"{configs[0]}: config.{lost} names no key; it is config.{new} now"
+  if not wrong or not configs:
+    return None
   keys = config_tree.dotted(flags.FLAGS["config"].parser.parse(configs[0]))
   hint = config_tree.meant(wrong[0].split(".", 1)[1], keys)
   return f"{wrong[0]} names no key{hint}; they are in configs/README.md"

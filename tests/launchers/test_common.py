@@ -141,6 +141,12 @@ def test_a_run_goes_on_with_the_templates_that_it_began_with(
     (["--config=configs/quickstart.py", "--workdri=x"], "workdir"),
     ([], "--config must have a value"),
     (["--config=BROKEN"], "Traceback"),
+    (["--config=OLD"], "old.py: config.teach names no key; it is config.epis"),
+    (
+      ["--config=configs/quickstart.py", "--config.grpo.delta=4"],
+      "--config.grpo.delta names no key (it is config.grpo.ratio_cap now)",
+    ),
+    (["--config=configs/teacher.py"], "name a variant: configs/teacher.py"),
   ],
 )
 def test_an_error_of_the_flags_is_one_line(
@@ -148,7 +154,14 @@ def test_an_error_of_the_flags_is_one_line(
 ):
   broken = tmp_path / "broken.py"
   broken.write_text("def get_config():\n  return None.nothing\n")
-  arguments = [a.replace("BROKEN", str(broken)) for a in arguments]
+  old = tmp_path / "old.py"
+  old.write_text(
+    "from configs import proxy\ndef get_config():\n"
+    "  config = proxy.get_config()\n  config.teach.max_tokens = 9\n"
+  )
+  arguments = [
+    a.replace("BROKEN", str(broken)).replace("OLD", str(old)) for a in arguments
+  ]
   given = any(a.startswith("--workdir=") for a in arguments)
   done = subprocess.run(
     [
