@@ -16,30 +16,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, DTypeLike, Float, Int
+from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
 from atlas_jax.model import attention
-from atlas_jax.model.architecture import (
-  ArchitectureError,
-  DecoderConfig,
-  RopeScaling,
-)
-from atlas_jax.model.logprobs import logits, token_logprobs
+from atlas_jax.model.architecture import DecoderConfig
 from atlas_jax.sharding import check_divisible, layout, place
 
-__all__ = [
-  "ArchitectureError",
-  "Block",
-  "Decoder",
-  "DecoderConfig",
-  "RopeScaling",
-  "forward",
-  "logits",
-  "matrices",
-  "token_logprobs",
-]
-
 REMAT = ("none", "dots", "full")
+_ROWS = ("batch", "tokens")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +99,29 @@ def _declare(
 
 
 class Block(nnx.Module):
-  """The parameters of one layer (of all layers, once stacked)."""
+  """The parameters of one layer (of all layers, once stacked on a leading L).
+
+  `block_parameters` says which of them a config has.
+  """
+
+  attn_norm: Float[nnx.Param, " D"]
+  q: Float[nnx.Param, "K R H D"]
+  k: Float[nnx.Param, "K H D"]
+  v: Float[nnx.Param, "K H D"]
+  o: Float[nnx.Param, "D K R H"]
+  q_bias: Float[nnx.Param, "K R H"]
+  k_bias: Float[nnx.Param, "K H"]
+  v_bias: Float[nnx.Param, "K H"]
+  o_bias: Float[nnx.Param, " D"]
+  q_norm: Float[nnx.Param, " H"]
+  k_norm: Float[nnx.Param, " H"]
+  ffw_norm: Float[nnx.Param, " D"]
+  gate: Float[nnx.Param, "F D"]
+  up: Float[nnx.Param, "F D"]
+  down: Float[nnx.Param, "D F"]
+  gate_bias: Float[nnx.Param, " F"]
+  up_bias: Float[nnx.Param, " F"]
+  down_bias: Float[nnx.Param, " D"]
 
   def __init__(
     self, config: DecoderConfig, *, rngs: nnx.Rngs, param_dtype: DTypeLike
@@ -131,6 +137,11 @@ class Decoder(nnx.Module):
   Raises:
     ShardingError: the mesh does not divide a size.
   """
+
+  embedding: Float[nnx.Param, "V D"]
+  final_norm: Float[nnx.Param, " D"]
+  head: Float[nnx.Param, "V D"]  # unless config.tied
+  blocks: Block
 
   def __init__(
     self, config: DecoderConfig, *, rngs: nnx.Rngs, param_dtype: DTypeLike
@@ -260,53 +271,63 @@ def _project(
   param: nnx.Param,
   weight_axes: tuple[str | None, ...],
   out_axes: tuple[str | None, ...],
+  bias: nnx.Param | None = None,
 ) -> Float[Array, "..."]:
   """A product with a weight, gathered over fsdp in the dtype of `x`."""
   weight = place(param[...].astype(x.dtype), *weight_axes)
-  return jnp.einsum(
+  y = jnp.einsum(
     equation,
     x,
     weight,
     precision=attention.matmul_precision(x.dtype),
     out_sharding=layout(*out_axes),
   )
+  return y if bias is None else y + bias[...].astype(y.dtype)
 
 
-def _attention(block, config, x, mask, angles):
+def _attention(
+  block: Block,
+  config: DecoderConfig,
+  x: Float[Array, "B T D"],
+  mask: Bool[Array, "B T T"],
+  angles: tuple[Float[Array, "B T H2"], Float[Array, "B T H2"]],
+) -> Float[Array, "B T D"]:
   y = _rms_norm(x, block.attn_norm[...], config.norm_eps)
-  kv = "kv_heads"
-  rows = ("batch", "tokens")
-  query, key = (kv, None, None), (kv, None)
-  q = _project("btd,krhd->btkrh", y, block.q, (*query, None), (*rows, *query))
-  k = _project("btd,khd->btkh", y, block.k, (*key, None), (*rows, *key))
-  v = _project("btd,khd->btkh", y, block.v, (*key, None), (*rows, *key))
+  rows, query, key = _ROWS, ("kv_heads", None, None), ("kv_heads", None)
+  q_bias = k_bias = v_bias = None
   if config.attention_bias:
-    q = q + block.q_bias[...].astype(q.dtype)
-    k = k + block.k_bias[...].astype(k.dtype)
-    v = v + block.v_bias[...].astype(v.dtype)
+    q_bias, k_bias, v_bias = block.q_bias, block.k_bias, block.v_bias
+  query_axes, key_axes = (*query, None), (*key, None)
+  q = _project(
+    "btd,krhd->btkrh", y, block.q, query_axes, (*rows, *query), q_bias
+  )
+  k = _project("btd,khd->btkh", y, block.k, key_axes, (*rows, *key), k_bias)
+  v = _project("btd,khd->btkh", y, block.v, key_axes, (*rows, *key), v_bias)
   if config.qk_norm:
     q = _rms_norm(q, block.q_norm[...], config.norm_eps)
     k = _rms_norm(k, block.k_norm[...], config.norm_eps)
   q = attention.rotate(q, *angles)
   k = attention.rotate(k, *angles)
   y = attention.attend(q, k, v, mask)
-  y = _project("btkrh,dkrh->btd", y, block.o, (None, *query), (*rows, None))
-  if config.o_bias:
-    y = y + block.o_bias[...].astype(y.dtype)
-  return y
+  o_bias = block.o_bias if config.o_bias else None
+  return _project(
+    "btkrh,dkrh->btd", y, block.o, (None, *query), (*rows, None), o_bias
+  )
 
 
-def _feed_forward(block, config, x):
+def _feed_forward(
+  block: Block, config: DecoderConfig, x: Float[Array, "B T D"]
+) -> Float[Array, "B T D"]:
   y = _rms_norm(x, block.ffw_norm[...], config.norm_eps)
-  rows = ("batch", "tokens")
+  rows, inner = _ROWS, ("ffw", None)
+  gate_bias = up_bias = down_bias = None
+  if config.mlp_bias:
+    gate_bias, up_bias = block.gate_bias, block.up_bias
+    down_bias = block.down_bias
   hidden = (*rows, "ffw")
-  gate = _project("btd,fd->btf", y, block.gate, ("ffw", None), hidden)
-  up = _project("btd,fd->btf", y, block.up, ("ffw", None), hidden)
-  if config.mlp_bias:
-    gate = gate + block.gate_bias[...].astype(gate.dtype)
-    up = up + block.up_bias[...].astype(up.dtype)
+  gate = _project("btd,fd->btf", y, block.gate, inner, hidden, gate_bias)
+  up = _project("btd,fd->btf", y, block.up, inner, hidden, up_bias)
   y = jax.nn.silu(gate) * up
-  y = _project("btf,df->btd", y, block.down, (None, "ffw"), (*rows, None))
-  if config.mlp_bias:
-    y = y + block.down_bias[...].astype(y.dtype)
-  return y
+  return _project(
+    "btf,df->btd", y, block.down, (None, "ffw"), (*rows, None), down_bias
+  )

@@ -11,24 +11,22 @@ over the vocabulary are added up across devices.
 """
 
 import functools
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
+from atlas_jax.model.architecture import DecoderConfig
 from atlas_jax.model.attention import matmul_precision
+from atlas_jax.model.decoder import Decoder
 from atlas_jax.sharding import RULES, layout, place, spec
-
-if TYPE_CHECKING:
-  from atlas_jax.model.architecture import DecoderConfig
-  from atlas_jax.model.decoder import Decoder
 
 
 def token_logprobs(
-  model: "Decoder",
-  config: "DecoderConfig",
+  model: Decoder,
+  config: DecoderConfig,
   hidden: Float[Array, "B T D"],
   tokens: Int[Array, "B T"],
   sequence_ids: Int[Array, "B T"],
@@ -89,7 +87,7 @@ def token_logprobs(
 
 
 def logits(
-  model: "Decoder", config: "DecoderConfig", hidden: Float[Array, "B T D"]
+  model: Decoder, config: DecoderConfig, hidden: Float[Array, "B T D"]
 ) -> Float[Array, "B T V"]:
   """All logits in float32: small shapes only."""
   head = place(_head(model, config).astype(hidden.dtype), "vocab", None)
@@ -103,7 +101,7 @@ def logits(
   )
 
 
-def _head(model: "Decoder", config: "DecoderConfig") -> Float[Array, "V D"]:
+def _head(model: Decoder, config: DecoderConfig) -> Float[Array, "V D"]:
   return model.embedding[...] if config.tied else model.head[...]
 
 
