@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 from atlas_jax.model.architecture import DecoderConfig
 from atlas_jax.model.attention import matmul_precision
 from atlas_jax.model.decoder import Decoder
-from atlas_jax.sharding import RULES, layout, place, spec
+from atlas_jax.sharding import RULES, gather, layout, place, spec
 
 
 def token_logprobs(
@@ -71,10 +71,7 @@ def token_logprobs(
     rows = spec("batch", "tokens")
 
     def sharded(head, *args):
-      head = jax.lax.all_gather(head, "fsdp", axis=1, tiled=True)
-      # Varying before the loop: its gradient is summed over devices once,
-      # not once a chunk.
-      head = jax.lax.pcast(head, ("data", "context"), to="varying")
+      head = gather(head, "embed", 1)
       return local(head, *args, vocab_axis="tensor")
 
     scores = jax.shard_map(

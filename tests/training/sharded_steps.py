@@ -21,7 +21,8 @@ MESHES = {
   "fsdp8": MeshConfig(fsdp=8),
   "fsdp4_tensor2": MeshConfig(fsdp=4, tensor=2),
   "data2_fsdp4": MeshConfig(data=2, fsdp=4),
-  "fsdp4_context2": MeshConfig(fsdp=4, context=2),
+  "fsdp2_tensor2_context2": MeshConfig(fsdp=2, tensor=2, context=2),
+  "fsdp2_context4": MeshConfig(fsdp=2, context=4),
 }
 # Sums over sequences, the entropy quantile, and old log-probs.
 SEQUENCE = GrpoConfig(
