@@ -146,6 +146,15 @@ def gather(x: jax.Array, name: str, axis: int) -> jax.Array:
   return jax.lax.all_gather(varying(x), RULES[name], axis=axis, tiled=True)
 
 
+def add_up_and_cut(x: jax.Array, name: str, axis: int) -> jax.Array:
+  """This device's part of the sum of `x`: what `gather` has as its gradient."""
+  if not has_mesh():
+    return x
+  return jax.lax.psum_scatter(
+    varying(x), RULES[name], scatter_dimension=axis, tiled=True
+  )
+
+
 def add_up(x: jax.Array, name: str) -> jax.Array:
   """The sum of `x` over the devices that cut the logical axis `name`."""
   return jax.lax.psum(x, RULES[name]) if has_mesh() else x
