@@ -133,9 +133,11 @@ def test_private_words_never_reach_the_student(roles):
 
 
 def test_requests_per_problem_and_their_sampling(roles, chat):
-  run([make_problem("27 + 35?", "62")], roles)
+  problem = make_problem("27 + 35?", "62")
+  run([problem], roles)
   teacher, student = (role.client.requests for role in roles)
   ((_, sampling, salt),) = teacher
+  assert sampling.seed == request_seed(11, 5, problem.id, "teach", 0)
   assert (sampling.n, sampling.max_tokens, salt) == (3, 60, "v3")
   assert sampling.stop_token_ids == chat.stop_ids
   kinds = sorted(
