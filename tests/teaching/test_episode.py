@@ -318,7 +318,7 @@ def test_arms(roles, chat, arm, right):
     "taught": len(chat.encode("carry the one")),
   }
   assert {o.teaching_tokens for o in outcomes} == {tokens[arm]}
-  assert all(a.seconds > 0 for a in attempts)
+  assert all(0 < a.seconds < 600 for a in attempts)
   row = json.loads(json.dumps(attempt_json(arm, attempts[0], verdicts[0])))
   assert row["arm"] == arm
   assert row["solution"]["status"] == verdicts[0].status
