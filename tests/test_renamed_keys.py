@@ -6,7 +6,7 @@ from atlas_jax import config as config_lib
 from atlas_jax import config_tree
 from atlas_jax.config import ConfigError, build, tree_of
 from atlas_jax.online import config as online_config
-from atlas_jax.online.proxy.config import ProxyConfig, check
+from atlas_jax.online.proxy.config import ProxyConfig
 
 DEFAULTS = {
   "train": config_lib.default_config,
@@ -17,7 +17,7 @@ DEFAULTS = {
 
 def built(root, tree):
   if root == "proxy":
-    check(build(ProxyConfig, tree))
+    build(ProxyConfig, tree)
   elif root == "optimize":
     online_config.resolve(tree)
   else:

@@ -176,9 +176,10 @@ class OnlineConfig:
     for part, kind in kinds.items():
       given = getattr(self.episode.chat_template_kwargs, part)
       if given and kind not in ("url", "local"):
+        role = "teacher" if part == "teacher" else "student"
         yield (
-          f"episode.chat_template_kwargs.{part} has no effect on kind {kind!r};"
-          " valid for 'url' and 'local'"
+          f"episode.chat_template_kwargs.{part} has no effect on a {role} of"
+          f" kind {kind!r}; valid for 'url' and 'local'"
         )
     yield from self._of_agent() if self.agent_mode else self._of_model()
 

@@ -9,7 +9,8 @@ import openai
 import pytest
 from aiohttp import web
 
-from atlas_jax.config import ConfigError, TeachConfig, build, tree_of
+from atlas_jax.config import ConfigError, build, tree_of
+from atlas_jax.episode_config import TeachConfig
 from atlas_jax.online.proxy import answering
 from atlas_jax.online.proxy.app import serve
 from atlas_jax.online.proxy.config import (
