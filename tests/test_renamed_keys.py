@@ -78,14 +78,24 @@ def test_a_new_key_that_one_tree_has_is_not_named_in_another():
 KWARGS = "episode.chat_template_kwargs"
 
 
+def reachable(root, tree):
+  """`tree` with the addresses and names without which it is refused."""
+  roles = {
+    "train": (),
+    "optimize": ("student", "teacher", "reflection_model"),
+    "proxy": ("upstream", "teacher"),
+  }
+  for role in roles[root]:
+    tree[role].url = "http://127.0.0.1:1/v1"
+    tree[role].model = "t"
+  return tree
+
+
 @pytest.mark.parametrize("root", DEFAULTS)
 @pytest.mark.parametrize("part", ["probe", "student", "teacher"])
 @pytest.mark.parametrize("name", ["tools", "add_generation_prompt", "a b"])
 def test_what_is_no_argument_of_a_template_is_refused(root, part, name):
-  tree = with_key(root, f"{KWARGS}.{part}", {name: True})
-  if root == "proxy":
-    tree.upstream.url = tree.teacher.url = "http://127.0.0.1:1/v1"
-    tree.teacher.model = "t"
+  tree = reachable(root, with_key(root, f"{KWARGS}.{part}", {name: True}))
   with pytest.raises(ConfigError, match=rf"{KWARGS}\.{part} holds '{name}'"):
     built(root, tree)
 
@@ -93,9 +103,7 @@ def test_what_is_no_argument_of_a_template_is_refused(root, part, name):
 def test_arguments_that_reach_no_server_are_refused():
   def online(part, **kinds):
     tree = with_key("optimize", f"{KWARGS}.{part}", {"enable_thinking": True})
-    for role in ("student", "teacher", "reflection_model"):
-      tree[role].kind = "url"
-      tree[role].url = "http://127.0.0.1:1/v1"
+    reachable("optimize", tree)
     tree.update_from_flattened_dict(kinds)
     return tree
 
@@ -109,7 +117,6 @@ def test_arguments_that_reach_no_server_are_refused():
   with pytest.raises(ConfigError, match="student of kind 'agent'"):
     built("optimize", online("student", **agent))
   tree = with_key("proxy", f"{KWARGS}.student", {"enable_thinking": True})
-  tree.upstream.url = tree.teacher.url = "http://127.0.0.1:1/v1"
-  tree.teacher.model = "t"
+  reachable("proxy", tree)
   with pytest.raises(ConfigError, match="client's own request"):
     built("proxy", tree)
