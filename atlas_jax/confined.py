@@ -91,8 +91,8 @@ class Confined:
         raise Late(f"takes more than {wall_s:g} s") from None
       except (OSError, ValueError, TypeError, RecursionError):
         raise NoAnswer(
-          f"takes more than {cpu_s:g} s or {self._memory_bytes >> 30} GiB (its"
-          f" process ended with {self.end()})"
+          f"ended its process ({self.end()}), or takes more than {cpu_s:g} s"
+          f" or {self._memory_bytes >> 30 or 'all'} GiB"
         ) from None
       except BaseException:
         self.end()  # the next question would get this one's answer

@@ -8,12 +8,15 @@ import inspect
 import math
 
 from atlas_jax import targets
+from atlas_jax.errors import AtlasError
 
 
-def call(
-  target: str, share: bool, arguments: tuple
-) -> tuple[float | None, str | None]:
-  """(what a function returns, why it is not taken), in the pool's process.
+class OwnError(AtlasError):
+  """A function of the user's raised, or returned what is no valid number."""
+
+
+def call(target: str, share: bool, arguments: tuple) -> float | None:
+  """What a function returns, in the process of a verifier.
 
   Args:
     target: names the function, sync or async.
@@ -27,11 +30,11 @@ def call(
     if inspect.isawaitable(value):
       value = asyncio.run(value)
     if value is None:
-      return None, None
+      return None
     valid = "a number from 0 to 1" if share else "a finite number"
     number = math.nan if isinstance(value, str) else float(value)
     if not (0 <= number <= 1 if share else math.isfinite(number)):
       raise ValueError(f"it returned {value!r}, expected {valid} or None")
   except (Exception, SystemExit) as error:
-    return None, f"{target}: {targets.raised(error, function)}"[:1000]
-  return number, None
+    raise OwnError(targets.raised(error, function)) from None
+  return number

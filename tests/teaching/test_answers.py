@@ -162,8 +162,7 @@ def test_what_breaks_a_comparison_is_wrong_unless_the_gold_does(
       raise fault
     return True
 
-  for name in ("math_equal", "reasoning_gym"):
-    monkeypatch.setattr(checker._pool, name, compare)
+  monkeypatch.setattr(checker._pool, "ask", compare)
   said = "<solution>x+2</solution>"
   assert checker.check(problem, said, "stop").status == "correct"
   broken.add("x+2")

@@ -5,6 +5,7 @@ choice of families and the grammar alone.
 """
 
 import ast
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -47,15 +48,10 @@ def checker():
 
 @pytest.fixture(scope="module")
 def unlocked():
-  """A pool whose processes may do all that a scorer could."""
-  jobs = {
-    name: dataclasses.replace(job, locked=False)
-    for name, job in verify._JOBS.items()
-  }
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(verify, "_JOBS", jobs)
-    with VerifierPool(processes=1, deadline_s=5.0) as pool:
-      yield pool
+  """Asks a process that may do all that a scorer could."""
+  job = dataclasses.replace(verify.REASONING_GYM, locked=False)
+  with contextlib.closing(VerifierPool(processes=1, deadline_s=5.0)) as pool:
+    yield functools.partial(pool.ask, job)
 
 
 def test_every_family_is_decided_once():
@@ -76,7 +72,7 @@ def test_own_answers_are_right_and_others_wrong(checker, family):
   for entry in made:
     own = entry["answer"]
     assert isinstance(own, str) and own
-    assert checker._pool.reasoning_gym(family, entry, own)
+    assert checker._pool.ask(verify.REASONING_GYM, family, entry, own)
     problem = Problem(
       "id",
       entry["question"],
@@ -277,13 +273,13 @@ def test_no_answer_runs(unlocked, tmp_path, family):
   for entry in entries(family)[:2]:
     for attack in attacks(str(marker)):
       try:
-        right = unlocked.reasoning_gym(family, entry, attack)
+        right = unlocked(family, entry, attack)
       except NoAnswer:
         right = False
       assert not right, attack
       assert not marker.exists(), attack
   # The process that judged them still judges.
-  assert unlocked.reasoning_gym(family, entry, entry["answer"])
+  assert unlocked(family, entry, entry["answer"])
 
 
 @pytest.mark.parametrize(
@@ -303,5 +299,5 @@ def test_no_entry_runs(unlocked, tmp_path, family, key):
       false = {**entry, "answer": attack}
     else:
       false = {**entry, "metadata": {**entry["metadata"], key: attack}}
-    right = unlocked.reasoning_gym(family, false, "x")
+    right = unlocked(family, false, "x")
     assert not right and not marker.exists(), attack
