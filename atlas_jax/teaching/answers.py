@@ -14,16 +14,15 @@ before the cut); otherwise its status is 'truncated'. Text that reports a
 failure ("Error: 401") states no answer, whatever numbers stand in it.
 
 How it is compared: exactly where that is certain (equality.py); else as a
-formula, by math-verify under a deadline (formulas.py); reasoning-gym problems
-by their task's scorer; where config.data.verifier names a function, by what
-that says of the whole response without its thinking (rule 'own'): a share of
-1, right above one half.
-An answer that hangs or breaks its comparison is wrong. Statuses 'no_verdict',
-'verifier_timeout' and 'error' are no verdict (the gold answer does so too, or
-the function is the user's): they are neither right nor wrong and are left out
-of every mean.
+formula (formulas.py); reasoning-gym problems by their task's scorer; where
+config.data.verifier names a function, by what that says of the whole response
+without its thinking (rule 'own'): a share of 1, right above one half.
+An answer that hangs or breaks its comparison is wrong. Where the gold answer
+does so too, or a function of the user's, there is no verdict ('no_verdict',
+'verifier_timeout', 'error'): it is left out of every mean.
 """
 
+import contextlib
 import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -136,8 +135,8 @@ def _boxed(text: str) -> str | None:
   return None
 
 
-class AnswerChecker:
-  """Judges responses. Holds verifier processes: use it as a context.
+class AnswerChecker(contextlib.ExitStack):
+  """Judges responses. Holds verifier processes: close it after use.
 
   Args:
     processes: verifiers of each kind that may run at one time.
@@ -155,21 +154,14 @@ class AnswerChecker:
     deadline_s: float = 3.0,
     data: DataConfig = _DATA,
   ):
+    super().__init__()
     self.failure: str | None = None
     self._pool = VerifierPool(processes=processes, deadline_s=deadline_s)
     self._own = VerifierPool(
       processes=data.own_processes, deadline_s=data.own_deadline_s
     )
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *exc):
-    self.close()
-
-  def close(self) -> None:
-    self._pool.close()
-    self._own.close()
+    self.callback(self._pool.close)
+    self.callback(self._own.close)
 
   def check(self, problem: Problem, text: str, finish_reason: str) -> Verdict:
     """The verdict on one response.
@@ -183,24 +175,24 @@ class AnswerChecker:
     if finish_reason == "length" and (rule != "tag" or answer is None):
       return Verdict("truncated", None, rule)
     said = (strip_thinking(text) or "").strip()
-    if is_own := _is_own(problem) and rule != "failure_text" and bool(said):
+    is_own = _is_own(problem) and rule != "failure_text" and said
+    if is_own:
       answer, rule = answer or said[:_LONGEST_SHOWN], "own"
     elif answer is None:
       return Verdict("no_answer", None, rule)
     try:
-      if is_own:
-        asked = (problem.question, problem.answer, said)
-        share = self._call(problem.verifier, *asked, share=True)
-      else:
-        share = float(self._right(problem, answer))
-    except Late:
-      return Verdict("verifier_timeout", answer, rule)
-    except (NoAnswer, NotStarted):
-      return Verdict("error", answer, rule)
+      if not is_own:
+        right = self._right(problem, answer)
+        return Verdict("correct" if right else "wrong", answer, rule)
+      asked = (problem.question, problem.answer, said)
+      share = self._call(problem.verifier, *asked, share=True)
+    except (NoAnswer, NotStarted) as error:
+      late = isinstance(error, Late)
+      return Verdict("verifier_timeout" if late else "error", answer, rule)
     if share is None:
       return Verdict("no_verdict", answer, rule)
     status = "correct" if share > 0.5 else "wrong"
-    return Verdict(status, answer, rule, share if is_own else None)
+    return Verdict(status, answer, rule, share)
 
   def check_many(
     self, items: Iterable[tuple[Problem, str, str]]

@@ -19,9 +19,10 @@ import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
 
-_SIGNS = {"−": "-", "–": "-", "⁄": "/", "√": r"\sqrt ", "∞": r"\infty "}
-_SIGNS |= {"·": r"\cdot ", "∈": r"\in ", "°": " degree ", "\u00a0": " "}
-_SIGNS |= {"×": r"\times ", "≈": ""}
+_SIGNS = str.maketrans(
+  {"−": "-", "–": "-", "⁄": "/", "√": r"\sqrt ", "×": r"\times ", "≈": ""}
+  | {"·": r"\cdot ", "∈": r"\in ", "∞": r"\infty ", "°": " degree "}
+)
 _COUNTS = "zero one two three four five six seven eight nine ten eleven twelve"
 # (what is written, what stands for it), in this order.
 _SPELLINGS = (
@@ -40,13 +41,14 @@ _SPELLINGS = (
   (r"\s*\(?(?:in )?base[ -](\d+)\)?$", r"_\1"),
   (r"\s(?=\s*\^)|^[A-Za-z] ?\\in\b", ""),
   (r"(?<=\d) ?x ?(?=10\^)", r"\\times "),
+  (r"(?<![\\A-Za-z])(pi|ln|log|exp|sin|cos|tan)(?![A-Za-z])", r"\\\1 "),
+  (r"(?:√|\\?sqrt) ?\(([^()]*)\)", r"\\sqrt{\1}"),
   (
     rf"(?i)^({_COUNTS.replace(' ', '|')})\b",
     lambda m: str(_COUNTS.split().index(m[1].lower())),
   ),
 )
 _FRACTION = re.compile(r"(?<![\^}_])\\[dtc]?frac\{(-?[\d.,]+)\}\{([\d.,]+)\}")
-_LONGEST = 200  # characters of a number
 _DIGITS = (
   r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
   r"(?:[eE][+-]?[0-9]{1,3})?"
@@ -55,7 +57,7 @@ _SCALES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3}
 _SCALES |= {"million": 10**6, "billion": 10**9, "trillion": 10**12}
 # A dash before a number in prose is its sign unless something is left of it.
 NUMBER = re.compile(
-  r"(?<![\w.^/])(?<!\^\{)(?:(?<![0-9)]\s)(?<![\w)])(?P<sign>[+-])\s?)?"
+  r"(?<![\w.^/])(?<!\^\{)(?![0-9]{200})(?:(?<![0-9)]\s)(?<![\w)])(?P<sign>[+-])\s?)?"
   r"(?:(?P<currency>[$€£])\s?(?:(?P<inner>-)\s?)?)?"
   rf"(?:(?P<whole>[0-9]+)\s+(?=[0-9]+\s*/))?(?P<top>{_DIGITS})"
   rf"(?:\s*/\s*(?P<bottom>{_DIGITS}))?(?P<percent>\s*(?:%|percent\b))?"
@@ -98,16 +100,15 @@ _CHANGES = re.compile(
   r"|thirty|forty|fifty)\b",
   re.I,
 )
-# What may not stand in a label or arithmetic that is dropped before `=`.
-_VARIABLE = re.compile(
-  r"[<>!=\\]|\b(?:half|twice|double|triple|times)\b"
-  r"|(?<![A-Za-z])(?!(?:[ckm]m|kg|of)\b)[A-Za-z]{1,2}(?![A-Za-z])"
+# A name, or a label or arithmetic without one, that is dropped before `=`.
+_LABEL = re.compile(
+  r"(?:[A-Za-z](?:_\{?\w+\}?)?\s*|(?:(?![<>!=\\]|\b(?:half|twice|double|triple"
+  r"|times)\b|(?<![A-Za-z])(?!(?:[ckm]m|kg|of)\b)[A-Za-z]{1,2}(?![A-Za-z])).)*)="
 )
-_NAME = re.compile(r"[A-Za-z](?:_\{?\w+\}?)?")
 # A letter or a word that is marked as the choice, and no second one after it.
 _CHOICE = re.compile(
   r"(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?:? )?"
-  r"(?:\(?([a-z])(?:\)|[.:](?= |$)|$| is correct)(?!.*\bnot\b)"
+  r"(?:[(\[]?([a-z])(?:[)\]]|[.:](?= |$)|$| is correct)(?!.*\bnot\b)"
   r"|((?:yes|true)\b(?!.*\bnot\b)|(?:no|false)\b)(?:[,.:;!]|$))"
   r"((?!.*(?:\([A-Z]\)|\b[A-Z]\)|\b(?:yes|no|true|false|or|maybe)\b)).*)",
   re.I,
@@ -115,7 +116,7 @@ _CHOICE = re.compile(
 _EXPLANATION = re.compile(r"[,.;:]?\s(?:because|since)\b.*")
 # What is no formula: words, two numbers side by side, a base, a time.
 _PROSE = re.compile(
-  r"(?<![\\A-Za-z{])(?!(?:sqrt|sin|cos|tan|log|ln|exp|pi|infinity|and|or)(?![a-z]))"
+  r"(?<![\\A-Za-z{])(?!(?:infinity|and|or)(?![a-z]))"
   r"(?:[A-Za-z]{3,}|(?:to|is|of|in|by|at|so|no|it|an)(?![A-Za-z]))"
   r"|(?<![\d_^])\d+\s+\d|\d_|\d:\d\d"
 )
@@ -140,18 +141,15 @@ def normalise(text: str) -> str:
   text = " ".join(text.split())
   for written, plain in _SPELLINGS:
     text = re.sub(written, plain, text)
-  text = " ".join(text.translate(str.maketrans(_SIGNS)).split())
+  text = " ".join(text.translate(_SIGNS).split())
   return text.strip(" *_`\"'“”‘’").rstrip(".;, ")
 
 
 @functools.lru_cache(4096)
 def parse_number(text: str, *, prose: bool = False) -> Number | None:
   """The one number that `text` states (in prose: words may come before it)."""
-  text = normalise(text)
-  dropped, _, value = text.rpartition("=")
-  if _NAME.fullmatch(dropped.strip()) or not _VARIABLE.search(dropped):
-    text = value
-  text = _FRACTION.sub(r" \1/\2", text).strip()
+  label = _LABEL.match(text := normalise(text))
+  text = _FRACTION.sub(r" \1/\2", text[label.end() if label else 0 :]).strip()
   patterns = (_TIME, _BASED, NUMBER)
   found = next(filter(None, ([*p.finditer(text)] for p in patterns)), [])
   if len(found) != 1 or (found[0].start() and not prose):
@@ -173,11 +171,9 @@ def _number(match: re.Match, unit: str = "") -> Number | None:
     if base > 36 or any(int(digit, 36) >= base for digit in digits):
       return None
     return Number(Fraction(int(digits, base)), "", "base")
-  if len(match[0]) > _LONGEST:
-    return None
   parts = (match[part] or "1" for part in ("top", "bottom"))
   top, bottom = (Fraction(part.replace(",", "")) for part in parts)
-  if bottom == 0 or (match["sign"] and match["inner"]):
+  if bottom == 0:
     return None
   value = int(match["whole"] or 0) + top / bottom
   value *= _SCALES[match["scale"].lower()] if match["scale"] else 1
@@ -213,17 +209,10 @@ def equal_numbers(a: Number, b: Number) -> bool:
   return a.kind == b.kind and a.value == b.value
 
 
-def plain_words(text: str) -> str:
-  """The text for comparison as words: case, brackets, white space gone."""
-  text = normalise(text).casefold()
-  return re.sub(r"^[(\[]?([a-z0-9]{1,3})[)\]]$", r"\1", text)
-
-
 def exact_equal(gold: str, answer: str) -> bool | None:
   """True or False where that is certain; None: mathematics must decide."""
   gold, answer = (_EXPLANATION.sub("", normalise(t)) for t in (gold, answer))
-  words, said = plain_words(gold), plain_words(answer)
-  if words == said:
+  if gold.casefold() == answer.casefold():
     return True
   (letter, rest), (other, remark) = choice(gold), choice(answer)
   if letter and other and (letter != other or not (rest and remark)):

@@ -235,14 +235,13 @@ def _states(text: str, answer: str) -> bool:
   gold = equality.parse_number(answer)
   if gold is not None and gold.kind in ("", "%"):
     return any(n.value == gold.value for n in equality.numbers_in(text))
-  words = equality.plain_words(answer)
-  pattern = rf"(?<!\w){re.escape(words)}(?!\w)"
-  if len(words) == 1 and words.isalpha():
+  letter, _ = equality.choice(answer)
+  if len(letter) == 1:
     named = r"(?i:answer|option|choice)(?i:\s+is|:)?\s+"
-    pattern = r"\({0}\)|\b{0}\)|{1}{0}\b".format(words.upper(), named)
-  else:
-    text = equality.plain_words(text)
-  return bool(words) and re.search(pattern, text) is not None
+    pattern = rf"\({letter}\)|\b{letter}\)|{named}{letter}\b"
+    return re.search(pattern, text) is not None
+  words, text = (equality.normalise(t).casefold() for t in (answer, text))
+  return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text) is not None
 
 
 def group_advantages(
