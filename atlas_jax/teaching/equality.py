@@ -20,14 +20,15 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 _SIGNS = str.maketrans(
-  {"−": "-", "–": "-", "⁄": "/", "√": r"\sqrt ", "×": r"\times ", "≈": ""}
+  {"−": "-", "–": "-", "⁄": "/", "√": r"\sqrt ", "×": r"\times ", "≈": "="}
   | {"·": r"\cdot ", "∈": r"\in ", "∞": r"\infty ", "°": " degree "}
 )
 _COUNTS = "zero one two three four five six seven eight nine ten eleven twelve"
 # (what is written, what stands for it), in this order.
 _SPELLINGS = (
-  ("[¼-¾⅐-⅞]", lambda m: " " + unicodedata.normalize("NFKC", m[0])),
-  ("[²³¹⁰-⁹]+", lambda m: f"^{{{unicodedata.normalize('NFKC', m[0])}}}"),
+  ("[¼-¾⅐-⅞]", r" \g<0>"),
+  ("[²³¹⁰-⁹]+", r"^{\g<0>}"),
+  ("[₀-₉]+", r"_{\g<0>}"),
   (r"(?<=\d)(?:\{,\}|\\[,!])(?=\d{3}(?!\d))", ","),
   (r"^-?\d{1,3}(?: \d{3})+$", lambda m: m[0].replace(" ", "")),
   (r"(?<!\\)\\[,;: ]|~", " "),
@@ -42,6 +43,8 @@ _SPELLINGS = (
   (r"\s(?=\s*\^)|^[A-Za-z] ?\\in\b", ""),
   (r"(?<=\d) ?x ?(?=10\^)", r"\\times "),
   (r"(?<![\\A-Za-z])(pi|ln|log|exp|sin|cos|tan)(?![A-Za-z])", r"\\\1 "),
+  (r"(?<!\\)\binf(?:inity)?\b", r"\\infty "),
+  (r"\\approx(?![a-z])", "="),
   (r"(?:√|\\?sqrt) ?\(([^()]*)\)", r"\\sqrt{\1}"),
   (
     rf"(?i)^({_COUNTS.replace(' ', '|')})\b",
@@ -58,7 +61,7 @@ _SCALES |= {"million": 10**6, "billion": 10**9, "trillion": 10**12}
 # A dash before a number in prose is its sign unless something is left of it.
 NUMBER = re.compile(
   r"(?<![\w.^/])(?<!\^\{)(?![0-9]{200})(?:(?<![0-9)]\s)(?<![\w)])(?P<sign>[+-])\s?)?"
-  r"(?:(?P<currency>[$€£])\s?(?:(?P<inner>-)\s?)?)?"
+  r"(?:(?:US)?(?P<currency>[$€£¥])\s?(?:(?P<inner>-)\s?)?)?"
   rf"(?:(?P<whole>[0-9]+)\s+(?=[0-9]+\s*/))?(?P<top>{_DIGITS})"
   rf"(?:\s*/\s*(?P<bottom>{_DIGITS}))?(?P<percent>\s*(?:%|percent\b))?"
   rf"(?:\s+(?P<scale>{'|'.join(_SCALES)})\b)?",
@@ -67,13 +70,14 @@ NUMBER = re.compile(
 _TIME = re.compile(
   r"(?<!\d)([01]?[0-9]|2[0-4]):([0-5][0-9])(?!\d)(?:\s?([ap])\.?m)?", re.I
 )
-_BASED = re.compile(r"\b([0-9][0-9A-F]*)_\{?([0-9]{1,2})\}?")
+_BASED = re.compile(r"(?:\b|\()([0-9][0-9A-F]*)\)?_\{?([0-9]{1,2})\}?")
 # A unit, and what else it is called, without s or es at the end.
 _NAMES = """
   km kilometer kilometr, m meter metr, cm centimeter centimetr, mm millimeter,
   kg kilogram kilo, g gram, mg milligram, l liter litr, ml milliliter,
   h hour hr, min minut, s second sec, ft feet foot, in inch, yd yard, mi mil,
-  lb pound £, oz ounc, mi/h mph, km/h kmh kph, dollar usd $, euro eur €
+  lb pound £, oz ounc, m/s mp, mi/h mph, km/h kmh kph, dollar usd $, euro eur €,
+  c celsiu, f fahrenheit
 """
 _CALLED = {
   other: names.split()[0]
@@ -81,23 +85,28 @@ _CALLED = {
   for other in names.split()
 }
 _UNIT = re.compile(
-  r"\s*((?:(?:sq|square|cubic)\b\.?\s?)?[A-Za-z]+(?:\^\{?[23]\}?| [CF]\b)?"
+  r"\s*((?:(?:sq|square|cubic)\b\.?\s?)?[A-Za-z]+"
+  r"(?:\^\{?[23]\}?| [CF](?:elsius|ahrenheit)?\b)?"
   r"(?:\s*(?:/|\bper\b)\s*[A-Za-z]+(?:\^\{?[23]\}?)?)?)"
 )
-# What changes the number that stands at the "#", or puts it in doubt.
+# Words that change the number that stands at the "#", or put it in doubt.
+_WORDS = r"""
+  not no never neither either nor none but except cannot \w+n['’]t false wrong
+  incorrect fails? instead.of without.# or maybe perhaps possibly might could.be
+  anything than between less more fewer least most over under above below
+  exceeds? nearly almost before.# after.# past.# half twice thrice double triple
+  times(?!\s(?:an?|per|each)\b)\s\w+ minus negative plus divided multiplied
+  squared cubed root (?:square|cube|inverse|reciprocal|opposite|multiples?).of
+  divisible power log pi sqrt until up.to two three four five six seven
+  eight nine ten eleven twelve \w+teen twenty thirty forty fifty
+  (?:third|quarter|(?:four|fif|six|seven|eigh|nin|ten|hundred|thousand)th)s?
+"""
 _CHANGES = re.compile(
-  r"[^A-Za-z\s,;:'’\"()?.#/^{}23-]|#\.*[\d^(]|#-?\s*\w*fold\b"
+  r"[^A-Za-z\s,;:'’\"()?.#/^{}23-]|#\.*[\d^(]|#-?\s*\w*(?:fold|ish)\b"
   r"|(?<![A-Za-z'’#/])(?<!# )(?<!ree )(?<!per )(?<!sq )[B-HJ-Z](?![A-Za-z'’])"
   r"|#(?!(?:k?m?g|[cmk]?m|m?l|s|h|min|hrs?|lbs?|oz|ft|in|mph|kmh)(?![a-z]))\w"
-  r"|#\s*(?:(?-i:[KMBT])|bn|mil|to|till|and|[xyznkei])\b"
-  r"|\b(?:not|no|never|n?either|nor|\w+n['’]t|cannot|or|maybe|perhaps|than"
-  r"|between|less|more|fewer|least|most|over|under|above|below|nearly|almost"
-  r"|half|twice|thrice|double|triple|times(?! (?:an?|per|each)\b) \w+|minus"
-  r"|negative|plus|divided|multiplied|squared|cubed|root|power|log|pi|sqrt|but"
-  r"|none|except|wrong|until|up to|(?:third|quarter|(?:four|fif"
-  r"|six|seven|eigh|nin|ten|hundred|thousand)th)s?|two"
-  r"|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen|twenty"
-  r"|thirty|forty|fifty)\b",
+  r"|#\s*(?:(?-i:[KMBT])|bn|mil|lakh|crore|ppm|factorial|to|till|and|[xyznkei])\b"
+  rf"|\b(?:{'|'.join(_WORDS.split())})(?!\w)",
   re.I,
 )
 # A name, or a label or arithmetic without one, that is dropped before `=`.
@@ -108,17 +117,17 @@ _LABEL = re.compile(
 # A letter or a word that is marked as the choice, and no second one after it.
 _CHOICE = re.compile(
   r"(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?:? )?"
-  r"(?:[(\[]?([a-z])(?:[)\]]|[.:](?= |$)|$| is correct)(?!.*\bnot\b)"
+  r"(?:[(\[]?([a-z])(?:[)\]]|[.:!?](?= |$)|$| is correct)(?!.*\bnot\b)"
   r"|((?:yes|true)\b(?!.*\bnot\b)|(?:no|false)\b)(?:[,.:;!]|$))"
   r"((?!.*(?:\([A-Z]\)|\b[A-Z]\)|\b(?:yes|no|true|false|or|maybe)\b)).*)",
   re.I,
 )
 _EXPLANATION = re.compile(r"[,.;:]?\s(?:because|since)\b.*")
-# What is no formula: words, two numbers side by side, a base, a time.
+# What is no formula: words, two numbers side by side, a base, a time, a date.
 _PROSE = re.compile(
-  r"(?<![\\A-Za-z{])(?!(?:infinity|and|or)(?![a-z]))"
+  r"(?<![\\A-Za-z{])(?!(?:and|or)(?![a-z]))"
   r"(?:[A-Za-z]{3,}|(?:to|is|of|in|by|at|so|no|it|an)(?![A-Za-z]))"
-  r"|(?<![\d_^])\d+\s+\d|\d_|\d:\d\d"
+  r"|(?<![\d_^])\d+\s+\d|\d_|\d:\d\d|\d{4}-\d\d-\d\d"
 )
 _MEASURE = re.compile(
   r"(?<=[\s}0-9])\s*\b(?:square |cubic )?(?:[cmk]m|f(?:ee)?t|inches|units?"
@@ -141,7 +150,8 @@ def normalise(text: str) -> str:
   text = " ".join(text.split())
   for written, plain in _SPELLINGS:
     text = re.sub(written, plain, text)
-  text = " ".join(text.translate(_SIGNS).split())
+  text = unicodedata.normalize("NFKC", text).translate(_SIGNS)
+  text = " ".join(text.split())
   return text.strip(" *_`\"'“”‘’").rstrip(".;, ")
 
 
@@ -165,7 +175,8 @@ def _number(match: re.Match, unit: str = "") -> Number | None:
   if match.re is _TIME:
     hour, half = int(match[1]), (match[3] or "").lower()
     since = Fraction(hour % 12 * 60 + int(match[2]))
-    return Number(since, "p" if hour > 12 else half, "time")
+    half = {0: "a", 24: "a"}.get(hour, "p" if hour > 12 else half)
+    return Number(since, half, "time")
   if match.re is _BASED:
     digits, base = match[1], int(match[2])
     if base > 36 or any(int(digit, 36) >= base for digit in digits):

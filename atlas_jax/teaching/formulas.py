@@ -29,6 +29,7 @@ _KINDS = (sympy.Expr, sympy.MatrixBase, sympy.Tuple, sympy.Set, Relational)
 _SPELLINGS = (
   (r"\\varnothing", r"\\emptyset"),
   (r"\*\*", "^"),
+  (r"^\([a-z](?:, ?[a-z])+\) ?= ?(?=\()", ""),
   (
     r"(\d*)\.(\d*)\\overline\s*\{(\d+)\}",
     lambda m: f"({m[1]}.{m[2]}0+{m[3]}/{'9' * len(m[3])}{'0' * len(m[2])})",

@@ -46,7 +46,8 @@ def table(name):
 
 
 @pytest.mark.parametrize(
-  "name", ["kinds.txt", "further.txt", "units_and_words.txt"]
+  "name",
+  ["kinds.txt", "further.txt", "units_and_words.txt", "neighbours.txt"],
 )
 def test_the_verdicts_of_the_table(checker, name):
   cases = list(table(name))
