@@ -25,7 +25,7 @@ _SIGNS = str.maketrans(
 )
 _COUNTS = "zero one two three four five six seven eight nine ten eleven twelve"
 # (what is written, what stands for it), in this order.
-_SPELLINGS = (
+_SPELLED = (
   ("[¼-¾⅐-⅞]", r" \g<0>"),
   ("[²³¹⁰-⁹]+", r"^{\g<0>}"),
   ("[₀-₉]+", r"_{\g<0>}"),
@@ -51,6 +51,7 @@ _SPELLINGS = (
     lambda m: str(_COUNTS.split().index(m[1].lower())),
   ),
 )
+_SPELLINGS = [(re.compile(written), plain) for written, plain in _SPELLED]
 _FRACTION = re.compile(r"(?<![\^}_])\\[dtc]?frac\{(-?[\d.,]+)\}\{([\d.,]+)\}")
 _DIGITS = (
   r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
@@ -61,7 +62,7 @@ _SCALES |= {"million": 10**6, "billion": 10**9, "trillion": 10**12}
 # A dash before a number in prose is its sign unless something is left of it.
 NUMBER = re.compile(
   r"(?<![\w.^/])(?<!\^\{)(?![0-9]{200})(?:(?<![0-9)]\s)(?<![\w)])(?P<sign>[+-])\s?)?"
-  r"(?:(?:US)?(?P<currency>[$€£¥])\s?(?:(?P<inner>-)\s?)?)?"
+  r"(?:(?:US)?(?P<currency>[$€£¥₹])\s?(?:(?P<inner>-)\s?)?)?"
   rf"(?:(?P<whole>[0-9]+)\s+(?=[0-9]+\s*/))?(?P<top>{_DIGITS})"
   rf"(?:\s*/\s*(?P<bottom>{_DIGITS}))?(?P<percent>\s*(?:%|percent\b))?"
   rf"(?:\s+(?P<scale>{'|'.join(_SCALES)})\b)?",
@@ -92,20 +93,23 @@ _UNIT = re.compile(
 # Words that change the number that stands at the "#", or put it in doubt.
 _WORDS = r"""
   not no never neither either nor none but except cannot \w+n['’]t false wrong
-  incorrect fails? instead.of without.# or maybe perhaps possibly might could.be
-  anything than between less more fewer least most over under above below
-  exceeds? nearly almost before.# after.# past.# half twice thrice double triple
-  times(?!\s(?:an?|per|each)\b)\s\w+ minus negative plus divided multiplied
-  squared cubed root (?:square|cube|inverse|reciprocal|opposite|multiples?).of
-  divisible power log pi sqrt until up.to two three four five six seven
-  eight nine ten eleven twelve \w+teen twenty thirty forty fifty
+  incorrect fails? impossible unlike(?:ly)? doubt unsure if or maybe perhaps
+  possibly might could.be too instead.of without.#
+  (?:far|different|up|down).from anything than between less more fewer least
+  most over under above below exceeds? near(?:ly)? close almost hardly barely
+  approaching before.# after.# past.# half twice thrice double triple
+  times(?!\s(?:an?|per|each)\b)\s\w+
+  (?:square|cube|inverse|reciprocal|opposite|multiples?).of divisible minus
+  negative plus divided multiplied squared cubed root power log pi sqrt until
+  up.to two three four five six seven eight nine ten eleven twelve \w+teen
+  twenty thirty forty fifty
   (?:third|quarter|(?:four|fif|six|seven|eigh|nin|ten|hundred|thousand)th)s?
 """
 _CHANGES = re.compile(
   r"[^A-Za-z\s,;:'’\"()?.#/^{}23-]|#\.*[\d^(]|#-?\s*\w*(?:fold|ish)\b"
   r"|(?<![A-Za-z'’#/])(?<!# )(?<!ree )(?<!per )(?<!sq )[B-HJ-Z](?![A-Za-z'’])"
   r"|#(?!(?:k?m?g|[cmk]?m|m?l|s|h|min|hrs?|lbs?|oz|ft|in|mph|kmh)(?![a-z]))\w"
-  r"|#\s*(?:(?-i:[KMBT])|bn|mil|lakh|crore|ppm|factorial|to|till|and|[xyznkei])\b"
+  r"|#\s*(?:(?-i:[KMBT])|bn|mil|lakh|crore|ppm|factorial|st|nd|rd|to|till|and|[xyznkei])\b"
   rf"|\b(?:{'|'.join(_WORDS.split())})(?!\w)",
   re.I,
 )
@@ -149,7 +153,7 @@ def normalise(text: str) -> str:
   """The text as it would be typed: no typesetting, emphasis, explanation."""
   text = " ".join(text.split())
   for written, plain in _SPELLINGS:
-    text = re.sub(written, plain, text)
+    text = written.sub(plain, text)
   text = unicodedata.normalize("NFKC", text).translate(_SIGNS)
   text = " ".join(text.split())
   return text.strip(" *_`\"'“”‘’").rstrip(".;, ")

@@ -43,16 +43,18 @@ _SPELLINGS = (
 
 def equal(gold: str, answer: str) -> bool:
   """Whether two formulas, or lists of them, state the same."""
-  sides = [_statements(formula(text)) for text in (gold, answer)]
-  wanted, given = sides
-  names = [{name for name, _ in side} for side in sides]
+  wanted, given = (_statements(formula(text)) for text in (gold, answer))
+  names = [{name for name, _ in side} for side in (wanted, given)]
   if {None} in names and max(map(len, names)) > 1:
     return False  # whose value is whose?
-  return len(wanted) == len(given) > 0 and all(
-    any(_same(one, other) for other in others)
-    for side, others in (sides, sides[::-1])
-    for one in side
-  )
+  if len(wanted) != len(given):
+    return False
+  for one in wanted:
+    found = next((other for other in given if _same(one, other)), None)
+    if found is None:
+      return False
+    given.remove(found)
+  return wanted != []
 
 
 def _statements(text: str) -> list[tuple]:

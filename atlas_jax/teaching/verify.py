@@ -42,12 +42,9 @@ def _math(gold: str, answer: str) -> bool:
   return formulas.equal(gold, answer)
 
 
-def _import_reasoning_gym() -> None:
-  import reasoning_gym  # noqa: F401
-
-
-MATH = Job(_math, functools.partial(_math, "1", "1"))
-REASONING_GYM = Job(families.right, _import_reasoning_gym)
+# The first comparison of its kind takes a second, of which most is imports.
+MATH = Job(_math, functools.partial(_math, "x^2 + 2x + 1", "(x + 1)^2"))
+REASONING_GYM = Job(families.right, families.usable)
 OWN = Job(own.call, locked=False)
 
 
