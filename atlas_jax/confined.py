@@ -90,9 +90,12 @@ class Confined:
         self.end()
         raise Late(f"takes more than {wall_s:g} s") from None
       except (OSError, ValueError, TypeError, RecursionError):
+        memory = f" or {self._memory_bytes >> 30} GiB" * bool(
+          self._memory_bytes
+        )
         raise NoAnswer(
-          f"ended its process ({self.end()}), or takes more than {cpu_s:g} s"
-          f" or {self._memory_bytes >> 30 or 'all'} GiB"
+          f"ended its process ({self.end()}) or takes more than {cpu_s:g} s"
+          + memory
         ) from None
       except BaseException:
         self.end()  # the next question would get this one's answer

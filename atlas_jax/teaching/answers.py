@@ -175,7 +175,7 @@ class AnswerChecker(contextlib.ExitStack):
     if finish_reason == "length" and (rule != "tag" or answer is None):
       return Verdict("truncated", None, rule)
     said = (strip_thinking(text) or "").strip()
-    is_own = _is_own(problem) and rule != "failure_text" and said
+    is_own = ":" in problem.verifier and rule != "failure_text" and said
     if is_own:
       answer, rule = answer or said[:_LONGEST_SHOWN], "own"
     elif answer is None:
@@ -198,10 +198,10 @@ class AnswerChecker(contextlib.ExitStack):
     self, items: Iterable[tuple[Problem, str, str]]
   ) -> list[Verdict]:
     """check() for many, several at a time; the order is kept."""
-    verdicts = [
-      (self._own if _is_own(item[0]) else self._pool).submit(self.check, *item)
-      for item in items
-    ]
+    verdicts = []
+    for problem, *said in items:
+      pool = self._own if ":" in problem.verifier else self._pool
+      verdicts.append(pool.submit(self.check, problem, *said))
     return [verdict.result() for verdict in verdicts]
 
   def own_many(self, target: str, items: Sequence) -> list[float | None]:
@@ -231,12 +231,10 @@ class AnswerChecker(contextlib.ExitStack):
   def _right(self, problem: Problem, answer: str) -> bool:
     gold, meta = problem.answer, problem.meta
     if problem.verifier == "answer":
-      decided = equality.exact_equal(gold, answer)
-      given, harmless = (verify.MATH, gold), "1"
+      decided, asked = equality.exact_equal(gold, answer), (verify.MATH, gold)
     elif problem.verifier == "reasoning_gym":
       decided = answer == gold or None
-      given = (verify.REASONING_GYM, meta["task"], meta["entry"])
-      harmless = gold
+      asked = (verify.REASONING_GYM, meta["task"], meta["entry"])
     else:
       raise ValueError(
         f"problem {problem.id} names the verifier {problem.verifier!r};"
@@ -245,13 +243,8 @@ class AnswerChecker(contextlib.ExitStack):
     if decided is not None:
       return decided
     try:
-      return self._pool.ask(*given, answer)
+      return self._pool.ask(*asked, answer)
     except NoAnswer:
       # Raises where the gold answer or the machine is at fault.
-      self._pool.ask(*given, harmless)
+      self._pool.ask(*asked, gold)
       return False
-
-
-def _is_own(problem: Problem) -> bool:
-  """Whether a function of the user's judges it."""
-  return ":" in problem.verifier

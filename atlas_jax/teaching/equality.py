@@ -16,8 +16,8 @@ What is left are two formulas (formulas.py), or the answer is wrong.
 import functools
 import re
 import unicodedata
-from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 _SIGNS = str.maketrans(
   {"−": "-", "–": "-", "⁄": "/", "√": r"\sqrt ", "×": r"\times ", "≈": "="}
@@ -139,8 +139,7 @@ _MEASURE = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Number:
+class Number(NamedTuple):
   """An exact value and what was written around it."""
 
   value: Fraction
@@ -211,7 +210,7 @@ def _one_name(unit: str) -> str:
 def numbers_in(text: str) -> list[Number]:
   """Every number that stands in running text, in order."""
   text = _FRACTION.sub(r" \1/\2", normalise(text))
-  return [n for n in map(_number, NUMBER.finditer(text)) if n is not None]
+  return [*filter(None, map(_number, NUMBER.finditer(text)))]
 
 
 def equal_numbers(a: Number, b: Number) -> bool:

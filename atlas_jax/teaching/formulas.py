@@ -17,12 +17,8 @@ from sympy.core.relational import Relational
 
 from atlas_jax.teaching.equality import formula
 
-_WHOLE = LatexExtractionConfig(
-  boxed_match_priority=-1,
-  normalization_config=NormalizationConfig(
-    basic_latex=True, malformed_operators=True, nits=True, boxed="none"
-  ),
-)
+_AS_IT_IS = NormalizationConfig(malformed_operators=True, boxed="none")
+_WHOLE = LatexExtractionConfig(True, -1, _AS_IT_IS)  # -1: in no box
 # What is equal to none of another kind, whatever it holds.
 _KINDS = (sympy.Expr, sympy.MatrixBase, sympy.Tuple, sympy.Set, Relational)
 # (what is written, what math-verify reads)
@@ -50,7 +46,7 @@ def equal(gold: str, answer: str) -> bool:
   if len(wanted) != len(given):
     return False
   for one in wanted:
-    found = next((other for other in given if _same(one, other)), None)
+    found = next((other for other in given if _same(*one, *other)), None)
     if found is None:
       return False
     given.remove(found)
@@ -96,11 +92,10 @@ def _named(read) -> tuple:
   return None, read
 
 
-def _same(one: tuple, two: tuple) -> bool:
-  (name, value), (other_name, other) = one, two
+def _same(name, value, other_name, other) -> bool:
   renamed = None not in (name, other_name) and name != other_name
   if renamed or isinstance(value, Relational) or isinstance(other, Relational):
-    value, other = _equation(*one), _equation(*two)
+    value, other = _equation(name, value), _equation(other_name, other)
   if any(isinstance(value, k) is not isinstance(other, k) for k in _KINDS):
     return False
   if not verify(value, other, numeric_precision=300, timeout_seconds=None):

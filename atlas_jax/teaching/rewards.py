@@ -237,9 +237,8 @@ def _states(text: str, answer: str) -> bool:
   if gold is not None and gold.kind in ("", "%"):
     return any(n.value == gold.value for n in equality.numbers_in(text))
   words, text = (equality.normalise(t).casefold() for t in (answer, text))
-  return bool(words) and bool(
-    re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text)
-  )
+  stated = re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text)
+  return words != "" and stated is not None
 
 
 def group_advantages(
