@@ -109,7 +109,8 @@ _CHANGES = re.compile(
   r"[^A-Za-z\s,;:'’\"()?.#/^{}23-]|#\.*[\d^(]|#-?\s*\w*(?:fold|ish)\b"
   r"|(?<![A-Za-z'’#/])(?<!# )(?<!ree )(?<!per )(?<!sq )[B-HJ-Z](?![A-Za-z'’])"
   r"|#(?!(?:k?m?g|[cmk]?m|m?l|s|h|min|hrs?|lbs?|oz|ft|in|mph|kmh)(?![a-z]))\w"
-  r"|#\s*(?:(?-i:[KMBT])|bn|mil|lakh|crore|ppm|factorial|st|nd|rd|to|till|and|[xyznkei])\b"
+  r"|#\s*(?:(?-i:[KMBT])|bn|mil|lakh|crore|ppm|factorial|st|nd|rd|to|till|and"
+  r"|[xyznkei])\b"
   rf"|\b(?:{'|'.join(_WORDS.split())})(?!\w)",
   re.I,
 )
@@ -134,8 +135,9 @@ _PROSE = re.compile(
   r"|(?<![\d_^])\d+\s+\d|\d_|\d:\d\d|\d{4}-\d\d-\d\d"
 )
 _MEASURE = re.compile(
-  r"(?<=[\s}0-9])\s*\b(?:square |cubic )?(?:[cmk]m|f(?:ee)?t|inches|units?"
-  r"|miles?|meters?|degrees?|dollars)(?:\^\{?[23]\}?)?$"
+  r"(?<=[\s}0-9])\s*\b(?:square |cubic )?(?:unit|degree"
+  rf"|{'|'.join(name for name in _CALLED if name[1:].isalpha())})"
+  r"e?s?(?:\^\{?[23]\}?)?$"
 )
 
 
