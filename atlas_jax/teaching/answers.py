@@ -62,7 +62,7 @@ _PHRASE = re.compile(
 
 
 class Extraction(NamedTuple):
-  """The span that states an answer (None: there is none) and why it."""
+  """The answer that a response states, if any, and the rule that found it."""
 
   answer: str | None
   rule: str
@@ -70,13 +70,13 @@ class Extraction(NamedTuple):
 
 @dataclass(frozen=True)
 class Verdict:
-  """What became of one response."""
+  """The judgement of one response."""
 
   # correct, wrong, no_answer, truncated, no_verdict, verifier_timeout, error
   status: str
   answer: str | None
   rule: str
-  share: float | None = None  # what a function of the user's says
+  share: float | None = None  # returned by a function of the user's
 
   @property
   def score(self) -> float | None:
@@ -106,7 +106,7 @@ def extract(text: str) -> Extraction:
 
 
 def _spans(text: str) -> Iterator[tuple[str, str | None]]:
-  """(rule, what it finds) in order of preference."""
+  """(rule, the answer it finds or None), in the order of the module's list."""
   yield "tag", _last(_TAG, text)
   yield "failure_text", "" if _FAILURE.match(text) else None
   yield "boxed", _boxed(text)
@@ -144,7 +144,7 @@ class AnswerChecker(contextlib.ExitStack):
     data: has the same of the user's own functions.
 
   Attributes:
-    failure: what became of the last of the user's functions that failed.
+    failure: the last error of a function of the user's, None before one.
   """
 
   def __init__(
@@ -205,7 +205,7 @@ class AnswerChecker(contextlib.ExitStack):
     return [verdict.result() for verdict in verdicts]
 
   def own_many(self, target: str, items: Sequence) -> list[float | None]:
-    """What a term of the reward says of each item; None: nothing."""
+    """The value of a term of the reward for each item; None where it fails."""
 
     def call(item) -> float | None:
       try:
@@ -217,7 +217,7 @@ class AnswerChecker(contextlib.ExitStack):
     return [value.result() for value in values]
 
   def _call(self, target: str, *arguments, share: bool) -> float | None:
-    """What a function of the user's returns; see own.call."""
+    """The value that a function of the user's returns; see own.call."""
     try:
       return self._own.ask(verify.OWN, target, share, arguments)
     except (NoAnswer, NotStarted) as error:

@@ -151,7 +151,7 @@ class Number(NamedTuple):
 
 @functools.lru_cache(4096)
 def normalise(text: str) -> str:
-  """The text as it would be typed: no typesetting, emphasis, explanation."""
+  """The text as it would be typed: no typesetting and no emphasis."""
   text = " ".join(text.split())
   for written, plain in _SPELLINGS:
     text = written.sub(plain, text)
@@ -243,7 +243,7 @@ def exact_equal(gold: str, answer: str) -> bool | None:
 
 
 def choice(text: str) -> tuple[str, str]:
-  """(letter or word, what follows it), or empty texts."""
+  """(letter or yes, no, true, false; the text after it); empty: no choice."""
   match = _CHOICE.fullmatch(normalise(text))
   if match is None:
     return "", ""
@@ -251,5 +251,5 @@ def choice(text: str) -> tuple[str, str]:
 
 
 def formula(text: str) -> str:
-  """What mathematics is asked to read."""
+  """The text without its explanation and unit, for math-verify."""
   return _MEASURE.sub("", _EXPLANATION.sub("", normalise(text)))

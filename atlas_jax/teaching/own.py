@@ -16,13 +16,16 @@ class OwnError(AtlasError):
 
 
 def call(target: str, share: bool, arguments: tuple) -> float | None:
-  """What a function returns, in the process of a verifier.
+  """Calls a function of the user's, in the process of a verifier.
 
   Args:
     target: names the function, sync or async.
     share: it returns a number within 0 and 1; else any that is finite. None
       is always taken.
-    arguments: what it is called with.
+    arguments: for the function.
+
+  Raises:
+    OwnError: with the function's file and line.
   """
   function = targets.load(target, "function")
   try:

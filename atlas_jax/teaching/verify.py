@@ -87,7 +87,7 @@ class VerifierPool:
       process.end()
 
   def ask(self, job: Job, *arguments):
-    """What the job's function returns, in the process of the calling thread.
+    """Calls the job's function in the process of the calling thread.
 
     Raises:
       NoAnswer, NotStarted: there is no verdict.
