@@ -34,6 +34,7 @@ LAYERS = (
     "atlas_jax.files",
     "atlas_jax.hub",
     "atlas_jax.confined",
+    "atlas_jax.fork_server",
     "atlas_jax.lock",
     "atlas_jax.terminal",
     "atlas_jax.addresses",
@@ -76,6 +77,8 @@ ALLOWED = {
 # What brings JAX with it counts as JAX.
 JAX_FAMILY = ("jax", "jaxlib", "flax", "optax", "orbax", "chex", "grain")
 MAY_READ_ENVIRONMENT = (
+  # It hands ours on, as a start of a process does by itself.
+  "atlas_jax.fork_server",
   # It hands its whole environment on to the server that it watches.
   "atlas_jax.serving.supervisor",
   # It sets what LiteLLM reads while it is imported.

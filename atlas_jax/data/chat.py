@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from atlas_jax import confined, files, lock
+from atlas_jax.data import chat_format
 from atlas_jax.data.chat_format import ChatError, ChatFormat
 
 _CPU_S = 10  # of processor time for one text
@@ -40,7 +41,9 @@ class ChatTokenizer:
   def __init__(self, path: pathlib.Path, date: str | None):
     self._given = (path, date)
     self._process = confined.Confined(
-      memory_bytes=_MEMORY_BYTES, answer_bytes=_LONGEST_ANSWER
+      chat_format.load_libraries,
+      memory_bytes=_MEMORY_BYTES,
+      answer_bytes=_LONGEST_ANSWER,
     )
     self._ask("encode", "", cpu_s=_START_CPU_S)  # the template does not run
     limits = {"cpu_s": _CPU_S, "wall_s": _PATIENCE_S}

@@ -30,6 +30,12 @@ class ChatError(AtlasError):
   """A tokenizer cannot be used for chat; the text says what is missing."""
 
 
+def load_libraries() -> None:
+  """Imports what ChatFormat uses; neither of them brings torch."""
+  import jinja2.sandbox  # noqa: F401
+  from transformers import PreTrainedTokenizerFast  # noqa: F401
+
+
 class ChatFormat:
   """What ChatTokenizer asks; see its methods."""
 

@@ -123,3 +123,22 @@ def test_nothing_judged_is_an_error():
       resamples=9,
       seed=0,
     )
+
+
+def test_every_pair_may_be_drawn():
+  # Of two pairs, a resample is both times one of them, or both.
+  found = paired_bootstrap([0, 0], [1, 0], resamples=200, seed=0)
+  assert (found.estimate, found.low, found.high) == (0.5, 0.0, 1.0)
+
+
+def test_half_is_not_right_before():
+  assert non_degradation([0.5, 0.5], [1, 0.4]) == (0.5, None)
+  assert non_degradation([0.5, 1], [0.4, 1]) == (0.5, 1.0)
+
+
+def test_half_of_the_samples_right_is_no_flip():
+  problems = "abcdef"
+  alone = [outcome(p, 0.0) for p in problems]
+  taught = [outcome(p, right) for p in problems for right in (1.0, 0.0)]
+  result = arm_result("taught", taught, alone=alone, resamples=9, seed=0)
+  assert (result.gain, result.mcnemar_p) == (0.5, 1.0)
