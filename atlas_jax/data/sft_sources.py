@@ -1,7 +1,7 @@
-"""Supervised examples, by `config.data.sft_source`:
+"""SFT examples, by `config.data.sft_source`.
 
-teachable_sft      what a textbook teacher says, for the teacher
-teachable_student  what the student is made of
+teachable_sft      a textbook teacher's teachings, for the built-in teacher
+teachable_student  the dialogues of the built-in student
 arc_sft            sft_path: Arc-ATLAS-Teach, or its sft.jsonl {problem_text,
                    student_approach, teacher_diagnosis, teacher_teaching}
 episodes           sft_path: an episodes file of a run, or a directory of
@@ -14,31 +14,23 @@ import pathlib
 
 from atlas_jax import files
 from atlas_jax.config import DataConfig, PromptsConfig
+from atlas_jax.data import teachable_examples
+from atlas_jax.data.params import checked_params, needed_path
 from atlas_jax.data.problems import DataError, SftExample
-from atlas_jax.data.sources import (
-  checked_params,
-  chosen,
-  needed_path,
-  text_at,
-)
-from atlas_jax.data.tables import file_of, json_lines
+from atlas_jax.data.tables import file_of, json_lines, text_at
 from atlas_jax.teaching.prompts import fingerprint
 
 
 def _teachable_sft(config: DataConfig) -> list[SftExample]:
-  from atlas_jax.data import teachable_examples
-
   return teachable_examples.sft_examples(config.sft_params, config.seed)
 
 
 def _teachable_student(config: DataConfig) -> list[SftExample]:
-  from atlas_jax.data import teachable_examples
-
   return teachable_examples.student_examples(config.sft_params, config.seed)
 
 
 def _arc_sft(config: DataConfig) -> list[SftExample]:
-  checked_params(config.sft_params, "sft_params", ())
+  checked_params(config.sft_params, "sft_params", (), ())
   examples = []
   path = file_of(needed_path(config.sft_path, "sft_path"), "sft.jsonl")
   for where, row in json_lines(path):
@@ -60,7 +52,7 @@ def _arc_sft(config: DataConfig) -> list[SftExample]:
 
 
 def _episodes(config: DataConfig) -> list[SftExample]:
-  checked_params(config.sft_params, "sft_params", ())
+  checked_params(config.sft_params, "sft_params", (), ())
   root = pathlib.Path(needed_path(config.sft_path, "sft_path"))
   files = sorted(root.glob("*.jsonl")) if root.is_dir() else [root]
   folder = root if root.is_dir() else root.parent
@@ -88,7 +80,7 @@ def _episodes(config: DataConfig) -> list[SftExample]:
 
 
 def _kept_prompts(path: pathlib.Path) -> str | None:
-  """The fingerprint of what an optimisation kept; None: it is another run."""
+  """The fingerprint of an optimisation's prompts; None: of another run."""
   if not path.exists():
     return None
   content = files.read_json(path, DataError)
@@ -110,8 +102,3 @@ SFT_SOURCES = {
   "arc_sft": _arc_sft,
   "episodes": _episodes,
 }
-
-
-def read_sft(config: DataConfig) -> list[SftExample]:
-  """The examples of `config.sft_source`."""
-  return chosen(SFT_SOURCES, config.sft_source, "sft_source")(config)

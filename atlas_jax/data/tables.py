@@ -1,4 +1,4 @@
-"""Rows of tables, whatever they are written in, with FILE:LINE each.
+"""Reads tables of every format row by row, with FILE:LINE each.
 
   FILE                        by its ending: .csv, .tsv, .parquet, .json (an
                               array or lines); any other: JSON lines
@@ -12,7 +12,7 @@ import csv
 import decimal
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from atlas_jax import files, hub
 from atlas_jax.data.problems import DataError
@@ -20,14 +20,14 @@ from atlas_jax.data.problems import DataError
 Rows = Iterator[tuple[str, dict]]
 
 
-def rows(path: str, *, name=None, split="train", data_files=None) -> Rows:
+def rows(path: str, *, name=None, split="train", files=None) -> Rows:
   """('FILE:LINE', row) of a file, or of a split of a directory or data set.
 
   Args:
     path: what config.data.path and the like say.
     name: of one of the tables of a data set that has several.
     split: its name.
-    data_files: which files of a directory to read, instead of all.
+    files: which files of a directory to read, instead of all.
 
   Raises:
     DataError: with the file and the line.
@@ -35,7 +35,7 @@ def rows(path: str, *, name=None, split="train", data_files=None) -> Rows:
   """
   place = _place(path)
   if place.is_dir():
-    for file in _files(place, name, split, data_files):
+    for file in _files(place, name, split, files):
       yield from _file(file)
   else:
     yield from _file(path)
@@ -110,11 +110,22 @@ def _parse(data: bytes, where):
 def _object(row, where: str) -> dict:
   if not isinstance(row, dict):
     raise DataError(
-      f"{where}: expected an object such as"
-      ' {"question": ..., "answer": ...},'
+      f'{where}: expected an object such as {{"question": ..., "answer": ...}},'
       f" got {type(row).__name__}"
     )
   return row
+
+
+def text_at(row: Mapping, key: str, where: str) -> str:
+  """The non-empty text (or number, as text) under `key`."""
+  value = row.get(key)
+  if not isinstance(value, str) or not value.strip():
+    state = "is missing" if key not in row else f"is {value!r}"
+    raise DataError(
+      f"{where}: {key!r} {state}; it must be a text or a number that is not"
+      f" empty; the line has {', '.join(row) or 'no keys'}"
+    )
+  return value.strip()
 
 
 def _json(path: str) -> Rows:
@@ -149,16 +160,16 @@ def _parquet(path: str) -> Rows:
   import pyarrow
   from pyarrow import parquet
 
+  where = str(path)
   try:
     with parquet.ParquetFile(path) as table:
-      number = 0
-      for batch in table.iter_batches(batch_size=1000):
-        for row in batch.to_pylist():
-          yield f"{path}[{number}]", {k: plain(v) for k, v in row.items()}
-          number += 1
-  except (OSError, pyarrow.ArrowException) as error:
+      batches = table.iter_batches(batch_size=1000)
+      for i, row in enumerate(row for b in batches for row in b.to_pylist()):
+        where = f"{path}[{i}]"
+        yield where, {k: plain(v) for k, v in row.items()}
+  except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
     why = " ".join(str(error).split())[:300]
-    raise DataError(f"{path}: not a whole Parquet file: {why}") from None
+    raise DataError(f"{where}: not a whole Parquet file: {why}") from None
 
 
 def plain(value):
