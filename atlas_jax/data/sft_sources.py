@@ -15,25 +15,15 @@ import pathlib
 from atlas_jax import files
 from atlas_jax.config import DataConfig, PromptsConfig
 from atlas_jax.data import teachable_examples
-from atlas_jax.data.params import checked_params, needed_path
 from atlas_jax.data.problems import DataError, SftExample
+from atlas_jax.data.reading import Source
 from atlas_jax.data.tables import file_of, json_lines, text_at
 from atlas_jax.teaching.prompts import fingerprint
 
 
-def _teachable_sft(config: DataConfig) -> list[SftExample]:
-  return teachable_examples.sft_examples(config.sft_params, config.seed)
-
-
-def _teachable_student(config: DataConfig) -> list[SftExample]:
-  return teachable_examples.student_examples(config.sft_params, config.seed)
-
-
 def _arc_sft(config: DataConfig) -> list[SftExample]:
-  checked_params(config.sft_params, "sft_params", (), ())
   examples = []
-  path = file_of(needed_path(config.sft_path, "sft_path"), "sft.jsonl")
-  for where, row in json_lines(path):
+  for where, row in json_lines(file_of(config.sft_path, "sft.jsonl")):
     diagnosis = text_at(row, "teacher_diagnosis", where)
     teaching = text_at(row, "teacher_teaching", where)
     teaching = teaching.removeprefix("<teaching>").removesuffix("</teaching>")
@@ -52,16 +42,15 @@ def _arc_sft(config: DataConfig) -> list[SftExample]:
 
 
 def _episodes(config: DataConfig) -> list[SftExample]:
-  checked_params(config.sft_params, "sft_params", (), ())
-  root = pathlib.Path(needed_path(config.sft_path, "sft_path"))
-  files = sorted(root.glob("*.jsonl")) if root.is_dir() else [root]
+  root = pathlib.Path(config.sft_path)
+  paths = sorted(root.glob("*.jsonl")) if root.is_dir() else [root]
   folder = root if root.is_dir() else root.parent
   kept = _kept_prompts(folder.absolute().parent / "best_prompts.json")
   if kept is not None:
-    files = [file for file in files if file.name != "test.jsonl"]
+    paths = [path for path in paths if path.name != "test.jsonl"]
   examples = {}
-  for file in files:
-    for where, row in json_lines(file):
+  for path in paths:
+    for where, row in json_lines(path):
       try:
         if kept not in (None, row.get("prompts")):
           continue
@@ -97,8 +86,18 @@ def _kept_prompts(path: pathlib.Path) -> str | None:
 
 
 SFT_SOURCES = {
-  "teachable_sft": _teachable_sft,
-  "teachable_student": _teachable_student,
-  "arc_sft": _arc_sft,
-  "episodes": _episodes,
+  "teachable_sft": Source(
+    lambda config: teachable_examples.sft_examples(
+      config.sft_params, config.seed
+    ),
+    optional=teachable_examples.SFT_DEFAULTS,
+  ),
+  "teachable_student": Source(
+    lambda config: teachable_examples.student_examples(
+      config.sft_params, config.seed
+    ),
+    optional=teachable_examples.STUDENT_DEFAULTS,
+  ),
+  "arc_sft": Source(_arc_sft, has_path=True),
+  "episodes": Source(_episodes, has_path=True),
 }

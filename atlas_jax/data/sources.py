@@ -18,14 +18,14 @@ FILE.py:NAME   a function of config.data that returns problems, or objects as
 """
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 
 from atlas_jax import targets
 from atlas_jax.config import DataConfig
-from atlas_jax.data import tables, teachable
-from atlas_jax.data.params import checked_params, chosen, needed_path
+from atlas_jax.data import reading, tables, teachable
 from atlas_jax.data.problems import DataError, Problem, make_problem
+from atlas_jax.data.reading import Source
 from atlas_jax.data.tables import Rows, plain, text_at
 from atlas_jax.teaching import families
 from atlas_jax.teaching.equality import exact_equal
@@ -40,9 +40,13 @@ def read(config: DataConfig) -> list[Problem]:
   Raises:
     DataError: no such source, params that it does not take, or no problem.
   """
-  problems = _read(config)
+  own = ":" in config.source
+  problems = _own(config) if own else reading.read(SOURCES, config)
   if not problems:
-    raise DataError(f"config.data.source={config.source}: no problems found")
+    place = "" if config.path is None else f" in {config.path}"
+    raise DataError(
+      f"config.data.source={config.source}: no problems found{place}"
+    )
   return problems
 
 
@@ -53,26 +57,11 @@ def read_own_splits(config: DataConfig) -> dict[str, list[Problem]]:
     path = getattr(config, f"{name}_path")
     split = config.params.get(f"{name}_split")
     if path is not None:
-      own[name] = _read(replace(config, path=path))
+      own[name] = read(replace(config, path=path))
     elif split is not None and ":" not in config.source:
       params = {**config.params, "split": split}
-      own[name] = _read(replace(config, params=params))
+      own[name] = read(replace(config, params=params))
   return own
-
-
-def _read(config: DataConfig) -> list[Problem]:
-  if ":" in config.source:
-    return _own(config)
-  source = chosen(SOURCES, config.source, "source")
-  checked_params(config.params, "params", source.needed, source.optional)
-  for key in ("validation_path", "test_path", "path"):
-    if not source.reads_path and getattr(config, key) is not None:
-      valid = [name for name, other in SOURCES.items() if other.reads_path]
-      raise DataError(
-        f"config.data.{key}: the source {config.source} reads no file; valid"
-        f" for {', '.join(valid)}, FILE.py:NAME"
-      )
-  return source.read(config)
 
 
 def _problems(
@@ -106,12 +95,9 @@ def _text_of(row: Mapping, names: tuple[str, ...], where: str) -> str:
 
 
 def _table(config: DataConfig) -> Rows:
-  path = needed_path(config.path, "path")
-  if config.source == "arc_rl":
-    path = tables.file_of(path, "rl.jsonl")
   names = ("name", "split", "files")
   given = {k: config.params[k] for k in names if k in config.params}
-  return tables.rows(path, **given)
+  return tables.rows(config.path, **given)
 
 
 def _pairs(config: DataConfig) -> list[Problem]:
@@ -122,6 +108,7 @@ def _pairs(config: DataConfig) -> list[Problem]:
 
 
 def _arc_rl(config: DataConfig) -> list[Problem]:
+  config = replace(config, path=tables.file_of(config.path, "rl.jsonl"))
   return _problems(_table(config), ("prompt",), ("ground_truth",))
 
 
@@ -211,31 +198,20 @@ def _reasoning_gym(config: DataConfig) -> list[Problem]:
   return list(problems.values())
 
 
-def _teachable(config: DataConfig) -> list[Problem]:
-  return teachable.problems(config.params, config.seed)
-
-
-@dataclass(frozen=True)
-class _Source:
-  """One source: its reader, the params that it takes, and if it has a path."""
-
-  read: Callable[[DataConfig], list[Problem]]
-  needed: tuple[str, ...] = ()
-  optional: tuple[str, ...] = ()
-  reads_path: bool = False
-
-
 _SPLITS = ("validation_split", "test_split")
-_OF_TABLES = ("name", "split", "files", *_SPLITS)
-_OF_PAIRS = ("question", "answer", *_OF_TABLES)
+_TABLE = ("name", "split", "files", *_SPLITS)
+_PAIRS = Source(_pairs, optional=("question", "answer", *_TABLE), has_path=True)
 SOURCES = {
-  "teachable": _Source(_teachable, optional=tuple(teachable.PROBLEM_DEFAULTS)),
-  "hf": _Source(_pairs, optional=_OF_PAIRS, reads_path=True),
-  "jsonl": _Source(_pairs, optional=_OF_PAIRS, reads_path=True),
-  "arc_rl": _Source(_arc_rl, optional=_OF_TABLES, reads_path=True),
-  "gsm8k": _Source(_gsm8k, optional=_OF_TABLES, reads_path=True),
-  "tfds": _Source(
+  "teachable": Source(
+    lambda config: teachable.problems(config.params, config.seed),
+    optional=teachable.PROBLEM_DEFAULTS,
+  ),
+  "hf": _PAIRS,
+  "jsonl": _PAIRS,
+  "arc_rl": Source(_arc_rl, optional=_TABLE, has_path=True),
+  "gsm8k": Source(_gsm8k, optional=_TABLE, has_path=True),
+  "tfds": Source(
     _tfds, ("name", "split", "question", "answer"), ("data_dir", *_SPLITS)
   ),
-  "reasoning_gym": _Source(_reasoning_gym, ("task", "size"), ("params",)),
+  "reasoning_gym": Source(_reasoning_gym, ("task", "size"), ("params",)),
 }

@@ -16,8 +16,7 @@ from dataclasses import dataclass, replace
 
 from atlas_jax import targets
 from atlas_jax.config import DataConfig
-from atlas_jax.data import sources
-from atlas_jax.data.params import chosen
+from atlas_jax.data import reading, sources
 from atlas_jax.data.problems import (
   SPLITS,
   DataError,
@@ -72,12 +71,9 @@ def load(config: DataConfig) -> Splits:
   for p in sources.read(config):
     name = split_of(p.question, tuple(weights.values()), tuple(weights))
     placed.append((name, p))
-  splits = _without_repeats(placed)
   if config.verifier is not None:
-    splits = {
-      name: [replace(p, verifier=config.verifier) for p in problems]
-      for name, problems in splits.items()
-    }
+    placed = [(s, replace(p, verifier=config.verifier)) for s, p in placed]
+  splits = _without_repeats(placed)
   log.info(
     "problems of %s: %s",
     config.source,
@@ -89,7 +85,7 @@ def load(config: DataConfig) -> Splits:
 def sample(
   splits: Splits, name: str, wanted: int, *, source: str, seed: int
 ) -> list[Problem]:
-  """`wanted` problems of a split by the seed, or all where there are fewer.
+  """Draws `wanted` problems of a split by the seed; all where it has fewer.
 
   Raises:
     DataError: the split of config.data.source, `source`, is empty.
@@ -124,8 +120,7 @@ def load_sft(
   Raises:
     DataError: as load, or no example is left.
   """
-  read = chosen(SFT_SOURCES, config.sft_source, "sft_source")
-  examples = read(config)
+  examples = reading.read(SFT_SOURCES, config, "sft_")
   keys = {question_key(problem.question) for problem in held_out}
   kept = [e for e in examples if question_key(e.fields["question"]) not in keys]
   if len(kept) < len(examples):

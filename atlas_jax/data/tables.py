@@ -84,11 +84,11 @@ def _file(path: str) -> Rows:
   return readers[kind](path) if kind in readers else json_lines(path)
 
 
-_NUMBERS = {"parse_float": str, "parse_int": str}
-
-
 def _refuse(constant):
   raise ValueError(f"{constant} is not a JSON value")
+
+
+_AS_TEXT = {"parse_float": str, "parse_int": str, "parse_constant": _refuse}
 
 
 def json_lines(path: str | pathlib.Path) -> Rows:
@@ -100,11 +100,7 @@ def json_lines(path: str | pathlib.Path) -> Rows:
 
 def row_of(line: bytes, where: str) -> dict:
   """The object that a line of JSON holds."""
-  return _object(_parse(line, where), where)
-
-
-def _parse(data: bytes, where):
-  return files.parse(data, where, DataError, **_NUMBERS, parse_constant=_refuse)
+  return _object(files.parse(line, where, DataError, **_AS_TEXT), where)
 
 
 def _object(row, where: str) -> dict:
@@ -133,7 +129,8 @@ def _json(path: str) -> Rows:
   if not first.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
     yield from json_lines(path)
     return
-  for i, row in enumerate(_parse(files.read(path, DataError), path)):
+  data = files.read(path, DataError)
+  for i, row in enumerate(files.parse(data, path, DataError, **_AS_TEXT)):
     yield f"{path}[{i}]", _object(row, f"{path}[{i}]")
 
 
@@ -173,7 +170,7 @@ def _parquet(path: str) -> Rows:
 
 
 def plain(value):
-  """A value of a table as text where it is a text or a number."""
+  """A value of a table, as text where it is bytes or a number."""
   if isinstance(value, bytes):
     return value.decode("utf-8")
   if isinstance(value, bool):

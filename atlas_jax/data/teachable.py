@@ -28,8 +28,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from atlas_jax.config import DataConfig
-from atlas_jax.data.params import checked_params
 from atlas_jax.data.problems import DataError, Problem, make_problem, split_of
+from atlas_jax.data.reading import check_params
 
 ADDITION, SUBTRACTION, CHAIN = KINDS = ("addition", "subtraction", "chain")
 CARRY, BORROW, ORDER, KEEP = ADVICE = ("carry", "borrow", "order", "keep")
@@ -212,23 +212,26 @@ def with_defaults(params: Mapping, defaults: Mapping, key: str) -> dict:
   """`params` of config.data.`key` over the defaults, names and values checked.
 
   Raises:
-    DataError: a name is unknown, `count` no number of things, or another value
-      no share.
+    DataError: a name is unknown, `count` is not above 0, or a share is not
+      within 0 and 1.
   """
-  checked_params(params, key, (), defaults)
+  check_params(params, key, (), defaults)
   out = {**defaults, **params}
   for name, value in out.items():
     if name == "count":
       good, valid = type(value) is int and value > 0, "an integer above 0"
     else:
-      good, valid = 0 <= value <= 1, "within 0 and 1"
+      number = isinstance(value, int | float)
+      good, valid = number and 0 <= value <= 1, "within 0 and 1"
     if not good:
       raise DataError(f"config.data.{key}.{name}={value!r} must be {valid}")
   return out
 
 
-def pools(*, train_only: bool = False) -> dict:
-  """{(kind, trouble): its questions}; train_only: no held-out question."""
+def by_kind_and_trouble(
+  *, train_only: bool = False
+) -> dict[tuple[str, bool], list[Exercise]]:
+  """{(kind, trouble): exercises}; train_only: no held-out question."""
   out = {(kind, flag): [] for kind in KINDS for flag in (False, True)}
   fractions = DataConfig().split_fractions
   for kind in KINDS:
@@ -251,7 +254,7 @@ def problems(params: Mapping, seed: int) -> list[Problem]:
   """
   p = with_defaults(params, PROBLEM_DEFAULTS, "params")
   rng = random.Random(seed)
-  by_trouble = pools()
+  by_trouble = by_kind_and_trouble()
   chosen = []
   for kind in KINDS:
     share = round(p["count"] * KIND_SHARES[kind])

@@ -8,7 +8,7 @@ example holds a question of another split than train.
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from atlas_jax.data.problems import DataError, SftExample
 from atlas_jax.data.teachable import (
@@ -20,7 +20,7 @@ from atlas_jax.data.teachable import (
   PHRASES,
   Exercise,
   baseline_response,
-  pools,
+  by_kind_and_trouble,
   probe_response,
   taught_response,
   with_defaults,
@@ -52,11 +52,22 @@ def _noise(rng: random.Random, q: Exercise) -> str:
   )
 
 
-def _draw(rng: random.Random, by_trouble: dict, trouble: float) -> Exercise:
-  """An exercise of {(kind, trouble): exercises}, with replacement."""
-  kind = rng.choice(KINDS)
-  wanted = kind == CHAIN or rng.random() < trouble
-  return rng.choice(by_trouble[kind, wanted])
+def _examples(
+  params: Mapping,
+  defaults: Mapping,
+  seed: int,
+  example: Callable[[random.Random, Exercise, dict], SftExample],
+) -> list[SftExample]:
+  """`count` examples of exercises drawn with replacement."""
+  p = with_defaults(params, defaults, "sft_params")
+  rng = random.Random(seed)
+  by_trouble = by_kind_and_trouble(train_only=True)
+  examples = []
+  for _ in range(p["count"]):
+    kind = rng.choice(KINDS)
+    trouble = kind == CHAIN or rng.random() < p["trouble"]
+    examples.append(example(rng, rng.choice(by_trouble[kind, trouble]), p))
+  return examples
 
 
 def student_examples(params: Mapping, seed: int) -> list[SftExample]:
@@ -67,30 +78,29 @@ def student_examples(params: Mapping, seed: int) -> list[SftExample]:
       teachings that say nothing useful.
     seed: of every choice.
   """
-  p = with_defaults(params, STUDENT_DEFAULTS, "sft_params")
-  rng = random.Random(seed)
-  by_trouble = pools(train_only=True)
-  out = []
-  for _ in range(p["count"]):
-    q = _draw(rng, by_trouble, p["trouble"])
-    form = rng.choices(
-      ("student_baseline", "student_diagnostic", "student_with_teaching"),
-      (0.2, 0.15, 0.65),
-    )[0]
-    fields = {"question": q.text}
-    if form == "student_baseline":
-      response = baseline_response(q)
-    elif form == "student_diagnostic":
-      response = probe_response(q)
-    elif rng.random() < p["noise"]:
-      fields["teaching"] = _noise(rng, q)
-      response = taught_response(q, None)
-    else:
-      advice = rng.choice(ADVICE)
-      fields["teaching"] = rng.choice(PHRASES[advice])
-      response = taught_response(q, advice)
-    out.append(SftExample(form, fields, response))
-  return out
+  return _examples(params, STUDENT_DEFAULTS, seed, _student_example)
+
+
+def _student_example(rng: random.Random, q: Exercise, p: dict) -> SftExample:
+  templates = (
+    "student_baseline",
+    "student_diagnostic",
+    "student_with_teaching",
+  )
+  template = rng.choices(templates, (0.2, 0.15, 0.65))[0]
+  fields = {"question": q.text}
+  if template == "student_baseline":
+    response = baseline_response(q)
+  elif template == "student_diagnostic":
+    response = probe_response(q)
+  elif rng.random() < p["noise"]:
+    fields["teaching"] = _noise(rng, q)
+    response = taught_response(q, None)
+  else:
+    advice = rng.choice(ADVICE)
+    fields["teaching"] = rng.choice(PHRASES[advice])
+    response = taught_response(q, advice)
+  return SftExample(template, fields, response)
 
 
 def sft_examples(params: Mapping, seed: int) -> list[SftExample]:
@@ -98,31 +108,24 @@ def sft_examples(params: Mapping, seed: int) -> list[SftExample]:
 
   Args:
     params: `count`, `trouble`, `textbook`: the share of teachings that give
-      the fix of that kind of question, and `keep`: the share that praise the
+      the fix of that kind of exercise, and `keep`: the share that praise the
       plan. The others give a fix of another kind.
     seed: of every choice.
   """
-  p = with_defaults(params, SFT_DEFAULTS, "sft_params")
+  return _examples(params, SFT_DEFAULTS, seed, _sft_example)
+
+
+def _sft_example(rng: random.Random, q: Exercise, p: dict) -> SftExample:
   if p["textbook"] + p["keep"] > 1:
     raise DataError("config.data.sft_params: textbook + keep is above 1")
-  rng = random.Random(seed)
-  by_trouble = pools(train_only=True)
-  out = []
-  for _ in range(p["count"]):
-    q = _draw(rng, by_trouble, p["trouble"])
-    x = rng.random()
-    if x < p["textbook"]:
-      advice = FIX[q.kind]
-    elif x < p["textbook"] + p["keep"]:
-      advice = KEEP
-    else:
-      advice = rng.choice([a for a in FIX.values() if a != FIX[q.kind]])
-    teaching = rng.choice(PHRASES[advice])
-    out.append(
-      SftExample(
-        "teacher_adaptive",
-        {"question": q.text, "approach": probe_response(q)},
-        f"{note(q)} <teaching>{teaching}</teaching>",
-      )
-    )
-  return out
+  x = rng.random()
+  if x < p["textbook"]:
+    advice = FIX[q.kind]
+  elif x < p["textbook"] + p["keep"]:
+    advice = KEEP
+  else:
+    advice = rng.choice([a for a in FIX.values() if a != FIX[q.kind]])
+  teaching = rng.choice(PHRASES[advice])
+  fields = {"question": q.text, "approach": probe_response(q)}
+  response = f"{note(q)} <teaching>{teaching}</teaching>"
+  return SftExample("teacher_adaptive", fields, response)

@@ -232,7 +232,7 @@ def test_tensorflow_datasets_without_tensorflow(prepared_tfds):
 
   refused({"split": "nope"}, "nope")
   refused({"name": "no_such_set"}, "no_such_set")
-  refused({"question": "prompt"}, "'prompt' is missing")
+  refused({"question": "prompt"}, "none of the keys prompt has a value")
   refused({"field": "x"}, "field is unknown")
 
 

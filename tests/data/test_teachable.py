@@ -123,6 +123,7 @@ def test_problems_follow_the_seed_and_their_parameters():
     ({"cuont": 3}, "cuont.*valid: count, trouble"),
     ({"count": 0}, "count=0"),
     ({"trouble": 1.5}, "within 0 and 1"),
+    ({"trouble": "1"}, "trouble='1' must be within 0 and 1"),
     ({"count": 9000}, "there are"),
   ):
     with pytest.raises(DataError, match=message):

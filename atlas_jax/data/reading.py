@@ -1,0 +1,65 @@
+"""Reads a source that config.data names, once its params and path are right."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from atlas_jax.config import DataConfig
+from atlas_jax.data.problems import DataError
+
+
+@dataclass(frozen=True)
+class Source:
+  """A source of problems or SFT examples: its reader and what that takes."""
+
+  read: Callable[[DataConfig], list]
+  needed: Collection[str] = ()  # names of params
+  optional: Collection[str] = ()
+  has_path: bool = False  # it needs a path; the others have none
+
+
+def read(
+  sources: Mapping[str, Source], config: DataConfig, prefix: str = ""
+) -> list:
+  """What the source that config.data.source (or sft_source) names gives.
+
+  Args:
+    sources: the valid ones.
+    config: config.data.
+    prefix: of the keys source, params and path: "" or "sft_".
+
+  Raises:
+    DataError: an unknown source or name of a parameter, or one is missing.
+  """
+  name = getattr(config, f"{prefix}source")
+  if name not in sources:
+    raise DataError(
+      f"config.data.{prefix}source={name!r} is unknown; valid:"
+      f" {', '.join(sources)}"
+    )
+  source = sources[name]
+  params = getattr(config, f"{prefix}params")
+  check_params(params, f"{prefix}params", source.needed, source.optional)
+  has_path = getattr(config, f"{prefix}path") is not None
+  if source.has_path and not has_path:
+    raise DataError(f"config.data.{prefix}path is needed by the source {name}")
+  if has_path and not source.has_path:
+    valid = [name for name, other in sources.items() if other.has_path]
+    raise DataError(
+      f"config.data names a path, but its source {name} reads no file; sources"
+      f" with a path: {', '.join(valid)}"
+    )
+  return source.read(config)
+
+
+def check_params(
+  params: Mapping, key: str, needed: Collection[str], optional: Collection[str]
+) -> None:
+  """Raises DataError where config.data.`key` lacks a name or has another."""
+  valid = [*needed, *optional]
+  wrong = [f"{name} is missing" for name in needed if name not in params]
+  wrong += [f"{name} is unknown" for name in params if name not in valid]
+  if wrong:
+    raise DataError(
+      f"config.data.{key}: {'; '.join(wrong)}; valid:"
+      f" {', '.join(valid) or 'none'}"
+    )
