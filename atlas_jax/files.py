@@ -17,13 +17,13 @@ from typing import IO, Any
 
 from atlas_jax.errors import AtlasError
 
-MOST_BYTES = 128 << 20  # of a file that is read whole
+LARGEST_FILE = 128 << 20  # bytes of a file that is read whole
 LONGEST_LINE = 16 << 20  # bytes
 DEEPEST = 64  # arrays and objects in one another
 
 
 class FileError(AtlasError, ValueError):
-  """A file cannot be used; the text names it and says why."""
+  """A file that cannot be used; the text names it and says why."""
 
 
 def _opened(path, error: type[Exception]) -> IO[bytes]:
@@ -43,9 +43,9 @@ def _opened(path, error: type[Exception]) -> IO[bytes]:
 def read(path, error: type[Exception] = FileError) -> bytes:
   """The whole content of a file."""
   with _opened(path, error) as file:
-    data = file.read(MOST_BYTES + 1)
-  if len(data) > MOST_BYTES:
-    raise error(f"{path} cannot be read: more than {MOST_BYTES >> 20} MiB")
+    data = file.read(LARGEST_FILE + 1)
+  if len(data) > LARGEST_FILE:
+    raise error(f"{path} cannot be read: more than {LARGEST_FILE >> 20} MiB")
   return data
 
 
@@ -70,7 +70,7 @@ def parse(
   try:
     text = data.decode("utf-8-sig")
     value = json.loads(text, **options)
-    # Only an escape spells what UTF-8 cannot hold.
+    # Only an escape can spell a character that UTF-8 cannot hold.
     if "\\u" in text or text.count("[") + text.count("{") > DEEPEST:
       _check(value, DEEPEST)
   except (ValueError, RecursionError) as e:

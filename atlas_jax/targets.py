@@ -13,7 +13,7 @@ from atlas_jax.config_tree import ConfigError
 
 
 def load(target: str, where: str):
-  """The object that `target` names; its module is imported.
+  """Imports a module and returns the object in it that `target` names.
 
   A file may import its neighbours, after everything else on the path.
 
@@ -51,7 +51,7 @@ def function(target: str, where: str, takes: int) -> Callable:
     raise ConfigError(
       f"{where}={target!r} is called with {takes} arguments: {error}"
     ) from None
-  except ValueError:  # a builtin that does not say
+  except ValueError:  # a builtin without a signature
     pass
   return found
 
@@ -85,7 +85,7 @@ def _file(name: str):
     sys.path.append(str(path.parent))
   spec = importlib.util.spec_from_file_location(key, path)
   module = importlib.util.module_from_spec(spec)
-  # Before it runs: dataclasses look their module up.
+  # Before the module runs: dataclasses look it up.
   sys.modules[key] = module
   try:
     spec.loader.exec_module(module)

@@ -71,7 +71,7 @@ class ChatFormat:
 
   @functools.cached_property
   def _template(self) -> tuple[bool, str]:
-    """(whether contents are lists of parts, what is written after an answer).
+    """(whether a message's content is a list of parts, the end of a turn).
 
     Raises:
       ChatError: the template loses a message of a short chat.
@@ -95,7 +95,7 @@ class ChatFormat:
     ):
       times = text.count(mark)
       if in_parts and re.search(f"['\"]{mark}['\"]", text):
-        times = 0  # the parts themselves, spelled as a program would
+        times = 0  # the list of parts itself, printed as Python
       if times != 1:
         lost = f"writes it {times} times" if times else "loses or changes it"
         raise ChatError(f"the {what}: its chat template {lost}")

@@ -32,7 +32,7 @@ import numpy as np
 class TokenSequence:
   """A prompt and its completion as token ids, with what the loss needs.
 
-  Log-probs are read only where loss_mask is 1; None where nobody measured them.
+  Log-probs are read only where loss_mask is 1; None where they are not known.
   """
 
   tokens: np.ndarray  # int [T]
@@ -48,8 +48,8 @@ class PackedBatch(NamedTuple):
 
   sequence_ids number the sequences of a row from 1 on; they are 0 at padding
   and at tokens that several sequences share.
-  behavior_logprobs is NaN on trained tokens whose sampler did not report one.
-  old_logprobs and ref_logprobs are 0 until someone computes them.
+  behavior_logprobs is NaN on trained tokens without one from the sampler.
+  old_logprobs and ref_logprobs are 0 until they are computed.
   sequence_weights sums to 1 in every sequence: 1 / (its trained tokens) on
   each of them. A sequence without trained tokens carries its 1 on its last
   token, where loss_mask 0 silences it; so the sum counts the sequences.
@@ -68,6 +68,8 @@ class PackedBatch(NamedTuple):
 
 
 class PackingStats(NamedTuple):
+  """How well the rows are used."""
+
   fill: float  # real tokens / (rows * length), empty rows counted
   shared_tokens: int  # prompt tokens that sharing saved
   rows: int  # rows of the batch, empty ones included
@@ -122,7 +124,7 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 def plan_rows(
   sequences: Sequence[TokenSequence], *, length: int, share_prompts: bool
 ) -> list[list[list[int]]]:
-  """The rows [R][G][S] as indices of sequences.
+  """The indices of the sequences in each row, [R][G][S].
 
   A group of several sequences shares one copy of their prompt; one that is
   longer than a row is cut into several, each with a copy of its own.

@@ -14,7 +14,7 @@ SPLITS = ("train", "validation", "test")
 
 
 class DataError(AtlasError):
-  """Data cannot be used; the text says which file, line and key, and why."""
+  """Data that cannot be used; the text names file, line and key, and why."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class SftExample:
 
 
 def question_key(question: str) -> str:
-  """The question with uniform white space: equal keys, one question."""
+  """A question with uniform white space: equal keys are one question."""
   return " ".join(question.split())
 
 
@@ -64,7 +64,7 @@ def split_of(
   fractions: Sequence[float],
   names: Sequence[str] = SPLITS,
 ) -> str:
-  """The split that a question belongs to, by its hash alone.
+  """The split of a question, by its hash alone.
 
   Args:
     question: only its words count, not its white space.

@@ -9,7 +9,7 @@ from atlas_jax.data.problems import DataError
 
 @dataclass(frozen=True)
 class Source:
-  """A source of problems or SFT examples: its reader and what that takes."""
+  """A source of problems or SFT examples: its reader, params and path."""
 
   read: Callable[[DataConfig], list]
   needed: Collection[str] = ()  # names of params
@@ -20,7 +20,7 @@ class Source:
 def read(
   sources: Mapping[str, Source], config: DataConfig, prefix: str = ""
 ) -> list:
-  """What the source that config.data.source (or sft_source) names gives.
+  """The problems or examples of the source that config.data names.
 
   Args:
     sources: the valid ones.

@@ -1,4 +1,4 @@
-"""SFT examples, by `config.data.sft_source`.
+"""The sources of SFT examples, by `config.data.sft_source`.
 
 teachable_sft      a textbook teacher's teachings, for the built-in teacher
 teachable_student  the dialogues of the built-in student

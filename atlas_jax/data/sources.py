@@ -1,4 +1,4 @@
-"""Problems, by `config.data.source`.
+"""The sources of problems, by `config.data.source`.
 
 teachable      the built-in procedural task; params are its own
 hf, jsonl      path: rows with a question and an answer under any of the names
@@ -78,7 +78,7 @@ def _problems(
 
 
 def _text_of(row: Mapping, names: tuple[str, ...], where: str) -> str:
-  """The text under one of the names of a thing; two of them must agree."""
+  """The text under any of these keys; where two have one, they must agree."""
   found = [name for name in names if row.get(name) is not None]
   if not found:
     raise DataError(

@@ -3,9 +3,9 @@
   FILE                        by its ending: .csv, .tsv, .parquet, .json (an
                               array or lines); any other: JSON lines
   DIRECTORY, ORG/NAME[@REV]   the files that `datasets` finds there for a
-                              split; it reads nothing and runs nothing
+                              split; `datasets` itself reads and runs none
 
-Numbers keep the digits they are written with: they come as text.
+Numbers are read as text, so that they keep the digits they are written with.
 """
 
 import csv
@@ -42,7 +42,7 @@ def rows(path: str, *, name=None, split="train", files=None) -> Rows:
 
 
 def file_of(path: str, name: str) -> str:
-  """`path`, or the one file called `name` in the directory or data set."""
+  """A file: `path` itself, or the one called `name` in that directory."""
   place = _place(path)
   if not place.is_dir():
     return path
@@ -65,7 +65,7 @@ def _files(place: pathlib.Path, name, split, data_files) -> list[str]:
     found = datasets.load_dataset_builder(
       str(place), name=name, data_files=data_files
     ).config.data_files
-  except Exception as error:  # of its many
+  except Exception as error:  # datasets raises many kinds
     why = " ".join(str(error).split())[:300]
     raise DataError(f"{place} cannot be read: datasets says: {why}") from None
   if split not in found:
@@ -163,10 +163,12 @@ def _parquet(path: str) -> Rows:
       batches = table.iter_batches(batch_size=1000)
       for i, row in enumerate(row for b in batches for row in b.to_pylist()):
         where = f"{path}[{i}]"
-        yield where, {k: plain(v) for k, v in row.items()}
+        yield where, {name: plain(value) for name, value in row.items()}
   except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
     why = " ".join(str(error).split())[:300]
-    raise DataError(f"{where}: not a whole Parquet file: {why}") from None
+    raise DataError(
+      f"{where}: not a whole Parquet file of text: {why}"
+    ) from None
 
 
 def plain(value):

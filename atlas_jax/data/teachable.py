@@ -34,10 +34,10 @@ from atlas_jax.data.reading import check_params
 ADDITION, SUBTRACTION, CHAIN = KINDS = ("addition", "subtraction", "chain")
 CARRY, BORROW, ORDER, KEEP = ADVICE = ("carry", "borrow", "order", "keep")
 FIX = {ADDITION: CARRY, SUBTRACTION: BORROW, CHAIN: ORDER}
-# The student knows better when the first number is below this.
+# The student makes no slip when the first number is below this.
 KNOWS_BELOW = {ADDITION: 40, SUBTRACTION: 70, CHAIN: 50}
 
-# The ways in which each advice is put.
+# The teachings that give each advice.
 PHRASES = {
   CARRY: (
     "Carry the one.",
@@ -97,7 +97,7 @@ class Exercise:
 
   @property
   def slips(self) -> bool:
-    """Whether the student alone gets this question wrong."""
+    """Whether the student alone gets this exercise wrong."""
     return self.trouble and self.a >= KNOWS_BELOW[self.kind]
 
 
@@ -145,7 +145,7 @@ def work(q: Exercise, advice: str | None = None) -> tuple[str, str]:
 
 
 def _changed(value: int, changes: list[int]) -> tuple[str, int]:
-  """`value` as text with each change and its result, and the last result."""
+  """(the value and each change with its result as text, the last result)."""
   text = str(value)
   for change in changes:
     value += change

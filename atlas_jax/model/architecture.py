@@ -38,9 +38,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
   "qwen2": {**_SHARED, **_SLIDING},
   "qwen3": {**_SHARED, **_SLIDING, "head_dim": 128, "attention_bias": False},
 }
-# The largest value of each size; no model comes near. What is built from a
-# config grows with them before the weights could contradict it.
-_MOST = {
+# The largest value of each size; no model comes near. Memory is reserved by
+# these sizes before the weights could contradict them.
+_LARGEST = {
   "vocab_size": 1 << 22,
   "hidden_size": 1 << 16,
   "intermediate_size": 1 << 20,
@@ -56,16 +56,16 @@ _SWITCHES = (
   "mlp_bias",
   "use_sliding_window",
 )
-_REQUIRED = (*list(_MOST)[:6], "rms_norm_eps", "hidden_act")
+_REQUIRED = (*list(_LARGEST)[:6], "rms_norm_eps", "hidden_act")
 
 
 class ArchitectureError(AtlasError):
-  """A config.json that this decoder cannot follow exactly."""
+  """A config.json of a model that the decoder cannot compute exactly."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-  """Frequency scaling of Llama 3.1 (rope_type "llama3")."""
+  """Rotary frequency scaling of Llama 3.1 (rope_type "llama3")."""
 
   factor: float
   low_freq_factor: float
@@ -184,7 +184,7 @@ def _unsupported(key: str, value: Any, valid: str) -> ArchitectureError:
 
 def _check_kinds(hf: dict[str, Any]) -> None:
   """Refuses a value that is no size, number or switch."""
-  for key, most in _MOST.items():
+  for key, most in _LARGEST.items():
     if hf[key] is not None or key in _REQUIRED:
       _size(key, hf[key], most)
   for key in ("rms_norm_eps", "initializer_range"):
@@ -264,6 +264,6 @@ def _rope(hf: dict[str, Any]) -> tuple[float, RopeScaling | None]:
   return theta, RopeScaling(
     *(_positive(f"{where}.{key}", given[key]) for key in fields),
     original_max_positions=_size(
-      original, given[original], _MOST["max_position_embeddings"]
+      original, given[original], _LARGEST["max_position_embeddings"]
     ),
   )

@@ -38,7 +38,7 @@ from atlas_jax.model.names import (
   tensors,
 )
 
-# Computed from the config; Llama files of old hold it as a tensor.
+# Computed from the config; old Llama files hold it as a tensor.
 _DERIVED = "rotary_emb.inv_freq"
 _SHARD = re.compile(r"[^/\0]+\.safetensors")
 _DTYPES = {"F32": np.float32, "BF16": ml_dtypes.bfloat16, "F16": np.float16}
@@ -210,7 +210,7 @@ def _read(stored, layers: list[Tensor], like: jax.ShapeDtypeStruct):
 
 
 def _file_index(bounds, sizes, groups) -> tuple[slice, ...]:
-  """Our slice of a parameter as a slice of its tensor in the file.
+  """A slice of a parameter as a slice of its tensor in the file.
 
   Of several axes that are one in the file only the first may be cut.
   """
