@@ -50,12 +50,6 @@ _LARGEST = {
   "num_key_value_heads": 1 << 10,
   "head_dim": 1 << 13,
 }
-_SWITCHES = (
-  "tie_word_embeddings",
-  "attention_bias",
-  "mlp_bias",
-  "use_sliding_window",
-)
 _REQUIRED = (*list(_LARGEST)[:6], "rms_norm_eps", "hidden_act")
 
 
@@ -189,8 +183,8 @@ def _check_kinds(hf: dict[str, Any]) -> None:
       _size(key, hf[key], most)
   for key in ("rms_norm_eps", "initializer_range"):
     _positive(key, hf[key])
-  for key in _SWITCHES:
-    if key in hf and type(hf[key]) is not bool:
+  for key, default in FAMILIES[hf["model_type"]].items():
+    if type(default) is bool and type(hf[key]) is not bool:
       raise _unsupported(key, repr(hf[key]), "true, false")
 
 
@@ -209,15 +203,14 @@ def _positive(key: str, value: Any) -> float:
 def _check_supported(hf: dict[str, Any]) -> None:
   """Refuses a setting that would change the output and is not built."""
   family = hf["model_type"]
-  names, valid = hf["architectures"], [f"{family.capitalize()}ForCausalLM"]
-  if names is not None and names != valid:
-    raise _unsupported("architectures", names, str(valid))
-  if hf["hidden_act"] != "silu":
-    raise _unsupported("hidden_act", repr(hf["hidden_act"]), "'silu'")
-  if hf["attention_dropout"] not in (None, 0):
-    raise _unsupported("attention_dropout", hf["attention_dropout"], "0.0")
-  if hf["quantization_config"]:
-    raise _unsupported("quantization_config", "(set)", "unquantized weights")
+  for key, valid in {
+    "architectures": ([f"{family.capitalize()}ForCausalLM"], None),
+    "hidden_act": ("silu",),
+    "attention_dropout": (0.0, None),
+    "quantization_config": (None, {}),
+  }.items():
+    if hf[key] not in valid:
+      raise _unsupported(key, repr(hf[key]), repr(valid[0]))
   if family == "llama":
     return
   kinds = hf["layer_types"]

@@ -17,13 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
+from huggingface_hub import split_state_dict_into_shards_factory
 from jax.sharding import PartitionSpec as P
 from jaxtyping import DTypeLike
 
 from atlas_jax import files
 from atlas_jax.model.architecture import DecoderConfig
 from atlas_jax.model.decoder import Decoder
-from atlas_jax.model.names import INDEX, WEIGHTS, Tensor, WeightsError, tensors
+from atlas_jax.model.names import INDEX, Tensor, WeightsError, tensors
 
 _AHEAD = 4  # tensors that are rounded and copied while one is used
 # The files of a model directory besides weights and config.json.
@@ -108,7 +109,7 @@ def save(
     source_dir: where the tokenizer and generation_config files are copied
       from; None copies none.
     dtype: of the weights in the file: float32 or bfloat16.
-    max_shard_bytes: a file holds at most this much, or one tensor.
+    max_shard_bytes: of one file, or as much as the largest tensor.
 
   Raises:
     FileError: something in source_dir lies outside of it.
@@ -134,7 +135,7 @@ def save(
   temp = path.with_name(f".saving-{secrets.token_hex(4)}")
   temp.mkdir(parents=True)
   try:
-    _write_weights(temp, stream, _shards(config, dtype, max_shard_bytes))
+    _write_weights(temp, stream, config, dtype, max_shard_bytes)
     # The name of transformers 5, and the one before it.
     names = dict.fromkeys(("dtype", "torch_dtype"), dtype.name)
     _write_json(temp / "config.json", {**hf_config, **names})
@@ -160,42 +161,32 @@ def _finite(stream, path: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
     yield name, value
 
 
-def _shards(
-  config: DecoderConfig, dtype: np.dtype, max_bytes: int
-) -> dict[str, int]:
-  """{file: how many of the tensors, in order, it holds}."""
-  counts, size = [0], 0
-  for t in tensors(config):
-    nbytes = math.prod(t.shape) * dtype.itemsize
-    if counts[-1] and size + nbytes > max_bytes:
-      counts.append(0)
-      size = 0
-    counts[-1] += 1
-    size += nbytes
-  if len(counts) == 1:
-    return {WEIGHTS: counts[0]}
-  n = len(counts)
-  return {
-    f"model-{i:05d}-of-{n:05d}.safetensors": count
-    for i, count in enumerate(counts, 1)
-  }
-
-
 def _write_weights(
-  directory: pathlib.Path, stream: Iterator, shards: dict[str, int]
+  directory: pathlib.Path,
+  stream: Iterator[tuple[str, np.ndarray]],
+  config: DecoderConfig,
+  dtype: np.dtype,
+  max_bytes: int,
 ) -> None:
-  total, weight_map = 0, {}
-  for file, count in shards.items():
-    held = dict(itertools.islice(stream, count))
-    weight_map |= dict.fromkeys(held, file)
-    total += sum(x.nbytes for x in held.values())
+  """Writes the tensors of `stream` to shards of at most max_bytes each."""
+  sizes = {t.name: math.prod(t.shape) * dtype.itemsize for t in tensors(config)}
+  shards = split_state_dict_into_shards_factory(
+    sizes,
+    get_storage_size=lambda size: size,
+    filename_pattern="model{suffix}.safetensors",
+    # A tensor above the bound would come out of the order of the stream.
+    max_shard_size=max(max_bytes, *sizes.values()),
+  )
+  for file, names in shards.filename_to_tensors.items():
+    held = dict(itertools.islice(stream, len(names)))
     # transformers reads a file only if it says which framework wrote it.
     path = directory / file
     safetensors.numpy.save_file(held, path, metadata={"format": "pt"})
     # safetensors hides what it writes; by the umask, as the directory was made.
     path.chmod(directory.stat().st_mode & 0o666)
-  if len(shards) > 1:
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+  if shards.is_sharded:
+    weight_map = shards.tensor_to_filename
+    index = {"metadata": shards.metadata, "weight_map": weight_map}
     _write_json(directory / INDEX, index)
 
 
