@@ -28,7 +28,8 @@ def read(
     prefix: of the keys source, params and path: "" or "sft_".
 
   Raises:
-    DataError: an unknown source or name of a parameter, or one is missing.
+    DataError: an unknown source or name of a parameter, a parameter or path
+      that is missing, or a path that is not read.
   """
   name = getattr(config, f"{prefix}source")
   if name not in sources:
@@ -39,14 +40,14 @@ def read(
   source = sources[name]
   params = getattr(config, f"{prefix}params")
   check_params(params, f"{prefix}params", source.needed, source.optional)
-  has_path = getattr(config, f"{prefix}path") is not None
-  if source.has_path and not has_path:
-    raise DataError(f"config.data.{prefix}path is needed by the source {name}")
-  if has_path and not source.has_path:
+  path = getattr(config, f"{prefix}path")
+  if source.has_path != (path is not None):
+    wrong = f"config.data.{prefix}path is needed"
+    if not source.has_path:
+      wrong = f"the path {path!r} in config.data is not read"
     valid = [name for name, other in sources.items() if other.has_path]
     raise DataError(
-      f"config.data names a path, but its source {name} reads no file; sources"
-      f" with a path: {', '.join(valid)}"
+      f"{wrong} by the source {name}; sources with a path: {', '.join(valid)}"
     )
   return source.read(config)
 
