@@ -82,16 +82,12 @@ def student_examples(params: Mapping, seed: int) -> list[SftExample]:
 
 
 def _student_example(rng: random.Random, q: Exercise, p: dict) -> SftExample:
-  templates = (
-    "student_baseline",
-    "student_diagnostic",
-    "student_with_teaching",
-  )
+  templates = ("student_baseline", "student_probe", "student_taught")
   template = rng.choices(templates, (0.2, 0.15, 0.65))[0]
   fields = {"question": q.text}
   if template == "student_baseline":
     response = baseline_response(q)
-  elif template == "student_diagnostic":
+  elif template == "student_probe":
     response = probe_response(q)
   elif rng.random() < p["noise"]:
     fields["teaching"] = _noise(rng, q)
@@ -126,6 +122,6 @@ def _sft_example(rng: random.Random, q: Exercise, p: dict) -> SftExample:
   else:
     advice = rng.choice([a for a in FIX.values() if a != FIX[q.kind]])
   teaching = rng.choice(PHRASES[advice])
-  fields = {"question": q.text, "approach": probe_response(q)}
+  fields = {"question": q.text, "probe": probe_response(q)}
   response = f"{note(q)} <teaching>{teaching}</teaching>"
-  return SftExample("teacher_adaptive", fields, response)
+  return SftExample("teacher", fields, response)
