@@ -9,12 +9,16 @@ from atlas_jax.data.problems import DataError
 
 @dataclass(frozen=True)
 class Source:
-  """A source of problems or SFT examples: its reader, params and path."""
+  """A source of problems or SFT examples: its reader, params and path.
 
-  read: Callable[[DataConfig], list]
+  One with a path is read by read(path, params), one that makes its own
+  problems by read(params, seed).
+  """
+
+  read: Callable[..., list]
   needed: Collection[str] = ()  # names of params
   optional: Collection[str] = ()
-  has_path: bool = False  # it needs a path; the others have none
+  has_path: bool = False
 
 
 def read(
@@ -49,7 +53,9 @@ def read(
     raise DataError(
       f"{wrong} by the source {name}; sources with a path: {', '.join(valid)}"
     )
-  return source.read(config)
+  if source.has_path:
+    return source.read(path, params)
+  return source.read(params, config.seed)
 
 
 def check_params(

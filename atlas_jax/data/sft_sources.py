@@ -11,9 +11,10 @@ episodes           sft_path: an episodes file of a run, or a directory of
 """
 
 import pathlib
+from collections.abc import Mapping
 
 from atlas_jax import files
-from atlas_jax.config import DataConfig, PromptsConfig
+from atlas_jax.config import PromptsConfig
 from atlas_jax.data import teachable_examples
 from atlas_jax.data.problems import DataError, SftExample
 from atlas_jax.data.reading import Source
@@ -21,9 +22,9 @@ from atlas_jax.data.tables import file_of, json_lines, text_at
 from atlas_jax.teaching.prompts import NO_PROBE, by_new_names, fingerprint
 
 
-def _arc_sft(config: DataConfig) -> list[SftExample]:
+def _arc_sft(path: str, _params: Mapping) -> list[SftExample]:
   examples = []
-  for where, row in json_lines(file_of(config.sft_path, "sft.jsonl")):
+  for where, row in json_lines(file_of(path, "sft.jsonl")):
     diagnosis = text_at(row, "teacher_diagnosis", where)
     teaching = text_at(row, "teacher_teaching", where)
     teaching = teaching.removeprefix("<teaching>").removesuffix("</teaching>")
@@ -41,16 +42,16 @@ def _arc_sft(config: DataConfig) -> list[SftExample]:
   return examples
 
 
-def _episodes(config: DataConfig) -> list[SftExample]:
-  root = pathlib.Path(config.sft_path)
+def _episodes(path: str, _params: Mapping) -> list[SftExample]:
+  root = pathlib.Path(path)
   paths = sorted(root.glob("*.jsonl")) if root.is_dir() else [root]
   folder = root if root.is_dir() else root.parent
   kept = _kept_prompts(folder.absolute().parent / "best_prompts.json")
   if kept is not None:
     paths = [path for path in paths if path.name != "test.jsonl"]
   examples = {}
-  for path in paths:
-    for where, row in json_lines(path):
+  for file in paths:
+    for where, row in json_lines(file):
       try:
         if kept not in (None, row.get("prompts")):
           continue
@@ -101,15 +102,11 @@ def _kept_prompts(path: pathlib.Path) -> str | None:
 
 SFT_SOURCES = {
   "teachable_sft": Source(
-    lambda config: teachable_examples.sft_examples(
-      config.sft_params, config.seed
-    ),
+    teachable_examples.sft_examples,
     optional=teachable_examples.SFT_DEFAULTS,
   ),
   "teachable_student": Source(
-    lambda config: teachable_examples.student_examples(
-      config.sft_params, config.seed
-    ),
+    teachable_examples.student_examples,
     optional=teachable_examples.STUDENT_DEFAULTS,
   ),
   "arc_sft": Source(_arc_sft, has_path=True),

@@ -94,27 +94,26 @@ def _text_of(row: Mapping, names: tuple[str, ...], where: str) -> str:
   return first
 
 
-def _table(config: DataConfig) -> Rows:
+def _table(path: str, params: Mapping) -> Rows:
   names = ("name", "split", "files")
-  given = {k: config.params[k] for k in names if k in config.params}
-  return tables.rows(config.path, **given)
+  return tables.rows(path, **{k: params[k] for k in names if k in params})
 
 
-def _pairs(config: DataConfig) -> list[Problem]:
+def _pairs(path: str, params: Mapping) -> list[Problem]:
   names = {"question": QUESTION_KEYS, "answer": ANSWER_KEYS}
-  for key in names.keys() & config.params.keys():
-    names[key] = (config.params[key],)
-  return _problems(_table(config), names["question"], names["answer"])
+  for key in names.keys() & params.keys():
+    names[key] = (params[key],)
+  return _problems(_table(path, params), names["question"], names["answer"])
 
 
-def _arc_rl(config: DataConfig) -> list[Problem]:
-  config = replace(config, path=tables.file_of(config.path, "rl.jsonl"))
-  return _problems(_table(config), ("prompt",), ("ground_truth",))
+def _arc_rl(path: str, params: Mapping) -> list[Problem]:
+  rows = _table(tables.file_of(path, "rl.jsonl"), params)
+  return _problems(rows, ("prompt",), ("ground_truth",))
 
 
-def _gsm8k(config: DataConfig) -> list[Problem]:
+def _gsm8k(path: str, params: Mapping) -> list[Problem]:
   problems = []
-  for problem in _problems(_table(config), ("question",), ("answer",)):
+  for problem in _problems(_table(path, params), ("question",), ("answer",)):
     _, marker, answer = problem.answer.rpartition("####")
     if not marker or not answer.strip():
       raise DataError(
@@ -152,10 +151,9 @@ def _own(config: DataConfig) -> list[Problem]:
   return _problems(iter(rows), QUESTION_KEYS, ANSWER_KEYS)
 
 
-def _tfds(config: DataConfig) -> list[Problem]:
+def _tfds(params: Mapping, _seed: int) -> list[Problem]:
   import tensorflow_datasets as tfds
 
-  params = config.params
   where = f"{params['name']}:{params['split']}"
   try:
     # Random access through array_record: needs no tensorflow.
@@ -172,17 +170,15 @@ def _tfds(config: DataConfig) -> list[Problem]:
   return _problems(rows, (params["question"],), (params["answer"],))
 
 
-def _reasoning_gym(config: DataConfig) -> list[Problem]:
-  task, size = config.params["task"], config.params["size"]
+def _reasoning_gym(params: Mapping, seed: int) -> list[Problem]:
+  task, size = params["task"], params["size"]
   if why := families.refusal(task):
     raise DataError(f"config.data.params.task={task}: {why}")
   import reasoning_gym
 
-  own = config.params.get("params") or {}
+  own = params.get("params") or {}
   try:
-    dataset = reasoning_gym.create_dataset(
-      task, size=size, seed=config.seed, **own
-    )
+    dataset = reasoning_gym.create_dataset(task, size=size, seed=seed, **own)
   except Exception as error:
     raise DataError(f"reasoning_gym task {task!r}: {error}") from error
   problems = {}
@@ -202,10 +198,7 @@ _SPLITS = ("validation_split", "test_split")
 _TABLE = ("name", "split", "files", *_SPLITS)
 _PAIRS = Source(_pairs, optional=("question", "answer", *_TABLE), has_path=True)
 SOURCES = {
-  "teachable": Source(
-    lambda config: teachable.problems(config.params, config.seed),
-    optional=teachable.PROBLEM_DEFAULTS,
-  ),
+  "teachable": Source(teachable.problems, optional=teachable.PROBLEM_DEFAULTS),
   "hf": _PAIRS,
   "jsonl": _PAIRS,
   "arc_rl": Source(_arc_rl, optional=_TABLE, has_path=True),
