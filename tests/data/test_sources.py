@@ -96,6 +96,36 @@ def test_parameters_of_a_file_source_are_refused(tmp_path):
     sources.read(config)
 
 
+@pytest.mark.parametrize(
+  ("keys", "valid"),
+  [
+    ({"path": "x"}, "hf, jsonl, arc_rl, gsm8k"),
+    ({"test_path": "x"}, "hf, jsonl, arc_rl, gsm8k"),
+    ({"source": "tfds", "validation_path": "x"}, "hf, jsonl, arc_rl, gsm8k"),
+    ({"sft_path": "x"}, "arc_sft, episodes"),
+  ],
+)
+def test_a_path_that_a_source_does_not_read_is_refused(keys, valid):
+  names = dict.fromkeys(("name", "split", "question", "answer"), "x")
+  config = DataConfig(
+    sft_source="teachable_sft", params=names if "source" in keys else {}, **keys
+  )
+  with pytest.raises(DataError) as error:
+    splits_lib.load(config)
+    splits_lib.load_sft(config)
+  assert str(error.value).endswith(f"sources with a path: {valid}")
+
+
+def test_a_split_without_a_problem_names_its_path(tmp_path):
+  (tmp_path / "a").write_text('{"question": "q", "answer": "1"}\n')
+  (tmp_path / "b").write_text("\n")
+  config = DataConfig(
+    source="jsonl", path=f"{tmp_path}/a", test_path=f"{tmp_path}/b"
+  )
+  with pytest.raises(DataError, match=rf"no problems found in {tmp_path}/b$"):
+    splits_lib.load(config)
+
+
 def test_gsm8k_answer_stands_after_the_hashes(tmp_path):
   row = {"question": "q", "answer": "3*4=<<3*4=12>>12\n#### 70,000"}
   (problem,) = read(tmp_path, json.dumps(row), source="gsm8k")
@@ -233,7 +263,7 @@ def test_tensorflow_datasets_without_tensorflow(prepared_tfds):
 
   refused({"split": "nope"}, "nope")
   refused({"name": "no_such_set"}, "no_such_set")
-  refused({"question": "prompt"}, "'prompt' is missing")
+  refused({"question": "prompt"}, "none of the keys prompt has a value")
   refused({"field": "x"}, "field is unknown")
 
 
