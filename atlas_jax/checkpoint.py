@@ -39,11 +39,12 @@ from jax.sharding import (
 
 from atlas_jax import directory, multihost, stopping
 from atlas_jax.config import RunConfig
+from atlas_jax.errors import AtlasError
 
 log = logging.getLogger(__name__)
 
 
-class CheckpointError(ValueError):
+class CheckpointError(AtlasError):
   """A checkpoint that is not there, or does not fit what it is read into."""
 
 

@@ -13,8 +13,10 @@ from typing import Annotated
 
 from ml_collections import ConfigDict, config_dict
 
+from atlas_jax.errors import AtlasError
 
-class ConfigError(ValueError):
+
+class ConfigError(AtlasError, ValueError):
   """A key or value of the config is wrong; the text says which and why."""
 
 

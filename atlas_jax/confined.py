@@ -18,6 +18,8 @@ import time
 import weakref
 from collections.abc import Callable
 
+from atlas_jax.errors import AtlasError
+
 MEMORY_BYTES = 6 << 30
 _PROGRAM = (
   "import json, sys; sys.path[:], *given = json.loads(sys.argv[1]);"
@@ -25,7 +27,7 @@ _PROGRAM = (
 )
 
 
-class NoAnswer(RuntimeError):
+class NoAnswer(AtlasError):
   """The process ended, or was ended, without an answer."""
 
 

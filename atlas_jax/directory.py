@@ -19,6 +19,7 @@ from etils import epath
 
 from atlas_jax import config as config_lib
 from atlas_jax import files
+from atlas_jax.errors import AtlasError
 
 # What stands there, by its name up to the first dot.
 NAMES = {
@@ -28,7 +29,7 @@ NAMES = {
 }
 
 
-class RunError(RuntimeError):
+class RunError(AtlasError):
   """The run directory cannot be used; the text says why."""
 
 

@@ -15,12 +15,14 @@ import stat
 from collections.abc import Container, Iterator
 from typing import IO, Any
 
+from atlas_jax.errors import AtlasError
+
 MOST_BYTES = 128 << 20  # of a file that is read whole
 LONGEST_LINE = 16 << 20  # bytes
 DEEPEST = 64  # arrays and objects in one another
 
 
-class FileError(ValueError):
+class FileError(AtlasError, ValueError):
   """A file cannot be used; the text names it and says why."""
 
 

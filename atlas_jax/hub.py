@@ -13,6 +13,8 @@ import os
 import pathlib
 import re
 
+from atlas_jax.errors import AtlasError
+
 log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@([\w./-]+))?", re.ASCII)
@@ -24,7 +26,7 @@ _WANTED = {
 }
 
 
-class HubError(ValueError):
+class HubError(AtlasError):
   """Neither a directory nor what the Hub has; the text says which and why."""
 
 

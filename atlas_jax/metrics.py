@@ -19,11 +19,12 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from atlas_jax import directory, files, secret_names
+from atlas_jax.errors import AtlasError
 
 log = logging.getLogger(__name__)
 
 
-class MetricsError(ValueError):
+class MetricsError(AtlasError):
   """What is asked for cannot be written; the text says why."""
 
 

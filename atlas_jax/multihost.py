@@ -14,11 +14,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from atlas_jax import stopping
+from atlas_jax.errors import AtlasError
 
 log = logging.getLogger(__name__)
 
 
-class LeadError(RuntimeError):
+class LeadError(AtlasError):
   """The lead process failed; every process raises this with its text."""
 
 

@@ -19,6 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from atlas_jax.config import MeshConfig
+from atlas_jax.errors import AtlasError
 
 AXES = ("data", "fsdp", "tensor", "context")
 
@@ -33,7 +34,7 @@ RULES: dict[str, tuple[str, ...]] = {
 }
 
 
-class ShardingError(ValueError):
+class ShardingError(AtlasError):
   """A mesh, a logical axis or a shape that does not fit the others."""
 
 

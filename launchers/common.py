@@ -17,6 +17,7 @@ from ml_collections import config_flags
 from ml_collections.config_flags import tuple_parser
 
 from atlas_jax import files, terminal
+from atlas_jax.errors import AtlasError
 
 _CONFIG = None
 _WORKDIR = flags.DEFINE_string(
@@ -311,9 +312,7 @@ def launch(main) -> None:
       number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
       name = signal.Signals(number).name
       _end(f"stopped by {name}; the same command goes on", 128 + number)
-    except Exception as error:
-      if not type(error).__module__.startswith("atlas_jax"):
-        raise
+    except AtlasError as error:
       _end(str(error))
 
   _environment()

@@ -16,10 +16,11 @@ import tempfile
 
 import numpy as np
 
+from atlas_jax.errors import AtlasError
 from atlas_jax.terminal import printable
 
 
-class ConversionError(ValueError):
+class ConversionError(AtlasError):
   """The file cannot be converted; the text says why."""
 
 

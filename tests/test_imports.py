@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # Imports point down or stay in their layer; the longest matching name decides.
 LAYERS = (
+  ("atlas_jax.errors",),
   (
     "atlas_jax.sharding",
     "atlas_jax.metrics",
@@ -24,6 +25,7 @@ LAYERS = (
     "atlas_jax.config",
     "atlas_jax.config_checks",
     "atlas_jax.config_tree",
+    "atlas_jax.loss_options",
     "atlas_jax.stopping",
     "atlas_jax.checkpoint",
     "atlas_jax.directory",

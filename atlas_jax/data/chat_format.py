@@ -14,6 +14,7 @@ import pathlib
 import re
 
 from atlas_jax import files
+from atlas_jax.errors import AtlasError
 
 LONGEST_PROMPT = 16 << 20  # characters
 # Never control tokens, whatever a tokenizer says of them: a text shows them.
@@ -25,7 +26,7 @@ TAGS = tuple(
 _QUESTION, _ANSWER = "firstmark", "secondmark"
 
 
-class ChatError(ValueError):
+class ChatError(AtlasError):
   """A tokenizer cannot be used for chat; the text says what is missing."""
 
 

@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from atlas_jax.errors import AtlasError
+
 SPLITS = ("train", "validation", "test")
 
 
-class DataError(ValueError):
+class DataError(AtlasError):
   """Data cannot be used; the text says which file, line and key, and why."""
 
 

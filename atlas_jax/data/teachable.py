@@ -27,6 +27,7 @@ from dataclasses import dataclass
 
 from atlas_jax.config import DataConfig
 from atlas_jax.data.problems import Problem, make_problem, split_of
+from atlas_jax.errors import AtlasError
 
 ADDITION, SUBTRACTION, CHAIN = KINDS = ("addition", "subtraction", "chain")
 CARRY, BORROW, ORDER, KEEP = ADVICE = ("carry", "borrow", "order", "keep")
@@ -63,7 +64,7 @@ PROBLEM_DEFAULTS = {"count": 3600, "trouble": 0.75}
 KIND_SHARES = {ADDITION: 0.4, SUBTRACTION: 0.4, CHAIN: 0.2}
 
 
-class TeachableError(ValueError):
+class TeachableError(AtlasError):
   """A parameter of the task is unknown or out of range."""
 
 

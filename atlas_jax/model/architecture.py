@@ -11,6 +11,7 @@ import os
 from typing import Any
 
 from atlas_jax import files
+from atlas_jax.errors import AtlasError
 
 _SHARED = {
   "num_key_value_heads": None,
@@ -63,7 +64,7 @@ _SWITCHES = (
 _REQUIRED = (*list(_MOST)[:6], "rms_norm_eps", "hidden_act")
 
 
-class ArchitectureError(ValueError):
+class ArchitectureError(AtlasError):
   """A config.json that this decoder cannot follow exactly."""
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+from atlas_jax.errors import AtlasError
 from atlas_jax.model.architecture import DecoderConfig
 from atlas_jax.model.decoder import block_parameters, top_parameters
 
@@ -37,7 +38,7 @@ BLOCK_NAMES = {
 }
 
 
-class WeightsError(ValueError):
+class WeightsError(AtlasError):
   """Weights that do not fit the model they are for."""
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from atlas_jax.config import PromptsConfig
 from atlas_jax.data.problems import Problem
+from atlas_jax.errors import AtlasError
 from atlas_jax.online.config import OnlineConfig
 from atlas_jax.online.ledger import Ledger
 from atlas_jax.online.reflection import prompt_chars
@@ -30,7 +31,7 @@ _MEASURED = 20
 _MARGIN = 1.25
 
 
-class SearchOver(RuntimeError):
+class SearchOver(AtlasError):
   """The search ends, with what it has; the text says why."""
 
 

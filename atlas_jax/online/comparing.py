@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 from atlas_jax.config import PromptsConfig
+from atlas_jax.errors import AtlasError
 from atlas_jax.online.budget import Sets, test_jobs
 from atlas_jax.online.config import OnlineConfig
 from atlas_jax.online.journal import Candidate
@@ -25,7 +26,7 @@ _MORE_UNJUDGED = 0.02
 _LEAST_PAIRS = 0.9
 
 
-class ChoosingError(RuntimeError):
+class ChoosingError(AtlasError):
   """Nothing could be judged, so nothing can be claimed."""
 
 

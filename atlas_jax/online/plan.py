@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 
+from atlas_jax.errors import AtlasError
 from atlas_jax.online import local_servers
 from atlas_jax.online.budget import Sets
 from atlas_jax.online.config import OnlineConfig
@@ -12,7 +13,7 @@ from atlas_jax.online.record import Record
 from atlas_jax.online.spend import Amount
 
 
-class BudgetTooSmall(ValueError):
+class BudgetTooSmall(AtlasError):
   """config.caps does not last for a result; the text says how much would."""
 
 

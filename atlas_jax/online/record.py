@@ -26,6 +26,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from atlas_jax.errors import AtlasError
 from atlas_jax.online import notes, verdicts
 from atlas_jax.online.failures import Failures
 from atlas_jax.online.ledger import Ledger
@@ -37,7 +38,7 @@ _VERSION = 1
 _TICK_S = 5.0
 
 
-class RecordError(RuntimeError):
+class RecordError(AtlasError):
   """The record's file cannot be used; the text names it."""
 
 

@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from atlas_jax.config import PromptsConfig
+from atlas_jax.errors import AtlasError
 from atlas_jax.online import fences
 from atlas_jax.online.config import ReflectionConfig
 from atlas_jax.online.replies import BudgetSpent, ChatModel, ChatRequest, Reply
@@ -87,7 +88,7 @@ def prompt_chars(config: ReflectionConfig, minibatch: int) -> int:
   return words + config.max_prompt_chars + shown * config.max_example_chars
 
 
-class Refusal(ValueError):
+class Refusal(AtlasError):
   """A proposal cannot be used; the text says why, for the model to read."""
 
 

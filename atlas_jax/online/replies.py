@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from atlas_jax.errors import AtlasError
+
 
 @dataclass(frozen=True)
 class ChatRequest:
@@ -53,7 +55,7 @@ class Reply:
     return self.status == "ok"
 
 
-class BudgetSpent(RuntimeError):
+class BudgetSpent(AtlasError):
   """A call would overshoot a cap; nothing was sent. The text names the cap."""
 
 

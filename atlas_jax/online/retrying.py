@@ -20,6 +20,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from atlas_jax.errors import AtlasError
 from atlas_jax.serving import http
 
 _FIRST_WAIT_S = 0.5
@@ -49,7 +50,7 @@ _SAID = {
 }
 
 
-class ModelRefused(RuntimeError):
+class ModelRefused(AtlasError):
   """No call of this model can succeed; the text says why. Nothing is sent."""
 
 
@@ -69,7 +70,7 @@ class Answer:
   text_is_all: bool = False
 
 
-class CallFailed(Exception):
+class CallFailed(AtlasError):
   """One attempt brought no answer.
 
   Args:

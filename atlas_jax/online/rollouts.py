@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 
 from atlas_jax.config import PromptsConfig
 from atlas_jax.data.problems import Problem
+from atlas_jax.errors import AtlasError
 from atlas_jax.online import protocol, scoring
 from atlas_jax.online.config import OnlineConfig
 from atlas_jax.online.replies import Agent, BudgetSpent, ChatModel, Reply
@@ -37,7 +38,7 @@ _ALIKE = 4  # questions whose answers are all the same: too many
 log = logging.getLogger(__name__)
 
 
-class RolloutError(RuntimeError):
+class RolloutError(AtlasError):
   """Too few answers came back to compare anything; the text says why."""
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from atlas_jax.config import PromptsConfig
+from atlas_jax.errors import AtlasError
 from atlas_jax.online.budget import Budget, SearchOver, length
 from atlas_jax.online.config import OnlineConfig
 from atlas_jax.online.gepa_adapter import (
@@ -30,7 +31,7 @@ from atlas_jax.online.rollouts import Job, Rollouts
 log = logging.getLogger(__name__)
 
 
-class SearchFailed(RuntimeError):
+class SearchFailed(AtlasError):
   """The reflection model does not work; the text says how to go on."""
 
 

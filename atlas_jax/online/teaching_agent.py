@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from atlas_jax.config import PromptsConfig
+from atlas_jax.errors import AtlasError
 from atlas_jax.online import protocol
 from atlas_jax.online.best_prompts import load_prompts, prompts_config
 from atlas_jax.online.outcomes import TEACH_DEADLINE_S, outcome_of, place
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 _TEACH = protocol.TeachConfig()
 
 
-class AgentFailed(RuntimeError):
+class AgentFailed(AtlasError):
   """The agent gave no answer of its own; the text says why."""
 
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 from atlas_jax.config import RunConfig
 from atlas_jax.data.chat import ChatError, ChatTokenizer
 from atlas_jax.data.problems import DataError, Problem, SftExample
+from atlas_jax.errors import AtlasError
 from atlas_jax.teaching.prompts import Prompts
 
 log = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ _SFT = "SFT examples"
 T = TypeVar("T", Problem, SftExample)
 
 
-class TooLong(ValueError):
+class TooLong(AtlasError):
   """More is too long than the config allows; the text says for what."""
 
 

@@ -24,6 +24,7 @@ from atlas_jax import metrics, multihost
 from atlas_jax.config import GrpoConfig
 from atlas_jax.data import packing
 from atlas_jax.data.problems import Problem, ProblemStream
+from atlas_jax.errors import AtlasError
 from atlas_jax.phases.run import Run
 from atlas_jax.teaching import rewards, transcripts
 from atlas_jax.teaching.answers import AnswerChecker
@@ -33,7 +34,7 @@ from atlas_jax.teaching.rewards import ScoredEpisode
 log = logging.getLogger(__name__)
 
 
-class RolloutError(ValueError):
+class RolloutError(AtlasError):
   """Sampled teachings cannot be trained on; the text says what to change."""
 
 

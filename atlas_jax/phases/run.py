@@ -22,6 +22,7 @@ from atlas_jax.data import packing, splits
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.data.packing import PackedBatch
 from atlas_jax.data.problems import DataError
+from atlas_jax.errors import AtlasError
 from atlas_jax.model import decoder, hf
 from atlas_jax.phases.fitting import fitting, fitting_examples
 from atlas_jax.phases.servers import Servers
@@ -36,7 +37,7 @@ AGREEMENT_TEXT = "What is 12 + 34? Explain first how you would solve it."
 T = TypeVar("T")
 
 
-class DisagreementError(RuntimeError):
+class DisagreementError(AtlasError):
   """Trainer and server give the same tokens different log-probs."""
 
 

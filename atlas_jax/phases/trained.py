@@ -8,13 +8,14 @@ import numpy as np
 from atlas_jax import checkpoint, files, multihost
 from atlas_jax.config import GrpoConfig, SftConfig
 from atlas_jax.data import packing
+from atlas_jax.errors import AtlasError
 from atlas_jax.phases.run import Run
 from atlas_jax.training import step as step_lib
 
 log = logging.getLogger(__name__)
 
 
-class TrainingError(RuntimeError):
+class TrainingError(AtlasError):
   """Training makes no progress any more; the text says where to look."""
 
 

@@ -12,10 +12,11 @@ import math
 from collections.abc import Callable, Mapping
 from typing import IO
 
+from atlas_jax.errors import AtlasError
 from atlas_jax.terminal import printable
 
 
-class ReportError(ValueError):
+class ReportError(AtlasError):
   """An evaluation or a metrics file cannot be shown; the text says why."""
 
 

@@ -14,13 +14,14 @@ from collections.abc import AsyncIterator
 import aiohttp
 
 from atlas_jax import addresses
+from atlas_jax.errors import AtlasError
 from atlas_jax.scrubbing import answer_scrubber, scrubber, told
 
 MOST_BYTES = 16 << 20  # the default of each config key max_response_bytes
 _IDLE_S = 2.0
 
 
-class ServerError(RuntimeError):
+class ServerError(AtlasError):
   """A server refused a request, or its answer cannot be used."""
 
 
@@ -28,7 +29,7 @@ class ServerDown(ServerError):
   """A server does not answer: it is gone, hangs, or fails at everything."""
 
 
-class Untaken(aiohttp.ClientError):
+class Untaken(AtlasError, aiohttp.ClientError):
   """An answer that is not taken, whoever asks and however often."""
 
 
@@ -43,7 +44,7 @@ class Redirected(Untaken):
     )
 
 
-class Broken(aiohttp.ClientError):
+class Broken(AtlasError, aiohttp.ClientError):
   """No HTTP, or an end before the end.
 
   The library's own error repeats what the server said, cut anywhere: maybe in

@@ -7,6 +7,7 @@ import string
 from collections.abc import Mapping
 
 from atlas_jax.config import PromptsConfig
+from atlas_jax.errors import AtlasError
 
 # template -> the fields that it must hold, each at least once, and no others
 FIELDS = {
@@ -18,7 +19,7 @@ FIELDS = {
 STATUSES = ("ok", "missing", "empty", "repeated", "unclosed")
 
 
-class PromptError(ValueError):
+class PromptError(AtlasError):
   """A template or the fields given to it are wrong; the text names both."""
 
 

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 
 from atlas_jax import lock
 from atlas_jax.confined import MEMORY_BYTES, Confined, Late, NoAnswer
+from atlas_jax.errors import AtlasError
 from atlas_jax.teaching import families, own
 
 _START_S = 120.0  # for the imports of a new process
 
 
-class NotStarted(RuntimeError):
+class NotStarted(AtlasError):
   """A verifier did not start, whatever the answer was."""
 
 

@@ -8,6 +8,7 @@ import json
 import re
 
 from atlas_jax.config import ConfigError
+from atlas_jax.errors import AtlasError
 
 _STEP = re.compile(
   r'(?:(?:^|\.)(?P<key>[^.\[\]"]+))|\[(?P<index>-?\d+)\]'
@@ -17,7 +18,7 @@ _LONGEST_SHAPE = 300  # characters
 _DEEPEST_SHAPE = 50  # levels; more may be more than the stack holds
 
 
-class NoSuchPath(LookupError):
+class NoSuchPath(AtlasError):
   """Nothing stands there; the text says how far the path goes."""
 
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import aiohttp
 from aiohttp import web
 
+from atlas_jax.errors import AtlasError
 from atlas_jax.online.chat_json import begins_well, is_answer
 from atlas_jax.online.outcomes import place
 from atlas_jax.online.proxy import errors
@@ -46,7 +47,7 @@ _LONGEST_START = 1 << 16  # bytes of a stream that say nothing
 _DONE = re.compile(rb"[\r\n]data: ?\[DONE\]")
 
 
-class _GuidedFailed(Exception):
+class _GuidedFailed(AtlasError):
   """The upstream did not answer under the teaching."""
 
 

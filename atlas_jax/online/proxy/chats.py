@@ -4,6 +4,8 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from atlas_jax.errors import AtlasError
+
 # A request that holds one of these is for a machine to read: words around the
 # question would do harm.
 _STRUCTURED = (
@@ -34,7 +36,7 @@ _FIELDS = {*_STRUCTURED, *_OF_PROBE, *_SENT.split()}
 PASS_REASONS = (*_STRUCTURED, "n", "media", "not_a_question", "too_long")
 
 
-class BadRequest(ValueError):
+class BadRequest(AtlasError):
   """The body is no chat completion request; the text says why."""
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import aiohttp
 from aiohttp import web
 
+from atlas_jax.errors import AtlasError
 from atlas_jax.online import chat_json
 from atlas_jax.online.retrying import CallFailed
 from atlas_jax.serving import http
@@ -22,7 +23,7 @@ class Strange(http.Untaken):
   """An answer that no chat client knows; the text is for the client."""
 
 
-class Refused(Exception):
+class Refused(AtlasError):
   """The proxy itself says no; its arguments are those of `error`."""
 
 
