@@ -38,6 +38,16 @@ def repo_root() -> pathlib.Path:
   return _REPO
 
 
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+  """An empty cache of the Hub, and no network but a refused port."""
+  from huggingface_hub import constants
+
+  monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+  monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+  return tmp_path / "cache"
+
+
 @functools.cache
 def _group(file: str) -> str:
   """Whole runs share fixtures, and mostly wait: they are one group.

@@ -7,8 +7,8 @@ import pathlib
 
 import pytest
 
-from tests.phases import small_sft, tiny_road
 from tests.phases import road as road_lib
+from tests.phases import small_sft, tiny_road
 
 
 @pytest.fixture(scope="session")
