@@ -73,12 +73,14 @@ def judge(before, after):
     # Half of the pairs must be there.
     ((0.0, 0.0, 0.0), (1.0, None, None), False),
     ((0.0,), (None,), False),
+    ((0.0,), (0.5,), True),
+    ((0.0, 0.0), (0.5, None), True),
   ],
 )
 def test_acceptance(before, after, accepted):
   verdict, refused = judge(before, after)
   assert verdict is accepted
-  assert [name for name, _, _ in refused] == [] if accepted else ["a"]
+  assert [name for name, _, _ in refused] == ([] if accepted else ["a"])
 
 
 def test_a_rejected_child_is_remembered_with_its_scores():
