@@ -50,20 +50,23 @@ def hub_cache(tmp_path, monkeypatch):
 
 @functools.cache
 def _group(file: str) -> str:
-  """Whole runs share fixtures, and mostly wait: they are one group.
-
-  Of the others every file is one, but those of tests/serving share servers.
-  """
+  """Every file is a group, but those that share real servers are one."""
   if "mark.vllm" not in (_REPO / file).read_text():
     return file
   return str(pathlib.PurePath(file).parent)
 
 
+@functools.cache
+def _turn(file: str) -> int:
+  """Long groups come first, so that none is alone at the end."""
+  text = (_REPO / file).read_text()
+  if "mark.vllm" in text:
+    return 0 if _group(file) == "tests/phases" else 1
+  return 2 if "mark.slow" in text else 3
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-  """The longest group first: with `pytest -n 2` the others run beside it."""
-  items.sort(
-    key=lambda item: _group(item.nodeid.split("::")[0]) != "tests/phases"
-  )
+  items.sort(key=lambda item: _turn(item.nodeid.split("::")[0]))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log):
