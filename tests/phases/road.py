@@ -28,7 +28,7 @@ def config_flags(model: pathlib.Path, workdir: pathlib.Path) -> list[str]:
     "--config=configs/quickstart.py",
     f"--workdir={workdir}",
     f"--config.teacher.path={model}",
-    f"--config.serving.student_path={model}",
+    f"--config.student.path={model}",
     *(f"--config.{key}={value}" for key, value in tiny_road.CHANGES.items()),
   ]
 
