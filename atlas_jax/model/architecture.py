@@ -217,12 +217,10 @@ def _check_supported(hf: dict[str, Any]) -> None:
   if kinds is not None:
     if not isinstance(kinds, list) or set(map(str, kinds)) - {"full_attention"}:
       raise _unsupported("layer_types", kinds, "'full_attention' alone")
-  elif (
-    hf["use_sliding_window"]
-    and hf["sliding_window"] is not None
-    and hf["max_window_layers"] not in range(hf["num_hidden_layers"], 1 << 30)
-  ):
-    raise _unsupported("use_sliding_window", True, "false")
+  elif hf["use_sliding_window"] and hf["sliding_window"] is not None:
+    first = hf["max_window_layers"]  # the first layer with a window
+    if type(first) is not int or first < hf["num_hidden_layers"]:
+      raise _unsupported("use_sliding_window", True, "false")
 
 
 def _rope(hf: dict[str, Any]) -> tuple[float, RopeScaling | None]:

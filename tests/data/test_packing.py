@@ -119,6 +119,22 @@ def test_a_shared_prompt_by_hand():
     np.testing.assert_array_equal(x, y)
 
 
+def test_the_smallest_shared_prompt_and_a_longer_second_branch():
+  batch, stats = _shared([_branch([5, 6], [1]), _branch([5, 6], [2, 3, 4])], 8)
+  assert batch.tokens.tolist() == [[5, 6, 1, 6, 2, 3, 4, 0]]
+  assert batch.sequence_ids.tolist() == [[0, 1, 1, 2, 2, 2, 2, 0]]
+  assert batch.positions.tolist() == [[0, 1, 2, 1, 2, 3, 4, 0]]
+  assert stats == (7 / 8, 1, 1)
+
+
+def test_a_sequence_of_one_token_and_one_that_fills_its_row():
+  batch, _ = packing.pack(
+    [_sequence(1, 0, 7), _sequence(3, 2, 1)], length=3, rows_multiple=1
+  )
+  assert batch.segment_ids.tolist() == [[1, 1, 1], [1, 0, 0]]
+  assert batch.sequence_weights.tolist() == [[0, 0.5, 0.5], [1, 0, 0]]
+
+
 def test_a_group_longer_than_a_row_is_cut():
   prompt = [5, 6, 7, 8]
   sequences = [
