@@ -259,7 +259,7 @@ def test_a_dead_server_ends_the_step_at_once(chat):
 def test_equal_teachings_are_refused(roles):
   greedy = dataclasses.replace(CONFIG, teacher_temperature=0.0)
   with pytest.raises(ValueError, match="would be equal"):
-    run([make_problem("q", "1")], roles, config=greedy)
+    run([make_problem("q", "1")], roles, config=greedy, group=2)
   run([make_problem("q", "1")], roles, config=greedy, group=1)
 
 
