@@ -22,11 +22,11 @@ def open_files():
 
 
 def modules():
-  return "colorsys" in sys.modules
+  return "tabnanny" in sys.modules
 
 
 def imports():
-  import colorsys  # noqa: F401
+  import tabnanny  # noqa: F401
 
 
 def fails():

@@ -231,9 +231,10 @@ class AnswerChecker(contextlib.ExitStack):
   def _right(self, problem: Problem, answer: str) -> bool:
     gold, meta = problem.answer, problem.meta
     if problem.verifier == "answer":
-      decided, asked = equality.exact_equal(gold, answer), (verify.MATH, gold)
+      decided, harmless = equality.exact_equal(gold, answer), "1"
+      asked = (verify.MATH, gold)
     elif problem.verifier == "reasoning_gym":
-      decided = answer == gold or None
+      decided, harmless = answer == gold or None, gold
       asked = (verify.REASONING_GYM, meta["task"], meta["entry"])
     else:
       raise ValueError(
@@ -246,5 +247,5 @@ class AnswerChecker(contextlib.ExitStack):
       return self._pool.ask(*asked, answer)
     except NoAnswer:
       # Raises where the gold answer or the machine is at fault.
-      self._pool.ask(*asked, gold)
+      self._pool.ask(*asked, harmless)
       return False

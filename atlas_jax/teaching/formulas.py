@@ -33,6 +33,8 @@ _SPELLINGS = (
   (r"(?<=\d)e([+-]?\d+)", r"\\cdot 10^{\1}"),
   (r"\^(-?\d+)", r"^{\1}"),
   (r"(?<=\d)i\b", " i"),
+  # Not a mixed number, as a fraction in brackets would be.
+  (r"((?<![_^\d.])\d+|\)) ?(?=(?:\\left ?)?\()", r"\1 \\cdot "),
   (r"(\d*)\.(\d+)", lambda m: rf"\frac{{{m[1]}{m[2]}}}{{{10 ** len(m[2])}}}"),
 )
 
@@ -98,13 +100,15 @@ def _same(name, value, other_name, other) -> bool:
     value, other = _equation(name, value), _equation(other_name, other)
   if any(isinstance(value, k) is not isinstance(other, k) for k in _KINDS):
     return False
+  is_value = isinstance(value, sympy.Expr)
+  if is_value and (value.is_Symbol or other.is_Symbol):
+    value, other = value.doit(), other.doit()  # not x and 1 * x
   if not verify(value, other, numeric_precision=300, timeout_seconds=None):
     return False
   if isinstance(value, Relational):
     # Those without a solution are all the same to math-verify.
     ratio = (value.lhs - value.rhs) / (other.lhs - other.rhs)
     return bool(sympy.simplify(ratio).is_number)
-  is_value = isinstance(value, sympy.Expr)
   return not is_value or bool(value == other or value.equals(other))
 
 

@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from atlas_jax.data.problems import make_problem
 from atlas_jax.teaching import statistics
+from atlas_jax.teaching.answers import AnswerChecker
+from atlas_jax.teaching.arms import Attempt
+from atlas_jax.teaching.speakers import Said
 from atlas_jax.teaching.statistics import (
   Outcome,
   arm_result,
@@ -142,3 +146,26 @@ def test_half_of_the_samples_right_is_no_flip():
   taught = [outcome(p, right) for p in problems for right in (1.0, 0.0)]
   result = arm_result("taught", taught, alone=alone, resamples=9, seed=0)
   assert (result.gain, result.mcnemar_p) == (0.5, 1.0)
+
+
+def test_what_counts_of_an_attempt():
+  problem = make_problem("27 + 35?", "62")
+  attempts = [
+    Attempt(problem, 0, Said("#### 62", 7, "stop")),
+    Attempt(problem, 0, Said("#### 61", 8, "stop"), teaching="carry"),
+    Attempt(
+      problem,
+      *(1, Said("it is 62", 9, "length")),
+      teaching="say 62",
+      teaching_tokens=3,
+      seconds=2.0,
+    ),
+  ]
+  with AnswerChecker() as checker:
+    outcomes, verdicts = statistics.judge(attempts, checker)
+  assert [v.status for v in verdicts] == ["correct", "wrong", "truncated"]
+  assert [o.correct for o in outcomes] == [1.0, 0.0, 0.0]
+  assert [o.leaked for o in outcomes] == [False, False, True]
+  last = outcomes[-1]
+  assert (last.completed, last.response_tokens) == (False, 9)
+  assert (last.teaching_tokens, last.seconds) == (3, 2.0)
