@@ -10,8 +10,8 @@ from atlas_jax.online.budget import test_jobs as jobs_of_test
 from atlas_jax.online.rollouts import Job
 from atlas_jax.online.spend import PICO, Amount
 from tests.online import small_world
+from tests.online.opened_run import better, broken_for, opened
 from tests.online.stub_server import Faults, StubServer
-from tests.online.test_rollouts import better, broken_for, opened
 
 
 @pytest.mark.parametrize("update", ["round_robin", "all"])
@@ -133,7 +133,7 @@ def test_models_that_cost_nothing_are_not_stopped_by_dollars(tmp_path):
 
 def test_tokens_of_a_call_by_hand(tmp_path):
   with opened(tmp_path, "http://127.0.0.1:9") as run:
-    budget, most = run.budget, run.config.solution.max_tokens
+    budget, most = run.budget, run.config.episode.max_solution_tokens
     budget.prices = {"student_baseline": Price((7.0, 2e6 / most))}
     # Two prompts of 10 and 11 bytes: 21 / 3.5 and 16 of the template each.
     calls = [("student_baseline", 10), ("student_baseline", 11)]
