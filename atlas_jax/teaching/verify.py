@@ -50,13 +50,15 @@ OWN = Job(own.call, locked=False)
 
 def _prepare(job: Job) -> str:
   """Why the process is not locked; empty where it is, or need not be."""
-  job.prepare()
+  job.prepare()  # where the fork server could not, this says why
   return lock.take() if job.locked else ""
 
 
 def _start(job: Job) -> Confined:
-  process = Confined(memory_bytes=MEMORY_BYTES if job.locked else 0)
   try:
+    process = Confined(
+      job.prepare, memory_bytes=MEMORY_BYTES if job.locked else 0
+    )
     why = process.call(_prepare, job, cpu_s=_START_S, wall_s=_START_S)
   except NoAnswer as error:
     raise NotStarted(f"a verifier did not start: it {error}") from None

@@ -82,7 +82,7 @@ def test_memory_files_and_time_are_bounded(pool):
   with pytest.raises(NoAnswer, match="MemoryError"):
     pool.ask(Job(probes.greedy), 8 << 30)
   assert pool.ask(Job(probes.greedy), 1 << 20)
-  pid = process_of(pool, Job(probes.greedy))._process.pid
+  pid = process_of(pool, Job(probes.greedy)).pid
 
   def limit(name):
     return resource.prlimit(pid, getattr(resource, f"RLIMIT_{name}"))
@@ -134,7 +134,7 @@ def test_a_process_that_no_longer_reads_is_no_verdict():
   with opened(0.5) as pool:
     with pytest.raises(NoAnswer, match="division"):
       pool.ask(job, "x")
-    os.kill(process_of(pool, job)._process.pid, signal.SIGSTOP)
+    os.kill(process_of(pool, job).pid, signal.SIGSTOP)
     with pytest.raises(Late):
       pool.ask(job, "x" * (8 << 20))
 
