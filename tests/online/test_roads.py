@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from atlas_jax.config import ChatTemplateKwargs, EpisodeConfig
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.data.problems import make_problem
+from atlas_jax.episode_config import ChatTemplateKwargs, EpisodeConfig
 from atlas_jax.online import TeachingAgent
 from atlas_jax.online.rollouts import Job
 from atlas_jax.serving.client import Completion
