@@ -81,7 +81,7 @@ def test_money_is_added_without_rounding():
 
 def test_a_call_that_takes_all_dollars_fits():
   # As a float 1.001 dollars are less than so many picodollars.
-  assert 1.001 * PICO < picodollars(1.001)
+  assert picodollars(1.001) > 1.001 * PICO
 
   async def main():
     all_of_it = Amount(1, 0, picodollars(1.001))
