@@ -9,7 +9,7 @@ from atlas_jax.data import packing
 def _sequence(n, trained, first=10, **kw):
   mask = np.zeros(n, np.int32)
   mask[n - trained :] = 1
-  return packing.Sequence(np.arange(first, first + n), mask, **kw)
+  return packing.TokenSequence(np.arange(first, first + n), mask, **kw)
 
 
 def test_two_sequences_share_a_row():
@@ -73,7 +73,7 @@ def _branch(prompt, completion, **kw):
   tokens = np.array([*prompt, *completion])
   mask = np.zeros(len(tokens))
   mask[len(prompt) :] = 1
-  return packing.Sequence(tokens, mask, prompt_length=len(prompt), **kw)
+  return packing.TokenSequence(tokens, mask, prompt_length=len(prompt), **kw)
 
 
 def _shared(sequences, length, rows_multiple=1):
@@ -171,10 +171,10 @@ def test_split_micro_keeps_every_row_and_shares_out_the_last():
   "sequence, text",
   [
     (_sequence(9, 2), "sequence 1 has 9 tokens; a row takes 1 to 8"),
-    (packing.Sequence(np.zeros(0), np.zeros(0)), "has 0 tokens"),
+    (packing.TokenSequence(np.zeros(0), np.zeros(0)), "has 0 tokens"),
     (_sequence(3, 3), "first token cannot be trained"),
-    (packing.Sequence(np.ones(3), np.array([0, 1])), "loss_mask has 2"),
-    (packing.Sequence(np.ones(2), np.array([0, 2])), "0 and 1 only"),
+    (packing.TokenSequence(np.ones(3), np.array([0, 1])), "loss_mask has 2"),
+    (packing.TokenSequence(np.ones(2), np.array([0, 2])), "0 and 1 only"),
     (
       _sequence(3, 1, behavior_logprobs=np.zeros(2)),
       "behavior_logprobs has 2 entries for 3",

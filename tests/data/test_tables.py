@@ -102,6 +102,14 @@ def test_an_empty_cell_of_parquet_names_its_row(tmp_path):
   )
 
 
+def test_bytes_of_parquet_that_are_no_text_name_their_row(tmp_path):
+  path = tmp_path / "a.parquet"
+  write_parquet(path, question=[b"a", b"\xff"], answer=["1", "2"])
+  text = refusal(path)
+  assert text.startswith(f"{path}[1]: not a whole Parquet file of text: ")
+  assert "utf-8" in text
+
+
 @pytest.fixture
 def data_set(tmp_path):
   """A directory as a repository of a data set is laid out."""
