@@ -139,7 +139,8 @@ def test_tokens_of_a_call_by_hand(tmp_path):
     calls = [("student_baseline", 10), ("student_baseline", 11)]
     found = budget._cost(calls)
     assert found.tokens == 6 + 2 * 16 + 2 * most
-    assert found.pico == (6 + 2 * 16) * 7 * PICO // 10**6 + 4 * PICO
+    dollars = (6 + 2 * 16) * 7 / 1e6 + 4
+    assert found.pico / PICO == pytest.approx(dollars, rel=1e-9)
 
 
 @pytest.mark.parametrize(("need", "fits"), [(40, True), (41, False)])

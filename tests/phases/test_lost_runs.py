@@ -42,6 +42,7 @@ def test_a_model_of_nan_stops_after_so_many_steps(model, tmp_path):
     small_sft.run(bad, tmp_path / "run", sft__max_skipped_steps=3)
 
 
+@pytest.mark.slow
 def test_a_learning_rate_that_breaks_the_weights_stops(model, tmp_path):
   with pytest.raises(TrainingError, match="5 steps in a row"):
     small_sft.run(
@@ -153,6 +154,7 @@ def test_a_signal_saves_and_the_next_start_goes_on(
 # Epochs.
 
 
+@pytest.mark.slow
 def test_epochs_are_counted_by_examples(model, tmp_path, monkeypatch):
   def run(workdir, **changes):
     small_sft.run(

@@ -51,11 +51,14 @@ _LAYOUTS = [
   "grpo",
   [
     GrpoConfig(loss_type="dapo", beta=0.04),
-    GrpoConfig(
-      loss_type="grpo",
-      ratio_level="sequence",
-      mismatch="sequence_truncate",
-      beta=0.04,
+    pytest.param(
+      GrpoConfig(
+        loss_type="grpo",
+        ratio_level="sequence",
+        mismatch="sequence_truncate",
+        beta=0.04,
+      ),
+      marks=pytest.mark.slow,
     ),
   ],
   ids=["dapo", "grpo-sequence"],
