@@ -67,6 +67,9 @@ class OptimizerConfig:
   eps: float = 1e-8
   weight_decay: NonNegativeFloat = 0.0  # on matrices, not norms and biases
   clip_norm: PositiveFloat = 1.0
+  # bfloat16 halves them; b2 must then be 0.99 or less: see training/optimizer.
+  moments_dtype: Dtype = "float32"
+  grad_dtype: Dtype = "float32"  # in which micro-batches are added up
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,9 @@ class SftConfig:
   epochs: PositiveFloat | None = None
   batch_rows: PositiveInt = 16  # packed rows a step
   row_length: PositiveInt = 1024  # tokens a row
-  micro_batches: PositiveInt = 1
+  # A device computes as many rows at one time; the rest follows, and what
+  # gradients need is added up.
+  rows_per_device: PositiveInt = 1
   optimizer: OptimizerConfig = field(
     default_factory=lambda: OptimizerConfig(
       learning_rate=1e-5, schedule="cosine"
@@ -188,7 +193,7 @@ class GrpoConfig(LossOptions):
   max_staleness: NonNegativeInt = 0
   row_length: PositiveInt = 2048
   share_prompts: bool = True  # one copy of a prompt for its teachings of a row
-  micro_batches: PositiveInt = 1
+  rows_per_device: PositiveInt = 1  # that it computes at one time
   epochs: PositiveInt = 1  # updates on one batch
   advantage: Literal["group", "batch", "none"] = "group"
   # Share of a batch's tokens, those of the highest entropy, that train; None:
@@ -197,6 +202,9 @@ class GrpoConfig(LossOptions):
   skip_grad_norm: PositiveFloat | None = None  # above it there is no update
   max_skipped_steps: PositiveInt = 5  # in a row, then the run stops
   mask_truncated: bool = True  # teachings cut at max_teaching_tokens
+  # Of the reference's matrices. That of the computation gives the same numbers
+  # as float32, unless the reference moves.
+  reference_dtype: Dtype = "float32"
   # ref <- alpha*policy + (1-alpha)*ref; 0: frozen.
   ref_ema_alpha: NonNegativeFloat = 0.0
   ref_ema_every: PositiveInt = 64  # steps between two syncs of the reference

@@ -78,6 +78,13 @@ def problems(config: "RunConfig") -> Iterator[str]:
   except ValueError as error:
     yield f"config.template_date={config.template_date!r} is no day: {error}"
   yield from _loss_problems(config.grpo)
+  for name in ("sft", "grpo"):
+    o = getattr(config, name).optimizer
+    if o.moments_dtype == "bfloat16" and o.b2 > 0.99:
+      yield (
+        f"config.{name}.optimizer.b2={o.b2} leaves a bfloat16 second moment"
+        " where it is; with moments_dtype=bfloat16 it must be 0.99 or less"
+      )
   yield from _sampling_problems(config)
   if config.export.path is not None and "://" in config.export.path:
     yield f"config.export.path={config.export.path} must be a local directory"
@@ -182,6 +189,12 @@ def _sampling_problems(config: "RunConfig") -> Iterator[str]:
     )
   if grpo.ref_ema_alpha > 1:
     yield f"config.grpo.ref_ema_alpha={grpo.ref_ema_alpha} must not be above 1"
+  if grpo.ref_ema_alpha > 0 and grpo.reference_dtype != "float32":
+    yield (
+      f"config.grpo.reference_dtype={grpo.reference_dtype} cannot follow in"
+      f" small steps: with ref_ema_alpha={grpo.ref_ema_alpha} it must be"
+      " float32"
+    )
   if grpo.ref_ema_alpha > 0 and grpo.beta == 0:
     yield (
       f"config.grpo.ref_ema_alpha={grpo.ref_ema_alpha} has no effect with"

@@ -1,9 +1,11 @@
 """Train a teacher of your own: `--config=configs/teacher.py:VARIANT`.
 
-Variants: smollm2 (135M parameters, a demonstration on one CPU) and qwen3_8b
-(the published recipe of ATLAS: servers and trainer on accelerators of their
-own, the servers given as URLs). Any key can be
-overridden: `--config.teacher.path=DIR --config.serving.student_path=DIR
+Variants: smollm2 (135M parameters, a demonstration on one CPU), and the
+published recipe of ATLAS with servers and trainer on accelerators of their own,
+the servers given as URLs: qwen3_8b (trainer: 4 x H100 of 80 GB), qwen3_8b_v5p16
+and qwen3_8b_v5e64 (trainer: a TPU slice). `python -m launchers.compile
+--config=... --target=h100x4` (v5p:2x2x2, v5e:8x8) says what fits. Any key can
+be overridden: `--config.teacher.path=DIR --config.serving.student_path=DIR
 --config.data.path=FILE.jsonl --config.grpo.beta=0.04`.
 
 Prompts that an optimisation has found (launchers/optimize.py) take the place
@@ -26,6 +28,7 @@ def _smollm2():
   config.data.sft_source = "teachable_sft"
   config.sft.steps = 8
   config.sft.batch_rows = 4
+  config.sft.rows_per_device = 4
   config.sft.row_length = 256
   config.sft.optimizer.learning_rate = 2e-4
   config.sft.optimizer.warmup_steps = 1
@@ -72,8 +75,10 @@ def _qwen3_8b():
   config.sft.steps = 1000
   config.grpo.problems_per_step = 4
   config.grpo.group_size = 32
-  config.grpo.row_length = 8192
-  config.grpo.micro_batches = 4
+  # A prompt and six of its teachings: at 8192 each would bring its own prompt.
+  config.grpo.row_length = 32768
+  config.grpo.reference_dtype = "bfloat16"
+  config.teacher.logprob_chunk = 1024
   config.grpo.beta = 0.04
   config.episode.max_teaching_tokens = 4096
   config.episode.max_solution_tokens = 4096
@@ -87,7 +92,24 @@ def _qwen3_8b():
   return config
 
 
-VARIANTS = {"smollm2": _smollm2, "qwen3_8b": _qwen3_8b}
+def _qwen3_8b_v5p16():
+  """The trainer on a v5p-16, 8 chips."""
+  return _qwen3_8b()
+
+
+def _qwen3_8b_v5e64():
+  """The trainer on a v5e-64 of 16 GB chips: a row is cut over four of them."""
+  config = _qwen3_8b()
+  config.mesh.context = 4
+  return config
+
+
+VARIANTS = {
+  "smollm2": _smollm2,
+  "qwen3_8b": _qwen3_8b,
+  "qwen3_8b_v5p16": _qwen3_8b_v5p16,
+  "qwen3_8b_v5e64": _qwen3_8b_v5e64,
+}
 
 
 def get_config(variant: str = "smollm2"):

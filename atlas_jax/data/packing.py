@@ -247,11 +247,14 @@ def _write(
     batch.sequence_weights[row, span.stop - 1] = 1.0
 
 
-def split_micro(batch: PackedBatch, micro_batches: int) -> PackedBatch:
-  """[B, T] -> [M, B/M, T], the layout that the train steps scan over.
+def split_micro(
+  batch: PackedBatch, micro_batches: int, room: int = 0
+) -> PackedBatch:
+  """[B, T] -> [M, B/micro_batches, T], the layout that train steps loop over.
 
-  Row b goes to micro-batch b mod M, so that the empty rows at the end are
-  shared out.
+  Row b goes to micro-batch b mod micro_batches, so that the empty rows at the
+  end are shared out. M is micro_batches, or `room` if that is more: empty
+  micro-batches, at the end, cost a step nothing.
 
   Raises:
     ValueError: the rows cannot be cut into micro_batches equal parts.
@@ -261,9 +264,10 @@ def split_micro(batch: PackedBatch, micro_batches: int) -> PackedBatch:
     raise ValueError(
       f"{rows} rows cannot be cut into {micro_batches} equal micro-batches"
     )
-  return PackedBatch(
-    *(
-      a.reshape(rows // micro_batches, micro_batches, -1).swapaxes(0, 1)
-      for a in batch
-    )
-  )
+  empty = max(room - micro_batches, 0)
+
+  def cut(a):
+    a = a.reshape(rows // micro_batches, micro_batches, -1).swapaxes(0, 1)
+    return np.pad(a, ((0, empty), (0, 0), (0, 0)))
+
+  return PackedBatch(*(cut(a) for a in batch))

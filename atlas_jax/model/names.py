@@ -5,7 +5,7 @@ import math
 
 from atlas_jax.errors import AtlasError
 from atlas_jax.model.architecture import DecoderConfig
-from atlas_jax.model.decoder import block_parameters, top_parameters
+from atlas_jax.model.decoder import Block, Decoder, parameters
 
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
@@ -62,8 +62,8 @@ def tensors(config: DecoderConfig) -> list[Tensor]:
       shape.append(math.prod(next(axes) for _ in range(group)))
     return Tensor(name, tuple(shape), attribute, layer, groups)
 
-  top = top_parameters(config)
-  blocks = block_parameters(config)
+  top = parameters(Decoder, config)
+  blocks = parameters(Block, config)
   out = [tensor(*TOP_NAMES["embedding"], top["embedding"], "embedding", None)]
   for layer in range(config.n_layers):
     for attribute, (name, groups) in BLOCK_NAMES.items():
