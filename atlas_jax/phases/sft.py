@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 
-from atlas_jax import config_checks, metrics, sharding, stopping
+from atlas_jax import metrics, sharding, stopping
 from atlas_jax.config import ConfigError
 from atlas_jax.data import packing
 from atlas_jax.data.problems import DataError, ProblemStream, SftExample
@@ -79,7 +79,10 @@ def encoder(run: Run):
 
   def encode(example: SftExample) -> packing.Sequence:
     text = run.prompts.render(example.template, example.fields)
-    tokens, mask = run.tokenizer.training_example(text, example.response)
+    kwargs = run.config.episode.chat_template_kwargs.of(example.template)
+    tokens, mask = run.tokenizer.training_example(
+      text, example.response, kwargs
+    )
     if len(tokens) > length:
       raise DataError(
         f"an SFT example has {len(tokens)} tokens, more than"
@@ -106,8 +109,8 @@ def total_steps(run: Run) -> int:
     batches.next()
     steps += 1
   log.info("%g epochs of SFT are %d steps", cfg.epochs, steps)
-  for problem in config_checks.warmup("sft", cfg.optimizer, steps):
-    raise ConfigError(problem)
+  for problem in cfg.optimizer.too_short(steps):
+    raise ConfigError(f"config.sft.{problem}")
   return steps
 
 

@@ -150,7 +150,7 @@ def _phase(name, phase, config, architecture, model, batch):
       architecture, options, temperature=temperature
     )
     yield _compile("grpo score", score, (reference, batch), tree_bytes(state))
-  if phase.epochs > 1 or phase.entropy_quantile is not None:
+  if phase.epochs > 1 or phase.entropy_share is not None:
     prepare = scoring.make_prepare_step(
       architecture, options, phase, temperature=temperature
     )
