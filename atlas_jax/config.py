@@ -182,9 +182,7 @@ class SftConfig:
   epochs: PositiveFloat | None = None
   batch_rows: PositiveInt = 16  # packed rows a step
   row_length: PositiveInt = 1024  # tokens a row
-  # A device computes as many rows at one time; the rest follows, and what
-  # gradients need is added up.
-  rows_per_device: PositiveInt = 1
+  rows_per_device: PositiveInt = 1  # that it computes at one time
   optimizer: OptimizerConfig = OptimizerConfig(
     learning_rate=1e-5, schedule="cosine"
   )
