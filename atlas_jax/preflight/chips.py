@@ -88,6 +88,7 @@ def _add(folder: pathlib.Path) -> None:
       f"no compiler in {folder}: run `bash launchers/setup.sh --compile`"
     )
   if str(folder) not in sys.path:
+    # JAX looks for plugins when it first looks for devices.
     sys.path.append(str(folder))
     importlib.invalidate_caches()
 
@@ -105,8 +106,6 @@ def _gpus(chip: Chip, count: int, folder: pathlib.Path) -> list[jax.Device]:
   _add(folder)
   text = _GPU.format(memory=chip.memory, bandwidth=chip.bandwidth)
   try:
-    plugin = importlib.import_module("jax_plugins.xla_cuda12")
-    plugin.initialize()
     described = topologies.get_topology_desc(
       "gpu", "cuda", target_config=text, topology=f"1x1x{count}"
     )
