@@ -73,7 +73,7 @@ class Trainer(Trained):
     )
 
   def packed(
-    self, sequences: Sequence[packing.Sequence]
+    self, sequences: Sequence[packing.TokenSequence]
   ) -> tuple[packing.PackedBatch, packing.PackingStats]:
     """The rows that `update` trains on, [B, T]."""
     return packing.pack(
@@ -84,7 +84,7 @@ class Trainer(Trained):
     )
 
   def update(
-    self, step: int, sequences: Sequence[packing.Sequence]
+    self, step: int, sequences: Sequence[packing.TokenSequence]
   ) -> dict[str, float]:
     """The updates of one step, cfg.epochs of them; numbers to log.
 

@@ -66,7 +66,7 @@ def largest_batch(
     length = min(length, phase.row_length)
     mask = np.arange(length) >= prompt
     tokens = np.full(length, problem, np.int32)
-    return packing.Sequence(tokens, mask, prompt_length=prompt)
+    return packing.TokenSequence(tokens, mask, prompt_length=prompt)
 
   if isinstance(phase, SftConfig):
     prompt = min(prompt_tokens, phase.row_length // 2)

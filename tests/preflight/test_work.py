@@ -69,7 +69,7 @@ def test_the_largest_batch_is_packed_as_a_run_packs():
 
 def test_pairs_of_padding_are_none():
   batch, _ = packing.pack(
-    [packing.Sequence(np.arange(3), np.array([0, 1, 1]))],
+    [packing.TokenSequence(np.arange(3), np.array([0, 1, 1]))],
     length=8,
     rows_multiple=2,
   )
