@@ -94,6 +94,16 @@ class OptimizerConfig:
   eps: float = 1e-8
   weight_decay: NonNegativeFloat = 0.0  # on matrices, not norms and biases
   clip_norm: PositiveFloat = 1.0
+  # bfloat16 halves them; b2 must then be 0.99 or less: see training/optimizer.
+  moments_dtype: Dtype = "float32"
+  grad_dtype: Dtype = "float32"  # in which micro-batches are added up
+
+  def conflicts(self) -> Iterator[str]:
+    if self.moments_dtype == "bfloat16" and self.b2 > 0.99:
+      yield (
+        f"b2={self.b2} leaves a bfloat16 second moment where it is; with"
+        " moments_dtype=bfloat16 it must be 0.99 or less"
+      )
 
   def too_short(self, updates: int) -> Iterator[str]:
     """A line when the warm-up takes all the updates that there are."""
@@ -172,7 +182,7 @@ class SftConfig:
   epochs: PositiveFloat | None = None
   batch_rows: PositiveInt = 16  # packed rows a step
   row_length: PositiveInt = 1024  # tokens a row
-  micro_batches: PositiveInt = 1
+  rows_per_device: PositiveInt = 1  # that it computes at one time
   optimizer: OptimizerConfig = OptimizerConfig(
     learning_rate=1e-5, schedule="cosine"
   )
@@ -210,7 +220,7 @@ class GrpoConfig(LossOptions):
   max_staleness: NonNegativeInt = 0
   row_length: PositiveInt = 2048
   share_prompts: bool = True  # one copy of a prompt for its teachings of a row
-  micro_batches: PositiveInt = 1
+  rows_per_device: PositiveInt = 1  # that it computes at one time
   epochs: PositiveInt = 1  # updates on one batch
   # centred: divided by nothing.
   advantage: Literal["group", "batch", "centred"] = "group"
@@ -220,6 +230,9 @@ class GrpoConfig(LossOptions):
   skip_grad_norm: PositiveFloat | None = None  # above it there is no update
   max_skipped_steps: PositiveInt = 5  # in a row, then the run stops
   mask_truncated: bool = True  # teachings cut at max_teaching_tokens
+  # Of the reference's matrices. That of the computation gives the same numbers
+  # as float32, unless the reference moves.
+  reference_dtype: Dtype = "float32"
   # ref <- alpha*policy + (1-alpha)*ref; 0: frozen.
   ref_ema_alpha: Share = 0.0
   ref_ema_every: PositiveInt = 64  # steps between two syncs of the reference
@@ -233,6 +246,11 @@ class GrpoConfig(LossOptions):
       yield (
         f"max_staleness={self.max_staleness} trains on what older weights"
         " sampled: choose a config.grpo.mismatch other than none"
+      )
+    if self.ref_ema_alpha > 0 and self.reference_dtype != "float32":
+      yield (
+        f"reference_dtype={self.reference_dtype} cannot follow in small steps:"
+        f" with ref_ema_alpha={self.ref_ema_alpha} it must be float32"
       )
     if self.ref_ema_alpha > 0 and self.beta == 0:
       yield f"ref_ema_alpha={self.ref_ema_alpha} has no effect with beta=0"

@@ -50,6 +50,8 @@ RENAMED = {
   "episode.baseline_samples": "grpo.baseline_samples",
   "grpo.advantage=none": "grpo.advantage=centred",
   "grpo.delta": "grpo.ratio_cap",
+  "grpo.micro_batches": "grpo.rows_per_device",
+  "sft.micro_batches": "sft.rows_per_device",
   "grpo.entropy_quantile": "grpo.entropy_share",
   "probe.max_tokens": "episode.max_probe_tokens",
   "probe.temperature": "episode.probe_temperature",

@@ -197,6 +197,12 @@ def batch_shards(mesh: Mesh) -> int:
   return math.prod(mesh.shape[axis] for axis in RULES["batch"])
 
 
+def rows_at_once(most: int, rows_per_device: int, mesh: Mesh) -> int:
+  """Rows of a micro-batch over all devices, of batches of at most `most`."""
+  shards = batch_shards(mesh)
+  return min(rows_per_device, -(-most // shards)) * shards
+
+
 def put_batch(tree: Any, mesh: Mesh, batch_axis: int = 0) -> Any:
   """Host arrays as global arrays whose rows are cut over data and fsdp.
 

@@ -57,6 +57,7 @@ def _student():
   config.data.sft_source = "teachable_student"
   config.sft.steps = 700
   config.sft.batch_rows = 16
+  config.sft.rows_per_device = 16
   config.sft.row_length = 128
   config.sft.checkpoint_every = 100
   config.sft.optimizer.learning_rate = 5e-3
@@ -75,6 +76,7 @@ def _teacher():
   config.data.sft_source = "teachable_sft"
   config.sft.steps = 400
   config.sft.batch_rows = 16
+  config.sft.rows_per_device = 16
   config.sft.row_length = 128
   config.sft.optimizer.learning_rate = 2e-3
   config.sft.optimizer.warmup_steps = 20
@@ -87,6 +89,7 @@ def _teacher():
   config.grpo.problems_per_step = 32
   config.grpo.group_size = 8
   config.grpo.row_length = 256
+  config.grpo.rows_per_device = 8
   config.grpo.refill_rounds = 0
   config.grpo.optimizer.learning_rate = 1e-3
   # 5 of 70, and as large a part of another --config.grpo.steps.

@@ -1,7 +1,11 @@
 """Train a teacher of your own: `--config=configs/teacher.py:VARIANT`.
 
 Variants, of which one must be named: smollm2 (135M parameters, a demonstration
-on one CPU) and qwen3_8b (the published recipe of ATLAS). Any key can be
+on one CPU), and the published recipe of ATLAS with servers and trainer on
+accelerators of their own: qwen3_8b (trainer: 4 x H100 of 80 GB),
+qwen3_8b_v5p16 and qwen3_8b_v5e64 (trainer: a TPU slice). `python -m
+launchers.compile --config=... --target=h100x4` (v5p:2x2x2, v5e:8x8) says what
+fits. Any key can be
 overridden: `--config.teacher.path=DIR --config.student.path=DIR
 --config.data.path=FILE.jsonl --config.grpo.beta=0.04`.
 
@@ -31,6 +35,7 @@ def _smollm2():
   config.data.sft_source = "teachable_sft"
   config.sft.steps = 8
   config.sft.batch_rows = 4
+  config.sft.rows_per_device = 4
   config.sft.row_length = 256
   config.sft.optimizer.learning_rate = 2e-4
   config.sft.optimizer.warmup_steps = 1
@@ -99,8 +104,10 @@ def _qwen3_8b():
   config.sft.steps = 1000
   config.grpo.problems_per_step = 4
   config.grpo.group_size = 32
-  config.grpo.row_length = 8192
-  config.grpo.micro_batches = 4
+  # A prompt and six of its teachings: at 8192 each would bring its own prompt.
+  config.grpo.row_length = 32768
+  config.grpo.reference_dtype = "bfloat16"
+  config.teacher.logprob_chunk = 1024
   config.grpo.beta = 0.04
   config.episode.max_teaching_tokens = 4096
   config.episode.max_solution_tokens = 4096
@@ -114,7 +121,36 @@ def _qwen3_8b():
   return config
 
 
-VARIANTS = {"smollm2": _smollm2, "qwen3_8b": _qwen3_8b}
+def _qwen3_8b_v5p16():
+  """qwen3_8b with its trainer on a v5p-16, 8 chips of 95 GB.
+
+  Source: as qwen3_8b, from which it does not differ: the mesh is what there is.
+  Hardware: of the trainer 8 TPU v5p chips; servers are URLs.
+  Hours, result: not measured.
+  Command: as qwen3_8b, with --config=configs/teacher.py:qwen3_8b_v5p16
+  """
+  return _qwen3_8b()
+
+
+def _qwen3_8b_v5e64():
+  """qwen3_8b with its trainer on a v5e-64, 64 chips of 16 GB.
+
+  Source: as qwen3_8b; a row is cut over four chips, or it would not fit one.
+  Hardware: of the trainer 64 TPU v5e chips; servers are URLs.
+  Hours, result: not measured.
+  Command: as qwen3_8b, with --config=configs/teacher.py:qwen3_8b_v5e64
+  """
+  config = _qwen3_8b()
+  config.mesh.context = 4
+  return config
+
+
+VARIANTS = {
+  "smollm2": _smollm2,
+  "qwen3_8b": _qwen3_8b,
+  "qwen3_8b_v5p16": _qwen3_8b_v5p16,
+  "qwen3_8b_v5e64": _qwen3_8b_v5e64,
+}
 
 
 def get_config(variant: str = ""):

@@ -15,7 +15,7 @@ from atlas_jax import __version__
 
 COMMANDS = (
   *("train", "evaluate", "export", "serve", "optimize", "agent_check"),
-  *("proxy", "teachable", "convert_gguf"),
+  *("proxy", "teachable", "convert_gguf", "compile"),
 )
 
 

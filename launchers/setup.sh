@@ -3,6 +3,7 @@
 #
 #   bash launchers/setup.sh             # quick when nothing changed
 #   bash launchers/setup.sh --smollm2   # also models/smollm2-135m
+#   bash launchers/setup.sh --compile   # also .compilers, for TPUs and H100s
 #
 # PYTHON=/path/to/python3.11 chooses the interpreter (3.11 or 3.12). torch's CPU
 # wheel comes from where pip looks, or else from ATLAS_TORCH_INDEX, which is
@@ -17,14 +18,16 @@ fail() {
 }
 
 smollm2=no
+compile=no
 for argument in "$@"; do
   case "$argument" in
     --smollm2) smollm2=yes ;;
+    --compile) compile=yes ;;
     -h | --help)
-      sed -n '2,10s/^# \{0,1\}//p' launchers/setup.sh
+      sed -n '2,11s/^# \{0,1\}//p' launchers/setup.sh
       exit 0
       ;;
-    *) fail "unknown argument $argument; valid: --smollm2, --help" ;;
+    *) fail "unknown argument $argument; valid: --smollm2, --compile, --help" ;;
   esac
 done
 
@@ -133,6 +136,28 @@ fetch_smollm2() {
   say "models/smollm2-135m is ready"
 }
 
+# The compilers of launchers.compile, of the releases that the installed JAX
+# asks for. Apart from .venv: JAX would take an installed one for a chip.
+fetch_compilers() {
+  local jax tpu part
+  jax=$(.venv/bin/python -c 'from importlib.metadata import version
+print(version("jax"))')
+  tpu=$(.venv/bin/python -c 'from importlib.metadata import requires
+(tpu,) = {r.split(";")[0] for r in requires("jax") if r.startswith("libtpu")}
+print(tpu.strip())')
+  if [[ "$(cat .compilers/stamp 2>/dev/null)" == "$jax $tpu" ]]; then
+    say ".compilers is up to date"
+    return
+  fi
+  say "fetching compilers for TPUs ($tpu) and CUDA (0.7 GB) into .compilers"
+  rm -rf -- .compilers
+  pip install --quiet --quiet --no-deps --target .compilers/tpu "$tpu"
+  part=jax-cuda12
+  pip install --quiet --quiet --no-deps --target .compilers/cuda \
+    "$part-plugin==$jax" "$part-pjrt==$jax"
+  printf '%s %s\n' "$jax" "$tpu" >.compilers/stamp
+}
+
 # The same files in the same place give the same environment.
 stamp=$(
   {
@@ -172,3 +197,5 @@ if [[ "$smollm2" == yes ]]; then
     fetch_smollm2
   fi
 fi
+
+if [[ "$compile" == yes ]]; then fetch_compilers; fi

@@ -49,7 +49,6 @@ MEANINGS = {
     "the same as passes over the examples; ends with the step that trains"
     " the last of them and is filled up from the next."
   ),
-  "SftConfig.micro_batches": "pieces in which a batch is computed",
   "SftConfig.max_skipped_steps": "updates left out (NaN)",
   "SftConfig.checkpoint_every": "steps between two checkpoints",
   "OptimizerConfig.learning_rate": "at its peak",
@@ -64,7 +63,6 @@ MEANINGS = {
   "GrpoConfig.row_length": (
     "tokens of a packed row; problems whose teaching may not fit are left out"
   ),
-  "GrpoConfig.micro_batches": "pieces in which a batch is computed",
   "GrpoConfig.loss_type": "formulas: atlas_jax/training/losses.py",
   "GrpoConfig.ratio_level": (
     "of policy and old policy: of a token, or of its whole teaching"

@@ -53,7 +53,7 @@ LAYERS = (
     "atlas_jax.online",
     "atlas_jax.reports",
   ),
-  ("atlas_jax.phases",),
+  ("atlas_jax.phases", "atlas_jax.preflight"),
   ("configs", "launchers"),
 )
 # Who may import what; everything else may not.
@@ -65,6 +65,7 @@ ALLOWED = {
     "atlas_jax.model",
     "atlas_jax.training",
     "atlas_jax.phases",
+    "atlas_jax.preflight",
     "launchers",
   ),
   "torch": ("atlas_vllm", "launchers.convert_gguf"),

@@ -245,11 +245,14 @@ def _write(
     batch.sequence_weights[row, span.stop - 1] = 1.0
 
 
-def split_micro(batch: PackedBatch, micro_batches: int) -> PackedBatch:
-  """Splits a batch [B, T] into the [M, B/M, T] that train steps scan over.
+def split_micro(
+  batch: PackedBatch, micro_batches: int, room: int = 0
+) -> PackedBatch:
+  """Splits a batch [B, T] into the [M, B/micro_batches, T] of a train step.
 
-  Row b goes to micro-batch b mod M, so that the empty rows at the end are
-  shared out.
+  Row b goes to micro-batch b mod micro_batches, so that the empty rows at the
+  end are shared out. M is micro_batches, or `room` if that is more: empty
+  micro-batches, at the end, cost a step nothing.
 
   Raises:
     ValueError: the rows cannot be cut into micro_batches equal parts.
@@ -259,9 +262,10 @@ def split_micro(batch: PackedBatch, micro_batches: int) -> PackedBatch:
     raise ValueError(
       f"{rows} rows cannot be cut into {micro_batches} equal micro-batches"
     )
-  return PackedBatch(
-    *(
-      a.reshape(rows // micro_batches, micro_batches, -1).swapaxes(0, 1)
-      for a in batch
-    )
-  )
+  empty = max(room - micro_batches, 0)
+
+  def cut(a):
+    a = a.reshape(rows // micro_batches, micro_batches, -1).swapaxes(0, 1)
+    return np.pad(a, ((0, empty), (0, 0), (0, 0)))
+
+  return PackedBatch(*(cut(a) for a in batch))

@@ -33,7 +33,17 @@ from atlas_jax.sharding import (
   varying,
 )
 
-REMAT = ("none", "dots", "full")
+# What the backward pass finds, by name of `remat`; None: everything.
+_SAVED = {
+  "none": None,
+  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "full": jax.checkpoint_policies.nothing_saveable,
+}
+REMAT = tuple(_SAVED)
+
+# The logical axis of each letter, where a parameter is more than one vector
+# that every device needs; see sharding.RULES.
+_AXES = {"D": "embed", "K": "kv_heads", "F": "ffw", "V": "vocab"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,67 +51,56 @@ class Parameter:
   """How one parameter is declared: its shape, layout and first values."""
 
   shape: tuple[int, ...]
-  axes: tuple[str | None, ...]  # logical names, see sharding.RULES
-  init: str = "normal"  # normal | zeros | ones
+  axes: tuple[str | None, ...]
+  init: str  # normal | zeros | ones
 
 
-def block_parameters(config: DecoderConfig) -> dict[str, Parameter]:
-  """Every parameter of one block, by attribute name."""
-  d, f, h = config.d_model, config.d_ffw, config.head_dim
-  k, r = config.n_kv_heads, config.n_heads // config.n_kv_heads
-  kv = "kv_heads"
-  out = {
-    "attn_norm": Parameter((d,), (None,), "ones"),
-    "q": Parameter((k, r, h, d), (kv, None, None, "embed")),
-    "k": Parameter((k, h, d), (kv, None, "embed")),
-    "v": Parameter((k, h, d), (kv, None, "embed")),
-    "o": Parameter((d, k, r, h), ("embed", kv, None, None)),
-    "ffw_norm": Parameter((d,), (None,), "ones"),
-    "gate": Parameter((f, d), ("ffw", "embed")),
-    "up": Parameter((f, d), ("ffw", "embed")),
-    "down": Parameter((d, f), ("embed", "ffw")),
+def _absent(config: DecoderConfig) -> set[str]:
+  """Names that a model of `config` does without."""
+  kinds = {
+    "q_bias k_bias v_bias": config.attention_bias,
+    "o_bias": config.o_bias,
+    "q_norm k_norm": config.qk_norm,
+    "gate_bias up_bias down_bias": config.mlp_bias,
+    "head": not config.tied,
+    "blocks": False,
   }
-  if config.attention_bias:
-    out["q_bias"] = Parameter((k, r, h), (kv, None, None), "zeros")
-    out["k_bias"] = Parameter((k, h), (kv, None), "zeros")
-    out["v_bias"] = Parameter((k, h), (kv, None), "zeros")
-  if config.o_bias:
-    out["o_bias"] = Parameter((d,), (None,), "zeros")
-  if config.qk_norm:
-    out["q_norm"] = Parameter((h,), (None,), "ones")
-    out["k_norm"] = Parameter((h,), (None,), "ones")
-  if config.mlp_bias:
-    out["gate_bias"] = Parameter((f,), ("ffw",), "zeros")
-    out["up_bias"] = Parameter((f,), ("ffw",), "zeros")
-    out["down_bias"] = Parameter((d,), (None,), "zeros")
-  return out
+  return {n for names, has in kinds.items() if not has for n in names.split()}
 
 
-def top_parameters(config: DecoderConfig) -> dict[str, Parameter]:
-  """Every parameter outside the blocks, by attribute name."""
-  v, d = config.vocab_size, config.d_model
-  out = {
-    "embedding": Parameter((v, d), ("vocab", "embed")),
-    "final_norm": Parameter((d,), (None,), "ones"),
+def parameters(
+  module: type[nnx.Module], config: DecoderConfig
+) -> dict[str, Parameter]:
+  """Every parameter of Block, or of Decoder outside of its blocks, by name."""
+  sizes = {
+    "D": config.d_model,
+    "F": config.d_ffw,
+    "H": config.head_dim,
+    "K": config.n_kv_heads,
+    "R": config.n_heads // config.n_kv_heads,
+    "V": config.vocab_size,
   }
-  if not config.tied:
-    out["head"] = Parameter((v, d), ("vocab", "embed"))
+  inits = {"norm": "ones", "bias": "zeros"}
+  out = {}
+  for name, declared in module.__annotations__.items():
+    if name not in _absent(config):
+      letters = declared.dim_str.split()
+      axes = [None] if letters == ["D"] else map(_AXES.get, letters)
+      init = inits.get(name.rpartition("_")[2], "normal")
+      shape = tuple(sizes[x] for x in letters)
+      out[name] = Parameter(shape, tuple(axes), init)
   return out
 
 
 def _declare(
-  module: nnx.Module,
-  parameters: dict[str, Parameter],
-  config: DecoderConfig,
-  rngs: nnx.Rngs,
-  dtype: DTypeLike,
+  module: nnx.Module, config: DecoderConfig, rngs: nnx.Rngs, dtype: DTypeLike
 ) -> None:
   initializers = {
     "normal": nnx.initializers.normal(config.initializer_range),
     "zeros": nnx.initializers.zeros_init(),
     "ones": nnx.initializers.ones_init(),
   }
-  for name, p in parameters.items():
+  for name, p in parameters(type(module), config).items():
     value = initializers[p.init](
       rngs.params(), p.shape, dtype, out_sharding=layout(*p.axes)
     )
@@ -109,26 +108,23 @@ def _declare(
 
 
 class Block(nnx.Module):
-  """The parameters of one layer (of all layers, once stacked on a leading L).
-
-  `block_parameters` says which of them a config has.
-  """
+  """The parameters of one layer (of all L of them, once stacked)."""
 
   attn_norm: Float[nnx.Param, " D"]
   q: Float[nnx.Param, "K R H D"]
   k: Float[nnx.Param, "K H D"]
   v: Float[nnx.Param, "K H D"]
   o: Float[nnx.Param, "D K R H"]
+  ffw_norm: Float[nnx.Param, " D"]
+  gate: Float[nnx.Param, "F D"]
+  up: Float[nnx.Param, "F D"]
+  down: Float[nnx.Param, "D F"]
   q_bias: Float[nnx.Param, "K R H"]
   k_bias: Float[nnx.Param, "K H"]
   v_bias: Float[nnx.Param, "K H"]
   o_bias: Float[nnx.Param, " D"]
   q_norm: Float[nnx.Param, " H"]
   k_norm: Float[nnx.Param, " H"]
-  ffw_norm: Float[nnx.Param, " D"]
-  gate: Float[nnx.Param, "F D"]
-  up: Float[nnx.Param, "F D"]
-  down: Float[nnx.Param, "D F"]
   gate_bias: Float[nnx.Param, " F"]
   up_bias: Float[nnx.Param, " F"]
   down_bias: Float[nnx.Param, " D"]
@@ -136,7 +132,7 @@ class Block(nnx.Module):
   def __init__(
     self, config: DecoderConfig, *, rngs: nnx.Rngs, param_dtype: DTypeLike
   ):
-    _declare(self, block_parameters(config), config, rngs, param_dtype)
+    _declare(self, config, rngs, param_dtype)
 
 
 class Decoder(nnx.Module):
@@ -164,7 +160,7 @@ class Decoder(nnx.Module):
         "d_ffw": ("ffw", config.d_ffw),
       }
     )
-    _declare(self, top_parameters(config), config, rngs, param_dtype)
+    _declare(self, config, rngs, param_dtype)
     self.blocks = jax.vmap(
       lambda r: Block(config, rngs=r, param_dtype=param_dtype)
     )(rngs.split(config.n_layers))
@@ -178,6 +174,15 @@ def matrices(model: Decoder) -> Any:
     return not name.endswith(("norm", "bias"))
 
   return jax.tree_util.tree_map_with_path(is_matrix, model)
+
+
+def cast_matrices(model: Decoder, dtype: DTypeLike) -> Decoder:
+  """`model` with matrices of another dtype; norms and biases stay."""
+
+  def cast(is_matrix, x):
+    return x.astype(dtype) if is_matrix else x
+
+  return jax.tree.map(cast, matrices(model), model)
 
 
 def forward(
@@ -201,9 +206,8 @@ def forward(
     sequence_ids: and of it what is shared (0) or of its own sequence.
     positions: of each token within its segment.
     compute_dtype: of activations and matrix products.
-    remat: what the backward pass computes again: "none" (it keeps all
-      activations), "dots" (it keeps products with weights), "full" (it keeps
-      one [B, T, D] a layer).
+    remat: what the backward pass computes again: "none" (nothing), "dots" (all
+      but products with weights), "full" (it keeps one [B, T, D] a layer).
 
   Raises:
     ValueError: an unknown `remat`.
@@ -252,15 +256,9 @@ def _forward(
     x = x + _attention(block, config, x, q_at, end, angles)
     return x + _feed_forward(block, config, x), None
 
-  if remat != "none":
-    policies = jax.checkpoint_policies
-    body = jax.checkpoint(
-      body,
-      prevent_cse=False,  # a scan's body is never merged with its backward
-      policy=policies.dots_with_no_batch_dims_saveable
-      if remat == "dots"
-      else policies.nothing_saveable,
-    )
+  if _SAVED[remat] is not None:
+    # prevent_cse: a scan's body is never merged with its backward.
+    body = jax.checkpoint(body, prevent_cse=False, policy=_SAVED[remat])
   x, _ = jax.lax.scan(body, x, model.blocks)
   return _rms_norm(x, model.final_norm[...], config.norm_eps)
 
@@ -305,6 +303,14 @@ def _project(
   weight = gather(param[...].astype(x.dtype), "embed", embed_axis)
   precision = attention.matmul_precision(x.dtype)
   y = jnp.einsum(equation, x, weight, precision=precision)
+  return _biased(y, bias)
+
+
+def _bias(block: Block, name: str) -> nnx.Param | None:
+  return getattr(block, f"{name}_bias", None)
+
+
+def _biased(y: Array, bias: nnx.Param | None) -> Array:
   return y if bias is None else y + bias[...].astype(y.dtype)
 
 
@@ -317,12 +323,9 @@ def _attention(
   angles: tuple[Float[Array, "B T H2"], Float[Array, "B T H2"]],
 ) -> Float[Array, "B T D"]:
   y = varying(_rms_norm(x, block.attn_norm[...], config.norm_eps))
-  q_bias = k_bias = v_bias = None
-  if config.attention_bias:
-    q_bias, k_bias, v_bias = block.q_bias, block.k_bias, block.v_bias
-  q = _project("btd,krhd->btkrh", y, block.q, 3, q_bias)
-  k = _project("btd,khd->btkh", y, block.k, 2, k_bias)
-  v = _project("btd,khd->btkh", y, block.v, 2, v_bias)
+  q = _project("btd,krhd->btkrh", y, block.q, 3, _bias(block, "q"))
+  k = _project("btd,khd->btkh", y, block.k, 2, _bias(block, "k"))
+  v = _project("btd,khd->btkh", y, block.v, 2, _bias(block, "v"))
   if config.qk_norm:
     q = _rms_norm(q, block.q_norm[...], config.norm_eps)
     k = _rms_norm(k, block.k_norm[...], config.norm_eps)
@@ -332,18 +335,15 @@ def _attention(
   k, v = gather(k, "tokens", 1), gather(v, "tokens", 1)
   y = attention.packed_attention(q, k, v, q_at, end)
   y = add_up(_project("btkrh,dkrh->btd", y, block.o, 0), "kv_heads")
-  return y + block.o_bias[...].astype(y.dtype) if config.o_bias else y
+  return _biased(y, _bias(block, "o"))
 
 
 def _feed_forward(
   block: Block, config: DecoderConfig, x: Float[Array, "B T D"]
 ) -> Float[Array, "B T D"]:
   y = varying(_rms_norm(x, block.ffw_norm[...], config.norm_eps))
-  gate_bias = up_bias = None
-  if config.mlp_bias:
-    gate_bias, up_bias = block.gate_bias, block.up_bias
-  gate = _project("btd,fd->btf", y, block.gate, 1, gate_bias)
-  up = _project("btd,fd->btf", y, block.up, 1, up_bias)
+  gate = _project("btd,fd->btf", y, block.gate, 1, _bias(block, "gate"))
+  up = _project("btd,fd->btf", y, block.up, 1, _bias(block, "up"))
   y = jax.nn.silu(gate) * up
   y = add_up(_project("btf,df->btd", y, block.down, 0), "ffw")
-  return y + block.down_bias[...].astype(y.dtype) if config.mlp_bias else y
+  return _biased(y, _bias(block, "down"))

@@ -6,7 +6,7 @@ import math
 
 from atlas_jax.errors import AtlasError
 from atlas_jax.model.architecture import DecoderConfig
-from atlas_jax.model.decoder import block_parameters, top_parameters
+from atlas_jax.model.decoder import Block, Decoder, parameters
 
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
@@ -66,8 +66,8 @@ def tensors(config: DecoderConfig) -> list[Tensor]:
         out.append(Tensor(prefix + name, shape, attribute, layer, groups))
     return out
 
-  embedding, *others = named(TOP_NAMES, top_parameters(config))
-  blocks = block_parameters(config)
+  embedding, *others = named(TOP_NAMES, parameters(Decoder, config))
+  blocks = parameters(Block, config)
   of_blocks = [
     tensor
     for layer in range(config.n_layers)

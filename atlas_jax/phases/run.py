@@ -27,6 +27,7 @@ from atlas_jax.model import decoder, hf
 from atlas_jax.phases.fitting import fitting, fitting_examples
 from atlas_jax.phases.servers import Servers
 from atlas_jax.teaching.prompts import Prompts
+from atlas_jax.training import scoring
 from atlas_jax.training import step as step_lib
 
 log = logging.getLogger(__name__)
@@ -228,7 +229,7 @@ class Run:
       rows_multiple=sharding.batch_shards(self.mesh),
     )
     batch = self.put(packing.split_micro(batch, 1))
-    score = step_lib.make_score_step(
+    score = scoring.make_score_step(
       self.decoder_config, self.config.teacher, temperature=1.0
     )
     return ids, lambda model: score(model, batch)

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 
-from atlas_jax import metrics, stopping
+from atlas_jax import metrics, sharding, stopping
 from atlas_jax.config import ConfigError
 from atlas_jax.data import packing
 from atlas_jax.data.problems import DataError, ProblemStream, SftExample
@@ -21,13 +21,23 @@ log = logging.getLogger(__name__)
 class FullBatches:
   """Batches of [rows, length] filled from a stream until nothing more fits.
 
+  Empty rows follow up to a multiple of rows_multiple.
+
   position() is where a run that has consumed the batches so far goes on; an
   example that did not fit opens the next batch.
   """
 
-  def __init__(self, stream: ProblemStream, encode, rows: int, length: int):
+  def __init__(
+    self,
+    stream: ProblemStream,
+    encode,
+    rows: int,
+    length: int,
+    rows_multiple: int = 1,
+  ):
     self._stream, self._encode = stream, encode
     self._rows, self._length = rows, length
+    self._padded = -(-rows // rows_multiple) * rows_multiple
     self._position = stream.state()
     self._waiting = None
 
@@ -59,7 +69,7 @@ class FullBatches:
         break
       sequences.append(sequence)
     return packing.pack(
-      sequences, length=self._length, rows_multiple=self._rows
+      sequences, length=self._length, rows_multiple=self._padded
     )
 
 
@@ -113,7 +123,18 @@ def _batches(run: Run, position: dict[str, int] | None = None) -> FullBatches:
   stream = ProblemStream(run.sft_examples, seed=run.config.seed)
   if position is not None:
     stream.restore(position)
-  return FullBatches(stream, encoder(run), cfg.batch_rows, cfg.row_length)
+  return FullBatches(
+    stream,
+    encoder(run),
+    cfg.batch_rows,
+    cfg.row_length,
+    _rows_at_once(run),
+  )
+
+
+def _rows_at_once(run: Run) -> int:
+  cfg = run.config.sft
+  return sharding.rows_at_once(cfg.batch_rows, cfg.rows_per_device, run.mesh)
 
 
 def run(run: Run, name: str) -> None:
@@ -125,7 +146,9 @@ def run(run: Run, name: str) -> None:
     tx,
     schedule,
     skip_grad_norm=None,
+    grad_dtype=cfg.optimizer.grad_dtype,
   )
+  at_once = _rows_at_once(run)
   with (
     contextlib.closing(Trained(run, name, cfg, steps, tx)) as trained,
     run.reporting(name, start=trained.done, total=steps) as report,
@@ -144,7 +167,7 @@ def run(run: Run, name: str) -> None:
       values["packing_fill"] = stats.fill
       values["step_seconds"] = seconds
       values["tokens_per_second"] = (
-        stats.fill * cfg.batch_rows * cfg.row_length / seconds
+        stats.fill * stats.rows * cfg.row_length / seconds
       )
       report(step, values, ("loss", "tokens_per_second"))
       trained.look(step, values, packed)
@@ -152,7 +175,7 @@ def run(run: Run, name: str) -> None:
     pending, told = None, time.perf_counter()
     for step in range(trained.done + 1, steps + 1):
       packed, stats = batches.next()
-      batch = run.put(packing.split_micro(packed, cfg.micro_batches))
+      batch = run.put(packing.split_micro(packed, stats.rows // at_once))
       trained.state, result = train_step(trained.state, batch)
       if pending is not None:
         tell(*pending)  # one step behind: the device is never idle for us

@@ -1,8 +1,10 @@
 """The state of a phase that trains: resumed, watched, saved."""
 
+import functools
 import logging
 from collections.abc import Callable
 
+import jax
 import numpy as np
 
 from atlas_jax import checkpoint, files, multihost
@@ -10,6 +12,7 @@ from atlas_jax.config import GrpoConfig, SftConfig
 from atlas_jax.data import packing
 from atlas_jax.errors import AtlasError
 from atlas_jax.phases.run import Run
+from atlas_jax.training import scoring
 from atlas_jax.training import step as step_lib
 
 log = logging.getLogger(__name__)
@@ -28,7 +31,7 @@ class Trained:
     cfg: of the phase.
     steps: that it has.
     tx: the optimizer.
-    reference: whether a copy of the model stays beside it.
+    reference_dtype: of a copy of the model that stays beside it; None: none.
 
   Attributes:
     state: TrainState.
@@ -45,7 +48,7 @@ class Trained:
     steps: int,
     tx,
     *,
-    reference: bool = False,
+    reference_dtype: str | None = None,
   ):
     self._run, self._name, self._cfg, self._steps = run, name, cfg, steps
     self._checkpoints = checkpoint.of_phase(run.config, run.workdir, name)
@@ -53,8 +56,9 @@ class Trained:
     self.saved = self._stopped = None
     if self._checkpoints.latest() is not None:
       like = step_lib.as_trees(run.abstract_state(tx))
-      if reference:
-        like["reference"] = like["model"]
+      if reference_dtype:
+        copy = functools.partial(scoring.copy_model, dtype=reference_dtype)
+        like["reference"] = jax.eval_shape(copy, like["model"])
       self.done, trees, extra = self._checkpoints.restore(like)
       self.state = step_lib.from_trees(trees)
       self.reference = trees.get("reference")
@@ -62,7 +66,9 @@ class Trained:
       log.info("%s continues from step %d of %d", name, self.done, steps)
     else:
       self.state = step_lib.init_state(run.model, tx)
-      self.reference = step_lib.copy_model(run.model) if reference else None
+      self.reference = None
+      if reference_dtype:
+        self.reference = scoring.copy_model(run.model, reference_dtype)
 
   def close(self) -> None:
     """Waits for what is being saved."""

@@ -1,36 +1,19 @@
 """What a GRPO step changes: the state and its reference."""
 
 import functools
-import itertools
 from collections.abc import Sequence
 
 import jax
 
 from atlas_jax import metrics, sharding
-from atlas_jax.config import GrpoConfig
 from atlas_jax.data import packing
 from atlas_jax.phases.run import Run
 from atlas_jax.phases.trained import Trained
+from atlas_jax.training import scoring
 from atlas_jax.training import step as step_lib
 from atlas_jax.training.optimizer import make_optimizer
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
-
-
-def row_bucket(
-  sequences: Sequence[packing.TokenSequence], cfg: GrpoConfig, unit: int
-) -> int:
-  """Rows to pack into: few different numbers, so few compilations.
-
-  unit * (1, ..., 8, 10, 12, 14, 16, 20, 24, ...), the first that holds them.
-  """
-  rows = packing.plan_rows(
-    sequences, length=cfg.row_length, share_prompts=cfg.share_prompts
-  )
-  need = len(rows)
-  larger = (m << k for k in itertools.count() for m in (4, 5, 6, 7))
-  sizes = itertools.chain((1, 2, 3), larger)
-  return unit * next(n for n in sizes if unit * n >= need)
 
 
 class Programs:
@@ -60,7 +43,12 @@ class Trainer(Trained):
   def __init__(self, run: Run, name: str):
     cfg = run.config.grpo
     tx, schedule = make_optimizer(cfg.optimizer, cfg.steps * cfg.epochs)
-    super().__init__(run, name, cfg, cfg.steps, tx, reference=cfg.beta > 0)
+    dtype = cfg.reference_dtype if cfg.beta > 0 else None
+    super().__init__(run, name, cfg, cfg.steps, tx, reference_dtype=dtype)
+    self._most = cfg.problems_per_step * cfg.group_size  # a row each
+    self._rows = sharding.rows_at_once(
+      self._most, cfg.rows_per_device, run.mesh
+    )
     self._programs = programs()
     self._programs.take()
     temperature = run.config.episode.teacher_temperature
@@ -75,11 +63,12 @@ class Trainer(Trained):
       tx,
       schedule,
       skip_grad_norm=cfg.skip_grad_norm,
+      grad_dtype=cfg.optimizer.grad_dtype,
     )
-    self._prepare = step_lib.make_prepare_step(
+    self._prepare = scoring.make_prepare_step(
       run.decoder_config, run.config.teacher, cfg, temperature=temperature
     )
-    self._score = step_lib.make_score_step(
+    self._score = scoring.make_score_step(
       run.decoder_config, run.config.teacher, temperature=temperature
     )
 
@@ -87,13 +76,11 @@ class Trainer(Trained):
     self, sequences: Sequence[packing.TokenSequence]
   ) -> tuple[packing.PackedBatch, packing.PackingStats]:
     """The rows that `update` trains on, [B, T]."""
-    cfg = self._cfg
-    unit = cfg.micro_batches * sharding.batch_shards(self._run.mesh)
     return packing.pack(
       sequences,
-      length=cfg.row_length,
-      rows_multiple=row_bucket(sequences, cfg, unit),
-      share_prompts=cfg.share_prompts,
+      length=self._cfg.row_length,
+      rows_multiple=self._rows,
+      share_prompts=self._cfg.share_prompts,
     )
 
   def update(
@@ -107,7 +94,10 @@ class Trainer(Trained):
     """
     cfg = self._cfg
     packed, stats = self.packed(sequences)
-    batch = self._run.put(packing.split_micro(packed, cfg.micro_batches))
+    # In the shape of the largest batch: all share their programs.
+    parts = len(packed.tokens) // self._rows
+    micro = packing.split_micro(packed, parts, -(-self._most // self._rows))
+    batch = self._run.put(micro)
     if self.reference is not None:
       batch = batch._replace(ref_logprobs=self._score(self.reference, batch))
     batch = self._prepare(self.state.model, batch)
@@ -144,7 +134,7 @@ class Trainer(Trained):
       and cfg.ref_ema_alpha > 0
       and step % cfg.ref_ema_every == 0
     ):
-      self.reference = step_lib.ema_update(
+      self.reference = scoring.ema_update(
         self.reference, self.state.model, cfg.ref_ema_alpha
       )
     if self.is_due(step):

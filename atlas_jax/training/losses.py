@@ -186,7 +186,8 @@ def grpo_normalizer(
   _one_of(loss_type, LOSS_TYPES, "loss_type")
   chex.assert_rank([mask, sequence_weights], 3)
   if loss_type == "bnpo":
-    return jnp.asarray(mask.shape[0], mask.dtype)
+    # A micro-batch without a sequence is none.
+    return jnp.sum(jnp.any(sequence_weights > 0, axis=(1, 2)), dtype=mask.dtype)
   count = mask if loss_type in ("dapo", "cispo") else sequence_weights
   # Rounded: the weights of a completion add up to 1 but for their last bits.
   count = jnp.maximum(jnp.round(jnp.sum(count)), 1)

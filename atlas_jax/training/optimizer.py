@@ -1,8 +1,10 @@
 """AdamW (1711.05101) with warm-up, a schedule and a global-norm clip.
 
-Weights and both moments are float32 whatever the compute dtype: a bfloat16
+Updates are computed in float32 whatever the dtypes of weights, gradients and
+moments. Weights should be float32 too (config.teacher.param_dtype): a bfloat16
 weight does not move at a learning rate of 1e-6, since the update is smaller
-than half the distance to the next value.
+than half the distance to the next value. A bfloat16 second moment stands still
+in the same way where 1 - b2 is below about 1/256.
 """
 
 import jax
@@ -51,8 +53,14 @@ def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
   return optax.join_schedules([rise, after], [warmup])
 
 
-def _float32(tree):
+def float32(tree):
+  """Every array of a tree in float32."""
   return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
+
+
+def _moments(opt_state: optax.OptState, dtype: str) -> optax.OptState:
+  """The state with its moments in `dtype`; counters stay."""
+  return jax.tree.map(lambda x: x.astype(dtype) if x.ndim else x, opt_state)
 
 
 def make_optimizer(
@@ -60,7 +68,8 @@ def make_optimizer(
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """The transformation, and the schedule it follows (to log it).
 
-  Gradients and weights of any float dtype; its state and updates are float32.
+  Gradients and weights are of any float dtype, the moments that it keeps of
+  config.moments_dtype, updates float32.
   Weight decay is on matrices only: see `decoder.matrices`.
   """
   schedule = make_schedule(config, total_steps)
@@ -71,13 +80,15 @@ def make_optimizer(
     optax.scale_by_learning_rate(schedule),
   )
 
-  def update(grads, state, params):
-    return chain.update(_float32(grads), state, _float32(params))
+  def init(params):
+    return _moments(chain.init(float32(params)), config.moments_dtype)
 
-  return (
-    optax.GradientTransformation(lambda p: chain.init(_float32(p)), update),
-    schedule,
-  )
+  def update(grads, state, params):
+    state = _moments(state, "float32")
+    updates, state = chain.update(float32(grads), state, float32(params))
+    return updates, _moments(state, config.moments_dtype)
+
+  return optax.GradientTransformation(init, update), schedule
 
 
 def updates_done(opt_state: optax.OptState) -> jax.Array:

@@ -16,14 +16,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jaxtyping import Array, Float
 
 from atlas_jax.config import GrpoConfig, ModelConfig
 from atlas_jax.data.packing import PackedBatch
-from atlas_jax.model import decoder, logprobs
-from atlas_jax.sharding import place
+from atlas_jax.model import decoder
 from atlas_jax.training import losses, optimizer
 from atlas_jax.training.losses import Metrics
+from atlas_jax.training.scoring import filled, micro_batch, score
 
 
 class TrainState(struct.PyTreeNode):
@@ -39,10 +38,12 @@ class Objective(NamedTuple):
 
   micro_sum: (model, PackedBatch [B/M, T]) -> (sum, Metrics).
   normalizer: PackedBatch [M, B/M, T] -> scalar of the whole batch.
+  compute_dtype: in which micro_sum uses the weights of matrices.
   """
 
   micro_sum: Callable
   normalizer: Callable
+  compute_dtype: str
 
 
 def init_state(
@@ -74,51 +75,20 @@ def from_trees(trees: dict) -> TrainState:
   return TrainState(model=trees["model"], **trees["optimizer"])
 
 
-def _score(
-  model: decoder.Decoder,
-  architecture: decoder.DecoderConfig,
-  options: ModelConfig,
-  batch: PackedBatch,
-  temperature: float,
-  with_entropy: bool,
-):
-  hidden = decoder.forward(
-    model,
-    architecture,
-    batch.tokens,
-    batch.segment_ids,
-    batch.sequence_ids,
-    batch.positions,
-    compute_dtype=jnp.dtype(options.compute_dtype),
-    remat=options.remat,
-  )
-  return logprobs.token_logprobs(
-    model,
-    architecture,
-    hidden,
-    batch.tokens,
-    batch.sequence_ids,
-    batch.loss_mask,
-    temperature=temperature,
-    chunk=options.logprob_chunk,
-    with_entropy=with_entropy,
-  )
-
-
 def sft_objective(
   architecture: decoder.DecoderConfig, options: ModelConfig
 ) -> Objective:
   """Mean negative log-likelihood of a trained token, in nats."""
 
   def micro_sum(model, batch):
-    logprobs = _score(model, architecture, options, batch, 1.0, False)
+    logprobs = score(model, architecture, options, batch, 1.0, False)
     total, _ = losses.sft_loss(logprobs, batch.loss_mask)
     return total, Metrics({}, {})
 
   def normalizer(batch):
     return jnp.maximum(jnp.sum(batch.loss_mask), 1)
 
-  return Objective(micro_sum, normalizer)
+  return Objective(micro_sum, normalizer, options.compute_dtype)
 
 
 def grpo_objective(
@@ -144,7 +114,7 @@ def grpo_objective(
   """
 
   def micro_sum(model, batch):
-    policy, entropy = _score(
+    policy, entropy = score(
       model, architecture, options, batch, temperature, True
     )
     on_policy = grpo.epochs == 1
@@ -170,37 +140,54 @@ def grpo_objective(
       max_completion_tokens,
     )
 
-  return Objective(micro_sum, normalizer)
+  return Objective(micro_sum, normalizer, options.compute_dtype)
 
 
 def gradients(
-  objective: Objective, model: decoder.Decoder, batch: PackedBatch
+  objective: Objective,
+  model: decoder.Decoder,
+  batch: PackedBatch,
+  grad_dtype: str = "float32",
 ) -> tuple[decoder.Decoder, Metrics]:
-  """Gradient of the objective on [M, B/M, T], float32, and its metrics.
+  """Gradient of the objective on [M, B/M, T], and its metrics.
 
-  Micro-batches are differentiated one after the other and added up; activation
-  memory is that of one.
+  Micro-batches are differentiated one after the other and added up in
+  grad_dtype; activation memory is that of one. Empty ones at the end cost
+  nothing, so one program serves batches of all sizes. With M = 1 the gradient
+  is in the dtype in which it was computed: nothing is added, and no second
+  tree of its size exists.
   """
   normalizer = objective.normalizer(batch)
+  # Cast once and not at each use; the gradient of the copy is then in its
+  # dtype, in which it is computed anyway.
+  weights = decoder.cast_matrices(model, objective.compute_dtype)
 
-  def loss(model, micro):
-    total, metrics = objective.micro_sum(model, micro)
+  def loss(weights, micro):
+    total, metrics = objective.micro_sum(weights, micro)
     return total / normalizer, (total, metrics)
 
-  def add(grads, micro):
-    micro_grads, aux = jax.grad(loss, has_aux=True)(model, micro)
-    grads = jax.tree.map(
-      lambda a, g: a + g.astype(jnp.float32), grads, micro_grads
-    )
-    return grads, aux
+  differentiate = jax.grad(loss, has_aux=True)
+  if batch.tokens.shape[0] == 1:
+    grads, (total, metrics) = differentiate(weights, micro_batch(batch, 0))
+  else:
 
-  zeros = jax.tree.map(lambda p: jnp.zeros_like(p, jnp.float32), model)
-  grads, (totals, metrics) = jax.lax.scan(add, zeros, batch)
-  metrics = Metrics(
-    jax.tree.map(jnp.sum, metrics.sums),
-    jax.tree.map(jnp.max, metrics.maxima),
-  )
-  metrics.sums["loss"] = (jnp.sum(totals), normalizer)
+    def add(i, carry):
+      # The barrier: a TPU's compiler fails on moving sums out of this loop.
+      micro = micro_batch(batch, i)
+      new = jax.lax.optimization_barrier(differentiate(weights, micro))
+      grads, (total, metrics) = jax.tree.map(
+        lambda a, b: a + b.astype(a.dtype), carry, new
+      )
+      maxima = jax.tree.map(jnp.maximum, carry[1][1].maxima, new[1][1].maxima)
+      return grads, (total, metrics._replace(maxima=maxima))
+
+    like = jax.eval_shape(differentiate, weights, micro_batch(batch, 0))
+    zeros = jax.tree.map(lambda w: jnp.zeros_like(w, grad_dtype), weights)
+    empty, nothing = jax.tree.map(jnp.zeros_like, like[1])
+    lowest = jax.tree.map(lambda x: x - jnp.inf, nothing.maxima)
+    start = zeros, (empty, nothing._replace(maxima=lowest))
+    grads, (total, metrics) = jax.lax.fori_loop(0, filled(batch), add, start)
+  metrics.sums["loss"] = (total, normalizer)
   metrics.sums["trained_tokens"] = (jnp.sum(batch.loss_mask), jnp.float32(1))
   return grads, metrics
 
@@ -211,6 +198,7 @@ def make_train_step(
   schedule: optax.Schedule,
   *,
   skip_grad_norm: float | None,
+  grad_dtype: str = "float32",
 ) -> Callable[[TrainState, PackedBatch], tuple[TrainState, Metrics]]:
   """A jitted step. The TrainState passed to it is donated.
 
@@ -223,8 +211,8 @@ def make_train_step(
   """
 
   def train_step(state: TrainState, batch: PackedBatch):
-    grads, metrics = gradients(objective, state.model, batch)
-    grad_norm = optax.tree.norm(grads)
+    grads, metrics = gradients(objective, state.model, batch, grad_dtype)
+    grad_norm = optax.tree.norm(optimizer.float32(grads))
     good = jnp.isfinite(grad_norm)
     if skip_grad_norm is not None:
       good &= grad_norm <= skip_grad_norm
@@ -243,89 +231,3 @@ def make_train_step(
     return TrainState(state.step + 1, model, opt_state), metrics
 
   return jax.jit(train_step, donate_argnums=0)
-
-
-def make_score_step(
-  architecture: decoder.DecoderConfig,
-  options: ModelConfig,
-  *,
-  temperature: float,
-) -> Callable[[decoder.Decoder, PackedBatch], Float[Array, "M B T"]]:
-  """A jitted (model, batch [M, B/M, T]) -> log-probs of trained tokens.
-
-  float32, 0 at every other token.
-
-  For the reference policy:
-  batch._replace(ref_logprobs=score_step(reference, batch)).
-  """
-
-  def score_step(model, batch):
-    def score(micro):
-      return _score(model, architecture, options, micro, temperature, False)
-
-    return jax.lax.map(score, batch)
-
-  return jax.jit(score_step)
-
-
-def make_prepare_step(
-  architecture: decoder.DecoderConfig,
-  options: ModelConfig,
-  grpo: GrpoConfig,
-  *,
-  temperature: float,
-) -> Callable[[decoder.Decoder, PackedBatch], PackedBatch]:
-  """(model, batch [M, B/M, T]) -> the batch that its updates read.
-
-  To be called once a batch, with the parameters that its first update starts
-  from. One scoring pass gives
-    old_logprobs  with more than one epoch
-    advantages    with an entropy_share: 0 on the tokens below it. Every
-                  loss is A times something, so this is TRL's entropy mask;
-                  the threshold is that of the whole batch, however it is cut
-                  (TRL: of each micro-batch), and holds for all its epochs.
-  With neither nothing is computed.
-  """
-  if grpo.epochs == 1 and grpo.entropy_share is None:
-    return lambda model, batch: batch
-  with_entropy = grpo.entropy_share is not None
-
-  @jax.jit
-  def prepare_step(model, batch):
-    def score(micro):
-      return _score(
-        model, architecture, options, micro, temperature, with_entropy
-      )
-
-    scores = jax.lax.map(score, batch)
-    logprobs = scores
-    if with_entropy:
-      logprobs, entropy = scores
-      # The threshold is one number of all tokens: every device has them all.
-      kept = losses.entropy_mask(
-        place(entropy), place(batch.loss_mask), grpo.entropy_share
-      )
-      kept = place(kept, None, "batch", None)
-      batch = batch._replace(advantages=batch.advantages * kept)
-    return batch._replace(old_logprobs=logprobs)
-
-  return prepare_step
-
-
-@jax.jit
-def copy_model(model: decoder.Decoder) -> decoder.Decoder:
-  """A copy that outlives the donation of the original: the reference."""
-  return jax.tree.map(jnp.copy, model)
-
-
-def _ema(reference, policy, alpha):
-  return jax.tree.map(
-    lambda r, p: (alpha * p + (1 - alpha) * r).astype(r.dtype),
-    reference,
-    policy,
-  )
-
-
-# ref <- alpha * policy + (1 - alpha) * ref (TR-DPO 2404.09656); `reference` is
-# donated. Call: ema_update(reference, policy, alpha).
-ema_update = jax.jit(_ema, donate_argnums=0)

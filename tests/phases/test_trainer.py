@@ -13,7 +13,7 @@ from atlas_jax import sharding, stopping
 from atlas_jax.config import GrpoConfig, MeshConfig, OptimizerConfig, RunConfig
 from atlas_jax.phases.trained import TrainingError
 from atlas_jax.phases.trainer import Trainer
-from atlas_jax.training import optimizer
+from atlas_jax.training import optimizer, scoring
 from atlas_jax.training import step as step_lib
 from tests.training import tiny
 
@@ -29,7 +29,8 @@ def table(monkeypatch):
     scores = -3 - jax.nn.softplus(x)
     return (scores, x**2) if with_entropy else scores
 
-  monkeypatch.setattr(step_lib, "_score", score)
+  for module in (step_lib, scoring):
+    monkeypatch.setattr(module, "score", score)
 
 
 def _trainer(tmp_path, steps=STEPS, **options) -> Trainer:
@@ -40,7 +41,7 @@ def _trainer(tmp_path, steps=STEPS, **options) -> Trainer:
     grpo=GrpoConfig(
       steps=steps,
       row_length=32,
-      micro_batches=2,
+      rows_per_device=2,
       optimizer=OptimizerConfig(
         learning_rate=1e-2,
         warmup_steps=0,
@@ -122,7 +123,9 @@ def test_programs_are_counted_and_few(tmp_path):
   first = trainer.update(1, tiny.sequences(6))
   assert first["programs_compiled"] > 0
   trainer.update(2, tiny.sequences(6))  # outside a mesh: layouts settle
-  assert trainer.update(3, tiny.sequences(6))["programs_compiled"] == 0
+  for step in range(3, 9):  # of 1 to 12 rows
+    numbers = trainer.update(step, tiny.sequences(3 * step - 7))
+    assert numbers["programs_compiled"] == 0
   trainer.close()
 
 

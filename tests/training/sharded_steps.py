@@ -14,7 +14,7 @@ from atlas_jax.checkpoint import Checkpoints
 from atlas_jax.config import GrpoConfig, MeshConfig, OptimizerConfig
 from atlas_jax.data import packing
 from atlas_jax.model import logprobs
-from atlas_jax.training import optimizer, step
+from atlas_jax.training import optimizer, scoring, step
 from tests.training import tiny
 
 # A head of 48 or 24 rows of 32 numbers: in slices of 10 or 8 of them.
@@ -79,7 +79,7 @@ def run(name, put) -> dict[str, np.ndarray]:
   train = step.make_train_step(
     OBJECTIVES[name], tx, schedule, skip_grad_norm=None
   )
-  prepare = step.make_prepare_step(
+  prepare = scoring.make_prepare_step(
     tiny.ARCHITECTURE,
     tiny.OPTIONS,
     SEQUENCE if name == "sequence" else tiny.GRPO,
@@ -125,7 +125,7 @@ def restored_elsewhere(directory: pathlib.Path) -> bool:
 def main(path: str) -> None:
   out = {}
   logprobs._SLICE = SLICE
-  score = step.make_score_step(
+  score = scoring.make_score_step(
     tiny.ARCHITECTURE, tiny.OPTIONS, temperature=tiny.TEMPERATURE
   )
 

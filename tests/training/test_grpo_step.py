@@ -14,7 +14,8 @@ import pytest
 
 from atlas_jax.config import GrpoConfig
 from atlas_jax.data import packing
-from atlas_jax.training import losses, step
+from atlas_jax.model import decoder
+from atlas_jax.training import losses, scoring, step
 from tests.training import tiny
 
 MAX_TOKENS = 16
@@ -31,11 +32,14 @@ def _table_score(model, architecture, options, batch, temperature, entropy):
 
 @pytest.fixture(autouse=True)
 def table(monkeypatch):
-  monkeypatch.setattr(step, "_score", _table_score)
+  for module in (step, scoring):
+    monkeypatch.setattr(module, "score", _table_score)
+  # The "model" is one array and no tree.
+  monkeypatch.setattr(decoder, "cast_matrices", lambda model, dtype: model)
 
 
 def _prepare(grpo, batch, model=BEFORE):
-  prepare = step.make_prepare_step(
+  prepare = scoring.make_prepare_step(
     None, None, grpo, temperature=tiny.TEMPERATURE
   )
   return prepare(jnp.asarray(model), jax.tree.map(jnp.asarray, batch))
@@ -44,7 +48,7 @@ def _prepare(grpo, batch, model=BEFORE):
 def _objective(grpo):
   return step.grpo_objective(
     None,
-    None,
+    tiny.OPTIONS,
     grpo,
     temperature=tiny.TEMPERATURE,
     max_completion_tokens=MAX_TOKENS,
@@ -194,3 +198,24 @@ def test_a_gradient_above_the_bound_is_skipped():
     moved = np.abs(np.asarray(state.model) - BEFORE).max() > 0
     assert moved == (not skipped)
     assert int(state.step) == 1
+
+
+def test_empty_micro_batches_at_the_end_change_nothing():
+  for loss_type in ("dapo", "bnpo"):
+    grpo = GrpoConfig(loss_type=loss_type, epochs=2)
+    batch = tiny.batch(2)
+    longer = packing.PackedBatch(
+      *(np.pad(a, ((0, 3), (0, 0), (0, 0))) for a in batch)
+    )
+    expected, metrics = _gradients(grpo, batch)
+    grads, others = _gradients(grpo, longer)
+    np.testing.assert_array_equal(grads, expected)
+    for a, b in zip(
+      jax.tree.leaves(others), jax.tree.leaves(metrics), strict=True
+    ):
+      np.testing.assert_array_equal(a, b)
+    prepared = _prepare(grpo, longer).old_logprobs
+    np.testing.assert_array_equal(
+      prepared[:2], _prepare(grpo, batch).old_logprobs
+    )
+    assert not np.any(prepared[2:])

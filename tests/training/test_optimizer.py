@@ -111,8 +111,8 @@ def test_decay_leaves_norms_and_biases_alone():
       "embedding", "head", "q", "k", "v", "o", "gate", "up", "down",
   }  # fmt: skip
   assert all(name.endswith(("_norm", "_bias")) for name in still)
-  names = [*decoder.block_parameters(tiny.ARCHITECTURE)]
-  names += [*decoder.top_parameters(tiny.ARCHITECTURE)]
+  names = [*decoder.parameters(decoder.Block, tiny.ARCHITECTURE)]
+  names += [*decoder.parameters(decoder.Decoder, tiny.ARCHITECTURE)]
   assert moved | still == set(names)
 
 

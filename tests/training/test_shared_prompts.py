@@ -9,7 +9,7 @@ import pytest
 
 from atlas_jax.config import GrpoConfig
 from atlas_jax.data import packing
-from atlas_jax.training import step
+from atlas_jax.training import scoring, step
 from tests.training import tiny
 
 LENGTH, ROWS = 24, 8
@@ -61,7 +61,7 @@ def _gradients(loss_type):
 
 @functools.cache
 def _score():
-  score = step.make_score_step(
+  score = scoring.make_score_step(
     tiny.ARCHITECTURE, tiny.OPTIONS, temperature=tiny.TEMPERATURE
   )
   return lambda batch: np.asarray(score(tiny.model(), batch))

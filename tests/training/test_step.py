@@ -12,7 +12,7 @@ from atlas_jax.config import GrpoConfig, OptimizerConfig
 from atlas_jax.data import packing
 from atlas_jax.metrics import Accumulator
 from atlas_jax.model import decoder, logprobs
-from atlas_jax.training import optimizer, step
+from atlas_jax.training import optimizer, scoring, step
 from tests.training import tiny
 
 
@@ -154,7 +154,7 @@ def test_grpo_raises_good_teachings_and_lowers_bad_ones():
   # beta is 0: what stands in ref_logprobs is not read.
   batch = tiny.batch(2)
   batch = batch._replace(ref_logprobs=np.full_like(batch.ref_logprobs, np.nan))
-  score = step.make_score_step(
+  score = scoring.make_score_step(
     tiny.ARCHITECTURE, tiny.OPTIONS, temperature=tiny.TEMPERATURE
   )
   before = np.asarray(score(state.model, batch))
@@ -172,7 +172,7 @@ def test_grpo_raises_good_teachings_and_lowers_bad_ones():
 def test_score_is_the_log_softmax_at_the_temperature():
   batch = tiny.batch(2)
   model = tiny.model()
-  scores = step.make_score_step(
+  scores = scoring.make_score_step(
     tiny.ARCHITECTURE, tiny.OPTIONS, temperature=tiny.TEMPERATURE
   )(model, batch)
   assert scores.shape == batch.tokens.shape
@@ -226,12 +226,12 @@ def test_float32_masters_move_at_1e_6_under_bfloat16_compute():
 
 def test_the_reference_outlives_donation_and_follows_as_told():
   train, state = _step(_sft())
-  frozen = step.copy_model(state.model)
+  frozen = scoring.copy_model(state.model)
   state, _ = train(state, tiny.batch(2))
   np.testing.assert_array_equal(_flat(frozen), _flat(tiny.model()))
   policy = _flat(state.model)
   expected = 0.9 * policy + 0.1 * _flat(frozen)
-  follower = step.ema_update(frozen, state.model, 0.9)
+  follower = scoring.ema_update(frozen, state.model, 0.9)
   np.testing.assert_allclose(_flat(follower), expected, rtol=1e-5, atol=1e-7)
 
 

@@ -1,0 +1,128 @@
+"""Collectives and large arrays, read from the text of an optimised program.
+
+XLA's cost analysis counts the body of a loop once, and on GPUs not at all; the
+text has the trip counts of loops whose length is fixed. A loop whose length is
+data (over micro-batches) has none: its body is counted once.
+"""
+
+import dataclasses
+import math
+import re
+from collections import Counter, defaultdict
+
+_COLLECTIVES = (
+  *("all-gather", "reduce-scatter", "all-reduce", "all-to-all"),
+  "collective-permute",
+)
+_SIZES = {"f64": 8, "s64": 8, "u64": 8, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
+_SIZES |= {"pred": 1, "s8": 1, "u8": 1, "f32": 4, "s32": 4, "u32": 4}
+_ARRAY = re.compile(rf"\b({'|'.join(_SIZES)})\[([0-9,]*)\]")
+_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*)$")
+_OPERATION = re.compile(r"[)\]}] ([a-z][\w\-]*)\(")
+_CALLED = re.compile(
+  r"(?:body|condition|calls|to_apply|called_computations)=\{?%?([\w.\-]+)"
+)
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_GROUPS = re.compile(r"replica_groups=(?:\{\{([\d,]+)\}|\[\d+,(\d+)\])")
+_SOURCE = re.compile(r'source_file="([^"]*)".*?source_line=(\d+)')
+
+
+@dataclasses.dataclass(frozen=True)
+class Instruction:
+  computation: str
+  operation: str
+  shape: str  # as in the text; of a tuple all its parts
+  line: str
+
+  def arrays(self) -> list[int]:
+    """Bytes of the arrays that it makes."""
+    return [
+      _SIZES[dtype] * math.prod(int(n) for n in dims.split(",") if n)
+      for dtype, dims in _ARRAY.findall(self.shape)
+    ]
+
+  def dims(self) -> list[tuple[int, ...]]:
+    return [
+      tuple(int(n) for n in dims.split(",") if n)
+      for _, dims in _ARRAY.findall(self.shape)
+    ]
+
+  def source(self) -> str:
+    found = _SOURCE.search(self.line)
+    return f"{found[1]}:{found[2]}" if found else "unknown"
+
+
+def instructions(text: str) -> list[Instruction]:
+  """All instructions of a program, those inside fusions too."""
+  out, computation = [], ""
+  for line in text.splitlines():
+    if line.rstrip().endswith("{") and "= " not in line.split("(")[0]:
+      words = line.replace("ENTRY ", "").split()
+      computation = words[0].lstrip("%") if words else ""
+      continue
+    found = _INSTRUCTION.match(line)
+    operation = found and _OPERATION.search(found[2])
+    if operation:
+      shape = found[2][: operation.start() + 1]
+      out.append(Instruction(computation, operation[1], shape, line))
+  return out
+
+
+def runs(found: list[Instruction]) -> dict[str, int]:
+  """How often each computation runs in one call of the program."""
+  callers = defaultdict(list)
+  for i in found:
+    trips = _TRIPS.search(i.line)
+    times = int(trips[1]) if trips and i.operation == "while" else 1
+    for called in _CALLED.findall(i.line):
+      callers[called].append((i.computation, times))
+  counts: dict[str, int] = {}
+
+  def count(name):
+    if name not in counts:
+      counts[name] = sum(n * count(c) for c, n in callers[name]) or 1
+    return counts[name]
+
+  return {name: count(name) for name in {i.computation for i in found}}
+
+
+def collective_bytes(found: list[Instruction]) -> Counter:
+  """kind -> bytes that one device sends, in one call of the program."""
+  times, out = runs(found), Counter()
+  for i in found:
+    kind = i.operation.removesuffix("-start")
+    if kind not in _COLLECTIVES or not i.arrays():
+      continue
+    groups = _GROUPS.search(i.line)
+    n = 2
+    if groups:
+      n = int(groups[2]) if groups[2] else groups[1].count(",") + 1
+    # A start makes (operand, result); the larger is the whole array.
+    whole = max(i.arrays()) * (n if kind == "reduce-scatter" else 1)
+    if kind == "reduce-scatter" and i.operation.endswith("-start"):
+      whole = max(i.arrays())
+    passes = 2 if kind == "all-reduce" else 1
+    sent = passes * whole * (n - 1) / n
+    out[kind] += int(sent * times[i.computation])
+  return out
+
+
+def largest(found: list[Instruction], count: int) -> list[tuple[int, str, str]]:
+  """(bytes, type, source line) of the largest arrays that are made.
+
+  Views, loops and arguments are not made; neither is what a fusion has inside.
+  """
+  passed_on = ("parameter", "tuple", "get-tuple-element", "while", "bitcast")
+  inside = {
+    called
+    for i in found
+    if i.operation == "fusion"
+    for called in _CALLED.findall(i.line)
+  }
+  seen = {}
+  for i in found:
+    if i.operation not in passed_on and i.computation not in inside:
+      for size, array in zip(i.arrays(), _ARRAY.finditer(i.shape), strict=True):
+        seen[array[0], i.source()] = size
+  ordered = sorted(((b, t, s) for (t, s), b in seen.items()), reverse=True)
+  return ordered[:count]

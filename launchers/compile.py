@@ -1,0 +1,88 @@
+"""Compiles a run's programs for accelerators that nobody owns yet.
+
+  python -m launchers.compile --config=configs/teacher.py:qwen3_8b \
+      --target=v5p:2x2x2
+
+Says whether they fit, with all that stays resident, and what a step would
+take; where they do not fit it tries what to change. Of the teacher only
+config.json is read; `bash launchers/setup.sh --compile` fetches the compilers.
+"""
+
+import json
+import os
+import pathlib
+import sys
+
+from absl import flags
+
+from . import common
+
+common.define_flags(workdir=False)
+_TARGET = flags.DEFINE_string(
+  "target", None, "v5p:2x2x2, v5e:8x8, v6e:4x4, h100x4, h200x8", required=True
+)
+_ROWS = flags.DEFINE_integer(
+  "rows", None, "Of the largest batch; default: the most there may be."
+)
+_PROMPT = flags.DEFINE_integer(
+  "prompt_tokens", 1024, "Of a prompt, for the estimate."
+)
+_COMPILERS = flags.DEFINE_string(
+  "compilers", ".compilers", "Where setup.sh --compile put them."
+)
+_JSON = flags.DEFINE_string("json", None, "A file for all numbers.")
+
+
+def main():
+  os.environ.update(
+    JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1"
+  )
+  os.environ.setdefault("XLA_FLAGS", "--xla_gpu_autotune_level=0")
+  from atlas_jax import hub
+  from atlas_jax.model import hf
+  from atlas_jax.model.architecture import DecoderConfig
+  from atlas_jax.preflight import compile as preflight
+
+  config = common.config()
+  folder = hub.directory(config.teacher.path, "model")
+  architecture = DecoderConfig.from_hf(hf.read_config(folder))
+
+  def check(config):
+    return preflight.check(
+      config,
+      architecture,
+      _TARGET.value,
+      pathlib.Path(_COMPILERS.value),
+      rows=_ROWS.value,
+      prompt_tokens=_PROMPT.value,
+    )
+
+  checked = check(config)
+  print(preflight.table(checked, _TARGET.value))
+  result = checked.as_json()
+  if not checked.fits:
+    result["change"] = _what_fits(preflight, config, check)
+  if _JSON.value is not None:
+    pathlib.Path(_JSON.value).write_text(json.dumps(result, indent=1) + "\n")
+  sys.exit(0 if checked.fits else 1)
+
+
+def _what_fits(preflight, config, check) -> str | None:
+  """Changes with which it fits, the fastest of those tried; printed too."""
+  fitting = []
+  for change, changed in preflight.alternatives(config):
+    checked = check(changed)
+    gib = checked.peak_bytes / preflight.GIB
+    print(f"with {change}: {gib:.2f} GiB", flush=True)
+    if checked.fits:
+      fitting.append((checked.seconds, change))
+  if not fitting:
+    print("nothing that was tried fits: take more chips, or larger ones")
+    return None
+  seconds, change = min(fitting)
+  print(f"fits, and is the fastest of these: {change} (est. {seconds:.1f} s)")
+  return change
+
+
+if __name__ == "__main__":
+  common.launch(main)

@@ -1,0 +1,39 @@
+"""Collectives and arrays of a program's text, with loops."""
+
+from atlas_jax.preflight import hlo
+
+TEXT = """\
+HloModule jit_step, is_scheduled=true
+
+%body (p: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
+  %p = (s32[], f32[8,4]{1,0}) parameter(0)
+  %x = f32[8,4]{1,0} get-tuple-element(%p), index=1
+  %g = bf16[32,4] all-gather(%x), replica_groups={{0,1,2,3}}, dimensions={0}
+  %s = f32[2,4] reduce-scatter(%x), replica_groups=[2,4]<=[8], to_apply=%add
+  ROOT %t = (s32[], f32[8,4]{1,0}) tuple(%i, %x)
+}
+
+ENTRY %main (a: f32[8,4]) -> f32[8,4] {
+  %a = f32[8,4]{1,0} parameter(0)
+  %w = (s32[], f32[8,4]) while(%t), condition=%cond, body=%body, TRIPS
+  %big = f32[1024,16]{1,0} broadcast(%a), SOURCE
+  ROOT %r = f32[8,4]{1,0} all-reduce(%a), replica_groups={{0,1}}, to_apply=%add
+}
+"""
+TEXT = TEXT.replace(
+  "TRIPS", 'backend_config={"known_trip_count":{"n":"36"}}'
+).replace("SOURCE", 'metadata={op_name="x" source_file="a/b.py" source_line=7}')
+
+
+def test_bytes_that_a_device_sends():
+  found = hlo.instructions(TEXT)
+  assert hlo.collective_bytes(found) == {
+    "all-gather": 36 * 32 * 4 * 2 * 3 // 4,
+    "reduce-scatter": 36 * (2 * 4 * 4) * 4 * 3 // 4,
+    "all-reduce": 2 * (8 * 4 * 4) // 2,
+  }
+
+
+def test_the_largest_array_and_its_source_line():
+  found = hlo.instructions(TEXT)
+  assert hlo.largest(found, 1) == [(65536, "f32[1024,16]", "a/b.py:7")]

@@ -1,0 +1,59 @@
+"""A big step compiles for machines that nobody here has, and stays small."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
+_COMPILERS = pathlib.Path(
+  os.environ.get("ATLAS_COMPILERS", _ROOT / ".compilers")
+)
+_GIB = 1 << 30
+
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.skipif(
+    not _COMPILERS.is_dir(),
+    reason=f"no {_COMPILERS}: bash launchers/setup.sh --compile fetches it",
+  ),
+]
+
+
+@pytest.fixture(scope="module")
+def compiled():
+  """Both targets at once, each in a process of its own."""
+  command = [sys.executable, "-m", "tests.preflight.eight_billion"]
+  started = {
+    target: subprocess.Popen(
+      [*command, target, str(_COMPILERS)],
+      cwd=_ROOT,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for target in ("h100x4", "v5p:2x2x1")
+  }
+  out = {}
+  for target, process in started.items():
+    text, errors = process.communicate(timeout=900)
+    assert process.returncode == 0, errors[-3000:]
+    out[target] = json.loads(text.splitlines()[-1])
+  return out
+
+
+@pytest.mark.parametrize("target", ["h100x4", "v5p:2x2x1"])
+def test_a_step_of_micro_batches_is_cut_over_the_chips(compiled, target):
+  found = compiled[target]
+  # Gradients are cut as they are added up, and never whole on one chip.
+  assert found["reduce_scatters"] > 0
+  assert found["all_reduce"] <= 1 << 20
+  # No mask and no scores of a whole row.
+  assert found["squares"] == []
+  # Neither the head (2.3 GiB in float32) nor its gradient is on one chip; the
+  # largest is a part of the embedding: a quarter of it.
+  size, array, source = found["largest"][0]
+  assert size < 0.65 * _GIB, (array, source)
