@@ -15,7 +15,7 @@ import math
 import pathlib
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
 
 from atlas_jax import directory, files, secret_names
@@ -28,32 +28,20 @@ class MetricsError(AtlasError):
   """What is asked for cannot be written; the text says why."""
 
 
-class Accumulator:
-  """Means as (sum, count) and maxima; any number of parts add up exactly."""
+def means(parts: Iterable[Any]) -> dict[str, float]:
+  """Means and maxima over the metrics of train steps (fields sums, maxima).
 
-  def __init__(self):
-    self._sums: dict[str, tuple[float, float]] = {}
-    self._maxima: dict[str, float] = {}
-
-  def add(self, name: str, total: float, count: float = 1.0) -> None:
-    """Adds `total`, the sum of `count` values, to the mean of `name`."""
-    before = self._sums.get(name, (0.0, 0.0))
-    self._sums[name] = (before[0] + float(total), before[1] + float(count))
-
-  def maximum(self, name: str, value: float) -> None:
-    self._maxima[name] = max(self._maxima.get(name, -math.inf), float(value))
-
-  def update(self, step_metrics: Any) -> None:
-    """Adds the metrics of a train step (fields sums and maxima)."""
-    for name, (total, count) in step_metrics.sums.items():
-      self.add(name, total, count)
-    for name, value in step_metrics.maxima.items():
-      self.maximum(name, value)
-
-  def result(self) -> dict[str, float]:
-    """The means and maxima; a mean of nothing is left out."""
-    means = {name: s / n for name, (s, n) in self._sums.items() if n > 0}
-    return means | self._maxima
+  A mean is the sum of all sums over the sum of all counts, however they were
+  cut; a mean of nothing is left out.
+  """
+  sums, maxima = {}, {}
+  for part in parts:
+    for name, (total, count) in part.sums.items():
+      s, n = sums.get(name, (0.0, 0.0))
+      sums[name] = s + float(total), n + float(count)
+    for name, value in part.maxima.items():
+      maxima[name] = max(maxima.get(name, -math.inf), float(value))
+  return {name: s / n for name, (s, n) in sums.items() if n > 0} | maxima
 
 
 def read_jsonl(path: pathlib.Path) -> list[dict]:

@@ -18,40 +18,39 @@ import logging
 import pathlib
 import sys
 import time
+from collections.abc import Sequence
 
 from atlas_jax import directory, files, metrics, multihost
+from atlas_jax.config import Phase, RunConfig
 from atlas_jax.confined import NoAnswer
 from atlas_jax.data import splits
 from atlas_jax.data.problems import Problem
-from atlas_jax.phases.run import Run
+from atlas_jax.phases.place import Place
+from atlas_jax.phases.servers import Servers
 from atlas_jax.reports import plots, tables
 from atlas_jax.teaching import statistics, transcripts
 from atlas_jax.teaching.answers import AnswerChecker
 from atlas_jax.teaching.arms import run_arm
+from atlas_jax.teaching.prompts import Prompts
 from atlas_jax.teaching.statistics import Outcome
 
 log = logging.getLogger(__name__)
 
 
-def chosen_problems(run: Run) -> list[Problem]:
+def chosen_problems(config: RunConfig, held: splits.Splits) -> list[Problem]:
   """config.evaluate.problems of the split.
 
   Raises:
     DataError: it is empty.
   """
-  c = run.config.evaluate
+  c = config.evaluate
   return splits.sample(
-    run.splits,
-    c.split,
-    c.problems,
-    source=run.config.data.source,
-    seed=run.config.seed,
+    held, c.split, c.problems, source=config.data.source, seed=config.seed
   )
 
 
-def teacher_name(run: Run, name: str) -> str:
+def teacher_name(before: Sequence[Phase]) -> str:
   """'teacher after sft': the last phase before this one that trained."""
-  before = run.config.phases[: int(name.split("_")[0])]
   trained = [phase for phase in before if phase in ("sft", "grpo")]
   return f"teacher after {trained[-1]}" if trained else "teacher"
 
@@ -59,11 +58,19 @@ def teacher_name(run: Run, name: str) -> str:
 class Arms:
   """Outcomes of every arm of the run, kept in report/arms."""
 
-  def __init__(self, run: Run, name: str, checker: AnswerChecker):
-    self._run, self._checker = run, checker
-    self._directory = run.workdir / "report" / "arms"
-    self._episodes = run.workdir / "episodes" / f"{name}.jsonl"
-    self._problems = chosen_problems(run)
+  def __init__(
+    self,
+    place: Place,
+    *,
+    servers: Servers,
+    prompts: Prompts,
+    problems: list[Problem],
+    checker: AnswerChecker,
+  ):
+    self._config, self._servers, self._prompts = place.config, servers, prompts
+    self._problems, self._checker = problems, checker
+    self._directory = place.workdir / "report" / "arms"
+    self._episodes = place.episodes
 
   def _path(self, key: str) -> pathlib.Path:
     return self._directory / f"{key}.json"
@@ -74,7 +81,7 @@ class Arms:
     """Samples and judges an arm unless it is there already. A collective."""
     if multihost.broadcast_json(self._path(key).exists()):
       return
-    run, c = self._run, self._run.config
+    c, servers = self._config, self._servers
     episode = dataclasses.replace(
       c.episode,
       teacher_temperature=c.evaluate.teacher_temperature,
@@ -82,12 +89,12 @@ class Arms:
     )
 
     def ask():
-      teacher_role, student = run.servers.roles()
-      return run.servers.ask(
+      teacher_role, student = servers.roles()
+      return servers.ask(
         run_arm(
           self._problems,
           student=student,
-          prompts=run.prompts,
+          prompts=self._prompts,
           config=episode,
           samples=c.evaluate.samples,
           seed=c.seed,
@@ -97,7 +104,7 @@ class Arms:
       )
 
     begin = time.perf_counter()
-    attempts = run.with_servers(ask)
+    attempts = servers.call(ask)
     seconds = time.perf_counter() - begin
 
     def keep():
@@ -133,36 +140,48 @@ class Arms:
     return saved["title"], [Outcome(**o) for o in saved["outcomes"]]
 
 
-def run(run: Run, name: str) -> None:
+def evaluate(
+  place: Place,
+  *,
+  servers: Servers,
+  prompts: Prompts,
+  problems: list[Problem],
+) -> None:
   """Samples every arm, writes the report, prints the table."""
-  c = run.config.evaluate
-  report = run.workdir / "report" / f"{name}.json"
+  config, c = place.config, place.config.evaluate
+  report = place.workdir / "report" / f"{place.name}.json"
   if multihost.broadcast_json(report.exists()):
     log.info("%s is there already", report)
     return
-  run.publish()
+  servers.publish()
   constants = [
     (f"constant_{i}", f'constant "{text}"', text)
     for i, text in enumerate(c.constant_teachings)
   ]
-  with AnswerChecker(data=run.config.data) as checker:
-    arms = Arms(run, name, checker)
+  with AnswerChecker(data=config.data) as checker:
+    arms = Arms(
+      place,
+      servers=servers,
+      prompts=prompts,
+      problems=problems,
+      checker=checker,
+    )
     arms.sample("alone", "student alone")
     for key, title, text in constants:
       arms.sample(key, title, constant=text)
-    arms.sample(name, teacher_name(run, name), teacher=True)
+    before = config.phases[: place.index]
+    arms.sample(place.name, teacher_name(before), teacher=True)
   teachers = [
     f"{i}_{phase}"
-    for i, phase in enumerate(run.config.phases)
-    if phase == "evaluate" and i <= int(name.split("_")[0])
+    for i, phase in enumerate(config.phases[: place.index + 1])
+    if phase == "evaluate"
   ]
-  multihost.call_on_lead(
-    lambda: _report(run, name, arms, [k for k, _, _ in constants], teachers)
-  )
+  keys = [k for k, _, _ in constants]
+  multihost.call_on_lead(lambda: _report(place, arms, keys, teachers))
 
 
-def _report(run: Run, name: str, arms: Arms, constants, teachers) -> None:
-  c = run.config.evaluate
+def _report(place: Place, arms: Arms, constants, teachers) -> None:
+  c = place.config.evaluate
   _, alone = arms.read("alone")
 
   def result(key):
@@ -172,7 +191,7 @@ def _report(run: Run, name: str, arms: Arms, constants, teachers) -> None:
       outcomes,
       alone=None if key == "alone" else alone,
       resamples=c.bootstrap_resamples,
-      seed=run.config.seed,
+      seed=place.config.seed,
     )
 
   of_constants = [result(key) for key in constants]
@@ -187,15 +206,17 @@ def _report(run: Run, name: str, arms: Arms, constants, teachers) -> None:
     "arms": [dataclasses.asdict(r) for r in shown],
     "constants": [dataclasses.asdict(r) for r in of_constants],
   }
-  folder = run.workdir / "report"
-  directory.write_whole(folder / f"{name}.md", tables.markdown(evaluation))
+  folder = place.workdir / "report"
+  directory.write_whole(
+    folder / f"{place.name}.md", tables.markdown(evaluation)
+  )
   plots.alone_versus_taught(evaluation, folder / "alone_versus_taught.png")
-  lines = metrics.read_jsonl(run.workdir / "metrics.jsonl")
+  lines = metrics.read_jsonl(place.workdir / "metrics.jsonl")
   trained = [x["phase"] for x in lines if x["phase"].endswith("_grpo")]
   if trained:
     plots.learning_curve(
       lines, folder / "learning_curve.png", phase=trained[-1]
     )
-  directory.write_json(folder / f"{name}.json", evaluation)
+  directory.write_json(folder / f"{place.name}.json", evaluation)
   tables.show(evaluation, sys.stdout)
   print(f"report: {folder}", flush=True)

@@ -27,7 +27,6 @@ class TooLong(AtlasError):
 
 def fitting(
   problems: Sequence[Problem],
-  *,
   split: str,
   prompts: Prompts,
   teacher: ChatTokenizer,
@@ -87,7 +86,6 @@ def fitting(
 
 def fitting_examples(
   examples: Sequence[SftExample],
-  *,
   prompts: Prompts,
   teacher: ChatTokenizer,
   config: RunConfig,

@@ -1,17 +1,19 @@
 """Supervised fine-tuning: the prompts of RL, the loss on the reply alone."""
 
 import contextlib
-import functools
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from atlas_jax import config_checks, metrics, stopping
-from atlas_jax.config import ConfigError
+from atlas_jax.config import ConfigError, RunConfig
 from atlas_jax.data import packing
-from atlas_jax.data.problems import DataError, ProblemStream, SftExample
-from atlas_jax.phases.run import Run
-from atlas_jax.phases.trained import Trained
+from atlas_jax.data.chat import ChatTokenizer
+from atlas_jax.data.problems import ProblemStream, SftExample
+from atlas_jax.phases.place import Place
+from atlas_jax.phases.teacher import Teacher
+from atlas_jax.phases.training_phase import TrainingPhase
+from atlas_jax.teaching.prompts import Prompts
 from atlas_jax.training import step as step_lib
 from atlas_jax.training.optimizer import make_optimizer
 
@@ -33,6 +35,11 @@ class FullBatches:
 
   def position(self) -> dict[str, int]:
     return self._position
+
+  def epochs(self) -> float:
+    """Passes over the examples that the batches so far have made."""
+    at = self._position
+    return at["epoch"] + at["offset"] / at["size"]
 
   def _items(self) -> Iterator[tuple[dict[str, int], packing.Sequence]]:
     if self._waiting is not None:
@@ -63,36 +70,48 @@ class FullBatches:
     )
 
 
-def encoder(run: Run):
+def encoder(
+  prompts: Prompts, chat: ChatTokenizer
+) -> Callable[[SftExample], packing.Sequence]:
   """SftExample -> Sequence, through the templates and the chat format."""
-  length = run.config.sft.row_length
 
   def encode(example: SftExample) -> packing.Sequence:
-    text = run.prompts.render(example.template, example.fields)
-    tokens, mask = run.tokenizer.training_example(text, example.response)
-    if len(tokens) > length:
-      raise DataError(
-        f"an SFT example has {len(tokens)} tokens, more than"
-        f" config.sft.row_length={length}; its question begins"
-        f" {example.fields['question'][:80]!r}"
-      )
-    return packing.Sequence(tokens, mask)
+    text = prompts.render(example.template, example.fields)
+    return packing.Sequence(*chat.training_example(text, example.response))
 
   return encode
 
 
-@functools.cache  # it packs all examples
-def total_steps(run: Run) -> int:
+def _batches(
+  config: RunConfig,
+  examples: Sequence[SftExample],
+  prompts: Prompts,
+  chat: ChatTokenizer,
+  position: dict[str, int] | None = None,
+) -> FullBatches:
+  cfg, stream = config.sft, ProblemStream(examples, seed=config.seed)
+  if position is not None:
+    stream.restore(position)
+  encode = encoder(prompts, chat)
+  return FullBatches(stream, encode, cfg.batch_rows, cfg.row_length)
+
+
+def total_steps(
+  config: RunConfig,
+  examples: Sequence[SftExample],
+  prompts: Prompts,
+  chat: ChatTokenizer,
+) -> int:
   """config.sft.steps, or those that train all examples config.sft.epochs times.
 
   Raises:
     ConfigError: the warm-up leaves none of them to the schedule.
   """
-  cfg = run.config.sft
+  cfg = config.sft
   if cfg.epochs is None:
     return cfg.steps
-  batches, steps = _batches(run), 0
-  while epochs_of(batches.position()) < cfg.epochs:
+  batches, steps = _batches(config, examples, prompts, chat), 0
+  while batches.epochs() < cfg.epochs:  # it packs all examples
     batches.next()
     steps += 1
   log.info("%g epochs of SFT are %d steps", cfg.epochs, steps)
@@ -101,62 +120,56 @@ def total_steps(run: Run) -> int:
   return steps
 
 
-def epochs_of(position: dict[str, int]) -> float:
-  return position["epoch"] + position["offset"] / position["size"]
-
-
-def _batches(run: Run, position: dict[str, int] | None = None) -> FullBatches:
-  cfg = run.config.sft
-  stream = ProblemStream(run.sft_examples, seed=run.config.seed)
-  if position is not None:
-    stream.restore(position)
-  return FullBatches(stream, encoder(run), cfg.batch_rows, cfg.row_length)
-
-
-def run(run: Run, name: str) -> None:
-  """Trains `run.model` for config.sft; resumes from its checkpoint."""
-  cfg, steps = run.config.sft, total_steps(run)
+def train(
+  place: Place,
+  *,
+  teacher: Teacher,
+  prompts: Prompts,
+  examples: Sequence[SftExample],
+  steps: int,
+) -> None:
+  """Trains the teacher for `steps`; resumes from its checkpoint."""
+  config, cfg = place.config, place.config.sft
   tx, schedule = make_optimizer(cfg.optimizer, steps)
   train_step = step_lib.make_train_step(
-    step_lib.sft_objective(run.decoder_config, run.config.teacher),
+    step_lib.sft_objective(teacher.decoder_config, teacher.options),
     tx,
     schedule,
     skip_grad_norm=None,
   )
+  phase = TrainingPhase(place, teacher, steps, tx)
   with (
-    contextlib.closing(Trained(run, name, cfg, steps, tx)) as trained,
-    run.reporting(name, start=trained.done, total=steps) as report,
+    contextlib.closing(phase),
+    phase.reporting() as report,
     stopping.held(),
   ):
-    batches = _batches(run, trained.saved)
+    batches = _batches(config, examples, prompts, teacher.chat, phase.saved)
 
-    def tell(step, result, packed, stats, epochs):
-      nonlocal told
-      means = metrics.Accumulator()
-      means.update(result)  # waits for the step
-      values = means.result()
+    def log_step(step, result, packed, fill, epochs):
+      nonlocal logged
+      numbers = metrics.means([result])  # waits for the step
       now = time.perf_counter()
-      seconds, told = now - told, now
-      values["epochs"] = epochs
-      values["packing_fill"] = stats.fill
-      values["step_seconds"] = seconds
-      values["tokens_per_second"] = (
-        stats.fill * cfg.batch_rows * cfg.row_length / seconds
-      )
-      report(step, values, ("loss", "tokens_per_second"))
-      trained.look(step, values, packed)
+      seconds, logged = now - logged, now
+      tokens = fill * cfg.batch_rows * cfg.row_length
+      numbers |= {
+        "epochs": epochs,
+        "packing_fill": fill,
+        "step_seconds": seconds,
+        "tokens_per_second": tokens / seconds,
+      }
+      report(step, numbers, ("loss", "tokens_per_second"))
+      phase.check_update(step, numbers, packed)
 
-    pending, told = None, time.perf_counter()
-    for step in range(trained.done + 1, steps + 1):
+    pending, logged = None, time.perf_counter()
+    for step in range(phase.done + 1, steps + 1):
       packed, stats = batches.next()
-      batch = run.put(packing.split_micro(packed, cfg.micro_batches))
-      trained.state, result = train_step(trained.state, batch)
+      batch = teacher.put(packed, cfg.micro_batches)
+      phase.state, result = train_step(phase.state, batch)
       if pending is not None:
-        tell(*pending)  # one step behind: the device is never idle for us
-      pending = step, result, packed, stats, epochs_of(batches.position())
-      if trained.is_due(step):
-        tell(*pending)
+        log_step(*pending)  # one step behind: the device is never idle for us
+      pending = step, result, packed, stats.fill, batches.epochs()
+      if phase.is_due(step):
+        log_step(*pending)
         pending = None
-        trained.save(step, batches.position)
-  run.model = trained.state.model
-  run.version += steps
+        phase.save(step, batches.position)
+  teacher.advance(phase.state.model, steps)

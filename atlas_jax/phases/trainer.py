@@ -1,151 +1,66 @@
-"""What a GRPO step changes: the state and its reference."""
+"""What a GRPO step does with its batch: scores, epochs, metrics."""
 
 import functools
-import itertools
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import jax
+import optax
 
-from atlas_jax import metrics, sharding
-from atlas_jax.config import GrpoConfig
-from atlas_jax.data import packing
-from atlas_jax.phases.run import Run
-from atlas_jax.phases.trained import Trained
+from atlas_jax import metrics
+from atlas_jax.config import RunConfig
+from atlas_jax.phases.teacher import Teacher
 from atlas_jax.training import step as step_lib
 from atlas_jax.training.optimizer import make_optimizer
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
-def row_bucket(
-  sequences: Sequence[packing.Sequence], cfg: GrpoConfig, unit: int
-) -> int:
-  """Rows to pack into: few different numbers, so few compilations.
-
-  unit * (1, ..., 8, 10, 12, 14, 16, 20, 24, ...), the first that holds them.
-  """
-  rows = packing.plan_rows(
-    sequences, length=cfg.row_length, share_prompts=cfg.share_prompts
+@functools.cache  # JAX forgets no listener
+def _compilations() -> list[float]:
+  """Seconds of each program that JAX has compiled since the first call."""
+  seconds = []
+  jax.monitoring.register_event_duration_secs_listener(
+    lambda event, s, **_: event == _COMPILED and seconds.append(s)
   )
-  need = len(rows)
-  larger = (m << k for k in itertools.count() for m in (4, 5, 6, 7))
-  sizes = itertools.chain((1, 2, 3), larger)
-  return unit * next(n for n in sizes if unit * n >= need)
+  return seconds
 
 
-class Programs:
-  """Counts the programs that JAX made since the last look.
+def make_update(
+  config: RunConfig, teacher: Teacher
+) -> tuple[optax.GradientTransformation, Callable]:
+  """(the optimizer, update).
 
-  JAX forgets no listener: take the one of `programs`.
+  update(state, reference, packed [B, T]) -> (state, numbers to log): the
+  config.grpo.epochs updates of one step. The state passed in is donated.
   """
+  cfg, temperature = config.grpo, config.episode.teacher_temperature
+  model = teacher.decoder_config, teacher.options
+  tx, schedule = make_optimizer(cfg.optimizer, cfg.steps * cfg.epochs)
+  objective = step_lib.grpo_objective(
+    *model,
+    cfg,
+    temperature=temperature,
+    max_completion_tokens=config.episode.max_teaching_tokens,
+  )
+  train = step_lib.make_train_step(
+    objective, tx, schedule, skip_grad_norm=cfg.skip_grad_norm
+  )
+  prepare = step_lib.make_prepare_step(*model, cfg, temperature=temperature)
+  score = step_lib.make_score_step(*model, temperature=temperature)
+  compiled = len(_compilations())
 
-  def __init__(self):
-    self._made = 0
-    jax.monitoring.register_event_duration_secs_listener(self._listen)
-
-  def _listen(self, event: str, duration: float, **_) -> None:
-    self._made += event == _COMPILED
-
-  def take(self) -> int:
-    made, self._made = self._made, 0
-    return made
-
-
-programs = functools.cache(Programs)
-
-
-class Trainer(Trained):
-  """The state of a GRPO phase, and its updates."""
-
-  def __init__(self, run: Run, name: str):
-    cfg = run.config.grpo
-    tx, schedule = make_optimizer(cfg.optimizer, cfg.steps * cfg.epochs)
-    super().__init__(run, name, cfg, cfg.steps, tx, reference=cfg.beta > 0)
-    self._programs = programs()
-    self._programs.take()
-    temperature = run.config.episode.teacher_temperature
-    self._train = step_lib.make_train_step(
-      step_lib.grpo_objective(
-        run.decoder_config,
-        run.config.teacher,
-        cfg,
-        temperature=temperature,
-        max_completion_tokens=run.config.episode.max_teaching_tokens,
-      ),
-      tx,
-      schedule,
-      skip_grad_norm=cfg.skip_grad_norm,
-    )
-    self._prepare = step_lib.make_prepare_step(
-      run.decoder_config, run.config.teacher, cfg, temperature=temperature
-    )
-    self._score = step_lib.make_score_step(
-      run.decoder_config, run.config.teacher, temperature=temperature
-    )
-
-  def packed(
-    self, sequences: Sequence[packing.Sequence]
-  ) -> tuple[packing.PackedBatch, packing.PackingStats]:
-    """The rows that `update` trains on, [B, T]."""
-    cfg = self._cfg
-    unit = cfg.micro_batches * sharding.batch_shards(self._run.mesh)
-    return packing.pack(
-      sequences,
-      length=cfg.row_length,
-      rows_multiple=row_bucket(sequences, cfg, unit),
-      share_prompts=cfg.share_prompts,
-    )
-
-  def update(
-    self, step: int, sequences: Sequence[packing.Sequence]
-  ) -> dict[str, float]:
-    """The updates of one step, cfg.epochs of them; numbers to log.
-
-    Raises:
-      TrainingError: cfg.max_skipped_steps in a row were not applied; the
-        batch of the last is in failed/.
-    """
-    cfg = self._cfg
-    packed, stats = self.packed(sequences)
-    batch = self._run.put(packing.split_micro(packed, cfg.micro_batches))
-    if self.reference is not None:
-      batch = batch._replace(ref_logprobs=self._score(self.reference, batch))
-    batch = self._prepare(self.state.model, batch)
+  def update(state, reference, packed):
+    nonlocal compiled
+    batch = teacher.put(packed, cfg.micro_batches)
+    if reference is not None:
+      batch = batch._replace(ref_logprobs=score(reference, batch))
+    batch = prepare(state.model, batch)
     results = []
     for _ in range(cfg.epochs):
-      self.state, result = self._train(self.state, batch)
+      state, result = train(state, batch)
       results.append(result)
-    means = metrics.Accumulator()
-    for result in results:  # waits for it
-      means.update(result)
-    numbers = means.result()
-    self.look(step, numbers, packed)
-    return {
-      **numbers,
-      "packing_fill": stats.fill,
-      "packing_shared_tokens": stats.shared_tokens,
-      "packed_rows": stats.rows,
-      "programs_compiled": self._programs.take(),
-    }
+    numbers = metrics.means(results)  # waits for them
+    before, compiled = compiled, len(_compilations())
+    return state, {**numbers, "programs_compiled": compiled - before}
 
-  def finish_step(self, step: int, state_of_rollouts) -> None:
-    """After an update: the reference's turn, then a checkpoint if due.
-
-    Args:
-      step: that is done.
-      state_of_rollouts: called only for a checkpoint; its JSON goes along.
-
-    Raises:
-      Stopped: a signal came to any process; the step is saved.
-    """
-    cfg = self._cfg
-    if (
-      self.reference is not None
-      and cfg.ref_ema_alpha > 0
-      and step % cfg.ref_ema_every == 0
-    ):
-      self.reference = step_lib.ema_update(
-        self.reference, self.state.model, cfg.ref_ema_alpha
-      )
-    if self.is_due(step):
-      self.save(step, state_of_rollouts)
+  return tx, update

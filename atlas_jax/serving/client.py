@@ -5,11 +5,10 @@ was sampled is kept: ids, the sampler's log-probs and the version of the
 weights that made them, so that nothing is ever tokenised again.
 
 When a request fails:
-  1. a broken connection or answer, a 5xx or a 429 is tried again, `retries`
-     times at most, waiting 0.2 s, 0.4 s, ... or what Retry-After says; a
-     request says its seed, so that a repeat gives the same answer;
-  2. any other 4xx is a mistake of ours and raises ServerError at once, as
-     does a redirect or an answer of more bytes than its tokens can take;
+  1. what may pass by (retries.py), and an answer that cannot be read, is tried
+     again, `retries` times at most; a request says its seed, so that a repeat
+     gives the same answer;
+  2. what is final raises ServerError at once;
   3. no answer after the retries or at the deadline raises ServerDown.
 """
 
@@ -24,13 +23,12 @@ from dataclasses import dataclass
 
 import aiohttp
 
+from atlas_jax import retries
 from atlas_jax.scrubbing import scrubber, told
 from atlas_jax.serving import http
 from atlas_jax.serving.http import ServerDown, ServerError
 
 _NAN_LOGPROB = -9999.0  # what vLLM writes for a log-prob that is NaN or -inf
-_FIRST_WAIT_S = 0.2
-_LONGEST_WAIT_S = 10.0
 # Of JSON for one token: vLLM writes 80 to 200 bytes, with its log-prob.
 _BYTES_A_TOKEN = 1024
 
@@ -272,10 +270,9 @@ class Client:
         ) from None
 
   async def _attempts(self, url: str, body, tokens: int, read: Callable):
-    wait, trouble = _FIRST_WAIT_S, ""
     most_bytes = http.MOST_BYTES + tokens * _BYTES_A_TOKEN
     for attempt in range(self._retries + 1):
-      retry_after = None
+      after = None
       try:
         async with http.request(
           self._session, "POST", url, json=body
@@ -285,9 +282,9 @@ class Client:
             return read(json.loads(content))
           said = told(self._scrub, content.decode(errors="replace"))
           trouble = f"{response.status}: {said}"
-          if response.status < 500 and response.status != 429:
+          if not retries.may_pass(response.status):
             raise ServerError(f"{url} refused the request, {trouble}")
-          retry_after = response.headers.get("Retry-After")
+          after = retries.retry_after(response.headers)
       except http.Untaken as error:
         raise ServerError(f"{url}: {error}") from None
       except (
@@ -297,23 +294,15 @@ class Client:
       ) as error:
         trouble = f"{type(error).__name__}: {error}"
       if attempt < self._retries:
-        pause = min(_seconds(retry_after, wait), _LONGEST_WAIT_S)
+        pause = retries.pause_s(f"{url} {body}", attempt, after)
         logging.warning("%s failed (%s); again in %g s", url, trouble, pause)
         await asyncio.sleep(pause)
-        wait *= 2
     raise ServerDown(
       f"{url} failed {self._retries + 1} times, the last with {trouble}"
     )
 
 
 _NUMBER = re.compile("[0-9]{1,18}")  # isdigit would take a superscript two
-
-
-def _seconds(retry_after: str | None, otherwise: float) -> float:
-  """Retry-After in seconds; its date form is not used by these servers."""
-  if retry_after is not None and _NUMBER.fullmatch(retry_after):
-    return float(retry_after)
-  return otherwise
 
 
 def _oldest_version(spans) -> str | int:

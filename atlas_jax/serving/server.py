@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from atlas_jax import hub
-from atlas_jax.config import ServerConfig
+from atlas_jax.config import ServerConfig, ServingConfig
 from atlas_jax.serving import http, supervisor, vllm_command
 from atlas_jax.serving.client import (
   Client,
@@ -80,20 +80,15 @@ class Server:
     self.end()
 
   def client(
-    self,
-    *,
-    decode: Callable[[Sequence[int]], str],
-    timeout_s: float,
-    retries: int,
-    max_concurrency: int,
+    self, decode: Callable[[Sequence[int]], str], config: ServingConfig
   ) -> Client:
     """A client of this server; it stays valid over restarts."""
     return Client(
       self.base_url,
       decode=decode,
-      timeout_s=timeout_s,
-      retries=retries,
-      max_concurrency=max_concurrency,
+      timeout_s=config.request_timeout_s,
+      retries=config.retries,
+      max_concurrency=config.max_concurrency,
       api_key=self.api_key,
     )
 

@@ -15,6 +15,7 @@ import time
 import numpy as np
 import pytest
 
+from atlas_jax.config import ServingConfig
 from atlas_jax.serving import server, weight_files, weight_sync
 from atlas_jax.serving.client import Sampling, ServerDown, ServerError
 from atlas_jax.serving.supervisor import descendants
@@ -45,9 +46,8 @@ def weights(seed):
 
 def publish(tensors, pair, version):
   """Each test begins anew: another may have left a newer version."""
-  return weight_sync.publish(
-    tensors, pair.teacher, version=version, timeout_s=60, restart=True
-  )
+  sender = weight_sync.WeightSender(pair.teacher, ServingConfig())
+  return sender.send(tensors, version)
 
 
 def write(tensors, teacher, version):
@@ -66,9 +66,7 @@ def test_update_is_equal_to_a_fresh_start(vllm_servers):
   assert said(new) == said(fresh)
   assert {c.weight_version for c in new} == {1}
   assert {c.weight_version for c in fresh} == {"default"}
-  assert (
-    vllm_servers.teacher.held_weights()["checksums"] == report.held.checksums
-  )
+  assert vllm_servers.teacher.held_weights()["checksums"] == report.checksums
   publish(weights(0), vllm_servers, 2)
   assert said(sample(vllm_servers.teacher)) == said(old)
 
@@ -223,7 +221,9 @@ def test_requests_during_an_update_have_one_version_each(vllm_servers):
   seen = set()
 
   async def main():
-    async with tiny_vllm.client(vllm_servers.teacher, timeout_s=120) as c:
+    async with tiny_vllm.client(
+      vllm_servers.teacher, request_timeout_s=120.0
+    ) as c:
       asks = [
         asyncio.create_task(
           c.generate([1, 5, i], Sampling(200, 1.0, n=4, seed=i))

@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from atlas_jax.config import ServerConfig
+from atlas_jax.config import ServerConfig, ServingConfig
 from atlas_jax.serving.server import StudentServer, TeacherServer
 
 VOCAB, D, L, N, K, H, F = 320, 64, 2, 2, 1, 32, 128
@@ -137,12 +137,8 @@ def student(model: Path, workdir: Path, **changes) -> StudentServer:
 
 
 def client(server, **changes):
+  options = {"request_timeout_s": 60.0, "retries": 2, "max_concurrency": 32}
   return server.client(
-    **{
-      "decode": lambda ids: " ".join(f"w{i}" for i in ids),
-      "timeout_s": 60,
-      "retries": 2,
-      "max_concurrency": 32,
-      **changes,
-    }
+    lambda ids: " ".join(f"w{i}" for i in ids),
+    ServingConfig(**{**options, **changes}),
   )
