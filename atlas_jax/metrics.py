@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import pathlib
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -192,18 +193,9 @@ class Progress:
     self._stream = sys.stderr if stream is None else stream
     self._began = time.monotonic()
     self._printed = -math.inf
-    self._live = None
-    if self._stream.isatty():
-      from rich.console import Console
-      from rich.live import Live
-
-      self._live = Live(
-        console=Console(file=getattr(self._stream, "terminal", self._stream)),
-        refresh_per_second=4,
-        redirect_stdout=False,
-        redirect_stderr=False,
-      )
-      self._live.start()
+    # A launcher's stream makes control codes printable; its terminal does not.
+    terminal = getattr(self._stream, "terminal", self._stream)
+    self._terminal = terminal if self._stream.isatty() else None
 
   def line(self, step: int, shown: Mapping[str, float], now: float) -> str:
     done, left = step - self._start, self._total - step
@@ -217,14 +209,14 @@ class Progress:
     """Shows `shown` (reward, accuracy alone and taught, tokens/s, ...)."""
     now = time.monotonic()
     text = self.line(step, shown, now)
-    if self._live is not None:
-      from rich.text import Text
-
-      self._live.update(Text(text))
+    if self._terminal is not None:
+      text = text[: shutil.get_terminal_size().columns - 1]
+      # The cursor goes back: what is logged next does not stand behind it.
+      print(f"\r\x1b[K{text}", end="\r", file=self._terminal, flush=True)
     elif now - self._printed >= self._every_s or step == self._total:
       self._printed = now
       print(text, file=self._stream, flush=True)
 
   def close(self) -> None:
-    if self._live is not None:
-      self._live.stop()
+    if self._terminal is not None:
+      print(file=self._terminal, flush=True)

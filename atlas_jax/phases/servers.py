@@ -16,10 +16,10 @@ from atlas_jax.config import ServingConfig
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.errors import AtlasError
 from atlas_jax.phases.teacher import Teacher
-from atlas_jax.serving import server as server_lib
-from atlas_jax.serving import weight_sync
 from atlas_jax.serving.client import ServerDown
 from atlas_jax.serving.events import EventLoop
+from atlas_jax.serving.server import StudentServer, TeacherServer, start
+from atlas_jax.serving.weight_sync import WeightSender
 from atlas_jax.teaching.requests import Role
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Servers:
     self._config, self._workdir, self._key = config, workdir, key
     self._teacher, self._student_chat = teacher, student_chat
     self._servers: tuple = ()  # these four are the lead's
-    self._sender: weight_sync.WeightSender | None = None
+    self._sender: WeightSender | None = None
     self._events: EventLoop | None = None
     self._clients: tuple = (None, None)
     self._started = False
@@ -77,8 +77,6 @@ class Servers:
       self._events.close()
     for server in self._servers:
       server.end()
-
-  # Asking.
 
   def publish(self) -> dict[str, float]:
     """Gives the teacher server the present weights; numbers to log.
@@ -130,11 +128,9 @@ class Servers:
       if not down or self._restarts == self._config.restarts:
         raise error
       self._restarts += 1
+      at_most = self._config.restarts
       log.warning(
-        "restart %d of at most %d: %s",
-        self._restarts,
-        self._config.restarts,
-        error,
+        "restart %d of at most %d: %s", self._restarts, at_most, error
       )
       multihost.call_on_lead(self._restart_dead)
       self._held = None
@@ -143,8 +139,6 @@ class Servers:
     for server in self._servers:
       if not server.healthy():
         server.restart()
-
-  # Publishing.
 
   def _publish(self) -> dict[str, float]:
     version = self._teacher.version
@@ -171,14 +165,8 @@ class Servers:
 
     gap = float(np.abs(ours - multihost.call_on_lead(score)).mean())
     bound, version = self._config.max_logprob_gap, self._teacher.version
-    log.info(
-      "weights %d: mean |trainer - server| log-prob %.2g over %d tokens"
-      " (bound %.2g)",
-      version,
-      gap,
-      len(ours),
-      bound,
-    )
+    what = "weights %d: mean |trainer - server| log-prob %.2g (bound %.2g)"
+    log.info(what, version, gap, bound)
     if not gap <= bound:
       raise DisagreementError(
         f"trainer and teacher server disagree on weights {version}: mean"
@@ -186,8 +174,6 @@ class Servers:
         f" config.serving.max_logprob_gap={bound:g}"
       )
     return gap
-
-  # Starting.
 
   def _start(self) -> None:
     if self._started:
@@ -204,22 +190,13 @@ class Servers:
       "start_timeout_s": c.start_timeout_s,
       "api_key": self._key,
     }
-    self._servers = (
-      server_lib.TeacherServer(c.teacher, model_path=teacher_path, **shared),
-      server_lib.StudentServer(c.student, model_path=c.student_path, **shared),
-    )
-    self._sender = weight_sync.WeightSender(self._servers[0], c)
-    seconds = server_lib.start(*self._servers)
+    teacher = TeacherServer(c.teacher, model_path=teacher_path, **shared)
+    student = StudentServer(c.student, model_path=c.student_path, **shared)
+    self._servers = teacher, student
+    self._sender = WeightSender(teacher, c)
+    start(teacher, student)
     self._events = EventLoop()
-    chats = (self._teacher.chat, self._student_chat)
-    self._clients = tuple(
-      server.client(chat.decode, c)
-      for server, chat in zip(self._servers, chats, strict=True)
-    )
-    log.info(
-      "teacher server %s after %.1f s, student server %s after %.1f s",
-      self._servers[0].base_url,
-      seconds[0],
-      self._servers[1].base_url,
-      seconds[1],
+    self._clients = (
+      teacher.client(self._teacher.chat.decode, c),
+      student.client(self._student_chat.decode, c),
     )

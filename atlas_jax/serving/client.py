@@ -13,7 +13,6 @@ When a request fails:
 """
 
 import asyncio
-import contextlib
 import json
 import logging
 import math
@@ -77,7 +76,7 @@ class Completion:
 
 
 class Client:
-  """Asks one server. Use it as `async with`, or call aclose at the end.
+  """Asks one server, from one event loop. A context manager, or call aclose.
 
   Args:
     base_url: such as http://127.0.0.1:8000.
@@ -106,9 +105,8 @@ class Client:
     self._max_concurrency = max_concurrency
     self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     self._scrub = scrubber({}, api_key)
-    self._loop = None
     self._session: aiohttp.ClientSession | None = None
-    self._turns: asyncio.Semaphore | None = None
+    self._turns = asyncio.Semaphore(max_concurrency)
 
   async def __aenter__(self):
     return self
@@ -117,34 +115,9 @@ class Client:
     await self.aclose()
 
   async def aclose(self) -> None:
-    if self._session is not None and not self._session.closed:
+    if self._session is not None:
       await self._session.close()
     self._session = None
-
-  async def _open(self) -> aiohttp.ClientSession:
-    # A session belongs to one event loop; a run may call asyncio.run often.
-    loop = asyncio.get_running_loop()
-    if self._session is None or self._loop is not loop:
-      old = self._session
-      self._session = http.open_session(
-        headers=self._headers, limit=self._max_concurrency + 1
-      )
-      self._turns = asyncio.Semaphore(self._max_concurrency)
-      self._loop = loop
-      if old is not None:
-        await old.close()
-    return self._session
-
-  async def healthy(self) -> bool:
-    """True if the server answers its health check within 5 seconds."""
-    session = await self._open()
-    with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
-      async with (
-        asyncio.timeout(5),
-        http.request(session, "GET", f"{self.base_url}/health") as response,
-      ):
-        return response.status == 200
-    return False
 
   async def generate(
     self,
@@ -258,7 +231,10 @@ class Client:
 
   async def _post(self, body, tokens: int, read: Callable):
     """read(JSON) of an answer that tells of at most `tokens` tokens."""
-    await self._open()
+    if self._session is None:
+      self._session = http.open_session(
+        headers=self._headers, limit=self._max_concurrency
+      )
     url = f"{self.base_url}/inference/v1/generate"
     async with self._turns:
       try:
