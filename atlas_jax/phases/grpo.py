@@ -67,15 +67,8 @@ def sample_batch(
   Groups whose rewards are all equal teach nothing: the next problems are
   sampled in their place, config.grpo.refill_rounds times at most.
 
-  Args:
-    position: of the stream, where the step's problems begin.
-    step: with config.seed it makes the seeds of the requests.
-    roles: (teacher, student).
-    config, prompts: of the run.
-    ask: sends the requests of a coroutine and returns its result.
-    checker: judges the answers.
-    stream: of the training problems.
-    baselines: unaided answers, kept over the steps.
+  `position` is where the step's problems begin in the stream, `roles` are
+  (teacher, student), and `ask` sends what a coroutine requests.
 
   Raises:
     NoRewardError: no teaching could be judged.

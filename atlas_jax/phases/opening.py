@@ -51,8 +51,7 @@ def open_run(config: RunConfig, workdir: pathlib.Path) -> Opened:
   """Reads and checks what the run in `workdir` needs. A collective.
 
   Raises:
-    HubError, DataError, ConfigError, RunError, MetricsError, TooLong, ...:
-      what is wrong with it, in one line.
+    AtlasError: what is wrong with it, in one line.
   """
   if config.wandb_project is not None:
     metrics.import_wandb()

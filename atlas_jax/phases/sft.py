@@ -20,54 +20,42 @@ from atlas_jax.training.optimizer import make_optimizer
 log = logging.getLogger(__name__)
 
 
-class FullBatches:
-  """Batches of [rows, length] filled from a stream until nothing more fits.
+Position = dict[str, int]  # in the stream of the examples
+Batch = tuple[packing.PackedBatch, packing.PackingStats, Position]
 
-  position() is where a run that has consumed the batches so far goes on; an
-  example that did not fit opens the next batch.
+
+def full_batches(
+  stream: ProblemStream[SftExample], encode, rows: int, length: int
+) -> Iterator[Batch]:
+  """Batches of [rows, length], each filled until nothing more fits.
+
+  An example that does not fit opens the next batch; the position that comes
+  with a batch is before it, where a run goes on that has trained the batch.
   """
-
-  def __init__(self, stream: ProblemStream, encode, rows: int, length: int):
-    self._stream, self._encode = stream, encode
-    self._rows, self._length = rows, length
-    self._position = stream.state()
-    self._waiting = None
-
-  def position(self) -> dict[str, int]:
-    return self._position
-
-  def epochs(self) -> float:
-    """Passes over the examples that the batches so far have made."""
-    at = self._position
-    return at["epoch"] + at["offset"] / at["size"]
-
-  def _items(self) -> Iterator[tuple[dict[str, int], packing.Sequence]]:
-    if self._waiting is not None:
-      waiting, self._waiting = self._waiting, None
-      yield waiting
-    while True:
-      position = self._stream.state()
-      (example,) = self._stream.take(1)
-      yield position, self._encode(example)
-
-  def next(self) -> tuple[packing.PackedBatch, packing.PackingStats]:
-    sequences, room = [], self._rows * self._length
-    for position, sequence in self._items():
-      room -= len(sequence.tokens)
-      lengths = [len(s.tokens) for s in [*sequences, sequence]]
-      # Packing is tried only near the end: it cannot overflow before.
-      near = room < self._rows * max(lengths)
-      fits = room >= 0 and (
-        not near or len(packing.best_fit(lengths, self._length)) <= self._rows
-      )
-      if not fits:
-        self._waiting = (position, sequence)
-        self._position = position
-        break
-      sequences.append(sequence)
-    return packing.pack(
-      sequences, length=self._length, rows_multiple=self._rows
+  sequences, lengths = [], []
+  while True:
+    position = stream.state()
+    (example,) = stream.take(1)
+    sequence = encode(example)
+    lengths.append(len(sequence.tokens))
+    room = rows * length - sum(lengths)
+    # Packing is tried only near the end: it cannot overflow before.
+    near = room < rows * max(lengths)
+    fits = room >= 0 and (
+      not near or len(packing.best_fit(lengths, length)) <= rows
     )
+    if not fits:
+      yield (
+        *packing.pack(sequences, length=length, rows_multiple=rows),
+        position,
+      )
+      sequences, lengths = [], lengths[-1:]
+    sequences.append(sequence)
+
+
+def epochs_of(position: Position) -> float:
+  """Passes over the examples."""
+  return position["epoch"] + position["offset"] / position["size"]
 
 
 def encoder(
@@ -87,13 +75,13 @@ def _batches(
   examples: Sequence[SftExample],
   prompts: Prompts,
   chat: ChatTokenizer,
-  position: dict[str, int] | None = None,
-) -> FullBatches:
+  position: Position | None = None,
+) -> Iterator[Batch]:
   cfg, stream = config.sft, ProblemStream(examples, seed=config.seed)
   if position is not None:
     stream.restore(position)
   encode = encoder(prompts, chat)
-  return FullBatches(stream, encode, cfg.batch_rows, cfg.row_length)
+  return full_batches(stream, encode, cfg.batch_rows, cfg.row_length)
 
 
 def total_steps(
@@ -110,10 +98,8 @@ def total_steps(
   cfg = config.sft
   if cfg.epochs is None:
     return cfg.steps
-  batches, steps = _batches(config, examples, prompts, chat), 0
-  while batches.epochs() < cfg.epochs:  # it packs all examples
-    batches.next()
-    steps += 1
+  ends = enumerate(_batches(config, examples, prompts, chat), start=1)
+  steps = next(n for n, (_, _, at) in ends if epochs_of(at) >= cfg.epochs)
   log.info("%g epochs of SFT are %d steps", cfg.epochs, steps)
   for problem in config_checks.warmup("sft", cfg.optimizer, steps):
     raise ConfigError(problem)
@@ -162,14 +148,14 @@ def train(
 
     pending, logged = None, time.perf_counter()
     for step in range(phase.done + 1, steps + 1):
-      packed, stats = batches.next()
+      packed, stats, position = next(batches)
       batch = teacher.put(packed, cfg.micro_batches)
       phase.state, result = train_step(phase.state, batch)
       if pending is not None:
         log_step(*pending)  # one step behind: the device is never idle for us
-      pending = step, result, packed, stats.fill, batches.epochs()
+      pending = step, result, packed, stats.fill, epochs_of(position)
       if phase.is_due(step):
         log_step(*pending)
         pending = None
-        phase.save(step, batches.position)
+        phase.save(step, lambda at=position: at)
   teacher.advance(phase.state.model, steps)

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from atlas_jax.data.problems import ProblemStream
 from atlas_jax.model.names import WeightsError
 from atlas_jax.phases import sft
 from atlas_jax.phases.teacher import Teacher
@@ -190,6 +189,4 @@ def test_epochs_are_counted_by_examples(model, tmp_path, monkeypatch):
 
 
 def test_epochs_of_a_position():
-  stream = ProblemStream(range(4), seed=0)
-  stream.take(9)
-  assert sft.FullBatches(stream, None, 1, 1).epochs() == 2.25
+  assert sft.epochs_of({"epoch": 2, "offset": 1, "size": 4}) == 2.25
