@@ -76,7 +76,7 @@ class Completion:
 
 
 class Client:
-  """Asks one server, from one event loop. A context manager, or call aclose.
+  """Asks one server. Use it as `async with`, or call aclose at the end.
 
   Args:
     base_url: such as http://127.0.0.1:8000.
@@ -106,7 +106,7 @@ class Client:
     self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     self._scrub = scrubber({}, api_key)
     self._session: aiohttp.ClientSession | None = None
-    self._turns = asyncio.Semaphore(max_concurrency)
+    self._loop = None  # that of the session
 
   async def __aenter__(self):
     return self
@@ -117,7 +117,18 @@ class Client:
   async def aclose(self) -> None:
     if self._session is not None:
       await self._session.close()
-    self._session = None
+    self._session = self._loop = None
+
+  async def _open(self) -> None:
+    # A session belongs to one event loop; a caller may use asyncio.run often.
+    loop = asyncio.get_running_loop()
+    if self._loop is not loop:
+      await self.aclose()
+      self._session = http.open_session(
+        headers=self._headers, limit=self._max_concurrency
+      )
+      self._turns = asyncio.Semaphore(self._max_concurrency)
+      self._loop = loop
 
   async def generate(
     self,
@@ -231,10 +242,7 @@ class Client:
 
   async def _post(self, body, tokens: int, read: Callable):
     """read(JSON) of an answer that tells of at most `tokens` tokens."""
-    if self._session is None:
-      self._session = http.open_session(
-        headers=self._headers, limit=self._max_concurrency
-      )
+    await self._open()
     url = f"{self.base_url}/inference/v1/generate"
     async with self._turns:
       try:
