@@ -16,7 +16,11 @@ except ImportError:  # installed
 
 
 def _default():
-  """A small student, a larger teacher, on questions of your own."""
+  """A small student, a larger teacher, on questions of your own.
+
+  Source: ours, at the size that the ATLAS README gives (2 hours, 10 dollars).
+  Hardware: none. Hours: 2 at most. Result: not measured.
+  """
   config = default_config()
   config.data.source = "jsonl"
   config.data.path = "data/problems.jsonl"
@@ -27,9 +31,9 @@ def _default():
   config.reflection_model.kind = "litellm"
   config.reflection_model.model = "openai/gpt-5"
   # Thinking models spend tokens before they say a word.
-  config.probe.max_tokens = 1024
-  config.teaching.max_tokens = 2048
-  config.solution.max_tokens = 4096
+  config.episode.max_probe_tokens = 1024
+  config.episode.max_teaching_tokens = 2048
+  config.episode.max_solution_tokens = 4096
   config.reflection.max_tokens = 16384
   config.caps.dollars = 10.0
   config.caps.minutes = 120.0
@@ -37,7 +41,10 @@ def _default():
 
 
 def _local():
-  """Two model directories; the teacher also reflects."""
+  """Two model directories; the teacher also reflects.
+
+  Source: ours. Hardware: what vLLM needs for both. Hours, result: not measured.
+  """
   config = default_config()
   config.data.source = "gsm8k"
   config.data.path = "data/gsm8k/train.jsonl"
@@ -63,12 +70,18 @@ def _agent():
   config.agent.http.answer = "answer"
   # What one call of the agent costs you: the cap on dollars counts it.
   config.agent_dollars_per_call = 0.0
-  config.search.evolve = ("teacher_adaptive", "student_with_teaching")
+  config.search.evolve = ("teacher", "student_taught")
   return config
 
 
 def _demo():
   """The models of the quickstart, and a scripted reflection model.
+
+  Source: ours. Hardware: two CPU cores. Hours: 0.02, after the quickstart.
+  Result: accuracy 0.4% by the seed's wording, 88.3% [83.8, 91.7] by the one
+    that was found (seed 0, 256 problems); the student alone 49.2%.
+  Command: python -m launchers.optimize --config=configs/online.py:demo \\
+        --workdir=runs/evolve
 
   The quickstart's student was trained on 'Hint:' and understands other words
   badly or not at all. The seed has others; the search finds the right ones.
@@ -84,17 +97,17 @@ def _demo():
   config.reflection_model.price_in = 0.0
   config.reflection_model.price_out = 0.0
   config.prompts.update(quickstart.PROMPTS)
-  config.prompts.student_with_teaching = (
+  config.prompts.student_taught = (
     "{question} A teacher gives this advice: {teaching}"
   )
-  config.search.evolve = ("student_with_teaching",)
+  config.search.evolve = ("student_taught",)
   config.search.max_rounds = 8
   config.sizes.minibatch = 8
   config.sizes.validation = 64
   config.sizes.test = 256
-  config.teaching.max_tokens = 48
-  config.solution.max_tokens = 64
-  config.solution.temperature = 0.0
+  config.episode.max_teaching_tokens = 48
+  config.episode.max_solution_tokens = 64
+  config.episode.student_temperature = 0.0
   quickstart.small(config.servers.student, core="0")
   quickstart.small(config.servers.teacher, core="1")
   config.caps.calls = 10_000

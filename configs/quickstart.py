@@ -1,5 +1,10 @@
 """The whole road on one CPU: `bash launchers/quickstart.sh`.
 
+Source: ours; the task is atlas_jax/data/teachable.py.
+Hardware: two CPU cores, 16 GB. Hours: 0.12 to 0.15.
+Result: accuracy 49.2% alone, 50.8% after SFT, 98.4% [96.1, 99.4] after GRPO
+  (seed 0, 256 problems; seeds 1 and 2: 98.4%, 92.2%).
+
 Variants: student makes the frozen student of the built-in `teachable` task
 from nothing; teacher (the default) starts from the same weights, learns the
 format of teaching by SFT and then, by GRPO, to teach that student. Without
@@ -19,9 +24,9 @@ STUDENT = "runs/quickstart/student/export"
 # Terse: a tiny model reads every token.
 PROMPTS = {
   "student_baseline": "Solve: {question}",
-  "student_diagnostic": "Outline: {question}",
-  "teacher_adaptive": "{question} Outline: {approach}",
-  "student_with_teaching": "{question} Hint: {teaching}",
+  "student_probe": "Outline: {question}",
+  "teacher": "{question} Outline: {probe}",
+  "student_taught": "{question} Hint: {teaching}",
 }
 
 
@@ -66,7 +71,7 @@ def _teacher():
   config = _common()
   config.phases = ("sft", "evaluate", "grpo", "evaluate", "export")
   config.teacher.path = STUDENT
-  config.serving.student_path = STUDENT
+  config.student.path = STUDENT
   config.data.sft_source = "teachable_sft"
   config.sft.steps = 400
   config.sft.batch_rows = 16
@@ -76,7 +81,7 @@ def _teacher():
   config.episode.max_teaching_tokens = 48
   config.episode.max_solution_tokens = 64
   config.episode.max_probe_tokens = 50
-  config.episode.baseline_samples = 1
+  config.grpo.baseline_samples = 1
   config.episode.student_temperature = 0.0
   config.grpo.steps = 70
   config.grpo.problems_per_step = 32
@@ -90,7 +95,7 @@ def _teacher():
   config.grpo.optimizer.final_fraction = 0.1
   # Rewards less the mean of their group, and no more: divided by their spread,
   # a token saved where all are right would count as much as an answer.
-  config.grpo.advantage = "none"
+  config.grpo.advantage = "centred"
   # Holds the teacher near SFT: it makes its teachings of pieces of those.
   config.grpo.beta = 0.02
   config.grpo.checkpoint_every = 10

@@ -35,17 +35,9 @@ MEANINGS = {
   "DataConfig.sft_path": "their file, or a directory of episodes",
   "DataConfig.sft_params": "of a generated source of examples",
   "PromptsConfig.student_baseline": "to the student, for its unaided solution",
-  "PromptsConfig.student_diagnostic": "to the student, for its plan (probe)",
-  "PromptsConfig.teacher_adaptive": "to the teacher; approach is the plan",
-  "PromptsConfig.student_with_teaching": "to the student, taught",
-  "EpisodeConfig.max_probe_tokens": "the longest plan of a student",
-  "EpisodeConfig.max_teaching_tokens": (
-    "the longest teaching, what the teacher thinks before it included"
-  ),
-  "EpisodeConfig.max_solution_tokens": "the longest solution",
-  "EpisodeConfig.teacher_temperature": "of teachings, in training",
-  "EpisodeConfig.student_temperature": "of solutions, in training",
-  "EpisodeConfig.probe_temperature": "of plans, in training and evaluation",
+  "PromptsConfig.student_probe": "to the student, for its plan (probe)",
+  "PromptsConfig.teacher": "to the teacher; probe is the plan",
+  "PromptsConfig.student_taught": "to the student, taught",
   "RewardConfig.efficiency_weight": (
     "times the share of tokens that a right solution saved over the unaided"
   ),
@@ -81,7 +73,7 @@ MEANINGS = {
   "GrpoConfig.eps_high": "the ratio is clipped at 1 + eps_high",
   "GrpoConfig.advantage": (
     "the reward less the mean of its group, divided by the spread of the"
-    " group, of the batch, or by nothing"
+    " group or of the batch;"
   ),
   "GrpoConfig.mismatch": (
     "correction where trainer and server have other log-probs: of a token"
@@ -92,7 +84,6 @@ MEANINGS = {
   "GrpoConfig.max_skipped_steps": "updates left out (NaN or skip_grad_norm)",
   "GrpoConfig.mask_truncated": "no training on:",
   "GrpoConfig.checkpoint_every": "steps between two checkpoints",
-  "ServingConfig.student_path": "the frozen student, as teacher.path",
   "ServingConfig.start_timeout_s": "until a server must be healthy",
   "ServingConfig.request_timeout_s": "of one request, or of taking weights",
   "ServingConfig.retries": "attempts after the first:",
@@ -189,13 +180,6 @@ MEANINGS = {
   "AgentsSdkConfig.max_turns": "model calls of one answer",
   "AgentsSdkConfig.api_key_env": "the variable that holds the key there",
   "AgentsSdkConfig.api": "that the models speak",
-  "ProbeConfig.max_tokens": "the longest plan",
-  "ProbeConfig.temperature": "of plans",
-  "TeachConfig.max_tokens": "the longest teaching",
-  "TeachConfig.temperature": "of teachings",
-  "TeachConfig.max_approach_chars": "of a plan, as the teacher reads it",
-  "SolutionConfig.max_tokens": "the longest solution",
-  "SolutionConfig.temperature": "of solutions",
   "Caps.dollars": "at the prices of the models",
   "ProxyConfig.host": "the address to listen at",
   "ProxyConfig.port": "the port to listen at",
@@ -204,10 +188,8 @@ MEANINGS = {
   "ProxyConfig.health_timeout_s": "for a server to say that it is up",
   "ProxyConfig.max_request_bytes": "of one request",
   "ProxyConfig.max_connections": "clients connected at one time;",
-  "UpstreamConfig.send_temperature": "whether a probe says its temperature",
-  "TeacherConfig.url": "as http://HOST:PORT/v1",
-  "TeacherConfig.model": "as its /v1/models lists it",
-  "TeacherConfig.api_key_env": "the variable that holds its key",
-  "TeacherConfig.max_tokens_key": "how a request says its limit",
-  "TeacherConfig.send_temperature": "whether a request says its temperature",
+  "ModelServerConfig.model": "as its /v1/models lists it;",
+  "ModelServerConfig.send_temperature": "False: a request says none",
+  "UpstreamConfig.send_temperature": "False: a request says none",
+  "UpstreamConfig.model": "as its /v1/models lists it;",
 }

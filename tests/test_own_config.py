@@ -3,7 +3,6 @@
 import pytest
 
 from atlas_jax import config as config_lib
-from atlas_jax import config_checks
 from atlas_jax.config import (
   ConfigError,
   RewardConfig,
@@ -48,15 +47,15 @@ def test_the_names_of_the_parts_are_taken():
   given = reward(
     pass_rate=0.5,
     baseline_tokens=1,
-    guided=1.0,
-    guided_tokens=1,
+    taught=1.0,
+    taught_tokens=1,
     well_formed=True,
     leaked=False,
     teaching_tokens=1,
     max_teaching_tokens=1,
     config=RewardConfig(),
   )
-  names = set(config_checks.REWARD_NAMES)
+  names = set(config_lib.REWARD_NAMES)
   assert names == {*given.parts, "mean", "std"}
 
 

@@ -81,7 +81,8 @@ def run_phases(
       config.teacher, run.teacher_directory, run.teacher_chat, config.seed
     )
     servers = Servers(
-      config.serving, workdir, teacher, run.student_chat, server_key
+      *(config.serving, workdir, teacher),
+      *(config.student.path, run.student_chat, server_key),
     )
     stack.callback(servers.close)
     if "evaluate" in config.phases:

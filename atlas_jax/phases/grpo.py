@@ -34,7 +34,7 @@ from atlas_jax.phases.trainer import make_update
 from atlas_jax.phases.training_phase import TrainingPhase
 from atlas_jax.teaching import rewards, transcripts
 from atlas_jax.teaching.answers import AnswerChecker
-from atlas_jax.teaching.episode import BaselineCache, run_episodes
+from atlas_jax.teaching.episode import run_episodes
 from atlas_jax.teaching.prompts import Prompts
 from atlas_jax.training.step import ema_update
 
@@ -60,7 +60,7 @@ def sample_batch(
   ask: Callable,
   checker: AnswerChecker,
   stream: ProblemStream[Problem],
-  baselines: BaselineCache,
+  baselines: dict,
 ) -> dict:
   """What a step trains on and reports, as JSON values; on the lead process.
 
@@ -90,6 +90,7 @@ def sample_batch(
         prompts=prompts,
         config=config.episode,
         group_size=cfg.group_size,
+        baseline_samples=cfg.baseline_samples,
         seed=config.seed,
         step=step,
         refill=refill,
@@ -174,7 +175,7 @@ def train(
       ask=servers.ask,
       checker=stack.enter_context(AnswerChecker(data=config.data)),
       stream=stream,
-      baselines=BaselineCache(),
+      baselines={},
     )
     batches = AheadQueue(sample, stream.state(), phase.saved)
     stack.callback(batches.close)

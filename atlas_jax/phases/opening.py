@@ -79,7 +79,7 @@ def open_run(config: RunConfig, workdir: pathlib.Path) -> Opened:
   student = None
   if samples(config):
     student = ChatTokenizer.from_dir(
-      hub.directory(config.serving.student_path, "model"), day
+      hub.directory(config.student.path, "model"), day
     )
   if "sft" in phases:
     examples = fitting_examples(examples, prompts, teacher, config)
@@ -114,7 +114,7 @@ def _found(config: RunConfig, workdir: pathlib.Path) -> dict[str, str]:
     before = directory.read_config(workdir)
   date = config.template_date or before.template_date
   found = {"template_date": date or datetime.date.today().isoformat()}
-  for path in ("teacher.path", "serving.student_path"):
+  for path in ("teacher.path", "student.path"):
     name, was = (operator.attrgetter(path)(c) for c in (config, before))
     if not hub.is_name(name) or not (path == "teacher.path" or samples(config)):
       continue

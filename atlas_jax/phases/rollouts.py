@@ -44,28 +44,27 @@ def trainable(scored_P: Sequence[ScoredEpisode], cfg: GrpoConfig) -> list[dict]:
   for s, advantages_G, flat in zip(
     scored_P, *_advantages(scored_P, cfg), strict=True
   ):
-    prompt = s.episode.teacher_prompt_ids
     for teaching, reward, advantage in zip(
       s.episode.teachings, s.rewards, advantages_G, strict=True
     ):
       if flat or reward.total is None:
         continue
-      completion = teaching.completion
-      if len(prompt) + len(completion.token_ids) > cfg.row_length:
+      sample, prompt = teaching.said.sample, teaching.said.prompt_ids
+      if len(prompt) + len(sample.token_ids) > cfg.row_length:
         raise RowError(
           f"a prompt of {len(prompt)} tokens and its teaching of"
-          f" {len(completion.token_ids)} do not fit into"
+          f" {len(sample.token_ids)} do not fit into"
           f" config.grpo.row_length={cfg.row_length}; raise it, or lower"
           " config.episode.max_teaching_tokens. The question begins"
           f" {s.episode.problem.question[:80]!r}"
         )
-      cut = completion.finish_reason == "length"
+      cut = teaching.said.finish_reason == "length"
       kept.append(
         {
           "prompt": prompt,
-          "completion": completion.token_ids,
-          "logprobs": completion.logprobs,
-          "version": completion.weight_version,
+          "completion": sample.token_ids,
+          "logprobs": sample.logprobs,
+          "version": sample.weight_version,
           "trained": not (cut and cfg.mask_truncated),
           "advantage": float(advantage),
         }
@@ -128,7 +127,7 @@ def summary(scored_P: Sequence[ScoredEpisode]) -> dict[str, float]:
   teachings = [t for s in scored_P for t in s.episode.teachings]
   given = [r for s in scored_P for r in s.rewards]
   known = [r for r in given if r.total is not None]
-  lengths = [len(t.completion.token_ids) for t in teachings]
+  lengths = [t.said.tokens for t in teachings]
 
   def mean(values):
     values = [v for v in values if v is not None]
@@ -138,12 +137,12 @@ def summary(scored_P: Sequence[ScoredEpisode]) -> dict[str, float]:
     "reward_mean": mean(r.total for r in known),
     "reward_std": float(np.std([r.total for r in known])) if known else 0.0,
     "accuracy_alone": mean(s.pass_rate for s in scored_P),
-    "accuracy_taught": mean(s.guided_rate for s in scored_P),
+    "accuracy_taught": mean(s.taught_rate for s in scored_P),
     "unjudged": len(given) - len(known),
     "format_ok_fraction": mean(t.status == "ok" for t in teachings),
     "leak_fraction": mean(leak for s in scored_P for leak in s.leaked),
     "truncated_fraction": mean(
-      t.completion.finish_reason == "length" for t in teachings
+      t.said.finish_reason == "length" for t in teachings
     ),
     "teacher_tokens_sum": sum(lengths),
     "teacher_tokens_mean": mean(lengths),
@@ -152,7 +151,7 @@ def summary(scored_P: Sequence[ScoredEpisode]) -> dict[str, float]:
     "response_tokens_alone": mean(
       b.tokens for s in scored_P for b in s.episode.baseline
     ),
-    "response_tokens_taught": mean(t.guided.tokens for t in teachings),
+    "response_tokens_taught": mean(t.taught.tokens for t in teachings),
   }
   for part in known[0].parts if known else ():
     numbers[f"reward_{part}"] = mean(r.parts[part] for r in known)

@@ -20,7 +20,7 @@ from atlas_jax.serving.client import ServerDown
 from atlas_jax.serving.events import EventLoop
 from atlas_jax.serving.server import StudentServer, TeacherServer, start
 from atlas_jax.serving.weight_sync import WeightSender
-from atlas_jax.teaching.requests import Role
+from atlas_jax.teaching.speakers import Role
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,8 @@ class Servers:
     config: config.serving.
     workdir: of the run; weights travel through it.
     teacher: whose weights are published.
-    student_chat: the tokenizer of the frozen student.
+    student_path: the frozen student's directory, or its name on the Hub.
+    student_chat: its tokenizer.
     key: the bearer token of servers that are given as URLs.
   """
 
@@ -57,11 +58,13 @@ class Servers:
     config: ServingConfig,
     workdir: pathlib.Path,
     teacher: Teacher,
+    student_path: str,
     student_chat: ChatTokenizer,
     key: str | None,
   ):
     self._config, self._workdir, self._key = config, workdir, key
-    self._teacher, self._student_chat = teacher, student_chat
+    self._teacher = teacher
+    self._student_path, self._student_chat = student_path, student_chat
     self._servers: tuple = ()  # these four are the lead's
     self._sender: WeightSender | None = None
     self._events: EventLoop | None = None
@@ -191,7 +194,7 @@ class Servers:
       "api_key": self._key,
     }
     teacher = TeacherServer(c.teacher, model_path=teacher_path, **shared)
-    student = StudentServer(c.student, model_path=c.student_path, **shared)
+    student = StudentServer(c.student, model_path=self._student_path, **shared)
     self._servers = teacher, student
     self._sender = WeightSender(teacher, c)
     start(teacher, student)

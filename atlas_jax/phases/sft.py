@@ -5,11 +5,12 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from atlas_jax import config_checks, metrics, stopping
+from atlas_jax import metrics, stopping
 from atlas_jax.config import ConfigError, RunConfig
 from atlas_jax.data import packing
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.data.problems import ProblemStream, SftExample
+from atlas_jax.episode_config import ChatTemplateKwargs
 from atlas_jax.phases.place import Place
 from atlas_jax.phases.teacher import Teacher
 from atlas_jax.phases.training_phase import TrainingPhase
@@ -59,13 +60,16 @@ def epochs_of(position: Position) -> float:
 
 
 def encoder(
-  prompts: Prompts, chat: ChatTokenizer
+  prompts: Prompts, chat: ChatTokenizer, template_kwargs: ChatTemplateKwargs
 ) -> Callable[[SftExample], packing.Sequence]:
   """SftExample -> Sequence, through the templates and the chat format."""
 
   def encode(example: SftExample) -> packing.Sequence:
     text = prompts.render(example.template, example.fields)
-    return packing.Sequence(*chat.training_example(text, example.response))
+    kwargs = template_kwargs.of(example.template)
+    return packing.Sequence(
+      *chat.training_example(text, example.response, kwargs)
+    )
 
   return encode
 
@@ -80,7 +84,7 @@ def _batches(
   cfg, stream = config.sft, ProblemStream(examples, seed=config.seed)
   if position is not None:
     stream.restore(position)
-  encode = encoder(prompts, chat)
+  encode = encoder(prompts, chat, config.episode.chat_template_kwargs)
   return full_batches(stream, encode, cfg.batch_rows, cfg.row_length)
 
 
@@ -101,8 +105,8 @@ def total_steps(
   ends = enumerate(_batches(config, examples, prompts, chat), start=1)
   steps = next(n for n, (_, _, at) in ends if epochs_of(at) >= cfg.epochs)
   log.info("%g epochs of SFT are %d steps", cfg.epochs, steps)
-  for problem in config_checks.warmup("sft", cfg.optimizer, steps):
-    raise ConfigError(problem)
+  for problem in cfg.optimizer.too_short(steps):
+    raise ConfigError(f"config.sft.{problem}")
   return steps
 
 

@@ -18,7 +18,7 @@ half-written or foreign file is ever served:
   5. delete files of versions older than the last two.
 
 A full file goes out first, after a failure, once in `config.full_every`
-versions, and always when `config.delta` is off.
+versions, and always when `config.publish_changes` is off.
 """
 
 import logging
@@ -128,7 +128,9 @@ class WeightSender:
       seconds_verify=time.perf_counter() - applied,
     )
     self._begun, self._deltas = True, self._deltas + 1 if is_delta else 0
-    self._held = (version, tensors, sums) if self._config.delta else None
+    self._held = (
+      (version, tensors, sums) if self._config.publish_changes else None
+    )
     weight_files.delete_old(server.weights_root, version)
     logging.info("sent weights %d: %s", version, took)
     return took

@@ -1,6 +1,7 @@
 """Each source reads what it should and refuses the rest with file and line."""
 
 import dataclasses
+import hashlib
 import json
 
 import pytest
@@ -9,7 +10,7 @@ from atlas_jax.config import DataConfig, PromptsConfig
 from atlas_jax.data import sources
 from atlas_jax.data import splits as splits_lib
 from atlas_jax.data.problems import DataError, SftExample
-from atlas_jax.teaching.prompts import fingerprint
+from atlas_jax.teaching.prompts import NO_PROBE, fingerprint
 
 
 def read(tmp_path, text, source="jsonl"):
@@ -119,8 +120,8 @@ def test_arc_files(tmp_path):
   config = DataConfig(sft_source="arc_sft", sft_path=str(path))
   assert splits_lib.load_sft(config) == [
     SftExample(
-      "teacher_adaptive",
-      {"question": "p", "approach": "I add"},
+      "teacher",
+      {"question": "p", "probe": "I add"},
       "forgets the carry\n<teaching>carry the one</teaching>",
     )
   ]
@@ -236,11 +237,11 @@ def test_tensorflow_datasets_without_tensorflow(prepared_tfds):
   refused({"field": "x"}, "field is unknown")
 
 
-def teaching(text, status="ok", guided="correct", leaked=False):
+def teaching(text, status="ok", taught="correct", leaked=False):
   return {
     "text": text,
     "status": status,
-    "guided": {"status": guided},
+    "taught": {"status": taught},
     "leaked": leaked,
   }
 
@@ -248,11 +249,11 @@ def teaching(text, status="ok", guided="correct", leaked=False):
 def test_episodes_give_the_teachings_that_helped(tmp_path):
   row = {
     "question": "q",
-    "approach": "a",
+    "probe": "a",
     "teachings": [
       teaching("good"),
       teaching("bad form", status="missing"),
-      teaching("wrong", guided="wrong"),
+      teaching("wrong", taught="wrong"),
       teaching("leak", leaked=True),
     ],
   }
@@ -262,19 +263,19 @@ def test_episodes_give_the_teachings_that_helped(tmp_path):
     config = DataConfig(sft_source="episodes", sft_path=str(where))
     (example,) = splits_lib.load_sft(config)
     assert example.response == "good"
-    assert example.fields == {"question": "q", "approach": "a"}
+    assert example.fields == {"question": "q", "probe": "a"}
   path.write_text('{"question": "q"}\n')
   with pytest.raises(DataError, match=r"grpo\.jsonl:1"):
     splits_lib.load_sft(config)
 
 
 def test_of_an_optimisation_only_what_the_kept_prompts_taught(tmp_path):
-  kept = PromptsConfig(student_diagnostic="kept {question}")
-  other = fingerprint(PromptsConfig(student_diagnostic="other {question}"))
+  kept = PromptsConfig(student_probe="kept {question}")
+  other = fingerprint(PromptsConfig(student_probe="other {question}"))
 
-  def line(text, prompts, approach="a"):
+  def line(text, prompts, probe="a"):
     teachings = [teaching(text)]
-    row = {"question": "q", "approach": approach, "teachings": teachings}
+    row = {"question": "q", "probe": probe, "teachings": teachings}
     return json.dumps(row | {"prompts": prompts}) + "\n"
 
   folder = tmp_path / "episodes"
@@ -293,7 +294,7 @@ def test_of_an_optimisation_only_what_the_kept_prompts_taught(tmp_path):
   def found(where):
     config = DataConfig(sft_source="episodes", sft_path=str(where))
     examples = splits_lib.load_sft(config)
-    return [(e.fields["approach"], e.response) for e in examples]
+    return [(e.fields["probe"], e.response) for e in examples]
 
   assert len(found(folder)) == 5  # a training run has no such file beside it
   path.write_text(json.dumps(best))
@@ -307,3 +308,42 @@ def test_of_an_optimisation_only_what_the_kept_prompts_taught(tmp_path):
   path.write_text("{")
   with pytest.raises(DataError, match=r"best_prompts\.json: not valid JSON"):
     found(folder)
+
+
+def test_episodes_of_an_older_version_are_read(tmp_path):
+  old = {
+    "student_baseline": "A {question}",
+    "student_diagnostic": "P {question}",
+    "teacher_adaptive": "T {question} {approach}",
+    "student_with_teaching": "G {question} {teaching}",
+  }
+  # As it was made of them then: of the texts in their order.
+  text = json.dumps(list(old.values()))
+  mine = hashlib.sha256(text.encode()).hexdigest()[:12]
+  best = {"stage": "chosen", "prompts": old}
+  (tmp_path / "best_prompts.json").write_text(json.dumps(best))
+  lines = [
+    {
+      "question": "q",
+      "approach": approach,
+      "prompts": prompts,
+      "teachings": [
+        {"text": "t", "status": "ok", "leaked": False, "guided": guided}
+      ],
+    }
+    for approach, prompts, guided in (
+      ("a", mine, {"status": "correct"}),
+      ("", mine, {"status": "correct"}),
+      ("b", mine, {"status": "wrong"}),
+      ("c", "another", {"status": "correct"}),
+    )
+  ]
+  (tmp_path / "episodes").mkdir()
+  path = tmp_path / "episodes" / "train.jsonl"
+  path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+  config = DataConfig(sft_source="episodes", sft_path=str(path))
+  examples = splits_lib.load_sft(config)
+  assert [(e.template, e.fields["probe"]) for e in examples] == [
+    ("teacher", "a"),
+    ("teacher", NO_PROBE),
+  ]

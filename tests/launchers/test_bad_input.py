@@ -27,7 +27,7 @@ def train(model, tmp_path, repo_root):
     settings = {
       "phases": "('grpo',)",
       "teacher.path": model,
-      "serving.student_path": model,
+      "student.path": model,
       **{key.replace("__", "."): value for key, value in config.items()},
     }
     return subprocess.run(
@@ -96,7 +96,7 @@ def test_a_value_that_is_not_valid(train):
 
 def test_a_template_without_its_field(train):
   line = only_error(train(prompts__teacher_adaptive="Teach: {question}"))
-  assert "template teacher_adaptive: {approach} is missing" in line
+  assert "template teacher: {probe} is missing" in line
 
 
 def test_a_model_that_lacks_a_tensor(train, model, tmp_path):
@@ -127,7 +127,7 @@ def test_a_student_that_is_not_there_is_seen_before_any_training(
   train, tmp_path
 ):
   line = only_error(
-    train(phases="('sft','evaluate')", serving__student_path=tmp_path / "none")
+    train(phases="('sft','evaluate')", student__path=tmp_path / "none")
   )
   assert f"{tmp_path / 'none'} is neither a directory nor" in line
   assert not (tmp_path / "run" / "checkpoints").exists()

@@ -13,8 +13,8 @@ from atlas_jax.config import PromptsConfig
 from atlas_jax.online.proxy.app import make_app
 from atlas_jax.online.proxy.config import (
   Keys,
+  ModelServerConfig,
   ProxyConfig,
-  TeacherConfig,
   UpstreamConfig,
 )
 from atlas_jax.online.proxy.connections import listening
@@ -22,9 +22,9 @@ from tests.online.stub_server import StubServer
 
 PROMPTS = PromptsConfig(
   student_baseline="ALONE {question}",
-  student_diagnostic="PROBE {question}",
-  teacher_adaptive="TEACH {question} FROM {approach}",
-  student_with_teaching="GUIDED {question} BY {teaching}",
+  student_probe="PROBE {question}",
+  teacher="TEACH {question} FROM {probe}",
+  student_taught="GUIDED {question} BY {teaching}",
 )
 NO_KEYS = Keys()
 ASK = [{"role": "user", "content": "1+1?"}]
@@ -133,7 +133,7 @@ def run(
           "upstream": UpstreamConfig(
             **{"url": await address(up), "model": "stub", **(sent or {})}
           ),
-          "teacher": TeacherConfig(
+          "teacher": ModelServerConfig(
             **{
               "url": await address(teach),
               "model": "stub",

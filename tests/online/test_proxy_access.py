@@ -11,8 +11,8 @@ from aiohttp import web
 from atlas_jax.config import ConfigError
 from atlas_jax.online.proxy.config import (
   Keys,
+  ModelServerConfig,
   ProxyConfig,
-  TeacherConfig,
   UpstreamConfig,
   read_keys,
 )
@@ -57,7 +57,7 @@ def test_a_key_with_a_control_character_is_refused_at_the_start(name):
   changes = {
     "api_key_env": named,
     "upstream": {"upstream": UpstreamConfig(**named)},
-    "teacher": {"teacher": TeacherConfig(**named)},
+    "teacher": {"teacher": ModelServerConfig(**named)},
   }
   config = ProxyConfig(**changes[name])
   key = name if name == "api_key_env" else f"{name}.api_key_env"
@@ -111,7 +111,7 @@ def test_a_cookie_for_one_client_is_not_sent_for_another():
 def test_a_cookie_of_one_call_is_not_sent_with_the_next():
   seen = []
   request = ChatRequest(
-    role="teacher_adaptive",
+    role="teacher",
     messages=tuple(ASK),
     max_tokens=9,
     temperature=0.0,

@@ -11,8 +11,8 @@ from atlas_jax.data.problems import make_problem
 from atlas_jax.phases import grpo
 from atlas_jax.phases.place import Place
 from atlas_jax.serving.client import Completion, ServerDown
-from atlas_jax.teaching.episode import Teaching, TeachingEpisode
-from atlas_jax.teaching.requests import Solution
+from atlas_jax.teaching.protocol import Teaching, TeachingEpisode
+from atlas_jax.teaching.speakers import Said
 
 PROBLEMS = [make_problem(f"{i}+0", str(i)) for i in range(20)]
 # Their teachings are all alike.
@@ -20,7 +20,7 @@ FLAT = {p.id for p in PROBLEMS[:8]}
 
 
 def solution(text):
-  return Solution(f"<solution>{text}</solution>", 3, "stop")
+  return Said(f"<solution>{text}</solution>", 3, "stop")
 
 
 class World:
@@ -124,14 +124,14 @@ class World:
 
   def episode(self, problem, version):
     answers = [problem.answer, problem.answer if problem.id in FLAT else "no"]
+    sample = Completion("t", (5, 6), (-0.5, -0.25), "stop", version)
     return TeachingEpisode(
       problem=problem,
       baseline=(solution("none"),),
-      approach="so",
-      teacher_prompt_ids=(1, 2),
+      probe="so",
       teachings=tuple(
         Teaching(
-          Completion("t", (5, 6), (-0.5, -0.25), "stop", version),
+          Said("t", 2, "stop", prompt_ids=(1, 2), sample=sample),
           "t",
           "ok",
           1,

@@ -130,8 +130,7 @@ def test_a_teaching_that_was_cut_trains_only_if_wanted(go, masked):
       episode = complete(problem, version)
       teachings = [
         dataclasses.replace(
-          t,
-          completion=dataclasses.replace(t.completion, finish_reason="length"),
+          t, said=dataclasses.replace(t.said, finish_reason="length")
         )
         for t in episode.teachings
       ]

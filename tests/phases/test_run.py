@@ -84,9 +84,7 @@ def test_each_phase_that_a_config_may_name_is_run(monkeypatch, tmp_path):
     monkeypatch.setattr(module, name, lambda place, **_: called.append(place))
   model = str(tiny_road.write_model(tmp_path / "model"))
   kinds = typing.get_args(Phase)
-  config = small_sft.config(
-    model, {"phases": kinds, "serving.student_path": model}
-  )
+  config = small_sft.config(model, {"phases": kinds, "student.path": model})
   phases.run_phases(config, tmp_path / "run")
   assert [place.kind for place in called] == [*kinds]
   assert [place.name for place in called][1] == "1_grpo"

@@ -288,7 +288,9 @@ def test_every_so_often_a_full_file(follower):
 
 
 def test_deltas_can_be_turned_off(follower):
-  sender = weight_sync.WeightSender(follower, ServingConfig(delta=False))
+  sender = weight_sync.WeightSender(
+    follower, ServingConfig(publish_changes=False)
+  )
   sender.send(big(), 1)
   sender.send(big(), 2)
   assert follower.took == [full(1), full(2)]
