@@ -19,7 +19,7 @@ from atlas_jax import directory, multihost, sharding, stopping
 from atlas_jax.config import RunConfig, to_dict
 from atlas_jax.model import hf
 from atlas_jax.phases import evaluate, export, grpo, opening, sft
-from atlas_jax.phases.place import Place
+from atlas_jax.phases.entry import PhaseEntry
 from atlas_jax.phases.servers import Servers
 from atlas_jax.phases.teacher import Teacher
 
@@ -76,10 +76,7 @@ def run_phases(
     )
     stack.enter_context(jax.set_mesh(sharding.make_mesh(config.mesh)))
     run = opening.open_run(config, workdir)
-    config = run.config
-    teacher = Teacher(
-      config.teacher, run.teacher_directory, run.teacher_chat, config.seed
-    )
+    config, teacher = run.config, run.teacher
     servers = Servers(
       *(config.serving, workdir, teacher),
       *(config.student.path, run.student_chat, server_key),
@@ -89,7 +86,7 @@ def run_phases(
       questions = evaluate.chosen_problems(config, run.splits)
     if "sft" in config.phases:
       steps = sft.total_steps(
-        config, run.sft_examples, run.prompts, run.teacher_chat
+        config, run.sft_examples, run.prompts, teacher.chat
       )
 
     def claim():
@@ -102,11 +99,11 @@ def run_phases(
     sampling = {"servers": servers, "prompts": run.prompts}
     for index, kind in enumerate(config.phases):
       log.info("phase %s (%d of %d)", kind, index + 1, len(config.phases))
-      place = Place(config, workdir, index)
+      entry = PhaseEntry(config, workdir, index)
       match kind:
         case "sft":
           sft.train(
-            place,
+            entry,
             teacher=teacher,
             prompts=run.prompts,
             examples=run.sft_examples,
@@ -114,8 +111,8 @@ def run_phases(
           )
         case "grpo":
           train = run.splits.train
-          grpo.train(place, teacher=teacher, problems=train, **sampling)
+          grpo.train(entry, teacher=teacher, problems=train, **sampling)
         case "evaluate":
-          evaluate.evaluate(place, problems=questions, **sampling)
+          evaluate.evaluate(entry, problems=questions, **sampling)
         case "export":
-          export.export(place, teacher=teacher)
+          export.export(entry, teacher=teacher)

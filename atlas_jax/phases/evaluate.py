@@ -25,7 +25,7 @@ from atlas_jax.config import Phase, RunConfig
 from atlas_jax.confined import NoAnswer
 from atlas_jax.data import splits
 from atlas_jax.data.problems import Problem
-from atlas_jax.phases.place import Place
+from atlas_jax.phases.entry import PhaseEntry
 from atlas_jax.phases.servers import Servers
 from atlas_jax.reports import plots, tables
 from atlas_jax.teaching import statistics, transcripts
@@ -60,17 +60,17 @@ class Arms:
 
   def __init__(
     self,
-    place: Place,
+    entry: PhaseEntry,
     *,
     servers: Servers,
     prompts: Prompts,
     problems: list[Problem],
     checker: AnswerChecker,
   ):
-    self._config, self._servers, self._prompts = place.config, servers, prompts
+    self._config, self._servers, self._prompts = entry.config, servers, prompts
     self._problems, self._checker = problems, checker
-    self._directory = place.workdir / "report" / "arms"
-    self._episodes = place.episodes
+    self._directory = entry.workdir / "report" / "arms"
+    self._episodes = entry.episodes
 
   def _path(self, key: str) -> pathlib.Path:
     return self._directory / f"{key}.json"
@@ -141,15 +141,15 @@ class Arms:
 
 
 def evaluate(
-  place: Place,
+  entry: PhaseEntry,
   *,
   servers: Servers,
   prompts: Prompts,
   problems: list[Problem],
 ) -> None:
   """Samples every arm, writes the report, prints the table."""
-  config, c = place.config, place.config.evaluate
-  report = place.workdir / "report" / f"{place.name}.json"
+  config, c = entry.config, entry.config.evaluate
+  report = entry.workdir / "report" / f"{entry.name}.json"
   if multihost.broadcast_json(report.exists()):
     log.info("%s is there already", report)
     return
@@ -160,7 +160,7 @@ def evaluate(
   ]
   with AnswerChecker(data=config.data) as checker:
     arms = Arms(
-      place,
+      entry,
       servers=servers,
       prompts=prompts,
       problems=problems,
@@ -169,19 +169,19 @@ def evaluate(
     arms.sample("alone", "student alone")
     for key, title, text in constants:
       arms.sample(key, title, constant=text)
-    before = config.phases[: place.index]
-    arms.sample(place.name, teacher_name(before), teacher=True)
+    before = config.phases[: entry.index]
+    arms.sample(entry.name, teacher_name(before), teacher=True)
   teachers = [
     f"{i}_{phase}"
-    for i, phase in enumerate(config.phases[: place.index + 1])
+    for i, phase in enumerate(config.phases[: entry.index + 1])
     if phase == "evaluate"
   ]
   keys = [k for k, _, _ in constants]
-  multihost.call_on_lead(lambda: _report(place, arms, keys, teachers))
+  multihost.call_on_lead(lambda: _report(entry, arms, keys, teachers))
 
 
-def _report(place: Place, arms: Arms, constants, teachers) -> None:
-  c = place.config.evaluate
+def _report(entry: PhaseEntry, arms: Arms, constants, teachers) -> None:
+  c = entry.config.evaluate
   _, alone = arms.read("alone")
 
   def result(key):
@@ -191,7 +191,7 @@ def _report(place: Place, arms: Arms, constants, teachers) -> None:
       outcomes,
       alone=None if key == "alone" else alone,
       resamples=c.bootstrap_resamples,
-      seed=place.config.seed,
+      seed=entry.config.seed,
     )
 
   of_constants = [result(key) for key in constants]
@@ -206,17 +206,17 @@ def _report(place: Place, arms: Arms, constants, teachers) -> None:
     "arms": [dataclasses.asdict(r) for r in shown],
     "constants": [dataclasses.asdict(r) for r in of_constants],
   }
-  folder = place.workdir / "report"
+  folder = entry.workdir / "report"
   directory.write_whole(
-    folder / f"{place.name}.md", tables.markdown(evaluation)
+    folder / f"{entry.name}.md", tables.markdown(evaluation)
   )
   plots.alone_versus_taught(evaluation, folder / "alone_versus_taught.png")
-  lines = metrics.read_jsonl(place.workdir / "metrics.jsonl")
+  lines = metrics.read_jsonl(entry.workdir / "metrics.jsonl")
   trained = [x["phase"] for x in lines if x["phase"].endswith("_grpo")]
   if trained:
     plots.learning_curve(
       lines, folder / "learning_curve.png", phase=trained[-1]
     )
-  directory.write_json(folder / f"{place.name}.json", evaluation)
+  directory.write_json(folder / f"{entry.name}.json", evaluation)
   tables.show(evaluation, sys.stdout)
   print(f"report: {folder}", flush=True)

@@ -6,14 +6,14 @@ import jax
 
 from atlas_jax import directory, hub, sharding
 from atlas_jax.checkpoint import CheckpointError
-from atlas_jax.phases.place import Place
+from atlas_jax.phases.entry import PhaseEntry
 from atlas_jax.phases.teacher import Teacher
 
 
-def export(place: Place, *, teacher: Teacher) -> None:
+def export(entry: PhaseEntry, *, teacher: Teacher) -> None:
   """Writes the teacher to config.export.path, or <workdir>/export."""
-  c = place.config.export
-  path = place.workdir / "export" if c.path is None else pathlib.Path(c.path)
+  c = entry.config.export
+  path = entry.workdir / "export" if c.path is None else pathlib.Path(c.path)
   teacher.export(path, c.dtype)
 
 
@@ -31,10 +31,10 @@ def export_run(workdir: pathlib.Path, path: pathlib.Path, dtype: str) -> None:
     with jax.set_mesh(sharding.make_mesh(config.mesh)):
       teacher = Teacher(config.teacher, model, None, config.seed)
       for index in reversed(range(len(config.phases))):
-        place = Place(config, workdir, index)
-        if not (root / place.name).is_dir():
+        entry = PhaseEntry(config, workdir, index)
+        if not (root / entry.name).is_dir():
           continue
-        with place.checkpoints() as checkpoints:
+        with entry.checkpoints() as checkpoints:
           if checkpoints.latest() is not None:
             like = {"model": teacher.abstract()}
             step, trees, _ = checkpoints.restore(like)

@@ -27,7 +27,7 @@ from atlas_jax.data.problems import Problem, ProblemStream
 from atlas_jax.errors import AtlasError
 from atlas_jax.phases import rollouts
 from atlas_jax.phases.ahead import AheadQueue
-from atlas_jax.phases.place import Place
+from atlas_jax.phases.entry import PhaseEntry
 from atlas_jax.phases.servers import Servers
 from atlas_jax.phases.teacher import Teacher
 from atlas_jax.phases.trainer import make_update
@@ -149,7 +149,7 @@ def _warn(cfg: GrpoConfig, problems: int) -> None:
 
 
 def train(
-  place: Place,
+  entry: PhaseEntry,
   *,
   teacher: Teacher,
   servers: Servers,
@@ -157,11 +157,11 @@ def train(
   problems: Sequence[Problem],
 ) -> None:
   """Trains the teacher for config.grpo.steps; resumes from its checkpoint."""
-  config, cfg = place.config, place.config.grpo
+  config, cfg = entry.config, entry.config.grpo
   _warn(cfg, len(problems))
   tx, update = make_update(config, teacher)
   with contextlib.ExitStack() as stack:
-    phase = TrainingPhase(place, teacher, cfg.steps, tx, reference=cfg.beta > 0)
+    phase = TrainingPhase(entry, teacher, cfg.steps, tx, reference=cfg.beta > 0)
     stack.callback(phase.close)
     teacher.advance(phase.state.model, phase.done)
     if phase.done == cfg.steps:
@@ -181,16 +181,17 @@ def train(
     stack.callback(batches.close)
     report = stack.enter_context(phase.reporting())
     stack.enter_context(stopping.held())
-    _steps(place, phase, update, teacher, servers, batches, report)
+    _steps(phase, update, teacher, servers, batches, report)
 
 
-def _steps(place, phase, update, teacher, servers, batches, report) -> None:
+def _steps(phase, update, teacher, servers, batches, report) -> None:
   """The steps that are left."""
-  cfg, shards = place.config.grpo, sharding.batch_shards(teacher.mesh)
+  entry, shards = phase.entry, sharding.batch_shards(teacher.mesh)
+  cfg, flat_steps = entry.config.grpo, 0
 
   def record(batch):
-    lines = [{"phase": place.name, **line} for line in batch["episodes"]]
-    with place.episodes.open("a", encoding="utf-8") as file:
+    lines = [{"phase": entry.name, **line} for line in batch["episodes"]]
+    with entry.episodes.open("a", encoding="utf-8") as file:
       file.write("".join(json.dumps(line) + "\n" for line in lines))
     return batch["rollouts"], batch["numbers"]
 
@@ -198,9 +199,8 @@ def _steps(place, phase, update, teacher, servers, batches, report) -> None:
     return multihost.broadcast_json(json.loads(json.dumps(batches.state())))
 
   multihost.call_on_lead(
-    lambda: metrics.drop_beyond(place.episodes, place.name, phase.done)
+    lambda: metrics.drop_beyond(entry.episodes, entry.name, phase.done)
   )
-  flat_steps = 0
   for step in range(phase.done + 1, cfg.steps + 1):
     begin = time.perf_counter()
     try:
@@ -253,17 +253,16 @@ def _steps(place, phase, update, teacher, servers, batches, report) -> None:
     }
     # First the log: a step in a checkpoint is always in metrics.jsonl.
     report(step, numbers, SHOWN)
-    finish_step(cfg, phase, step, state)
+    finish_step(phase, step, state)
 
 
-def finish_step(
-  cfg: GrpoConfig, phase: TrainingPhase, step: int, state: Callable
-) -> None:
+def finish_step(phase: TrainingPhase, step: int, state: Callable) -> None:
   """The reference follows the policy if it is time; a checkpoint if due.
 
   Raises:
     Stopped: a signal came to any process; the step is saved.
   """
+  cfg = phase.entry.config.grpo
   follows = cfg.ref_ema_alpha > 0 and step % cfg.ref_ema_every == 0
   if phase.reference is not None and follows:
     phase.reference = ema_update(

@@ -24,6 +24,7 @@ from atlas_jax.data import splits
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.data.problems import DataError, SftExample
 from atlas_jax.phases.fitting import fitting, fitting_examples
+from atlas_jax.phases.teacher import Teacher
 from atlas_jax.teaching.prompts import Prompts
 
 _COMMIT = re.compile("@[0-9a-f]{40}$")
@@ -37,8 +38,7 @@ class Opened:
   prompts: Prompts
   splits: splits.Splits
   sft_examples: list[SftExample]
-  teacher_directory: pathlib.Path
-  teacher_chat: ChatTokenizer
+  teacher: Teacher
   student_chat: ChatTokenizer | None
 
 
@@ -74,24 +74,21 @@ def open_run(config: RunConfig, workdir: pathlib.Path) -> Opened:
         f" config.mesh.context={parts}"
       )
   prompts, day = Prompts(config.prompts), config.template_date
-  teacher_directory = hub.directory(config.teacher.path, "model")
-  teacher = ChatTokenizer.from_dir(teacher_directory, day)
-  student = None
+  model = hub.directory(config.teacher.path, "model")
+  chat, student = ChatTokenizer.from_dir(model, day), None
   if samples(config):
     student = ChatTokenizer.from_dir(
       hub.directory(config.student.path, "model"), day
     )
   if "sft" in phases:
-    examples = fitting_examples(examples, prompts, teacher, config)
+    examples = fitting_examples(examples, prompts, chat, config)
   uses = {"grpo": "train", "evaluate": config.evaluate.split}
   for split in {uses[phase] for phase in uses if phase in phases}:
     given = getattr(all_splits, split)
-    kept = fitting(given, split, prompts, teacher, student, config)
+    kept = fitting(given, split, prompts, chat, student, config)
     all_splits = dataclasses.replace(all_splits, **{split: kept})
-  return Opened(
-    *(config, prompts, all_splits, examples, teacher_directory),
-    *(teacher, student),
-  )
+  teacher = Teacher(config.teacher, model, chat, config.seed)
+  return Opened(config, prompts, all_splits, examples, teacher, student)
 
 
 def settled(config: RunConfig, workdir: pathlib.Path) -> RunConfig:

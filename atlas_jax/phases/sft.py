@@ -11,7 +11,7 @@ from atlas_jax.data import packing
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.data.problems import ProblemStream, SftExample
 from atlas_jax.episode_config import ChatTemplateKwargs
-from atlas_jax.phases.place import Place
+from atlas_jax.phases.entry import PhaseEntry
 from atlas_jax.phases.teacher import Teacher
 from atlas_jax.phases.training_phase import TrainingPhase
 from atlas_jax.teaching.prompts import Prompts
@@ -111,7 +111,7 @@ def total_steps(
 
 
 def train(
-  place: Place,
+  entry: PhaseEntry,
   *,
   teacher: Teacher,
   prompts: Prompts,
@@ -119,7 +119,7 @@ def train(
   steps: int,
 ) -> None:
   """Trains the teacher for `steps`; resumes from its checkpoint."""
-  config, cfg = place.config, place.config.sft
+  config, cfg = entry.config, entry.config.sft
   tx, schedule = make_optimizer(cfg.optimizer, steps)
   train_step = step_lib.make_train_step(
     step_lib.sft_objective(teacher.decoder_config, teacher.options),
@@ -127,7 +127,7 @@ def train(
     schedule,
     skip_grad_norm=None,
   )
-  phase = TrainingPhase(place, teacher, steps, tx)
+  phase = TrainingPhase(entry, teacher, steps, tx)
   with (
     contextlib.closing(phase),
     phase.reporting() as report,

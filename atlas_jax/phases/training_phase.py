@@ -11,7 +11,7 @@ from atlas_jax import checkpoint, files, metrics, multihost
 from atlas_jax.config import to_dict
 from atlas_jax.data.packing import PackedBatch
 from atlas_jax.errors import AtlasError
-from atlas_jax.phases.place import Place
+from atlas_jax.phases.entry import PhaseEntry
 from atlas_jax.phases.teacher import Teacher
 from atlas_jax.training import step as step_lib
 
@@ -53,13 +53,14 @@ class TrainingPhase:
   """Steps that are trained, watched and saved. Close it.
 
   Args:
-    place: of the phase.
+    entry: of config.phases.
     teacher: that it trains.
     steps: that it has.
     tx: the optimizer.
     reference: whether a copy of the first weights stays beside them.
 
   Attributes:
+    entry: as given.
     state, reference: TrainState and copy (or None), as the steps leave them.
     done: steps that were done when it was saved.
     saved: what `save` was given with the checkpoint; None without one.
@@ -67,15 +68,15 @@ class TrainingPhase:
 
   def __init__(
     self,
-    place: Place,
+    entry: PhaseEntry,
     teacher: Teacher,
     steps: int,
     tx,
     *,
     reference: bool = False,
   ):
-    self._place, self._steps, self._stopped = place, steps, None
-    self._checkpoints = place.checkpoints()
+    self.entry, self._steps, self._stopped = entry, steps, None
+    self._checkpoints = entry.checkpoints()
     self.done, trees, beside = start_or_resume(
       self._checkpoints, teacher, tx, reference
     )
@@ -84,7 +85,7 @@ class TrainingPhase:
     self.saved, self._skipped = beside["saved"], beside["skipped"]
     if self.done:
       text = "%s continues from step %d of %d"
-      log.info(text, place.name, self.done, steps)
+      log.info(text, entry.name, self.done, steps)
 
   def close(self) -> None:
     """Waits for what is being saved."""
@@ -96,15 +97,15 @@ class TrainingPhase:
     if not multihost.is_lead():
       yield lambda step, numbers, shown: None
       return
-    place = self._place
+    entry = self.entry
     writer = metrics.Writer(
-      place.workdir,
-      place.name,
+      entry.workdir,
+      entry.name,
       resume_step=self.done,
-      wandb_project=place.config.wandb_project,
-      config=to_dict(place.config),
+      wandb_project=entry.config.wandb_project,
+      config=to_dict(entry.config),
     )
-    progress = metrics.Progress(place.name, start=self.done, total=self._steps)
+    progress = metrics.Progress(entry.name, start=self.done, total=self._steps)
 
     def report(step, numbers, shown):
       writer.write(step, numbers)
@@ -129,10 +130,10 @@ class TrainingPhase:
     self._skipped = self._skipped + 1 if left_out == 1 else 0
     if left_out > 0:
       log.warning("step %d: gradient norm %g, update left out", step, norm)
-    if self._skipped < min(self._place.options.max_skipped_steps, self._steps):
+    if self._skipped < min(self.entry.options.max_skipped_steps, self._steps):
       return
-    name, kind = self._place.name, self._place.kind
-    path = self._place.workdir / "failed" / f"{name}_{step}.npz"
+    name, kind = self.entry.name, self.entry.kind
+    path = self.entry.workdir / "failed" / f"{name}_{step}.npz"
 
     def keep():
       with files.replacing(path) as file:
@@ -150,7 +151,7 @@ class TrainingPhase:
   def is_due(self, step: int) -> bool:
     """Whether to `save` after a step; a signal to any process asks for it."""
     self._stopped = multihost.stop_asked()
-    every = self._place.options.checkpoint_every
+    every = self.entry.options.checkpoint_every
     return step % every == 0 or step == self._steps or bool(self._stopped)
 
   def save(self, step: int, beside: Callable[[], Any]) -> None:

@@ -9,7 +9,7 @@ from atlas_jax import multihost, stopping
 from atlas_jax.config import EpisodeConfig, GrpoConfig, RunConfig
 from atlas_jax.data.problems import make_problem
 from atlas_jax.phases import grpo
-from atlas_jax.phases.place import Place
+from atlas_jax.phases.entry import PhaseEntry
 from atlas_jax.serving.client import Completion, ServerDown
 from atlas_jax.teaching.protocol import Teaching, TeachingEpisode
 from atlas_jax.teaching.speakers import Said
@@ -45,7 +45,7 @@ class World:
       grpo=GrpoConfig(**options),
       episode=EpisodeConfig(max_teaching_tokens=8),
     )
-    self.place = Place(config, workdir, 1)
+    self.entry = PhaseEntry(config, workdir, 1)
     self.problems, self.done, self.saved = problems, done, saved
     self.version, self.fail, self.at = done, 0, {}
     self.calls, self.log = [], []
@@ -104,7 +104,7 @@ class World:
 
   def is_due(self, step):
     self._stopped = multihost.stop_asked()
-    every = self.place.options.checkpoint_every
+    every = self.entry.options.checkpoint_every
     return step % every == 0 or self._stopped is not None
 
   def save(self, step, beside):
@@ -170,7 +170,7 @@ class World:
       patch.setattr(grpo.multihost, "call_on_lead", record)
       with stopping.listening():
         grpo.train(
-          self.place,
+          self.entry,
           teacher=self,
           servers=self,
           prompts=None,
@@ -180,5 +180,5 @@ class World:
 
   def written(self):
     """Ids of the episodes in the run's file."""
-    lines = self.place.episodes.read_text().splitlines()
+    lines = self.entry.episodes.read_text().splitlines()
     return [json.loads(line)["id"] for line in lines]

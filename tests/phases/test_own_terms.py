@@ -9,9 +9,9 @@ import pytest
 from atlas_jax.config import DataConfig, RewardConfig, RunConfig
 from atlas_jax.confined import NoAnswer
 from atlas_jax.data.problems import make_problem
+from atlas_jax.phases.entry import PhaseEntry
 from atlas_jax.phases.evaluate import Arms
 from atlas_jax.phases.grpo import NoRewardError
-from atlas_jax.phases.place import Place
 from atlas_jax.teaching.answers import AnswerChecker
 from atlas_jax.teaching.arms import Attempt
 from tests.phases.small_grpo import World, solution
@@ -66,12 +66,12 @@ def batch(tmp_path, file, checker, monkeypatch):
       for key, (name, weight) in terms.items()
     }
     config = dataclasses.replace(
-      world.place.config, reward=RewardConfig(extra=extra)
+      world.entry.config, reward=RewardConfig(extra=extra)
     )
-    world.place = Place(config, tmp_path / "run", 1)
-    world.place.episodes.parent.mkdir(parents=True)
+    world.entry = PhaseEntry(config, tmp_path / "run", 1)
+    world.entry.episodes.parent.mkdir(parents=True)
     world.train(monkeypatch, checker)
-    text = world.place.episodes.read_text()
+    text = world.entry.episodes.read_text()
     return world.numbers[1], [json.loads(x) for x in text.splitlines()]
 
   return make
@@ -121,9 +121,9 @@ def test_an_arm_without_a_verdict_ends_the_evaluation(tmp_path, file, checker):
     )
     for p in problems(f"{file}:raises")
   ]
-  place = Place(RunConfig(phases=("evaluate",)), tmp_path / "run", 0)
+  entry = PhaseEntry(RunConfig(phases=("evaluate",)), tmp_path / "run", 0)
   arms = Arms(
-    place,
+    entry,
     servers=types.SimpleNamespace(call=lambda ask: attempts),
     prompts=None,
     problems=[],
@@ -133,4 +133,4 @@ def test_an_arm_without_a_verdict_ends_the_evaluation(tmp_path, file, checker):
     arms.sample("alone", "student alone")
   assert f"({file}:15)" in str(caught.value)
   # Nothing is kept: the next start judges again.
-  assert not (place.workdir / "report").exists()
+  assert not (entry.workdir / "report").exists()

@@ -24,7 +24,7 @@ def go(monkeypatch, tmp_path, checker):
 
   def train(name="run", prepare=lambda world: None, **options):
     world = World(tmp_path / name, **options)
-    world.place.episodes.parent.mkdir(parents=True, exist_ok=True)
+    world.entry.episodes.parent.mkdir(parents=True, exist_ok=True)
     prepare(world)
     return world.train(monkeypatch, checker)
 

@@ -22,7 +22,6 @@ from atlas_jax.config import (
 )
 from atlas_jax.model import hf
 from atlas_jax.phases import opening
-from atlas_jax.phases.teacher import Teacher
 from tests.phases import small_sft, tiny_road
 
 
@@ -41,20 +40,14 @@ def opened(tmp_path_factory):
   return make
 
 
-def teacher(run):
-  c = run.config
-  return Teacher(c.teacher, run.teacher_directory, run.teacher_chat, c.seed)
-
-
 def test_weights_come_from_files_or_are_drawn(opened, tmp_path):
   with jax.set_mesh(sharding.make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])):
     run = opened(tmp_path)
-    given = teacher(run)
+    given = run.teacher
     first = given.first_directory(tmp_path, "bfloat16")
     assert str(first) == run.config.teacher.path
-    drawn = teacher(
-      opened(tmp_path, **{"teacher.random_init": True, "seed": 3})
-    )
+    changes = {"teacher.random_init": True, "seed": 3}
+    drawn = opened(tmp_path, **changes).teacher
     path = drawn.first_directory(tmp_path, "bfloat16")
     assert path == tmp_path / "initial"
     config, served = hf.load(path, jnp.bfloat16)
@@ -81,13 +74,13 @@ def test_each_phase_that_a_config_may_name_is_run(monkeypatch, tmp_path):
     *((phases.sft, "train"), (phases.grpo, "train")),
     *((phases.evaluate, "evaluate"), (phases.export, "export")),
   ):
-    monkeypatch.setattr(module, name, lambda place, **_: called.append(place))
+    monkeypatch.setattr(module, name, lambda entry, **_: called.append(entry))
   model = str(tiny_road.write_model(tmp_path / "model"))
   kinds = typing.get_args(Phase)
   config = small_sft.config(model, {"phases": kinds, "student.path": model})
   phases.run_phases(config, tmp_path / "run")
-  assert [place.kind for place in called] == [*kinds]
-  assert [place.name for place in called][1] == "1_grpo"
+  assert [entry.kind for entry in called] == [*kinds]
+  assert [entry.name for entry in called][1] == "1_grpo"
 
 
 def test_accelerators_of_the_host_that_are_not_used(tmp_path, caplog):
@@ -115,7 +108,7 @@ def test_the_start_names_devices_mesh_and_parameters(
   mesh = sharding.make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
   with jax.set_mesh(mesh), caplog.at_level(logging.INFO, "atlas_jax.phases"):
     run = opened(tmp_path)
-    one = teacher(run)
+    one = run.teacher
     phases._log_devices(one)
     size = sum(x.size for x in jax.tree.leaves(one.model))
   first, *more = [r.getMessage() for r in caplog.records]

@@ -13,7 +13,7 @@ from atlas_jax import stopping
 from atlas_jax.config import GrpoConfig, OptimizerConfig, RunConfig
 from atlas_jax.data import packing
 from atlas_jax.phases import grpo
-from atlas_jax.phases.place import Place
+from atlas_jax.phases.entry import PhaseEntry
 from atlas_jax.phases.trainer import make_update
 from atlas_jax.phases.training_phase import TrainingError, TrainingPhase
 from atlas_jax.training import optimizer
@@ -38,9 +38,9 @@ def table(monkeypatch):
 class Phase(TrainingPhase):
   """A GRPO phase without its loop: it updates on given sequences."""
 
-  def __init__(self, place, teacher, tx, update):
-    cfg = self._cfg = place.options
-    super().__init__(place, teacher, cfg.steps, tx, reference=cfg.beta > 0)
+  def __init__(self, entry, teacher, tx, update):
+    cfg = entry.options
+    super().__init__(entry, teacher, cfg.steps, tx, reference=cfg.beta > 0)
     self._update = update
 
   def update(self, step, sequences):
@@ -51,7 +51,7 @@ class Phase(TrainingPhase):
     return numbers
 
   def finish(self, step, beside):
-    grpo.finish_step(self._cfg, self, step, beside)
+    grpo.finish_step(self, step, beside)
 
 
 def pack(sequences):
@@ -84,7 +84,7 @@ def _trainer(tmp_path, steps=STEPS, **options) -> Phase:
     abstract=lambda: tiny.model(1),
   )
   tx, update = make_update(config, teacher)
-  return Phase(Place(config, tmp_path, 1), teacher, tx, update)
+  return Phase(PhaseEntry(config, tmp_path, 1), teacher, tx, update)
 
 
 def test_a_step_makes_as_many_updates_as_it_has_epochs(tmp_path):

@@ -9,7 +9,7 @@ from atlas_jax.config import GrpoConfig, Phase, RunConfig, SftConfig
 
 
 @dataclass(frozen=True)
-class Place:
+class PhaseEntry:
   """The phase `index` of config.phases, in the run directory `workdir`."""
 
   config: RunConfig
