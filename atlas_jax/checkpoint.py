@@ -168,7 +168,7 @@ class Checkpoints:
 
   @contextlib.contextmanager
   def _writing(self):
-    """What Orbax and the disk say in here is one line of ours."""
+    """Errors of Orbax and of the disk become one line of ours."""
     try:
       yield
     except Exception as error:

@@ -100,7 +100,7 @@ class Writer:
       killed run wrote beyond it is dropped.
     wandb_project: also log to this project of Weights & Biases, which must
       then be installed; None does not import it.
-    config: what W&B is told of the run.
+    config: of the run, for W&B; keys that name secrets are left out.
   """
 
   def __init__(
@@ -124,7 +124,7 @@ class Writer:
     )
     if wandb_project is not None:
       # One W&B run a directory and phase, however they are called: a resumed
-      # run goes on in it, and steps that it does again are not told twice.
+      # run goes on in it, and steps that it does again are not logged twice.
       kept, wandb = directory.run_id(workdir), import_wandb()
       try:
         self._wandb = wandb.init(
@@ -149,21 +149,21 @@ class Writer:
     for name, value in named.items():
       self._tensorboard.add_scalar(name, value, step)
     self._tensorboard.flush()
-    self._tell(lambda: self._wandb.log(named, step=step))
+    self._to_wandb(lambda: self._wandb.log(named, step=step))
 
   def close(self) -> None:
     self._file.close()
     self._tensorboard.close()
-    self._tell(lambda: self._wandb.finish())
+    self._to_wandb(lambda: self._wandb.finish())
 
-  def _tell(self, call) -> None:
+  def _to_wandb(self, call) -> None:
     """`call()` if there is W&B; once it fails the run goes on without it."""
     try:
       if self._wandb is not None:
         call()
     except Exception as error:
       self._wandb, text = None, " ".join(str(error).split())
-      log.warning("Weights & Biases is told no more: %s", text)
+      log.warning("nothing more is logged to Weights & Biases: %s", text)
 
 
 def _duration(seconds: float) -> str:

@@ -180,7 +180,7 @@ def test_a_run_goes_on_without_a_wandb_that_fails(
   _write(tmp_path, [1, 2], wandb_project="p")
   assert len(metrics.read_jsonl(tmp_path / "metrics.jsonl")) == 2
   assert [r.getMessage() for r in caplog.records] == [
-    "Weights & Biases is told no more: the service is gone"
+    "nothing more is logged to Weights & Biases: the service is gone"
   ]
 
 

@@ -241,7 +241,7 @@ class Client:
     )
 
   async def _post(self, body, tokens: int, read: Callable):
-    """read(JSON) of an answer that tells of at most `tokens` tokens."""
+    """read(JSON) of an answer with at most `tokens` tokens."""
     await self._open()
     url = f"{self.base_url}/inference/v1/generate"
     async with self._turns:

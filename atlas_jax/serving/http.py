@@ -31,7 +31,7 @@ class ServerDown(ServerError):
 
 
 class Untaken(FinalError, aiohttp.ClientError):
-  """An answer that is not taken, whoever asks and however often."""
+  """An answer that no client of ours accepts; asking again does not help."""
 
 
 class Redirected(Untaken):

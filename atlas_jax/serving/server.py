@@ -5,7 +5,7 @@ Two roles. A `TeacherServer` takes new weights while it runs; a
 the endpoint for it, and its class has no method that could send any.
 
 A spawned server lives under `supervisor.py`, which ends it when this process
-ends, whatever the way.
+ends, killed or not.
 """
 
 import json
