@@ -6,7 +6,7 @@ stand in it, and the longest response.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 from atlas_jax.config import RunConfig
@@ -17,7 +17,8 @@ from atlas_jax.teaching.prompts import NO_PROBE, Prompts
 
 log = logging.getLogger(__name__)
 
-_SFT = "SFT examples"
+# (tokens, for what, room for them, its config key)
+Need = tuple[int, str, int, str]
 T = TypeVar("T", Problem, SftExample)
 
 
@@ -71,19 +72,14 @@ def fitting(
       ),
     ]
 
-  def excess(problem: Problem) -> str | None:
+  def needs(problem: Problem) -> Iterator[Need]:
     for chat, template, fields, longest, room, key in stages:
       text = prompts.render(template, {"question": problem.question, **fields})
-      kwargs = e.chat_template_kwargs.of(template)
-      tokens = len(chat.prompt_ids(text, kwargs)) + longest
-      if tokens > room:
-        return (
-          f"{tokens} tokens for {template} and its response, config.{key} is"
-          f" {room}"
-        )
-    return None
+      ids = chat.prompt_ids(text, e.chat_template_kwargs.of(template))
+      what = f" for {template} and its response"
+      yield len(ids) + longest, what, room, key
 
-  return _kept(problems, excess, f"{split} problems", config)
+  return _kept(problems, needs, f"{split} problems", config)
 
 
 def fitting_examples(
@@ -95,20 +91,15 @@ def fitting_examples(
   """The examples that fit config.sft.row_length tokens; raises as fitting."""
   room, total = config.sft.row_length, 0
 
-  def excess(example: SftExample) -> str | None:
+  def needs(example: SftExample) -> Iterator[Need]:
     nonlocal total
     text = prompts.render(example.template, example.fields)
     kwargs = config.episode.chat_template_kwargs.of(example.template)
     ids, _ = teacher.training_example(text, example.response, kwargs)
-    tokens = len(ids)
-    total += tokens
-    return (
-      f"{tokens} tokens, config.sft.row_length is {room}"
-      if tokens > room
-      else None
-    )
+    total += len(ids)
+    yield len(ids), "", room, "sft.row_length"
 
-  kept = _kept(examples, excess, _SFT, config)
+  kept = _kept(examples, needs, "SFT examples", config)
   if total < config.sft.batch_rows * room:
     log.warning(
       "the SFT examples have %d tokens, less than one step takes"
@@ -121,30 +112,29 @@ def fitting_examples(
 
 def _kept(
   items: Sequence[T],
-  excess: Callable[[T], str | None],
+  needs: Callable[[T], Iterator[Need]],
   what: str,
   config: RunConfig,
 ) -> list[T]:
   kept, too_long = [], []
   for item in items:
-    text = (
-      item.question if isinstance(item, Problem) else item.fields["question"]
-    )
-    where = item.where or repr(text[:60])
+    is_problem = isinstance(item, Problem)
+    question = item.question if is_problem else item.fields["question"]
+    where = item.where or repr(question[:60])
     try:
-      problem = excess(item)
+      too_much = [n for n in needs(item) if n[0] > n[2]]
     except ChatError as error:
       raise DataError(f"{where}: {error}") from None
-    if problem is None:
+    if not too_much:
       kept.append(item)
-    else:
-      too_long.append(f"{where}: {problem}")
+      continue
+    tokens, for_what, room, key = too_much[0]
+    text = f"{tokens} tokens{for_what}, config.{key} is {room}"
+    too_long.append(f"{where}: {text}")
   if too_long:
-    text = (
-      f"{len(too_long)} of {len(items)} {what} are too long: "
-      + "; ".join(too_long[:3])
-      + ("; ..." if len(too_long) > 3 else "")
-    )
+    more = "; ..." if len(too_long) > 3 else ""
+    listed = "; ".join(too_long[:3]) + more
+    text = f"{len(too_long)} of {len(items)} {what} are too long: {listed}"
     most = config.data.max_too_long
     if not kept or len(too_long) > most * len(items):
       raise TooLong(f"{text} (config.data.max_too_long={most:g} may be so)")
