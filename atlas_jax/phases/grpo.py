@@ -1,6 +1,8 @@
 """GRPO on how much the teaching improves the frozen student.
 
-One step reads straight down this file:
+The defaults of config.grpo are DAPO's loss (token mean, clip-higher, no KL)
+with the ratio of policy to sampler truncated. One step reads straight down
+this file:
 
   sample_batch   problems -> episodes -> scores
   _steps         -> packed rows -> train step -> published weights
@@ -25,17 +27,23 @@ from atlas_jax import metrics, multihost, sharding, stopping
 from atlas_jax.config import GrpoConfig, RunConfig
 from atlas_jax.data.problems import Problem, ProblemStream
 from atlas_jax.errors import AtlasError
-from atlas_jax.phases import rollouts
 from atlas_jax.phases.ahead import AheadQueue
 from atlas_jax.phases.entry import PhaseEntry
+from atlas_jax.phases.rollouts import (
+  flat_groups,
+  pack_rollouts,
+  summary,
+  trainable,
+)
 from atlas_jax.phases.servers import Servers
 from atlas_jax.phases.teacher import Teacher
-from atlas_jax.phases.trainer import make_update
+from atlas_jax.phases.trainer import make_grpo_step
 from atlas_jax.phases.training_phase import TrainingPhase
-from atlas_jax.teaching import rewards, transcripts
+from atlas_jax.teaching import transcripts
 from atlas_jax.teaching.answers import AnswerChecker
 from atlas_jax.teaching.episode import run_episodes
 from atlas_jax.teaching.prompts import Prompts
+from atlas_jax.teaching.rewards import score_episodes
 from atlas_jax.training.step import ema_update
 
 log = logging.getLogger(__name__)
@@ -98,7 +106,7 @@ def sample_batch(
       )
     )
     sampled = time.perf_counter()
-    scored = rewards.score_episodes(
+    scored = score_episodes(
       episodes,
       checker=checker,
       config=config.reward,
@@ -107,7 +115,7 @@ def sample_batch(
     sampling += sampled - begin
     scoring += time.perf_counter() - sampled
     scored_P += scored
-    wanted = rollouts.flat_groups(scored, cfg)
+    wanted = flat_groups(scored, cfg)
     if not wanted:
       break
   if all(r.total is None for s in scored_P for r in s.rewards):
@@ -115,12 +123,12 @@ def sample_batch(
       f"step {step}: no teaching has a reward; the last failure of a function"
       f" of yours: {checker.failure}"
     )
-  flat = rollouts.flat_groups(scored_P, cfg)
+  flat = flat_groups(scored_P, cfg)
   return {
-    "rollouts": rollouts.trainable(scored_P, cfg),
+    "rollouts": trainable(scored_P, cfg),
     "episodes": [transcripts.episode_json(s, step) for s in scored_P],
     "numbers": {
-      **rollouts.summary(scored_P),
+      **summary(scored_P),
       "zero_variance_groups": flat,
       "zero_variance_fraction": flat / len(scored_P),
       "refilled_groups": len(scored_P) - cfg.problems_per_step,
@@ -159,7 +167,7 @@ def train(
   """Trains the teacher for config.grpo.steps; resumes from its checkpoint."""
   config, cfg = entry.config, entry.config.grpo
   _warn(cfg, len(problems))
-  tx, update = make_update(config, teacher)
+  tx, train_step = make_grpo_step(config, teacher)
   with contextlib.ExitStack() as stack:
     phase = TrainingPhase(entry, teacher, cfg.steps, tx, reference=cfg.beta > 0)
     stack.callback(phase.close)
@@ -181,10 +189,10 @@ def train(
     stack.callback(batches.close)
     report = stack.enter_context(phase.reporting())
     stack.enter_context(stopping.held())
-    _steps(phase, update, teacher, servers, batches, report)
+    _steps(phase, train_step, teacher, servers, batches, report)
 
 
-def _steps(phase, update, teacher, servers, batches, report) -> None:
+def _steps(phase, train_step, teacher, servers, batches, report) -> None:
   """The steps that are left."""
   entry, shards = phase.entry, sharding.batch_shards(teacher.mesh)
   cfg, flat_steps = entry.config.grpo, 0
@@ -230,8 +238,8 @@ def _steps(phase, update, teacher, servers, batches, report) -> None:
       )
     waited = time.perf_counter()
     if any(r["trained"] for r in fresh):
-      packed, packing_numbers = rollouts.pack(fresh, cfg, shards)
-      phase.state, results = update(phase.state, phase.reference, packed)
+      packed, packing_numbers = pack_rollouts(fresh, cfg, shards)
+      phase.state, results = train_step(phase.state, phase.reference, packed)
       phase.check_update(step, results, packed)
       numbers |= results | packing_numbers
     trained = time.perf_counter()

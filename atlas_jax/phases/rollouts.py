@@ -104,7 +104,7 @@ def row_bucket(
   return unit * next(n for n in sizes if unit * n >= len(rows))
 
 
-def pack(
+def pack_rollouts(
   kept: Sequence[dict], cfg: GrpoConfig, shards: int
 ) -> tuple[packing.PackedBatch, dict[str, float]]:
   """(rows [B, T] of rollouts, whose B the mesh cuts into `shards`; numbers)."""

@@ -25,13 +25,13 @@ def _compilations() -> list[float]:
   return seconds
 
 
-def make_update(
+def make_grpo_step(
   config: RunConfig, teacher: Teacher
 ) -> tuple[optax.GradientTransformation, Callable]:
-  """(the optimizer, update).
+  """(the optimizer, train_step).
 
-  update(state, reference, packed [B, T]) -> (state, numbers to log): the
-  config.grpo.epochs updates of one step. The state passed in is donated.
+  train_step(state, reference, packed [B, T]) -> (state, numbers to log): the
+  config.grpo.epochs updates on one batch. The state passed in is donated.
   """
   cfg, temperature = config.grpo, config.episode.teacher_temperature
   model = teacher.decoder_config, teacher.options
@@ -42,14 +42,14 @@ def make_update(
     temperature=temperature,
     max_completion_tokens=config.episode.max_teaching_tokens,
   )
-  train = step_lib.make_train_step(
+  update = step_lib.make_train_step(
     objective, tx, schedule, skip_grad_norm=cfg.skip_grad_norm
   )
   prepare = step_lib.make_prepare_step(*model, cfg, temperature=temperature)
   score = step_lib.make_score_step(*model, temperature=temperature)
   compiled = len(_compilations())
 
-  def update(state, reference, packed):
+  def train_step(state, reference, packed):
     nonlocal compiled
     batch = teacher.put(packed, cfg.micro_batches)
     if reference is not None:
@@ -57,10 +57,10 @@ def make_update(
     batch = prepare(state.model, batch)
     results = []
     for _ in range(cfg.epochs):
-      state, result = train(state, batch)
+      state, result = update(state, batch)
       results.append(result)
     numbers = metrics.means(results)  # waits for them
     before, compiled = compiled, len(_compilations())
     return state, {**numbers, "programs_compiled": compiled - before}
 
-  return tx, update
+  return tx, train_step

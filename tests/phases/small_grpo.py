@@ -161,11 +161,10 @@ class World:
       closing = contextlib.nullcontext(checker)
       patch.setattr(grpo, "AnswerChecker", lambda **_: closing)
       patch.setattr(grpo, "TrainingPhase", lambda *_, **__: self)
-      patch.setattr(
-        grpo, "make_update", lambda *_: (None, lambda state, *_: (state, {}))
-      )
+      steps = None, lambda state, *_: (state, {})
+      patch.setattr(grpo, "make_grpo_step", lambda *_: steps)
       patch.setattr(grpo, "run_episodes", self.run_episodes)
-      patch.setattr(grpo.rollouts, "pack", self.pack)
+      patch.setattr(grpo, "pack_rollouts", self.pack)
       patch.setattr(grpo.sharding, "batch_shards", lambda mesh: 1)
       patch.setattr(grpo.multihost, "call_on_lead", record)
       with stopping.listening():

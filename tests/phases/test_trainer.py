@@ -14,7 +14,7 @@ from atlas_jax.config import GrpoConfig, OptimizerConfig, RunConfig
 from atlas_jax.data import packing
 from atlas_jax.phases import grpo
 from atlas_jax.phases.entry import PhaseEntry
-from atlas_jax.phases.trainer import make_update
+from atlas_jax.phases.trainer import make_grpo_step
 from atlas_jax.phases.training_phase import TrainingError, TrainingPhase
 from atlas_jax.training import optimizer
 from atlas_jax.training import step as step_lib
@@ -83,7 +83,7 @@ def _trainer(tmp_path, steps=STEPS, **options) -> Phase:
     put=packing.split_micro,
     abstract=lambda: tiny.model(1),
   )
-  tx, update = make_update(config, teacher)
+  tx, update = make_grpo_step(config, teacher)
   return Phase(PhaseEntry(config, tmp_path, 1), teacher, tx, update)
 
 
