@@ -85,9 +85,7 @@ def run_phases(
     if "evaluate" in config.phases:
       questions = evaluate.chosen_problems(config, run.splits)
     if "sft" in config.phases:
-      steps = sft.total_steps(
-        config, run.sft_examples, run.prompts, teacher.chat
-      )
+      steps = sft.total_steps(config, run.sft_sequences)
 
     def claim():
       directory.claim_checkpoints(config, workdir)
@@ -102,13 +100,8 @@ def run_phases(
       entry = PhaseEntry(config, workdir, index)
       match kind:
         case "sft":
-          sft.train(
-            entry,
-            teacher=teacher,
-            prompts=run.prompts,
-            examples=run.sft_examples,
-            steps=steps,
-          )
+          given = {"sequences": run.sft_sequences, "steps": steps}
+          sft.train(entry, teacher=teacher, **given)
         case "grpo":
           train = run.splits.train
           grpo.train(entry, teacher=teacher, problems=train, **sampling)

@@ -6,10 +6,11 @@ stand in it, and the longest response.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from atlas_jax.config import RunConfig
+from atlas_jax.data import packing
 from atlas_jax.data.chat import ChatError, ChatTokenizer
 from atlas_jax.data.problems import DataError, Problem, SftExample
 from atlas_jax.errors import AtlasError
@@ -19,7 +20,7 @@ log = logging.getLogger(__name__)
 
 # (tokens, for what, room for them, its config key)
 Need = tuple[int, str, int, str]
-T = TypeVar("T", Problem, SftExample)
+T = TypeVar("T")
 
 
 class TooLong(AtlasError):
@@ -72,34 +73,40 @@ def fitting(
       ),
     ]
 
-  def needs(problem: Problem) -> Iterator[Need]:
+  def measure(problem: Problem):
+    needs = []
     for chat, template, fields, longest, room, key in stages:
       text = prompts.render(template, {"question": problem.question, **fields})
       ids = chat.prompt_ids(text, e.chat_template_kwargs.of(template))
       what = f" for {template} and its response"
-      yield len(ids) + longest, what, room, key
+      needs.append((len(ids) + longest, what, room, key))
+    return problem, needs
 
-  return _kept(problems, needs, f"{split} problems", config)
+  return _kept(problems, measure, f"{split} problems", config)
 
 
-def fitting_examples(
+def fitting_sequences(
   examples: Sequence[SftExample],
   prompts: Prompts,
   teacher: ChatTokenizer,
   config: RunConfig,
-) -> list[SftExample]:
-  """The examples that fit config.sft.row_length tokens; raises as fitting."""
+) -> list[packing.Sequence]:
+  """The examples that fit config.sft.row_length tokens; raises as fitting.
+
+  In tokens: through the templates and the chat format.
+  """
   room, total = config.sft.row_length, 0
 
-  def needs(example: SftExample) -> Iterator[Need]:
+  def measure(example: SftExample):
     nonlocal total
     text = prompts.render(example.template, example.fields)
     kwargs = config.episode.chat_template_kwargs.of(example.template)
-    ids, _ = teacher.training_example(text, example.response, kwargs)
+    ids, mask = teacher.training_example(text, example.response, kwargs)
     total += len(ids)
-    yield len(ids), "", room, "sft.row_length"
+    needs = [(len(ids), "", room, "sft.row_length")]
+    return packing.Sequence(ids, mask), needs
 
-  kept = _kept(examples, needs, "SFT examples", config)
+  kept = _kept(examples, measure, "SFT examples", config)
   if total < config.sft.batch_rows * room:
     log.warning(
       "the SFT examples have %d tokens, less than one step takes"
@@ -111,22 +118,24 @@ def fitting_examples(
 
 
 def _kept(
-  items: Sequence[T],
-  needs: Callable[[T], Iterator[Need]],
+  items: Sequence[Problem | SftExample],
+  measure: Callable[[Any], tuple[T, list[Need]]],
   what: str,
   config: RunConfig,
 ) -> list[T]:
+  """What `measure` makes of the items that have room for all their needs."""
   kept, too_long = [], []
   for item in items:
     is_problem = isinstance(item, Problem)
     question = item.question if is_problem else item.fields["question"]
     where = item.where or repr(question[:60])
     try:
-      too_much = [n for n in needs(item) if n[0] > n[2]]
+      value, needs = measure(item)
     except ChatError as error:
       raise DataError(f"{where}: {error}") from None
+    too_much = [need for need in needs if need[0] > need[2]]
     if not too_much:
-      kept.append(item)
+      kept.append(value)
       continue
     tokens, for_what, room, key = too_much[0]
     text = f"{tokens} tokens{for_what}, config.{key} is {room}"

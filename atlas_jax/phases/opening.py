@@ -20,10 +20,10 @@ import jax
 
 from atlas_jax import directory, hub, metrics, multihost, targets
 from atlas_jax.config import ConfigError, RunConfig
-from atlas_jax.data import splits
+from atlas_jax.data import packing, splits
 from atlas_jax.data.chat import ChatTokenizer
-from atlas_jax.data.problems import DataError, SftExample
-from atlas_jax.phases.fitting import fitting, fitting_examples
+from atlas_jax.data.problems import DataError
+from atlas_jax.phases.fitting import fitting, fitting_sequences
 from atlas_jax.phases.teacher import Teacher
 from atlas_jax.teaching.prompts import Prompts
 
@@ -37,7 +37,7 @@ class Opened:
   config: RunConfig
   prompts: Prompts
   splits: splits.Splits
-  sft_examples: list[SftExample]
+  sft_sequences: list[packing.Sequence]
   teacher: Teacher
   student_chat: ChatTokenizer | None
 
@@ -80,15 +80,16 @@ def open_run(config: RunConfig, workdir: pathlib.Path) -> Opened:
     student = ChatTokenizer.from_dir(
       hub.directory(config.student.path, "model"), day
     )
+  sequences = []
   if "sft" in phases:
-    examples = fitting_examples(examples, prompts, chat, config)
+    sequences = fitting_sequences(examples, prompts, chat, config)
   uses = {"grpo": "train", "evaluate": config.evaluate.split}
   for split in {uses[phase] for phase in uses if phase in phases}:
     given = getattr(all_splits, split)
     kept = fitting(given, split, prompts, chat, student, config)
     all_splits = dataclasses.replace(all_splits, **{split: kept})
   teacher = Teacher(config.teacher, model, chat, config.seed)
-  return Opened(config, prompts, all_splits, examples, teacher, student)
+  return Opened(config, prompts, all_splits, sequences, teacher, student)
 
 
 def settled(config: RunConfig, workdir: pathlib.Path) -> RunConfig:

@@ -3,18 +3,15 @@
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from atlas_jax import metrics, stopping
 from atlas_jax.config import ConfigError, RunConfig
 from atlas_jax.data import packing
-from atlas_jax.data.chat import ChatTokenizer
-from atlas_jax.data.problems import ProblemStream, SftExample
-from atlas_jax.episode_config import ChatTemplateKwargs
+from atlas_jax.data.problems import ProblemStream
 from atlas_jax.phases.entry import PhaseEntry
 from atlas_jax.phases.teacher import Teacher
 from atlas_jax.phases.training_phase import TrainingPhase
-from atlas_jax.teaching.prompts import Prompts
 from atlas_jax.training import step as step_lib
 from atlas_jax.training.optimizer import make_optimizer
 
@@ -22,22 +19,22 @@ log = logging.getLogger(__name__)
 
 
 Position = dict[str, int]  # in the stream of the examples
+Sequences = Sequence[packing.Sequence]
 Batch = tuple[packing.PackedBatch, packing.PackingStats, Position]
 
 
 def full_batches(
-  stream: ProblemStream[SftExample], encode, rows: int, length: int
+  stream: ProblemStream[packing.Sequence], rows: int, length: int
 ) -> Iterator[Batch]:
   """Batches of [rows, length], each filled until nothing more fits.
 
-  An example that does not fit opens the next batch; the position that comes
+  A sequence that does not fit opens the next batch; the position that comes
   with a batch is before it, where a run goes on that has trained the batch.
   """
   sequences, lengths = [], []
   while True:
     position = stream.state()
-    (example,) = stream.take(1)
-    sequence = encode(example)
+    (sequence,) = stream.take(1)
     lengths.append(len(sequence.tokens))
     room = rows * length - sum(lengths)
     # Packing is tried only near the end: it cannot overflow before.
@@ -59,41 +56,16 @@ def epochs_of(position: Position) -> float:
   return position["epoch"] + position["offset"] / position["size"]
 
 
-def encoder(
-  prompts: Prompts, chat: ChatTokenizer, template_kwargs: ChatTemplateKwargs
-) -> Callable[[SftExample], packing.Sequence]:
-  """SftExample -> Sequence, through the templates and the chat format."""
-
-  def encode(example: SftExample) -> packing.Sequence:
-    text = prompts.render(example.template, example.fields)
-    kwargs = template_kwargs.of(example.template)
-    return packing.Sequence(
-      *chat.training_example(text, example.response, kwargs)
-    )
-
-  return encode
-
-
 def _batches(
-  config: RunConfig,
-  examples: Sequence[SftExample],
-  prompts: Prompts,
-  chat: ChatTokenizer,
-  position: Position | None = None,
+  config: RunConfig, sequences: Sequences, position: Position | None
 ) -> Iterator[Batch]:
-  cfg, stream = config.sft, ProblemStream(examples, seed=config.seed)
+  cfg, stream = config.sft, ProblemStream(sequences, seed=config.seed)
   if position is not None:
     stream.restore(position)
-  encode = encoder(prompts, chat, config.episode.chat_template_kwargs)
-  return full_batches(stream, encode, cfg.batch_rows, cfg.row_length)
+  return full_batches(stream, cfg.batch_rows, cfg.row_length)
 
 
-def total_steps(
-  config: RunConfig,
-  examples: Sequence[SftExample],
-  prompts: Prompts,
-  chat: ChatTokenizer,
-) -> int:
+def total_steps(config: RunConfig, sequences: Sequences) -> int:
   """config.sft.steps, or those that train all examples config.sft.epochs times.
 
   Raises:
@@ -102,7 +74,7 @@ def total_steps(
   cfg = config.sft
   if cfg.epochs is None:
     return cfg.steps
-  ends = enumerate(_batches(config, examples, prompts, chat), start=1)
+  ends = enumerate(_batches(config, sequences, None), start=1)
   steps = next(n for n, (_, _, at) in ends if epochs_of(at) >= cfg.epochs)
   log.info("%g epochs of SFT are %d steps", cfg.epochs, steps)
   for problem in cfg.optimizer.too_short(steps):
@@ -111,15 +83,10 @@ def total_steps(
 
 
 def train(
-  entry: PhaseEntry,
-  *,
-  teacher: Teacher,
-  prompts: Prompts,
-  examples: Sequence[SftExample],
-  steps: int,
+  entry: PhaseEntry, *, teacher: Teacher, sequences: Sequences, steps: int
 ) -> None:
   """Trains the teacher for `steps`; resumes from its checkpoint."""
-  config, cfg = entry.config, entry.config.sft
+  cfg = entry.config.sft
   tx, schedule = make_optimizer(cfg.optimizer, steps)
   train_step = step_lib.make_train_step(
     step_lib.sft_objective(teacher.decoder_config, teacher.options),
@@ -133,7 +100,7 @@ def train(
     phase.reporting() as report,
     stopping.held(),
   ):
-    batches = _batches(config, examples, prompts, teacher.chat, phase.saved)
+    batches = _batches(entry.config, sequences, phase.saved)
 
     def log_step(step, result, packed, fill, epochs):
       nonlocal logged

@@ -167,7 +167,7 @@ def test_an_example_that_is_too_long_stops_before_the_first_step(
   assert not (tmp_path / "run" / "config.json").exists()
   with jax.set_mesh(sharding.make_mesh(small_sft.config(model, {}).mesh)):
     run = make(model, tmp_path, **given, data__max_too_long=0.1)
-  assert len(run.sft_examples) == 9
+  assert len(run.sft_sequences) == 9
 
 
 def test_a_test_question_that_is_too_long_stops_or_is_left_out(

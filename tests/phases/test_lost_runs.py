@@ -79,20 +79,13 @@ def test_weights_that_are_not_finite_are_not_exported(model, tmp_path):
 
 
 def test_an_error_loses_no_save_that_is_under_way(model, tmp_path, monkeypatch):
-  encoder, taken = sft.encoder, []
+  full_batches = sft.full_batches
 
   def failing(*args):
-    encode = encoder(*args)
+    yield from itertools.islice(full_batches(*args), 3)
+    raise RuntimeError("broken in the middle")
 
-    def one(example):
-      taken.append(example)
-      if len(taken) > 30:
-        raise RuntimeError("broken in the middle")
-      return encode(example)
-
-    return one
-
-  monkeypatch.setattr(sft, "encoder", failing)
+  monkeypatch.setattr(sft, "full_batches", failing)
   with pytest.raises(RuntimeError, match="broken in the middle"):
     small_sft.run(model, tmp_path / "run", sft__checkpoint_every=1)
   folder = tmp_path / "run" / "checkpoints" / "0_sft"
