@@ -25,6 +25,11 @@ class PhaseEntry:
     """INDEX_KIND: a phase may stand there twice (evaluate around grpo)."""
     return f"{self.index}_{self.kind}"
 
+  def names(self, kind: Phase) -> list[str]:
+    """The names of the entries of a kind up to this one."""
+    kinds = self.config.phases[: self.index + 1]
+    return [f"{i}_{k}" for i, k in enumerate(kinds) if k == kind]
+
   @property
   def options(self) -> SftConfig | GrpoConfig:
     """The part of the config that is named as the phase is."""

@@ -171,16 +171,11 @@ def evaluate(
       arms.sample(key, title, constant=text)
     before = config.phases[: entry.index]
     arms.sample(entry.name, teacher_name(before), teacher=True)
-  teachers = [
-    f"{i}_{phase}"
-    for i, phase in enumerate(config.phases[: entry.index + 1])
-    if phase == "evaluate"
-  ]
   keys = [k for k, _, _ in constants]
-  multihost.call_on_lead(lambda: _report(entry, arms, keys, teachers))
+  multihost.call_on_lead(lambda: _report(entry, arms, keys))
 
 
-def _report(entry: PhaseEntry, arms: Arms, constants, teachers) -> None:
+def _report(entry: PhaseEntry, arms: Arms, constants: list[str]) -> None:
   c = entry.config.evaluate
   _, alone = arms.read("alone")
 
@@ -199,7 +194,7 @@ def _report(entry: PhaseEntry, arms: Arms, constants, teachers) -> None:
   if of_constants:
     best = max(of_constants, key=lambda r: r.accuracy)
     shown.append(dataclasses.replace(best, name=f"best {best.name}"))
-  shown += [result(key) for key in teachers]
+  shown += [result(key) for key in entry.names("evaluate")]
   evaluation = {
     "problems": len({o.problem_id for o in alone}),
     "split": c.split,
@@ -212,7 +207,7 @@ def _report(entry: PhaseEntry, arms: Arms, constants, teachers) -> None:
   )
   plots.alone_versus_taught(evaluation, folder / "alone_versus_taught.png")
   lines = metrics.read_jsonl(entry.workdir / "metrics.jsonl")
-  trained = [x["phase"] for x in lines if x["phase"].endswith("_grpo")]
+  trained = [x["phase"] for x in lines if x["phase"] in entry.names("grpo")]
   if trained:
     plots.learning_curve(
       lines, folder / "learning_curve.png", phase=trained[-1]
