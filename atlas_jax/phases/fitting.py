@@ -90,7 +90,7 @@ def fitting_sequences(
   prompts: Prompts,
   teacher: ChatTokenizer,
   config: RunConfig,
-) -> list[packing.Sequence]:
+) -> list[packing.TokenSequence]:
   """The examples that fit config.sft.row_length tokens; raises as fitting.
 
   In tokens: through the templates and the chat format.
@@ -104,7 +104,7 @@ def fitting_sequences(
     ids, mask = teacher.training_example(text, example.response, kwargs)
     total += len(ids)
     needs = [(len(ids), "", room, "sft.row_length")]
-    return packing.Sequence(ids, mask), needs
+    return packing.TokenSequence(ids, mask), needs
 
   kept = _kept(examples, measure, "SFT examples", config)
   if total < config.sft.batch_rows * room:

@@ -37,7 +37,7 @@ class Opened:
   config: RunConfig
   prompts: Prompts
   splits: splits.Splits
-  sft_sequences: list[packing.Sequence]
+  sft_sequences: list[packing.TokenSequence]
   teacher: Teacher
   student_chat: ChatTokenizer | None
 

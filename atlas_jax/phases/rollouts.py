@@ -72,7 +72,7 @@ def trainable(scored_P: Sequence[ScoredEpisode], cfg: GrpoConfig) -> list[dict]:
   return kept
 
 
-def as_sequence(rollout: dict) -> packing.Sequence:
+def as_sequence(rollout: dict) -> packing.TokenSequence:
   """A rollout of `trainable`, its completion trained, its prompt not."""
   start = len(rollout["prompt"])
   tokens = np.array([*rollout["prompt"], *rollout["completion"]], np.int32)
@@ -80,7 +80,7 @@ def as_sequence(rollout: dict) -> packing.Sequence:
   mask[start:] = rollout["trained"]
   behavior = np.zeros(len(tokens), np.float32)
   behavior[start:] = rollout["logprobs"]
-  return packing.Sequence(
+  return packing.TokenSequence(
     tokens,
     mask,
     behavior,
@@ -90,7 +90,7 @@ def as_sequence(rollout: dict) -> packing.Sequence:
 
 
 def row_bucket(
-  sequences: Sequence[packing.Sequence], cfg: GrpoConfig, unit: int
+  sequences: Sequence[packing.TokenSequence], cfg: GrpoConfig, unit: int
 ) -> int:
   """Rows to pack into: few different numbers, so few compilations.
 

@@ -19,12 +19,12 @@ log = logging.getLogger(__name__)
 
 
 Position = dict[str, int]  # in the stream of the examples
-Sequences = Sequence[packing.Sequence]
+Sequences = Sequence[packing.TokenSequence]
 Batch = tuple[packing.PackedBatch, packing.PackingStats, Position]
 
 
 def full_batches(
-  stream: ProblemStream[packing.Sequence], rows: int, length: int
+  stream: ProblemStream[packing.TokenSequence], rows: int, length: int
 ) -> Iterator[Batch]:
   """Batches of [rows, length], each filled until nothing more fits.
 

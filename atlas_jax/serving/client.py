@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import aiohttp
 
 from atlas_jax import retries
-from atlas_jax.scrubbing import scrubber, told
+from atlas_jax.scrubbing import error_line, scrubber
 from atlas_jax.serving import http
 from atlas_jax.serving.http import ServerDown, ServerError
 
@@ -264,7 +264,7 @@ class Client:
           content = await http.read(response, most_bytes)
           if response.status == 200:
             return read(json.loads(content))
-          said = told(self._scrub, content.decode(errors="replace"))
+          said = error_line(self._scrub, content.decode(errors="replace"))
           trouble = f"{response.status}: {said}"
           if not retries.may_pass(response.status):
             raise ServerError(f"{url} refused the request, {trouble}")

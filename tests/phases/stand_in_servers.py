@@ -1,4 +1,4 @@
-"""A teacher and a student server over HTTP that draw tokens at random.
+"""A teacher and a student server over HTTP that draw words at random.
 
 They speak what a run asks of vLLM. An answer follows from the request and from
 the version of the weights alone, so two runs of a config get the same answers.
@@ -10,7 +10,7 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-VOCABULARY = 200  # token ids that are drawn
+WORDS = ("carry", "the", "one", "add", "first", "then", "digits", "again")
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -61,8 +61,11 @@ class _Handler(BaseHTTPRequestHandler):
   def _choice(self, index, params, ids, version):
     seed = f"{params['seed'] + index} {ids} {version}"
     digest = hashlib.sha256(seed.encode()).digest()
-    count = 1 + digest[0] % params["max_tokens"]
-    tokens = [digest[i % 32] % VOCABULARY for i in range(count)]
+    text = " ".join(WORDS[d % 8] for d in digest[: 1 + digest[0] % 4])
+    if self.server.state["takes_weights"]:
+      text = f"<teaching>{text}</teaching>"
+    tokens = self.server.state["encode"](text)[: params["max_tokens"]]
+    count = len(tokens)
     content = [{"logprob": -1.0 - digest[i % 32] / 256} for i in range(count)]
     return {
       "index": index,
@@ -74,12 +77,13 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serve(takes_weights: bool):
+def serve(takes_weights: bool, encode):
   """(URL, state) of one server; state counts requests and lists updates."""
   server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
   server.daemon_threads = True
   server.state = {
     "takes_weights": takes_weights,
+    "encode": encode,
     "version": "default",
     "checksums": {},
     "updates": [],

@@ -6,9 +6,10 @@ import pytest
 
 from atlas_jax import config as config_lib
 from atlas_jax import phases
+from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.phases.servers import DisagreementError, Servers
 from atlas_jax.stopping import Stopped
-from tests.phases import small_sft, tiny_road
+from tests.phases import small_sft
 from tests.phases.stand_in_servers import serve
 
 CHANGES = {
@@ -20,7 +21,7 @@ CHANGES = {
   "grpo.group_size": 3,
   "grpo.refill_rounds": 1,
   "grpo.row_length": 512,
-  "episode.max_teaching_tokens": 8,
+  "episode.max_teaching_tokens": 24,
   "episode.max_solution_tokens": 8,
   "episode.max_probe_tokens": 8,
   # No answer is right: lengths make the rewards differ.
@@ -33,14 +34,13 @@ CHANGES = {
 CLOCKS = ("seconds", "_per_second", "time", "_gb", "programs_compiled")
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-  return tiny_road.write_model(tmp_path_factory.mktemp("stand_in") / "model")
-
-
 def run(model, workdir, **changes):
   """(numbers, episodes, versions that the teacher server was sent)."""
-  with serve(True) as (teacher, state), serve(False) as (student, _):
+  encode = ChatTokenizer.from_dir(model).encode
+  with (
+    serve(True, encode) as (teacher, state),
+    serve(False, encode) as (student, _),
+  ):
     urls = {"serving.teacher.url": teacher, "serving.student.url": student}
     given = {**CHANGES, **urls, "student.path": str(model)}
     changes = {k.replace("__", "."): v for k, v in changes.items()}
@@ -74,6 +74,7 @@ def test_a_run_that_is_stopped_goes_on_exactly(
   whole = run(model, tmp_path / "whole", **ahead)
   numbers, episodes, sent = whole
   assert grpo_steps(numbers) == [1, 2, 3, 4]
+  assert any(x.get("1_grpo/trained_tokens", 0) > 0 for x in numbers)
   # SFT made 2 updates; each step of GRPO is published.
   assert sent == [2, 3, 4, 5, 6]
   versions = {
