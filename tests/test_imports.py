@@ -37,6 +37,7 @@ LAYERS = (
     "atlas_jax.lock",
     "atlas_jax.terminal",
     "atlas_jax.addresses",
+    "atlas_jax.retries",
     "atlas_jax.secret_names",
     "atlas_jax.scrubbing",
     "atlas_jax.targets",

@@ -13,7 +13,8 @@ import http
 import json
 import re
 
-from atlas_jax.online.retrying import CallFailed, may_pass
+from atlas_jax.online.retrying import CallFailed
+from atlas_jax.retries import may_pass
 
 # Keys are compared in lower case and without underscores.
 _ERRORS = ("error", "errors", "err", "errormessage", "errormsg", "detail")
