@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from atlas_jax import stopping
-from atlas_jax.config import GrpoConfig, OptimizerConfig, RunConfig
+from atlas_jax import sharding, stopping
+from atlas_jax.config import GrpoConfig, MeshConfig, OptimizerConfig, RunConfig
 from atlas_jax.data import packing
 from atlas_jax.phases import grpo
 from atlas_jax.phases.entry import PhaseEntry
@@ -57,7 +57,7 @@ class Phase(TrainingPhase):
 
 
 def pack(sequences):
-  return packing.pack(sequences, length=32, rows_multiple=6)[0]
+  return packing.pack(sequences, length=32, rows_multiple=2)[0]
 
 
 def _trainer(tmp_path, steps=STEPS, **options) -> Phase:
@@ -83,6 +83,7 @@ def _trainer(tmp_path, steps=STEPS, **options) -> Phase:
     options=tiny.OPTIONS,
     decoder_config=tiny.ARCHITECTURE,
     put=packing.split_micro,
+    mesh=sharding.make_mesh(MeshConfig(fsdp=1)),
     abstract=lambda: tiny.model(1),
   )
   tx, update = make_grpo_step(config, teacher)
@@ -148,7 +149,9 @@ def test_programs_are_counted_and_few(tmp_path):
   first = trainer.update(1, tiny.sequences(6))
   assert first["programs_compiled"] > 0
   trainer.update(2, tiny.sequences(6))  # outside a mesh: layouts settle
-  assert trainer.update(3, tiny.sequences(6))["programs_compiled"] == 0
+  for step in range(3, 9):  # of 1 to 12 rows
+    numbers = trainer.update(step, tiny.sequences(3 * step - 7))
+    assert numbers["programs_compiled"] == 0
   trainer.close()
 
 
