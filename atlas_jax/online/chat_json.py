@@ -57,7 +57,7 @@ def parsed(content: bytes):
   Raises:
     CallFailed: it is none, or nested beyond measure.
   """
-  if parts_of(content) > MOST_PARTS:
+  if len(content) > MOST_PARTS < parts_of(content):
     raise CallFailed(f"over {MOST_PARTS} values in a body", status="error")
   try:
     return json.loads(content.decode())
