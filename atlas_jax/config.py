@@ -22,15 +22,11 @@ from atlas_jax.config_tree import (
   build,
   tree_of,
 )
+from atlas_jax.loss_options import LossOptions
 
 Phase = Literal["sft", "grpo", "evaluate", "export"]
 Dtype = Literal["float32", "bfloat16"]
 Schedule = Literal["constant", "cosine", "linear"]
-LossType = Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo"]
-Mismatch = Literal[
-  *("none", "token_truncate", "token_mask"),
-  *("sequence_truncate", "sequence_mask"),
-]
 
 
 @dataclass(frozen=True)
@@ -179,7 +175,7 @@ class SftConfig:
 
 
 @dataclass(frozen=True)
-class GrpoConfig:
+class GrpoConfig(LossOptions):
   steps: PositiveInt = 250
   problems_per_step: PositiveInt = 16
   group_size: PositiveInt = 8  # G teachings a problem
@@ -194,18 +190,7 @@ class GrpoConfig:
   share_prompts: bool = True  # one copy of a prompt for its teachings of a row
   micro_batches: PositiveInt = 1
   epochs: PositiveInt = 1  # updates on one batch
-  loss_type: LossType = "dapo"
-  ratio_level: Literal["token", "sequence"] = "token"  # sequence: GSPO
-  eps_low: NonNegativeFloat = 0.2
-  # cispo: the cap of the ratio itself, typically 5.
-  eps_high: NonNegativeFloat = 0.28
-  delta: float | None = None  # caps the ratio also where A < 0; None: off
-  beta: NonNegativeFloat = 0.0  # weight of the k3 KL; 0: no reference
-  kl_importance_weighted: bool = False  # the KL times the ratio
   advantage: Literal["group", "batch", "none"] = "group"
-  mismatch: Mismatch = "token_truncate"
-  mismatch_min: NonNegativeFloat = 0.0
-  mismatch_max: NonNegativeFloat = 2.0
   # Share of a batch's tokens, those of the highest entropy, that train; None:
   # all. Costs a scoring pass.
   entropy_quantile: float | None = None

@@ -126,16 +126,16 @@ def _loss_problems(grpo: "GrpoConfig") -> Iterator[str]:
       f"config.grpo.eps_high={grpo.eps_high}: with loss_type=cispo eps_high is"
       " itself the cap of the ratio, so it must be at least 1 (typically 5)"
     )
-  if grpo.delta is not None:
+  if grpo.ratio_cap is not None:
     if grpo.loss_type in ("cispo", "sapo"):
       yield (
-        f"config.grpo.delta={grpo.delta} has no effect with"
+        f"config.grpo.ratio_cap={grpo.ratio_cap} has no effect with"
         f" loss_type={grpo.loss_type}; leave it None"
       )
-    if grpo.delta <= 1:
+    if grpo.ratio_cap <= 1:
       yield (
-        f"config.grpo.delta={grpo.delta} must be above 1 (the ratio of an"
-        " unchanged policy), or None"
+        f"config.grpo.ratio_cap={grpo.ratio_cap} must be above 1 (the"
+        " ratio of an unchanged policy), or None"
       )
   if grpo.max_staleness > 0 and grpo.mismatch == "none":
     yield (

@@ -74,7 +74,14 @@ def places() -> dict[type, list[Place]]:
 
 
 def comments(cls: type) -> dict[str, str]:
-  """field -> the comment above it and the one behind it."""
+  """field -> the comment above it and the one behind it; inherited ones too."""
+  found = {}
+  for base in reversed(cls.__mro__[:-1]):
+    found |= _own_comments(base)
+  return found
+
+
+def _own_comments(cls: type) -> dict[str, str]:
   source = textwrap.dedent(inspect.getsource(cls))
   (node,) = ast.parse(source).body
   lines = source.splitlines()

@@ -99,10 +99,10 @@ def test_a_negative_value_is_refused(path):
       r"eps_high=0\.28: with loss_type=cispo eps_high is itself the cap .*at"
       r" least 1 \(typically 5\)",
     ),
-    ({"delta": 1.0}, r"config\.grpo\.delta=1\.0 must be above 1 "),
+    ({"ratio_cap": 1.0}, r"config\.grpo\.ratio_cap=1\.0 must be above 1 "),
     (
-      {"delta": 4.0, "loss_type": "sapo"},
-      r"config\.grpo\.delta=4\.0 has no effect with loss_type=sapo",
+      {"ratio_cap": 4.0, "loss_type": "sapo"},
+      r"config\.grpo\.ratio_cap=4\.0 has no effect with loss_type=sapo",
     ),
     (
       {"kl_importance_weighted": True},
@@ -137,7 +137,7 @@ def test_what_cannot_train_is_refused(changes, text):
 def test_the_losses_of_the_papers_are_accepted():
   for changes in (
     {"loss_type": "cispo", "eps_high": 5.0},
-    {"delta": 4.0, "beta": 0.1, "kl_importance_weighted": True},
+    {"ratio_cap": 4.0, "beta": 0.1, "kl_importance_weighted": True},
     {"ratio_level": "sequence", "eps_low": 3e-4, "eps_high": 4e-4},
     {"mismatch": "token_mask", "mismatch_min": 0.5, "mismatch_max": 5.0},
     {"entropy_quantile": 0.2, "epochs": 4, "skip_grad_norm": 100.0},
@@ -163,10 +163,10 @@ def test_every_optional_key_can_be_unset(none):
   tree = default_config()
   with tree.ignore_type():
     tree.update_from_flattened_dict(
-      {"grpo.delta": none, "sft.epochs": none, "checkpoints_dir": none}
+      {"grpo.ratio_cap": none, "sft.epochs": none, "checkpoints_dir": none}
     )
   config = resolve(tree)
-  assert config.grpo.delta is config.sft.epochs is config.checkpoints_dir
+  assert config.grpo.ratio_cap is config.sft.epochs is config.checkpoints_dir
   with tree.ignore_type():
     tree.grpo.steps = none
   with pytest.raises(ConfigError, match=r"config\.grpo\.steps must be int"):

@@ -25,6 +25,7 @@ LAYERS = (
     "atlas_jax.config",
     "atlas_jax.config_checks",
     "atlas_jax.config_tree",
+    "atlas_jax.loss_options",
     "atlas_jax.stopping",
     "atlas_jax.checkpoint",
     "atlas_jax.directory",

@@ -1,4 +1,4 @@
-"""SFT and GRPO losses: arrays in, (sum, count) out. No model, no config.
+"""SFT and GRPO losses: arrays in, (sum, count) out. No model, no config tree.
 
 Formulas and signs follow TRL's GRPOTrainer; papers: GRPO 2402.03300, DAPO
 (clip-higher, token-level mean) 2503.14476, Dr. GRPO 2503.20783, CISPO
@@ -19,21 +19,22 @@ gradient. Sums are over this micro-batch, normalisers over the whole batch, so
 they are the caller's: see `grpo_normalizer`.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from atlas_jax.loss_options import LossOptions, LossType, RatioLevel
 from atlas_jax.training.mismatch import mismatch_log_ratio, mismatch_weights
 from atlas_jax.training.sequences import sequence_mean
 
 Tokens = Float[Array, "B T"]
 Scalar = Float[Array, ""]
 
-LOSS_TYPES = ("grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo")
-RATIO_LEVELS = ("token", "sequence")
+LOSS_TYPES = get_args(LossType)
+RATIO_LEVELS = get_args(RatioLevel)
 # Temperatures of the soft gate for advantages above 0, and for all others.
 SAPO_TAU = (1.0, 1.05)
 
@@ -97,28 +98,25 @@ def policy_loss(
   ratio: Tokens,
   policy: Tokens,
   advantages: Tokens,
-  *,
-  loss_type: str,
-  eps_low: float,
-  eps_high: float,
-  delta: float | None,
+  options: LossOptions,
 ) -> tuple[Tokens, dict[str, Tokens]]:
   """l of each token, and where it was clipped (name -> bool [B, T]).
 
     grpo, bnpo, dr_grpo, dapo, with c1 the ratio:
-      c2 = clip(c1, 1 - eps_low, 1 + eps_high);  c1 = min(c1, delta), if given
+      c2 = clip(c1, 1 - eps_low, 1 + eps_high);  c1 = min(c1, ratio_cap)
       l  = -min(c1 A, c2 A)
     cispo: l = -sg(min(c1, eps_high)) A policy; eps_high is the cap itself
     sapo:  l = -4 sigmoid(tau (c1 - 1)) / tau A; tau is 1 if A > 0, else 1.05
 
   Each is A times something: advantage 0 leaves a token out.
   """
-  _one_of(loss_type, LOSS_TYPES, "loss_type")
-  if loss_type == "cispo":
+  _one_of(options.loss_type, LOSS_TYPES, "loss_type")
+  eps_low, eps_high = options.eps_low, options.eps_high
+  if options.loss_type == "cispo":
     weight = jax.lax.stop_gradient(jnp.minimum(ratio, eps_high))
     capped = (ratio > eps_high) & (advantages != 0)
     return -weight * advantages * policy, {"clip_fraction_high": capped}
-  if loss_type == "sapo":
+  if options.loss_type == "sapo":
     tau = jnp.where(advantages > 0, *SAPO_TAU).astype(ratio.dtype)
     return -4 * jax.nn.sigmoid(tau * (ratio - 1)) / tau * advantages, {}
   clipped = jnp.clip(ratio, 1 - eps_low, 1 + eps_high)
@@ -126,9 +124,10 @@ def policy_loss(
     "clip_fraction_low": (ratio < 1 - eps_low) & (advantages < 0),
     "clip_fraction_high": (ratio > 1 + eps_high) & (advantages > 0),
   }
-  if delta is not None:
-    where["clip_fraction_delta"] = (ratio > delta) & (advantages < 0)
-    ratio = jnp.minimum(ratio, delta)
+  if options.ratio_cap is not None:
+    capped = (ratio > options.ratio_cap) & (advantages < 0)
+    where["clip_fraction_cap"] = capped
+    ratio = jnp.minimum(ratio, options.ratio_cap)
   return -jnp.minimum(ratio * advantages, clipped * advantages), where
 
 
@@ -203,17 +202,7 @@ def grpo_loss(
   mask: Tokens,
   sequence_weights: Tokens,
   sequence_ids: Int[Array, "B T"],
-  *,
-  loss_type: str,
-  ratio_level: str,
-  eps_low: float,
-  eps_high: float,
-  delta: float | None,
-  beta: float,
-  kl_importance_weighted: bool,
-  mismatch: str,
-  mismatch_min: float,
-  mismatch_max: float,
+  options: LossOptions,
   entropy: Tokens | None = None,
 ) -> tuple[Scalar, Metrics]:
   """Sum over this micro-batch of the GRPO loss, and what to log.
@@ -240,22 +229,18 @@ def grpo_loss(
   given += [x for x in (reference, entropy) if x is not None]
   chex.assert_equal_shape([*given, sequence_ids])
   chex.assert_type(given, float)
-  weights = token_weights(mask, sequence_weights, loss_type)
+  weights = token_weights(mask, sequence_weights, options.loss_type)
   advantages = _real(advantages, mask)
 
-  ratio = policy_ratio(policy, old, mask, sequence_ids, ratio_level)
-  loss, clipped = policy_loss(
-    ratio,
-    _real(policy, mask),
-    advantages,
-    loss_type=loss_type,
-    eps_low=eps_low,
-    eps_high=eps_high,
-    delta=delta,
-  )
+  ratio = policy_ratio(policy, old, mask, sequence_ids, options.ratio_level)
+  loss, clipped = policy_loss(ratio, _real(policy, mask), advantages, options)
   mismatch_d = mismatch_log_ratio(old, behavior, mask)
   rho, outside = mismatch_weights(
-    mismatch_d, sequence_ids, mismatch, mismatch_min, mismatch_max
+    mismatch_d,
+    sequence_ids,
+    options.mismatch,
+    options.mismatch_min,
+    options.mismatch_max,
   )
   loss *= rho
   logged = {
@@ -267,10 +252,11 @@ def grpo_loss(
   }
   if reference is not None:
     logged["kl"] = kl = k3(_real(reference - policy, mask))
-    if beta > 0:
-      loss += beta * (kl * ratio if kl_importance_weighted else kl)
-  elif beta > 0:
-    raise ValueError(f"beta={beta} needs the reference's log-probs")
+    if options.beta > 0:
+      weighted = kl * ratio if options.kl_importance_weighted else kl
+      loss += options.beta * weighted
+  elif options.beta > 0:
+    raise ValueError(f"beta={options.beta} needs the reference's log-probs")
   if entropy is not None:
     logged["entropy"] = entropy
   total = jnp.sum(_real(loss, mask) * weights)

@@ -8,21 +8,18 @@ masking IcePop 2510.18855. Names and formulas are those of TRL's GRPOTrainer.
 Axes: B rows of a packed batch, T tokens.
 """
 
+from typing import get_args
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from atlas_jax.loss_options import Mismatch
 from atlas_jax.training.sequences import sequence_sum
 
 Tokens = Float[Array, "B T"]
 
-MISMATCHES = (
-  "none",
-  "token_truncate",
-  "token_mask",
-  "sequence_truncate",
-  "sequence_mask",
-)
+MISMATCHES = get_args(Mismatch)
 
 
 def mismatch_log_ratio(old: Tokens, behavior: Tokens, mask: Tokens) -> Tokens:

@@ -158,16 +158,7 @@ def grpo_objective(
       mask=batch.loss_mask,
       sequence_weights=batch.sequence_weights,
       sequence_ids=batch.sequence_ids,
-      loss_type=grpo.loss_type,
-      ratio_level=grpo.ratio_level,
-      eps_low=grpo.eps_low,
-      eps_high=grpo.eps_high,
-      delta=grpo.delta,
-      beta=grpo.beta,
-      kl_importance_weighted=grpo.kl_importance_weighted,
-      mismatch=grpo.mismatch,
-      mismatch_min=grpo.mismatch_min,
-      mismatch_max=grpo.mismatch_max,
+      options=grpo,
       entropy=jax.lax.stop_gradient(entropy),
     )
 

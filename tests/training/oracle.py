@@ -9,18 +9,12 @@ import dataclasses
 import numpy as np
 import torch
 
-KNOBS = dict(
-  loss_type="dapo",
-  ratio_level="token",
-  eps_low=0.2,
-  eps_high=0.28,
-  delta=None,
-  beta=0.0,
-  kl_importance_weighted=False,
-  mismatch="none",
-  mismatch_min=0.0,
-  mismatch_max=2.0,
-)
+from atlas_jax.loss_options import LossOptions
+
+
+def options(**changes) -> LossOptions:
+  """The defaults with `changes`, and no correction unless they name one."""
+  return LossOptions(**{"mismatch": "none", **changes})
 
 
 @dataclasses.dataclass
@@ -83,33 +77,29 @@ def _rho(d: torch.Tensor, mismatch: str, low: float, high: float):
   return torch.where((rho >= low) & (rho <= high), rho, 0.0)
 
 
-def _one(x: dict, i: list[int], k: dict):
+def _one(x: dict, i: list[int], k: LossOptions):
   """(l of the tokens i, their clip sides) of one completion."""
   policy, old, a = x["policy"][i], x["old"][i].detach(), x["advantages"][i]
   c1 = (policy - old).exp()
-  if k["ratio_level"] == "sequence":
+  if k.ratio_level == "sequence":
     c1 = ((policy - old).sum() / len(i)).exp().expand(len(i))
   weighted = c1
-  if k["loss_type"] == "cispo":
-    l = -c1.clamp(max=k["eps_high"]).detach() * a * policy
-  elif k["loss_type"] == "sapo":
+  if k.loss_type == "cispo":
+    l = -c1.clamp(max=k.eps_high).detach() * a * policy
+  elif k.loss_type == "sapo":
     tau = 1.05 - 0.05 * (a > 0).double()
     l = -4 * torch.sigmoid(tau * (c1 - 1)) / tau * a
   else:
-    c2 = c1.clamp(1 - k["eps_low"], 1 + k["eps_high"])
-    if k["delta"] is not None:
-      c1 = c1.clamp(max=k["delta"])
+    c2 = c1.clamp(1 - k.eps_low, 1 + k.eps_high)
+    if k.ratio_cap is not None:
+      c1 = c1.clamp(max=k.ratio_cap)
     l = -torch.minimum(c1 * a, c2 * a)
-  l = l * _rho(
-    old - x["behavior"][i],
-    k["mismatch"],
-    k["mismatch_min"],
-    k["mismatch_max"],
-  )
-  if k["beta"]:
+  d = old - x["behavior"][i]
+  l = l * _rho(d, k.mismatch, k.mismatch_min, k.mismatch_max)
+  if k.beta:
     log_ratio = x["reference"][i] - policy
     kl = log_ratio.exp() - log_ratio - 1
-    l = l + k["beta"] * (kl * weighted if k["kl_importance_weighted"] else kl)
+    l = l + k.beta * (kl * weighted if k.kl_importance_weighted else kl)
   return l
 
 
@@ -118,10 +108,10 @@ def loss_and_gradient(
   completions: list[Completion],
   *,
   max_completion_tokens: int = 7,
-  **knobs,
+  **changes,
 ) -> tuple[float, np.ndarray]:
   """The loss of the whole batch as one micro-batch, and d loss / d policy."""
-  k = {**KNOBS, **knobs}
+  k = options(**changes)
   x = {name: torch.tensor(v, dtype=torch.float64) for name, v in arrays.items()}
   x["policy"].requires_grad_()
   per_completion = []
@@ -134,7 +124,7 @@ def loss_and_gradient(
     )
   tokens = sum(len(l) for l in per_completion)
   n = len(completions)
-  if k["loss_type"] in ("grpo", "sapo"):
+  if k.loss_type in ("grpo", "sapo"):
     loss = sum(l.sum() / max(len(l), 1) for l in per_completion) / n
   else:
     total = sum(l.sum() for l in per_completion)
@@ -145,7 +135,7 @@ def loss_and_gradient(
         "dapo": max(tokens, 1),
         "cispo": max(tokens, 1),
         "dr_grpo": n * max_completion_tokens,
-      }[k["loss_type"]]
+      }[k.loss_type]
     )
   if loss.requires_grad:
     loss.backward()

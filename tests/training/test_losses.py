@@ -3,20 +3,17 @@
 Against loops written from the formulas: test_losses_oracle.py.
 """
 
+import itertools
 import pathlib
-from typing import get_args, get_type_hints
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from atlas_jax import config
 from atlas_jax.training import losses
-from atlas_jax.training.mismatch import MISMATCHES
 from tests.training import oracle
 
-KNOBS = oracle.KNOBS
 MAX_TOKENS = 7  # of a completion, what dr_grpo divides by
 
 
@@ -27,10 +24,10 @@ def x64():
 
 
 def loss_of(arrays, **knobs):
-  k = {**KNOBS, **knobs}
-  total, _ = losses.grpo_loss(**arrays, **k)
+  options = oracle.options(**knobs)
+  total, _ = losses.grpo_loss(**arrays, options=options)
   one = (jnp.asarray(arrays[n])[None] for n in ("mask", "sequence_weights"))
-  return total / losses.grpo_normalizer(*one, k["loss_type"], MAX_TOKENS)
+  return total / losses.grpo_normalizer(*one, options.loss_type, MAX_TOKENS)
 
 
 def value_and_grad(arrays, **knobs):
@@ -47,7 +44,7 @@ def test_jit_changes_nothing(x64):
     ratio_level="sequence",
     mismatch="sequence_truncate",
     beta=0.1,
-    delta=1.4,
+    ratio_cap=1.4,
   )
   value, grad = value_and_grad(arrays, **knobs)
   again, other = jax.jit(lambda a: value_and_grad(a, **knobs))(arrays)
@@ -76,7 +73,7 @@ def _one_token(ratio, advantage, **knobs):
   def loss(policy):
     total, metrics = losses.grpo_loss(
       policy, a * 0, a * 0, None, a * advantage, a, a, a.astype(int),
-      **{**KNOBS, **knobs},
+      options=oracle.options(**knobs),
     )  # fmt: skip
     return total, metrics.sums
 
@@ -98,13 +95,13 @@ def test_clip_by_hand(x64):
   # The pessimistic sides are not clipped ...
   assert _one_token(1.5, -1.0)[:2] == pytest.approx((1.5, 1.5))
   assert _one_token(0.5, 1.0)[:2] == pytest.approx((-0.5, -0.5))
-  # ... but by delta, where A < 0.
-  total, grad, sums = _one_token(5.0, -1.0, delta=4.0)
+  # ... but by ratio_cap, where A < 0.
+  total, grad, sums = _one_token(5.0, -1.0, ratio_cap=4.0)
   assert (total, grad) == (pytest.approx(4.0), 0)
-  assert sums["clip_fraction_delta"] == (1, 1)
-  total, _, sums = _one_token(5.0, 1.0, delta=4.0)
+  assert sums["clip_fraction_cap"] == (1, 1)
+  total, _, sums = _one_token(5.0, 1.0, ratio_cap=4.0)
   assert total == pytest.approx(-1.28)
-  assert sums["clip_fraction_delta"] == (0, 1)
+  assert sums["clip_fraction_cap"] == (0, 1)
 
 
 def test_cispo_and_sapo_by_hand(x64):
@@ -126,8 +123,10 @@ def test_cispo_and_sapo_by_hand(x64):
 def test_metrics_by_loops(x64):
   arrays, _ = oracle.batch()
   entropy = np.abs(arrays["policy"])
-  knobs = {**KNOBS, "mismatch": "token_mask", "mismatch_min": 0.7, "delta": 1.5}
-  _, metrics = losses.grpo_loss(**arrays, **knobs, entropy=entropy)
+  options = oracle.options(
+    mismatch="token_mask", mismatch_min=0.7, ratio_cap=1.5
+  )
+  _, metrics = losses.grpo_loss(**arrays, options=options, entropy=entropy)
   real = arrays["mask"] > 0
   ratio = np.exp(arrays["policy"] - arrays["old"])[real]
   d = (arrays["old"] - arrays["behavior"])[real]
@@ -137,7 +136,7 @@ def test_metrics_by_loops(x64):
     "ratio_mean": ratio,
     "clip_fraction_low": (ratio < 0.8) & (a < 0),
     "clip_fraction_high": (ratio > 1.28) & (a > 0),
-    "clip_fraction_delta": (ratio > 1.5) & (a < 0),
+    "clip_fraction_cap": (ratio > 1.5) & (a < 0),
     "mismatch_kl": np.exp(d) - d - 1,
     "mismatch_mean": np.abs(d),
     "mismatch_fraction": (np.exp(d) < 0.7) | (np.exp(d) > 2),
@@ -262,8 +261,9 @@ def test_importance_weighted_k3_has_the_gradient_of_the_kl(x64):
     fixed = jax.lax.stop_gradient(log_p)
     total, _ = losses.grpo_loss(
       log_p, fixed, fixed, log_q[:, None], 0 * ones, ones, jnp.exp(fixed),
-      ones.astype(int), **{**KNOBS, "loss_type": "grpo", "beta": 1.0,
-      "kl_importance_weighted": True},
+      ones.astype(int), options=oracle.options(
+        loss_type="grpo", beta=1.0, kl_importance_weighted=True
+      ),
     )  # fmt: skip
     return total
 
@@ -298,11 +298,21 @@ def test_sft_loss_by_hand():
   np.testing.assert_array_equal(grad, -mask)
 
 
-def test_the_config_offers_what_there_is():
-  assert get_args(config.LossType) == losses.LOSS_TYPES
-  level = get_type_hints(config.GrpoConfig)["ratio_level"]
-  assert get_args(level) == losses.RATIO_LEVELS
-  assert get_args(config.Mismatch) == MISMATCHES
+def test_every_loss_type_has_a_loss_of_its_own(x64):
+  """Gradients of the batch tell all apart: none falls through to another."""
+  arrays, _ = oracle.batch()
+  grads = {
+    loss_type: np.asarray(
+      value_and_grad(arrays, loss_type=loss_type, eps_high=1.2)[1]
+    )
+    for loss_type in losses.LOSS_TYPES
+  }
+  same = {
+    frozenset((a, b))
+    for a, b in itertools.combinations(grads, 2)
+    if np.allclose(grads[a], grads[b], atol=1e-9)
+  }
+  assert same == {frozenset(("bnpo", "dapo"))}  # but for the cut: test_step.py
 
 
 @pytest.mark.parametrize(
@@ -311,7 +321,7 @@ def test_the_config_offers_what_there_is():
     (dict(loss_type="sum"), "unknown loss_type 'sum'; valid: grpo, bnpo"),
     (dict(ratio_level="row"), "ratio_level 'row'; valid: token, sequence"),
     (dict(mismatch="k1"), "unknown mismatch 'k1'; valid: none"),
-    (dict(beta=0.1, reference=None), "needs the reference"),
+    (dict(beta=0.1), "needs the reference"),
   ],
 )
 def test_refusals(change, text):
@@ -320,5 +330,6 @@ def test_refusals(change, text):
     k: v if k == "sequence_ids" else np.asarray(v, np.float32)
     for k, v in arrays.items()
   }
+  arrays["reference"] = None
   with pytest.raises(ValueError, match=text):
-    losses.grpo_loss(**{**arrays, **KNOBS, **change})
+    losses.grpo_loss(**arrays, options=oracle.options(**change))

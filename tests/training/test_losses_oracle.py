@@ -39,7 +39,7 @@ def test_loss_and_gradient_match_the_formulas(loss_type, ratio_level):
   arrays, completions = oracle.batch()
   arrays["behavior"][1, 5] = np.nan  # a token without a sampler's log-prob
   clips = loss_type not in ("cispo", "sapo")
-  for mismatch, (beta, weighted), delta in itertools.product(
+  for mismatch, (beta, weighted), ratio_cap in itertools.product(
     MISMATCHES,
     [(0.0, False), (0.04, False), (0.04, True)],
     [None, 1.4] if clips else [None],
@@ -50,7 +50,7 @@ def test_loss_and_gradient_match_the_formulas(loss_type, ratio_level):
       loss_type=loss_type,
       ratio_level=ratio_level,
       eps_high=1.2 if loss_type == "cispo" else 0.28,
-      delta=delta,
+      ratio_cap=ratio_cap,
       beta=beta,
       kl_importance_weighted=weighted,
       mismatch=mismatch,
@@ -64,8 +64,8 @@ CHANGES = [
   (dict(eps_low=0.1), {}),
   (dict(eps_high=0.1), {}),
   (dict(eps_high=2.0), dict(loss_type="cispo", eps_high=1.1)),
-  (dict(delta=1.3), {}),
-  (dict(delta=1.1), dict(ratio_level="sequence")),
+  (dict(ratio_cap=1.3), {}),
+  (dict(ratio_cap=1.1), dict(ratio_level="sequence")),
   (dict(beta=0.1), {}),
   (dict(kl_importance_weighted=True), dict(beta=0.1)),
   (dict(ratio_level="sequence"), {}),
