@@ -26,12 +26,13 @@ from atlas_jax.online.best_prompts import load_prompts, prompts_config
 from atlas_jax.online.outcomes import TEACH_DEADLINE_S, outcome_of, place
 from atlas_jax.online.replies import Agent, BudgetSpent, ChatModel
 from atlas_jax.online.retrying import ModelRefused
+from atlas_jax.online.url_calls import Wording
 from atlas_jax.online.wrapping import as_agent, as_teacher
 from atlas_jax.serving.events import EventLoop
 from atlas_jax.teaching.prompts import Prompts, strip_thinking
 
 log = logging.getLogger(__name__)
-_TEACH = protocol.TeachConfig()
+_TEACH, _WORDING = protocol.TeachConfig(), Wording()
 
 
 class AgentFailed(AtlasError):
@@ -76,6 +77,7 @@ class TeachingAgent:
     teach: how the teacher is sampled.
     teach_deadline_s: seconds that the teacher may take.
     teacher_key: the key of a teacher that is named by address or name.
+    wording: how requests to an address say their length and sampling.
 
   Raises:
     PromptError: the prompts are not valid.
@@ -94,11 +96,12 @@ class TeachingAgent:
     teach: protocol.TeachConfig = _TEACH,
     teach_deadline_s: float = TEACH_DEADLINE_S,
     teacher_key: str | None = None,
+    wording: Wording = _WORDING,
   ):
     self.counts: collections.Counter[str] = collections.Counter()
     self._prompts = Prompts(_templates(prompts, inject))
     self._agent = as_agent(agent)
-    self._teacher = as_teacher(teacher, teacher_key, teach_deadline_s)
+    self._teacher = as_teacher(teacher, teacher_key, teach_deadline_s, wording)
     self._teach = teach
     self._deadline_s = teach_deadline_s
     self._asked = 0
@@ -139,12 +142,24 @@ class TeachingAgent:
     alone = await protocol.ask_baseline(self._agent, self._prompts, asked)
     if not protocol.has_text(alone):
       raise AgentFailed(f"{self._agent.name}: {alone.status} {alone.error}")
-    outcome, taught = await self._taught(asked, alone)
-    reply = alone
-    if outcome == "taught":
-      outcome, taught = await self._guided(asked, taught)
-      reply = taught.guided if outcome == "taught" else alone
+    outcome, taught = "alone_down", protocol.Taught(alone)
+    try:
+      outcome, taught = await self._taught(asked, alone)
+      if outcome == "taught":
+        outcome = "alone_guided_failed"  # unless it comes to its end
+        guided = await protocol.ask_guided(
+          self._agent, self._prompts, asked, taught.teaching
+        )
+        taught = taught.with_guided(guided)
+        if protocol.has_text(guided) and strip_thinking(guided.text):
+          outcome = "taught"
+    except (BudgetSpent, ModelRefused) as error:
+      log.warning("%s from now on: %s", outcome, error)
+    except Exception as error:
+      # Teaching is an extra: whatever goes wrong, there is an answer.
+      log.error("%s: %s", outcome, place(error))
     self.counts[outcome] += 1
+    reply = taught.guided if outcome == "taught" else alone
     # Thinking that never ended has no answer after it: shown as it is.
     text = strip_thinking(reply.text)
     return Answer((reply.text if text is None else text), outcome, taught)
@@ -155,32 +170,9 @@ class TeachingAgent:
         taught = await protocol.teach(
           self._teacher, self._prompts, self._teach, asked, alone
         )
+      return outcome_of(taught), taught
     except TimeoutError:
       return "alone_late", protocol.Taught(alone)
-    except (BudgetSpent, ModelRefused) as error:
-      log.warning("no teaching any more: %s", error)
-      return "alone_down", protocol.Taught(alone)
-    except Exception as error:
-      # Teaching is an extra: whatever goes wrong, there is an answer.
-      log.error("no teaching: %s", place(error))
-      return "alone_down", protocol.Taught(alone)
-    return outcome_of(taught), taught
-
-  async def _guided(self, asked, taught) -> tuple[str, protocol.Taught]:
-    try:
-      guided = await protocol.ask_guided(
-        self._agent, self._prompts, asked, taught.teaching
-      )
-    except (BudgetSpent, ModelRefused) as error:
-      log.warning("no second answer any more: %s", error)
-      return "alone_guided_failed", taught
-    except Exception as error:
-      log.error("no second answer: %s", place(error))
-      return "alone_guided_failed", taught
-    taught = taught.with_guided(guided)
-    if not protocol.has_text(guided) or strip_thinking(guided.text) is None:
-      return "alone_guided_failed", taught
-    return "taught", taught
 
   def close(self) -> None:
     """Closes agent and teacher, for who used ask; the exit does it too.

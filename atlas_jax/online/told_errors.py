@@ -51,6 +51,14 @@ _BESIDE = {
   *("timestamp", "id", "requestid", "traceid", "success", "ok", "jsonrpc"),
 }
 _STATUS = re.compile(r"[45]\d\d")
+# The keys of ordinary answers, as _plain makes them.
+_KEYS = {
+  key: key.replace("_", "")
+  for key in (
+    *("id", "object", "created", "model", "choices", "usage"),
+    *("index", "message", "delta", "logprobs", "finish_reason"),
+  )
+}
 _LASTING = re.compile("invalid_request|bad_?request|validation_?error", re.I)
 _LONGEST = 1 << 16  # characters of a text that is read as JSON
 _STATED = re.compile(
@@ -99,9 +107,9 @@ def of_json(value, how: str, answered: bool = False) -> CallFailed | None:
     (value,) = value
   if not isinstance(value, dict):
     return None
-  keys = {_plain(key): item for key, item in value.items()}
-  errors = (keys[key] for key in _ERRORS if key in keys)
-  error = next(filter(_is_said, errors), None)
+  keys = {_KEYS.get(key) or _plain(key): item for key, item in value.items()}
+  errors = [keys[key] for key in _ERRORS if key in keys]
+  error = next(filter(_is_said, errors), None) if errors else None
   flagged = _flagged(keys)
   if not flagged and (answered or (error is None and keys.keys() - _BESIDE)):
     return None
@@ -183,8 +191,8 @@ def _code(keys: dict) -> int | None:
 
 
 def _flagged(keys: dict) -> bool:
-  said = {key: keys[key] for key in keys.keys() & _FLAGS.keys()}
-  return any(
-    isinstance(value, (str, int)) and _FLAGS[key].fullmatch(str(value).lower())
-    for key, value in said.items()
-  )
+  for key in keys.keys() & _FLAGS.keys():
+    said = str(keys[key]).lower() if isinstance(keys[key], (str, int)) else ""
+    if _FLAGS[key].fullmatch(said):
+      return True
+  return False

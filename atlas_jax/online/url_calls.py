@@ -2,6 +2,9 @@
 
 import asyncio
 import urllib.parse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 import aiohttp
 
@@ -13,10 +16,37 @@ from atlas_jax.serving import http
 _NAME_TIMEOUT_S = 30.0
 
 
+MaxTokensKey = Literal["max_tokens", "max_completion_tokens"]
+
+
+@dataclass(frozen=True)
+class Wording:
+  """How a server is told the length and the sampling of an answer."""
+
+  # Newer models want max_completion_tokens; some refuse a temperature or seed.
+  max_tokens_key: MaxTokensKey = "max_tokens"
+  send_temperature: bool = True
+  send_seed: bool = True
+
+  def worded(self, body: Mapping) -> dict:
+    """A body with max_tokens, temperature and seed, as the server takes it."""
+    body = dict(body)
+    if "max_tokens" in body:
+      body[self.max_tokens_key] = body.pop("max_tokens")
+    if not self.send_temperature:
+      body.pop("temperature", None)
+    if not self.send_seed:
+      body.pop("seed", None)
+    return body
+
+
 def base_of(url: str) -> str:
   """The address that /chat/completions is added to."""
   url = url.rstrip("/").removesuffix("/chat/completions")
   return url if urllib.parse.urlsplit(url).path else url + "/v1"
+
+
+_WORDING = Wording()
 
 
 class UrlCalls:
@@ -28,6 +58,7 @@ class UrlCalls:
     key: a bearer token or None.
     extra: sampling parameters that go with every call.
     most_bytes: of one answer.
+    wording: of the server.
   """
 
   prices = None
@@ -40,11 +71,13 @@ class UrlCalls:
     key: str | None,
     extra: dict,
     most_bytes: int,
+    wording: Wording = _WORDING,
   ):
     self._base = base_of(url)
     self._model = model
     self._extra = extra
     self._most_bytes = most_bytes
+    self._wording = wording
     self._headers = {"Authorization": f"Bearer {key}"} if key else {}
     self._session: aiohttp.ClientSession | None = None
     self._naming = asyncio.Lock()
@@ -101,6 +134,7 @@ class UrlCalls:
     }
     if request.seed is not None:
       body["seed"] = request.seed
+    body = self._wording.worded(body)
     return answer_of(await self._json("POST", "/chat/completions", body))
 
   async def _json(self, method: str, path: str, body):

@@ -12,9 +12,9 @@ from aiohttp import web
 from atlas_jax.config import PromptsConfig
 from atlas_jax.online.proxy.app import make_app
 from atlas_jax.online.proxy.config import (
+  ChatServerConfig,
   Keys,
   ProxyConfig,
-  TeacherConfig,
   UpstreamConfig,
 )
 from atlas_jax.online.proxy.connections import listening
@@ -133,7 +133,7 @@ def run(
           "upstream": UpstreamConfig(
             **{"url": await address(up), "model": "stub", **(sent or {})}
           ),
-          "teacher": TeacherConfig(
+          "teacher": ChatServerConfig(
             **{
               "url": await address(teach),
               "model": "stub",

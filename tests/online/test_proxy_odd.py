@@ -14,8 +14,8 @@ from atlas_jax.online.protocol import ProbeConfig, TeachConfig
 from atlas_jax.online.proxy import answering
 from atlas_jax.online.proxy.app import serve
 from atlas_jax.online.proxy.config import (
+  ChatServerConfig,
   ProxyConfig,
-  TeacherConfig,
   UpstreamConfig,
   check,
 )
@@ -75,7 +75,7 @@ def test_where_teaching_breaks_the_student_answers(monkeypatch, caplog):
   async def check(proxied):
     assert await proxied.ask() == ("alone_down", "re ALONE")
 
-  monkeypatch.setattr(answering, "find_teaching", breaks)
+  monkeypatch.setattr(answering.protocol, "ask_probe", breaks)
   with upstream() as up, teacher() as teach:
     run(check, up, teach)
   assert "LookupError at " in caplog.text and "private" not in caplog.text
@@ -169,7 +169,7 @@ URL = "http://127.0.0.1:9/v1"
 def config(*, up=URL, teach=URL, **changes):
   return ProxyConfig(
     upstream=UpstreamConfig(url=up),
-    teacher=TeacherConfig(url=teach, model="t"),
+    teacher=ChatServerConfig(url=teach, model="t"),
     **changes,
   )
 
@@ -231,7 +231,7 @@ def test_what_is_sampled_greedily_and_never_drained_is_well():
 
 
 def test_an_unknown_word_for_the_limit():
-  server = TeacherConfig(url=URL, model="t", max_tokens_key="tokens")
+  server = ChatServerConfig(url=URL, model="t", max_tokens_key="tokens")
   with pytest.raises(ConfigError, match=r"config\.teacher\.max_tokens_key='to"):
     build(ProxyConfig, tree_of(ProxyConfig(teacher=server)))
 

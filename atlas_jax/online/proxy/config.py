@@ -1,8 +1,8 @@
 """The config of the proxy: every default, once."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from atlas_jax import addresses
 from atlas_jax.config import (
@@ -16,35 +16,29 @@ from atlas_jax.online import variables
 from atlas_jax.online.best_prompts import load_prompts, prompts_config
 from atlas_jax.online.outcomes import TEACH_DEADLINE_S
 from atlas_jax.online.protocol import ProbeConfig, TeachConfig
+from atlas_jax.online.url_calls import Wording
 from atlas_jax.serving import http
 
-MaxTokensKey = Literal["max_tokens", "max_completion_tokens"]
+# As browsers send it: in lower case, with neither a path nor a usual port.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9.-]+|\[[0-9a-f:]+\])(:\d+)?")
 
 
 @dataclass(frozen=True)
-class UpstreamConfig:
-  """The model that answers: any OpenAI-compatible server."""
+class ChatServerConfig(Wording):
+  """An OpenAI-compatible server, and how a request of ours is worded for it."""
 
   url: str | None = None  # as http://HOST:PORT/v1
-  model: str | None = None  # None: the one that the client names
+  # None, of the upstream alone: the one that the client names.
+  model: str | None = None
   api_key_env: str | None = None  # the variable that holds its key
-  # The client's own Authorization header is passed on instead of a key.
-  forward_authorization: bool = False
-  # How a probe says its limit, and whether its temperature; newer models want
-  # max_completion_tokens, and some refuse a temperature.
-  max_tokens_key: MaxTokensKey = "max_tokens"
-  send_temperature: bool = True
 
 
 @dataclass(frozen=True)
-class TeacherConfig:
-  """The model that teaches, of the same kind."""
+class UpstreamConfig(ChatServerConfig):
+  """The model that answers."""
 
-  url: str | None = None
-  model: str | None = None
-  api_key_env: str | None = None
-  max_tokens_key: MaxTokensKey = "max_tokens"
-  send_temperature: bool = True
+  # The client's own Authorization header is passed on instead of a key.
+  forward_authorization: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,8 +51,10 @@ class ProxyConfig:
   api_key_env: str | None = None
   # Without that key: what Host may name beside this machine and `host`.
   allowed_hosts: tuple[str, ...] = ()
+  # The web pages that may ask, as http://localhost:3000.
+  allow_origins: tuple[str, ...] = ()
   upstream: UpstreamConfig = UpstreamConfig()
-  teacher: TeacherConfig = TeacherConfig()
+  teacher: ChatServerConfig = ChatServerConfig()  # the model that teaches
   prompts: PromptsConfig = field(default_factory=PromptsConfig)
   # A best_prompts.json, in place of `prompts`.
   prompts_path: str | None = None
@@ -125,6 +121,12 @@ def check(config: ProxyConfig) -> None:
       "config.teacher.model must name the model that teaches, as"
       f" {config.teacher.url}/models lists it"
     )
+  for origin in config.allow_origins:
+    if not _ORIGIN.fullmatch(origin):
+      raise ConfigError(
+        f"config.allow_origins: {origin!r} must be the origin of a web page,"
+        " such as http://localhost:3000"
+      )
   if config.upstream.forward_authorization and (
     config.api_key_env or config.upstream.api_key_env
   ):
