@@ -197,6 +197,9 @@ MEANINGS = {
   "SolutionConfig.max_tokens": "the longest solution",
   "SolutionConfig.temperature": "of solutions",
   "Caps.dollars": "at the prices of the models",
+  "ChatServerConfig.model": "as its /v1/models lists it.",
+  "UpstreamConfig.model": "as its /v1/models lists it; None: the one that the"
+  " client names.",
   "ProxyConfig.host": "the address to listen at",
   "ProxyConfig.port": "the port to listen at",
   "ProxyConfig.breaker_open_s": "that time, in which it is not asked",
@@ -204,9 +207,4 @@ MEANINGS = {
   "ProxyConfig.health_timeout_s": "for a server to say that it is up",
   "ProxyConfig.max_request_bytes": "of one request",
   "ProxyConfig.max_connections": "clients connected at one time;",
-  "ChatServerConfig.url": "as http://HOST:PORT/v1",
-  "ChatServerConfig.model": "as its /v1/models lists it",
-  "ChatServerConfig.api_key_env": "the variable that holds its key",
-  "ChatServerConfig.max_tokens_key": "how a request says its limit",
-  "ChatServerConfig.send_temperature": "whether a request says its temperature",
 }

@@ -3,7 +3,7 @@
 import asyncio
 import urllib.parse
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import aiohttp
@@ -23,10 +23,10 @@ MaxTokensKey = Literal["max_tokens", "max_completion_tokens"]
 class Wording:
   """How a server is told the length and the sampling of an answer."""
 
-  # Newer models want max_completion_tokens; some refuse a temperature or seed.
+  # How a request says its limit; newer models want max_completion_tokens.
   max_tokens_key: MaxTokensKey = "max_tokens"
-  send_temperature: bool = True
-  send_seed: bool = True
+  send_temperature: bool = True  # some models refuse one
+  send_seed: bool = True  # some servers refuse one
 
   def worded(self, body: Mapping) -> dict:
     """A body with max_tokens, temperature and seed, as the server takes it."""
@@ -47,6 +47,7 @@ def base_of(url: str) -> str:
 
 
 _WORDING = Wording()
+_WORDS = [field.name for field in fields(Wording)]
 
 
 class UrlCalls:
@@ -155,5 +156,7 @@ class UrlCalls:
       raise CallFailed(f"{type(error).__name__}: {error}") from None
     if code != 200:
       text = content.decode(errors="replace")
+      if code in (400, 422):
+        text = f"see {', '.join(_WORDS)}; it said: {text}"
       raise refused(code, text, headers)
     return parsed(content)

@@ -28,8 +28,7 @@ class ChatServerConfig(Wording):
   """An OpenAI-compatible server, and how a request of ours is worded for it."""
 
   url: str | None = None  # as http://HOST:PORT/v1
-  # None, of the upstream alone: the one that the client names.
-  model: str | None = None
+  model: str | None = None  # of the upstream, None: as the client names it
   api_key_env: str | None = None  # the variable that holds its key
 
 
