@@ -51,14 +51,11 @@ _BESIDE = {
   *("timestamp", "id", "requestid", "traceid", "success", "ok", "jsonrpc"),
 }
 _STATUS = re.compile(r"[45]\d\d")
-# The keys of ordinary answers, as _plain makes them.
-_KEYS = {
-  key: key.replace("_", "")
-  for key in (
-    *("id", "object", "created", "model", "choices", "usage"),
-    *("index", "message", "delta", "logprobs", "finish_reason"),
-  )
-}
+# Most replies are plain chat completions, or choices of one, and pass at once.
+_COMPLETION = {"id", "object", "created", "model", "choices", "usage"}
+_COMPLETION |= {"system_fingerprint", "service_tier"}
+_CHOICE = {"index", "message", "delta", "logprobs", "finish_reason"}
+_OBJECTS = ("chat.completion", "chat.completion.chunk")
 _LASTING = re.compile("invalid_request|bad_?request|validation_?error", re.I)
 _LONGEST = 1 << 16  # characters of a text that is read as JSON
 _STATED = re.compile(
@@ -107,7 +104,11 @@ def of_json(value, how: str, answered: bool = False) -> CallFailed | None:
     (value,) = value
   if not isinstance(value, dict):
     return None
-  keys = {_KEYS.get(key) or _plain(key): item for key, item in value.items()}
+  if "index" in value and value.keys() <= _CHOICE:
+    return None
+  if value.get("object") in _OBJECTS and value.keys() <= _COMPLETION:
+    return None
+  keys = {_plain(key): item for key, item in value.items()}
   errors = [keys[key] for key in _ERRORS if key in keys]
   error = next(filter(_is_said, errors), None) if errors else None
   flagged = _flagged(keys)

@@ -52,8 +52,8 @@ class _TaughtFailed(AtlasError):
 
 
 @dataclass(frozen=True)
-class Answering:
-  """What all chats share."""
+class Shared:
+  """What all chats of a proxy use."""
 
   config: ProxyConfig
   prompts: Prompts
@@ -62,39 +62,43 @@ class Answering:
   breaker: Breaker
   counters: Counters
 
-  async def answer(
-    self, request: web.Request, data: bytes, authorization: str | None
-  ) -> tuple[str, web.StreamResponse]:
-    """(what to count, the response).
 
-    Args:
-      request: of the client.
-      data: the body of it.
-      authorization: the header that is passed on to the upstream.
+async def answer(
+  shared: Shared,
+  request: web.Request,
+  data: bytes,
+  authorization: str | None,
+) -> tuple[str, web.StreamResponse]:
+  """(what to count, the response) for a client's request.
 
-    Raises:
-      Refused: the body is no chat.
-    """
-    chat = read_chat(
-      data, self.config.max_question_bytes, self.config.extra_fields
-    )
-    asked = _Asked(self, request, chat, authorization)
-    if chat.question is None:
-      self.counters.passed[chat.reason].inc()
-      how, teaching = "passed_through", None
-    else:
-      how, teaching = await asked.teaching()
-    with self.counters.seconds["answer"].time():
-      try:
-        return await asked.forward(how, teaching)
-      except _TaughtFailed:
-        return await asked.forward("alone_guided_failed", None)
+  Args:
+    shared: with all other chats.
+    request: of the client.
+    data: the body of it.
+    authorization: the header that is passed on to the upstream.
+
+  Raises:
+    Refused: the body is no chat.
+  """
+  config = shared.config
+  chat = read_chat(data, config.max_question_bytes, config.extra_fields)
+  asked = _Asked(shared, request, chat, authorization)
+  if chat.question is None:
+    shared.counters.passed[chat.reason].inc()
+    how, teaching = "passed_through", None
+  else:
+    how, teaching = await asked.teaching()
+  with shared.counters.seconds["answer"].time():
+    try:
+      return await asked.forward(how, teaching)
+    except _TaughtFailed:
+      return await asked.forward("alone_guided_failed", None)
 
 
 class _Asked:
   """One chat that is under way: the student and the teacher for it."""
 
-  def __init__(self, shared: Answering, request, chat: Chat, authorization):
+  def __init__(self, shared: Shared, request, chat: Chat, authorization):
     self._shared = shared
     self._request = request
     self._chat = chat

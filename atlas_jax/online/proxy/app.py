@@ -7,6 +7,7 @@ is logged.
 
 import asyncio
 import logging
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 
@@ -17,7 +18,7 @@ from atlas_jax.config import ConfigError, PromptsConfig
 from atlas_jax.online import chat_json
 from atlas_jax.online.outcomes import place
 from atlas_jax.online.proxy import connections, errors
-from atlas_jax.online.proxy.answering import Answering
+from atlas_jax.online.proxy.answering import Shared, answer
 from atlas_jax.online.proxy.breaker import Breaker
 from atlas_jax.online.proxy.config import (
   Keys,
@@ -58,8 +59,18 @@ def serve(config: ProxyConfig, environ: Mapping[str, str]) -> None:
     "http://%s:%d/v1 puts %s before %s",
     *(config.host, config.port, config.teacher.url, config.upstream.url),
   )
+
+  async def until_signalled() -> None:
+    loop, asked = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+      loop.add_signal_handler(number, asked.set)
+    async with connections.listening(app, config):
+      await asked.wait()
+      for number in (signal.SIGINT, signal.SIGTERM):
+        loop.remove_signal_handler(number)  # a second one ends it at once
+
   try:
-    asyncio.run(connections.serve_until_signalled(app, config))
+    asyncio.run(until_signalled())
   except OSError as error:
     raise ConfigError(
       f"config.host={config.host}, config.port={config.port}: {error}"
@@ -113,7 +124,7 @@ class _Proxy:
     ) as session:
       self._upstream = Endpoint(session, "upstream", c, self._keys)
       self._teacher = Endpoint(session, "teacher", c, self._keys)
-      self._answering = Answering(
+      self._shared = Shared(
         *(c, self._prompts, self._upstream, self._teacher),
         *(self._breaker, self._counters),
       )
@@ -180,9 +191,8 @@ class _Proxy:
     self._under_way += 1
     try:
       with self._counters.seconds["total"].time():
-        return await self._answering.answer(
-          request, data, self._authorization(request)
-        )
+        authorization = self._authorization(request)
+        return await answer(self._shared, request, data, authorization)
     finally:
       self._under_way -= 1
 

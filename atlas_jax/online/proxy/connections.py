@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import logging
 import resource
-import signal
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -62,23 +61,6 @@ def reserve_files() -> None:
   """Lets this process open as many files as the system allows it."""
   _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
   resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-async def serve_until_signalled(
-  app: web.Application, config: ProxyConfig
-) -> None:
-  """Serves until SIGTERM or Ctrl-C, then lets open requests end.
-
-  Raises:
-    OSError: the address cannot be listened at.
-  """
-  loop, asked = asyncio.get_running_loop(), asyncio.Event()
-  for number in (signal.SIGINT, signal.SIGTERM):
-    loop.add_signal_handler(number, asked.set)
-  async with listening(app, config):
-    await asked.wait()
-    for number in (signal.SIGINT, signal.SIGTERM):
-      loop.remove_signal_handler(number)  # a second one ends it at once
 
 
 @contextlib.asynccontextmanager
