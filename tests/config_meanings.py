@@ -35,17 +35,9 @@ MEANINGS = {
   "DataConfig.sft_path": "their file, or a directory of episodes",
   "DataConfig.sft_params": "of a generated source of examples",
   "PromptsConfig.student_baseline": "to the student, for its unaided solution",
-  "PromptsConfig.student_diagnostic": "to the student, for its plan (probe)",
-  "PromptsConfig.teacher_adaptive": "to the teacher; approach is the plan",
-  "PromptsConfig.student_with_teaching": "to the student, taught",
-  "EpisodeConfig.max_probe_tokens": "the longest plan of a student",
-  "EpisodeConfig.max_teaching_tokens": (
-    "the longest teaching, what the teacher thinks before it included"
-  ),
-  "EpisodeConfig.max_solution_tokens": "the longest solution",
-  "EpisodeConfig.teacher_temperature": "of teachings, in training",
-  "EpisodeConfig.student_temperature": "of solutions, in training",
-  "EpisodeConfig.probe_temperature": "of plans, in training and evaluation",
+  "PromptsConfig.student_probe": "to the student, for its plan (probe)",
+  "PromptsConfig.teacher": "to the teacher; probe is the plan",
+  "PromptsConfig.student_taught": "to the student, taught",
   "RewardConfig.efficiency_weight": (
     "times the share of tokens that a right solution saved over the unaided"
   ),
@@ -189,13 +181,6 @@ MEANINGS = {
   "AgentsSdkConfig.max_turns": "model calls of one answer",
   "AgentsSdkConfig.api_key_env": "the variable that holds the key there",
   "AgentsSdkConfig.api": "that the models speak",
-  "ProbeConfig.max_tokens": "the longest plan",
-  "ProbeConfig.temperature": "of plans",
-  "TeachConfig.max_tokens": "the longest teaching",
-  "TeachConfig.temperature": "of teachings",
-  "TeachConfig.max_approach_chars": "of a plan, as the teacher reads it",
-  "SolutionConfig.max_tokens": "the longest solution",
-  "SolutionConfig.temperature": "of solutions",
   "Caps.dollars": "at the prices of the models",
   "ChatServerConfig.model": "as its /v1/models lists it.",
   "UpstreamConfig.model": "as its /v1/models lists it; None: the one that the"

@@ -13,26 +13,36 @@ import asyncio
 import atexit
 import collections
 import concurrent.futures
+import contextlib
+import dataclasses
 import logging
 import pathlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from atlas_jax.config import PromptsConfig
+from atlas_jax.config import PromptsConfig, TeachConfig
 from atlas_jax.errors import AtlasError
-from atlas_jax.online import protocol
-from atlas_jax.online.best_prompts import load_prompts, prompts_config
 from atlas_jax.online.outcomes import TEACH_DEADLINE_S, outcome_of, place
+from atlas_jax.online.protocol import AgentSpeaker, ModelSpeaker
 from atlas_jax.online.replies import Agent, BudgetSpent, ChatModel
 from atlas_jax.online.retrying import ModelRefused
 from atlas_jax.online.url_calls import Wording
 from atlas_jax.online.wrapping import as_agent, as_teacher
 from atlas_jax.serving.events import EventLoop
-from atlas_jax.teaching.prompts import Prompts, strip_thinking
+from atlas_jax.teaching.prompts import (
+  Prompts,
+  load_prompts,
+  prompts_config,
+  strip_thinking,
+)
+from atlas_jax.teaching.protocol import Question, Teaching, TeachingProtocol
+from atlas_jax.teaching.speakers import NoAnswer, Said
 
 log = logging.getLogger(__name__)
-_TEACH, _WORDING = protocol.TeachConfig(), Wording()
+_TEACH, _WORDING = TeachConfig(), Wording()
+# Characters of the agent's own answer that the teacher reads as its plan.
+_PROBE_CHARS = 4000
 
 
 class AgentFailed(AtlasError):
@@ -43,13 +53,15 @@ class AgentFailed(AtlasError):
 class Answer:
   """What was answered. str() of it is the text.
 
-  text is without private thinking. outcome is one of outcomes.OUTCOMES; taught
-  holds the replies of every stage.
+  text is without private thinking. outcome is one of outcomes.OUTCOMES; probe
+  is what the teacher read of the agent's own answer. teaching is None where the
+  teacher gave no answer; its `taught` is None where the agent did not.
   """
 
   text: str
   outcome: str
-  taught: protocol.Taught
+  probe: str
+  teaching: Teaching | None = None
 
   def __str__(self) -> str:
     return self.text
@@ -73,7 +85,7 @@ class TeachingAgent:
       agent gets every question by student_baseline ("{question}" leaves it as
       it is).
     inject: the template, with {question} and {teaching}, by which a teaching
-      reaches the agent; None: student_with_teaching.
+      reaches the agent; None: student_taught.
     teach: how the teacher is sampled.
     teach_deadline_s: seconds that the teacher may take.
     teacher_key: the key of a teacher that is named by address or name.
@@ -93,16 +105,22 @@ class TeachingAgent:
     prompts: PromptsConfig | Mapping[str, str] | str | pathlib.Path,
     *,
     inject: str | None = None,
-    teach: protocol.TeachConfig = _TEACH,
+    teach: TeachConfig = _TEACH,
     teach_deadline_s: float = TEACH_DEADLINE_S,
     teacher_key: str | None = None,
     wording: Wording = _WORDING,
   ):
     self.counts: collections.Counter[str] = collections.Counter()
-    self._prompts = Prompts(_templates(prompts, inject))
+    templates = Prompts(_templates(prompts, inject))
     self._agent = as_agent(agent)
     self._teacher = as_teacher(teacher, teacher_key, teach_deadline_s, wording)
-    self._teach = teach
+    self._protocol = TeachingProtocol(
+      AgentSpeaker(self._agent),
+      ModelSpeaker(self._teacher, teach.chat_template_kwargs),
+      templates,
+      teach,
+      agent_chars=_PROBE_CHARS,
+    )
     self._deadline_s = teach_deadline_s
     self._asked = 0
     self._opening = threading.Lock()
@@ -138,41 +156,42 @@ class TeachingAgent:
     """See ask."""
     self._asked += 1
     # Another replicate each time: what is asked twice is sampled twice.
-    asked = protocol.Question(question, key="", replicate=self._asked)
-    alone = await protocol.ask_baseline(self._agent, self._prompts, asked)
-    if not protocol.has_text(alone):
-      raise AgentFailed(f"{self._agent.name}: {alone.status} {alone.error}")
-    outcome, taught = "alone_down", protocol.Taught(alone)
+    asked = Question(question, replicate=self._asked)
     try:
-      outcome, taught = await self._taught(asked, alone)
-      if outcome == "taught":
-        outcome = "alone_guided_failed"  # unless it comes to its end
-        guided = await protocol.ask_guided(
-          self._agent, self._prompts, asked, taught.teaching
-        )
-        taught = taught.with_guided(guided)
-        if protocol.has_text(guided) and strip_thinking(guided.text):
-          outcome = "taught"
-    except (BudgetSpent, ModelRefused) as error:
-      log.warning("%s from now on: %s", outcome, error)
-    except Exception as error:
-      # Teaching is an extra: whatever goes wrong, there is an answer.
-      log.error("%s: %s", outcome, place(error))
+      (alone,) = await self._protocol.baseline(asked)
+    except NoAnswer as failure:
+      raise AgentFailed(f"{self._agent.name}: {failure}") from None
+    if not alone.text:
+      raise AgentFailed(f"{self._agent.name}: empty")
+    probe, said = self._protocol.read(alone), alone
+    outcome, teaching = await self._teach(asked, probe)
+    if outcome == "taught":
+      taught = await self._taught(asked, teaching)
+      teaching = dataclasses.replace(teaching, taught=taught)
+      if taught is not None and strip_thinking(taught.text):
+        said = taught
+      else:
+        outcome = "alone_guided_failed"
     self.counts[outcome] += 1
-    reply = taught.guided if outcome == "taught" else alone
     # Thinking that never ended has no answer after it: shown as it is.
-    text = strip_thinking(reply.text)
-    return Answer((reply.text if text is None else text), outcome, taught)
+    text = strip_thinking(said.text)
+    shown = said.text if text is None else text
+    return Answer(shown, outcome, probe, teaching)
 
-  async def _taught(self, asked, alone) -> tuple[str, protocol.Taught]:
+  async def _teach(self, asked, probe) -> tuple[str, Teaching | None]:
     try:
       async with asyncio.timeout(self._deadline_s):
-        taught = await protocol.teach(
-          self._teacher, self._prompts, self._teach, asked, alone
-        )
-      return outcome_of(taught), taught
+        with _extra("teaching"):
+          (teaching,) = await self._protocol.teach(asked, probe)
+      return outcome_of(teaching), teaching
     except TimeoutError:
-      return "alone_late", protocol.Taught(alone)
+      return "alone_late", None
+    except NoAnswer as failure:
+      return outcome_of(failure), None
+
+  async def _taught(self, asked, teaching) -> Said | None:
+    with contextlib.suppress(NoAnswer), _extra("second answer"):
+      return await self._protocol.taught(asked, teaching.text)
 
   def close(self) -> None:
     """Closes agent and teacher, for who used ask; the exit does it too.
@@ -203,5 +222,25 @@ def _templates(prompts, inject: str | None) -> PromptsConfig:
     prompts = load_prompts(prompts)
   if isinstance(prompts, PromptsConfig):
     prompts = vars(prompts)
-  changed = {} if inject is None else {"student_with_teaching": inject}
+  changed = {} if inject is None else {"student_taught": inject}
   return prompts_config({**prompts, **changed}, "prompts")
+
+
+@contextlib.contextmanager
+def _extra(what: str) -> Iterator[None]:
+  """Whatever goes wrong with an extra, there is a first answer.
+
+  Raises:
+    NoAnswer: for all that is raised; unexpected errors are logged without
+      their words.
+  """
+  try:
+    yield
+  except NoAnswer:
+    raise
+  except (BudgetSpent, ModelRefused) as error:
+    log.warning("no %s any more: %s", what, error)
+    raise NoAnswer(what, "error") from None
+  except Exception as error:
+    log.error("no %s: %s", what, place(error))
+    raise NoAnswer(what, "error") from None

@@ -9,8 +9,7 @@ import openai
 import pytest
 from aiohttp import web
 
-from atlas_jax.config import ConfigError, build, tree_of
-from atlas_jax.online.protocol import ProbeConfig, TeachConfig
+from atlas_jax.config import ConfigError, TeachConfig, build, tree_of
 from atlas_jax.online.proxy import answering
 from atlas_jax.online.proxy.app import serve
 from atlas_jax.online.proxy.config import (
@@ -75,7 +74,7 @@ def test_where_teaching_breaks_the_student_answers(monkeypatch, caplog):
   async def check(proxied):
     assert await proxied.ask() == ("alone_down", "re ALONE")
 
-  monkeypatch.setattr(answering.protocol, "ask_probe", breaks)
+  monkeypatch.setattr(answering, "TeachingProtocol", breaks)
   with upstream() as up, teacher() as teach:
     run(check, up, teach)
   assert "LookupError at " in caplog.text and "private" not in caplog.text
@@ -259,19 +258,15 @@ NAN = float("nan")
   [
     ({"body_timeout_s": 0.0}, "body_timeout_s=0.0 must be above 0"),
     ({"teach_deadline_s": NAN}, "teach_deadline_s must be a number, got nan"),
-    ({"probe": ProbeConfig(max_tokens=0)}, "probe.max_tokens=0 must"),
-    ({"teach": TeachConfig(max_tokens=0)}, "teach.max_tokens=0 must"),
-    (
-      {"teach": TeachConfig(max_approach_chars=0)},
-      "teach.max_approach_chars=0 must be above 0",
-    ),
-    (
-      {"probe": ProbeConfig(temperature=-1.0)},
-      "probe.temperature=-1.0 must not be negative",
-    ),
-    (
-      {"teach": TeachConfig(temperature=NAN)},
-      "teach.temperature must be a number, got nan",
+    *(
+      ({"episode": TeachConfig(**{key: value})}, f"episode.{key}{words}")
+      for key, value, words in (
+        ("max_probe_tokens", 0, "=0 must be above 0"),
+        ("shown_probe_tokens", 0, "=0 must be above 0"),
+        ("max_teaching_tokens", 0, "=0 must be above 0"),
+        ("probe_temperature", -1.0, "=-1.0 must not be negative"),
+        ("teacher_temperature", NAN, " must be a number, got nan"),
+      )
     ),
     ({"drain_s": -1.0}, "drain_s=-1.0 must not be negative"),
   ],
@@ -284,8 +279,7 @@ def test_a_number_that_cannot_be(changes, words):
 
 def test_what_is_sampled_greedily_and_never_drained_is_well():
   changes = {
-    "probe": ProbeConfig(temperature=0.0),
-    "teach": TeachConfig(temperature=0.0),
+    "episode": TeachConfig(probe_temperature=0.0, teacher_temperature=0.0),
     "drain_s": 0.0,
   }
   changed = dataclasses.replace(config(), **changes)

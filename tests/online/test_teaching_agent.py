@@ -19,9 +19,9 @@ from tests.online.stub_server import StubServer
 
 PROMPTS = {
   "student_baseline": "ALONE {question}",
-  "student_diagnostic": "PROBE {question}",
-  "teacher_adaptive": "TEACH {question} FROM {approach}",
-  "student_with_teaching": "GUIDED {question} BY {teaching}",
+  "student_probe": "PROBE {question}",
+  "teacher": "TEACH {question} FROM {probe}",
+  "student_taught": "GUIDED {question} BY {teaching}",
 }
 
 
@@ -40,8 +40,8 @@ def test_an_agent_is_taught_after_its_own_answer():
   with teacher() as teach, TeachingAgent(listens, teach.url, PROMPTS) as taught:
     answer = taught.ask("1+1?")
     assert (str(answer), answer.outcome) == ("re GUIDED", "taught")
-    assert answer.taught.approach == "re ALONE"
-    assert answer.taught.teaching == "count twice"
+    assert answer.probe == "re ALONE"
+    assert answer.teaching.text == "count twice"
     assert taught.counts == {"taught": 1}
   assert asked == ["ALONE 1+1?", "GUIDED 1+1? BY count twice"]
   assert contents(teach) == ["TEACH 1+1? FROM re ALONE"]
@@ -261,7 +261,7 @@ def test_an_open_agent_that_raises_under_the_teaching(caplog):
   with teacher() as teach, TeachingAgent(broken, teach.url, PROMPTS) as taught:
     answer = taught.ask("1+1?")
     assert (answer.text, answer.outcome) == ("re ALONE", "alone_guided_failed")
-    assert answer.taught.teaching == "count twice"
+    assert answer.teaching.text == "count twice"
   assert "ValueError at " in caplog.text and "private" not in caplog.text
 
 
@@ -321,7 +321,7 @@ def test_an_open_agent_and_how_the_teacher_is_sampled():
     ) as taught,
   ):
     assert taught.ask("1+1?").outcome == "taught"
-  assert opened.roles == ("student_baseline", "student_with_teaching")
+  assert opened.roles == ("student_baseline", "student_taught")
   assert opened.closed.is_set()
   (call,) = teach.calls
   assert (call.body["max_tokens"], call.body["temperature"]) == (7, 0.25)

@@ -17,24 +17,26 @@ The header x-atlas-teaching says which it was.
 
 import asyncio
 import logging
+import time
 from dataclasses import dataclass
 
 import aiohttp
 from aiohttp import web
 
 from atlas_jax.errors import AtlasError
-from atlas_jax.online import protocol
 from atlas_jax.online.chat_json import is_answer
 from atlas_jax.online.once import reply_of
 from atlas_jax.online.outcomes import outcome_of, place
+from atlas_jax.online.protocol import FAILED, said_of
 from atlas_jax.online.proxy import errors, streams
 from atlas_jax.online.proxy.breaker import Breaker
 from atlas_jax.online.proxy.chats import Chat, read_chat
 from atlas_jax.online.proxy.config import ProxyConfig
 from atlas_jax.online.proxy.counters import Counters
 from atlas_jax.online.proxy.endpoint import Endpoint
-from atlas_jax.online.replies import ChatRequest, Reply
 from atlas_jax.teaching.prompts import Prompts
+from atlas_jax.teaching.protocol import Question, TeachingProtocol
+from atlas_jax.teaching.speakers import Ask, NoAnswer, Said
 
 log = logging.getLogger(__name__)
 HEADER = "x-atlas-teaching"
@@ -96,7 +98,9 @@ async def answer(
 
 
 class _Asked:
-  """One chat that is under way: the student and the teacher for it."""
+  """One chat that is under way, and the student and the teacher of it."""
+
+  tokenizer = None  # nobody's is known here
 
   def __init__(self, shared: Shared, request, chat: Chat, authorization):
     self._shared = shared
@@ -109,24 +113,24 @@ class _Asked:
 
   async def teaching(self) -> tuple[str, str | None]:
     """(outcome, teaching), at the deadline at the latest."""
-    shared = self._shared
-    config, deadline_s = shared.config, shared.config.teach_deadline_s
+    shared, deadline_s = self._shared, self._shared.config.teach_deadline_s
     admitted = shared.breaker.admit()
     if admitted is None:
       return "alone_down", None
-    question = protocol.Question(self._chat.question, key="")
-    self._fair_until = asyncio.get_running_loop().time() + deadline_s / 2
+    self._fair_until = time.monotonic() + deadline_s / 2
     try:
+      walk = TeachingProtocol(self, self, shared.prompts, shared.config.episode)
+      question = Question(self._chat.question)
       async with asyncio.timeout(deadline_s):
-        probe = await protocol.ask_probe(self, shared.prompts, question)
-        taught = await protocol.teach(
-          self, shared.prompts, config.teach, question, probe
-        )
-      return outcome_of(taught), taught.teaching
+        probe = walk.read(await walk.probe(question))
+        (teaching,) = await walk.teach(question, probe)
+      return outcome_of(teaching), teaching.text
     except TimeoutError:
       # A slow probe leaves no time in which any teacher could answer.
       self._well = False if self._fairly_asked else None
       return "alone_late", None
+    except NoAnswer as failure:
+      return outcome_of(failure), None
     except Exception as error:
       # Teaching is an extra: whatever goes wrong, the student answers.
       log.error("no teaching: %s", place(error))
@@ -134,35 +138,26 @@ class _Asked:
     finally:
       shared.breaker.report(admitted, self._well)
 
-  async def ask(self, prompt: str, **_) -> Reply:
-    """The probe, after the client's own turns; see protocol."""
-    how = self._shared.config.probe
-    body = self._chat.probe(prompt, how.max_tokens, how.temperature)
-    sending = self._shared.upstream.send(body, self._authorization)
-    return await self._stage("probe", sending)
-
-  async def chat(self, request: ChatRequest) -> Reply:
-    """The teacher's words; see protocol."""
-    body = {
-      "messages": list(request.messages),
-      "max_tokens": request.max_tokens,
-      "temperature": request.temperature,
-    }
-    if self._chat.seed is not None:
-      body["seed"] = self._chat.seed
-    now = asyncio.get_running_loop().time()
-    self._fairly_asked = now <= self._fair_until
-    reply = await self._stage("teach", self._shared.teacher.send(body))
-    if reply.code not in _NOT_THE_TEACHERS_FAULT:
-      self._well = reply.status not in ("error", "timeout")
-    return reply
-
-  async def _stage(self, stage: str, sending) -> Reply:
-    counters = self._shared.counters
-    with counters.seconds[stage].time():
-      reply = await reply_of(sending)
-    counters.tokens[stage].inc(reply.completion_tokens or 0)
-    return reply
+  async def say(self, prompt: str, ask: Ask) -> list[Said]:
+    """The upstream's plan, after the client's own turns, or the teaching."""
+    shared, teaches = self._shared, ask.role == "teacher"
+    if teaches:
+      stage, server, authorization = "teach", shared.teacher, None
+      body = self._chat.for_teacher(prompt, ask.max_tokens, ask.temperature)
+      self._fairly_asked = time.monotonic() <= self._fair_until
+    else:
+      stage, server = "probe", shared.upstream
+      authorization = self._authorization
+      body = self._chat.probe(prompt, ask.max_tokens, ask.temperature)
+    kwargs = shared.config.episode.chat_template_kwargs.of(ask.role)
+    if kwargs:
+      body["chat_template_kwargs"] = kwargs
+    with shared.counters.seconds[stage].time():
+      reply = await reply_of(server.send(body, authorization))
+    shared.counters.tokens[stage].inc(reply.completion_tokens or 0)
+    if teaches and reply.code not in _NOT_THE_TEACHERS_FAULT:
+      self._well = reply.status not in FAILED
+    return [said_of(reply, ask.role)]
 
   def _body(self, teaching: str | None):
     """The request that the upstream answers."""
@@ -172,7 +167,7 @@ class _Asked:
     if teaching is None:
       role, fields = "student_baseline", {}
     else:
-      role, fields = "student_with_teaching", {"teaching": teaching}
+      role, fields = "student_taught", {"teaching": teaching}
     prompt = prompts.render(role, {"question": question, **fields})
     return self._chat.with_prompt(prompt)
 

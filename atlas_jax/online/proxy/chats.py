@@ -64,12 +64,6 @@ class Chat:
   def stream(self) -> bool:
     return self.body.get("stream") is True
 
-  @property
-  def seed(self) -> int | None:
-    """The seed that the client wants its answer to be sampled with."""
-    seed = self.body.get("seed")
-    return seed if type(seed) is int else None
-
   def with_prompt(self, prompt: str) -> dict:
     """The request with `prompt` in place of the question."""
     earlier = self.body["messages"][:-1]
@@ -85,6 +79,18 @@ class Chat:
       **kept,
       "messages": self.with_prompt(prompt)["messages"],
       "max_completion_tokens" if newer else "max_tokens": max_tokens,
+      "temperature": temperature,
+    }
+
+  def for_teacher(
+    self, prompt: str, max_tokens: int, temperature: float
+  ) -> dict:
+    """A request for a teaching, with the seed of the client."""
+    seed = self.body.get("seed")
+    return {
+      **({"seed": seed} if type(seed) is int else {}),
+      "messages": [{"role": "user", "content": prompt}],
+      "max_tokens": max_tokens,
       "temperature": temperature,
     }
 

@@ -4,20 +4,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from atlas_jax import addresses
+from atlas_jax import addresses, config_checks
 from atlas_jax.config import (
   ConfigError,
   NonNegativeFloat,
   PositiveFloat,
   PositiveInt,
   PromptsConfig,
+  TeachConfig,
 )
 from atlas_jax.online import variables
-from atlas_jax.online.best_prompts import load_prompts, prompts_config
 from atlas_jax.online.outcomes import TEACH_DEADLINE_S
-from atlas_jax.online.protocol import ProbeConfig, TeachConfig
 from atlas_jax.online.url_calls import Wording
 from atlas_jax.serving import http
+from atlas_jax.teaching.prompts import load_prompts, prompts_config
 
 # As browsers send it: in lower case, with neither a path nor a usual port.
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9.-]+|\[[0-9a-f:]+\])(:\d+)?")
@@ -57,8 +57,7 @@ class ProxyConfig:
   prompts: PromptsConfig = field(default_factory=PromptsConfig)
   # A best_prompts.json, in place of `prompts`.
   prompts_path: str | None = None
-  probe: ProbeConfig = field(default_factory=ProbeConfig)
-  teach: TeachConfig = field(default_factory=TeachConfig)
+  episode: TeachConfig = field(default_factory=TeachConfig)
   # Probe and teacher together may take this long, then the student answers
   # alone.
   teach_deadline_s: PositiveFloat = TEACH_DEADLINE_S
@@ -126,6 +125,14 @@ def check(config: ProxyConfig) -> None:
         f"config.allow_origins: {origin!r} must be the origin of a web page,"
         " such as http://localhost:3000"
       )
+  problems = config_checks.template_kwargs(config.episode, "config.episode")
+  for problem in problems:
+    raise ConfigError(problem)
+  if config.episode.chat_template_kwargs.student:
+    raise ConfigError(
+      "config.episode.chat_template_kwargs.student has no effect: a client's"
+      " own request says chat_template_kwargs"
+    )
   if config.upstream.forward_authorization and (
     config.api_key_env or config.upstream.api_key_env
   ):
