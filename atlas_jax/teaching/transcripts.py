@@ -4,10 +4,11 @@ What a server of the run sampled for the teacher is there exactly (token ids,
 sampler log-probs, weight version), beside the texts that a person reads.
 """
 
+from atlas_jax.serving.client import Completion
 from atlas_jax.teaching.answers import Verdict
 from atlas_jax.teaching.arms import Attempt
 from atlas_jax.teaching.rewards import ScoredEpisode
-from atlas_jax.teaching.speakers import Said, Sample
+from atlas_jax.teaching.speakers import Said
 
 
 def _solution(solution: Said, verdict: Verdict) -> dict:
@@ -22,7 +23,7 @@ def _solution(solution: Said, verdict: Verdict) -> dict:
   }
 
 
-def _sample(sample: Sample | None) -> dict:
+def _sample(sample: Completion | None) -> dict:
   """What can be trained on, where there is anything."""
   if sample is None:
     return {}
@@ -59,7 +60,6 @@ def episode_json(scored: ScoredEpisode, step: int) -> dict:
         **_sample(said.sample),
       }
     )
-  sample = episode.teachings[0].said.sample
   return {
     "step": step,
     "id": episode.problem.id,
@@ -74,7 +74,7 @@ def episode_json(scored: ScoredEpisode, step: int) -> dict:
       )
     ],
     "teachings": teachings,
-    "teacher_prompt_ids": [] if sample is None else list(sample.prompt_ids),
+    "teacher_prompt_ids": list(episode.teachings[0].said.prompt_ids),
     "seconds": dict(episode.seconds),
   }
 

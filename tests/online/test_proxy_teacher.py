@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from atlas_jax.online.proxy.breaker import Breaker
-from atlas_jax.teaching.protocol import NO_PROBE
+from atlas_jax.teaching.prompts import NO_PROBE
 from tests.online.proxied import TEACHING, contents, run, teacher, upstream
 from tests.online.stub_server import StubServer
 

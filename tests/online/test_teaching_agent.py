@@ -282,7 +282,8 @@ def test_an_agent_that_fails_under_the_teaching_keeps_its_first_answer():
   with teacher() as teach, TeachingAgent(fails, teach.url, PROMPTS) as taught:
     answer = taught.ask("1+1?")
     assert (answer.text, answer.outcome) == ("two", "alone_guided_failed")
-    assert answer.taught.guided.status == "error"
+    assert answer.teaching.text == "count twice"
+    assert answer.teaching.taught is None
 
 
 @pytest.mark.parametrize("returned", [None, " ", 3, ValueError("no")])
@@ -313,7 +314,7 @@ def test_an_open_agent_and_how_the_teacher_is_sampled():
       self.closed.set()
 
   opened = Open()
-  config = TeachConfig(max_tokens=7, temperature=0.25)
+  config = TeachConfig(max_teaching_tokens=7, teacher_temperature=0.25)
   with (
     teacher() as teach,
     TeachingAgent(
