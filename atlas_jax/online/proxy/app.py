@@ -160,14 +160,14 @@ class _Proxy:
 
   async def chat(self, request: web.Request) -> web.StreamResponse:
     """Answers, and counts the request once, however it ends."""
-    outcome = "failed"
+    outcome, held = "failed", 0
     try:
       self.doors.check_key(request)
       self._check_room()
       self.doors.check_body(request)
-      async with self.doors.body(request) as data:
-        self._check_room()  # others may have come meanwhile
-        outcome, response = await self._admitted(request, data)
+      data, held = await self.doors.body(request)
+      self._check_room()  # others may have come meanwhile
+      outcome, response = await self._admitted(request, data)
       return response
     except Refused:
       outcome = "refused"
@@ -183,6 +183,7 @@ class _Proxy:
       log.error("a chat failed: %s", place(error))
       return errors.error(500, "the proxy failed", "server_error")
     finally:
+      self.doors.free(held)
       self._counters.requests[outcome].inc()
 
   async def _admitted(

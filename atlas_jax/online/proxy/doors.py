@@ -20,10 +20,8 @@ memory once they are parsed; what comes above that is refused for now.
 """
 
 import asyncio
-import contextlib
 import hmac
 import re
-from collections.abc import AsyncIterator
 
 from aiohttp import web
 
@@ -112,38 +110,39 @@ class Doors:
     if request.headers.get("Content-Encoding", "identity") != "identity":
       raise Refused(415, "the body must not be compressed")
 
-  @contextlib.asynccontextmanager
-  async def body(self, request: web.Request) -> AsyncIterator[bytes]:
-    """The body, which counts as held while this is entered."""
+  async def body(self, request: web.Request) -> tuple[bytes, int]:
+    """(the body, what to `free` when its chat is over)."""
     config, content = self._config, request.content
     body, held = bytearray(), 0
-
-    def hold(size: int) -> None:
-      nonlocal held
-      held += size
-      self._held += size
-      if self._held > config.max_held_bytes:
-        raise Refused(*errors.FULL)
-
     # A timer is not cheap, and most bodies have come with their head.
     late_s = None if content.is_eof() else config.body_timeout_s
     try:
-      try:
-        async with asyncio.timeout(late_s):
-          while piece := await content.readany():
-            body += piece
-            hold(len(piece))
-            if len(body) > config.max_request_bytes:
-              reason = f"the body is over {config.max_request_bytes} bytes"
-              raise Refused(413, reason)
-      except TimeoutError:
-        reason = f"the body took over {config.body_timeout_s:g} s"
-        raise Refused(408, reason) from None
+      async with asyncio.timeout(late_s):
+        while piece := await content.readany():
+          body += piece
+          held += self._hold(len(piece))
+          if len(body) > config.max_request_bytes:
+            reason = f"the body is over {config.max_request_bytes} bytes"
+            raise Refused(413, reason)
       parts = chat_json.parts_of(body)
       if parts > chat_json.MOST_PARTS:
         reason = f"the body has over {chat_json.MOST_PARTS} values"
         raise Refused(413, reason)
-      hold(_OF_A_BYTE * len(body) + _OF_A_PART * parts)
-      yield bytes(body)
-    finally:
-      self._held -= held
+      held += self._hold(_OF_A_BYTE * len(body) + _OF_A_PART * parts)
+      return bytes(body), held
+    except BaseException as reason:
+      self.free(held)
+      if not isinstance(reason, TimeoutError):
+        raise
+      late = f"the body took over {config.body_timeout_s:g} s"
+      raise Refused(408, late) from None
+
+  def _hold(self, size: int) -> int:
+    if self._held + size > self._config.max_held_bytes:
+      raise Refused(*errors.FULL)
+    self._held += size
+    return size
+
+  def free(self, size: int) -> None:
+    """Gives back what a body took."""
+    self._held -= size
