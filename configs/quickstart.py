@@ -1,5 +1,10 @@
 """The whole road on one CPU: `bash launchers/quickstart.sh`.
 
+Source: ours; the task is atlas_jax/data/teachable.py.
+Hardware: two CPU cores, 16 GB. Hours: 0.12 to 0.15.
+Result: accuracy 49.2% alone, 50.8% after SFT, 98.4% [96.1, 99.4] after GRPO
+  (seed 0, 256 problems; seeds 1 and 2: 98.4%, 92.2%).
+
 Variants: student makes the frozen student of the built-in `teachable` task
 from nothing; teacher (the default) starts from the same weights, learns the
 format of teaching by SFT and then, by GRPO, to teach that student. Without
@@ -66,7 +71,7 @@ def _teacher():
   config = _common()
   config.phases = ("sft", "evaluate", "grpo", "evaluate", "export")
   config.teacher.path = STUDENT
-  config.serving.student_path = STUDENT
+  config.student.path = STUDENT
   config.data.sft_source = "teachable_sft"
   config.sft.steps = 400
   config.sft.batch_rows = 16
@@ -90,7 +95,7 @@ def _teacher():
   config.grpo.optimizer.final_fraction = 0.1
   # Rewards less the mean of their group, and no more: divided by their spread,
   # a token saved where all are right would count as much as an answer.
-  config.grpo.advantage = "none"
+  config.grpo.advantage = "centred"
   # Holds the teacher near SFT: it makes its teachings of pieces of those.
   config.grpo.beta = 0.02
   config.grpo.checkpoint_every = 10

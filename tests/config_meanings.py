@@ -73,7 +73,7 @@ MEANINGS = {
   "GrpoConfig.eps_high": "the ratio is clipped at 1 + eps_high",
   "GrpoConfig.advantage": (
     "the reward less the mean of its group, divided by the spread of the"
-    " group, of the batch, or by nothing"
+    " group or of the batch;"
   ),
   "GrpoConfig.mismatch": (
     "correction where trainer and server have other log-probs: of a token"
@@ -84,7 +84,6 @@ MEANINGS = {
   "GrpoConfig.max_skipped_steps": "updates left out (NaN or skip_grad_norm)",
   "GrpoConfig.mask_truncated": "no training on:",
   "GrpoConfig.checkpoint_every": "steps between two checkpoints",
-  "ServingConfig.student_path": "the frozen student, as teacher.path",
   "ServingConfig.start_timeout_s": "until a server must be healthy",
   "ServingConfig.request_timeout_s": "of one request, or of taking weights",
   "ServingConfig.retries": "attempts after the first:",
@@ -182,9 +181,6 @@ MEANINGS = {
   "AgentsSdkConfig.api_key_env": "the variable that holds the key there",
   "AgentsSdkConfig.api": "that the models speak",
   "Caps.dollars": "at the prices of the models",
-  "ChatServerConfig.model": "as its /v1/models lists it.",
-  "UpstreamConfig.model": "as its /v1/models lists it; None: the one that the"
-  " client names.",
   "ProxyConfig.host": "the address to listen at",
   "ProxyConfig.port": "the port to listen at",
   "ProxyConfig.breaker_open_s": "that time, in which it is not asked",
@@ -192,4 +188,6 @@ MEANINGS = {
   "ProxyConfig.health_timeout_s": "for a server to say that it is up",
   "ProxyConfig.max_request_bytes": "of one request",
   "ProxyConfig.max_connections": "clients connected at one time;",
+  "ModelServerConfig.model": "as its /v1/models lists it;",
+  "UpstreamConfig.model": "as its /v1/models lists it;",
 }

@@ -12,11 +12,10 @@ from openai.types.chat import completion_create_params
 from atlas_jax.config import ConfigError, build, tree_of
 from atlas_jax.online.proxy import chats, errors
 from atlas_jax.online.proxy.config import (
-  ChatServerConfig,
   Keys,
+  ModelServerConfig,
   ProxyConfig,
   UpstreamConfig,
-  check,
 )
 from tests.online import raw_http
 from tests.online.proxied import ASK, run, teacher, upstream
@@ -202,7 +201,7 @@ URL = "http://127.0.0.1:9/v1"
 def reachable(host, **changes):
   forward = changes.pop("forward", False)
   sent = UpstreamConfig(url=URL, forward_authorization=forward)
-  teaches = ChatServerConfig(url=URL, model="t")
+  teaches = ModelServerConfig(url=URL, model="t")
   return ProxyConfig(host=host, upstream=sent, teacher=teaches, **changes)
 
 
@@ -211,14 +210,14 @@ def reachable(host, **changes):
 )
 def test_other_machines_need_a_key(host):
   with pytest.raises(ConfigError, match=r"^config\.host=.*config\.api_key_env"):
-    check(reachable(host))
-  check(reachable(host, api_key_env="KEY"))
-  check(reachable(host, forward=True))
+    build(ProxyConfig, reachable(host))
+  build(ProxyConfig, reachable(host, api_key_env="KEY"))
+  build(ProxyConfig, reachable(host, forward=True))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.0.0.2"])
 def test_this_machine_needs_none(host):
-  check(reachable(host))
+  build(ProxyConfig, reachable(host))
 
 
 def test_a_key_that_the_upstream_refuses_is_not_taught():

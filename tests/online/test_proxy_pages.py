@@ -6,13 +6,12 @@ import openai
 import pytest
 from aiohttp import web
 
-from atlas_jax.config import ConfigError
+from atlas_jax.config import ConfigError, build
 from atlas_jax.online.proxy.config import (
-  ChatServerConfig,
   Keys,
+  ModelServerConfig,
   ProxyConfig,
   UpstreamConfig,
-  check,
 )
 from tests.online import raw_http
 from tests.online.proxied import (
@@ -124,11 +123,11 @@ def test_what_is_no_origin_is_refused_at_the_start(origin):
   url = "http://127.0.0.1:9/v1"
   config = ProxyConfig(
     upstream=UpstreamConfig(url=url),
-    teacher=ChatServerConfig(url=url, model="t"),
+    teacher=ModelServerConfig(url=url, model="t"),
     allow_origins=(PAGE, "https://chat.example", origin),
   )
-  with pytest.raises(ConfigError, match=r"config\.allow_origins: ") as error:
-    check(config)
+  with pytest.raises(ConfigError, match=r"config\.allow_origins=") as error:
+    build(ProxyConfig, config)
   assert repr(origin) in str(error.value)
 
 

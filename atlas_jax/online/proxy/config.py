@@ -1,39 +1,53 @@
 """The config of the proxy: every default, once."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from atlas_jax import addresses, config_checks
-from atlas_jax.config import (
-  ConfigError,
+from atlas_jax import addresses
+from atlas_jax.config import PromptsConfig
+from atlas_jax.config_tree import (
   NonNegativeFloat,
   PositiveFloat,
   PositiveInt,
-  PromptsConfig,
-  TeachConfig,
+  Valid,
 )
+from atlas_jax.episode_config import TeachConfig
 from atlas_jax.online import variables
 from atlas_jax.online.outcomes import TEACH_DEADLINE_S
 from atlas_jax.online.url_calls import Wording
+from atlas_jax.online.variables import VariableName
 from atlas_jax.serving import http
-from atlas_jax.teaching.prompts import load_prompts, prompts_config
 
+_PORT = Valid("must be from 1 to 65535", lambda port: 1 <= port <= 65535)
 # As browsers send it: in lower case, with neither a path nor a usual port.
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9.-]+|\[[0-9a-f:]+\])(:\d+)?")
+Origin = Annotated[
+  str,
+  Valid(
+    "must be the origin of a web page, such as http://localhost:3000",
+    re.compile(
+      r"[a-z][a-z0-9+.-]*://([a-z0-9.-]+|\[[0-9a-f:]+\])(:\d+)?"
+    ).fullmatch,
+  ),
+]
 
 
 @dataclass(frozen=True)
-class ChatServerConfig(Wording):
-  """An OpenAI-compatible server, and how a request of ours is worded for it."""
+class ModelServerConfig(Wording):
+  """An OpenAI-compatible server and the model that is asked there."""
 
   url: str | None = None  # as http://HOST:PORT/v1
-  model: str | None = None  # of the upstream, None: as the client names it
-  api_key_env: str | None = None  # the variable that holds its key
+  model: str | None = None  # upstream: None: the one that the client names
+  api_key_env: VariableName | None = None  # the variable that holds its key
+
+  def conflicts(self) -> Iterator[str]:
+    if problem := addresses.problem(self.url):
+      yield f"url {problem}; a key goes by api_key_env"
 
 
 @dataclass(frozen=True)
-class UpstreamConfig(ChatServerConfig):
+class UpstreamConfig(ModelServerConfig):
   """The model that answers."""
 
   # The client's own Authorization header is passed on instead of a key.
@@ -45,15 +59,15 @@ class ProxyConfig:
   """Times in seconds, sizes in bytes."""
 
   host: str = "127.0.0.1"
-  port: int = 8080
+  port: Annotated[int, _PORT] = 8080
   # The variable that holds the key that clients must show; None: all may ask.
-  api_key_env: str | None = None
+  api_key_env: VariableName | None = None
   # Without that key: what Host may name beside this machine and `host`.
   allowed_hosts: tuple[str, ...] = ()
   # The web pages that may ask, as http://localhost:3000.
-  allow_origins: tuple[str, ...] = ()
+  allow_origins: tuple[Origin, ...] = ()
   upstream: UpstreamConfig = UpstreamConfig()
-  teacher: ChatServerConfig = ChatServerConfig()  # the model that teaches
+  teacher: ModelServerConfig = ModelServerConfig()
   prompts: PromptsConfig = field(default_factory=PromptsConfig)
   # A best_prompts.json, in place of `prompts`.
   prompts_path: str | None = None
@@ -83,6 +97,31 @@ class ProxyConfig:
   max_question_bytes: PositiveInt = 32 << 10  # longer ones are not taught
   drain_s: NonNegativeFloat = 30.0  # for open requests, after SIGTERM
 
+  def conflicts(self) -> Iterator[str]:
+    guarded = self.api_key_env or self.upstream.forward_authorization
+    if not guarded and not addresses.is_loopback(self.host):
+      yield (
+        f"host={self.host!r} lets other machines ask without a key:"
+        " config.api_key_env must name the variable that holds one"
+      )
+    if self.teacher.model is None:
+      yield (
+        "teacher.model must name the model that teaches, as"
+        f" {self.teacher.url}/models lists it"
+      )
+    if self.episode.chat_template_kwargs.student:
+      yield (
+        "episode.chat_template_kwargs.student has no effect: a client's own"
+        " request says chat_template_kwargs"
+      )
+    if self.upstream.forward_authorization and (
+      self.api_key_env or self.upstream.api_key_env
+    ):
+      yield (
+        "upstream.forward_authorization passes the client's own key on:"
+        " config.api_key_env and config.upstream.api_key_env must be None"
+      )
+
 
 @dataclass(frozen=True)
 class Keys:
@@ -91,55 +130,6 @@ class Keys:
   client: str | None = field(default=None, repr=False)
   upstream: str | None = field(default=None, repr=False)
   teacher: str | None = field(default=None, repr=False)
-
-
-def check(config: ProxyConfig) -> None:
-  """Refuses what cannot work.
-
-  Raises:
-    ConfigError: with the key and what is valid.
-  """
-  guarded = config.api_key_env or config.upstream.forward_authorization
-  if not guarded and not addresses.is_loopback(config.host):
-    raise ConfigError(
-      f"config.host={config.host!r} lets other machines ask without a key:"
-      " config.api_key_env must name the variable that holds one"
-    )
-  for name in ("upstream", "teacher"):
-    server = getattr(config, name)
-    problem = addresses.problem(server.url)
-    if problem is not None:
-      raise ConfigError(
-        f"config.{name}.url {problem}; a key goes by config.{name}.api_key_env"
-      )
-  if not 1 <= config.port <= 65535:
-    raise ConfigError(f"config.port={config.port} must be from 1 to 65535")
-  if config.teacher.model is None:
-    raise ConfigError(
-      "config.teacher.model must name the model that teaches, as"
-      f" {config.teacher.url}/models lists it"
-    )
-  for origin in config.allow_origins:
-    if not _ORIGIN.fullmatch(origin):
-      raise ConfigError(
-        f"config.allow_origins: {origin!r} must be the origin of a web page,"
-        " such as http://localhost:3000"
-      )
-  problems = config_checks.template_kwargs(config.episode, "config.episode")
-  for problem in problems:
-    raise ConfigError(problem)
-  if config.episode.chat_template_kwargs.student:
-    raise ConfigError(
-      "config.episode.chat_template_kwargs.student has no effect: a client's"
-      " own request says chat_template_kwargs"
-    )
-  if config.upstream.forward_authorization and (
-    config.api_key_env or config.upstream.api_key_env
-  ):
-    raise ConfigError(
-      "config.upstream.forward_authorization passes the client's own key on:"
-      " config.api_key_env and config.upstream.api_key_env must be None"
-    )
 
 
 def read_keys(config: ProxyConfig, environ: Mapping[str, str]) -> Keys:
@@ -157,14 +147,3 @@ def read_keys(config: ProxyConfig, environ: Mapping[str, str]) -> Keys:
     upstream=read("upstream.api_key_env", config.upstream.api_key_env),
     teacher=read("teacher.api_key_env", config.teacher.api_key_env),
   )
-
-
-def read_prompts(config: ProxyConfig) -> PromptsConfig:
-  """The templates: of the file, if one is named.
-
-  Raises:
-    PromptError: they are not valid.
-  """
-  if config.prompts_path is not None:
-    return load_prompts(config.prompts_path)
-  return prompts_config(vars(config.prompts), "config.prompts")
