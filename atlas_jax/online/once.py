@@ -47,11 +47,14 @@ class Complaints:
     log.warning("%s: %s (logged once)", self._who, words)
 
 
-async def reply_of(sending: Coroutine[None, None, Answer]) -> Reply:
+async def reply_of(
+  sending: Coroutine[None, None, Answer], complain: Complaints
+) -> Reply:
   """What one attempt brought; a cut answer is one too.
 
   Args:
     sending: raises CallFailed where there is no answer.
+    complain: of the server.
   """
   tokens = {}
   try:
@@ -63,6 +66,7 @@ async def reply_of(sending: Coroutine[None, None, Answer]) -> Reply:
     status = judged(answer, 0, accept_cut=True)
     return Reply(status, text=answer.text or "", **tokens)
   except CallFailed as failed:
+    complain(failed)
     # A model that declines is well, and has said nothing.
     status = "empty" if failed.declined else failed.status
     return Reply(status, error=str(failed), code=failed.code, **tokens)

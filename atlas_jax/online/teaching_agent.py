@@ -13,12 +13,11 @@ import asyncio
 import atexit
 import collections
 import concurrent.futures
-import contextlib
 import dataclasses
 import logging
 import pathlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from atlas_jax.config import PromptsConfig
@@ -165,11 +164,20 @@ class TeachingAgent:
     if not alone.text:
       raise AgentFailed(f"{self._agent.name}: empty")
     probe, said = self._protocol.read(alone), alone
-    outcome, teaching = await self._teach(asked, probe)
+    try:
+      async with asyncio.timeout(self._deadline_s):
+        found = await _extra("teaching", self._protocol.teach(asked, probe))
+    except TimeoutError:
+      found = NoAnswer("teaching", "timeout")
+    teaching = None if isinstance(found, NoAnswer) else found[0]
+    outcome = outcome_of(teaching or found)
     if outcome == "taught":
-      taught = await self._taught(asked, teaching)
-      teaching = dataclasses.replace(teaching, taught=taught)
-      if taught is not None and strip_thinking(taught.text):
+      taught = await _extra(
+        "second answer", self._protocol.taught(asked, teaching.text)
+      )
+      if isinstance(taught, Said):
+        teaching = dataclasses.replace(teaching, taught=taught)
+      if isinstance(taught, Said) and strip_thinking(taught.text):
         said = taught
       else:
         outcome = "alone_guided_failed"
@@ -178,21 +186,6 @@ class TeachingAgent:
     text = strip_thinking(said.text)
     shown = said.text if text is None else text
     return Answer(shown, outcome, probe, teaching)
-
-  async def _teach(self, asked, probe) -> tuple[str, Teaching | None]:
-    try:
-      async with asyncio.timeout(self._deadline_s):
-        with _extra("teaching"):
-          (teaching,) = await self._protocol.teach(asked, probe)
-      return outcome_of(teaching), teaching
-    except TimeoutError:
-      return "alone_late", None
-    except NoAnswer as failure:
-      return outcome_of(failure), None
-
-  async def _taught(self, asked, teaching) -> Said | None:
-    with contextlib.suppress(NoAnswer), _extra("second answer"):
-      return await self._protocol.taught(asked, teaching.text)
 
   def close(self) -> None:
     """Closes agent and teacher, for who used ask; the exit does it too.
@@ -227,21 +220,14 @@ def _templates(prompts, inject: str | None) -> PromptsConfig:
   return prompts_config({**prompts, **changed}, "prompts")
 
 
-@contextlib.contextmanager
-def _extra(what: str) -> Iterator[None]:
-  """Whatever goes wrong with an extra, there is a first answer.
-
-  Raises:
-    NoAnswer: for all that is raised; unexpected errors are logged without
-      their words.
-  """
+async def _extra(what: str, work: Awaitable):
+  """What `work` brings, or NoAnswer: the first answer is there in any case."""
   try:
-    yield
-  except NoAnswer:
-    raise
+    return await work
+  except NoAnswer as failure:
+    return failure
   except (BudgetSpent, ModelRefused) as error:
     log.warning("no %s any more: %s", what, error)
-    raise NoAnswer(what, "error") from None
   except Exception as error:
     log.error("no %s: %s", what, place(error))
-    raise NoAnswer(what, "error") from None
+  return NoAnswer(what, "error")

@@ -9,7 +9,6 @@ from atlas_jax.online import variables
 from atlas_jax.online.agents.python import InThisProcess
 from atlas_jax.online.once import Complaints, reply_of
 from atlas_jax.online.replies import Agent, ChatModel, ChatRequest, Reply
-from atlas_jax.online.retrying import Answer, CallFailed
 from atlas_jax.online.url_calls import UrlCalls, Wording
 from atlas_jax.scrubbing import answer_scrubber, told
 from atlas_jax.serving.http import MOST_BYTES
@@ -102,16 +101,9 @@ class _AskedOnce:
     )
 
   async def chat(self, request: ChatRequest) -> Reply:
-    reply = await reply_of(self._send(request))
+    reply = await reply_of(self._calls.send(request), self._complain)
     text = None if reply.text is None else self._hide(reply.text)
     return dataclasses.replace(reply, text=text)
-
-  async def _send(self, request: ChatRequest) -> Answer:
-    try:
-      return await self._calls.send(request)
-    except CallFailed as failed:
-      self._complain(failed)
-      raise
 
   async def aclose(self) -> None:
     await self._calls.aclose()

@@ -153,7 +153,7 @@ class _Asked:
     if kwargs:
       body["chat_template_kwargs"] = kwargs
     with shared.counters.seconds[stage].time():
-      reply = await reply_of(server.send(body, authorization))
+      reply = await reply_of(server.send(body, authorization), server.complain)
     shared.counters.tokens[stage].inc(reply.completion_tokens or 0)
     if teaches and reply.code not in _NOT_THE_TEACHERS_FAULT:
       self._well = reply.status not in FAILED

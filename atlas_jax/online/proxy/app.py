@@ -105,8 +105,8 @@ class _Proxy:
     self._keys = keys
     self._breaker = Breaker(config.breaker_failures, config.breaker_open_s)
     self._counters = Counters()
-    self._under_way = 0
-    self._counters.in_flight.set_function(lambda: self._under_way)
+    self._chats: set[asyncio.Task] = set()  # under way
+    self._counters.in_flight.set_function(lambda: len(self._chats))
     self._counters.circuit_open.set_function(
       lambda: self._breaker.state != "closed"
     )
@@ -149,7 +149,7 @@ class _Proxy:
     return guarded
 
   def _check_room(self) -> None:
-    if self._under_way >= self._config.max_concurrency:
+    if len(self._chats) >= self._config.max_concurrency:
       raise Refused(*errors.FULL)
 
   def _authorization(self, request: web.Request) -> str | None:
@@ -166,7 +166,11 @@ class _Proxy:
       self.doors.check_body(request)
       data, held = await self.doors.body(request)
       self._check_room()  # others may have come meanwhile
-      outcome, response = await self._admitted(request, data)
+      self._chats.add(request.task)
+      with self._counters.seconds["total"].time():
+        outcome, response = await answer(
+          self._shared, request, data, self._authorization(request)
+        )
       return response
     except Refused:
       outcome = "refused"
@@ -182,19 +186,9 @@ class _Proxy:
       log.error("a chat failed: %s", place(error))
       return errors.error(500, "the proxy failed", "server_error")
     finally:
+      self._chats.discard(request.task)
       self.doors.free(held)
       self._counters.requests[outcome].inc()
-
-  async def _admitted(
-    self, request, data: bytes
-  ) -> tuple[str, web.StreamResponse]:
-    self._under_way += 1
-    try:
-      with self._counters.seconds["total"].time():
-        authorization = self._authorization(request)
-        return await answer(self._shared, request, data, authorization)
-    finally:
-      self._under_way -= 1
 
   async def models(self, request: web.Request) -> web.Response:
     """The upstream's list of models, as it is."""
@@ -261,7 +255,7 @@ class _Proxy:
       body |= {
         "upstream": {"state": upstream},
         "teacher": {"state": teacher, "circuit": circuit},
-        "in_flight": self._under_way,
+        "in_flight": len(self._chats),
       }
     return web.json_response(body, status=503 if status == "down" else 200)
 

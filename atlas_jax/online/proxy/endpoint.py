@@ -165,24 +165,22 @@ class Endpoint:
       authorization: the header to send in place of the key.
 
     Raises:
-      CallFailed: there is none. The first of each kind is logged.
+      CallFailed: there is none.
     """
     try:
       async with self.post(
         self._config.worded(body), authorization, timeout=self._quick
       ) as response:
         content = await self.read(response)
-      if authorization is not None:  # of a client: a key that is not ours
-        own = Hiding(authorization.partition(" ")[2])
-        content = await own.in_body(content, response.status)
-      if response.status != 200:
-        words = content.decode(errors="replace")
-        raise refused(response.status, words, response.headers)
-      return answer_of(parsed(content))
-    except (aiohttp.ClientError, CallFailed) as reason:
-      self.complain(reason)
-      if isinstance(reason, CallFailed):
-        raise
-      late = isinstance(reason, TimeoutError)
-      status = "timeout" if late else "error"
-      raise CallFailed(type(reason).__name__, status=status) from None
+    except aiohttp.ClientError as error:
+      if isinstance(error, http.Redirected):
+        self.complain(error)
+      status = "timeout" if isinstance(error, TimeoutError) else "error"
+      raise CallFailed(type(error).__name__, status=status) from None
+    if authorization is not None:  # of a client: a key that is not ours
+      own = Hiding(authorization.partition(" ")[2])
+      content = await own.in_body(content, response.status)
+    if response.status != 200:
+      words = content.decode(errors="replace")
+      raise refused(response.status, words, response.headers)
+    return answer_of(parsed(content))
