@@ -33,6 +33,8 @@ class Complaints:
     self._logged: set[int | type] = set()
 
   def __call__(self, reason: Exception) -> None:
+    if isinstance(reason.__cause__, http.Redirected):
+      reason = reason.__cause__
     code = getattr(reason, "code", None)
     kind = code or type(reason)
     if kind in self._logged:

@@ -8,7 +8,6 @@ is logged.
 import asyncio
 import logging
 import signal
-import time
 from collections.abc import AsyncIterator, Callable, Mapping
 
 import aiohttp
@@ -30,6 +29,7 @@ from atlas_jax.online.proxy.counters import Counters
 from atlas_jax.online.proxy.doors import Doors
 from atlas_jax.online.proxy.endpoint import Endpoint
 from atlas_jax.online.proxy.errors import Refused
+from atlas_jax.online.proxy.health import Health
 from atlas_jax.serving import http
 from atlas_jax.teaching.prompts import Prompts
 
@@ -38,7 +38,6 @@ _UNKNOWN = (
   "only POST /v1/chat/completions, GET /v1/models, /v1/models/ID, /health,"
   " /metrics are here"
 )
-_HEALTH_KEPT_S = 1.0  # /health asks the servers no more often
 
 
 def serve(config: ProxyConfig, environ: Mapping[str, str]) -> None:
@@ -110,8 +109,6 @@ class _Proxy:
     self._counters.circuit_open.set_function(
       lambda: self._breaker.state != "closed"
     )
-    self._asking = asyncio.Lock()
-    self._states, self._asked_at = ("down", "down"), -_HEALTH_KEPT_S
 
   async def connected(self, app) -> AsyncIterator[None]:
     """Holds the connections while the application runs."""
@@ -122,9 +119,10 @@ class _Proxy:
       answer_timeout_s=c.answer_timeout_s,
     ) as session:
       self._upstream = Endpoint(session, "upstream", c, self._keys)
-      self._teacher = Endpoint(session, "teacher", c, self._keys)
+      teacher = Endpoint(session, "teacher", c, self._keys)
+      self._health = Health(c, self._upstream, teacher, self._breaker)
       self._shared = Shared(
-        *(c, self._prompts, self._upstream, self._teacher),
+        *(c, self._prompts, self._upstream, teacher),
         *(self._breaker, self._counters),
       )
       yield
@@ -215,49 +213,15 @@ class _Proxy:
     except StopIteration:
       raise Refused(404, f"the model {name[:200]!r} does not exist") from None
 
-  async def _ask_states(self) -> tuple[str, str]:
-    """How upstream and teacher are: asked once in a while, whoever asks."""
-
-    async def state(endpoint):
-      try:
-        status, _ = await endpoint.models(self._config.health_timeout_s)
-      except (aiohttp.ClientError, TimeoutError):
-        return "down"
-      if status >= 500:
-        return "down"
-      # A client's own key is not at hand here.
-      forwards = self._config.upstream.forward_authorization
-      keyless = endpoint is self._upstream and forwards
-      if status < 400 or (keyless and status in (401, 403)):
-        return "up"
-      return f"HTTP {status}"
-
-    async with self._asking:
-      if time.monotonic() >= self._asked_at + _HEALTH_KEPT_S:
-        self._states = await asyncio.gather(
-          state(self._upstream), state(self._teacher)
-        )
-        self._asked_at = time.monotonic()
-    return self._states
-
   async def health(self, request: web.Request) -> web.Response:
-    """503 where the upstream is down; all else that is not well degrades.
-
-    HTTP 401 or 404 to a question for the models says that a key or an address
-    is wrong, or that a server has no such list.
-    """
-    upstream, teacher = await self._ask_states()
-    circuit = self._breaker.state
-    well = upstream == teacher == "up" and circuit == "closed"
-    status = "down" if upstream == "down" else "ok" if well else "degraded"
-    body = {"status": status}
+    """503 where the upstream is down; details only to who knows the key."""
+    states = await self._health.states()
     if self.doors.knows_key(request):
-      body |= {
-        "upstream": {"state": upstream},
-        "teacher": {"state": teacher, "circuit": circuit},
-        "in_flight": len(self._chats),
-      }
-    return web.json_response(body, status=503 if status == "down" else 200)
+      states["in_flight"] = len(self._chats)
+    else:
+      states = {"status": states["status"]}
+    down = states["status"] == "down"
+    return web.json_response(states, status=503 if down else 200)
 
   async def unknown(self, request: web.Request) -> web.Response:
     raise Refused(404, _UNKNOWN)

@@ -173,10 +173,8 @@ class Endpoint:
       ) as response:
         content = await self.read(response)
     except aiohttp.ClientError as error:
-      if isinstance(error, http.Redirected):
-        self.complain(error)
       status = "timeout" if isinstance(error, TimeoutError) else "error"
-      raise CallFailed(type(error).__name__, status=status) from None
+      raise CallFailed(type(error).__name__, status=status) from error
     if authorization is not None:  # of a client: a key that is not ours
       own = Hiding(authorization.partition(" ")[2])
       content = await own.in_body(content, response.status)
