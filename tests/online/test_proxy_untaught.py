@@ -13,7 +13,8 @@ from tests.online.proxied import ASK, run, teacher, upstream
     ({"n": 2}, "n"),
     ({"messages": [{"role": "function", "content": "7"}, *ASK]}, "tools"),
     ({"modalities": ["text", "audio"]}, "modalities"),
-    ({"function_call": "auto", "functions": [{"name": "f"}]}, "functions"),
+    ({"functions": [{"name": "f"}]}, "functions"),
+    ({"function_call": {"name": "f"}}, "function_call"),
     ({"messages": [*ASK, {"role": "assistant", "content": "It"}]}, None),
     ({"messages": [{"role": "user", "content": "long " * 10}]}, "too_long"),
     (

@@ -121,12 +121,11 @@ def read_chat(
     raise Refused(400, "'messages' must be a list of at least one message")
   if not isinstance(body.get("stream"), (bool, type(None))):
     raise Refused(400, "'stream' must be true or false")
-  unknown = body.keys() - _FIELDS - set(extra_fields)
+  unknown = [k for k in body if k not in _FIELDS and k not in extra_fields]
   if unknown:
     raise Refused(
       400,
-      f"{min(unknown)[:80]!r} is no field of a chat completion that is passed"
-      " on",
+      f"{unknown[0][:80]!r} is no field of a chat completion that is passed on",
     )
   reason, question = _structure(body, messages), None
   if reason is None:
@@ -140,8 +139,8 @@ def read_chat(
 
 def _structure(body: Mapping, messages: list[dict]) -> str | None:
   """Why a request is not one for a plain text; None: it is."""
-  for key in body.keys() & _STRUCTURED:
-    if body[key] and body[key] != _PLAIN.get(key):
+  for key, value in body.items():
+    if key in _STRUCTURED and value and value != _PLAIN.get(key):
       return key
   if body.get("n") not in (None, 1):
     return "n"

@@ -20,6 +20,8 @@ memory once they are parsed; what comes above that is refused for now.
 """
 
 import asyncio
+import contextlib
+import functools
 import hmac
 import re
 
@@ -46,6 +48,8 @@ class Doors:
     self._config = config
     self._key = None if keys.client is None else keys.client.encode()
     self._names = {n.lower() for n in (config.host, *config.allowed_hosts)}
+    # Clients name one host again and again.
+    self._is_known = functools.lru_cache(maxsize=64)(self._names_us)
     self._origins = set(config.allow_origins)
     self._held = 0
 
@@ -56,16 +60,21 @@ class Doors:
     if self._key is not None:
       return
     host = request.headers.get("Host", "")
-    found = _HOST.fullmatch(host)
-    name = (found[1] or found[2]).lower() if found else None
-    if not is_loopback(name) and name not in self._names:
+    if not self._is_known(host):
       raise Refused(403, "Host names neither this machine nor an allowed host")
     if self._allowed_page(request) is not None:
       return
     origin = request.headers.getall("Origin", ())
     sites = request.headers.getall("Sec-Fetch-Site", ())
-    if set(origin) - {f"http://{host}"} or set(sites) - _OWN_PAGE:
+    if (origin and set(origin) != {f"http://{host}"}) or (
+      sites and not _OWN_PAGE.issuperset(sites)
+    ):
       raise Refused(403, "web pages of other sites may not ask")
+
+  def _names_us(self, host: str) -> bool:
+    found = _HOST.fullmatch(host)
+    name = (found[1] or found[2]).lower() if found else None
+    return is_loopback(name) or name in self._names
 
   def _allowed_page(self, request: web.Request) -> str | None:
     """The origin of a page that config.allow_origins names."""
@@ -114,10 +123,11 @@ class Doors:
     """(the body, what to `free` when its chat is over)."""
     config, content = self._config, request.content
     body, held = bytearray(), 0
-    # A timer is not cheap, and most bodies have come with their head.
-    late_s = None if content.is_eof() else config.body_timeout_s
+    timer = None
+    if not content.is_eof():  # most bodies have come with their head
+      timer = asyncio.timeout(config.body_timeout_s)
     try:
-      async with asyncio.timeout(late_s):
+      async with timer or contextlib.nullcontext():
         while piece := await content.readany():
           body += piece
           held += self._hold(len(piece))
