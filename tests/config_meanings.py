@@ -188,6 +188,6 @@ MEANINGS = {
   "ProxyConfig.health_timeout_s": "for a server to say that it is up",
   "ProxyConfig.max_request_bytes": "of one request",
   "ProxyConfig.max_connections": "clients connected at one time;",
-  "ModelServerConfig.model": "as its /v1/models lists it;",
+  "ChatServerConfig.model": "as its /v1/models lists it;",
   "UpstreamConfig.model": "as its /v1/models lists it;",
 }

@@ -10,7 +10,7 @@ from atlas_jax.online.agents.python import InThisProcess
 from atlas_jax.online.once import Complaints, reply_of
 from atlas_jax.online.replies import Agent, ChatModel, ChatRequest, Reply
 from atlas_jax.online.url_calls import UrlCalls, Wording
-from atlas_jax.scrubbing import answer_scrubber, told
+from atlas_jax.scrubbing import answer_scrubber, error_line
 from atlas_jax.serving.http import MOST_BYTES
 
 
@@ -79,7 +79,7 @@ class _Function:
 
   async def ask(self, prompt: str, **_) -> Reply:
     reply = (await self._kind.send(prompt)).reply
-    error = None if reply.error is None else told(str, reply.error)
+    error = None if reply.error is None else error_line(str, reply.error)
     return dataclasses.replace(reply, error=error)
 
   async def aclose(self) -> None:

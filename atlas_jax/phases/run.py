@@ -223,7 +223,7 @@ class Run:
     mask[0] = 0
     parts = self.mesh.shape["context"]
     batch, _ = packing.pack(
-      [packing.Sequence(np.array(ids, np.int32), mask)],
+      [packing.TokenSequence(np.array(ids, np.int32), mask)],
       length=-(-len(ids) // parts) * parts,
       rows_multiple=sharding.batch_shards(self.mesh),
     )

@@ -8,8 +8,8 @@ from aiohttp import web
 
 from atlas_jax.config import ConfigError, build
 from atlas_jax.online.proxy.config import (
+  ChatServerConfig,
   Keys,
-  ModelServerConfig,
   ProxyConfig,
   UpstreamConfig,
 )
@@ -123,7 +123,7 @@ def test_what_is_no_origin_is_refused_at_the_start(origin):
   url = "http://127.0.0.1:9/v1"
   config = ProxyConfig(
     upstream=UpstreamConfig(url=url),
-    teacher=ModelServerConfig(url=url, model="t"),
+    teacher=ChatServerConfig(url=url, model="t"),
     allow_origins=(PAGE, "https://chat.example", origin),
   )
   with pytest.raises(ConfigError, match=r"config\.allow_origins=") as error:

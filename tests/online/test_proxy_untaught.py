@@ -1,4 +1,4 @@
-"""What passes through the proxy untaught, and the seconds that it counts."""
+"""What passes through the proxy untaught."""
 
 import pytest
 
@@ -102,23 +102,4 @@ def test_a_text_format_is_no_structure():
     assert how == "taught"
 
   with upstream() as up, teacher() as teach:
-    run(check, up, teach)
-
-
-def test_the_seconds_of_each_stage_are_counted():
-  async def check(proxied):
-    await proxied.ask()
-    seconds = {}
-    for stage in ("probe", "teach", "answer", "total"):
-      label = f'{{stage="{stage}"}}'
-      name = "atlas_proxy_stage_seconds"
-      assert await proxied.metric(f"{name}_count{label}") == 1
-      seconds[stage] = await proxied.metric(f"{name}_sum{label}")
-    assert seconds["teach"] >= 0.3
-    assert seconds["probe"] >= 0.1 and seconds["answer"] >= 0.1
-    stages = ("probe", "teach", "answer")
-    assert seconds["total"] >= sum(seconds[stage] for stage in stages)
-    assert seconds["total"] < 30  # seconds, not milliseconds
-
-  with upstream(latency_s=0.1) as up, teacher(latency_s=0.3) as teach:
     run(check, up, teach)

@@ -34,7 +34,7 @@ Origin = Annotated[
 
 
 @dataclass(frozen=True)
-class ModelServerConfig(Wording):
+class ChatServerConfig(Wording):
   """An OpenAI-compatible server and the model that is asked there."""
 
   url: str | None = None  # as http://HOST:PORT/v1
@@ -47,7 +47,7 @@ class ModelServerConfig(Wording):
 
 
 @dataclass(frozen=True)
-class UpstreamConfig(ModelServerConfig):
+class UpstreamConfig(ChatServerConfig):
   """The model that answers."""
 
   # The client's own Authorization header is passed on instead of a key.
@@ -67,7 +67,7 @@ class ProxyConfig:
   # The web pages that may ask, as http://localhost:3000.
   allow_origins: tuple[Origin, ...] = ()
   upstream: UpstreamConfig = UpstreamConfig()
-  teacher: ModelServerConfig = ModelServerConfig()
+  teacher: ChatServerConfig = ChatServerConfig()
   prompts: PromptsConfig = field(default_factory=PromptsConfig)
   # A best_prompts.json, in place of `prompts`.
   prompts_path: str | None = None
