@@ -132,7 +132,7 @@ async def read(response: aiohttp.ClientResponse, most_bytes: int) -> bytes:
   """
   content = bytearray()
   # aiohttp inflates in pieces of 64 KB, so a bomb is never there whole.
-  async for part in response.content.iter_any():
+  while part := await response.content.readany():
     content += part
     if len(content) > most_bytes:
       response.close()
