@@ -41,7 +41,7 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
   return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def _save(figure, path: pathlib.Path) -> None:
+def save(figure, path: pathlib.Path) -> None:
   """Written whole: a reader finds the old picture or the new one."""
   with files.replacing(path) as file:
     figure.savefig(file, format="png", dpi=144)
@@ -128,7 +128,7 @@ def learning_curve(
   for axes in (top, bottom):
     _clean(axes)
     axes.title.set(fontsize=11, fontweight="bold", position=(0, 1), ha="left")
-  _save(figure, path)
+  save(figure, path)
 
 
 def alone_versus_taught(evaluation: Mapping, path: pathlib.Path) -> None:
@@ -191,7 +191,7 @@ def alone_versus_taught(evaluation: Mapping, path: pathlib.Path) -> None:
     fontweight="bold",
     loc="left",
   )
-  _save(figure, path)
+  save(figure, path)
 
 
 def score_against_spend(
@@ -242,4 +242,4 @@ def score_against_spend(
     loc="left",
   )
   _clean(axes)
-  _save(figure, path)
+  save(figure, path)

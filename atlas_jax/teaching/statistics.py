@@ -67,6 +67,36 @@ def paired_bootstrap(
   return Interval(float(gain.mean()), float(low), float(high))
 
 
+def nested_bootstrap(
+  differences: Sequence[Sequence[float]], *, resamples: int, seed: int
+) -> Interval:
+  """The mean of the seeds' means, with an interval over seeds and problems.
+
+  Each resample draws seeds and, in every one of them, its problems anew. (With
+  one seed the interval is over problems alone.)
+
+  Args:
+    differences: of each seed the differences of its problems.
+    resamples, seed: of the bootstrap.
+
+  Raises:
+    ValueError: there is no difference.
+  """
+  groups = [np.asarray(d, np.float64) for d in differences if len(d)]
+  if not groups:
+    raise ValueError("no seed has a pair to compare")
+  rng = np.random.default_rng(seed)
+  means = np.empty(resamples)
+  for i in range(resamples):
+    drawn = [groups[g] for g in rng.integers(0, len(groups), len(groups))]
+    means[i] = np.mean(
+      [d[rng.integers(0, d.size, d.size)].mean() for d in drawn]
+    )
+  low, high = np.quantile(means, (0.025, 0.975))
+  estimate = float(np.mean([d.mean() for d in groups]))
+  return Interval(estimate, float(low), float(high))
+
+
 def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float:
   """Two-sided exact p that right and wrong are equally likely to flip."""
   pairs = list(zip(before, after, strict=True))
