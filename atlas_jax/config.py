@@ -109,20 +109,20 @@ class PromptsConfig:
     " inside <solution></solution> tags."
   )
   # {question}
-  student_diagnostic: str = (
+  student_probe: str = (
     "{question}\n\nBefore you solve it, outline in at most 50 tokens how you"
     " would approach this problem. Do not solve it yet."
   )
-  # {question} {approach}
-  teacher_adaptive: str = (
+  # {question} {probe}
+  teacher: str = (
     "A student was given this problem:\n{question}\n\nThe student's planned"
-    " approach:\n{approach}\n\nDecide how much help this student needs. Then"
+    " approach:\n{probe}\n\nDecide how much help this student needs. Then"
     " write the guidance for the student inside <teaching></teaching> tags:"
     " as little as possible for a sound approach, concrete steps for a weak"
     " one. Never state the final answer."
   )
   # {question} {teaching}
-  student_with_teaching: str = (
+  student_taught: str = (
     "{question}\n\nA teacher gives you this guidance:\n{teaching}\n\nSolve"
     " the problem step by step. Give your final answer inside"
     " <solution></solution> tags."
@@ -130,17 +130,44 @@ class PromptsConfig:
 
 
 @dataclass(frozen=True)
-class EpisodeConfig:
-  """How an episode is sampled. Lengths are in tokens."""
+class ChatTemplateKwargs:
+  """Arguments of the models' chat templates, by what is asked for."""
 
-  max_probe_tokens: PositiveInt = 50
+  # Of the probe. In training a template that knows enable_thinking gets False
+  # unless this says otherwise; what a template does not know does nothing.
+  probe: dict = field(default_factory=dict)
+  student: dict = field(default_factory=dict)  # the same of its solutions
+  teacher: dict = field(default_factory=dict)  # the same of teachings
+
+  def of(self, role: str) -> dict:
+    """Those for a template of PromptsConfig."""
+    return {"student_probe": self.probe, "teacher": self.teacher}.get(
+      role, self.student
+    )
+
+
+@dataclass(frozen=True)
+class TeachConfig:
+  """How a probe and a teaching are sampled. Lengths are in tokens."""
+
+  max_probe_tokens: PositiveInt = 50  # of the student's plan, with its thinking
+  # Of the plan without its thinking, as the teacher reads it. Where the
+  # student's tokenizer is not known a token is up to six letters of a word, or
+  # one mark.
+  shown_probe_tokens: PositiveInt = 50
+  probe_temperature: NonNegativeFloat = 0.0  # of plans
+  # What the teacher thinks before its teaching included.
   max_teaching_tokens: PositiveInt = 512
-  max_solution_tokens: PositiveInt = 512
-  # k unaided solutions; their pass rate is cached.
-  baseline_samples: PositiveInt = 4
-  teacher_temperature: NonNegativeFloat = 1.0
-  student_temperature: NonNegativeFloat = 0.7
-  probe_temperature: NonNegativeFloat = 0.0
+  teacher_temperature: NonNegativeFloat = 1.0  # of teachings
+  chat_template_kwargs: ChatTemplateKwargs = ChatTemplateKwargs()
+
+
+@dataclass(frozen=True)
+class EpisodeConfig(TeachConfig):
+  """How an episode is sampled: probe, teaching and solutions."""
+
+  max_solution_tokens: PositiveInt = 512  # of a solution, unaided or taught
+  student_temperature: NonNegativeFloat = 0.7  # of solutions
 
 
 @dataclass(frozen=True)
@@ -179,6 +206,8 @@ class GrpoConfig(LossOptions):
   steps: PositiveInt = 250
   problems_per_step: PositiveInt = 16
   group_size: PositiveInt = 8  # G teachings a problem
+  # k unaided solutions; their pass rate is kept for the run.
+  baseline_samples: PositiveInt = 4
   # Groups whose rewards are all equal teach nothing: sample as many of the
   # next problems in their place, this often at most.
   refill_rounds: NonNegativeInt = 1

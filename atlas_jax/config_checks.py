@@ -18,12 +18,21 @@ if TYPE_CHECKING:
     OptimizerConfig,
     RunConfig,
     ServerConfig,
+    TeachConfig,
   )
 
 # What metrics call reward_NAME already.
 REWARD_NAMES = (
   *("improvement", "degradation", "efficiency", "format", "leak", "length"),
   *("mean", "std"),
+)
+# What decides how a template is rendered, not what it writes.
+_NOT_OF_TEMPLATES = (
+  *("conversation", "conversations", "messages", "tools", "documents"),
+  *("chat_template", "add_generation_prompt", "continue_final_message"),
+  *("tokenize", "padding", "truncation", "max_length", "return_tensors"),
+  *("return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"),
+  "strftime_now",
 )
 # Flags of vLLM that run code, open a door or serve another model.
 _REFUSED_FLAGS = """
@@ -63,6 +72,7 @@ def problems(config: "RunConfig") -> Iterator[str]:
     where = f"config.serving.{role}"
     yield from server(getattr(config.serving, role), where)
   yield from verifier(config.data)
+  yield from template_kwargs(config.episode, "config.episode")
   yield from _reward_terms(config.reward.extra)
   sft, grpo = config.sft, config.grpo
   if (sft.steps is None) == (sft.epochs is None):
@@ -90,6 +100,17 @@ def verifier(data: "DataConfig") -> Iterator[str]:
       f"config.data.verifier={data.verifier!r} must be 'module:function' or"
       " 'file.py:function'"
     )
+
+
+def template_kwargs(config: "TeachConfig", where: str) -> Iterator[str]:
+  """One line for an argument of a chat template that is none."""
+  for part in ("probe", "student", "teacher"):
+    for name in getattr(config.chat_template_kwargs, part):
+      if not name.isidentifier() or name in _NOT_OF_TEMPLATES:
+        yield (
+          f"{where}.chat_template_kwargs.{part} holds {name!r}; valid: any name"
+          f" that a chat template may know, but {', '.join(_NOT_OF_TEMPLATES)}"
+        )
 
 
 def _reward_terms(extra: Mapping) -> Iterator[str]:

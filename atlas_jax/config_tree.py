@@ -58,10 +58,33 @@ def dotted(tree: Mapping, path: str = "") -> Iterator[str]:
       yield from dotted(value, f"{path}{key}.")
 
 
+# Keys of an older version -> those of today.
+_RENAMED = {
+  "prompts.student_diagnostic": "prompts.student_probe",
+  "prompts.teacher_adaptive": "prompts.teacher",
+  "prompts.student_with_teaching": "prompts.student_taught",
+  "episode.baseline_samples": "grpo.baseline_samples",
+  "probe.max_tokens": "episode.max_probe_tokens",
+  "probe.temperature": "episode.probe_temperature",
+  "teaching.max_tokens": "episode.max_teaching_tokens",
+  "teaching.temperature": "episode.teacher_temperature",
+  "teaching.max_approach_chars": "agent_probe_chars",
+  "solution.max_tokens": "episode.max_solution_tokens",
+  "solution.temperature": "episode.student_temperature",
+  "teach.max_tokens": "episode.max_teaching_tokens",
+  "teach.temperature": "episode.teacher_temperature",
+  "teach.max_approach_chars": "episode.shown_probe_tokens",
+}
+_RENAMED |= dict.fromkeys(("probe", "teaching", "solution", "teach"), "episode")
+
+
 def meant(path: str, keys: Iterable[str]) -> str:
   """` (did you mean ...?)`: the keys of the name that `path` ends with, or
-  of the one closest to it, the nearest first."""
+  of the one closest to it, the nearest first. A renamed key has its new name.
+  """
   keys = list(keys)
+  if _RENAMED.get(path) in keys:
+    return f" (it is config.{_RENAMED[path]} now)"
   lasts = {key.rpartition(".")[2] for key in keys}
   names = difflib.get_close_matches(path.rpartition(".")[2], lasts, n=1)
   places = [key for key in keys if key.rpartition(".")[2] in names]

@@ -27,9 +27,9 @@ def _default():
   config.reflection_model.kind = "litellm"
   config.reflection_model.model = "openai/gpt-5"
   # Thinking models spend tokens before they say a word.
-  config.probe.max_tokens = 1024
-  config.teaching.max_tokens = 2048
-  config.solution.max_tokens = 4096
+  config.episode.max_probe_tokens = 1024
+  config.episode.max_teaching_tokens = 2048
+  config.episode.max_solution_tokens = 4096
   config.reflection.max_tokens = 16384
   config.caps.dollars = 10.0
   config.caps.minutes = 120.0
@@ -63,7 +63,7 @@ def _agent():
   config.agent.http.answer = "answer"
   # What one call of the agent costs you: the cap on dollars counts it.
   config.agent_dollars_per_call = 0.0
-  config.search.evolve = ("teacher_adaptive", "student_with_teaching")
+  config.search.evolve = ("teacher", "student_taught")
   return config
 
 
@@ -84,17 +84,17 @@ def _demo():
   config.reflection_model.price_in = 0.0
   config.reflection_model.price_out = 0.0
   config.prompts.update(quickstart.PROMPTS)
-  config.prompts.student_with_teaching = (
+  config.prompts.student_taught = (
     "{question} A teacher gives this advice: {teaching}"
   )
-  config.search.evolve = ("student_with_teaching",)
+  config.search.evolve = ("student_taught",)
   config.search.max_rounds = 8
   config.sizes.minibatch = 8
   config.sizes.validation = 64
   config.sizes.test = 256
-  config.teaching.max_tokens = 48
-  config.solution.max_tokens = 64
-  config.solution.temperature = 0.0
+  config.episode.max_teaching_tokens = 48
+  config.episode.max_solution_tokens = 64
+  config.episode.student_temperature = 0.0
   quickstart.small(config.servers.student, core="0")
   quickstart.small(config.servers.teacher, core="1")
   config.caps.calls = 10_000

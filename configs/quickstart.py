@@ -19,9 +19,9 @@ STUDENT = "runs/quickstart/student/export"
 # Terse: a tiny model reads every token.
 PROMPTS = {
   "student_baseline": "Solve: {question}",
-  "student_diagnostic": "Outline: {question}",
-  "teacher_adaptive": "{question} Outline: {approach}",
-  "student_with_teaching": "{question} Hint: {teaching}",
+  "student_probe": "Outline: {question}",
+  "teacher": "{question} Outline: {probe}",
+  "student_taught": "{question} Hint: {teaching}",
 }
 
 
@@ -76,7 +76,7 @@ def _teacher():
   config.episode.max_teaching_tokens = 48
   config.episode.max_solution_tokens = 64
   config.episode.max_probe_tokens = 50
-  config.episode.baseline_samples = 1
+  config.grpo.baseline_samples = 1
   config.episode.student_temperature = 0.0
   config.grpo.steps = 70
   config.grpo.problems_per_step = 32

@@ -42,7 +42,7 @@ def _smollm2():
   config.grpo.refill_rounds = 0
   config.grpo.row_length = 1024
   config.grpo.checkpoint_every = 1
-  config.episode.baseline_samples = 2
+  config.grpo.baseline_samples = 2
   config.episode.max_teaching_tokens = 128
   config.episode.max_solution_tokens = 256
   config.evaluate.problems = 32

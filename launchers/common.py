@@ -146,7 +146,7 @@ def resolved(resolve, tree, run: pathlib.Path | None):
   path = tree.prompts_path
   if path is None:
     return resolve(tree)
-  from atlas_jax.online.best_prompts import load_prompts
+  from atlas_jax.teaching.prompts import load_prompts
 
   prompts = None if run is None else _prompts_of(run, path)
   if prompts is None:

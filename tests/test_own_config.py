@@ -48,8 +48,8 @@ def test_the_names_of_the_parts_are_taken():
   given = reward(
     pass_rate=0.5,
     baseline_tokens=1,
-    guided=1.0,
-    guided_tokens=1,
+    taught=1.0,
+    taught_tokens=1,
     well_formed=True,
     leaked=False,
     teaching_tokens=1,

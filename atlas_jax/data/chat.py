@@ -12,7 +12,7 @@ is locked, under the kernel's limits of processor time and memory.
 
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -94,9 +94,15 @@ class ChatTokenizer:
     """The tokens of plain text, no template and no control tokens."""
     return self._ask("encode", text)
 
-  def prompt_ids(self, user_text: str) -> list[int]:
-    """The prompt of a one-turn chat, up to where the assistant begins."""
-    return self._ask("prompt_ids", user_text)
+  def prompt_ids(
+    self, user_text: str, template_kwargs: Mapping | None = None
+  ) -> list[int]:
+    """The prompt of a one-turn chat, up to where the assistant begins.
+
+    template_kwargs are arguments of the chat template; a template that knows
+    enable_thinking gets False unless they say otherwise.
+    """
+    return self._ask("prompt_ids", user_text, template_kwargs)
 
   def response_ids(self, text: str) -> list[int]:
     """An assistant's words and the token that ends its turn."""
@@ -107,10 +113,14 @@ class ChatTokenizer:
     return self._ask("decode", [int(i) for i in ids], special)
 
   def training_example(
-    self, user_text: str, response: str
+    self,
+    user_text: str,
+    response: str,
+    template_kwargs: Mapping | None = None,
   ) -> tuple[np.ndarray, np.ndarray]:
     """(ids int32 [T], mask float32 [T]): 1 on the response and its end."""
-    prompt, answer = self.prompt_ids(user_text), self.response_ids(response)
+    prompt = self.prompt_ids(user_text, template_kwargs)
+    answer = self.response_ids(response)
     ids = np.array(prompt + answer, np.int32)
     mask = np.zeros(len(ids), np.float32)
     mask[len(prompt) :] = 1.0

@@ -62,7 +62,8 @@ class ChatFormat:
     self._spelled_special = re.compile(
       "|".join(map(re.escape, longest_first)) or "(?!)"
     )
-    self._options = {}
+    # A template that does not know it does nothing with it.
+    self._options = {"enable_thinking": False}
     if date is not None:
       day = datetime.datetime.fromisoformat(date)
       self._options["strftime_now"] = day.strftime
@@ -157,7 +158,7 @@ class ChatFormat:
       for role, text in messages
     ]
     text = self._tokenizer.apply_chat_template(
-      chat, tokenize=False, **self._options, **options
+      chat, **{**self._options, **options, "tokenize": False}
     )
     if len(text) > LONGEST_PROMPT:
       raise ChatError(
@@ -176,11 +177,15 @@ class ChatFormat:
   def encode(self, text: str) -> list[int]:
     return self._encode(self._plain(text))
 
-  def prompt_ids(self, user_text: str) -> list[int]:
+  def prompt_ids(
+    self, user_text: str, template_kwargs: dict | None = None
+  ) -> list[int]:
     plain = self._plain(user_text)
     message = ("user", plain)
     prompt = self._render(
-      [message], self._template[0], add_generation_prompt=True
+      [message],
+      self._template[0],
+      **{**(template_kwargs or {}), "add_generation_prompt": True},
     )
     if plain.strip() not in prompt:
       raise ChatError(

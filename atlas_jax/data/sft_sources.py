@@ -22,7 +22,7 @@ from atlas_jax.data.sources import (
   text_at,
 )
 from atlas_jax.data.tables import file_of, json_lines
-from atlas_jax.teaching.prompts import fingerprint
+from atlas_jax.teaching.prompts import NO_PROBE, by_new_names, fingerprint
 
 
 def _teachable_sft(config: DataConfig) -> list[SftExample]:
@@ -52,10 +52,10 @@ def _arc_sft(config: DataConfig) -> list[SftExample]:
       )
     fields = {
       "question": text_at(row, "problem_text", where),
-      "approach": text_at(row, "student_approach", where),
+      "probe": text_at(row, "student_approach", where),
     }
     response = f"{diagnosis}\n<teaching>{teaching.strip()}</teaching>"
-    examples.append(SftExample("teacher_adaptive", fields, response, where))
+    examples.append(SftExample("teacher", fields, response, where))
   return examples
 
 
@@ -73,12 +73,13 @@ def _episodes(config: DataConfig) -> list[SftExample]:
       try:
         if kept not in (None, row.get("prompts")):
           continue
-        fields = {"question": row["question"], "approach": row["approach"]}
+        row = _with_new_names(row)
+        fields = {"question": row["question"], "probe": row["probe"]}
         for t in row["teachings"]:
-          helped = t["status"] == "ok" and t["guided"]["status"] == "correct"
+          helped = t["status"] == "ok" and t["taught"]["status"] == "correct"
           if helped and not t["leaked"]:
-            key = (row["question"], row["approach"], t["text"])
-            example = SftExample("teacher_adaptive", fields, t["text"], where)
+            key = (row["question"], row["probe"], t["text"])
+            example = SftExample("teacher", fields, t["text"], where)
             examples.setdefault(key, example)
       except (KeyError, TypeError) as error:
         raise DataError(
@@ -87,14 +88,27 @@ def _episodes(config: DataConfig) -> list[SftExample]:
   return list(examples.values())
 
 
+def _with_new_names(row: dict) -> dict:
+  """A line of an episodes file; those of an older version by today's names."""
+  if "approach" not in row:
+    return row
+  teachings = [
+    {"taught" if k == "guided" else k: v for k, v in t.items()}
+    for t in row["teachings"]
+  ]
+  # An older teacher read an empty probe as it was.
+  return row | {"probe": row["approach"] or NO_PROBE, "teachings": teachings}
+
+
 def _kept_prompts(path: pathlib.Path) -> str | None:
   """The fingerprint of what an optimisation kept; None: it is another run."""
   if not path.exists():
     return None
   content = files.read_json(path, DataError)
   try:
-    stage, prompts = content["stage"], PromptsConfig(**content["prompts"])
-  except (KeyError, TypeError) as error:
+    stage = content["stage"]
+    prompts = PromptsConfig(**by_new_names(content["prompts"]))
+  except (KeyError, TypeError, AttributeError) as error:
     raise DataError(f"{path} cannot be read: {error!r}") from None
   if stage != "chosen":
     raise DataError(

@@ -215,7 +215,7 @@ def baseline_response(q: Question) -> str:
   return f"Let me think. {steps} So it is <solution>{answer}</solution>"
 
 
-def guided_response(q: Question, advice: str | None) -> str:
+def taught_response(q: Question, advice: str | None) -> str:
   steps, answer = work(q, advice)
   return f"{steps} <solution>{answer}</solution>"
 

@@ -21,9 +21,9 @@ from atlas_jax.data.teachable import (
   TeachableError,
   baseline_response,
   checked_params,
-  guided_response,
   outline,
   pools,
+  taught_response,
 )
 
 STUDENT_DEFAULTS = {"count": 40_000, "trouble": 0.75, "noise": 0.15}
@@ -74,21 +74,21 @@ def student_examples(params: dict, seed: int) -> list[SftExample]:
   for _ in range(p["count"]):
     q = _draw(rng, by_trouble, p["trouble"])
     form = rng.choices(
-      ("student_baseline", "student_diagnostic", "student_with_teaching"),
+      ("student_baseline", "student_probe", "student_taught"),
       (0.2, 0.15, 0.65),
     )[0]
     fields = {"question": q.text}
     if form == "student_baseline":
       response = baseline_response(q)
-    elif form == "student_diagnostic":
+    elif form == "student_probe":
       response = outline(q)
     elif rng.random() < p["noise"]:
       fields["teaching"] = _noise(rng, q)
-      response = guided_response(q, None)
+      response = taught_response(q, None)
     else:
       advice = rng.choice(ADVICE)
       fields["teaching"] = rng.choice(PHRASES[advice])
-      response = guided_response(q, advice)
+      response = taught_response(q, advice)
     out.append(SftExample(form, fields, response))
   return out
 
@@ -120,8 +120,8 @@ def sft_examples(params: dict, seed: int) -> list[SftExample]:
     teaching = rng.choice(PHRASES[advice])
     out.append(
       SftExample(
-        "teacher_adaptive",
-        {"question": q.text, "approach": outline(q)},
+        "teacher",
+        {"question": q.text, "probe": outline(q)},
         f"{note(q)} <teaching>{teaching}</teaching>",
       )
     )

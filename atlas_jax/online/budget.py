@@ -24,6 +24,7 @@ from atlas_jax.online.ledger import Ledger
 from atlas_jax.online.reflection import prompt_chars
 from atlas_jax.online.rollouts import Job, Rollouts
 from atlas_jax.online.spend import Amount, Caps, picodollars
+from atlas_jax.teaching.protocol import sampling
 
 _BYTES_PER_TOKEN = 3.5
 _CHAT_TOKENS = 16  # what a chat template adds
@@ -286,24 +287,21 @@ class Budget:
 
   def _later_bytes(self, role: str) -> int:
     """Of a prompt, what another model will have said."""
-    if role == "student_with_teaching":
-      return round(_BYTES_PER_TOKEN * self.config.teaching.max_tokens)
-    if role == "teacher_adaptive":
-      said = "student_diagnostic"
+    if role == "student_taught":
+      return round(_BYTES_PER_TOKEN * self._max_tokens("teacher"))
+    if role == "teacher":
       if self.config.agent_mode:
-        said = "student_baseline"
-      size = round(_BYTES_PER_TOKEN * self._max_tokens(said))
-      return min(size, self.config.teaching.max_approach_chars)
+        said = round(_BYTES_PER_TOKEN * self._max_tokens("student_baseline"))
+        return min(said, self.config.agent_probe_chars)
+      e = self.config.episode
+      most = min(e.max_probe_tokens, e.shown_probe_tokens)
+      return round(_BYTES_PER_TOKEN * most)
     return 0
 
   def _max_tokens(self, role: str) -> int:
-    return {
-      "student_baseline": self.config.solution.max_tokens,
-      "student_with_teaching": self.config.solution.max_tokens,
-      "student_diagnostic": self.config.probe.max_tokens,
-      "teacher_adaptive": self.config.teaching.max_tokens,
-      "reflection": self.config.reflection.max_tokens,
-    }[role]
+    if role == "reflection":
+      return self.config.reflection.max_tokens
+    return sampling(self.config.episode, role)[0]
 
 
 def length(prompts: PromptsConfig) -> int:

@@ -81,7 +81,7 @@ class Chat:
       "max_tokens": request.max_tokens,
       "temperature": request.temperature,
       "seed": request.seed,
-      "extra": self._config.extra,
+      "extra": self._config.extra | request.extra,
       "replicate": request.replicate,
     }
     named = {k: v for k, v in asked.items() if k != "model" or not self._own}

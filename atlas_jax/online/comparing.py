@@ -14,7 +14,6 @@ from atlas_jax.online.budget import Sets, test_jobs
 from atlas_jax.online.config import OnlineConfig
 from atlas_jax.online.journal import Candidate
 from atlas_jax.online.rollouts import Job, Rollout, Rollouts
-from atlas_jax.online.scoring import tokens_of
 from atlas_jax.teaching import statistics
 from atlas_jax.teaching.statistics import Outcome
 
@@ -73,35 +72,35 @@ def coverage(
 
 
 def outcome(rollout: Rollout) -> Outcome:
-  """The guided solution of a scored rollout, for statistics."""
-  (teaching,), (verdict,) = (
-    rollout.scored.episode.teachings,
-    rollout.scored.guided,
-  )
-  (leaked,) = rollout.scored.leaked
-  taught = rollout.taught
-  replies = (taught.approach_reply, taught.teaching_reply, taught.guided)
+  """The taught solution of a scored rollout, for statistics."""
+  scored = rollout.scored
+  (teaching,), (verdict,) = scored.episode.teachings, scored.taught
+  (leaked,) = scored.leaked
+  stages = ("probe", "teach", "taught")
   return Outcome(
     problem_id=rollout.problem.id,
     correct=verdict.score,
     completed=verdict.completed,
-    response_tokens=teaching.guided.tokens,
+    response_tokens=teaching.taught.tokens,
     teaching_tokens=teaching.tokens,
-    seconds=sum(reply.seconds for reply in replies if reply is not None),
+    seconds=sum(scored.episode.seconds[stage] for stage in stages),
     leaked=leaked,
   )
 
 
 def outcome_alone(rollout: Rollout) -> Outcome:
   """The unaided solution of a scored rollout."""
-  (verdict,) = rollout.scored.baseline
+  (said,), (verdict,) = (
+    rollout.scored.episode.baseline,
+    rollout.scored.baseline,
+  )
   return Outcome(
     problem_id=rollout.problem.id,
     correct=verdict.score,
     completed=verdict.completed,
-    response_tokens=tokens_of(rollout.baseline),
+    response_tokens=said.tokens,
     teaching_tokens=0,
-    seconds=rollout.baseline.seconds,
+    seconds=said.seconds,
     leaked=False,
   )
 

@@ -16,6 +16,7 @@ from atlas_jax import config_checks
 from atlas_jax.config import (
   ConfigError,
   DataConfig,
+  EpisodeConfig,
   NonNegativeFloat,
   NonNegativeInt,
   PositiveFloat,
@@ -24,13 +25,17 @@ from atlas_jax.config import (
   ServerConfig,
   build,
 )
-from atlas_jax.online import best_prompts, model_config
+from atlas_jax.online import model_config
 from atlas_jax.online.agents import config as agent_config
 from atlas_jax.online.agents.config import AgentConfig
 from atlas_jax.online.model_config import ChatModelConfig
-from atlas_jax.online.protocol import ProbeConfig, SolutionConfig, TeachConfig
 from atlas_jax.online.spend import Caps
-from atlas_jax.teaching.prompts import FIELDS, PromptError, Prompts
+from atlas_jax.teaching.prompts import (
+  FIELDS,
+  PromptError,
+  Prompts,
+  load_prompts,
+)
 
 # The unaided solution is the measure: it stays as it is.
 EVOLVABLE = tuple(name for name in FIELDS if name != "student_baseline")
@@ -126,10 +131,11 @@ class OnlineConfig:
   agent: AgentConfig = field(default_factory=AgentConfig)
   # Of one call of the agent; a cap on dollars needs it.
   agent_dollars_per_call: NonNegativeFloat | None = None
+  # Characters of its unaided answer that the teacher reads in place of a
+  # probe; what is cut off is shown as [...].
+  agent_probe_chars: PositiveInt = 4000
   servers: ServersConfig = field(default_factory=ServersConfig)
-  probe: ProbeConfig = field(default_factory=ProbeConfig)
-  teaching: TeachConfig = field(default_factory=TeachConfig)
-  solution: SolutionConfig = field(default_factory=SolutionConfig)
+  episode: EpisodeConfig = field(default_factory=EpisodeConfig)
   objectives: ObjectivesConfig = field(default_factory=ObjectivesConfig)
   search: SearchConfig = field(default_factory=SearchConfig)
   reflection: ReflectionConfig = field(default_factory=ReflectionConfig)
@@ -155,7 +161,7 @@ def resolve(tree: ConfigDict) -> OnlineConfig:
   """
   config = build(OnlineConfig, tree)
   if config.prompts_path is not None:
-    prompts = best_prompts.load_prompts(config.prompts_path)
+    prompts = load_prompts(config.prompts_path)
     config = dataclasses.replace(config, prompts=prompts)
   problem = next(problems(config), None)
   if problem is not None:
@@ -169,10 +175,30 @@ def problems(config: OnlineConfig) -> Iterator[str]:
     server = getattr(config.servers, role)
     yield from config_checks.server(server, f"config.servers.{role}")
   yield from config_checks.verifier(config.data)
+  yield from config_checks.template_kwargs(config.episode, "config.episode")
+  yield from _template_problems(config)
   yield from _model_problems(config)
   yield from _student_problems(config)
   yield from _search_problems(config)
   yield from _choosing_problems(config)
+
+
+def _template_problems(config: OnlineConfig) -> Iterator[str]:
+  """Lines for arguments of chat templates that would reach no server."""
+  kwargs = config.episode.chat_template_kwargs
+  for part, role in (
+    ("probe", "student"),
+    ("student", "student"),
+    ("teacher", "teacher"),
+  ):
+    kind = getattr(config, role).kind
+    if role == "student" and config.agent_mode:
+      kind = "agent"
+    if getattr(kwargs, part) and kind not in ("url", "local"):
+      yield (
+        f"config.episode.chat_template_kwargs.{part} has no effect on a"
+        f" {role} of kind {kind!r}; valid for 'url' and 'local'"
+      )
 
 
 def _model_problems(config: OnlineConfig) -> Iterator[str]:
@@ -218,10 +244,10 @@ def _search_problems(config: OnlineConfig) -> Iterator[str]:
       f" {', '.join(EVOLVABLE)}, each once"
     )
     return
-  if config.agent_mode and "student_diagnostic" in evolve:
+  if config.agent_mode and "student_probe" in evolve:
     yield (
-      "config.search.evolve holds student_diagnostic, but an agent is not"
-      " probed: its unaided answer is its approach"
+      "config.search.evolve holds student_probe, but an agent is not"
+      " probed: its unaided answer is its plan"
     )
   try:
     Prompts(config.prompts)
@@ -253,13 +279,13 @@ def _choosing_problems(config: OnlineConfig) -> Iterator[str]:
       " share: at most 1"
     )
   hottest = max(
-    config.probe.temperature,
-    config.teaching.temperature,
-    config.solution.temperature,
+    config.episode.probe_temperature,
+    config.episode.teacher_temperature,
+    config.episode.student_temperature,
   )
   if c.fresh_samples > 0 and hottest == 0 and not config.agent_mode:
     yield (
       f"config.choosing.fresh_samples={c.fresh_samples} at temperature 0 would"
       " be the same samples again; set it to 0, or raise"
-      " config.teaching.temperature"
+      " config.episode.teacher_temperature"
     )

@@ -40,7 +40,11 @@ class Episodes:
   def write(self, rollout: Rollout) -> None:
     """One line, unless it is there."""
     keys = self._keys(rollout.split)
-    key = (fingerprint(rollout.prompts), rollout.problem.id, rollout.replicate)
+    key = (
+      fingerprint(rollout.prompts),
+      rollout.problem.id,
+      rollout.replicate,
+    )
     if key in keys:
       return
     keys.add(key)

@@ -14,18 +14,18 @@ def shorten(text: str, limit: int) -> str:
 
 
 def verdict(rollout: Rollout) -> str:
-  """How the guided solution was judged, against the unaided one."""
+  """How the taught solution was judged, against the unaided one."""
   if rollout.scored is None or rollout.score is None:
     return f"Not judged ({rollout.why})."
-  (alone,), (guided,) = rollout.scored.baseline, rollout.scored.guided
+  (alone,), (taught,) = rollout.scored.baseline, rollout.scored.taught
   ways = {
     (False, True): "The teaching FIXED it: wrong without, right with it.",
     (True, True): "Right with and without the teaching.",
     (True, False): "The teaching BROKE it: right without, wrong with it.",
     (False, False): "Wrong with and without the teaching.",
   }
-  lines = [ways[alone.score > 0.5, guided.score > 0.5]]
-  for who, one in (("Unaided", alone), ("With teaching", guided)):
+  lines = [ways[alone.score > 0.5, taught.score > 0.5]]
+  for who, one in (("Unaided", alone), ("With teaching", taught)):
     said = "no answer was found" if one.answer is None else repr(one.answer)
     if one.status == "truncated":
       said = "it was cut at its length before an answer"
@@ -55,15 +55,15 @@ def verdict(rollout: Rollout) -> str:
 
 def record(rollout: Rollout, limit: int) -> dict[str, str]:
   """One example. `limit` is in characters a text."""
-  taught = rollout.taught
-  guided = taught.guided.text if taught.guided is not None else None
-  written = taught.teaching_reply.text if taught.teaching_reply else None
-  texts = {
-    "Question": rollout.problem.question,
-    "The student's approach": taught.approach,
-    "What the teacher wrote": written,
-    "The student's unaided response": rollout.baseline.text,
-    "The student's response with the teaching": guided,
-  }
+  texts = {"Question": rollout.problem.question}
+  if rollout.scored is not None:
+    episode = rollout.scored.episode
+    (alone,), (teaching,) = episode.baseline, episode.teachings
+    texts |= {
+      "The student's plan": episode.probe,
+      "What the teacher wrote": teaching.said.text,
+      "The student's unaided response": alone.text,
+      "The student's response with the teaching": teaching.taught.text,
+    }
   out = {k: shorten(v or "(none)", limit) for k, v in texts.items()}
   return out | {"Verdict": verdict(rollout)}

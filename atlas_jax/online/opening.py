@@ -7,17 +7,18 @@ from dataclasses import dataclass
 
 from atlas_jax.data import splits
 from atlas_jax.data.problems import Problem
-from atlas_jax.online import live, protocol
+from atlas_jax.online import live
 from atlas_jax.online.budget import Budget, Price, Sets
 from atlas_jax.online.config import OnlineConfig
 from atlas_jax.online.episodes import Episodes
 from atlas_jax.online.journal import Journal
 from atlas_jax.online.ledger import Ledger
 from atlas_jax.online.models import open_model
+from atlas_jax.online.protocol import AgentSpeaker, ModelSpeaker
 from atlas_jax.online.record import Record
 from atlas_jax.online.recorded_agent import open_recorded_agent
 from atlas_jax.online.reflection import Memory, Reflector
-from atlas_jax.online.replies import Agent, ChatModel
+from atlas_jax.online.replies import ChatModel
 from atlas_jax.online.rollouts import Rollouts
 from atlas_jax.online.verdicts import RecordedChecker
 from atlas_jax.serving.events import EventLoop
@@ -27,8 +28,8 @@ from atlas_jax.serving.events import EventLoop
 class Models:
   """Who is asked. prices: role -> its price; None: unpriced."""
 
-  student: Agent
-  teacher: ChatModel
+  student: AgentSpeaker | ModelSpeaker
+  teacher: ModelSpeaker
   reflection: ChatModel
   prices: Mapping[str, Price | None]
 
@@ -87,32 +88,33 @@ def open_models(
     per_million = model.price.per_million
     return None if per_million is None else Price(per_million)
 
+  kwargs = config.episode.chat_template_kwargs
   teacher, reflection = opened("teacher"), opened("reflection_model")
   if config.agent_mode:
-    student = open_recorded_agent(
-      config.agent,
-      where="config.agent",
-      environ=environ,
-      ledger=ledger,
-      record=record,
-      dollars_per_call=config.agent_dollars_per_call,
+    student = AgentSpeaker(
+      open_recorded_agent(
+        config.agent,
+        where="config.agent",
+        environ=environ,
+        ledger=ledger,
+        record=record,
+        dollars_per_call=config.agent_dollars_per_call,
+      )
     )
     dollars = config.agent_dollars_per_call
     of_student = None if dollars is None else Price(per_call=dollars)
   else:
     model = opened("student")
-    student = protocol.ModelAgent(
-      model, probe=config.probe, solution=config.solution
-    )
+    student = ModelSpeaker(model, kwargs)
     of_student = price(model)
   prices = {
     "student_baseline": of_student,
-    "student_diagnostic": of_student,
-    "student_with_teaching": of_student,
-    "teacher_adaptive": price(teacher),
+    "student_probe": of_student,
+    "student_taught": of_student,
+    "teacher": price(teacher),
     "reflection": price(reflection),
   }
-  return Models(student, teacher, reflection, prices)
+  return Models(student, ModelSpeaker(teacher, kwargs), reflection, prices)
 
 
 @dataclass

@@ -5,20 +5,19 @@ And what may be logged of one: nothing that is asked or answered.
 
 import traceback
 
-from atlas_jax.online.protocol import Taught
+from atlas_jax.teaching.protocol import Teaching
+from atlas_jax.teaching.speakers import NoAnswer
 
 # taught               answered under a teaching
 # alone_late           unaided: probe or teacher missed the deadline
 # alone_down           unaided: probe or teacher failed, or the teacher failed
 #                      so often of late that it was not asked
-# alone_no_approach    unaided: the student stated no approach
 # alone_bad_teaching   unaided: what the teacher wrote held no teaching
 # alone_guided_failed  unaided: the guided request was refused or failed
 OUTCOMES = (
   "taught",
   "alone_late",
   "alone_down",
-  "alone_no_approach",
   "alone_bad_teaching",
   "alone_guided_failed",
 )
@@ -27,17 +26,11 @@ OUTCOMES = (
 TEACH_DEADLINE_S = 10.0
 
 
-def outcome_of(taught: Taught) -> str:
-  """The outcome of an attempt so far; 'taught' if a teaching is at hand."""
-  if taught.teaching is not None:
-    return "taught"
-  if taught.status == "timeout":
-    return "alone_late"
-  if taught.status == "error":
-    return "alone_down"
-  if taught.stage == "approach":
-    return "alone_no_approach"
-  return "alone_bad_teaching"
+def outcome_of(found: Teaching | NoAnswer) -> str:
+  """The outcome so far; 'taught' if a teaching is at hand."""
+  if isinstance(found, NoAnswer):
+    return "alone_late" if found.status == "timeout" else "alone_down"
+  return "alone_bad_teaching" if found.text is None else "taught"
 
 
 def place(reason: Exception) -> str:

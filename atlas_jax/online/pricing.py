@@ -69,7 +69,8 @@ class Price:
     return cost, self.per_million is not None
 
   def _prompt_bound(self, request: ChatRequest) -> int:
-    return self.fixed_tokens + prompt_bound(request)
+    extra = extra_bound(request.extra)
+    return self.fixed_tokens + extra + prompt_bound(request)
 
   def _amount(self, prompt: int, completion: int) -> Amount:
     # Dollars a million tokens are picodollars a token, times a million.

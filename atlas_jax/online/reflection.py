@@ -30,20 +30,20 @@ from atlas_jax.teaching.prompts import (
   Prompts,
   strip_thinking,
 )
-from atlas_jax.teaching.requests import request_seed
+from atlas_jax.teaching.speakers import request_seed
 
 _PURPOSE = {
-  "student_diagnostic": (
-    "what the student reads first. It must outline its approach to the"
+  "student_probe": (
+    "what the student reads first. It must outline its plan for the"
     " question in few words, without solving it, so that the teacher can see"
     " what it would do wrong"
   ),
-  "teacher_adaptive": (
+  "teacher": (
     "what the teacher reads. It must write its guidance inside"
     " <teaching></teaching> tags, exactly once; only what stands between them"
     " reaches the student. It must never state the answer"
   ),
-  "student_with_teaching": (
+  "student_taught": (
     "what the student reads at last. It must solve the question with the"
     " teacher's guidance and state its answer inside <solution></solution>"
     " tags"
@@ -51,8 +51,8 @@ _PURPOSE = {
 }
 _ASK = """\
 You improve one prompt template of a system in which a teacher model helps a \
-frozen student model. For each question the student outlines its approach, \
-the teacher reads question and approach and writes guidance, and the student \
+frozen student model. For each question the student outlines its plan, \
+the teacher reads question and plan and writes guidance, and the student \
 solves the question with that guidance. The aim: the student is right more \
 often than without help, never worse, and says no more than it needs.
 

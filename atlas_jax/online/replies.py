@@ -1,7 +1,7 @@
 """What is asked of a model or an agent, and what came back."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from atlas_jax.errors import AtlasError
@@ -14,6 +14,7 @@ class ChatRequest:
   role says for what it is made (student_baseline, reflection, ...): the
   ledger keeps costs by it. Equal requests with different replicate numbers
   are different samples; seed None leaves sampling to the server.
+  template_kwargs are for the chat template of a server that takes them.
   """
 
   role: str
@@ -22,6 +23,13 @@ class ChatRequest:
   temperature: float
   seed: int | None = None
   replicate: int = 0
+  template_kwargs: Mapping = field(default_factory=dict)
+
+  @property
+  def extra(self) -> dict:
+    """What a server takes beside the fields of OpenAI; often nothing."""
+    kwargs = dict(self.template_kwargs)
+    return {"chat_template_kwargs": kwargs} if kwargs else {}
 
 
 @dataclass(frozen=True)

@@ -1,37 +1,41 @@
 """Candidates against problems: who is asked what, once, and what it scored.
 
-A rollout is one problem under one set of prompts: unaided solution, probe (or
-an agent's unaided answer), teaching, guided solution. All rollouts of a call
-are in flight together; the endpoints bound how many are asked at one time.
-
-What does not depend on the candidate is asked once in a run: the unaided
-solution by (problem, replicate), the probe by (template, problem, replicate),
-the teaching by (both templates that it depends on, problem, replicate). At
-temperature 0 unaided solution and probe are the same in every replicate. A
+A rollout is one problem under one set of prompts: a walk of the teaching
+protocol. All rollouts of a call are in flight together; the endpoints bound
+how many are asked at one time. Equal requests are made once in a run: the
+unaided solution of all candidates, the probe of all with its template. A
 rollout that was scored is never made again.
 
 A model that failed is never scored. A problem where one did is tried a second
 time; then it is left out: its score is None. When more than half of a call's
 rollouts have none because models failed, the run stops. A reply that came
-without an answer in it is one: it is not right (scoring.py).
+without words is an answer: it is not right.
 """
 
 import asyncio
 import collections
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from atlas_jax.config import PromptsConfig
 from atlas_jax.data.problems import Problem
 from atlas_jax.errors import AtlasError
-from atlas_jax.online import protocol, scoring
+from atlas_jax.online import scoring
 from atlas_jax.online.config import OnlineConfig
-from atlas_jax.online.replies import Agent, BudgetSpent, ChatModel, Reply
+from atlas_jax.online.replies import BudgetSpent
 from atlas_jax.serving.events import EventLoop
 from atlas_jax.teaching.answers import AnswerChecker
 from atlas_jax.teaching.prompts import Prompts
+from atlas_jax.teaching.protocol import (
+  Question,
+  TeachingEpisode,
+  TeachingProtocol,
+  sampling,
+  wait_all,
+)
 from atlas_jax.teaching.rewards import ScoredEpisode, score_episodes
+from atlas_jax.teaching.speakers import Ask, NoAnswer, Once, Said, Speaker
 
 _TRIES = 2
 _ALIKE = 4  # questions whose answers are all the same: too many
@@ -56,22 +60,42 @@ class Job:
 class Rollout:
   """One problem under one set of prompts.
 
-  scored, objectives and score are None where a model failed (`down`) or there
-  was no verdict. `why` says so, and also where a reply came without an answer
-  in it, which is scored.
+  scored is None where a model failed (`down`), objectives and score also where
+  there was no verdict. `why` says so, and also where a solution had no words,
+  which is scored.
   """
 
   prompts: PromptsConfig
   problem: Problem
   split: str
   replicate: int
-  baseline: Reply
-  taught: protocol.Taught
   scored: ScoredEpisode | None = None
   objectives: Mapping[str, float] | None = None
   score: float | None = None
   why: str | None = None
   down: bool = False
+
+
+@dataclass(frozen=True)
+class _Noted:
+  """A speaker of one rollout; what was answered is noted by its key.
+
+  Args:
+    speaker: who answers.
+    keys: role -> key, of the calls that rollouts share.
+    asked: filled.
+  """
+
+  speaker: Speaker
+  keys: Mapping[str, tuple]
+  asked: set[tuple]
+  tokenizer: None = None
+
+  async def say(self, prompt: str, ask: Ask) -> list[Said]:
+    said = await self.speaker.say(prompt, ask)
+    if ask.role in self.keys:
+      self.asked.add(self.keys[ask.role])
+    return said
 
 
 @dataclass
@@ -88,8 +112,8 @@ class Rollouts:
       jobs.
   """
 
-  student: Agent
-  teacher: ChatModel
+  student: Speaker
+  teacher: Speaker
   config: OnlineConfig
   loop: EventLoop
   checker: AnswerChecker
@@ -98,7 +122,9 @@ class Rollouts:
 
   def __post_init__(self):
     self._done: dict[tuple, Rollout] = {}
-    self._asked: dict[tuple, asyncio.Future] = {}
+    self._asked: set[tuple] = set()  # keys of calls
+    self._student = Once(self.student, {})
+    self._teacher = Once(self.teacher, {})
 
   def evaluate(self, jobs: Sequence[Job]) -> list[list[Rollout]]:
     """The rollouts of each job, in the order of its problems.
@@ -157,7 +183,7 @@ class Rollouts:
 
     asked_before: less what was asked by now.
     """
-    done, already = (self._done, self._asked) if asked_before else ({}, {})
+    done, already = (self._done, self._asked) if asked_before else ({}, set())
     out, counted = [], set()
     for job in jobs:
       for problem in job.problems:
@@ -165,7 +191,7 @@ class Rollouts:
         if key in done or key in counted:
           continue
         counted.add(key)
-        roles = ["student_with_teaching"]
+        roles = ["student_taught"]
         for role, asked in self._keys(job, problem).items():
           if asked not in already and asked not in counted:
             counted.add(asked)
@@ -179,110 +205,67 @@ class Rollouts:
 
   def _keys(self, job: Job, problem: Problem) -> dict[str, tuple]:
     """role -> what its call depends on, of those that rollouts share."""
-    probe = job.prompts.student_diagnostic
-    teacher = job.prompts.teacher_adaptive
-    alone = self._replicate(self.config.solution.temperature, job)
-    first = self._replicate(self.config.probe.temperature, job)
+    probe, teacher = job.prompts.student_probe, job.prompts.teacher
     keys = {
-      "student_baseline": ("baseline", problem.id, alone),
-      "student_diagnostic": ("probe", probe, problem.id, first),
-      "teacher_adaptive": ("teach", probe, teacher, problem.id, job.replicate),
+      "student_baseline": ("baseline", problem.id),
+      "student_probe": ("probe", probe, problem.id),
+      "teacher": ("teach", probe, teacher, problem.id, job.replicate),
     }
+    # As TeachingProtocol samples them.
+    for role in ("student_baseline", "student_probe"):
+      if self.config.agent_mode or sampling(self.config.episode, role)[1] > 0:
+        keys[role] += (job.replicate,)
     if self.config.agent_mode:
-      del keys["student_diagnostic"]
+      del keys["student_probe"]
     return keys
 
-  def _replicate(self, temperature: float, job: Job) -> int:
-    """Greedy samples are all equal; an agent samples as it likes."""
-    greedy = temperature == 0 and not self.config.agent_mode
-    return 0 if greedy else job.replicate
-
   async def _make(self, work) -> list[tuple]:
-    """(job, problem, baseline, taught) for each (job, problem)."""
+    """(job, problem, episode, or why there is none) for each (job, problem)."""
     prompts = {job.prompts: Prompts(job.prompts) for job, _ in work}
     results = await asyncio.gather(
       *(self._one(prompts[job.prompts], job, p) for job, p in work),
       return_exceptions=True,
     )
-    # What failed may be asked again; what came stays for the run.
-    for key, future in list(self._asked.items()):
-      failed = future.cancelled() or future.exception() is not None
-      if failed or future.result().status in scoring.FAILED:
-        del self._asked[key]
     errors = [r for r in results if isinstance(r, BaseException)]
+    errors = [e for e in errors if not isinstance(e, NoAnswer)]
     for error in sorted(errors, key=lambda e: isinstance(e, BudgetSpent)):
       raise error
-    return [(*w, *r) for w, r in zip(work, results, strict=True)]
+    return [(*w, r) for w, r in zip(work, results, strict=True)]
 
-  async def _once(self, key: tuple, ask: Callable):
-    """The Reply, or a teaching's Taught, of `key`."""
-    if key not in self._asked:
-      self._asked[key] = asyncio.ensure_future(ask())
-    return await self._asked[key]
-
-  async def _one(self, prompts: Prompts, job: Job, problem: Problem):
-    keys, config = self._keys(job, problem), self.config
-    question = protocol.Question(
-      problem.question, problem.id, config.seed, job.replicate
+  async def _one(
+    self, prompts: Prompts, job: Job, problem: Problem
+  ) -> TeachingEpisode:
+    config, keys = self.config, self._keys(job, problem)
+    protocol = TeachingProtocol(
+      _Noted(self._student, keys, self._asked),
+      _Noted(self._teacher, keys, self._asked),
+      prompts,
+      config.episode,
+      agent_chars=config.agent_probe_chars if config.agent_mode else None,
+      gather=wait_all,
     )
-
-    def sampled(temperature: float) -> protocol.Question:
-      return replace(question, replicate=self._replicate(temperature, job))
-
-    async def taught(approach: Reply) -> protocol.Taught:
-      so_far = await self._once(
-        keys["teacher_adaptive"],
-        lambda: protocol.teach(
-          self.teacher, prompts, config.teaching, question, approach
-        ),
-      )
-      return await protocol.finish(self.student, prompts, question, so_far)
-
-    async def probed() -> protocol.Taught:
-      asked = sampled(config.probe.temperature)
-      approach = await self._once(
-        keys["student_diagnostic"],
-        lambda: protocol.ask_probe(self.student, prompts, asked),
-      )
-      return await taught(approach)
-
-    asked = sampled(config.solution.temperature)
-    baseline = self._once(
-      keys["student_baseline"],
-      lambda: protocol.ask_baseline(self.student, prompts, asked),
+    question = Question(
+      problem.question, problem.id, (config.seed,), job.replicate
     )
-    if config.agent_mode:
-      alone = await baseline
-      return alone, await taught(alone)
-    # Both are waited for: what is under way is paid for.
-    both = await asyncio.gather(baseline, probed(), return_exceptions=True)
-    for result in both:
-      if isinstance(result, BaseException):
-        raise result
-    return both
+    return await protocol.episode(problem, question)
 
   def _judged(self, made) -> list[Rollout]:
-    lacks = [scoring.lack(baseline, taught) for *_, baseline, taught in made]
-    episodes = [
-      scoring.episode(problem, baseline, taught)
-      for (_, problem, baseline, taught), lack in zip(made, lacks, strict=True)
-      if not lack.down
-    ]
     scored = iter(
       score_episodes(
-        episodes,
+        [e for *_, e in made if not isinstance(e, NoAnswer)],
         checker=self.checker,
         config=scoring.REWARD,
-        max_teaching_tokens=self.config.teaching.max_tokens,
+        max_teaching_tokens=self.config.episode.max_teaching_tokens,
       )
     )
     out = []
-    for (job, problem, *replies), lack in zip(made, lacks, strict=True):
-      rest = {"why": lack.why, "down": lack.down}
-      if not lack.down:
-        rest |= self._scores(next(scored))
+    for job, problem, episode in made:
+      if isinstance(episode, NoAnswer):
+        rest = {"why": str(episode), "down": True}
+      else:
+        rest = {"why": _wordless(episode)} | self._scores(next(scored))
       where = (job.prompts, problem, job.split, job.replicate)
-      out.append(Rollout(*where, *replies, **rest))
+      out.append(Rollout(*where, **rest))
     return out
 
   def _scores(self, scored: ScoredEpisode) -> dict:
@@ -294,22 +277,34 @@ class Rollouts:
     return {"scored": scored, "objectives": objectives, "score": score}
 
 
+def _wordless(episode: TeachingEpisode) -> str | None:
+  """The solution without words, if there is one."""
+  (alone,), (teaching,) = episode.baseline, episode.teachings
+  for stage, said in (("baseline", alone), ("taught", teaching.taught)):
+    if not said.text:
+      return f"{stage}: empty"
+  return None
+
+
 def _warn_of_equals(made) -> None:
   """A line for each role that answers different questions with one text."""
-  said = collections.defaultdict(dict)
-  for _, problem, baseline, taught in made:
-    for role, reply in (
-      ("student_baseline", baseline),
-      ("teacher_adaptive", taught.teaching_reply),
-      ("student_with_teaching", taught.guided),
+  texts = collections.defaultdict(dict)
+  for _, problem, episode in made:
+    if isinstance(episode, NoAnswer):
+      continue
+    (alone,), (teaching,) = episode.baseline, episode.teachings
+    for role, said in (
+      ("student_baseline", alone),
+      ("teacher", teaching.said),
+      ("student_taught", teaching.taught),
     ):
-      if reply is not None and reply.ok:
-        said[role][problem.question] = reply.text
-  for role, texts in said.items():
-    if len(texts) >= _ALIKE and len(set(texts.values())) == 1:
-      text = next(iter(texts.values()))
+      if said.text and said.finish_reason == "stop":
+        texts[role][problem.question] = said.text
+  for role, by_question in texts.items():
+    if len(by_question) >= _ALIKE and len(set(by_question.values())) == 1:
+      text = next(iter(by_question.values()))
       log.warning(
         "all answers of %s to %d questions are the same, %.80r: if that is a"
         " failure, the agent's failure_regex can say so",
-        *(role, len(texts), text),
+        *(role, len(by_question), text),
       )

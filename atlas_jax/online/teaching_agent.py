@@ -13,25 +13,34 @@ import asyncio
 import atexit
 import collections
 import concurrent.futures
+import dataclasses
 import logging
 import pathlib
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from atlas_jax.config import PromptsConfig
+from atlas_jax.config import PromptsConfig, TeachConfig
 from atlas_jax.errors import AtlasError
-from atlas_jax.online import protocol
-from atlas_jax.online.best_prompts import load_prompts, prompts_config
 from atlas_jax.online.outcomes import TEACH_DEADLINE_S, outcome_of, place
+from atlas_jax.online.protocol import AgentSpeaker, ModelSpeaker
 from atlas_jax.online.replies import Agent, BudgetSpent, ChatModel
 from atlas_jax.online.retrying import ModelRefused
 from atlas_jax.online.wrapping import as_agent, as_teacher
 from atlas_jax.serving.events import EventLoop
-from atlas_jax.teaching.prompts import Prompts, strip_thinking
+from atlas_jax.teaching.prompts import (
+  Prompts,
+  load_prompts,
+  prompts_config,
+  strip_thinking,
+)
+from atlas_jax.teaching.protocol import Question, Teaching, TeachingProtocol
+from atlas_jax.teaching.speakers import NoAnswer
 
 log = logging.getLogger(__name__)
-_TEACH = protocol.TeachConfig()
+_TEACH = TeachConfig()
+# Characters of the agent's own answer that the teacher reads as its plan.
+_PROBE_CHARS = 4000
 
 
 class AgentFailed(AtlasError):
@@ -42,13 +51,15 @@ class AgentFailed(AtlasError):
 class Answer:
   """What was answered. str() of it is the text.
 
-  text is without private thinking. outcome is one of outcomes.OUTCOMES; taught
-  holds the replies of every stage.
+  text is without private thinking. outcome is one of outcomes.OUTCOMES; probe
+  is what the teacher read of the agent's own answer. teaching is None where the
+  teacher gave no answer; its `taught` is None where the agent did not.
   """
 
   text: str
   outcome: str
-  taught: protocol.Taught
+  probe: str
+  teaching: Teaching | None = None
 
   def __str__(self) -> str:
     return self.text
@@ -72,7 +83,7 @@ class TeachingAgent:
       agent gets every question by student_baseline ("{question}" leaves it as
       it is).
     inject: the template, with {question} and {teaching}, by which a teaching
-      reaches the agent; None: student_with_teaching.
+      reaches the agent; None: student_taught.
     teach: how the teacher is sampled.
     teach_deadline_s: seconds that the teacher may take.
     teacher_key: the key of a teacher that is named by address or name.
@@ -91,15 +102,21 @@ class TeachingAgent:
     prompts: PromptsConfig | Mapping[str, str] | str | pathlib.Path,
     *,
     inject: str | None = None,
-    teach: protocol.TeachConfig = _TEACH,
+    teach: TeachConfig = _TEACH,
     teach_deadline_s: float = TEACH_DEADLINE_S,
     teacher_key: str | None = None,
   ):
     self.counts: collections.Counter[str] = collections.Counter()
-    self._prompts = Prompts(_templates(prompts, inject))
+    templates = Prompts(_templates(prompts, inject))
     self._agent = as_agent(agent)
     self._teacher = as_teacher(teacher, teacher_key, teach_deadline_s)
-    self._teach = teach
+    self._protocol = TeachingProtocol(
+      AgentSpeaker(self._agent),
+      ModelSpeaker(self._teacher, teach.chat_template_kwargs),
+      templates,
+      teach,
+      agent_chars=_PROBE_CHARS,
+    )
     self._deadline_s = teach_deadline_s
     self._asked = 0
     self._opening = threading.Lock()
@@ -135,52 +152,57 @@ class TeachingAgent:
     """See ask."""
     self._asked += 1
     # Another replicate each time: what is asked twice is sampled twice.
-    asked = protocol.Question(question, key="", replicate=self._asked)
-    alone = await protocol.ask_baseline(self._agent, self._prompts, asked)
-    if not protocol.has_text(alone):
-      raise AgentFailed(f"{self._agent.name}: {alone.status} {alone.error}")
-    outcome, taught = await self._taught(asked, alone)
-    reply = alone
+    asked = Question(question, replicate=self._asked)
+    try:
+      (alone,) = await self._protocol.baseline(asked)
+    except NoAnswer as failure:
+      raise AgentFailed(f"{self._agent.name}: {failure}") from None
+    if not alone.text:
+      raise AgentFailed(f"{self._agent.name}: empty")
+    probe = self._protocol.read(alone)
+    outcome, teaching = await self._teach(asked, probe)
+    said = alone
     if outcome == "taught":
-      outcome, taught = await self._guided(asked, taught)
-      reply = taught.guided if outcome == "taught" else alone
+      outcome, teaching = await self._taught(asked, teaching)
+      said = teaching.taught if outcome == "taught" else alone
     self.counts[outcome] += 1
     # Thinking that never ended has no answer after it: shown as it is.
-    text = strip_thinking(reply.text)
-    return Answer((reply.text if text is None else text), outcome, taught)
+    text = strip_thinking(said.text)
+    shown = said.text if text is None else text
+    return Answer(shown, outcome, probe, teaching)
 
-  async def _taught(self, asked, alone) -> tuple[str, protocol.Taught]:
+  async def _teach(self, asked, probe) -> tuple[str, Teaching | None]:
     try:
       async with asyncio.timeout(self._deadline_s):
-        taught = await protocol.teach(
-          self._teacher, self._prompts, self._teach, asked, alone
-        )
+        (teaching,) = await self._protocol.teach(asked, probe)
     except TimeoutError:
-      return "alone_late", protocol.Taught(alone)
+      return "alone_late", None
+    except NoAnswer as failure:
+      return outcome_of(failure), None
     except (BudgetSpent, ModelRefused) as error:
       log.warning("no teaching any more: %s", error)
-      return "alone_down", protocol.Taught(alone)
+      return "alone_down", None
     except Exception as error:
       # Teaching is an extra: whatever goes wrong, there is an answer.
       log.error("no teaching: %s", place(error))
-      return "alone_down", protocol.Taught(alone)
-    return outcome_of(taught), taught
+      return "alone_down", None
+    return outcome_of(teaching), teaching
 
-  async def _guided(self, asked, taught) -> tuple[str, protocol.Taught]:
+  async def _taught(self, asked, teaching) -> tuple[str, Teaching]:
     try:
-      guided = await protocol.ask_guided(
-        self._agent, self._prompts, asked, taught.teaching
-      )
+      said = await self._protocol.taught(asked, teaching.text)
+    except NoAnswer:
+      return "alone_guided_failed", teaching
     except (BudgetSpent, ModelRefused) as error:
       log.warning("no second answer any more: %s", error)
-      return "alone_guided_failed", taught
+      return "alone_guided_failed", teaching
     except Exception as error:
       log.error("no second answer: %s", place(error))
-      return "alone_guided_failed", taught
-    taught = taught.with_guided(guided)
-    if not protocol.has_text(guided) or strip_thinking(guided.text) is None:
-      return "alone_guided_failed", taught
-    return "taught", taught
+      return "alone_guided_failed", teaching
+    teaching = dataclasses.replace(teaching, taught=said)
+    if not said.text or strip_thinking(said.text) is None:
+      return "alone_guided_failed", teaching
+    return "taught", teaching
 
   def close(self) -> None:
     """Closes agent and teacher, for who used ask; the exit does it too.
@@ -211,5 +233,5 @@ def _templates(prompts, inject: str | None) -> PromptsConfig:
     prompts = load_prompts(prompts)
   if isinstance(prompts, PromptsConfig):
     prompts = vars(prompts)
-  changed = {} if inject is None else {"student_with_teaching": inject}
+  changed = {} if inject is None else {"student_taught": inject}
   return prompts_config({**prompts, **changed}, "prompts")

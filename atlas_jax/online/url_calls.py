@@ -93,12 +93,16 @@ class UrlCalls:
     Raises:
       CallFailed: it brought no answer.
     """
-    body = self._extra | {
-      "model": await self.name(),
-      "messages": [dict(m) for m in request.messages],
-      "max_tokens": request.max_tokens,
-      "temperature": request.temperature,
-    }
+    body = (
+      self._extra
+      | request.extra
+      | {
+        "model": await self.name(),
+        "messages": [dict(m) for m in request.messages],
+        "max_tokens": request.max_tokens,
+        "temperature": request.temperature,
+      }
+    )
     if request.seed is not None:
       body["seed"] = request.seed
     return answer_of(await self._json("POST", "/chat/completions", body))

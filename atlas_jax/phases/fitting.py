@@ -13,7 +13,7 @@ from atlas_jax.config import RunConfig
 from atlas_jax.data.chat import ChatError, ChatTokenizer
 from atlas_jax.data.problems import DataError, Problem, SftExample
 from atlas_jax.errors import AtlasError
-from atlas_jax.teaching.prompts import Prompts
+from atlas_jax.teaching.prompts import NO_PROBE, Prompts
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +53,10 @@ def fitting(
     rooms.append((s.teacher.max_model_len, "serving.teacher.max_model_len"))
   stages = []
   if rooms:
-    longest = e.max_probe_tokens + teaching
-    fields = {"approach": ""}
-    stages.append((teacher, "teacher_adaptive", fields, longest, *min(rooms)))
+    shown = min(e.max_probe_tokens, e.shown_probe_tokens)
+    longest = max(shown, len(teacher.encode(NO_PROBE))) + teaching
+    fields = {"probe": ""}
+    stages.append((teacher, "teacher", fields, longest, *min(rooms)))
   if "evaluate" in config.phases and split == config.evaluate.split:
     constants = config.evaluate.constant_teachings
     teaching = max([teaching, *(len(student.encode(c)) for c in constants)])
@@ -64,9 +65,9 @@ def fitting(
     longest = e.max_solution_tokens
     stages += [
       (student, "student_baseline", {}, longest, *room),
-      (student, "student_diagnostic", {}, e.max_probe_tokens, *room),
+      (student, "student_probe", {}, e.max_probe_tokens, *room),
       (
-        *(student, "student_with_teaching", {"teaching": ""}),
+        *(student, "student_taught", {"teaching": ""}),
         *(teaching + longest, *room),
       ),
     ]
@@ -74,7 +75,8 @@ def fitting(
   def excess(problem: Problem) -> str | None:
     for chat, template, fields, longest, room, key in stages:
       text = prompts.render(template, {"question": problem.question, **fields})
-      tokens = len(chat.prompt_ids(text)) + longest
+      kwargs = e.chat_template_kwargs.of(template)
+      tokens = len(chat.prompt_ids(text, kwargs)) + longest
       if tokens > room:
         return (
           f"{tokens} tokens for {template} and its response, config.{key} is"
@@ -98,7 +100,9 @@ def fitting_examples(
   def excess(example: SftExample) -> str | None:
     nonlocal total
     text = prompts.render(example.template, example.fields)
-    tokens = len(teacher.training_example(text, example.response)[0])
+    kwargs = config.episode.chat_template_kwargs.of(example.template)
+    ids, _ = teacher.training_example(text, example.response, kwargs)
+    tokens = len(ids)
     total += tokens
     return (
       f"{tokens} tokens, config.sft.row_length is {room}"

@@ -28,7 +28,7 @@ from atlas_jax.errors import AtlasError
 from atlas_jax.phases.run import Run
 from atlas_jax.teaching import rewards, transcripts
 from atlas_jax.teaching.answers import AnswerChecker
-from atlas_jax.teaching.episode import BaselineCache, run_episodes
+from atlas_jax.teaching.episode import run_episodes
 from atlas_jax.teaching.rewards import ScoredEpisode
 
 log = logging.getLogger(__name__)
@@ -61,28 +61,28 @@ def trainable(scored: Sequence[ScoredEpisode], cfg: GrpoConfig) -> list[dict]:
   """
   kept = []
   for s, row, skip in zip(scored, *_advantages(scored, cfg), strict=True):
-    prompt = s.episode.teacher_prompt_ids
     for teaching, reward, advantage in zip(
       s.episode.teachings, s.rewards, row, strict=True
     ):
       if skip or reward.total is None:
         continue
-      completion = teaching.completion
-      if len(prompt) + len(completion.token_ids) > cfg.row_length:
+      sample = teaching.said.sample
+      prompt = sample.prompt_ids
+      if len(prompt) + len(sample.token_ids) > cfg.row_length:
         raise RolloutError(
           f"a prompt of {len(prompt)} tokens and its teaching of"
-          f" {len(completion.token_ids)} do not fit into"
+          f" {len(sample.token_ids)} do not fit into"
           f" config.grpo.row_length={cfg.row_length}; raise it, or lower"
           " config.episode.max_teaching_tokens. The question begins"
           f" {s.episode.problem.question[:80]!r}"
         )
-      cut = completion.finish_reason == "length"
+      cut = teaching.said.finish_reason == "length"
       kept.append(
         {
           "prompt": prompt,
-          "completion": completion.token_ids,
-          "logprobs": completion.logprobs,
-          "version": completion.weight_version,
+          "completion": sample.token_ids,
+          "logprobs": sample.logprobs,
+          "version": sample.weight_version,
           "trained": not (cut and cfg.mask_truncated),
           "advantage": float(advantage),
         }
@@ -112,7 +112,7 @@ def summary(scored: Sequence[ScoredEpisode]) -> dict[str, float]:
   teachings = [t for s in scored for t in s.episode.teachings]
   given = [r for s in scored for r in s.rewards]
   known = [r for r in given if r.total is not None]
-  lengths = [len(t.completion.token_ids) for t in teachings]
+  lengths = [t.said.tokens for t in teachings]
 
   def mean(values):
     values = [v for v in values if v is not None]
@@ -122,12 +122,12 @@ def summary(scored: Sequence[ScoredEpisode]) -> dict[str, float]:
     "reward_mean": mean(r.total for r in known),
     "reward_std": float(np.std([r.total for r in known])) if known else 0.0,
     "accuracy_alone": mean(s.pass_rate for s in scored),
-    "accuracy_taught": mean(s.guided_rate for s in scored),
+    "accuracy_taught": mean(s.taught_rate for s in scored),
     "unjudged": len(given) - len(known),
     "format_ok_fraction": mean(t.status == "ok" for t in teachings),
     "leak_fraction": mean(leak for s in scored for leak in s.leaked),
     "truncated_fraction": mean(
-      t.completion.finish_reason == "length" for t in teachings
+      t.said.finish_reason == "length" for t in teachings
     ),
     "teacher_tokens_sum": sum(lengths),
     "teacher_tokens_mean": mean(lengths),
@@ -136,7 +136,7 @@ def summary(scored: Sequence[ScoredEpisode]) -> dict[str, float]:
     "response_tokens_alone": mean(
       b.tokens for s in scored for b in s.episode.baseline
     ),
-    "response_tokens_taught": mean(t.guided.tokens for t in teachings),
+    "response_tokens_taught": mean(t.taught.tokens for t in teachings),
   }
   for part in known[0].parts if known else ():
     numbers[f"reward_{part}"] = mean(r.parts[part] for r in known)
@@ -180,7 +180,7 @@ class Rollouts:
   ):
     self._run, self._checker = run, checker
     self._cfg = run.config.grpo
-    self._baselines = BaselineCache()
+    self._baselines = {}  # of unaided solutions
     self._name = name
     self._episodes = run.workdir / "episodes" / f"{name}.jsonl"
     self._stream = ProblemStream(problems, seed=run.config.seed)
@@ -297,6 +297,7 @@ class Rollouts:
           prompts=run.prompts,
           config=c.episode,
           group_size=cfg.group_size,
+          baseline_samples=cfg.baseline_samples,
           seed=c.seed,
           step=step,
           refill=refill,

@@ -17,7 +17,7 @@ from atlas_jax.serving import server as server_lib
 from atlas_jax.serving import weight_sync
 from atlas_jax.serving.client import ServerDown
 from atlas_jax.serving.events import EventLoop
-from atlas_jax.teaching.requests import Role
+from atlas_jax.teaching.speakers import Role
 
 log = logging.getLogger(__name__)
 

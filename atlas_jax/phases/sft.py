@@ -69,7 +69,10 @@ def encoder(run: Run):
 
   def encode(example: SftExample) -> packing.Sequence:
     text = run.prompts.render(example.template, example.fields)
-    tokens, mask = run.tokenizer.training_example(text, example.response)
+    kwargs = run.config.episode.chat_template_kwargs.of(example.template)
+    tokens, mask = run.tokenizer.training_example(
+      text, example.response, kwargs
+    )
     if len(tokens) > length:
       raise DataError(
         f"an SFT example has {len(tokens)} tokens, more than"

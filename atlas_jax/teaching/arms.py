@@ -1,19 +1,14 @@
 """The arms of an evaluation: alone, under one constant teaching, taught."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from atlas_jax.config import EpisodeConfig
 from atlas_jax.data.problems import Problem
-from atlas_jax.teaching.prompts import Prompts, extract_teaching
-from atlas_jax.teaching.requests import (
-  Requests,
-  Role,
-  Solution,
-  gather_all,
-  teaching_length,
-)
+from atlas_jax.teaching.episode import protocol_of
+from atlas_jax.teaching.prompts import Prompts
+from atlas_jax.teaching.protocol import Question, TeachingProtocol, gather_all
+from atlas_jax.teaching.speakers import Role, Said
 
 
 @dataclass(frozen=True)
@@ -22,13 +17,13 @@ class Attempt:
 
   problem: Problem
   sample: int
-  solution: Solution
-  approach: str | None = None
+  solution: Said
+  probe: str | None = None
   teacher_text: str | None = None
   teaching: str | None = None
   status: str | None = None
   teaching_tokens: int = 0
-  seconds: float = 0.0
+  seconds: float = 0.0  # of its requests
 
 
 async def run_arm(
@@ -44,7 +39,7 @@ async def run_arm(
 ) -> list[Attempt]:
   """One arm of an evaluation: `samples` attempts a problem, problem by problem.
 
-  With a teacher: probe, teach, guided solution. With a constant: every
+  With a teacher: probe, teaching, taught solution. With a constant: every
   problem is solved under that same teaching. With neither: the student alone.
 
   Raises:
@@ -53,48 +48,43 @@ async def run_arm(
   """
   if teacher is not None and constant is not None:
     raise ValueError("an arm has a teacher or a constant teaching, not both")
-  runner = Requests(student, prompts, config, (seed, "arm"))
+  protocol = protocol_of(teacher, student, prompts, config)
   return await gather_all(
     [
-      _attempt(runner, problem, sample, teacher, constant)
+      _attempt(protocol, problem, sample, (seed, "arm"), constant)
       for problem in problems
       for sample in range(samples)
     ]
   )
 
 
-async def _attempt(runner, problem, sample, teacher, constant) -> Attempt:
-  start = time.monotonic()
-  if teacher is not None:
-    approach = await runner.probe(problem, sample)
-    _, (completion,) = await runner.teach(teacher, problem, approach, sample, 1)
-    text, status = extract_teaching(completion.text)
-    solution = await runner.guided(problem, text or "", sample)
+async def _attempt(
+  protocol: TeachingProtocol, problem, sample, seed, constant
+) -> Attempt:
+  question = Question(problem.question, problem.id, seed, sample)
+  if protocol.teacher is not None:
+    said = await protocol.probe(question)
+    probe, (one,) = await protocol.lesson(question, said)
     return Attempt(
       problem,
       sample,
-      solution,
-      approach=approach,
-      teacher_text=completion.text,
-      teaching=text,
-      status=status,
-      teaching_tokens=teaching_length(teacher, text),
-      seconds=time.monotonic() - start,
+      one.taught,
+      probe=probe,
+      teacher_text=one.said.text,
+      teaching=one.text,
+      status=one.status,
+      teaching_tokens=one.tokens,
+      seconds=said.seconds + one.said.seconds + one.taught.seconds,
     )
-  if constant is not None:
-    solution = await runner.guided(problem, constant, sample)
-    tokens = len(runner.student.chat.encode(constant))
-    return Attempt(
-      problem,
-      sample,
-      solution,
-      teaching=constant,
-      teaching_tokens=tokens,
-      seconds=time.monotonic() - start,
-    )
-  (solution,) = await runner.solve(
-    "student_baseline",
-    {"question": problem.question},
-    (*runner.seed, problem.id, "alone", sample),
+  if constant is None:
+    (solution,) = await protocol.baseline(question)
+    return Attempt(problem, sample, solution, seconds=solution.seconds)
+  solution = await protocol.taught(question, constant)
+  return Attempt(
+    problem,
+    sample,
+    solution,
+    teaching=constant,
+    teaching_tokens=len(protocol.student.tokenizer.encode(constant)),
+    seconds=solution.seconds,
   )
-  return Attempt(problem, sample, solution, seconds=time.monotonic() - start)

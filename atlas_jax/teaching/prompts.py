@@ -1,21 +1,37 @@
-"""The four templates, and the reading of what stands in <teaching> tags."""
+"""The four templates, their file, and what stands in <teaching> tags.
+
+The file of chosen prompts, best_prompts.json, is a JSON object. Its key
+"prompts" holds the four templates by name, all of them and nothing else; other
+keys (its candidate, score and spend) are information for a person. Names and
+the field of an older version are read as those of today (`_OLD_NAMES`).
+"""
 
 import dataclasses
 import hashlib
 import json
+import pathlib
+import re
 import string
 from collections.abc import Mapping
 
+from atlas_jax import files
 from atlas_jax.config import PromptsConfig
 from atlas_jax.errors import AtlasError
 
 # template -> the fields that it must hold, each at least once, and no others
 FIELDS = {
   "student_baseline": ("question",),
-  "student_diagnostic": ("question",),
-  "teacher_adaptive": ("question", "approach"),
-  "student_with_teaching": ("question", "teaching"),
+  "student_probe": ("question",),
+  "teacher": ("question", "probe"),
+  "student_taught": ("question", "teaching"),
 }
+_OLD_NAMES = {
+  "student_diagnostic": "student_probe",
+  "teacher_adaptive": "teacher",
+  "student_with_teaching": "student_taught",
+}
+# What fills {probe} where the student stated nothing.
+NO_PROBE = "(no plan stated)"
 STATUSES = ("ok", "missing", "empty", "repeated", "unclosed")
 
 
@@ -89,6 +105,66 @@ def _parse(name: str, text: str, fields) -> list[tuple[str, str | None]]:
       )
   _check(name, {f for _, f, _, _ in parts if f is not None}, fields)
   return [(literal, field) for literal, field, _, _ in parts]
+
+
+def by_new_names(templates: Mapping) -> dict[str, object]:
+  """The texts as they are, those of an older version by today's names."""
+  return {
+    name if (new := _OLD_NAMES.get(name, name)) in templates else new: text
+    for name, text in templates.items()
+  }
+
+
+def prompts_config(templates: Mapping, where: str) -> PromptsConfig:
+  """The templates as a config, checked.
+
+  Args:
+    templates: name -> text, all four.
+    where: what holds them, for the error.
+
+  Raises:
+    PromptError: a template is missing, unknown, no text, or has wrong fields.
+  """
+  texts = by_new_names(templates)
+  missing = [name for name in FIELDS if name not in texts]
+  unknown = [name for name in texts if name not in FIELDS]
+  if missing or unknown:
+    wrong = [f"template {n} is missing" for n in missing]
+    wrong += [f"template {n} is unknown" for n in unknown]
+    raise PromptError(
+      f"{where}: {', '.join(wrong)}; valid: {', '.join(FIELDS)}"
+    )
+  for name, text in texts.items():
+    if not isinstance(text, str):
+      raise PromptError(
+        f"{where}: template {name} must be a text, got {type(text).__name__}"
+      )
+  if "teacher_adaptive" in templates:
+    texts["teacher"] = re.sub(  # {{ and }} are no part of a field
+      r"\{\{|\}\}|\{approach\}",
+      lambda m: "{probe}" if m[0] == "{approach}" else m[0],
+      texts["teacher"],
+    )
+  config = PromptsConfig(**texts)
+  try:
+    Prompts(config)
+  except PromptError as error:
+    raise PromptError(f"{where}: {error}") from None
+  return config
+
+
+def load_prompts(path: str | pathlib.Path) -> PromptsConfig:
+  """The templates of a best_prompts.json.
+
+  Raises:
+    PromptError: no such file, not of the format; the text names file and key.
+  """
+  content = files.read_json(path, PromptError)
+  if not isinstance(content.get("prompts"), dict):
+    raise PromptError(
+      f"{path}: the key 'prompts' must hold the templates {', '.join(FIELDS)}"
+    )
+  return prompts_config(content["prompts"], str(path))
 
 
 def strip_thinking(text: str) -> str | None:

@@ -1,7 +1,7 @@
 """What a teaching is worth: how much it improved the frozen student.
 
 With b the mean score of the student's unaided solutions, B their mean length,
-g the score of the guided one and T its length (both in tokens):
+g the score of the taught one and T its length (both in tokens):
 
     improvement     g * (1 - b)
     degradation    -(1 - g) * b * degradation_penalty
@@ -32,8 +32,8 @@ from atlas_jax.config import RewardConfig
 from atlas_jax.data.problems import Problem
 from atlas_jax.teaching import equality
 from atlas_jax.teaching.answers import AnswerChecker, Verdict
-from atlas_jax.teaching.episode import Teaching, TeachingEpisode
-from atlas_jax.teaching.requests import Solution
+from atlas_jax.teaching.protocol import Teaching, TeachingEpisode
+from atlas_jax.teaching.speakers import Said
 
 # As in the GRPO of ATLAS and TRL: keeps a small spread from exploding.
 _STD_FLOOR = 1e-4
@@ -52,11 +52,11 @@ class Reward:
 class ScoredTeaching:
   """What a term of config.reward.extra is called with.
 
-  verdict is that on teaching.guided; reward has the terms before this one.
+  verdict is that on teaching.taught; reward has the terms before this one.
   """
 
   problem: Problem
-  baseline: tuple[Solution, ...]
+  baseline: tuple[Said, ...]
   baseline_verdicts: tuple[Verdict, ...]
   teaching: Teaching
   verdict: Verdict
@@ -66,11 +66,11 @@ class ScoredTeaching:
 
 @dataclass(frozen=True)
 class ScoredEpisode:
-  """An episode with its verdicts; guided, leaked, rewards: one a teaching."""
+  """An episode with its verdicts; taught, leaked, rewards: one a teaching."""
 
   episode: TeachingEpisode
   baseline: tuple[Verdict, ...]
-  guided: tuple[Verdict, ...]
+  taught: tuple[Verdict, ...]
   leaked: tuple[bool, ...]
   rewards: tuple[Reward, ...]
 
@@ -80,9 +80,9 @@ class ScoredEpisode:
     return mean_score(self.baseline)
 
   @property
-  def guided_rate(self) -> float | None:
-    """Share of the guided solutions, of those judged, that are right."""
-    return mean_score(self.guided)
+  def taught_rate(self) -> float | None:
+    """Share of the taught solutions, of those judged, that are right."""
+    return mean_score(self.taught)
 
 
 def mean_score(verdicts: Sequence[Verdict]) -> float | None:
@@ -95,8 +95,8 @@ def reward(
   *,
   pass_rate: float | None,
   baseline_tokens: float,
-  guided: float | None,
-  guided_tokens: int,
+  taught: float | None,
+  taught_tokens: int,
   well_formed: bool,
   leaked: bool,
   teaching_tokens: int,
@@ -108,23 +108,23 @@ def reward(
   Args:
     pass_rate: b in [0, 1]; None if no unaided solution could be judged.
     baseline_tokens: B, the mean length of the unaided responses.
-    guided: g in [0, 1]; None if the guided solution could not be judged.
-    guided_tokens: T.
+    taught: g in [0, 1]; None if the taught solution could not be judged.
+    taught_tokens: T.
     well_formed: whether the teaching had its tags right.
     leaked: whether it states the answer.
     teaching_tokens, max_teaching_tokens: its length and the longest allowed.
     config: the weights.
   """
-  if pass_rate is None or guided is None:
+  if pass_rate is None or taught is None:
     return Reward(None, {})
   saved = 0.0
   if baseline_tokens > 0:
-    saved = max(0.0, (baseline_tokens - guided_tokens) / baseline_tokens)
-  lost = (1.0 - guided) * pass_rate
+    saved = max(0.0, (baseline_tokens - taught_tokens) / baseline_tokens)
+  lost = (1.0 - taught) * pass_rate
   parts = {
-    "improvement": guided * (1.0 - pass_rate),
+    "improvement": taught * (1.0 - pass_rate),
     "degradation": -lost * config.degradation_penalty,
-    "efficiency": guided * config.efficiency_weight * saved,
+    "efficiency": taught * config.efficiency_weight * saved,
     "format": 0.0 if well_formed else -config.format_penalty,
     "leak": -config.leak_penalty if leaked else 0.0,
     "length": -config.length_cost * teaching_tokens / max_teaching_tokens,
@@ -143,7 +143,7 @@ def score_episodes(
   solutions = [
     (e.problem, s.text, s.finish_reason)
     for e in episodes
-    for s in (*e.baseline, *(t.guided for t in e.teachings))
+    for s in (*e.baseline, *(t.taught for t in e.teachings))
   ]
   verdicts = iter(checker.check_many(solutions))
   scored = [
@@ -169,7 +169,7 @@ def _with_term(
     ScoredTeaching(s.episode.problem, s.episode.baseline, s.baseline, *one)
     for s in scored
     for one in zip(
-      s.episode.teachings, s.guided, s.leaked, s.rewards, strict=True
+      s.episode.teachings, s.taught, s.leaked, s.rewards, strict=True
     )
     if one[-1].total is not None
   ]
@@ -185,7 +185,7 @@ def _with_term(
   return [replace(s, rewards=tuple(map(added, s.rewards))) for s in scored]
 
 
-def _score(episode, baseline, guided, config, max_tokens) -> ScoredEpisode:
+def _score(episode, baseline, taught, config, max_tokens) -> ScoredEpisode:
   pass_rate = mean_score(baseline)
   lengths = [
     s.tokens
@@ -200,8 +200,8 @@ def _score(episode, baseline, guided, config, max_tokens) -> ScoredEpisode:
     reward(
       pass_rate=pass_rate,
       baseline_tokens=sum(lengths) / len(lengths) if lengths else 0.0,
-      guided=verdict.score,
-      guided_tokens=teaching.guided.tokens,
+      taught=verdict.score,
+      taught_tokens=teaching.taught.tokens,
       well_formed=teaching.status == "ok",
       leaked=leak,
       teaching_tokens=teaching.tokens,
@@ -209,10 +209,10 @@ def _score(episode, baseline, guided, config, max_tokens) -> ScoredEpisode:
       config=config,
     )
     for teaching, verdict, leak in zip(
-      episode.teachings, guided, leaked, strict=True
+      episode.teachings, taught, leaked, strict=True
     )
   )
-  return ScoredEpisode(episode, baseline, guided, leaked, rewards)
+  return ScoredEpisode(episode, baseline, taught, leaked, rewards)
 
 
 def leaks(teaching: str, problem: Problem) -> bool:

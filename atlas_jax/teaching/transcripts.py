@@ -1,16 +1,16 @@
 """Scored episodes as JSON: one line of a run's episodes file each.
 
-What the teacher sampled is there exactly (token ids, sampler log-probs,
-weight version), beside the texts that a person reads.
+What a server of the run sampled for the teacher is there exactly (token ids,
+sampler log-probs, weight version), beside the texts that a person reads.
 """
 
 from atlas_jax.teaching.answers import Verdict
 from atlas_jax.teaching.arms import Attempt
-from atlas_jax.teaching.requests import Solution
 from atlas_jax.teaching.rewards import ScoredEpisode
+from atlas_jax.teaching.speakers import Said, Sample
 
 
-def _solution(solution: Solution, verdict: Verdict) -> dict:
+def _solution(solution: Said, verdict: Verdict) -> dict:
   return {
     "text": solution.text,
     "tokens": solution.tokens,
@@ -22,40 +22,50 @@ def _solution(solution: Solution, verdict: Verdict) -> dict:
   }
 
 
+def _sample(sample: Sample | None) -> dict:
+  """What can be trained on, where there is anything."""
+  if sample is None:
+    return {}
+  return {
+    "weight_version": sample.weight_version,
+    "token_ids": list(sample.token_ids),
+    "logprobs": list(sample.logprobs),
+  }
+
+
 def episode_json(scored: ScoredEpisode, step: int) -> dict:
   """One training episode as plain JSON values."""
   episode = scored.episode
   teachings = []
   for teaching, verdict, leaked, reward in zip(
     episode.teachings,
-    scored.guided,
+    scored.taught,
     scored.leaked,
     scored.rewards,
     strict=True,
   ):
-    completion = teaching.completion
+    said = teaching.said
     teachings.append(
       {
-        "text": completion.text,
+        "text": said.text,
         "teaching": teaching.text,
         "status": teaching.status,
         "leaked": leaked,
         "tokens": teaching.tokens,
-        "guided": _solution(teaching.guided, verdict),
+        "taught": _solution(teaching.taught, verdict),
         "reward": reward.total,
         "reward_parts": dict(reward.parts),
-        "finish_reason": completion.finish_reason,
-        "weight_version": completion.weight_version,
-        "token_ids": list(completion.token_ids),
-        "logprobs": list(completion.logprobs),
+        "finish_reason": said.finish_reason,
+        **_sample(said.sample),
       }
     )
+  sample = episode.teachings[0].said.sample
   return {
     "step": step,
     "id": episode.problem.id,
     "question": episode.problem.question,
     "answer": episode.problem.answer,
-    "approach": episode.approach,
+    "probe": episode.probe,
     "pass_rate": scored.pass_rate,
     "baseline": [
       _solution(solution, verdict)
@@ -64,7 +74,7 @@ def episode_json(scored: ScoredEpisode, step: int) -> dict:
       )
     ],
     "teachings": teachings,
-    "teacher_prompt_ids": list(episode.teacher_prompt_ids),
+    "teacher_prompt_ids": [] if sample is None else list(sample.prompt_ids),
     "seconds": dict(episode.seconds),
   }
 
@@ -77,7 +87,7 @@ def attempt_json(arm: str, attempt: Attempt, verdict: Verdict) -> dict:
     "sample": attempt.sample,
     "question": attempt.problem.question,
     "answer": attempt.problem.answer,
-    "approach": attempt.approach,
+    "probe": attempt.probe,
     "teacher_text": attempt.teacher_text,
     "teaching": attempt.teaching,
     "teaching_tokens": attempt.teaching_tokens,

@@ -24,9 +24,9 @@ from atlas_jax.data import teachable
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.serving import server as server_lib
 from atlas_jax.serving.client import Client
-from atlas_jax.teaching.episode import BaselineCache, run_episodes
+from atlas_jax.teaching.episode import run_episodes
 from atlas_jax.teaching.prompts import Prompts
-from atlas_jax.teaching.requests import Role
+from atlas_jax.teaching.speakers import Role
 from configs import quickstart
 
 PROMPTS = PromptsConfig(**quickstart.PROMPTS)
@@ -80,7 +80,6 @@ async def measure(args, teacher_server, student_server) -> None:
     max_probe_tokens=50,
     max_teaching_tokens=48,
     max_solution_tokens=64,
-    baseline_samples=args.group_size,
   )
   clients = [
     Recorder(
@@ -105,9 +104,10 @@ async def measure(args, teacher_server, student_server) -> None:
       prompts=Prompts(PROMPTS),
       config=config,
       group_size=args.group_size,
+      baseline_samples=args.group_size,
       seed=0,
       step=repeat,
-      baselines=BaselineCache(),
+      baselines={},
     )
     seconds = time.perf_counter() - begin
     for _, body in posts[1]:

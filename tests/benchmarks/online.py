@@ -49,12 +49,10 @@ def evaluate(folder, problems: int, latency_s: float, concurrency: int) -> None:
       for name in ("seed", "teacher changed", "probe changed"):
         prompts = config.prompts
         if name == "teacher changed":
-          prompts = dataclasses.replace(
-            prompts, teacher_adaptive=small_world.GOOD
-          )
+          prompts = dataclasses.replace(prompts, teacher=small_world.GOOD)
         elif name == "probe changed":
           prompts = dataclasses.replace(
-            prompts, student_diagnostic="OUTLINE in short {question}"
+            prompts, student_probe="OUTLINE in short {question}"
           )
         began = time.perf_counter()
         run.rollouts.evaluate([Job(prompts, sets.validation, "validation")])

@@ -43,8 +43,8 @@ def test_a_response_decodes_to_itself_and_ends_its_turn(chat):
 
 def test_sft_trains_the_very_prompt_that_rl_samples_from(chat):
   example = SftExample(
-    "teacher_adaptive",
-    {"question": "What is 12 + 34?", "approach": "I add"},
+    "teacher",
+    {"question": "What is 12 + 34?", "probe": "I add"},
     "fine <teaching>go on</teaching>",
   )
   prompts = Prompts(PromptsConfig())

@@ -119,8 +119,8 @@ def test_arc_files(tmp_path):
   config = DataConfig(sft_source="arc_sft", sft_path=str(path))
   assert splits_lib.load_sft(config) == [
     SftExample(
-      "teacher_adaptive",
-      {"question": "p", "approach": "I add"},
+      "teacher",
+      {"question": "p", "probe": "I add"},
       "forgets the carry\n<teaching>carry the one</teaching>",
     )
   ]
@@ -236,11 +236,11 @@ def test_tensorflow_datasets_without_tensorflow(prepared_tfds):
   refused({"field": "x"}, "field is unknown")
 
 
-def teaching(text, status="ok", guided="correct", leaked=False):
+def teaching(text, status="ok", taught="correct", leaked=False):
   return {
     "text": text,
     "status": status,
-    "guided": {"status": guided},
+    "taught": {"status": taught},
     "leaked": leaked,
   }
 
@@ -248,11 +248,11 @@ def teaching(text, status="ok", guided="correct", leaked=False):
 def test_episodes_give_the_teachings_that_helped(tmp_path):
   row = {
     "question": "q",
-    "approach": "a",
+    "probe": "a",
     "teachings": [
       teaching("good"),
       teaching("bad form", status="missing"),
-      teaching("wrong", guided="wrong"),
+      teaching("wrong", taught="wrong"),
       teaching("leak", leaked=True),
     ],
   }
@@ -262,19 +262,19 @@ def test_episodes_give_the_teachings_that_helped(tmp_path):
     config = DataConfig(sft_source="episodes", sft_path=str(where))
     (example,) = splits_lib.load_sft(config)
     assert example.response == "good"
-    assert example.fields == {"question": "q", "approach": "a"}
+    assert example.fields == {"question": "q", "probe": "a"}
   path.write_text('{"question": "q"}\n')
   with pytest.raises(DataError, match=r"grpo\.jsonl:1"):
     splits_lib.load_sft(config)
 
 
 def test_of_an_optimisation_only_what_the_kept_prompts_taught(tmp_path):
-  kept = PromptsConfig(student_diagnostic="kept {question}")
-  other = fingerprint(PromptsConfig(student_diagnostic="other {question}"))
+  kept = PromptsConfig(student_probe="kept {question}")
+  other = fingerprint(PromptsConfig(student_probe="other {question}"))
 
-  def line(text, prompts, approach="a"):
+  def line(text, prompts, probe="a"):
     teachings = [teaching(text)]
-    row = {"question": "q", "approach": approach, "teachings": teachings}
+    row = {"question": "q", "probe": probe, "teachings": teachings}
     return json.dumps(row | {"prompts": prompts}) + "\n"
 
   folder = tmp_path / "episodes"
@@ -293,7 +293,7 @@ def test_of_an_optimisation_only_what_the_kept_prompts_taught(tmp_path):
   def found(where):
     config = DataConfig(sft_source="episodes", sft_path=str(where))
     examples = splits_lib.load_sft(config)
-    return [(e.fields["approach"], e.response) for e in examples]
+    return [(e.fields["probe"], e.response) for e in examples]
 
   assert len(found(folder)) == 5  # a training run has no such file beside it
   path.write_text(json.dumps(best))

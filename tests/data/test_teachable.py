@@ -66,7 +66,7 @@ def test_the_student_slips_exactly_where_it_says():
 def test_the_right_fix_repairs_and_needless_ones_break():
   for q in ALL:
     for advice in FIXES:
-      given = answer_of(teachable.guided_response(q, advice))
+      given = answer_of(teachable.taught_response(q, advice))
       helps = q.slips and advice == teachable.FIX[q.kind]
       if helps:
         assert given == str(q.answer), (q, advice)
@@ -75,7 +75,7 @@ def test_the_right_fix_repairs_and_needless_ones_break():
       else:
         assert given != str(q.answer), (q, advice)
     for advice in (KEEP, None):
-      right = answer_of(teachable.guided_response(q, advice)) == str(q.answer)
+      right = answer_of(teachable.taught_response(q, advice)) == str(q.answer)
       assert right != q.slips
 
 
@@ -96,7 +96,7 @@ def test_no_constant_teaching_comes_near_the_right_one():
     right = 0
     for p in problems:
       q = questions[p.question]
-      given = answer_of(teachable.guided_response(q, advice_of(q)))
+      given = answer_of(teachable.taught_response(q, advice_of(q)))
       right += given == p.answer
     return right / len(problems)
 

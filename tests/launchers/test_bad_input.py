@@ -96,7 +96,7 @@ def test_a_value_that_is_not_valid(train):
 
 def test_a_template_without_its_field(train):
   line = only_error(train(prompts__teacher_adaptive="Teach: {question}"))
-  assert "template teacher_adaptive: {approach} is missing" in line
+  assert "template teacher: {probe} is missing" in line
 
 
 def test_a_model_that_lacks_a_tensor(train, model, tmp_path):

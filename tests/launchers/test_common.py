@@ -19,8 +19,8 @@ from launchers import common
 from tests.online import small_world
 
 
-def write(path, teacher_adaptive):
-  prompts = small_world.SEED | {"teacher_adaptive": teacher_adaptive}
+def write(path, teacher):
+  prompts = small_world.SEED | {"teacher": teacher}
   path.write_text(json.dumps({"prompts": prompts}))
 
 
@@ -38,20 +38,20 @@ def test_a_run_goes_on_with_the_templates_that_it_began_with(
   tree.prompts_path = str(path)
   run = tmp_path / "run"
   first = common.resolved(resolve, tree, run)
-  assert first.prompts.teacher_adaptive == small_world.GOOD
+  assert first.prompts.teacher == small_world.GOOD
   assert first.prompts_path == str(path)
   write_json(run / "config.json", to_dict(first))
-  write(path, "TEACH {question} {approach} in another way")
+  write(path, "TEACH {question} {probe} in another way")
   assert common.resolved(resolve, tree, run) == first
   path.unlink()
   assert common.resolved(resolve, tree, run) == first
   with pytest.raises(PromptError, match="cannot be read"):
     common.resolved(resolve, tree, None)
   # A path that is given anew is read.
-  write(other, "TEACH {question} {approach} briefly")
+  write(other, "TEACH {question} {probe} briefly")
   tree.prompts_path = str(other)
   found = common.resolved(resolve, tree, run)
-  assert found.prompts.teacher_adaptive.endswith("briefly")
+  assert found.prompts.teacher.endswith("briefly")
 
 
 @pytest.mark.parametrize(

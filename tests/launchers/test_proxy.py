@@ -60,8 +60,8 @@ TEACHER = ("teacher.url=http://127.0.0.1:9/v1", "teacher.model=t")
       "nowhere.json cannot be read",
     ),
     (
-      (UPSTREAM, *TEACHER, "prompts.teacher_adaptive={question}"),
-      "{approach} is missing",
+      (UPSTREAM, *TEACHER, "prompts.teacher={question}"),
+      "{probe} is missing",
     ),
     ((UPSTREAM, *TEACHER, "teach_deadline_s=0.0"), "deadline_s=0.0 must be"),
     ((UPSTREAM, *TEACHER, "host=0.0.0.0"), "config.host='0.0.0.0' lets other"),
@@ -106,7 +106,7 @@ def test_it_serves_and_ends_after_the_open_request(repo_root):
       "teacher.model=stub",
       "teacher.api_key_env=TEACH_KEY",
       "api_key_env=CLIENT_KEY",
-      "prompts.student_diagnostic=PROBE {question}",
+      "prompts.student_probe=PROBE {question}",
       UP_KEY="sk-upstream",
       TEACH_KEY="sk-teacher",
       CLIENT_KEY="sk-client",
@@ -159,8 +159,8 @@ def wait_for(url, process):
 def test_a_best_prompts_file_is_used(repo_root, tmp_path):
   names = ("baseline", "diagnostic", "with_teaching")
   templates = {f"student_{n}": f"{n} {{question}}" for n in names}
-  templates["student_with_teaching"] += " {teaching}"
-  templates["teacher_adaptive"] = "{question} {approach}"
+  templates["student_taught"] += " {teaching}"
+  templates["teacher"] = "{question} {probe}"
   path = tmp_path / "best_prompts.json"
   path.write_text(json.dumps({"prompts": templates}))
   port = free_port()

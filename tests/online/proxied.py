@@ -22,9 +22,9 @@ from tests.online.stub_server import StubServer
 
 PROMPTS = PromptsConfig(
   student_baseline="ALONE {question}",
-  student_diagnostic="PROBE {question}",
-  teacher_adaptive="TEACH {question} FROM {approach}",
-  student_with_teaching="GUIDED {question} BY {teaching}",
+  student_probe="PROBE {question}",
+  teacher="TEACH {question} FROM {probe}",
+  student_taught="GUIDED {question} BY {teaching}",
 )
 NO_KEYS = Keys()
 ASK = [{"role": "user", "content": "1+1?"}]

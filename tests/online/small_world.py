@@ -13,15 +13,15 @@ from atlas_jax.online.config import default_config, resolve
 
 SEED = {
   "student_baseline": "SOLVE {question}",
-  "student_diagnostic": "OUTLINE {question}",
-  "teacher_adaptive": "TEACH {question} PLAN {approach}",
-  "student_with_teaching": "GUIDED {question} HINT {teaching}",
+  "student_probe": "OUTLINE {question}",
+  "teacher": "TEACH {question} PLAN {probe}",
+  "student_taught": "GUIDED {question} HINT {teaching}",
 }
-GOOD = "TEACH {question} PLAN {approach} in numbered steps"
+GOOD = "TEACH {question} PLAN {probe} in numbered steps"
 PROPOSALS = (
   "no fences at all",
   "```\nTEACH {question} without the plan\n```",
-  "```\nTEACH {question} PLAN {approach} politely\n```",
+  "```\nTEACH {question} PLAN {probe} politely\n```",
   f"So:\n```\n{GOOD}\n```",
 )
 
@@ -87,7 +87,7 @@ def tree(folder, url: str, *, train=12, validation=10, test=40):
     out[role].retries = 8
   for name, text in SEED.items():
     out.prompts[name] = text
-  out.search.evolve = ("teacher_adaptive",)
+  out.search.evolve = ("teacher",)
   out.search.max_rounds = 4
   out.sizes.minibatch = 4
   out.sizes.validation = validation
@@ -96,9 +96,9 @@ def tree(folder, url: str, *, train=12, validation=10, test=40):
   out.choosing.fresh_samples = 1
   out.choosing.bootstrap_resamples = 500
   # Bounds near to what the stub says.
-  out.probe.max_tokens = 30
-  out.teaching.max_tokens = 30
-  out.solution.max_tokens = 30
+  out.episode.max_probe_tokens = 30
+  out.episode.max_teaching_tokens = 30
+  out.episode.max_solution_tokens = 30
   out.reflection.max_tokens = 60
   return out
 

@@ -7,19 +7,14 @@ import pytest
 from atlas_jax.config import PromptsConfig
 from atlas_jax.data.problems import make_problem
 from atlas_jax.online.gepa_adapter import Acceptance, Loader, filled
-from atlas_jax.online.protocol import Taught
 from atlas_jax.online.reflection import Memory
-from atlas_jax.online.replies import Reply
 from atlas_jax.online.rollouts import Rollout
 
 PROBLEM = make_problem("1+1=?", "2")
 
 
 def rollout(score):
-  reply = Reply("ok", text="2")
-  return Rollout(
-    PromptsConfig(), PROBLEM, "train", 0, reply, Taught(reply), score=score
-  )
+  return Rollout(PromptsConfig(), PROBLEM, "train", 0, score=score)
 
 
 def rollouts(*scores):

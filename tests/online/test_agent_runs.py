@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from atlas_jax.online.best_prompts import load_prompts
+from atlas_jax.teaching.prompts import load_prompts
 from tests.online import small_world
 from tests.online.agents.serving import Serving
 from tests.online.stub_server import StubServer
@@ -57,8 +57,8 @@ def test_the_prompt_that_matters_is_found_for_an_agent(kind, agent, tmp_path):
   facts = read(workdir / "report" / "optimize.json")
   alone, seed, kept = (arm["accuracy"] for arm in facts["evaluation"]["arms"])
   assert alone == seed < kept == 1
-  assert load_prompts(workdir / "best_prompts.json").teacher_adaptive == (
+  assert load_prompts(workdir / "best_prompts.json").teacher == (
     small_world.GOOD
   )
   roles = {line["role"] for line in read(workdir / "costs.json")}
-  assert "student_baseline" in roles and "student_diagnostic" not in roles
+  assert "student_baseline" in roles and "student_probe" not in roles

@@ -14,7 +14,7 @@ from tests.online.test_rollouts import better, broken_for, opened
 
 @pytest.mark.parametrize("update", ["round_robin", "all"])
 def test_no_round_takes_more_than_it_is_said_to(tmp_path, update):
-  evolve = ("student_diagnostic", "teacher_adaptive")
+  evolve = ("student_probe", "teacher")
   changes = {"search__evolve": evolve, "search__update": update}
   with (
     StubServer(small_world.answer) as stub,
@@ -29,8 +29,8 @@ def test_no_round_takes_more_than_it_is_said_to(tmp_path, update):
       minibatch = sets.train[4 * n : 4 * n + 4]
       child = dataclasses.replace(
         parent,
-        student_diagnostic=f"OUTLINE {n} {{question}}",
-        teacher_adaptive=f"TEACH {{question}} PLAN {{approach}} {n}",
+        student_probe=f"OUTLINE {n} {{question}}",
+        teacher=f"TEACH {{question}} PLAN {{probe}} {n}",
       )
       before = len(stub.calls)
       run.rollouts.evaluate([Job(parent, minibatch, "train")])
@@ -88,7 +88,10 @@ def test_attempts_that_cost_nothing_do_not_lower_the_mean(tmp_path, share):
   # Bounds far from what is used, as of models that think.
   changes = {
     **{f"{role}__retries": 12 for role in ("student", "teacher")},
-    **{f"{x}__max_tokens": 2000 for x in ("solution", "teaching", "probe")},
+    **{
+      f"episode__max_{x}_tokens": 2000
+      for x in ("solution", "teaching", "probe")
+    },
   }
   with (
     StubServer(small_world.answer, faults=faults if share else None) as stub,

@@ -14,7 +14,7 @@ from tests.online.test_rollouts import opened
 
 
 def texts(config, template):
-  return dataclasses.replace(config.prompts, teacher_adaptive=template)
+  return dataclasses.replace(config.prompts, teacher=template)
 
 
 @contextlib.contextmanager
@@ -27,7 +27,7 @@ def contest(folder, answer, scores, **changes):
     for i, score in enumerate(scores):
       prompts = run.config.prompts
       if i:
-        prompts = texts(run.config, f"TEACH {i} {{question}} {{approach}}")
+        prompts = texts(run.config, f"TEACH {i} {{question}} {{probe}}")
       scores_of = {p.id: score for p in run.budget.sets.validation}
       run.journal.candidates.append(
         Candidate(i, (0,) * bool(i), i, prompts, score, scores_of, 0, 0, 0.0)
@@ -259,9 +259,7 @@ def test_what_choosing_takes_is_set_aside(tmp_path):
 def test_what_is_set_aside_is_for_another_than_the_seed(tmp_path):
   # All of them shorter than the seed.
   with contest(tmp_path, world(1), (0.5,), caps__calls=1000) as (run, _):
-    short = [
-      texts(run.config, f"{i} {{question}} {{approach}}") for i in range(3)
-    ]
+    short = [texts(run.config, f"{i} {{question}} {{probe}}") for i in range(3)]
     assert max(short, key=budget.length) != run.config.prompts
     need = run.budget.aside([run.config.prompts, *short])
     assert need.calls == 10 * (1 + 2 * 4) + 40 * (2 + 2 * 2)

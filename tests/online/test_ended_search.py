@@ -167,5 +167,5 @@ def test_the_episodes_warm_up_a_teacher(finished, tmp_path, repo_root):
   losses = [x["0_sft/loss"] for x in lines if "0_sft/loss" in x]
   assert len(losses) == 2 and losses[1] < losses[0]
   config = read(tmp_path / "run" / "config.json")
-  assert config["prompts"]["teacher_adaptive"] == small_world.GOOD
+  assert config["prompts"]["teacher"] == small_world.GOOD
   assert (tmp_path / "run" / "checkpoints" / "0_sft").is_dir()

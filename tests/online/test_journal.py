@@ -6,7 +6,7 @@ from tests.online.whole_runs import read
 
 
 def candidate(index: int, score: float) -> Candidate:
-  prompts = PromptsConfig(student_diagnostic=f"{index} {{question}}")
+  prompts = PromptsConfig(student_probe=f"{index} {{question}}")
   return Candidate(index, (), index, prompts, score, {"a": score}, 1, 2, 3.0)
 
 

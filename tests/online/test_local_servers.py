@@ -52,7 +52,7 @@ def test_a_server_that_another_process_started(tmp_path, key):
         endpoint=local_servers.endpoints(config)["teacher"],
       )
       request = ChatRequest(
-        "teacher_adaptive", ({"role": "user", "content": "q"},), 4, 0.0, 1
+        "teacher", ({"role": "user", "content": "q"},), 4, 0.0, 1
       )
       reply = loop.run(teacher.chat(request))
       assert (reply.status, reply.text) == ("ok", "yes")
@@ -66,7 +66,7 @@ def test_a_server_that_another_process_started(tmp_path, key):
 def test_what_one_server_said_another_one_need_not(tmp_path):
   """The run's own, and one at a URL, call the same model by other names."""
   request = ChatRequest(
-    "teacher_adaptive", ({"role": "user", "content": "q"},), 4, 0.0, 1
+    "teacher", ({"role": "user", "content": "q"},), 4, 0.0, 1
   )
   loop = EventLoop()
 
@@ -136,7 +136,7 @@ def test_roles_of_one_directory_share_a_server(tmp_path):
         endpoint=endpoints["teacher"],
       )
       request = ChatRequest(
-        "teacher_adaptive", ({"role": "user", "content": "w5 w6"},), 4, 0.0, 1
+        "teacher", ({"role": "user", "content": "w5 w6"},), 4, 0.0, 1
       )
       reply = loop.run(teacher.chat(request))
       assert reply.status in ("ok", "truncated"), reply

@@ -40,7 +40,7 @@ def test_an_unknown_variant_lists_the_valid_ones():
     ({"search.evolve": ("student_baseline",)}, "must name one or more of"),
     (
       {"agent.kind": "python", "agent.python.target": "a:b"}
-      | {"search.evolve": ("student_diagnostic",)},
+      | {"search.evolve": ("student_probe",)},
       "an agent is not probed",
     ),
     ({"agent.kind": "openai_assistant"}, "2026-08-26"),
@@ -55,11 +55,13 @@ def test_an_unknown_variant_lists_the_valid_ones():
       "config.caps.tokens cannot hold an agent",
     ),
     ({"agent_dollars_per_call": 1.0}, "no effect without config.agent.kind"),
-    ({"prompts.teacher_adaptive": "{question}"}, "{approach} is missing"),
+    ({"prompts.teacher": "{question}"}, "{probe} is missing"),
     ({"reflection.max_prompt_chars": 9}, "more than config.reflection"),
     ({"choosing.non_degradation_floor": 1.5}, "at most 1"),
     (
-      {f"{n}.temperature": 0.0 for n in ("probe", "teaching", "solution")},
+      {
+        f"episode.{n}_temperature": 0.0 for n in ("probe", "teacher", "student")
+      },
       "config.choosing.fresh_samples=1 at temperature 0",
     ),
     ({"student.kind": "x"}, "config.student.kind is 'x'"),

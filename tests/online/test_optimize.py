@@ -9,13 +9,12 @@ from atlas_jax.config import default_config, resolve
 from atlas_jax.data import splits
 from atlas_jax.directory import RunError
 from atlas_jax.online import live
-from atlas_jax.online.best_prompts import load_prompts
 from atlas_jax.online.plan import BudgetTooSmall, plan
 from atlas_jax.online.reflection import prompt_chars
 from atlas_jax.online.rollouts import Job
 from atlas_jax.online.search import SearchFailed
 from atlas_jax.online.spend import Amount, Snapshot
-from atlas_jax.teaching.prompts import fingerprint
+from atlas_jax.teaching.prompts import fingerprint, load_prompts
 from launchers import common
 from tests.online import small_world
 from tests.online.stub_server import StubServer
@@ -29,7 +28,7 @@ def test_the_prompt_that_matters_is_found(finished):
   assert facts["kept"] == 1 and facts["proven"]
   assert facts["accuracy_gain"]["estimate"] == 0.5
   assert facts["accuracy_gain"]["low"] > 0
-  assert load_prompts(workdir / "best_prompts.json").teacher_adaptive == (
+  assert load_prompts(workdir / "best_prompts.json").teacher == (
     small_world.GOOD
   )
   candidates = read(workdir / "candidates.json")
@@ -88,7 +87,7 @@ def test_the_loop_closes(finished):
   tree.data.sft_path = str(workdir / "episodes")
   tree.prompts_path = str(workdir / "best_prompts.json")
   config = common.resolved(resolve, tree, None)
-  assert config.prompts.teacher_adaptive == small_world.GOOD
+  assert config.prompts.teacher == small_world.GOOD
   found = splits.load(config.data)
   examples = splits.load_sft(config.data, (*found.validation, *found.test))
   questions = {p.question for p in found.train}
@@ -102,7 +101,7 @@ def test_the_loop_closes(finished):
   right = {
     r["question"]
     for r in rows
-    if r["teachings"][0]["guided"]["status"] == "correct"
+    if r["teachings"][0]["taught"]["status"] == "correct"
     and r["prompts"] == fingerprint(config.prompts)
   }
   assert {e.fields["question"] for e in examples} == right
@@ -175,15 +174,15 @@ def test_estimates_count_bytes_and_what_the_ask_says(tmp_path):
     # Four prompts with 700 bytes more in each, 3.5 of them a token.
     assert one.tokens - other.tokens == pytest.approx(4 * 700 / 3.5, abs=4)
     asked = r.reflector.prompt(
-      "teacher_adaptive",
+      "teacher",
       "x" * r.config.reflection.max_prompt_chars,
       [dict.fromkeys("abcde", "y" * r.config.reflection.max_example_chars)]
       * r.config.sizes.minibatch,
     )
     for _ in range(9):
-      r.reflector.memory.refuse("teacher_adaptive", "z" * 9999, "refused")
+      r.reflector.memory.refuse("teacher", "z" * 9999, "refused")
     full = r.reflector.prompt(
-      "teacher_adaptive",
+      "teacher",
       "x" * r.config.reflection.max_prompt_chars,
       [dict.fromkeys("abcde", "y" * r.config.reflection.max_example_chars)]
       * r.config.sizes.minibatch,

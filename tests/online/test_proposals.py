@@ -4,14 +4,14 @@ import pytest
 
 from tests.online.test_reflection import GOOD, NOW, Scripted, ask, reflector
 
-MORE = "Then {question} in other words, with {approach}."
+MORE = "Then {question} in other words, with {probe}."
 CODE = "```python\nprint(1)\n```"
 
 
 def proposed(reply):
   """(the text that is taken, else None; why it is not)."""
   r = reflector(Scripted(reply), attempts=1)
-  text = ask(r).get("teacher_adaptive")
+  text = ask(r).get("teacher")
   return text, r.memory.refused[-1][2] if r.memory.refused else None
 
 

@@ -12,9 +12,9 @@ from atlas_jax.teaching.prompts import Prompts
 PROMPTS = Prompts(
   PromptsConfig(
     student_baseline="ALONE {question}",
-    student_diagnostic="PROBE {question}",
-    teacher_adaptive="TEACH {question} FROM {approach}",
-    student_with_teaching="GUIDED {question} BY {teaching}",
+    student_probe="PROBE {question}",
+    teacher="TEACH {question} FROM {probe}",
+    student_taught="GUIDED {question} BY {teaching}",
   )
 )
 QUESTION = protocol.Question("1+1?", key="p0", seed=7)
@@ -82,8 +82,8 @@ def test_the_protocol_of_a_model():
   )
   assert [(a[0], a[1]) for a in sorted(student.asked)] == [
     ("ALONE 1+1?", "student_baseline"),
-    ("GUIDED 1+1? BY count", "student_with_teaching"),
-    ("PROBE 1+1?", "student_diagnostic"),
+    ("GUIDED 1+1? BY count", "student_taught"),
+    ("PROBE 1+1?", "student_probe"),
   ]
   # Each call has a seed of its own, the same whenever it is made again.
   seeds = {a[2] for a in student.asked} | {request.seed}
@@ -101,7 +101,7 @@ def test_an_agent_is_not_probed_its_answer_is_the_approach():
   assert teacher.requests[0].messages[0]["content"].endswith("FROM I add. 2")
   assert [a[1] for a in student.asked] == [
     "student_baseline",
-    "student_with_teaching",
+    "student_taught",
   ]
 
 
@@ -206,13 +206,13 @@ def test_a_model_as_the_student_has_two_ways_to_be_sampled():
   )
 
   async def ask_both():
-    for role in ("student_diagnostic", "student_baseline"):
+    for role in ("student_probe", "student_baseline"):
       await agent.ask("q", role=role, seed=3, replicate=2)
 
   asyncio.run(ask_both())
   got = [(r.role, r.max_tokens, r.temperature) for r in model.requests]
   assert got == [
-    ("student_diagnostic", 5, 0.5),
+    ("student_probe", 5, 0.5),
     ("student_baseline", 99, 0.9),
   ]
   assert {(r.seed, r.replicate) for r in model.requests} == {(3, 2)}

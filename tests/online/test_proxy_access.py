@@ -111,7 +111,7 @@ def test_a_cookie_for_one_client_is_not_sent_for_another():
 def test_a_cookie_of_one_call_is_not_sent_with_the_next():
   seen = []
   request = ChatRequest(
-    role="teacher_adaptive",
+    role="teacher",
     messages=tuple(ASK),
     max_tokens=9,
     temperature=0.0,

@@ -16,8 +16,8 @@ from atlas_jax.online.replies import BudgetSpent, Reply
 from atlas_jax.online.retrying import ModelRefused
 
 PROMPTS = PromptsConfig()
-NOW = PROMPTS.teacher_adaptive
-GOOD = "Look at {question} and {approach}. Be brief."
+NOW = PROMPTS.teacher
+GOOD = "Look at {question} and {probe}. Be brief."
 RECORDS = [{"Question": "1+1", "Verdict": "Wrong with and without it."}]
 
 
@@ -53,11 +53,9 @@ def reflector(model, **config):
 
 
 def ask(r, current=NOW):
-  candidate = {"teacher_adaptive": current}
-  dataset = {"teacher_adaptive": RECORDS}
-  ((proposal, same),) = r.reflect_many(
-    [(candidate, dataset, ["teacher_adaptive"])]
-  )
+  candidate = {"teacher": current}
+  dataset = {"teacher": RECORDS}
+  ((proposal, same),) = r.reflect_many([(candidate, dataset, ["teacher"])])
   assert same is r
   return proposal.new_texts
 
@@ -72,7 +70,7 @@ def fenced(text):
     (GOOD, "no text between ``` fences"),
     (f"```\n{GOOD}", "no text between ``` fences"),
     (f"<think>\n```\n{GOOD}\n```", "no text between ``` fences"),
-    (fenced("Look at {question}."), r"\{approach\} is missing"),
+    (fenced("Look at {question}."), r"\{probe\} is missing"),
     (fenced(GOOD + " {answer}"), r"\{answer\} is unknown"),
     (fenced(GOOD + " {x:d}"), "without a format"),
     (fenced(GOOD + " }"), "Single '}'"),
@@ -82,16 +80,14 @@ def fenced(text):
 )
 def test_what_is_refused(reply, why):
   with pytest.raises(Refusal, match=why):
-    read_proposal(
-      Reply("ok", text=reply), "teacher_adaptive", NOW, PROMPTS, 4000
-    )
+    read_proposal(Reply("ok", text=reply), "teacher", NOW, PROMPTS, 4000)
 
 
 def test_a_reply_that_was_cut_is_refused():
   with pytest.raises(Refusal, match="cut"):
     read_proposal(
       Reply("truncated", text=fenced(GOOD)),
-      "teacher_adaptive",
+      "teacher",
       NOW,
       PROMPTS,
       4000,
@@ -109,20 +105,18 @@ def test_a_reply_that_was_cut_is_refused():
 )
 def test_what_is_read(reply):
   assert (
-    read_proposal(
-      Reply("ok", text=reply), "teacher_adaptive", NOW, PROMPTS, 4000
-    )
+    read_proposal(Reply("ok", text=reply), "teacher", NOW, PROMPTS, 4000)
     == GOOD
   )
 
 
 def test_the_model_is_told_why_and_asked_again():
   model = Scripted("no fences", fenced(GOOD))
-  assert ask(reflector(model)) == {"teacher_adaptive": GOOD}
+  assert ask(reflector(model)) == {"teacher": GOOD}
   assert "refused: no text between ``` fences" not in model.prompt(0)
   assert "refused: no text between ``` fences" in model.prompt(1)
   assert "no fences" in model.prompt(1)
-  for part in (NOW, "Wrong with and without it.", "{question} and {approach}"):
+  for part in (NOW, "Wrong with and without it.", "{question} and {probe}"):
     assert part in model.prompt(0)
   assert [r.replicate for r in model.requests] == [1, 2]
   assert len({r.seed for r in model.requests}) == 2
@@ -137,7 +131,7 @@ def test_of_a_refused_reply_the_template_is_shown_not_the_thinking():
     fenced(GOOD),
   )
   r = reflector(model, attempts=4)
-  assert ask(r) == {"teacher_adaptive": GOOD}
+  assert ask(r) == {"teacher": GOOD}
   assert [text for _, text, _ in r.memory.refused] == [
     "Only {question}.",
     "I will not.",
@@ -149,7 +143,7 @@ def test_of_a_refused_reply_the_template_is_shown_not_the_thinking():
 def test_a_candidate_is_proposed_once():
   model = Scripted(fenced(GOOD))
   r = reflector(model, attempts=1)
-  assert ask(r) == {"teacher_adaptive": GOOD}
+  assert ask(r) == {"teacher": GOOD}
   assert ask(r) == {}
   assert "tried before" in r.memory.refused[-1][2]
 
@@ -158,8 +152,8 @@ def test_what_scored_worse_is_told():
   model = Scripted(fenced(GOOD))
   r = reflector(model)
   for i in range(6):
-    r.memory.refuse("teacher_adaptive", f"text {i}", f"reason {i}")
-  r.memory.refuse("student_diagnostic", "other", "of another template")
+    r.memory.refuse("teacher", f"text {i}", f"reason {i}")
+  r.memory.refuse("student_probe", "other", "of another template")
   ask(r)
   shown = [i for i in range(6) if f"reason {i}" in model.prompt(0)]
   assert shown == [2, 3, 4, 5]  # the last `remembered`

@@ -8,6 +8,7 @@ import pytest
 from atlas_jax.online import feedback, opening
 from atlas_jax.online.record import Record
 from atlas_jax.online.rollouts import Job, RolloutError
+from atlas_jax.teaching.prompts import NO_PROBE
 from tests.online import small_world
 from tests.online.stub_server import StubServer
 
@@ -24,9 +25,7 @@ def opened(folder, url, **changes):
 
 
 def better(run):
-  return dataclasses.replace(
-    run.config.prompts, teacher_adaptive=small_world.GOOD
-  )
+  return dataclasses.replace(run.config.prompts, teacher=small_world.GOOD)
 
 
 def test_what_no_candidate_changes_is_asked_once(tmp_path):
@@ -57,9 +56,9 @@ def test_what_no_candidate_changes_is_asked_once(tmp_path):
 
 
 CHANGED = {
-  "student_diagnostic": (" in short", 3),
-  "teacher_adaptive": (" in numbered steps", 2),
-  "student_with_teaching": (" now", 1),
+  "student_probe": (" in short", 3),
+  "teacher": (" in numbered steps", 2),
+  "student_taught": (" now", 1),
 }
 
 
@@ -99,8 +98,8 @@ def test_a_greedy_sample_is_paid_once(tmp_path, solution, probe):
     opened(
       tmp_path,
       stub.url,
-      solution__temperature=solution,
-      probe__temperature=probe,
+      episode__student_temperature=solution,
+      episode__probe_temperature=probe,
     ) as run,
   ):
     problems = run.budget.sets.validation[:2]
@@ -120,9 +119,7 @@ def test_a_greedy_sample_is_paid_once(tmp_path, solution, probe):
   ("start", "why"),
   [
     ("SOLVE", "baseline: empty"),
-    ("OUTLINE", "approach: empty"),
-    ("TEACH", "teaching: empty"),
-    ("GUIDED", "guided: empty"),
+    ("GUIDED", "taught: empty"),
   ],
 )
 def test_an_empty_reply_is_an_answer_that_is_not_right(tmp_path, start, why):
@@ -145,20 +142,48 @@ def test_an_empty_reply_is_an_answer_that_is_not_right(tmp_path, start, why):
     run.rollouts.evaluate([Job(better(run), even, "validation")])
     asked = [c.body["messages"][0]["content"] for c in stub.calls]
   assert before <= needed
-  # Right alone; the guided one only where all came.
-  guided = float(start == "SOLVE")
+  taught = float(start == "SOLVE")
   for rollout in made:
     assert rollout.why.startswith(why) and not rollout.down
-    assert rollout.objectives["accuracy"] == guided
-    assert rollout.objectives["completion"] == guided
-    assert rollout.objectives["non_degradation"] == guided
+    assert rollout.objectives["accuracy"] == taught
+    assert rollout.objectives["completion"] == taught
+    assert rollout.objectives["non_degradation"] == taught
     assert ("A reply held no answer" in feedback.verdict(rollout)) is True
     assert feedback.record(rollout, 100)["Question"] == rollout.problem.question
   # It came: neither a second try nor the next candidate asks for it again.
-  if start in ("SOLVE", "OUTLINE"):
+  if start == "SOLVE":
     assert sum(p.startswith(start) for p in asked) == len(even)
   lines = (tmp_path / "run/episodes/validation.jsonl").read_text()
   assert lines.count("\n") == 2 * len(even)
+
+
+@pytest.mark.parametrize("start", ["OUTLINE", "TEACH"])
+def test_an_empty_plan_or_teaching_ends_nothing(tmp_path, start):
+  def answer(messages):
+    prompt = messages[0]["content"]
+    return "" if prompt.startswith(start) else small_world.answer(messages)
+
+  with (
+    StubServer(answer) as stub,
+    opened(tmp_path, stub.url, student__retries=0, teacher__retries=0) as run,
+  ):
+    even = [
+      p for p in run.budget.sets.validation if int(p.question[:4]) % 2 == 0
+    ]
+    (made,) = run.rollouts.evaluate(
+      [Job(run.config.prompts, even, "validation")]
+    )
+    asked = [c.body["messages"][0]["content"] for c in stub.calls]
+  assert len(asked) == 4 * len(even)
+  plan = NO_PROBE if start == "OUTLINE" else "I add"
+  assert all(f"PLAN {plan}" in p for p in asked if p.startswith("TEACH"))
+  hint = "think" if start == "OUTLINE" else ""
+  guided = [p for p in asked if p.startswith("GUIDED")]
+  assert {p.rpartition("HINT ")[2] for p in guided} == {hint}
+  for rollout in made:
+    assert rollout.why is None and rollout.objectives["accuracy"] == 1.0
+    (teaching,) = rollout.scored.episode.teachings
+    assert teaching.status == ("ok" if start == "OUTLINE" else "missing")
 
 
 def test_a_failure_beside_an_empty_reply_is_not_scored(tmp_path):
@@ -175,7 +200,7 @@ def test_a_failure_beside_an_empty_reply_is_not_scored(tmp_path):
     jobs = [Job(run.config.prompts, run.budget.sets.validation, "validation")]
     (made,) = run.rollouts.evaluate(jobs)
   (lost,) = [r for r in made if r.score is None]
-  assert lost.down and lost.why.startswith("guided: error HTTP 500")
+  assert lost.down and lost.why.startswith("taught: error HTTP 500")
 
 
 def test_scores_are_the_weighted_objectives(tmp_path):
@@ -264,7 +289,7 @@ def test_an_error_is_tried_again_then_left_out_and_never_scored(tmp_path):
   lost = [r for r in made if r.score is None]
   assert [r.problem.question[:5] for r in lost] == ["2003+"]
   assert lost[0].scored is None and lost[0].down
-  assert lost[0].why.startswith("guided: error HTTP 500")
+  assert lost[0].why.startswith("taught: error HTTP 500")
   assert len(known) == len(problems) - 1
   asked = [c.body["messages"][0]["content"] for c in stub.calls]
   assert sum(p.startswith("GUIDED 2003+") for p in asked) == 2
@@ -278,7 +303,7 @@ def test_a_dead_model_stops_the_run(tmp_path):
   with (
     StubServer(broken_for("+", "TEACH")) as stub,
     opened(tmp_path, stub.url, teacher__retries=0) as run,
-    pytest.raises(RolloutError, match=r"2 of 2 .*teaching: error HTTP 500"),
+    pytest.raises(RolloutError, match=r"2 of 2 .*teach: error HTTP 500"),
   ):
     problems = run.budget.sets.validation[:2]
     run.rollouts.evaluate([Job(run.config.prompts, problems, "validation")])
@@ -299,14 +324,10 @@ def test_an_agent_is_not_probed(tmp_path):
     needed = sorted(role for role, _ in run.rollouts.calls_needed(jobs))
     (made,) = run.rollouts.evaluate(jobs)
     spent = {x.role: x.spent.calls for x in run.ledger.snapshot().lines}
-  assert needed == sorted(
-    2 * ["student_baseline", "teacher_adaptive", "student_with_teaching"]
-  )
+  assert needed == sorted(2 * ["student_baseline", "teacher", "student_taught"])
   assert spent == dict.fromkeys(needed, 2)
-  assert [len(stub.calls), made[0].taught.approach] == [
-    2,
-    made[0].baseline.text,
-  ]
+  episode = made[0].scored.episode
+  assert [len(stub.calls), episode.probe] == [2, episode.baseline[0].text]
   assert made[0].score is not None
 
 
@@ -314,8 +335,8 @@ def test_an_agent_is_not_probed(tmp_path):
   ("role", "begins"),
   [
     ("student_baseline", "SOLVE"),
-    ("teacher_adaptive", "TEACH"),
-    ("student_with_teaching", "GUIDED"),
+    ("teacher", "TEACH"),
+    ("student_taught", "GUIDED"),
   ],
 )
 def test_equal_answers_to_all_questions_are_told(

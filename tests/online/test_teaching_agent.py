@@ -19,9 +19,9 @@ from tests.online.stub_server import StubServer
 
 PROMPTS = {
   "student_baseline": "ALONE {question}",
-  "student_diagnostic": "PROBE {question}",
-  "teacher_adaptive": "TEACH {question} FROM {approach}",
-  "student_with_teaching": "GUIDED {question} BY {teaching}",
+  "student_probe": "PROBE {question}",
+  "teacher": "TEACH {question} FROM {probe}",
+  "student_taught": "GUIDED {question} BY {teaching}",
 }
 
 
@@ -286,7 +286,7 @@ def test_an_open_agent_and_how_the_teacher_is_sampled():
     ) as taught,
   ):
     assert taught.ask("1+1?").outcome == "taught"
-  assert opened.roles == ("student_baseline", "student_with_teaching")
+  assert opened.roles == ("student_baseline", "student_taught")
   assert opened.closed.is_set()
   (call,) = teach.calls
   assert (call.body["max_tokens"], call.body["temperature"]) == (7, 0.25)

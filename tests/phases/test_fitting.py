@@ -21,16 +21,19 @@ from atlas_jax.teaching.prompts import Prompts
 class Words:
   """A tokenizer with one token a word and one for the template."""
 
-  def prompt_ids(self, text):
-    return [0, *range(len(text.split()))]
+  def encode(self, text):
+    return list(range(len(text.split())))
+
+  def prompt_ids(self, text, template_kwargs):
+    return [0, *self.encode(text)]
 
 
 PROMPTS = Prompts(
   PromptsConfig(
     student_baseline="{question}",
-    student_diagnostic="{question}",
-    teacher_adaptive="{question} {approach}",
-    student_with_teaching="{question} {teaching}",
+    student_probe="{question}",
+    teacher="{question} {probe}",
+    student_taught="{question} {teaching}",
   )
 )
 # teacher: 1 + words + 3 + 4 <= row; student: 1 + words + 4 + 5 <= its server

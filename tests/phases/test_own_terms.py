@@ -17,7 +17,7 @@ from tests.phases.test_rollouts import FakeRun, solution
 
 TEXT = """
 def length(one):
-  return one.teaching.guided.tokens
+  return one.teaching.taught.tokens
 
 
 def fails(one):
@@ -93,7 +93,7 @@ def test_shares_of_a_verifier_are_the_accuracy(batch, file):
   assert numbers["accuracy_taught"] == 0.5
   # g * (1 - b), b = 1/4.
   assert numbers["reward_improvement"] == pytest.approx(0.5 * 0.75)
-  assert {t["guided"]["score"] for t in lines[0]["teachings"]} == {0.25, 0.75}
+  assert {t["taught"]["score"] for t in lines[0]["teachings"]} == {0.25, 0.75}
 
 
 @pytest.mark.parametrize("where", ["term", "verifier"])
@@ -119,7 +119,7 @@ def test_an_arm_without_a_verdict_ends_the_evaluation(
       solution=solution("1"),
       teaching=None,
       teacher_text=None,
-      approach=None,
+      probe=None,
       status=None,
       teaching_tokens=0,
       seconds=0.0,

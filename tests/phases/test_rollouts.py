@@ -10,11 +10,11 @@ from atlas_jax.config import EpisodeConfig, GrpoConfig, RunConfig
 from atlas_jax.data.problems import make_problem
 from atlas_jax.phases import rollouts as rollouts_lib
 from atlas_jax.phases.rollouts import RolloutError, Rollouts
-from atlas_jax.serving.client import Completion, ServerDown
+from atlas_jax.serving.client import ServerDown
 from atlas_jax.stopping import Stopped
 from atlas_jax.teaching.answers import AnswerChecker
-from atlas_jax.teaching.episode import Teaching, TeachingEpisode
-from atlas_jax.teaching.requests import Solution
+from atlas_jax.teaching.protocol import Teaching, TeachingEpisode
+from atlas_jax.teaching.speakers import Said, Sample
 
 PROBLEMS = [make_problem(f"{i}+0", str(i)) for i in range(20)]
 # Their teachings are all alike.
@@ -22,7 +22,7 @@ FLAT = {p.id for p in PROBLEMS[:8]}
 
 
 def solution(text):
-  return Solution(f"<solution>{text}</solution>", 3, "stop")
+  return Said(f"<solution>{text}</solution>", 3, "stop")
 
 
 class FakeRun:
@@ -57,14 +57,14 @@ class FakeRun:
 
   def episode(self, problem, version):
     answers = [problem.answer, problem.answer if problem.id in FLAT else "no"]
+    sample = Sample((1, 2), (5, 6), (-0.5, -0.25), version)
     return TeachingEpisode(
       problem=problem,
       baseline=(solution("none"),),
-      approach="so",
-      teacher_prompt_ids=(1, 2),
+      probe="so",
       teachings=tuple(
         Teaching(
-          Completion("t", (5, 6), (-0.5, -0.25), "stop", version),
+          Said("t", 2, "stop", sample=sample),
           "t",
           "ok",
           1,
@@ -240,7 +240,7 @@ def test_a_teaching_that_was_cut_trains_only_if_wanted(make, masked):
     episode = complete(problem, version)
     teachings = [
       dataclasses.replace(
-        t, completion=dataclasses.replace(t.completion, finish_reason="length")
+        t, said=dataclasses.replace(t.said, finish_reason="length")
       )
       for t in episode.teachings
     ]

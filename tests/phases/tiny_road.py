@@ -42,7 +42,7 @@ NOT_REPRODUCED = (
 def write_model(path: pathlib.Path) -> pathlib.Path:
   """A model directory of the built-in task with random weights."""
   texts = [
-    f"{e.fields['question']} {e.fields['approach']} {e.response}"
+    f"{e.fields['question']} {e.fields['probe']} {e.response}"
     for e in teachable_examples.sft_examples({"count": 500}, 0)
   ]
   scratch = path.with_name(path.name + "-scratch")

@@ -12,10 +12,10 @@ from atlas_jax.data.problems import make_problem
 from atlas_jax.serving.client import Completion, ServerDown
 from atlas_jax.teaching.answers import AnswerChecker
 from atlas_jax.teaching.arms import run_arm
-from atlas_jax.teaching.episode import BaselineCache, run_episodes
+from atlas_jax.teaching.episode import run_episodes
 from atlas_jax.teaching.prompts import Prompts
-from atlas_jax.teaching.requests import Role, request_seed
 from atlas_jax.teaching.rewards import score_episodes
+from atlas_jax.teaching.speakers import Role, request_seed
 from atlas_jax.teaching.statistics import judge
 from atlas_jax.teaching.transcripts import attempt_json, episode_json
 from tests.chat_model import write_tokenizer
@@ -23,16 +23,15 @@ from tests.chat_model import write_tokenizer
 PROMPTS = Prompts(
   PromptsConfig(
     student_baseline="solve {question}",
-    student_diagnostic="outline {question}",
-    teacher_adaptive="teach {question} given {approach}",
-    student_with_teaching="solve {question} hint {teaching}",
+    student_probe="outline {question}",
+    teacher="teach {question} given {probe}",
+    student_taught="solve {question} hint {teaching}",
   )
 )
 CONFIG = EpisodeConfig(
   max_probe_tokens=50,
   max_teaching_tokens=60,
   max_solution_tokens=70,
-  baseline_samples=3,
   teacher_temperature=1.0,
   student_temperature=0.5,
   probe_temperature=0.0,
@@ -96,9 +95,10 @@ def run(problems, roles, *, step=5, baselines=None, config=CONFIG, group=3):
       prompts=PROMPTS,
       config=config,
       group_size=group,
+      baseline_samples=3,
       seed=11,
       step=step,
-      baselines=BaselineCache() if baselines is None else baselines,
+      baselines={} if baselines is None else baselines,
     )
   )
 
@@ -107,20 +107,20 @@ def test_an_episode_holds_what_was_sampled(roles, chat):
   problem = make_problem("27 + 35?", "62")
   (episode,) = run([problem], roles)
   assert [s.text for s in episode.baseline] == ["I guess 52"] * 3
-  assert episode.approach == "I add the ones"
-  assert list(episode.teacher_prompt_ids) == chat.prompt_ids(
+  assert episode.probe == "I add the ones"
+  first, second, third = episode.teachings
+  assert list(first.said.sample.prompt_ids) == chat.prompt_ids(
     "teach 27 + 35? given I add the ones"
   )
-  first, second, third = episode.teachings
   assert (first.text, first.status) == ("carry the one", "ok")
   assert first.tokens == len(chat.encode("carry the one"))
-  assert first.guided.text == "<solution>62</solution>"
-  assert first.guided.tokens == len(chat.response_ids(first.guided.text))
-  assert first.completion.weight_version == 7
-  assert len(first.completion.logprobs) == len(first.completion.token_ids)
+  assert first.taught.text == "<solution>62</solution>"
+  assert first.taught.tokens == len(chat.response_ids(first.taught.text))
+  assert first.said.sample.weight_version == 7
+  assert len(first.said.sample.logprobs) == len(first.said.sample.token_ids)
   assert (second.text, second.status, second.tokens) == (None, "missing", 0)
-  assert third.guided.text == "I guess 52"
-  assert set(episode.seconds) == {"baseline", "probe", "teach", "guided"}
+  assert third.taught.text == "I guess 52"
+  assert set(episode.seconds) == {"baseline", "probe", "teach", "taught"}
 
 
 def test_private_words_never_reach_the_student(roles):
@@ -174,7 +174,7 @@ def test_seeds_are_the_same_on_every_machine_and_leave_room():
 
 
 def test_the_baseline_is_cached_by_question_student_and_sampling(roles):
-  problem, cache = make_problem("27 + 35?", "62"), BaselineCache()
+  problem, cache = make_problem("27 + 35?", "62"), {}
 
   def baseline_requests(roles, config=CONFIG, step=0):
     roles[1].client.requests.clear()
@@ -244,9 +244,10 @@ def test_a_dead_server_ends_the_step_at_once(chat):
           prompts=PROMPTS,
           config=CONFIG,
           group_size=1,
+          baseline_samples=3,
           seed=0,
           step=0,
-          baselines=BaselineCache(),
+          baselines={},
         ),
         timeout=5,
       )
@@ -275,12 +276,12 @@ def test_a_transcript_is_json_and_says_it_all(roles):
   row = json.loads(json.dumps(episode_json(scored, 5), allow_nan=False))
   assert (row["step"], row["pass_rate"]) == (5, 0.0)
   teaching = row["teachings"][0]
-  completion = episodes[0].teachings[0].completion
-  assert teaching["token_ids"] == list(completion.token_ids)
-  assert teaching["logprobs"] == list(completion.logprobs)
-  assert teaching["guided"]["status"] == "correct"
+  sample = episodes[0].teachings[0].said.sample
+  assert teaching["token_ids"] == list(sample.token_ids)
+  assert teaching["logprobs"] == list(sample.logprobs)
+  assert teaching["taught"]["status"] == "correct"
   assert teaching["reward"] == 1.0  # fixed it, in no fewer tokens
-  assert row["teacher_prompt_ids"] == list(episodes[0].teacher_prompt_ids)
+  assert row["teacher_prompt_ids"] == list(sample.prompt_ids)
 
 
 @pytest.mark.parametrize(
@@ -317,8 +318,8 @@ def test_arms(roles, chat, arm, right):
   row = json.loads(json.dumps(attempt_json(arm, attempts[0], verdicts[0])))
   assert row["arm"] == arm
   assert row["solution"]["status"] == verdicts[0].status
-  seeds = [s.seed for _, s, _ in student.client.requests]
-  assert len(set(seeds)) == len(seeds)
+  sampled = [s for _, s, _ in student.client.requests if s.temperature > 0]
+  assert len({s.seed for s in sampled}) == len(sampled) > 0
 
 
 def test_an_arm_has_one_kind_of_teaching(roles):

@@ -9,11 +9,10 @@ import pytest
 
 from atlas_jax.config import DataConfig, RewardConfig
 from atlas_jax.data.problems import make_problem
-from atlas_jax.serving.client import Completion
 from atlas_jax.teaching.answers import AnswerChecker
-from atlas_jax.teaching.episode import Teaching, TeachingEpisode
-from atlas_jax.teaching.requests import Solution
+from atlas_jax.teaching.protocol import Teaching, TeachingEpisode
 from atlas_jax.teaching.rewards import score_episodes
+from atlas_jax.teaching.speakers import Said
 from tests.teaching import own_functions
 
 FILE = str(pathlib.Path(own_functions.__file__))
@@ -126,16 +125,13 @@ def gone(pid: int) -> bool:
 
 def episode(*teachings: str) -> TeachingEpisode:
   """1+1, right half the time alone, and with each of the teachings."""
-  completion = Completion("x", (1,), (0.0,), "stop", 1)
-  right, wrong = (Solution(text, 10, "stop") for text in ("2", "3"))
+  said = Said("x", 1, "stop")
+  right, wrong = (Said(text, 10, "stop") for text in ("2", "3"))
   return TeachingEpisode(
     problem=make_problem("1+1", "2"),
     baseline=(right, wrong),
-    approach="",
-    teacher_prompt_ids=(1,),
-    teachings=tuple(
-      Teaching(completion, text, "ok", 5, right) for text in teachings
-    ),
+    probe="",
+    teachings=tuple(Teaching(said, text, "ok", 5, right) for text in teachings),
     seconds={},
   )
 

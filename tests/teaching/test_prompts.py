@@ -14,10 +14,10 @@ from atlas_jax.teaching.prompts import (
 
 def test_braces_inside_values_mean_nothing():
   prompts = Prompts(
-    PromptsConfig(student_with_teaching="Q {question} T {teaching} {{x}}")
+    PromptsConfig(student_taught="Q {question} T {teaching} {{x}}")
   )
   text = prompts.render(
-    "student_with_teaching",
+    "student_taught",
     {"question": "f{teaching} {x} {0} {{", "teaching": "{question}"},
   )
   assert text == "Q f{teaching} {x} {0} {{ T {question} {x}"
@@ -46,8 +46,8 @@ def test_a_wrong_template_is_refused(template, message):
 
 def test_wrong_fields_and_names_at_rendering():
   prompts = Prompts(PromptsConfig())
-  with pytest.raises(PromptError, match=r"\{approach\} is missing"):
-    prompts.render("teacher_adaptive", {"question": "q"})
+  with pytest.raises(PromptError, match=r"\{probe\} is missing"):
+    prompts.render("teacher", {"question": "q"})
   with pytest.raises(PromptError, match=r"\{teaching\} is unknown"):
     prompts.render("student_baseline", {"question": "q", "teaching": "t"})
   with pytest.raises(PromptError, match="valid: student_baseline"):

@@ -8,16 +8,15 @@ import pytest
 
 from atlas_jax.config import RewardConfig
 from atlas_jax.data.problems import make_problem
-from atlas_jax.serving.client import Completion
 from atlas_jax.teaching.answers import AnswerChecker
-from atlas_jax.teaching.episode import Teaching, TeachingEpisode
-from atlas_jax.teaching.requests import Solution
+from atlas_jax.teaching.protocol import Teaching, TeachingEpisode
 from atlas_jax.teaching.rewards import (
   group_advantages,
   leaks,
   reward,
   score_episodes,
 )
+from atlas_jax.teaching.speakers import Said
 
 PLAIN = RewardConfig(
   efficiency_weight=1.0,
@@ -29,8 +28,8 @@ PLAIN = RewardConfig(
 CASE = dict(
   pass_rate=0.0,
   baseline_tokens=100.0,
-  guided=1.0,
-  guided_tokens=60,
+  taught=1.0,
+  taught_tokens=60,
   well_formed=True,
   leaked=False,
   teaching_tokens=0,
@@ -44,29 +43,29 @@ def total(config=PLAIN, **changes):
 
 
 def test_the_published_rule_at_its_four_corners():
-  assert total(pass_rate=0.0, guided=1.0) == pytest.approx(1.4)
-  assert total(pass_rate=1.0, guided=1.0) == pytest.approx(0.4)
-  assert total(pass_rate=1.0, guided=0.0) == -1.0
-  assert total(pass_rate=0.0, guided=0.0) == 0.0
+  assert total(pass_rate=0.0, taught=1.0) == pytest.approx(1.4)
+  assert total(pass_rate=1.0, taught=1.0) == pytest.approx(0.4)
+  assert total(pass_rate=1.0, taught=0.0) == -1.0
+  assert total(pass_rate=0.0, taught=0.0) == 0.0
 
 
 def test_between_the_corners_it_is_the_expectation():
   # b = 3/4: right is 1/4 * 1.4 + 3/4 * 0.4, wrong is 3/4 * -1.
-  assert total(pass_rate=0.75, guided=1.0) == pytest.approx(0.65)
-  assert total(pass_rate=0.75, guided=0.0) == pytest.approx(-0.75)
+  assert total(pass_rate=0.75, taught=1.0) == pytest.approx(0.65)
+  assert total(pass_rate=0.75, taught=0.0) == pytest.approx(-0.75)
 
 
 @pytest.mark.parametrize("b", [0.0, 0.25, 1.0])
 @pytest.mark.parametrize("g", [0.0, 0.3, 1.0])
 def test_a_share_is_worth_the_expectation_of_right_and_wrong(b, g):
-  right, wrong = total(pass_rate=b), total(pass_rate=b, guided=0.0)
+  right, wrong = total(pass_rate=b), total(pass_rate=b, taught=0.0)
   expected = g * right + (1 - g) * wrong
-  assert total(pass_rate=b, guided=g) == pytest.approx(expected)
+  assert total(pass_rate=b, taught=g) == pytest.approx(expected)
 
 
 def test_efficiency_is_gated_on_a_right_answer_and_never_negative():
-  assert total(guided=0.0, guided_tokens=1) == 0.0
-  assert total(guided_tokens=500) == 1.0
+  assert total(taught=0.0, taught_tokens=1) == 0.0
+  assert total(taught_tokens=500) == 1.0
   assert total(baseline_tokens=0.0) == 1.0
 
 
@@ -74,7 +73,7 @@ def test_efficiency_is_gated_on_a_right_answer_and_never_negative():
   ("knob", "value", "case", "change"),
   [
     ("efficiency_weight", 3.0, {}, 0.8),
-    ("degradation_penalty", 2.0, {"pass_rate": 1.0, "guided": 0.0}, -1.0),
+    ("degradation_penalty", 2.0, {"pass_rate": 1.0, "taught": 0.0}, -1.0),
     ("format_penalty", 0.75, {"well_formed": False}, -0.25),
     ("leak_penalty", 3.0, {"leaked": True}, -2.0),
     ("length_cost", 0.6, {"teaching_tokens": 25}, -0.25),
@@ -93,7 +92,7 @@ def test_parts_sum_to_the_total():
 
 
 def test_no_verdict_is_no_reward():
-  assert total(guided=None) is None
+  assert total(taught=None) is None
   assert total(pass_rate=None) is None
 
 
@@ -127,21 +126,20 @@ def test_what_gives_the_answer_away(teaching, question, answer, leak):
 
 
 def solution(answer, tokens=10, finish="stop"):
-  return Solution(f"<solution>{answer}</solution>", tokens, finish)
+  return Said(f"<solution>{answer}</solution>", tokens, finish)
 
 
 def test_an_episode_is_scored_by_the_same_checker_throughout():
-  completion = Completion("x", (1,), (0.0,), "stop", 1)
+  said = Said("x", 1, "stop")
   episode = TeachingEpisode(
       problem=make_problem("27 + 35?", "62"),
       baseline=(solution(62, 20), solution(52, 20), solution(52, 20),
-                Solution("62", 20, "length")),
-      approach="I add",
-      teacher_prompt_ids=(1, 2),
+                Said("62", 20, "length")),
+      probe="I add",
       teachings=(
-          Teaching(completion, "carry", "ok", 5, solution(62, 10)),
-          Teaching(completion, None, "missing", 0, solution(52, 10)),
-          Teaching(completion, "say 62", "ok", 5, solution(62, 20)),
+          Teaching(said, "carry", "ok", 5, solution(62, 10)),
+          Teaching(said, None, "missing", 0, solution(52, 10)),
+          Teaching(said, "say 62", "ok", 5, solution(62, 20)),
       ),
       seconds={},
   )  # fmt: skip

@@ -105,29 +105,24 @@ class Answering:
   async def _taught(self, chat: Chat, authorization) -> tuple[str, dict]:
     """(how it will be answered, the request for it)."""
     try:
-      how, taught = await find_teaching(
+      how, teaching = await find_teaching(
         chat,
         upstream=self.upstream,
         teacher=self.teacher,
         prompts=self.prompts,
         config=self.config,
         breaker=self.breaker,
+        counters=self.counters,
         authorization=authorization,
       )
     except Exception as error:
       # Teaching is an extra: whatever goes wrong, the student answers.
       log.error("no teaching: %s", place(error))
-      how, taught = "alone_down", None
-    if taught is not None:
-      replies = {"probe": taught.approach_reply, "teach": taught.teaching_reply}
-      for stage, reply in replies.items():
-        if reply is not None:
-          self.counters.seconds.labels(stage).observe(reply.seconds)
-          self.counters.tokens.labels(stage).inc(reply.completion_tokens or 0)
+      how, teaching = "alone_down", None
     if how != "taught":
       return how, self._alone(chat)
-    fields = {"question": chat.question, "teaching": taught.teaching}
-    prompt = self.prompts.render("student_with_teaching", fields)
+    fields = {"question": chat.question, "teaching": teaching}
+    prompt = self.prompts.render("student_taught", fields)
     return how, chat.with_prompt(prompt)
 
   async def _forward(

@@ -4,19 +4,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from atlas_jax import addresses
+from atlas_jax import addresses, config_checks
 from atlas_jax.config import (
   ConfigError,
   NonNegativeFloat,
   PositiveFloat,
   PositiveInt,
   PromptsConfig,
+  TeachConfig,
 )
 from atlas_jax.online import variables
-from atlas_jax.online.best_prompts import load_prompts, prompts_config
 from atlas_jax.online.outcomes import TEACH_DEADLINE_S
-from atlas_jax.online.protocol import ProbeConfig, TeachConfig
 from atlas_jax.serving import http
+from atlas_jax.teaching.prompts import load_prompts, prompts_config
 
 MaxTokensKey = Literal["max_tokens", "max_completion_tokens"]
 
@@ -62,8 +62,7 @@ class ProxyConfig:
   prompts: PromptsConfig = field(default_factory=PromptsConfig)
   # A best_prompts.json, in place of `prompts`.
   prompts_path: str | None = None
-  probe: ProbeConfig = field(default_factory=ProbeConfig)
-  teach: TeachConfig = field(default_factory=TeachConfig)
+  episode: TeachConfig = field(default_factory=TeachConfig)
   # Probe and teacher together may take this long, then the student answers
   # alone.
   teach_deadline_s: PositiveFloat = TEACH_DEADLINE_S
@@ -124,6 +123,14 @@ def check(config: ProxyConfig) -> None:
     raise ConfigError(
       "config.teacher.model must name the model that teaches, as"
       f" {config.teacher.url}/models lists it"
+    )
+  problems = config_checks.template_kwargs(config.episode, "config.episode")
+  for problem in problems:
+    raise ConfigError(problem)
+  if config.episode.chat_template_kwargs.student:
+    raise ConfigError(
+      "config.episode.chat_template_kwargs.student has no effect: a client's"
+      " own request says chat_template_kwargs"
     )
   if config.upstream.forward_authorization and (
     config.api_key_env or config.upstream.api_key_env

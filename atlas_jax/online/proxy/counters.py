@@ -3,6 +3,7 @@
 from atlas_jax.config import ConfigError
 from atlas_jax.online.outcomes import OUTCOMES
 from atlas_jax.online.proxy.chats import PASS_REASONS
+from atlas_jax.online.replies import Reply
 
 # Beside the outcomes of a question: passed through untaught as it asked for
 # structure, failed upstream, refused by the proxy itself, given up by the
@@ -73,6 +74,11 @@ class Counters:
       self.seconds.labels(stage)
     for stage in ("probe", "teach"):
       self.tokens.labels(stage)
+
+  def stage(self, stage: str, reply: Reply) -> None:
+    """Counts what a probe or a teaching took."""
+    self.seconds.labels(stage).observe(reply.seconds)
+    self.tokens.labels(stage).inc(reply.completion_tokens or 0)
 
   def text(self) -> bytes:
     return self._text(self._registry)

@@ -5,14 +5,13 @@ import json
 import pytest
 
 from atlas_jax.config import PromptsConfig
-from atlas_jax.online.best_prompts import load_prompts, prompts_config
-from atlas_jax.teaching.prompts import PromptError
+from atlas_jax.teaching.prompts import PromptError, load_prompts, prompts_config
 
 TEMPLATES = {
   "student_baseline": "A {question}",
-  "student_diagnostic": "P {question}",
-  "teacher_adaptive": "T {question} {approach} {{json}}",
-  "student_with_teaching": "G {question} {teaching}",
+  "student_probe": "P {question}",
+  "teacher": "T {question} {probe} {{json}}",
+  "student_taught": "G {question} {teaching}",
 }
 
 
@@ -34,15 +33,15 @@ def test_the_four_templates_are_read_and_the_rest_is_information(tmp_path):
     ("[]", "expected an object"),
     ("{}", "the key 'prompts'"),
     ('{"prompts": "x"}', "the key 'prompts'"),
-    ({"prompts": without("student_diagnostic")}, "student_diagnostic is miss"),
+    ({"prompts": without("student_probe")}, "student_probe is miss"),
     ({"prompts": {**TEMPLATES, "coach": "x"}}, "coach is unknown; valid: stu"),
     (
-      {"prompts": {**TEMPLATES, "teacher_adaptive": 3}},
-      "teacher_adaptive must",
+      {"prompts": {**TEMPLATES, "teacher": 3}},
+      "teacher must",
     ),
     (
-      {"prompts": {**TEMPLATES, "teacher_adaptive": "{question}"}},
-      r"teacher_adaptive: \{approach\} is missing",
+      {"prompts": {**TEMPLATES, "teacher": "{question}"}},
+      r"teacher: \{probe\} is missing",
     ),
     ({"prompts": {**TEMPLATES, "student_baseline": "{question"}}, "baseline:"),
   ],
