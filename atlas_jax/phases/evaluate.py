@@ -111,8 +111,8 @@ class Arms:
       others = metrics.read_jsonl(self._episodes)
       lines = [line for line in others if line["arm"] != title]
       lines += [
-        transcripts.attempt_json(title, a, v)
-        for a, v in zip(attempts, verdicts, strict=True)
+        transcripts.attempt_json(title, a, v, o.leaked)
+        for a, v, o in zip(attempts, verdicts, outcomes, strict=True)
       ]
       text = "".join(json.dumps(line) + "\n" for line in lines)
       directory.write_whole(self._episodes, text)

@@ -122,7 +122,7 @@ def selected(
     ReportError: the arm, the kind or the flip does not exist.
   """
   title, lines = _attempts(run, arm)
-  kinds = {str(k) for x in lines if (k := x["meta"].get("kind")) is not None}
+  kinds = {x["kind"] for x in lines if x["kind"] is not None}
   for name, value, valid in (
     ("flip", flip, reading.FLIPS),
     ("kind", kind, sorted(kinds)),
@@ -140,7 +140,7 @@ def selected(
     unfit = line["status"] not in (None, "ok") or line["leaked"]
     return (
       (flip is None or by_problem.get(line["id"]) == flip)
-      and (kind is None or str(line["meta"].get("kind")) == kind)
+      and (kind is None or line["kind"] == kind)
       and (text is None or any(text in word for word in words))
       and (not failures or wrong or unfit)
     )

@@ -12,11 +12,6 @@ from atlas_jax.teaching import rewards
 _TELLING = ("broken", "fixed", "still wrong", "still right")
 
 
-def _kind(line: Mapping) -> str | None:
-  kind = line.get("meta", {}).get("kind")
-  return None if kind is None else str(kind)
-
-
 def _flips_of_arm(run: RunFiles, arm: str, kinds: Mapping[str, str]) -> dict:
   """Counts of FLIPS, over all problems and by kind."""
   alone = reading.rates(x for x in run.attempts if x["arm"] == reading.ALONE)
@@ -91,7 +86,7 @@ def evaluation(run: RunFiles, most_bytes: int) -> tuple[dict, str]:
   arms.sort(key=lambda title: title != reading.ALONE)
   first = {line["id"]: line for line in reversed(run.attempts)}
   ids = list(dict.fromkeys(line["id"] for line in run.attempts))
-  kinds = {key: _kind(first[key]) for key in ids}
+  kinds = {key: first[key]["kind"] for key in ids}
   flips = {
     str(i): _flips_of_arm(run, title, kinds) for i, title in enumerate(arms)
   }

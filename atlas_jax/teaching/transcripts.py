@@ -4,10 +4,15 @@ What a server of the run sampled for the teacher is there exactly (token ids,
 sampler log-probs, weight version), beside the texts that a person reads.
 """
 
+from atlas_jax.data.problems import Problem
 from atlas_jax.teaching.answers import Verdict
 from atlas_jax.teaching.arms import Attempt
 from atlas_jax.teaching.rewards import ScoredEpisode
 from atlas_jax.teaching.speakers import Said, Sample
+
+# Counts the changes of a line's keys: 1 had approach and guided in place of
+# probe and taught, and neither kind, leaked nor weight_version of an attempt.
+SCHEMA = 2
 
 
 def _solution(solution: Said, verdict: Verdict) -> dict:
@@ -61,10 +66,12 @@ def episode_json(scored: ScoredEpisode, step: int) -> dict:
     )
   sample = episode.teachings[0].said.sample
   return {
+    "schema": SCHEMA,
     "step": step,
     "id": episode.problem.id,
     "question": episode.problem.question,
     "answer": episode.problem.answer,
+    "kind": kind_of(episode.problem),
     "probe": episode.probe,
     "pass_rate": scored.pass_rate,
     "baseline": [
@@ -79,19 +86,31 @@ def episode_json(scored: ScoredEpisode, step: int) -> dict:
   }
 
 
-def attempt_json(arm: str, attempt: Attempt, verdict: Verdict) -> dict:
+def kind_of(problem: Problem) -> str | None:
+  """The kind that the problem's source gives it: its kind, or its task."""
+  kind = problem.meta.get("kind", problem.meta.get("task"))
+  return None if kind is None else str(kind)
+
+
+def attempt_json(
+  arm: str, attempt: Attempt, verdict: Verdict, leaked: bool
+) -> dict:
   """One attempt of an evaluation as plain JSON values."""
   return {
+    "schema": SCHEMA,
     "arm": arm,
     "id": attempt.problem.id,
     "sample": attempt.sample,
     "question": attempt.problem.question,
     "answer": attempt.problem.answer,
+    "kind": kind_of(attempt.problem),
     "probe": attempt.probe,
     "teacher_text": attempt.teacher_text,
     "teaching": attempt.teaching,
     "teaching_tokens": attempt.teaching_tokens,
     "status": attempt.status,
+    "leaked": leaked,
+    "weight_version": attempt.weight_version,
     "solution": _solution(attempt.solution, verdict),
     "seconds": attempt.seconds,
   }

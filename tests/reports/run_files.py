@@ -19,7 +19,7 @@ def attempt(arm, problem, score, sample=0, **known):
     "sample": sample,
     "question": f"question {problem}",
     "answer": str(problem),
-    "meta": {"kind": "even" if problem % 2 == 0 else "odd"},
+    "kind": "even" if problem % 2 == 0 else "odd",
     "probe": "a plan" if taught else None,
     "teacher_text": "I think. <teaching>carry</teaching>" if taught else None,
     "teaching": "carry" if taught else None,
