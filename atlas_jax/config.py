@@ -7,26 +7,53 @@ before anything starts.
 """
 
 import dataclasses
+import datetime
+import math
+import pathlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from ml_collections import ConfigDict
 
-from atlas_jax import config_checks
+from atlas_jax import files
 from atlas_jax.config_tree import (
-  ConfigError,
+  ConfigError,  # noqa: F401
   NonNegativeFloat,
   NonNegativeInt,
   PositiveFloat,
   PositiveInt,
+  PositiveShare,
+  Share,
+  Valid,
   build,
   tree_of,
 )
+from atlas_jax.episode_config import EpisodeConfig
 from atlas_jax.loss_options import LossOptions
+from atlas_jax.server_config import Dtype, ServingConfig
+from atlas_jax.teaching.prompts import (
+  PromptsConfig,
+  load_prompts,
+  prompts_config,
+)
 
 Phase = Literal["sft", "grpo", "evaluate", "export"]
-Dtype = Literal["float32", "bfloat16"]
-Schedule = Literal["constant", "cosine", "linear"]
+# What metrics call reward_NAME already.
+REWARD_NAMES = (
+  *("improvement", "degradation", "efficiency", "format", "leak", "length"),
+  *("mean", "std"),
+)
+_FUNCTION = Valid(
+  "must be 'module:function' or 'file.py:function'", lambda name: ":" in name
+)
+_LOCAL = Valid("must be a local directory", lambda path: "://" not in path)
+_DAY = Valid("is no day such as 2026-01-31", datetime.date.fromisoformat)
+_SEVERAL = Valid(
+  "must be at least 2: a teaching is worth what it does better than the others"
+  " of its problem",
+  lambda n: n >= 2,
+)
 
 
 @dataclass(frozen=True)
@@ -55,18 +82,33 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class StudentConfig:
+  """The student that is taught; it stays as it is."""
+
+  path: str = "models/student"  # as teacher.path
+
+
+@dataclass(frozen=True)
 class OptimizerConfig:
   """AdamW with a warm-up and a schedule."""
 
   learning_rate: NonNegativeFloat = 1e-6
   warmup_steps: NonNegativeInt = 10
-  schedule: Schedule = "constant"
+  schedule: Literal["constant", "cosine", "linear"] = "constant"
   final_fraction: float = 0.0  # of the peak, at the end of cosine or linear
   b1: float = 0.9
   b2: float = 0.999
   eps: float = 1e-8
   weight_decay: NonNegativeFloat = 0.0  # on matrices, not norms and biases
   clip_norm: PositiveFloat = 1.0
+
+  def too_short(self, updates: int) -> Iterator[str]:
+    """A line when the warm-up takes all the updates that there are."""
+    if self.schedule != "constant" and self.warmup_steps >= updates:
+      yield (
+        f"optimizer.warmup_steps={self.warmup_steps} leaves no update of the"
+        f" {updates} to its {self.schedule} schedule"
+      )
 
 
 @dataclass(frozen=True)
@@ -82,7 +124,7 @@ class DataConfig:
   params: dict = field(default_factory=dict)  # of a generated source
   # "module:function" or "file.py:function": (question, gold, response) -> a
   # number from 0 to 1, or None for no verdict. None: the built-in checker.
-  verifier: str | None = None
+  verifier: Annotated[str, _FUNCTION] | None = None
   # Of the user's own functions, reward.extra too: seconds for one call.
   own_deadline_s: PositiveFloat = 60.0
   own_processes: PositiveInt = 4  # that make such calls
@@ -100,77 +142,6 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class PromptsConfig:
-  """The four templates. Each must hold exactly the fields named here."""
-
-  # {question}
-  student_baseline: str = (
-    "{question}\n\nSolve the problem step by step. Give your final answer"
-    " inside <solution></solution> tags."
-  )
-  # {question}
-  student_probe: str = (
-    "{question}\n\nBefore you solve it, outline in at most 50 tokens how you"
-    " would approach this problem. Do not solve it yet."
-  )
-  # {question} {probe}
-  teacher: str = (
-    "A student was given this problem:\n{question}\n\nThe student's planned"
-    " approach:\n{probe}\n\nDecide how much help this student needs. Then"
-    " write the guidance for the student inside <teaching></teaching> tags:"
-    " as little as possible for a sound approach, concrete steps for a weak"
-    " one. Never state the final answer."
-  )
-  # {question} {teaching}
-  student_taught: str = (
-    "{question}\n\nA teacher gives you this guidance:\n{teaching}\n\nSolve"
-    " the problem step by step. Give your final answer inside"
-    " <solution></solution> tags."
-  )
-
-
-@dataclass(frozen=True)
-class ChatTemplateKwargs:
-  """Arguments of the models' chat templates, by what is asked for."""
-
-  # Of the probe. In training a template that knows enable_thinking gets False
-  # unless this says otherwise; what a template does not know does nothing.
-  probe: dict = field(default_factory=dict)
-  student: dict = field(default_factory=dict)  # the same of its solutions
-  teacher: dict = field(default_factory=dict)  # the same of teachings
-
-  def of(self, role: str) -> dict:
-    """Those for a template of PromptsConfig."""
-    return {"student_probe": self.probe, "teacher": self.teacher}.get(
-      role, self.student
-    )
-
-
-@dataclass(frozen=True)
-class TeachConfig:
-  """How a probe and a teaching are sampled. Lengths are in tokens."""
-
-  max_probe_tokens: PositiveInt = 50  # of the student's plan, with its thinking
-  # Of the plan without its thinking, as the teacher reads it. Where the
-  # student's tokenizer is not known a token is up to six letters of a word, or
-  # one mark.
-  shown_probe_tokens: PositiveInt = 50
-  probe_temperature: NonNegativeFloat = 0.0  # of plans
-  # What the teacher thinks before its teaching included.
-  max_teaching_tokens: PositiveInt = 512
-  teacher_temperature: NonNegativeFloat = 1.0  # of teachings
-  chat_template_kwargs: ChatTemplateKwargs = ChatTemplateKwargs()
-
-
-@dataclass(frozen=True)
-class EpisodeConfig(TeachConfig):
-  """How an episode is sampled: probe, teaching and solutions."""
-
-  max_solution_tokens: PositiveInt = 512  # of a solution, unaided or taught
-  student_temperature: NonNegativeFloat = 0.7  # of solutions
-
-
-@dataclass(frozen=True)
 class RewardConfig:
   """Weights of the parts of the reward; see teaching/rewards.py."""
 
@@ -182,6 +153,23 @@ class RewardConfig:
   # Terms of your own: NAME -> {"function": "file.py:function", "weight": 0.1}.
   extra: dict = field(default_factory=dict)
 
+  def conflicts(self) -> Iterator[str]:
+    for name, term in self.extra.items():
+      if not name.isidentifier() or name in REWARD_NAMES:
+        yield (
+          f"extra: {name!r} cannot name a term; valid: letters, digits and _,"
+          f" and none of {', '.join(REWARD_NAMES)}"
+        )
+      elif not (
+        isinstance(term, Mapping)
+        and set(term) == {"function", "weight"}
+        and _FUNCTION.holds(str(term["function"]))
+        and type(term["weight"]) in (int, float)
+        and math.isfinite(term["weight"])
+      ):
+        valid = '{"function": "file.py:function", "weight": 0.1}'
+        yield f"extra.{name}={term!r} must be as {valid}"
+
 
 @dataclass(frozen=True)
 class SftConfig:
@@ -192,20 +180,32 @@ class SftConfig:
   batch_rows: PositiveInt = 16  # packed rows a step
   row_length: PositiveInt = 1024  # tokens a row
   micro_batches: PositiveInt = 1
-  optimizer: OptimizerConfig = field(
-    default_factory=lambda: OptimizerConfig(
-      learning_rate=1e-5, schedule="cosine"
-    )
+  optimizer: OptimizerConfig = OptimizerConfig(
+    learning_rate=1e-5, schedule="cosine"
   )
   max_skipped_steps: PositiveInt = 5  # in a row, then the run stops
   checkpoint_every: PositiveInt = 100
 
+  def conflicts(self) -> Iterator[str]:
+    if (self.steps is None) == (self.epochs is None):
+      yield (
+        f"steps={self.steps} and epochs={self.epochs}: give one of the two, the"
+        " other None (as a flag: --config.sft.steps=None)"
+      )
+    if self.steps is not None:
+      yield from self.optimizer.too_short(self.steps)
+
 
 @dataclass(frozen=True)
 class GrpoConfig(LossOptions):
+  """Groups of teachings are sampled, judged and trained on.
+
+  LossOptions says which loss that is by default.
+  """
+
   steps: PositiveInt = 250
   problems_per_step: PositiveInt = 16
-  group_size: PositiveInt = 8  # G teachings a problem
+  group_size: Annotated[int, _SEVERAL] = 8  # G teachings a problem
   # k unaided solutions; their pass rate is kept for the run.
   baseline_samples: PositiveInt = 4
   # Groups whose rewards are all equal teach nothing: sample as many of the
@@ -219,50 +219,30 @@ class GrpoConfig(LossOptions):
   share_prompts: bool = True  # one copy of a prompt for its teachings of a row
   micro_batches: PositiveInt = 1
   epochs: PositiveInt = 1  # updates on one batch
-  advantage: Literal["group", "batch", "none"] = "group"
+  # centred: divided by nothing.
+  advantage: Literal["group", "batch", "centred"] = "group"
   # Share of a batch's tokens, those of the highest entropy, that train; None:
   # all. Costs a scoring pass.
-  entropy_quantile: float | None = None
+  entropy_share: PositiveShare | None = None
   skip_grad_norm: PositiveFloat | None = None  # above it there is no update
   max_skipped_steps: PositiveInt = 5  # in a row, then the run stops
   mask_truncated: bool = True  # teachings cut at max_teaching_tokens
   # ref <- alpha*policy + (1-alpha)*ref; 0: frozen.
-  ref_ema_alpha: NonNegativeFloat = 0.0
+  ref_ema_alpha: Share = 0.0
   ref_ema_every: PositiveInt = 64  # steps between two syncs of the reference
-  optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+  optimizer: OptimizerConfig = OptimizerConfig()
   checkpoint_every: PositiveInt = 10
 
-
-@dataclass(frozen=True)
-class ServerConfig:
-  """One vLLM server: spawned by the run, or given as a URL."""
-
-  url: str | None = None
-  host: str = "127.0.0.1"  # the address to listen at, when spawned
-  port: NonNegativeInt = 0  # 0: a free one
-  dtype: Dtype = "bfloat16"
-  max_model_len: PositiveInt = 4096
-  max_num_seqs: PositiveInt = 64
-  kv_cache_bytes: PositiveInt = 1 << 30
-  cpu_cores: str = ""  # CPU builds: the cores that its threads are bound to
-  extra_args: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class ServingConfig:
-  teacher: ServerConfig = ServerConfig()
-  student: ServerConfig = ServerConfig()
-  student_path: str = "models/student"
-  start_timeout_s: PositiveFloat = 600.0
-  request_timeout_s: PositiveFloat = 600.0
-  retries: NonNegativeInt = 3  # of one request
-  restarts: NonNegativeInt = 3  # of a server that died, in one run
-  max_concurrency: PositiveInt = 256
-  # Publish only the values that changed, where the server can take that.
-  delta: bool = True
-  full_every: PositiveInt = 50  # versions between two full files
-  # Stop when mean |trainer - server| log-prob on the fixed prompt is above.
-  max_logprob_gap: NonNegativeFloat = 0.1
+  def conflicts(self) -> Iterator[str]:
+    yield from super().conflicts()
+    yield from self.optimizer.too_short(self.steps * self.epochs)
+    if self.max_staleness > 0 and self.mismatch == "none":
+      yield (
+        f"max_staleness={self.max_staleness} trains on what older weights"
+        " sampled: choose a config.grpo.mismatch other than none"
+      )
+    if self.ref_ema_alpha > 0 and self.beta == 0:
+      yield f"ref_ema_alpha={self.ref_ema_alpha} has no effect with beta=0"
 
 
 @dataclass(frozen=True)
@@ -276,10 +256,18 @@ class EvaluateConfig:
   constant_teachings: tuple[str, ...] = ()
   bootstrap_resamples: PositiveInt = 10_000
 
+  def conflicts(self) -> Iterator[str]:
+    hottest = max(self.teacher_temperature, self.student_temperature)
+    if self.samples > 1 and hottest == 0:
+      yield (
+        f"samples={self.samples} at temperature 0 are equal; raise"
+        " config.evaluate.student_temperature, or ask for 1"
+      )
+
 
 @dataclass(frozen=True)
 class ExportConfig:
-  path: str | None = None  # None: <workdir>/export
+  path: Annotated[str, _LOCAL] | None = None  # None: <workdir>/export
   dtype: Dtype = "bfloat16"
 
 
@@ -289,22 +277,32 @@ class RunConfig:
   phases: tuple[Phase, ...] = ("sft", "grpo", "evaluate")
   wandb_project: str | None = None  # also log there; needs the extra wandb
   # YYYY-MM-DD that chat templates take for today; None: of the first start.
-  template_date: str | None = None
+  template_date: Annotated[str, _DAY] | None = None
   # An absolute path or a URL (gs://...); None: in the run directory.
   checkpoints_dir: str | None = None
   keep_checkpoints: PositiveInt = 2  # the newest of each phase
   mesh: MeshConfig = MeshConfig()
   teacher: ModelConfig = ModelConfig()
+  student: StudentConfig = StudentConfig()
   data: DataConfig = DataConfig()
-  prompts: PromptsConfig = PromptsConfig()
+  prompts: PromptsConfig = field(default_factory=PromptsConfig)
   prompts_path: str | None = None  # a best_prompts.json: it replaces prompts
-  episode: EpisodeConfig = EpisodeConfig()
+  episode: EpisodeConfig = field(default_factory=EpisodeConfig)
   reward: RewardConfig = RewardConfig()
   sft: SftConfig = SftConfig()
   grpo: GrpoConfig = GrpoConfig()
-  serving: ServingConfig = ServingConfig()
+  serving: ServingConfig = field(default_factory=ServingConfig)
   evaluate: EvaluateConfig = EvaluateConfig()
   export: ExportConfig = ExportConfig()
+
+  def conflicts(self) -> Iterator[str]:
+    if not self.phases:
+      yield "phases names no phase"
+    if "grpo" in self.phases and self.episode.teacher_temperature == 0:
+      yield (
+        "episode.teacher_temperature=0 makes the teachings of a problem equal;"
+        " it must be above 0 for grpo"
+      )
 
 
 def default_config() -> ConfigDict:
@@ -312,17 +310,34 @@ def default_config() -> ConfigDict:
   return tree_of(RunConfig())
 
 
-def resolve(tree: ConfigDict) -> RunConfig:
-  """The RunConfig that `tree` describes.
+def resolve(
+  tree: Mapping | ConfigDict,
+  workdir: pathlib.Path | None = None,
+  cls: type = RunConfig,
+):
+  """The config of class `cls` that `tree` describes, its prompts_path read.
+
+  Args:
+    tree: a ConfigDict, or what a config.json holds.
+    workdir: of the run, which goes on with the templates that it began with,
+      whatever has become of their file.
+    cls: RunConfig, or another tree that holds prompts and prompts_path.
 
   Raises:
     ConfigError: an unknown key, a wrong type, or a value that is not valid.
+    PromptError: the file of prompts_path holds no prompts.
   """
-  config = build(RunConfig, tree)
-  problem = next(config_checks.problems(config), None)
-  if problem is not None:
-    raise ConfigError(problem)
-  return config
+  config = build(cls, tree)
+  path = config.prompts_path
+  if path is None:
+    return config
+  file = None if workdir is None else workdir / "config.json"
+  before = files.read_json(file) if file and file.exists() else {}
+  if before.get("prompts_path") == path:
+    prompts = prompts_config(before["prompts"], str(file))
+  else:
+    prompts = load_prompts(path)
+  return build(cls, dataclasses.replace(config, prompts=prompts))
 
 
 def to_dict(config) -> dict:

@@ -1,6 +1,12 @@
 """ConfigDicts and the dataclasses that they describe: built, checked, searched.
 
 Used for every kind of config: of a run, the online half, an agent, the proxy.
+What is valid stands beside what it is about:
+  1. a choice is the field's type, a typing.Literal;
+  2. so is a bound: Annotated[TYPE, Valid(words, holds)];
+  3. values that do not go together are named by the method `conflicts` of
+     their dataclass, a line each, without the path to it. A section that its
+     dataclass names in `unread` is not asked.
 """
 
 import dataclasses
@@ -8,8 +14,8 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Annotated
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Annotated, Any, NamedTuple
 
 from ml_collections import ConfigDict, config_dict
 
@@ -20,12 +26,47 @@ class ConfigError(AtlasError, ValueError):
   """A key or value of the config is wrong; the text says which and why."""
 
 
-# Numbers whose bound stands at their field, as choices do by typing.Literal.
-_ABOVE_0, _FROM_0 = "must be above 0", "must not be negative"
+class Valid(NamedTuple):
+  """What a value must be: in words, and as a test, which may also raise."""
+
+  words: str
+  holds: Callable[[Any], Any]
+  shown: bool = True  # the value, in the error; it may be a secret
+
+
+_ABOVE_0 = Valid("must be above 0", lambda x: x > 0)
+_FROM_0 = Valid("must not be negative", lambda x: x >= 0)
 PositiveInt = Annotated[int, _ABOVE_0]
 PositiveFloat = Annotated[float, _ABOVE_0]
 NonNegativeInt = Annotated[int, _FROM_0]
 NonNegativeFloat = Annotated[float, _FROM_0]
+_TO_1 = Valid("must not be above 1", lambda x: x <= 1)
+Share = Annotated[NonNegativeFloat, _TO_1]
+PositiveShare = Annotated[PositiveFloat, _TO_1]
+
+# Old key, or KEY=VALUE, -> the name that it has now, in whichever tree.
+RENAMED = {
+  **dict.fromkeys(("probe", "teaching", "solution", "teach"), "episode"),
+  "episode.baseline_samples": "grpo.baseline_samples",
+  "grpo.advantage=none": "grpo.advantage=centred",
+  "grpo.delta": "grpo.ratio_cap",
+  "grpo.entropy_quantile": "grpo.entropy_share",
+  "probe.max_tokens": "episode.max_probe_tokens",
+  "probe.temperature": "episode.probe_temperature",
+  "prompts.student_diagnostic": "prompts.student_probe",
+  "prompts.student_with_teaching": "prompts.student_taught",
+  "prompts.teacher_adaptive": "prompts.teacher",
+  "serving.delta": "serving.publish_changes",
+  "serving.student_path": "student.path",
+  "solution.max_tokens": "episode.max_solution_tokens",
+  "solution.temperature": "episode.student_temperature",
+  "teach.max_approach_chars": "episode.shown_probe_tokens",
+  "teach.max_tokens": "episode.max_teaching_tokens",
+  "teach.temperature": "episode.teacher_temperature",
+  "teaching.max_approach_chars": "agent_probe_chars",
+  "teaching.max_tokens": "episode.max_teaching_tokens",
+  "teaching.temperature": "episode.teacher_temperature",
+}
 
 
 def tree_of(value) -> ConfigDict:
@@ -38,7 +79,9 @@ def tree_of(value) -> ConfigDict:
     elif isinstance(v, dict):
       out[f.name] = ConfigDict(v)
     elif v is None:
-      out[f.name] = config_dict.placeholder(_without_none(kinds[f.name]))
+      kind = _without_none(kinds[f.name])
+      choice = typing.get_origin(kind) is typing.Literal
+      out[f.name] = config_dict.placeholder(str if choice else kind)
     else:
       out[f.name] = v
   return out
@@ -58,33 +101,15 @@ def dotted(tree: Mapping, path: str = "") -> Iterator[str]:
       yield from dotted(value, f"{path}{key}.")
 
 
-# Keys of an older version -> those of today.
-_RENAMED = {
-  "prompts.student_diagnostic": "prompts.student_probe",
-  "prompts.teacher_adaptive": "prompts.teacher",
-  "prompts.student_with_teaching": "prompts.student_taught",
-  "episode.baseline_samples": "grpo.baseline_samples",
-  "probe.max_tokens": "episode.max_probe_tokens",
-  "probe.temperature": "episode.probe_temperature",
-  "teaching.max_tokens": "episode.max_teaching_tokens",
-  "teaching.temperature": "episode.teacher_temperature",
-  "teaching.max_approach_chars": "agent_probe_chars",
-  "solution.max_tokens": "episode.max_solution_tokens",
-  "solution.temperature": "episode.student_temperature",
-  "teach.max_tokens": "episode.max_teaching_tokens",
-  "teach.temperature": "episode.teacher_temperature",
-  "teach.max_approach_chars": "episode.shown_probe_tokens",
-}
-_RENAMED |= dict.fromkeys(("probe", "teaching", "solution", "teach"), "episode")
-
-
 def meant(path: str, keys: Iterable[str]) -> str:
-  """` (did you mean ...?)`: the keys of the name that `path` ends with, or
-  of the one closest to it, the nearest first. A renamed key has its new name.
+  """What to add to the error of an unknown key: its new name, or a guess.
+
+  The guess, ` (did you mean ...?)`, holds the keys of the name that `path`
+  ends with, or of the one closest to it, the nearest first.
   """
   keys = list(keys)
-  if _RENAMED.get(path) in keys:
-    return f" (it is config.{_RENAMED[path]} now)"
+  if RENAMED.get(path) in keys:
+    return f" (it is config.{RENAMED[path]} now)"
   lasts = {key.rpartition(".")[2] for key in keys}
   names = difflib.get_close_matches(path.rpartition(".")[2], lasts, n=1)
   places = [key for key in keys if key.rpartition(".")[2] in names]
@@ -100,63 +125,89 @@ def _convert(value, kind, where: str, root):
       return None
     return _convert(value, _without_none(kind), where, root)
   if origin is Annotated:
-    kind, bound = typing.get_args(kind)
+    kind, *bounds = typing.get_args(kind)
     value = _convert(value, kind, where, root)
-    if value < 0 or (value == 0 and bound == _ABOVE_0):
-      raise ConfigError(f"config.{where}={value} {bound}")
+    for bound in bounds:
+      try:
+        holds, why = bound.holds(value), ""
+      except Exception as error:  # of a parser, which knows what is wrong
+        holds, why = False, f" ({error})"
+      if not holds:
+        shown = f"={value!r}" if bound.shown else ""
+        raise ConfigError(f"{where}{shown} {bound.words}{why}")
     return value
   if origin is typing.Literal:
     valid = typing.get_args(kind)
     if value not in valid:
+      new = RENAMED.get(f"{where.removeprefix('config.')}={value}")
+      also = f" (it is config.{new} now)" if new else ""
       raise ConfigError(
-        f"config.{where}={value!r} is not one of {', '.join(valid)}"
+        f"{where}={value!r} is not one of {', '.join(valid)}{also}"
       )
     return value
-  nested = dataclasses.is_dataclass(kind)
-  if (nested or kind is dict) and not isinstance(value, Mapping | ConfigDict):
-    raise ConfigError(f"config.{where} must hold keys, got {value!r}")
-  if nested:
+  if dataclasses.is_dataclass(kind):
     return _build(kind, value, where, root)
   if kind is dict:
+    value = _keys(value, where)
     return value.to_dict() if isinstance(value, ConfigDict) else dict(value)
   if origin is tuple:
     (item, _) = typing.get_args(kind)
     if isinstance(value, str) or not hasattr(value, "__iter__"):
-      raise ConfigError(f"config.{where} must be a tuple, got {value!r}")
+      raise ConfigError(f"{where} must be a tuple, got {value!r}")
     return tuple(_convert(v, item, where, root) for v in value)
   if kind is float and type(value) is int:
     return float(value)
   if type(value) is not kind:
     raise ConfigError(
-      f"config.{where} must be {kind.__name__}, got"
-      f" {type(value).__name__} {value!r}"
+      f"{where} must be {kind.__name__}, got {type(value).__name__} {value!r}"
     )
   if kind is float and math.isnan(value):
-    raise ConfigError(f"config.{where} must be a number, got nan")
+    raise ConfigError(f"{where} must be a number, got nan")
   return value
+
+
+def _keys(value, where: str) -> Mapping:
+  if isinstance(value, Mapping | ConfigDict):
+    return value
+  raise ConfigError(f"{where} must hold keys, got {value!r}")
 
 
 def _build(cls, tree, where: str, root):
   fields = {f.name: f for f in dataclasses.fields(cls)}
-  prefix = f"{where}." if where else ""
+  tree = vars(tree) if isinstance(tree, cls) else _keys(tree, where)
   for key in tree:
     if key not in fields:
-      hint = meant(f"{prefix}{key}", dotted(tree_of(root())))
+      path = f"{where}.{key}".removeprefix("config.")
+      hint = meant(path, dotted(tree_of(root())))
       raise ConfigError(
-        f"unknown config key config.{prefix}{key}{hint}; valid keys:"
+        f"unknown config key {where}.{key}{hint}; valid keys:"
         f" {', '.join(fields)}"
       )
   values = {}
   for name, f in fields.items():
     if name in tree:
-      values[name] = _convert(tree[name], f.type, f"{prefix}{name}", root)
+      values[name] = _convert(tree[name], f.type, f"{where}.{name}", root)
   return cls(**values)
 
 
-def build(cls, tree: ConfigDict):
-  """The config dataclass `cls` that `tree` describes.
+def conflicts(config, where: str) -> Iterator[str]:
+  """One line for all values of `config` that do not go together."""
+  unread = getattr(config, "unread", ())
+  for name, value in vars(config).items():
+    if dataclasses.is_dataclass(value) and name not in unread:
+      yield from conflicts(value, f"{where}.{name}")
+  for conflict in getattr(config, "conflicts", tuple)():
+    yield f"{where}.{conflict}"
+
+
+def build(cls, tree, where: str = "config"):
+  """The config dataclass `cls` that `tree` (or one of `cls`) describes.
 
   Raises:
-    ConfigError: an unknown key, a wrong type, a value outside its bounds.
+    ConfigError: an unknown key, a wrong type, a value outside its bounds, or
+      values that do not go together; `where` is how its keys begin.
   """
-  return _build(cls, tree, "", cls)
+  config = _build(cls, tree, where, cls)
+  for conflict in conflicts(config, where):
+    raise ConfigError(conflict)
+  return config

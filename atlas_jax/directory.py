@@ -186,4 +186,4 @@ def read_config(workdir: pathlib.Path) -> config_lib.RunConfig:
   path = workdir / "config.json"
   if not path.exists():
     raise RunError(f"{workdir} is not a run directory: it has no config.json")
-  return config_lib.resolve(files.read_json(path, RunError))
+  return config_lib.resolve(files.read_json(path, RunError), workdir)

@@ -66,7 +66,7 @@ def _teacher():
   config = _common()
   config.phases = ("sft", "evaluate", "grpo", "evaluate", "export")
   config.teacher.path = STUDENT
-  config.serving.student_path = STUDENT
+  config.student.path = STUDENT
   config.data.sft_source = "teachable_sft"
   config.sft.steps = 400
   config.sft.batch_rows = 16
@@ -90,7 +90,7 @@ def _teacher():
   config.grpo.optimizer.final_fraction = 0.1
   # Rewards less the mean of their group, and no more: divided by their spread,
   # a token saved where all are right would count as much as an answer.
-  config.grpo.advantage = "none"
+  config.grpo.advantage = "centred"
   # Holds the teacher near SFT: it makes its teachings of pieces of those.
   config.grpo.beta = 0.02
   config.grpo.checkpoint_every = 10

@@ -3,7 +3,7 @@
 Variants: smollm2 (135M parameters, a demonstration on one CPU) and qwen3_8b
 (the published recipe of ATLAS: servers and trainer on accelerators of their
 own, the servers given as URLs). Any key can be
-overridden: `--config.teacher.path=DIR --config.serving.student_path=DIR
+overridden: `--config.teacher.path=DIR --config.student.path=DIR
 --config.data.path=FILE.jsonl --config.grpo.beta=0.04`.
 
 Prompts that an optimisation has found (launchers/optimize.py) take the place
@@ -31,7 +31,7 @@ def _smollm2():
   config.sft.optimizer.warmup_steps = 1
   config.teacher.path = "models/smollm2-135m"
   config.teacher.remat = "none"
-  config.serving.student_path = "models/smollm2-135m"
+  config.student.path = "models/smollm2-135m"
   config.data.source = "gsm8k"
   config.data.path = "data/gsm8k/train.jsonl"
   config.data.test_path = "data/gsm8k/test.jsonl"
@@ -63,7 +63,7 @@ def _qwen3_8b():
   config = default_config()
   config.phases = ("sft", "evaluate", "grpo", "evaluate", "export")
   config.teacher.path = "models/qwen3-8b"
-  config.serving.student_path = "models/qwen3-4b"
+  config.student.path = "models/qwen3-4b"
   config.data.source = "arc_rl"
   config.data.path = "data/arc_atlas_teach/training/rl.jsonl"
   config.data.sft_source = "arc_sft"

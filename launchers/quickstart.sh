@@ -42,6 +42,6 @@ say "1/2 the student learns arithmetic, with its misconceptions"
 say "2/2 the teacher learns to teach it: SFT, GRPO, evaluation"
 .venv/bin/python -m launchers.train --config=configs/quickstart.py \
   --workdir="$workdir/teacher" --config.teacher.path="$student" \
-  --config.serving.student_path="$student" "${flags[@]}"
+  --config.student.path="$student" "${flags[@]}"
 say "done in $(((SECONDS - started) / 60)) minutes; the report is in" \
   "$workdir/teacher/report"

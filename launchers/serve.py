@@ -30,7 +30,9 @@ def main():
   teacher = server.TeacherServer(
     c.teacher, model_path=config.teacher.path, **shared
   )
-  student = server.StudentServer(c.student, model_path=c.student_path, **shared)
+  student = server.StudentServer(
+    c.student, model_path=config.student.path, **shared
+  )
   try:
     server.start(teacher, student)
     print(f"export ATLAS_SERVER_KEY={teacher.api_key}")

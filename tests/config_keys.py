@@ -118,10 +118,9 @@ def kind(of) -> str:
     words = ["None" if t is types.NoneType else kind(t) for t in arguments]
     return (", or " if "," in words[0] else " or ").join(words)
   if origin is typing.Annotated:
-    base, bound = arguments
-    return f"{kind(base)}, {bound}".replace("must be ", "").replace(
-      "must not be", "not"
-    )
+    base, *bounds = arguments
+    words = ", ".join([kind(base), *(bound.words for bound in bounds)])
+    return words.replace("must be ", "").replace("must not be", "not")
   if origin is typing.Literal:
     return "one of " + ", ".join(arguments)
   if origin is tuple:

@@ -73,7 +73,7 @@ MEANINGS = {
   "GrpoConfig.eps_high": "the ratio is clipped at 1 + eps_high",
   "GrpoConfig.advantage": (
     "the reward less the mean of its group, divided by the spread of the"
-    " group, of the batch, or by nothing"
+    " group or of the batch;"
   ),
   "GrpoConfig.mismatch": (
     "correction where trainer and server have other log-probs: of a token"
@@ -84,7 +84,6 @@ MEANINGS = {
   "GrpoConfig.max_skipped_steps": "updates left out (NaN or skip_grad_norm)",
   "GrpoConfig.mask_truncated": "no training on:",
   "GrpoConfig.checkpoint_every": "steps between two checkpoints",
-  "ServingConfig.student_path": "the frozen student, as teacher.path",
   "ServingConfig.start_timeout_s": "until a server must be healthy",
   "ServingConfig.request_timeout_s": "of one request, or of taking weights",
   "ServingConfig.retries": "attempts after the first:",
@@ -189,10 +188,8 @@ MEANINGS = {
   "ProxyConfig.health_timeout_s": "for a server to say that it is up",
   "ProxyConfig.max_request_bytes": "of one request",
   "ProxyConfig.max_connections": "clients connected at one time;",
-  "UpstreamConfig.send_temperature": "whether a probe says its temperature",
-  "TeacherConfig.url": "as http://HOST:PORT/v1",
-  "TeacherConfig.model": "as its /v1/models lists it",
-  "TeacherConfig.api_key_env": "the variable that holds its key",
-  "TeacherConfig.max_tokens_key": "how a request says its limit",
-  "TeacherConfig.send_temperature": "whether a request says its temperature",
+  "ModelServerConfig.model": "as its /v1/models lists it;",
+  "ModelServerConfig.send_temperature": "False: a request says none",
+  "UpstreamConfig.send_temperature": "False: a request says none",
+  "UpstreamConfig.model": "as its /v1/models lists it;",
 }

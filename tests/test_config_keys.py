@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import pytest
 
@@ -58,7 +58,7 @@ def test_the_table_holds_every_key_of_a_launcher(root):
 class Example:
   # Above: a | b.
   first: Literal["a", "b"] = "a"
-  second: Annotated[int, "must be above 0"] | None = 1  # behind
+  second: config_tree.PositiveInt | None = 1  # behind
   # Of the third,
   # in two lines.
   third: tuple[str, ...] = (

@@ -3,7 +3,6 @@
 import pytest
 
 from atlas_jax import config as config_lib
-from atlas_jax import config_checks
 from atlas_jax.config import (
   ConfigError,
   RewardConfig,
@@ -56,7 +55,7 @@ def test_the_names_of_the_parts_are_taken():
     max_teaching_tokens=1,
     config=RewardConfig(),
   )
-  names = set(config_checks.REWARD_NAMES)
+  names = set(config_lib.REWARD_NAMES)
   assert names == {*given.parts, "mean", "std"}
 
 

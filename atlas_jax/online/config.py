@@ -4,41 +4,40 @@ A file under configs/ starts from `default_config()`. `resolve` refuses
 unknown keys, wrong types, and values that would waste a run.
 """
 
-import dataclasses
-from collections.abc import Iterator
+import pathlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from ml_collections import ConfigDict
 
 from atlas_jax import config as config_lib
-from atlas_jax import config_checks
 from atlas_jax.config import (
-  ConfigError,
   DataConfig,
   EpisodeConfig,
+  PromptsConfig,
+)
+from atlas_jax.config_tree import (
   NonNegativeFloat,
   NonNegativeInt,
   PositiveFloat,
   PositiveInt,
-  PromptsConfig,
-  ServerConfig,
-  build,
+  Share,
+  Valid,
+  tree_of,
 )
-from atlas_jax.online import model_config
-from atlas_jax.online.agents import config as agent_config
 from atlas_jax.online.agents.config import AgentConfig
 from atlas_jax.online.model_config import ChatModelConfig
 from atlas_jax.online.spend import Caps
-from atlas_jax.teaching.prompts import (
-  FIELDS,
-  PromptError,
-  Prompts,
-  load_prompts,
-)
+from atlas_jax.server_config import ServerConfig
+from atlas_jax.teaching.prompts import FIELDS
 
 # The unaided solution is the measure: it stays as it is.
 EVOLVABLE = tuple(name for name in FIELDS if name != "student_baseline")
+_EVOLVE = Valid(
+  f"must name one or more of {', '.join(EVOLVABLE)}, each once",
+  lambda names: names and len({*names} & {*EVOLVABLE}) == len(names),
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,11 @@ class ObjectivesConfig:
   completion: NonNegativeFloat = 0.0  # an answer is stated
   leak_penalty: NonNegativeFloat = 1.0  # the teaching states the answer
 
+  def conflicts(self) -> Iterator[str]:
+    gains = self.accuracy + self.non_degradation
+    if gains + self.efficiency + self.completion == 0:
+      yield "accuracy=0: at least one weight must be above 0"
+
 
 @dataclass(frozen=True)
 class SizesConfig:
@@ -61,12 +65,20 @@ class SizesConfig:
   validation: PositiveInt = 50
   test: PositiveInt = 200  # below 150 a gain is easily missed
 
+  def conflicts(self) -> Iterator[str]:
+    if self.minibatch > self.train:
+      yield (
+        f"minibatch={self.minibatch} must not be above config.sizes.train="
+        f"{self.train}"
+      )
+
 
 @dataclass(frozen=True)
 class SearchConfig:
   """What is evolved, and for how long; config.caps may end it before."""
 
-  evolve: tuple[str, ...] = EVOLVABLE  # the other templates are held fixed
+  # The other templates are held fixed.
+  evolve: Annotated[tuple[str, ...], _EVOLVE] = EVOLVABLE
   # Templates that a round rewrites: the parent's next one, or all.
   update: Literal["round_robin", "all"] = "round_robin"
   # How gepa chooses whom to improve.
@@ -98,7 +110,7 @@ class ChoosingConfig:
   # Fresh samples of each validation problem; 0: the search's scores are used.
   fresh_samples: NonNegativeInt = 2
   # Share of the problems that teaching must not make worse.
-  non_degradation_floor: NonNegativeFloat = 0.9
+  non_degradation_floor: Share = 0.9
   # Ask that the interval of the gain over the seed, on the test split,
   # excludes 0.
   require_proof: bool = False
@@ -146,146 +158,76 @@ class OnlineConfig:
   def agent_mode(self) -> bool:
     return self.agent.kind is not None
 
+  @property
+  def unread(self) -> tuple[str, ...]:
+    return ("student",) if self.agent_mode else ("agent",)
+
+  def conflicts(self) -> Iterator[str]:
+    most = self.reflection.max_prompt_chars
+    for name in self.search.evolve:
+      length = len(getattr(self.prompts, name))
+      if length > most:
+        yield (
+          f"prompts.{name} has {length} characters, more than"
+          f" config.reflection.max_prompt_chars={most} allows a template"
+        )
+    student = "agent" if self.agent_mode else self.student.kind
+    for part, role, kind in (
+      ("probe", "student", student),
+      ("student", "student", student),
+      ("teacher", "teacher", self.teacher.kind),
+    ):
+      given = getattr(self.episode.chat_template_kwargs, part)
+      if given and kind not in ("url", "local"):
+        yield (
+          f"episode.chat_template_kwargs.{part} has no effect on a {role} of"
+          f" kind {kind!r}; valid for 'url' and 'local'"
+        )
+    yield from self._of_agent() if self.agent_mode else self._of_model()
+
+  def _of_agent(self) -> Iterator[str]:
+    if "student_probe" in self.search.evolve:
+      yield (
+        "search.evolve holds student_probe, but an agent is not probed: its"
+        " unaided answer is its plan"
+      )
+    if self.caps.dollars is not None and self.agent_dollars_per_call is None:
+      yield (
+        "caps.dollars cannot hold an agent whose calls have no price; set"
+        " config.agent_dollars_per_call (0.0 is a price), or cap calls"
+      )
+    if self.caps.tokens is not None:
+      yield (
+        "caps.tokens cannot hold an agent: how many tokens a call takes is not"
+        " known beforehand; cap calls, dollars or minutes"
+      )
+
+  def _of_model(self) -> Iterator[str]:
+    price, fresh = self.agent_dollars_per_call, self.choosing.fresh_samples
+    if price is not None:
+      yield (
+        f"agent_dollars_per_call={price:g} has no effect without"
+        " config.agent.kind"
+      )
+    e = self.episode
+    hottest = max(
+      e.probe_temperature, e.teacher_temperature, e.student_temperature
+    )
+    if fresh > 0 and hottest == 0:
+      yield (
+        f"choosing.fresh_samples={fresh} at temperature 0 would be the same"
+        " samples again; set it to 0, or raise"
+        " config.episode.teacher_temperature"
+      )
+
 
 def default_config() -> ConfigDict:
   """The whole tree of an optimisation, with every default."""
-  return config_lib.tree_of(OnlineConfig())
+  return tree_of(OnlineConfig())
 
 
-def resolve(tree: ConfigDict) -> OnlineConfig:
-  """The OnlineConfig that `tree` describes, prompts_path read.
-
-  Raises:
-    ConfigError: an unknown key, a wrong type, or a value that is not valid.
-    PromptError: the file of prompts_path is not one.
-  """
-  config = build(OnlineConfig, tree)
-  if config.prompts_path is not None:
-    prompts = load_prompts(config.prompts_path)
-    config = dataclasses.replace(config, prompts=prompts)
-  problem = next(problems(config), None)
-  if problem is not None:
-    raise ConfigError(problem)
-  return config
-
-
-def problems(config: OnlineConfig) -> Iterator[str]:
-  """One line for each value that is not valid: the key and what is."""
-  for role in ("student", "teacher", "reflection"):
-    server = getattr(config.servers, role)
-    yield from config_checks.server(server, f"config.servers.{role}")
-  yield from config_checks.verifier(config.data)
-  yield from config_checks.template_kwargs(config.episode, "config.episode")
-  yield from _template_problems(config)
-  yield from _model_problems(config)
-  yield from _student_problems(config)
-  yield from _search_problems(config)
-  yield from _choosing_problems(config)
-
-
-def _template_problems(config: OnlineConfig) -> Iterator[str]:
-  """Lines for arguments of chat templates that would reach no server."""
-  kwargs = config.episode.chat_template_kwargs
-  for part, role in (
-    ("probe", "student"),
-    ("student", "student"),
-    ("teacher", "teacher"),
-  ):
-    kind = getattr(config, role).kind
-    if role == "student" and config.agent_mode:
-      kind = "agent"
-    if getattr(kwargs, part) and kind not in ("url", "local"):
-      yield (
-        f"config.episode.chat_template_kwargs.{part} has no effect on a"
-        f" {role} of kind {kind!r}; valid for 'url' and 'local'"
-      )
-
-
-def _model_problems(config: OnlineConfig) -> Iterator[str]:
-  for role in ("student", "teacher", "reflection_model"):
-    model, where = getattr(config, role), f"config.{role}"
-    if role == "student" and config.agent_mode:
-      continue
-    if model.kind == "local":
-      if model.model is None:
-        yield f"{where}.model must be a model directory with kind='local'"
-    else:
-      yield from model_config.problems(model, where)
-
-
-def _student_problems(config: OnlineConfig) -> Iterator[str]:
-  price = config.agent_dollars_per_call
-  if not config.agent_mode:
-    if price is not None:
-      yield (
-        f"config.agent_dollars_per_call={price:g} has no effect without"
-        " config.agent.kind"
-      )
-    return
-  yield from agent_config.problems(config.agent, "config.agent")
-  if config.caps.dollars is not None and price is None:
-    yield (
-      "config.caps.dollars cannot hold an agent whose calls have no price; set"
-      " config.agent_dollars_per_call (0.0 is a price), or cap calls"
-    )
-  if config.caps.tokens is not None:
-    yield (
-      "config.caps.tokens cannot hold an agent: how many tokens a call takes"
-      " is not known beforehand; cap calls, dollars or minutes"
-    )
-
-
-def _search_problems(config: OnlineConfig) -> Iterator[str]:
-  evolve = config.search.evolve
-  unknown = [name for name in evolve if name not in EVOLVABLE]
-  if unknown or not evolve or len(set(evolve)) < len(evolve):
-    yield (
-      f"config.search.evolve={evolve} must name one or more of"
-      f" {', '.join(EVOLVABLE)}, each once"
-    )
-    return
-  if config.agent_mode and "student_probe" in evolve:
-    yield (
-      "config.search.evolve holds student_probe, but an agent is not"
-      " probed: its unaided answer is its plan"
-    )
-  try:
-    Prompts(config.prompts)
-  except PromptError as error:
-    yield f"config.prompts: {error}"
-  for name in evolve:
-    length = len(getattr(config.prompts, name))
-    if length > config.reflection.max_prompt_chars:
-      yield (
-        f"config.prompts.{name} has {length} characters, more than"
-        f" config.reflection.max_prompt_chars="
-        f"{config.reflection.max_prompt_chars} allows a template"
-      )
-  o = config.objectives
-  if o.accuracy + o.non_degradation + o.efficiency + o.completion <= 0:
-    yield "config.objectives: at least one weight must be above 0"
-  if config.sizes.minibatch > config.sizes.train:
-    yield (
-      f"config.sizes.minibatch={config.sizes.minibatch} must not be above"
-      f" config.sizes.train={config.sizes.train}"
-    )
-
-
-def _choosing_problems(config: OnlineConfig) -> Iterator[str]:
-  c = config.choosing
-  if c.non_degradation_floor > 1:
-    yield (
-      f"config.choosing.non_degradation_floor={c.non_degradation_floor} is a"
-      " share: at most 1"
-    )
-  hottest = max(
-    config.episode.probe_temperature,
-    config.episode.teacher_temperature,
-    config.episode.student_temperature,
-  )
-  if c.fresh_samples > 0 and hottest == 0 and not config.agent_mode:
-    yield (
-      f"config.choosing.fresh_samples={c.fresh_samples} at temperature 0 would"
-      " be the same samples again; set it to 0, or raise"
-      " config.episode.teacher_temperature"
-    )
+def resolve(
+  tree: Mapping | ConfigDict, workdir: pathlib.Path | None = None
+) -> OnlineConfig:
+  """As config.resolve, of an optimisation in `workdir`."""
+  return config_lib.resolve(tree, workdir, OnlineConfig)

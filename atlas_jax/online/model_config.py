@@ -1,7 +1,8 @@
-"""The config of one chat model, and what is wrong with it."""
+"""The config of one chat model."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
 from atlas_jax import addresses, secret_names
 from atlas_jax.config_tree import (
@@ -10,9 +11,9 @@ from atlas_jax.config_tree import (
   PositiveFloat,
   PositiveInt,
 )
+from atlas_jax.online.variables import VariableName
 from atlas_jax.serving.http import MOST_BYTES
 
-KINDS = ("litellm", "url", "callable")
 # Said by the request, by other keys of the config, or by the run.
 _OURS = (
   *("model", "messages", "max_tokens", "temperature", "seed", "n", "stream"),
@@ -31,7 +32,8 @@ _UNBOUNDED = (
 class ChatModelConfig:
   """A model that answers chat messages; see README.md for each kind."""
 
-  kind: str = "url"  # litellm | url | callable
+  # local: the run starts its server.
+  kind: Literal["litellm", "url", "callable", "local"] = "url"
   # litellm: a LiteLLM name (openai/gpt-5-mini, hosted_vllm/NAME, ...).
   # url: the name that the server knows; None: the one that it serves.
   # callable: "module:function".
@@ -41,7 +43,7 @@ class ChatModelConfig:
   url: str | None = None
   # The environment variable that holds the key. None: no key, or for litellm
   # the variable that its provider uses.
-  api_key_env: str | None = None
+  api_key_env: VariableName | None = None
   concurrency: PositiveInt = 16  # requests under way at one time
   timeout_s: PositiveFloat = 120.0  # of one attempt
   retries: NonNegativeInt = 4  # attempts after the first
@@ -55,39 +57,29 @@ class ChatModelConfig:
   max_response_bytes: PositiveInt = MOST_BYTES
   extra: dict = field(default_factory=dict)  # sampling parameters: top_p, ...
 
-
-def problems(config: ChatModelConfig, where: str) -> Iterator[str]:
-  """What is wrong with `config`, a line each; `where` names it."""
-  if config.kind not in KINDS:
-    yield f"{where}.kind is {config.kind!r}; valid: {', '.join(KINDS)}"
-    return
-  if config.kind == "url" and config.url is None:
-    yield f"{where}.url must be given with kind='url'"
-  if config.kind != "url" and config.model is None:
-    yield f"{where}.model must be given with kind={config.kind!r}"
-  if config.kind == "callable" and ":" not in (config.model or ":"):
-    yield (
-      f"{where}.model must be 'module:function' with kind='callable', got"
-      f" {config.model!r}"
-    )
-  if config.url is not None:
-    problem = addresses.problem(config.url)
-    if problem is not None:
-      yield f"{where}.url {problem}; a key goes by {where}.api_key_env"
-  if not secret_names.may_name(config.api_key_env or "NONE"):
-    yield f"{where}.api_key_env {secret_names.NO_NAME}"
-  if (config.price_in is None) != (config.price_out is None):
-    yield (
-      f"{where}.price_in and {where}.price_out go together (dollars per"
-      " million tokens)"
-    )
-  for path, name, value in secret_names.named(config.extra):
-    # There is no ${VARIABLE} here that a header could be filled from.
-    held = isinstance(value, str) and secret_names.in_text(value)
-    if held or secret_names.is_secret(name) or "headers" in name.lower():
-      yield f"{where}.extra{path} may be secret; use {where}.api_key_env"
-  for key in config.extra:
-    if key in _OURS:
-      yield f"{where}.extra.{key} is set by the run; leave it out"
-    elif key in _UNBOUNDED:
-      yield f"{where}.extra.{key} is not bounded by the caps; leave it out"
+  def conflicts(self) -> Iterator[str]:
+    if self.kind == "local" and self.model is None:
+      yield "model must be a model directory with kind='local'"
+    if self.kind == "url" and self.url is None:
+      yield "url must be given with kind='url'"
+    if self.kind in ("litellm", "callable") and self.model is None:
+      yield f"model must be given with kind={self.kind!r}"
+    if self.kind == "callable" and ":" not in (self.model or ":"):
+      yield (
+        "model must be 'module:function' with kind='callable', got"
+        f" {self.model!r}"
+      )
+    if self.url is not None and (problem := addresses.problem(self.url)):
+      yield f"url {problem}; a key goes by api_key_env"
+    if (self.price_in is None) != (self.price_out is None):
+      yield "price_in and price_out go together (dollars per million tokens)"
+    for path, name, value in secret_names.named(self.extra):
+      # There is no ${VARIABLE} here that a header could be filled from.
+      held = isinstance(value, str) and secret_names.in_text(value)
+      if held or secret_names.is_secret(name) or "headers" in name.lower():
+        yield f"extra{path} may be secret; use api_key_env"
+    for key in self.extra:
+      if key in _OURS:
+        yield f"extra.{key} is set by the run; leave it out"
+      elif key in _UNBOUNDED:
+        yield f"extra.{key} is not bounded by the caps; leave it out"

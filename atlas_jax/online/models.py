@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from atlas_jax import targets
+from atlas_jax import config_tree, targets
 from atlas_jax.config import ConfigError
-from atlas_jax.online import model_config, variables
+from atlas_jax.online import variables
 from atlas_jax.online.chat import Chat
 from atlas_jax.online.ledger import Ledger
 from atlas_jax.online.model_config import ChatModelConfig
@@ -38,9 +38,7 @@ def open_model(
       a library is not installed, or dollars are capped and the model has no
       price.
   """
-  wrong = next(model_config.problems(config, where), None)
-  if wrong is not None:
-    raise ConfigError(wrong)
+  config = config_tree.build(ChatModelConfig, config, where)
   key = None
   if config.api_key_env is not None:
     key = variables.read(environ, config.api_key_env, f"{where}.api_key_env")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from atlas_jax.config import ChatTemplateKwargs
+from atlas_jax.episode_config import ChatTemplateKwargs
 from atlas_jax.online.replies import Agent, ChatModel, ChatRequest, Reply
 from atlas_jax.teaching.speakers import STAGES, Ask, NoAnswer, Said
 

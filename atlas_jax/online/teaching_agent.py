@@ -20,7 +20,8 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from atlas_jax.config import PromptsConfig, TeachConfig
+from atlas_jax.config import PromptsConfig
+from atlas_jax.episode_config import TeachConfig
 from atlas_jax.errors import AtlasError
 from atlas_jax.online.outcomes import TEACH_DEADLINE_S, outcome_of, place
 from atlas_jax.online.protocol import AgentSpeaker, ModelSpeaker

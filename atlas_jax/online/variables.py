@@ -1,9 +1,15 @@
 """Variables of the environment that a config names."""
 
 from collections.abc import Mapping
+from typing import Annotated
 
 from atlas_jax import secret_names
-from atlas_jax.config import ConfigError
+from atlas_jax.config_tree import ConfigError, Valid
+
+# A key of a config that names a variable, in whose place a secret may stand.
+VariableName = Annotated[
+  str, Valid(secret_names.NO_NAME, secret_names.may_name, shown=False)
+]
 
 
 def read(environ: Mapping[str, str], name: str, where: str) -> str:

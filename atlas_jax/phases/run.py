@@ -90,7 +90,7 @@ class Run:
     self.servers = None
     if {"grpo", "evaluate"} & set(config.phases):
       self.student_tokenizer = ChatTokenizer.from_dir(
-        hub.directory(config.serving.student_path, "model"), day
+        hub.directory(config.student.path, "model"), day
       )
       self.servers = Servers(
         config.serving,
@@ -98,6 +98,7 @@ class Run:
         (self.tokenizer, self.student_tokenizer),
         server_key,
         self._first_weights,
+        config.student.path,
       )
     self._leave_out_too_long()
     self.decoder_config = decoder.DecoderConfig.from_hf(self.hf_config)

@@ -34,6 +34,7 @@ class Servers:
     key: the bearer token of servers that are given as URLs.
     first_weights: returns the directory that the teacher server starts from.
       A collective.
+    student_path: the student's directory, or its name at the Hub.
 
   Attributes:
     published: the version that the teacher server holds; None: unknown.
@@ -46,10 +47,12 @@ class Servers:
     chats: tuple[ChatTokenizer, ChatTokenizer],
     key: str | None,
     first_weights: Callable[[], pathlib.Path],
+    student_path: str,
   ):
     self.published: int | None = None
     self._config, self._workdir, self._chats = config, workdir, chats
     self._key, self._first_weights = key, first_weights
+    self._student_path = student_path
     self._servers: tuple = ()
     self._publisher: weight_sync.Publisher | None = None  # the lead's
     self._events: EventLoop | None = None
@@ -103,7 +106,9 @@ class Servers:
     }
     self._servers = (
       server_lib.TeacherServer(c.teacher, model_path=teacher_path, **shared),
-      server_lib.StudentServer(c.student, model_path=c.student_path, **shared),
+      server_lib.StudentServer(
+        c.student, model_path=self._student_path, **shared
+      ),
     )
     self._publisher = weight_sync.Publisher(self._servers[0], c)
     seconds = server_lib.start(*self._servers)

@@ -37,7 +37,7 @@ def _found(config: RunConfig, workdir: pathlib.Path) -> dict[str, str]:
   found = {}
   names = ["teacher.path"]
   if {"grpo", "evaluate"} & {*config.phases}:
-    names.append("serving.student_path")
+    names.append("student.path")
   for path in names:
     name = operator.attrgetter(path)(config)
     if hub.is_name(name):

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 
-from atlas_jax import config_checks, metrics, stopping
+from atlas_jax import metrics, stopping
 from atlas_jax.config import ConfigError
 from atlas_jax.data import packing
 from atlas_jax.data.problems import DataError, ProblemStream, SftExample
@@ -99,8 +99,8 @@ def total_steps(run: Run) -> int:
     batches.next()
     steps += 1
   log.info("%g epochs of SFT are %d steps", cfg.epochs, steps)
-  for problem in config_checks.warmup("sft", cfg.optimizer, steps):
-    raise ConfigError(problem)
+  for problem in cfg.optimizer.too_short(steps):
+    raise ConfigError(f"config.sft.{problem}")
   return steps
 
 

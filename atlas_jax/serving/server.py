@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from atlas_jax import hub
-from atlas_jax.config import ServerConfig
+from atlas_jax.server_config import ServerConfig
 from atlas_jax.serving import http, supervisor, vllm_command
 from atlas_jax.serving.client import (
   Client,

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 from atlas_jax import files
-from atlas_jax.config import ServerConfig
+from atlas_jax.server_config import ServerConfig
 from atlas_jax.serving.client import ServerError
 
 # vllm.v1.attention.backends.cpu_attn, version 0.32

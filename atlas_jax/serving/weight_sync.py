@@ -68,8 +68,9 @@ class Publisher:
   """Publishes one version after the other to one server.
 
   A full file goes out first, after a failure, once in `config.full_every`
-  versions, and always when `config.delta` is off. The first says restart: the
-  server may hold a newer version, of another run or of this one before.
+  versions, and always when `config.publish_changes` is off. The first says
+  restart: the server may hold a newer version, of another run or of this one
+  before.
   """
 
   def __init__(self, server: TeacherServer, config: ServingConfig):
@@ -94,7 +95,7 @@ class Publisher:
       restart=not self._begun,
     )
     self._begun = True
-    if self._config.delta:
+    if self._config.publish_changes:
       self._held = report.held
     return report
 

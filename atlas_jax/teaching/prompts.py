@@ -12,10 +12,10 @@ import json
 import pathlib
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from atlas_jax import files
-from atlas_jax.config import PromptsConfig
 from atlas_jax.errors import AtlasError
 
 # template -> the fields that it must hold, each at least once, and no others
@@ -37,6 +37,42 @@ STATUSES = ("ok", "missing", "empty", "repeated", "unclosed")
 
 class PromptError(AtlasError):
   """A template or the fields given to it are wrong; the text names both."""
+
+
+@dataclass(frozen=True)
+class PromptsConfig:
+  """The four templates. Each must hold exactly the fields named here."""
+
+  # {question}
+  student_baseline: str = (
+    "{question}\n\nSolve the problem step by step. Give your final answer"
+    " inside <solution></solution> tags."
+  )
+  # {question}
+  student_probe: str = (
+    "{question}\n\nBefore you solve it, outline in at most 50 tokens how you"
+    " would approach this problem. Do not solve it yet."
+  )
+  # {question} {probe}
+  teacher: str = (
+    "A student was given this problem:\n{question}\n\nThe student's planned"
+    " approach:\n{probe}\n\nDecide how much help this student needs. Then"
+    " write the guidance for the student inside <teaching></teaching> tags:"
+    " as little as possible for a sound approach, concrete steps for a weak"
+    " one. Never state the final answer."
+  )
+  # {question} {teaching}
+  student_taught: str = (
+    "{question}\n\nA teacher gives you this guidance:\n{teaching}\n\nSolve"
+    " the problem step by step. Give your final answer inside"
+    " <solution></solution> tags."
+  )
+
+  def conflicts(self) -> Iterator[str]:
+    try:
+      Prompts(self)
+    except PromptError as error:
+      yield str(error).removeprefix("template ")
 
 
 def fingerprint(config: PromptsConfig) -> str:

@@ -25,9 +25,9 @@ import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from atlas_jax.config import TeachConfig
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.data.problems import Problem
+from atlas_jax.episode_config import TeachConfig
 from atlas_jax.teaching.prompts import NO_PROBE, Prompts, extract_teaching
 from atlas_jax.teaching.speakers import (
   STAGES,

@@ -253,7 +253,7 @@ def group_advantages(
 
   group: (r - mean_g) / (std_g + 1e-4)     [Shao et al. 2024, as TRL has it]
   batch: (r - mean_g) / (std_all + 1e-4)
-  none:   r - mean_g                       [Dr. GRPO, Liu et al. 2025]
+  centred: r - mean_g                      [Dr. GRPO, Liu et al. 2025]
   Standard deviations have ddof 1. A missing reward (None or NaN) is left out
   of mean and std and has advantage 0. A group without spread, or with fewer
   than two rewards, has advantages 0 and is marked True in the second array.
@@ -261,8 +261,8 @@ def group_advantages(
   Raises:
     ValueError: an unknown kind.
   """
-  if kind not in ("group", "batch", "none"):
-    raise ValueError(f"advantage {kind!r} is not one of group, batch, none")
+  if kind not in ("group", "batch", "centred"):
+    raise ValueError(f"advantage {kind!r} is not one of group, batch, centred")
   values = np.array(
     [[np.nan if r is None else r for r in row] for row in rewards], np.float64
   )

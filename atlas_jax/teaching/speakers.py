@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from atlas_jax.config import ChatTemplateKwargs
 from atlas_jax.data.chat import ChatTokenizer
+from atlas_jax.episode_config import ChatTemplateKwargs
 from atlas_jax.errors import AtlasError
 from atlas_jax.serving.client import Completion, Sampling
 

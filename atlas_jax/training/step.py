@@ -280,15 +280,15 @@ def make_prepare_step(
   To be called once a batch, with the parameters that its first update starts
   from. One scoring pass gives
     old_logprobs  with more than one epoch
-    advantages    with an entropy_quantile: 0 on the tokens below it. Every
+    advantages    with an entropy_share: 0 on the tokens below it. Every
                   loss is A times something, so this is TRL's entropy mask;
                   the threshold is that of the whole batch, however it is cut
                   (TRL: of each micro-batch), and holds for all its epochs.
   With neither nothing is computed.
   """
-  if grpo.epochs == 1 and grpo.entropy_quantile is None:
+  if grpo.epochs == 1 and grpo.entropy_share is None:
     return lambda model, batch: batch
-  with_entropy = grpo.entropy_quantile is not None
+  with_entropy = grpo.entropy_share is not None
 
   @jax.jit
   def prepare_step(model, batch):
@@ -303,7 +303,7 @@ def make_prepare_step(
       logprobs, entropy = scores
       # The threshold is one number of all tokens: every device has them all.
       kept = losses.entropy_mask(
-        place(entropy), place(batch.loss_mask), grpo.entropy_quantile
+        place(entropy), place(batch.loss_mask), grpo.entropy_share
       )
       kept = place(kept, None, "batch", None)
       batch = batch._replace(advantages=batch.advantages * kept)

@@ -19,9 +19,10 @@ import time
 
 import aiohttp
 
-from atlas_jax.config import EpisodeConfig, PromptsConfig, ServerConfig
+from atlas_jax.config import EpisodeConfig, PromptsConfig
 from atlas_jax.data import teachable
 from atlas_jax.data.chat import ChatTokenizer
+from atlas_jax.server_config import ServerConfig
 from atlas_jax.serving import server as server_lib
 from atlas_jax.serving.client import Client
 from atlas_jax.teaching.episode import run_episodes

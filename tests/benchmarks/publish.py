@@ -31,10 +31,11 @@ import time
 import jax
 import jax.numpy as jnp
 
-from atlas_jax.config import ModelConfig, OptimizerConfig, ServerConfig
+from atlas_jax.config import ModelConfig, OptimizerConfig
 from atlas_jax.data import packing
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.model import hf
+from atlas_jax.server_config import ServerConfig
 from atlas_jax.serving import server as server_lib
 from atlas_jax.serving import weight_sync
 from atlas_jax.serving.client import Sampling

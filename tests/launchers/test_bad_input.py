@@ -27,7 +27,7 @@ def train(model, tmp_path, repo_root):
     settings = {
       "phases": "('grpo',)",
       "teacher.path": model,
-      "serving.student_path": model,
+      "student.path": model,
       **{key.replace("__", "."): value for key, value in config.items()},
     }
     return subprocess.run(
@@ -127,7 +127,7 @@ def test_a_student_that_is_not_there_is_seen_before_any_training(
   train, tmp_path
 ):
   line = only_error(
-    train(phases="('sft','evaluate')", serving__student_path=tmp_path / "none")
+    train(phases="('sft','evaluate')", student__path=tmp_path / "none")
   )
   assert f"{tmp_path / 'none'} is neither a directory nor" in line
   assert not (tmp_path / "run" / "checkpoints").exists()

@@ -13,8 +13,8 @@ from atlas_jax.config import PromptsConfig
 from atlas_jax.online.proxy.app import make_app
 from atlas_jax.online.proxy.config import (
   Keys,
+  ModelServerConfig,
   ProxyConfig,
-  TeacherConfig,
   UpstreamConfig,
 )
 from atlas_jax.online.proxy.connections import listening
@@ -133,7 +133,7 @@ def run(
           "upstream": UpstreamConfig(
             **{"url": await address(up), "model": "stub", **(sent or {})}
           ),
-          "teacher": TeacherConfig(
+          "teacher": ModelServerConfig(
             **{
               "url": await address(teach),
               "model": "stub",

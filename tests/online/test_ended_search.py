@@ -137,7 +137,7 @@ def test_the_episodes_warm_up_a_teacher(finished, tmp_path, repo_root):
   flags = {
     "phases": "('sft',)",
     "teacher.path": model,
-    "serving.student_path": model,
+    "student.path": model,
     "data.source": "jsonl",
     "data.path": folder / "train.jsonl",
     "data.validation_path": folder / "validation.jsonl",

@@ -13,10 +13,9 @@ from atlas_jax.config import ConfigError, build, tree_of
 from atlas_jax.online.proxy import chats
 from atlas_jax.online.proxy.config import (
   Keys,
+  ModelServerConfig,
   ProxyConfig,
-  TeacherConfig,
   UpstreamConfig,
-  check,
 )
 from tests.online import raw_http
 from tests.online.proxied import ASK, run, teacher, upstream
@@ -192,7 +191,7 @@ URL = "http://127.0.0.1:9/v1"
 def reachable(host, **changes):
   forward = changes.pop("forward", False)
   sent = UpstreamConfig(url=URL, forward_authorization=forward)
-  teaches = TeacherConfig(url=URL, model="t")
+  teaches = ModelServerConfig(url=URL, model="t")
   return ProxyConfig(host=host, upstream=sent, teacher=teaches, **changes)
 
 
@@ -201,14 +200,14 @@ def reachable(host, **changes):
 )
 def test_other_machines_need_a_key(host):
   with pytest.raises(ConfigError, match=r"^config\.host=.*config\.api_key_env"):
-    check(reachable(host))
-  check(reachable(host, api_key_env="KEY"))
-  check(reachable(host, forward=True))
+    build(ProxyConfig, reachable(host))
+  build(ProxyConfig, reachable(host, api_key_env="KEY"))
+  build(ProxyConfig, reachable(host, forward=True))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.0.0.2"])
 def test_this_machine_needs_none(host):
-  check(reachable(host))
+  build(ProxyConfig, reachable(host))
 
 
 def test_a_key_that_the_upstream_refuses_is_not_taught():

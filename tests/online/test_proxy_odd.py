@@ -14,10 +14,9 @@ from atlas_jax.online.protocol import ProbeConfig, TeachConfig
 from atlas_jax.online.proxy import answering
 from atlas_jax.online.proxy.app import serve
 from atlas_jax.online.proxy.config import (
+  ModelServerConfig,
   ProxyConfig,
-  TeacherConfig,
   UpstreamConfig,
-  check,
 )
 from tests.online.proxied import (
   TEACHING,
@@ -169,7 +168,7 @@ URL = "http://127.0.0.1:9/v1"
 def config(*, up=URL, teach=URL, **changes):
   return ProxyConfig(
     upstream=UpstreamConfig(url=up),
-    teacher=TeacherConfig(url=teach, model="t"),
+    teacher=ModelServerConfig(url=teach, model="t"),
     **changes,
   )
 
@@ -185,7 +184,7 @@ def config(*, up=URL, teach=URL, **changes):
 )
 def test_an_address_or_a_port_that_cannot_be(changes, words):
   with pytest.raises(ConfigError) as error:
-    check(config(**changes))
+    build(ProxyConfig, config(**changes))
   assert words in str(error.value) and "sk-1" not in str(error.value)
 
 
@@ -231,7 +230,7 @@ def test_what_is_sampled_greedily_and_never_drained_is_well():
 
 
 def test_an_unknown_word_for_the_limit():
-  server = TeacherConfig(url=URL, model="t", max_tokens_key="tokens")
+  server = ModelServerConfig(url=URL, model="t", max_tokens_key="tokens")
   with pytest.raises(ConfigError, match=r"config\.teacher\.max_tokens_key='to"):
     build(ProxyConfig, tree_of(ProxyConfig(teacher=server)))
 

@@ -26,7 +26,7 @@ class Road:
       *("-m", "launchers.train", "--config=configs/quickstart.py"),
       f"--workdir={workdir}",
       f"--config.teacher.path={self.model}",
-      f"--config.serving.student_path={self.model}",
+      f"--config.student.path={self.model}",
       *(f"--config.{key}={value}" for key, value in tiny_road.CHANGES.items()),
       *flags,
     ]

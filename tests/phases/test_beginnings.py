@@ -91,13 +91,13 @@ def test_what_a_name_means_on_a_resume(monkeypatch, tmp_path, given, settled):
     lambda name: name if "@" in name else f"{name}@{COMMIT}",
   )
   before = small_sft.config("models/x/y", {})
-  before = settling._with(before, "serving.student_path", f"org/s@{COMMIT}")
+  before = settling._with(before, "student.path", f"org/s@{COMMIT}")
   before = settling._with(before, "template_date", "2025-03-04")
   (tmp_path / "config.json").write_text(json.dumps(config_lib.to_dict(before)))
   now = small_sft.config("models/x/y", {"phases": ("evaluate",)})
-  now = settling._with(now, "serving.student_path", given)
+  now = settling._with(now, "student.path", given)
   found = settling.settled(now, tmp_path)
-  assert found.serving.student_path == settled
+  assert found.student.path == settled
   assert found.template_date == "2025-03-04"
 
 
@@ -149,7 +149,7 @@ def test_other_examples_of_sft_are_refused(model, tmp_path):
 
 def make(model, workdir, **changes) -> Run:
   changes = {k.replace("__", "."): v for k, v in changes.items()}
-  changes = {"serving.student_path": str(model), **changes}
+  changes = {"student.path": str(model), **changes}
   return Run(small_sft.config(model, changes), workdir, None)
 
 

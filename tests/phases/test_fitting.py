@@ -10,11 +10,11 @@ from atlas_jax.config import (
   GrpoConfig,
   PromptsConfig,
   RunConfig,
-  ServerConfig,
   ServingConfig,
 )
 from atlas_jax.data.problems import Problem
 from atlas_jax.phases.fitting import TooLong, fitting
+from atlas_jax.server_config import ServerConfig
 from atlas_jax.teaching.prompts import Prompts
 
 

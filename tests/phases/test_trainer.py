@@ -64,7 +64,7 @@ def _trainer(tmp_path, steps=STEPS, **options) -> Trainer:
 
 
 def test_a_step_makes_as_many_updates_as_it_has_epochs(tmp_path):
-  trainer = _trainer(tmp_path, epochs=3, entropy_quantile=0.5)
+  trainer = _trainer(tmp_path, epochs=3, entropy_share=0.5)
   sequences = tiny.sequences(6)
   numbers = trainer.update(1, sequences)
   assert int(optimizer.updates_done(trainer.state.opt_state)) == 3

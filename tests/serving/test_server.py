@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from atlas_jax.config import ServerConfig
 from atlas_jax.hub import HubError
+from atlas_jax.server_config import ServerConfig
 from atlas_jax.serving import server, vllm_command
 from atlas_jax.serving.client import ServerDown, ServerError
 from atlas_jax.serving.server import StudentServer, TeacherServer

@@ -286,7 +286,9 @@ def test_every_so_often_a_full_file(follower):
 
 
 def test_deltas_can_be_turned_off(follower):
-  publisher = weight_sync.Publisher(follower, ServingConfig(delta=False))
+  publisher = weight_sync.Publisher(
+    follower, ServingConfig(publish_changes=False)
+  )
   publisher.publish(big(), 1)
   publisher.publish(big(), 2)
   assert follower.took == [full(1), full(2)]

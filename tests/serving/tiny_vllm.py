@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from atlas_jax.config import ServerConfig
+from atlas_jax.server_config import ServerConfig
 from atlas_jax.serving.server import StudentServer, TeacherServer
 
 VOCAB, D, L, N, K, H, F = 320, 64, 2, 2, 1, 32, 128

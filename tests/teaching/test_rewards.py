@@ -170,16 +170,16 @@ def test_group_advantages_by_hand():
   assert values.dtype == np.float64
 
 
-def test_batch_and_none_advantages_by_hand():
+def test_batch_and_centred_advantages_by_hand():
   rewards = [[1.0, 0.0], [2.0, 2.0]]
   std = math.sqrt(((1 - 1.25) ** 2 + 1.25**2 + 2 * 0.75**2) / 3)
   values, _ = group_advantages(rewards, "batch")
   assert values[0] == pytest.approx([0.5 / (std + 1e-4), -0.5 / (std + 1e-4)])
-  values, _ = group_advantages(rewards, "none")
+  values, _ = group_advantages(rewards, "centred")
   assert values[0].tolist() == [0.5, -0.5]
 
 
-@pytest.mark.parametrize("kind", ["group", "batch", "none"])
+@pytest.mark.parametrize("kind", ["group", "batch", "centred"])
 def test_missing_rewards_are_left_out(kind):
   with_gap, flat = group_advantages([[1.0, None, 0.0, float("nan")]], kind)
   without, _ = group_advantages([[1.0, 0.0]], kind)
@@ -188,7 +188,7 @@ def test_missing_rewards_are_left_out(kind):
   assert flat.tolist() == [False]
 
 
-@pytest.mark.parametrize("kind", ["group", "batch", "none"])
+@pytest.mark.parametrize("kind", ["group", "batch", "centred"])
 def test_advantages_by_loops(kind):
   rng = np.random.default_rng(0)
   rewards = rng.normal(size=(5, 4)).tolist()
@@ -208,13 +208,13 @@ def test_advantages_by_loops(kind):
         scale = {
           "group": np.std(known[g], ddof=1) + 1e-4,
           "batch": everything + 1e-4,
-          "none": 1.0,
+          "centred": 1.0,
         }[kind]
         expected = (r - np.mean(known[g])) / scale
       assert values[g, i] == pytest.approx(expected, abs=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["group", "batch", "none"])
+@pytest.mark.parametrize("kind", ["group", "batch", "centred"])
 @pytest.mark.parametrize(
   "group", [[3.0], [None, None], [1.0, None], [0.1 + 0.2, 0.3, 0.3]]
 )
@@ -225,5 +225,5 @@ def test_groups_without_spread_are_flat_and_never_nan(kind, group):
 
 
 def test_an_unknown_kind_lists_the_valid_ones():
-  with pytest.raises(ValueError, match="group, batch, none"):
+  with pytest.raises(ValueError, match="group, batch, centred"):
     group_advantages([[1.0]], "grop")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from atlas_jax.config import ServerConfig
+from atlas_jax.server_config import ServerConfig
 from atlas_jax.serving import vllm_command
 
 PROGRAM = "tests.third_party.update_in_process"

@@ -29,7 +29,7 @@ SEQUENCE = GrpoConfig(
   loss_type="grpo",
   ratio_level="sequence",
   mismatch="sequence_truncate",
-  entropy_quantile=0.5,
+  entropy_share=0.5,
 )
 
 

@@ -69,7 +69,7 @@ def test_the_cut_changes_nothing_but_bnpo(loss_type, ratio_level):
     mismatch=f"{ratio_level}_truncate",
     beta=0.04,
     kl_importance_weighted=True,
-    entropy_quantile=0.6,
+    entropy_share=0.6,
   )
   expected, metrics = _gradients(grpo, tiny.batch(1))
   for cut in (2, 4):
@@ -129,7 +129,7 @@ def test_the_entropy_threshold_is_that_of_the_whole_batch():
   threshold = np.quantile(entropy[real], 0.7)
   # Apart, the micro-batches would have others.
   assert abs(np.quantile(entropy[0][real[0]], 0.7) - threshold) > 1e-3
-  grpo = GrpoConfig(entropy_quantile=0.3)
+  grpo = GrpoConfig(entropy_share=0.3)
   kept = real & (entropy >= threshold)
   prepared = _prepare(grpo, batch)
   np.testing.assert_array_equal(

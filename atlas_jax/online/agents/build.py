@@ -5,10 +5,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 
+from atlas_jax import config_tree
 from atlas_jax.config import ConfigError
 from atlas_jax.online.agents import agents_sdk, cli, http, python, responses
 from atlas_jax.online.agents.asking import AskedAgent
-from atlas_jax.online.agents.config import AgentConfig, problems
+from atlas_jax.online.agents.config import AgentConfig
 from atlas_jax.online.agents.credentials import Credentials
 
 _OPEN = {
@@ -37,9 +38,9 @@ def open_agent(
     ConfigError: a value is not valid, a variable is missing, or the target
       does not load; the text names the key.
   """
-  problem = next(problems(config, where), None)
-  if problem is not None:
-    raise ConfigError(problem)
+  if config.kind is None:
+    raise ConfigError(f"{where}.kind must be one of {', '.join(_OPEN)}")
+  config = config_tree.build(AgentConfig, config, where)
   credentials = Credentials(environ)
   kind = _OPEN[config.kind](config, f"{where}.{config.kind}", credentials)
   return AskedAgent(

@@ -15,7 +15,8 @@ import aiohttp
 from aiohttp import web
 
 from atlas_jax import addresses
-from atlas_jax.config import ConfigError, PromptsConfig
+from atlas_jax.config import PromptsConfig, resolve
+from atlas_jax.config_tree import ConfigError
 from atlas_jax.online.outcomes import place
 from atlas_jax.online.proxy import connections, doors, errors
 from atlas_jax.online.proxy.answering import Answering
@@ -24,9 +25,7 @@ from atlas_jax.online.proxy.breaker import Breaker
 from atlas_jax.online.proxy.config import (
   Keys,
   ProxyConfig,
-  check,
   read_keys,
-  read_prompts,
 )
 from atlas_jax.online.proxy.counters import Counters
 from atlas_jax.online.proxy.endpoint import Endpoint
@@ -45,15 +44,15 @@ def serve(config: ProxyConfig, environ: Mapping[str, str]) -> None:
   """Serves until SIGTERM or Ctrl-C, then lets open requests end.
 
   Args:
-    config: checked here.
+    config: checked here, and its prompts_path read.
     environ: holds the keys that the config names.
 
   Raises:
     ConfigError, PromptError: the config cannot work, or its port is not free.
   """
-  check(config)
+  config = resolve(config, cls=ProxyConfig)
   connections.reserve_files()
-  app = make_app(config, read_prompts(config), read_keys(config, environ))
+  app = make_app(config, config.prompts, read_keys(config, environ))
   log.info(
     "http://%s:%d/v1 puts %s before %s",
     *(config.host, config.port, config.teacher.url, config.upstream.url),

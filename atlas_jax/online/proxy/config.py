@@ -1,50 +1,49 @@
 """The config of the proxy: every default, once."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from atlas_jax import addresses, config_checks
-from atlas_jax.config import (
-  ConfigError,
+from atlas_jax import addresses
+from atlas_jax.config import PromptsConfig
+from atlas_jax.config_tree import (
   NonNegativeFloat,
   PositiveFloat,
   PositiveInt,
-  PromptsConfig,
-  TeachConfig,
+  Valid,
 )
+from atlas_jax.episode_config import TeachConfig
 from atlas_jax.online import variables
 from atlas_jax.online.outcomes import TEACH_DEADLINE_S
+from atlas_jax.online.variables import VariableName
 from atlas_jax.serving import http
-from atlas_jax.teaching.prompts import load_prompts, prompts_config
 
-MaxTokensKey = Literal["max_tokens", "max_completion_tokens"]
+_PORT = Valid("must be from 1 to 65535", lambda port: 1 <= port <= 65535)
 
 
 @dataclass(frozen=True)
-class UpstreamConfig:
-  """The model that answers: any OpenAI-compatible server."""
+class ModelServerConfig:
+  """An OpenAI-compatible server and the model that is asked there."""
 
   url: str | None = None  # as http://HOST:PORT/v1
-  model: str | None = None  # None: the one that the client names
-  api_key_env: str | None = None  # the variable that holds its key
-  # The client's own Authorization header is passed on instead of a key.
-  forward_authorization: bool = False
-  # How a probe says its limit, and whether its temperature; newer models want
-  # max_completion_tokens, and some refuse a temperature.
-  max_tokens_key: MaxTokensKey = "max_tokens"
+  model: str | None = None  # upstream: None: the one that the client names
+  api_key_env: VariableName | None = None  # the variable that holds its key
+  # How a request of ours says its limit, and whether its temperature; newer
+  # models want max_completion_tokens, and some refuse a temperature.
+  max_tokens_key: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
   send_temperature: bool = True
+
+  def conflicts(self) -> Iterator[str]:
+    if problem := addresses.problem(self.url):
+      yield f"url {problem}; a key goes by api_key_env"
 
 
 @dataclass(frozen=True)
-class TeacherConfig:
-  """The model that teaches, of the same kind."""
+class UpstreamConfig(ModelServerConfig):
+  """The model that answers."""
 
-  url: str | None = None
-  model: str | None = None
-  api_key_env: str | None = None
-  max_tokens_key: MaxTokensKey = "max_tokens"
-  send_temperature: bool = True
+  # The client's own Authorization header is passed on instead of a key.
+  forward_authorization: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,13 +51,13 @@ class ProxyConfig:
   """Times in seconds, sizes in bytes."""
 
   host: str = "127.0.0.1"
-  port: int = 8080
+  port: Annotated[int, _PORT] = 8080
   # The variable that holds the key that clients must show; None: all may ask.
-  api_key_env: str | None = None
+  api_key_env: VariableName | None = None
   # Without that key: what Host may name beside this machine and `host`.
   allowed_hosts: tuple[str, ...] = ()
   upstream: UpstreamConfig = UpstreamConfig()
-  teacher: TeacherConfig = TeacherConfig()
+  teacher: ModelServerConfig = ModelServerConfig()
   prompts: PromptsConfig = field(default_factory=PromptsConfig)
   # A best_prompts.json, in place of `prompts`.
   prompts_path: str | None = None
@@ -88,6 +87,31 @@ class ProxyConfig:
   max_question_bytes: PositiveInt = 32 << 10  # longer ones are not taught
   drain_s: NonNegativeFloat = 30.0  # for open requests, after SIGTERM
 
+  def conflicts(self) -> Iterator[str]:
+    guarded = self.api_key_env or self.upstream.forward_authorization
+    if not guarded and not addresses.is_loopback(self.host):
+      yield (
+        f"host={self.host!r} lets other machines ask without a key:"
+        " config.api_key_env must name the variable that holds one"
+      )
+    if self.teacher.model is None:
+      yield (
+        "teacher.model must name the model that teaches, as"
+        f" {self.teacher.url}/models lists it"
+      )
+    if self.episode.chat_template_kwargs.student:
+      yield (
+        "episode.chat_template_kwargs.student has no effect: a client's own"
+        " request says chat_template_kwargs"
+      )
+    if self.upstream.forward_authorization and (
+      self.api_key_env or self.upstream.api_key_env
+    ):
+      yield (
+        "upstream.forward_authorization passes the client's own key on:"
+        " config.api_key_env and config.upstream.api_key_env must be None"
+      )
+
 
 @dataclass(frozen=True)
 class Keys:
@@ -96,49 +120,6 @@ class Keys:
   client: str | None = field(default=None, repr=False)
   upstream: str | None = field(default=None, repr=False)
   teacher: str | None = field(default=None, repr=False)
-
-
-def check(config: ProxyConfig) -> None:
-  """Refuses what cannot work.
-
-  Raises:
-    ConfigError: with the key and what is valid.
-  """
-  guarded = config.api_key_env or config.upstream.forward_authorization
-  if not guarded and not addresses.is_loopback(config.host):
-    raise ConfigError(
-      f"config.host={config.host!r} lets other machines ask without a key:"
-      " config.api_key_env must name the variable that holds one"
-    )
-  for name in ("upstream", "teacher"):
-    server = getattr(config, name)
-    problem = addresses.problem(server.url)
-    if problem is not None:
-      raise ConfigError(
-        f"config.{name}.url {problem}; a key goes by config.{name}.api_key_env"
-      )
-  if not 1 <= config.port <= 65535:
-    raise ConfigError(f"config.port={config.port} must be from 1 to 65535")
-  if config.teacher.model is None:
-    raise ConfigError(
-      "config.teacher.model must name the model that teaches, as"
-      f" {config.teacher.url}/models lists it"
-    )
-  problems = config_checks.template_kwargs(config.episode, "config.episode")
-  for problem in problems:
-    raise ConfigError(problem)
-  if config.episode.chat_template_kwargs.student:
-    raise ConfigError(
-      "config.episode.chat_template_kwargs.student has no effect: a client's"
-      " own request says chat_template_kwargs"
-    )
-  if config.upstream.forward_authorization and (
-    config.api_key_env or config.upstream.api_key_env
-  ):
-    raise ConfigError(
-      "config.upstream.forward_authorization passes the client's own key on:"
-      " config.api_key_env and config.upstream.api_key_env must be None"
-    )
 
 
 def read_keys(config: ProxyConfig, environ: Mapping[str, str]) -> Keys:
@@ -156,14 +137,3 @@ def read_keys(config: ProxyConfig, environ: Mapping[str, str]) -> Keys:
     upstream=read("upstream.api_key_env", config.upstream.api_key_env),
     teacher=read("teacher.api_key_env", config.teacher.api_key_env),
   )
-
-
-def read_prompts(config: ProxyConfig) -> PromptsConfig:
-  """The templates: of the file, if one is named.
-
-  Raises:
-    PromptError: they are not valid.
-  """
-  if config.prompts_path is not None:
-    return load_prompts(config.prompts_path)
-  return prompts_config(vars(config.prompts), "config.prompts")

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from atlas_jax.config import ChatTemplateKwargs
+from atlas_jax.episode_config import ChatTemplateKwargs
 from atlas_jax.online.outcomes import outcome_of
 from atlas_jax.online.protocol import said_of
 from atlas_jax.online.proxy.breaker import Breaker

@@ -33,7 +33,7 @@ def test_each_file_builds_and_names_its_kind(kind):
     ("http", {}, "config.http.url=None must be an http"),
     ("http", {"url": "ftp://a"}, "config.http.url='ftp://a' must be an http"),
     ("http", HTTP | {"url": "http://me:pw@a"}, "holds a user or password"),
-    ("http", {"url": "http://a"}, "neither config.http.body nor config.http.q"),
+    ("http", {"url": "http://a"}, "config.http.body or query must hold {p"),
     ("http", HTTP | {"answer": "a["}, "config.http.answer='a[' is no path"),
     ("http", HTTP | {"method": "post"}, "config.http.method='post' must be"),
     (
@@ -176,7 +176,7 @@ def test_each_file_builds_and_names_its_kind(kind):
       "config.agents_sdk.base_url must hold no user, password or query",
     ),
     ("agents_sdk", {"target": "a"}, "config.agents_sdk.target='a' must be"),
-    ("agents_sdk", {"target": "a:b", "max_turns": 0}, "must be at least 1"),
+    ("agents_sdk", {"target": "a:b", "max_turns": 0}, "=0 must be above 0"),
     ("agents_sdk", {"target": "a:b", "api": "x"}, "is not one of responses"),
   ],
 )
@@ -191,7 +191,7 @@ def test_what_is_refused(kind, keys, message):
 @pytest.mark.parametrize(
   ("config", "message"),
   [
-    (AgentConfig(), "config.agent.kind=None is not one of http, python, cli"),
+    (AgentConfig(), "config.agent.kind must be one of http, python, cli"),
     (AgentConfig(kind="htpp"), "config.agent.kind='htpp' is not one of http"),
     (
       AgentConfig(kind="http", timeout_s=0.0),
@@ -204,8 +204,9 @@ def test_what_is_refused(kind, keys, message):
     ),
     (
       AgentConfig(kind="openai_assistant"),
-      "config.agent.kind='openai_assistant': the OpenAI Assistants API ended on"
-      " 2026-08-26. Use config.agent.kind='responses'",
+      "config.agent.kind='openai_assistant' is not one of http, python, cli,"
+      " responses, agents_sdk (the OpenAI Assistants API ended on"
+      " 2026-08-26. Use kind='responses'",
     ),
   ],
 )

@@ -1,0 +1,73 @@
+"""How vLLM servers are started, or where they are."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from atlas_jax import addresses
+from atlas_jax.config_tree import (
+  NonNegativeFloat,
+  NonNegativeInt,
+  PositiveFloat,
+  PositiveInt,
+)
+
+Dtype = Literal["float32", "bfloat16"]
+# Flags of vLLM that run code, open a door or serve another model.
+_REFUSED_FLAGS = """
+  additional-config allow-credentials allowed-headers allowed-local-media-path
+  allowed-media-domains allowed-methods allowed-origins api-key code-revision
+  config ec-manager-config ec-transfer-config generation-config grpc
+  hf-config-path hf-overrides hf-token host io-processor-plugin kv-events-config
+  kv-transfer-config log-config-file logging-config logits-processors
+  lora-modules middleware model model-class-overrides otlp-traces-endpoint
+  override-generation-config port reasoning-parser-plugin revision scheduler-cls
+  served-model-name tokenizer tokenizer-revision tool-parser-plugin tool-server
+  trust-remote-code trust-request-chat-template trust-request-mm-kwargs uds
+  weight-transfer-config worker-cls worker-extension-cls
+"""
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+  """One vLLM server: spawned by the run, or given as a URL."""
+
+  url: str | None = None
+  host: str = "127.0.0.1"  # the address to listen at, when spawned
+  port: NonNegativeInt = 0  # 0: a free one
+  dtype: Dtype = "bfloat16"
+  max_model_len: PositiveInt = 4096
+  max_num_seqs: PositiveInt = 64
+  kv_cache_bytes: PositiveInt = 1 << 30
+  cpu_cores: str = ""  # CPU builds: the cores that its threads are bound to
+  extra_args: tuple[str, ...] = ()
+
+  def conflicts(self) -> Iterator[str]:
+    if self.url is not None and (problem := addresses.problem(self.url)):
+      yield f"url {problem}; the servers' key is ATLAS_SERVER_KEY"
+    refused = _REFUSED_FLAGS.split()
+    for argument in self.extra_args:
+      # As vLLM reads it: underscores, a beginning, .KEY and =VALUE behind it.
+      name = re.match(r"--([^=.]*)|", argument.replace("_", "-"))[1]
+      if name is not None and any(flag.startswith(name) for flag in refused):
+        yield (
+          f"extra_args holds --{name}, which runs code, opens a door or serves"
+          f" something else; take it out (any of {', '.join(refused)})"
+        )
+
+
+@dataclass(frozen=True)
+class ServingConfig:
+  teacher: ServerConfig = ServerConfig()
+  student: ServerConfig = ServerConfig()
+  start_timeout_s: PositiveFloat = 600.0
+  request_timeout_s: PositiveFloat = 600.0
+  retries: NonNegativeInt = 3  # of one request
+  restarts: NonNegativeInt = 3  # of a server that died, in one run
+  max_concurrency: PositiveInt = 256
+  # Publish only the values that changed, where the server can take that.
+  publish_changes: bool = True
+  full_every: PositiveInt = 50  # versions between two full files
+  # Stop when mean |trainer - server| log-prob on the fixed prompt is above.
+  max_logprob_gap: NonNegativeFloat = 0.1
