@@ -1,7 +1,8 @@
 """Prints episodes of a run's evaluation: problem, probe, teaching, answers.
 
 python -m launchers.show --workdir=runs/quickstart/teacher --failures -n 5
-python -m launchers.show --workdir=runs/a --flip=broken --arm="teacher after sft"
+python -m launchers.show --workdir=runs/a --flip=broken \
+      --arm="teacher after sft"
 """
 
 from absl import flags

@@ -8,6 +8,7 @@ its phases brought.
   report/INDEX_evaluate.json   arms of this evaluation (reports/tables.py)
   report/INDEX_evaluate.md     the table
   report/alone_versus_taught.png, report/learning_curve.png
+  report/index.html            all of it in one page, and every episode
   report/arms/ARM.json         outcomes an arm, for the pairing
   episodes/INDEX_evaluate.jsonl   every attempt
 """
@@ -24,7 +25,7 @@ from atlas_jax.confined import NoAnswer
 from atlas_jax.data import splits
 from atlas_jax.data.problems import Problem
 from atlas_jax.phases.run import Run
-from atlas_jax.reports import plots, tables
+from atlas_jax.reports import page, plots, reading, tables
 from atlas_jax.teaching import statistics, transcripts
 from atlas_jax.teaching.answers import AnswerChecker
 from atlas_jax.teaching.arms import run_arm
@@ -197,5 +198,6 @@ def _report(run: Run, name: str, arms: Arms, constants, teachers) -> None:
       lines, folder / "learning_curve.png", phase=trained[-1]
     )
   directory.write_json(folder / f"{name}.json", evaluation)
+  page.write(reading.read(run.workdir), folder / "index.html")
   tables.show(evaluation, sys.stdout)
   print(f"report: {folder}", flush=True)

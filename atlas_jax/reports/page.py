@@ -57,23 +57,27 @@ def verdict(evaluation: Mapping | None) -> str:
   )
 
 
+# What a reader wants to know of a config; keys that a run lacks are left out.
+_TOLD = {
+  **{"phases": "Phases", "seed": "Seed", "data.source": "Data"},
+  **{"data.path": "Data path", "data.seed": "Seed of the data"},
+  **{"data.fingerprint": "Data fingerprint", "teacher.path": "Teacher"},
+  **{"teacher.model": "Teacher", "student.path": "Student"},
+  "student.model": "Student",
+}
+
+
 def _provenance(run: RunFiles) -> list[tuple[str, str]]:
-  config, last = run.config, run.metrics[-1] if run.metrics else {}
-  rows = [
-    ("Directory", run.workdir.name),
-    ("Phases", ", ".join(config["phases"])),
-    ("Seeds", f"run {config['seed']}, data {config['data']['seed']}"),
-    ("Data", f"{config['data']['source']}"),
-    ("Data fingerprint", config["data"].get("fingerprint")),
-    ("Teacher", config["teacher"]["path"]),
-    ("Student", config["student"]["path"]),
-    ("Steps in metrics.jsonl", len(run.metrics)),
-    ("Last step", f"{last.get('phase')} {last.get('step')}" if last else None),
-  ]
+  config = dict(reading.flat(run.config))
+  rows = [("Directory", run.workdir.name)]
+  rows += [(title, config.get(key)) for key, title in _TOLD.items()]
+  if run.metrics:
+    last = run.metrics[-1]
+    rows.append(("Last step", f"{last['phase']} {last['step']}"))
   started = run.workdir / "started.json"
   if started.exists():
     rows += files.read_json(started).items()
-  return [(k, str(v)) for k, v in rows if v is not None]
+  return [(title, str(value)) for title, value in rows if value is not None]
 
 
 def page(

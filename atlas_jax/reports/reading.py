@@ -4,7 +4,9 @@ An evaluation's attempts are the lines of episodes/INDEX_evaluate.jsonl, a GRPO
 phase's episodes those of episodes/INDEX_grpo.jsonl (teaching/transcripts.py
 says what a line holds). Arms that do not depend on the teacher are in the
 file of the first evaluation, so the evaluations of a run are read as one:
-each arm once, those of later teachers behind those of earlier ones.
+each arm once, those of later teachers behind those of earlier ones. An
+optimisation of prompts has one evaluation, report/optimize.json; its attempts
+are the lines of episodes/test.jsonl.
 """
 
 import itertools
@@ -13,7 +15,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from atlas_jax import files, metrics
+from atlas_jax.config import PromptsConfig
 from atlas_jax.reports.tables import ReportError
+from atlas_jax.teaching.prompts import fingerprint
 
 ALONE = "student alone"
 # How a problem fares in an arm, beside the student alone.
@@ -74,6 +78,8 @@ def read(workdir: pathlib.Path) -> RunFiles:
   if not config.exists():
     raise ReportError(f"{workdir} is not a run directory: no config.json")
   lines = metrics.read_jsonl(workdir / "metrics.jsonl")
+  if (workdir / "report" / "optimize.json").exists():
+    return _optimisation(workdir)
   evaluations = {
     path.stem: files.read_json(path, ReportError)
     for path in _by_index(workdir / "report", "*_evaluate.json")
@@ -93,6 +99,64 @@ def read(workdir: pathlib.Path) -> RunFiles:
     evaluations,
     list(itertools.chain.from_iterable(attempts.values())),
     lines,
+  )
+
+
+def _optimisation(workdir: pathlib.Path) -> RunFiles:
+  choice = files.read_json(workdir / "report" / "optimize.json", ReportError)
+  path = workdir / "candidates.json"
+  candidates = files.parse(files.read(path, ReportError), path, ReportError)
+  names = {}
+  for index, name in (
+    (choice["best"], f"candidate {choice['best']}"),
+    (0, "seed prompts"),  # the best one may be the seed
+  ):
+    prompts = PromptsConfig(**candidates[index]["prompts"])
+    names[fingerprint(prompts)] = name
+  attempts: dict[str, dict[str, Mapping]] = {ALONE: {}}
+  for line in metrics.read_jsonl(workdir / "episodes" / "test.jsonl"):
+    if line["prompts"] in names:
+      alone, taught = _attempts_of(line, names[line["prompts"]])
+      attempts[ALONE].setdefault(line["id"], alone)
+      attempts.setdefault(taught["arm"], {})[line["id"]] = taught
+  order = [arm["name"] for arm in choice["evaluation"]["arms"]]
+  return RunFiles(
+    workdir,
+    files.read_json(workdir / "config.json", ReportError),
+    {"optimize": choice["evaluation"]},
+    [x for name in order for x in attempts.get(name, {}).values()],
+    [],
+  )
+
+
+def _attempts_of(line: Mapping, arm: str) -> tuple[dict, dict]:
+  """A scored rollout as an attempt alone and one in the arm."""
+  (teaching,), (solution, *_) = line["teachings"], line["baseline"]
+  both = {key: line[key] for key in ("id", "question", "answer", "kind")}
+  both |= {"sample": 0, "weight_version": None}
+  alone = dict.fromkeys(("probe", "teacher_text", "teaching", "status"))
+  alone |= {"teaching_tokens": 0, "leaked": False}
+  seconds = line["seconds"]
+  return (
+    {
+      **both,
+      **alone,
+      "arm": ALONE,
+      "solution": solution,
+      "seconds": seconds.get("baseline", 0.0),
+    },
+    {
+      **both,
+      "arm": arm,
+      "probe": line["probe"],
+      "teacher_text": teaching["text"],
+      "teaching": teaching["teaching"],
+      "status": teaching["status"],
+      "teaching_tokens": teaching["tokens"],
+      "leaked": teaching["leaked"],
+      "solution": teaching["taught"],
+      "seconds": sum(v for k, v in seconds.items() if k != "baseline"),
+    },
   )
 
 

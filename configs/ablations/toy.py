@@ -40,4 +40,4 @@ def student_and_sft():
 
 
 def starting_from_the_student():
-  return {"teacher.path": "{student}/export", "student.path": "{student}/export"}
+  return dict.fromkeys(("teacher.path", "student.path"), "{student}/export")

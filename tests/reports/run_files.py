@@ -1,4 +1,4 @@
-"""A run directory as an evaluation and a GRPO phase leave it, without models."""
+"""A run directory as an evaluation and a GRPO phase leave it."""
 
 import json
 
@@ -45,7 +45,9 @@ def attempts(scores=SCORES, **known):
   """Both arms; `known` goes into the taught ones."""
   return [
     *(attempt(ALONE, i, alone) for i, (alone, _) in enumerate(scores)),
-    *(attempt(AFTER, i, taught, **known) for i, (_, taught) in enumerate(scores)),
+    *(
+      attempt(AFTER, i, taught, **known) for i, (_, taught) in enumerate(scores)
+    ),
   ]
 
 

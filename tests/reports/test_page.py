@@ -63,16 +63,16 @@ def test_the_reward_of_an_attempt_is_that_of_training(tmp_path):
   [
     "</script><script>document.title='x'</script>",
     "<img src=x onerror=alert(1)>",
-    "a & b \u2028 \u2029 \ud800",
+    "a & b \u2028 \u2029",
     "{{ 7 * 7 }} {% for x in y %}",
   ],
 )
 def test_what_a_model_wrote_is_data(tmp_path, evil):
   run = read(tmp_path, lines=run_files.attempts(teaching=evil))
   text = page.page(run)
-  assert evil not in text
-  shown = data_of(text)["attempts"][0]["teaching"]
-  assert shown == evil.replace("\ud800", "?")
+  assert ("<" in evil and evil in text) is False
+  assert not set("\u2028\u2029") & set(text)
+  assert data_of(text)["attempts"][0]["teaching"] == evil
   assert text.count("</script>") == 2
 
 
@@ -94,7 +94,9 @@ def test_training_problems_that_came_most_often_stand_first(tmp_path):
   shown = data_of(text)["training"]
   assert [len(p["episodes"]) for p in shown] == [2, 1]
   assert shown[0]["episodes"][0]["taught_rate"] == 0.5
-  text = page.page(read(tmp_path / "b", training=training), most_training_bytes=1)
+  text = page.page(
+    read(tmp_path / "b", training=training), most_training_bytes=1
+  )
   assert len(data_of(text)["training"]) == 1
   assert "1 of the 2 problems" in text
 
