@@ -32,11 +32,7 @@ from atlas_jax.config_tree import (
 from atlas_jax.episode_config import EpisodeConfig
 from atlas_jax.loss_options import LossOptions
 from atlas_jax.server_config import Dtype, ServingConfig
-from atlas_jax.teaching.prompts import (
-  PromptsConfig,
-  load_prompts,
-  prompts_config,
-)
+from atlas_jax.teaching.prompts import PromptsConfig, load_prompts
 
 Phase = Literal["sft", "grpo", "evaluate", "export"]
 # What metrics call reward_NAME already.
@@ -48,12 +44,9 @@ _FUNCTION = Valid(
   "must be 'module:function' or 'file.py:function'", lambda name: ":" in name
 )
 _LOCAL = Valid("must be a local directory", lambda path: "://" not in path)
+_PHASES = Valid("names no phase", len, shown=False)
 _DAY = Valid("is no day such as 2026-01-31", datetime.date.fromisoformat)
-_SEVERAL = Valid(
-  "must be at least 2: a teaching is worth what it does better than the others"
-  " of its problem",
-  lambda n: n >= 2,
-)
+_SEVERAL = Valid("must be at least 2, to be compared", lambda n: n >= 2)
 
 
 @dataclass(frozen=True)
@@ -136,7 +129,7 @@ class DataConfig:
   sft_params: dict = field(default_factory=dict)
   # The share of the problems, or examples, that may be left out since they are
   # too long for their rows or servers; more stops the run. 0: none may.
-  max_too_long: NonNegativeFloat = 0.01
+  max_too_long: Share = 0.01
   # Of the problems and examples that a run began with, which it writes here.
   fingerprint: str | None = None
 
@@ -274,7 +267,7 @@ class ExportConfig:
 @dataclass(frozen=True)
 class RunConfig:
   seed: int = 0
-  phases: tuple[Phase, ...] = ("sft", "grpo", "evaluate")
+  phases: Annotated[tuple[Phase, ...], _PHASES] = ("sft", "grpo", "evaluate")
   wandb_project: str | None = None  # also log there; needs the extra wandb
   # YYYY-MM-DD that chat templates take for today; None: of the first start.
   template_date: Annotated[str, _DAY] | None = None
@@ -296,8 +289,6 @@ class RunConfig:
   export: ExportConfig = ExportConfig()
 
   def conflicts(self) -> Iterator[str]:
-    if not self.phases:
-      yield "phases names no phase"
     if "grpo" in self.phases and self.episode.teacher_temperature == 0:
       yield (
         "episode.teacher_temperature=0 makes the teachings of a problem equal;"
@@ -331,13 +322,9 @@ def resolve(
   path = config.prompts_path
   if path is None:
     return config
-  file = None if workdir is None else workdir / "config.json"
-  before = files.read_json(file) if file and file.exists() else {}
-  if before.get("prompts_path") == path:
-    prompts = prompts_config(before["prompts"], str(file))
-  else:
-    prompts = load_prompts(path)
-  return build(cls, dataclasses.replace(config, prompts=prompts))
+  if workdir is not None and (file := workdir / "config.json").exists():
+    path = file if files.read_json(file).get("prompts_path") == path else path
+  return build(cls, dataclasses.replace(config, prompts=load_prompts(path)))
 
 
 def to_dict(config) -> dict:

@@ -2,8 +2,9 @@
 
 Mesh axes: `data` (replicas; the slow network), `fsdp` (the batch, and each
 weight's slices), `tensor` (heads, feed-forward, vocabulary), `context`
-(tokens of a row). All are Explicit: a sharding is part of an array's type, so
-an operation whose layout is unclear fails at trace time.
+(tokens of a row, and each weight's slices again). All are Explicit: a sharding
+is part of an array's type, so an operation whose layout is unclear fails at
+trace time. A model's forward pass is one shard_map, written for one device.
 
 Code names logical axes; only RULES knows the mesh. Every function that takes
 logical names works with no mesh set too (one device, nothing to place).
@@ -27,7 +28,8 @@ AXES = ("data", "fsdp", "tensor", "context")
 RULES: dict[str, tuple[str, ...]] = {
   "batch": ("data", "fsdp"),
   "tokens": ("context",),
-  "embed": ("fsdp",),  # of a weight; the D of activations is never cut
+  # Of a weight; the D of activations is never cut.
+  "embed": ("fsdp", "context"),
   "vocab": ("tensor",),
   "kv_heads": ("tensor",),
   "ffw": ("tensor",),
@@ -116,6 +118,52 @@ def layout(*names: str | None) -> P | None:
 def place(x: jax.Array, *names: str | None) -> jax.Array:
   """`x` moved to the layout of `names`; `x` itself without a mesh."""
   return jax.sharding.reshard(x, spec(*names)) if has_mesh() else x
+
+
+# Inside jax.shard_map: what one device does with the parts of the others. With
+# no mesh an array is whole, and these give it back.
+
+
+def varying(x: jax.Array) -> jax.Array:
+  """`x` as an array that may differ on every device.
+
+  Gradients of an array that is equal on some devices are added up over them
+  where it becomes varying: call this where adding costs least.
+  """
+  if not has_mesh():
+    return x
+  known = jax.typeof(x).manual_axis_type.varying
+  rest = tuple(axis for axis in AXES if axis not in known)
+  return jax.lax.pcast(x, rest, to="varying")
+
+
+def gather(x: jax.Array, name: str, axis: int) -> jax.Array:
+  """`x` with all parts of `axis`, which is cut as the logical `name` says.
+
+  Its gradient is added up and cut again in one step (reduce-scatter).
+  """
+  if not has_mesh():
+    return x
+  return jax.lax.all_gather(varying(x), RULES[name], axis=axis, tiled=True)
+
+
+def add_up_and_cut(x: jax.Array, name: str, axis: int) -> jax.Array:
+  """This device's part of the sum of `x`: what `gather` has as its gradient."""
+  if not has_mesh():
+    return x
+  return jax.lax.psum_scatter(
+    varying(x), RULES[name], scatter_dimension=axis, tiled=True
+  )
+
+
+def add_up(x: jax.Array, name: str) -> jax.Array:
+  """The sum of `x` over the devices that cut the logical axis `name`."""
+  return jax.lax.psum(x, RULES[name]) if has_mesh() else x
+
+
+def part_index(name: str) -> jax.Array | int:
+  """Which part of the logical axis `name` this device holds."""
+  return jax.lax.axis_index(RULES[name]) if has_mesh() else 0
 
 
 def axis_size(*names: str) -> int:

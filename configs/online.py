@@ -16,7 +16,11 @@ except ImportError:  # installed
 
 
 def _default():
-  """A small student, a larger teacher, on questions of your own."""
+  """A small student, a larger teacher, on questions of your own.
+
+  Source: ours, at the size that the ATLAS README gives (2 hours, 10 dollars).
+  Hardware: none. Hours: 2 at most. Result: not measured.
+  """
   config = default_config()
   config.data.source = "jsonl"
   config.data.path = "data/problems.jsonl"
@@ -37,7 +41,10 @@ def _default():
 
 
 def _local():
-  """Two model directories; the teacher also reflects."""
+  """Two model directories; the teacher also reflects.
+
+  Source: ours. Hardware: what vLLM needs for both. Hours, result: not measured.
+  """
   config = default_config()
   config.data.source = "gsm8k"
   config.data.path = "data/gsm8k/train.jsonl"
@@ -69,6 +76,12 @@ def _agent():
 
 def _demo():
   """The models of the quickstart, and a scripted reflection model.
+
+  Source: ours. Hardware: two CPU cores. Hours: 0.02, after the quickstart.
+  Result: accuracy 0.4% by the seed's wording, 88.3% [83.8, 91.7] by the one
+    that was found (seed 0, 256 problems); the student alone 49.2%.
+  Command: python -m launchers.optimize --config=configs/online.py:demo \\
+        --workdir=runs/evolve
 
   The quickstart's student was trained on 'Hint:' and understands other words
   badly or not at all. The seed has others; the search finds the right ones.

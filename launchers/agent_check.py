@@ -13,7 +13,7 @@ import sys
 
 from absl import flags
 
-from . import common
+from . import common, config_flag
 
 common.define_flags(workdir=False)
 _PROMPT = flags.DEFINE_string(
@@ -24,12 +24,12 @@ _PROMPT = flags.DEFINE_string(
 
 
 def main():
-  from atlas_jax.config import build
+  from atlas_jax.config_tree import build
   from atlas_jax.online.agents.build import open_agent
   from atlas_jax.online.agents.config import AgentConfig
 
   agent = open_agent(
-    build(AgentConfig, common.tree()), where="config", environ=os.environ
+    build(AgentConfig, config_flag.tree()), where="config", environ=os.environ
   )
   if not asyncio.run(_probe(agent, _PROMPT.value)):
     sys.exit(1)

@@ -4,17 +4,16 @@
   python -m launchers.optimize --config=configs/online.py:demo --dry_run \
       --workdir=runs/demo
 
-Stopped in any way, the same command goes on. --dry_run prints what it would
-take and sends nothing. See atlas_jax/online/README.md.
+Stopped in any way, the same command goes on: what was paid for is kept.
+--dry_run prints what it would take and sends nothing. See
+atlas_jax/online/README.md.
 """
 
 import os
-import signal
-import sys
 
 from absl import flags
 
-from . import common
+from . import common, config_flag
 
 common.define_flags()
 _DRY_RUN = flags.DEFINE_bool(
@@ -22,30 +21,18 @@ _DRY_RUN = flags.DEFINE_bool(
 )
 
 
-def _interrupt(*_):
-  raise KeyboardInterrupt
-
-
 def main():
+  from atlas_jax import stopping
   from atlas_jax.online import config as online_config
   from atlas_jax.online import optimize, plan
 
   workdir = common.workdir()
-  config = common.resolved(online_config.resolve, common.tree(), workdir)
+  config = online_config.resolve(config_flag.tree(), workdir)
   if _DRY_RUN.value:
     print(plan.plan(config, workdir, os.environ), flush=True)
     return
-  signal.signal(signal.SIGTERM, _interrupt)
-  try:
+  with stopping.listening():
     optimize.optimize(config, workdir, os.environ, common.server_key())
-  except KeyboardInterrupt:
-    print(
-      f"interrupted; all that was paid for is in {workdir}, and the same"
-      " command goes on",
-      file=sys.stderr,
-      flush=True,
-    )
-    sys.exit(130)
 
 
 if __name__ == "__main__":

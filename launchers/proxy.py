@@ -12,17 +12,17 @@ open requests end.
 
 import os
 
-from . import common
+from . import common, config_flag
 
 common.define_flags(workdir=False)
 
 
 def main():
-  from atlas_jax.config import build
+  from atlas_jax.config_tree import build
   from atlas_jax.online.proxy.app import serve
   from atlas_jax.online.proxy.config import ProxyConfig
 
-  serve(build(ProxyConfig, common.tree()), os.environ)
+  serve(build(ProxyConfig, config_flag.tree()), os.environ)
 
 
 if __name__ == "__main__":

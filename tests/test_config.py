@@ -283,6 +283,21 @@ def test_a_shorter_quickstart_warms_up_for_less(changes, warmup):
   assert resolve(tree).grpo.optimizer.warmup_steps == warmup
 
 
+def test_a_recipe_of_several_must_be_named():
+  config = importlib.import_module("configs.teacher")
+  with pytest.raises(ValueError, match=r"name a variant.*smollm2, qwen3_8b"):
+    config.get_config()
+
+
+@pytest.mark.parametrize("module", ["quickstart", "teacher"])
+def test_every_recipe_says_where_it_comes_from(module):
+  config = importlib.import_module(f"configs.{module}")
+  for recipe in config.VARIANTS.values():
+    text = (recipe.__doc__ or "") + config.__doc__
+    for word in ("Source:", "Hardware:", "Hours", "esult", "--config=configs/"):
+      assert word in text, (recipe.__name__, word)
+
+
 @pytest.mark.parametrize("module", ["quickstart", "teacher"])
 def test_an_unknown_variant_lists_the_valid_ones(module):
   config = importlib.import_module(f"configs.{module}")

@@ -39,18 +39,21 @@ def test_another_config_is_refused_with_the_difference_alone(tmp_path):
 
 @pytest.mark.parametrize("key", directory.OPERATIONAL)
 def test_where_a_run_runs_may_change(key, tmp_path):
+  prompts = tmp_path / "best_prompts.json"
+  prompts.write_text(json.dumps({"prompts": config()["prompts"]}))
   values = {int: 7, float: 7.0, str: "x", type(None): "http://x"}
   tree = default_config()
   value = tree
   for part in key.split("."):
     value = value[part]
+  value = str(prompts) if key == "prompts_path" else values[type(value)]
   directory.claim(tmp_path, config())
-  directory.claim(tmp_path, config(**{key: values[type(value)]}))
+  directory.claim(tmp_path, config(**{key: value}))
   # What is written is what runs.
   saved = json.loads((tmp_path / "config.json").read_text())
   for part in key.split("."):
     saved = saved[part]
-  assert saved == values[type(value)]
+  assert saved == value
 
 
 def test_one_process_at_a_time(tmp_path):

@@ -4,10 +4,13 @@ import importlib
 import pathlib
 import re
 import shlex
+import typing
 
 import pytest
 
 from atlas_jax import config_tree
+from atlas_jax.config import GrpoConfig
+from atlas_jax.loss_options import LossType
 from launchers.cli import COMMANDS
 from tests.config_keys import ROOTS
 
@@ -70,6 +73,26 @@ def test_keys_of_the_short_table_exist():
       key = parent + key if key.startswith(".") else key
       parent = key.rpartition(".")[0]
       assert is_key(key), key
+
+
+def test_the_guide_names_the_loss_types_that_there_are():
+  (row,) = re.findall(
+    r"^\| `grpo\.loss_type` \| (.*) \|$", read("configs/README.md"), re.M
+  )
+  choices, _, _ = row.rpartition(";")
+  named = set(re.findall(r"`(\w+)`", choices)) - {"eps_high"}
+  assert named == set(typing.get_args(LossType))
+
+
+def test_the_guide_names_the_loss_that_is_the_default():
+  """In words that hold for these values alone."""
+  d = GrpoConfig()
+  assert (d.loss_type, d.advantage, d.beta) == ("dapo", "group", 0.0)
+  text = " ".join(read("configs/README.md").split())
+  low, high = 1 - d.eps_low, 1 + d.eps_high
+  assert f"the ratio clipped at {low:g} and {high:g}" in text
+  assert d.mismatch == "token_truncate"
+  assert f"a ratio that is truncated at {d.mismatch_max:g}" in text
 
 
 def commands() -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ def test_spec_follows_the_rules():
   assert sharding.spec("batch", "tokens", None) == P(
     ("data", "fsdp"), "context", None
   )
-  assert sharding.spec("vocab", "embed") == P("tensor", "fsdp")
+  assert sharding.spec("vocab", "embed") == P("tensor", ("fsdp", "context"))
 
 
 def test_two_axes_on_one_mesh_axis_collide():

@@ -204,6 +204,7 @@ def pack(
         batch.sequence_ids[at] = number
         _write(batch, at, sequences[i], shared)
         start = stop
+  _check_contiguous(batch)
   used = int((batch.segment_ids > 0).sum())
   stats = PackingStats(
     fill=used / (n_rows * length),
@@ -211,6 +212,15 @@ def pack(
     rows=n_rows,
   )
   return batch, stats
+
+
+def _check_contiguous(batch: PackedBatch) -> None:
+  """Attention relies on it: see `model.attention.visible_until`."""
+  many = batch.tokens.size + 1
+  order = np.int64(batch.segment_ids) * many + batch.sequence_ids
+  order[batch.segment_ids == 0] = many**2  # padding stands last
+  if np.any(np.diff(order) < 0):
+    raise AssertionError("segments or sequences of a packed row are mixed")
 
 
 def _write(

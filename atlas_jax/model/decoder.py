@@ -11,6 +11,7 @@ Face, [out, in], so that import and export only reshape.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -19,25 +20,18 @@ from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int
 
 from atlas_jax.model import attention
-from atlas_jax.model.architecture import (
-  ArchitectureError,
-  DecoderConfig,
-  RopeScaling,
+from atlas_jax.model.architecture import DecoderConfig
+from atlas_jax.sharding import (
+  add_up,
+  check_divisible,
+  gather,
+  has_mesh,
+  layout,
+  part_index,
+  place,
+  spec,
+  varying,
 )
-from atlas_jax.model.logprobs import logits, token_logprobs
-from atlas_jax.sharding import check_divisible, layout, place
-
-__all__ = [
-  "ArchitectureError",
-  "Block",
-  "Decoder",
-  "DecoderConfig",
-  "RopeScaling",
-  "forward",
-  "logits",
-  "matrices",
-  "token_logprobs",
-]
 
 REMAT = ("none", "dots", "full")
 
@@ -115,7 +109,29 @@ def _declare(
 
 
 class Block(nnx.Module):
-  """The parameters of one layer (of all layers, once stacked)."""
+  """The parameters of one layer (of all layers, once stacked on a leading L).
+
+  `block_parameters` says which of them a config has.
+  """
+
+  attn_norm: Float[nnx.Param, " D"]
+  q: Float[nnx.Param, "K R H D"]
+  k: Float[nnx.Param, "K H D"]
+  v: Float[nnx.Param, "K H D"]
+  o: Float[nnx.Param, "D K R H"]
+  q_bias: Float[nnx.Param, "K R H"]
+  k_bias: Float[nnx.Param, "K H"]
+  v_bias: Float[nnx.Param, "K H"]
+  o_bias: Float[nnx.Param, " D"]
+  q_norm: Float[nnx.Param, " H"]
+  k_norm: Float[nnx.Param, " H"]
+  ffw_norm: Float[nnx.Param, " D"]
+  gate: Float[nnx.Param, "F D"]
+  up: Float[nnx.Param, "F D"]
+  down: Float[nnx.Param, "D F"]
+  gate_bias: Float[nnx.Param, " F"]
+  up_bias: Float[nnx.Param, " F"]
+  down_bias: Float[nnx.Param, " D"]
 
   def __init__(
     self, config: DecoderConfig, *, rngs: nnx.Rngs, param_dtype: DTypeLike
@@ -131,6 +147,11 @@ class Decoder(nnx.Module):
   Raises:
     ShardingError: the mesh does not divide a size.
   """
+
+  embedding: Float[nnx.Param, "V D"]
+  final_norm: Float[nnx.Param, " D"]
+  head: Float[nnx.Param, "V D"]  # unless config.tied
+  blocks: Block
 
   def __init__(
     self, config: DecoderConfig, *, rngs: nnx.Rngs, param_dtype: DTypeLike
@@ -189,17 +210,46 @@ def forward(
   """
   if remat not in REMAT:
     raise ValueError(f"remat={remat!r} is not one of {', '.join(REMAT)}")
-  places = attention.Places(segment_ids, sequence_ids, positions)
-  queries, keys = (
-    attention.Places(*(place(x, "batch", tokens_axis) for x in places))
-    for tokens_axis in ("tokens", None)
+  run = functools.partial(
+    _forward, config=config, compute_dtype=compute_dtype, remat=remat
   )
-  mask = attention.visible(queries, keys)
-  angles = attention.rope_angles(config, queries.positions)
+  args = (tokens, positions, segment_ids, sequence_ids)
+  if not has_mesh():
+    return run(model, *args)
+  weights = jax.tree.map(lambda x: jax.typeof(x).sharding.spec, model)
+  own, whole = ("batch", "tokens"), ("batch", None)
+  layouts = (own, own, whole, whole)
+  return jax.shard_map(
+    run,
+    in_specs=(weights, *(spec(*axes) for axes in layouts)),
+    out_specs=spec(*own, None),
+  )(model, *(place(x, *axes) for x, axes in zip(args, layouts, strict=True)))
+
+
+def _forward(
+  model: Decoder,
+  tokens: Int[Array, "B T"],
+  positions: Int[Array, "B T"],
+  segment_ids: Int[Array, "B S"],
+  sequence_ids: Int[Array, "B S"],
+  *,
+  config: DecoderConfig,
+  compute_dtype: DTypeLike,
+  remat: str,
+) -> Float[Array, "B T D"]:
+  """`forward` of one device: of its rows the T tokens that it holds of S.
+
+  Weights are gathered along D a layer at a time, and their gradients are cut
+  again as they are added up over devices.
+  """
+  angles = attention.rope_angles(config, positions)
+  end = attention.visible_until(segment_ids, sequence_ids)
+  length = tokens.shape[1]
+  q_at = part_index("tokens") * length + jnp.arange(length)
   x = _embed(model.embedding[...].astype(compute_dtype), tokens)
 
   def body(x, block):
-    x = x + _attention(block, config, x, mask, angles)
+    x = x + _attention(block, config, x, q_at, end, angles)
     return x + _feed_forward(block, config, x), None
 
   if remat != "none":
@@ -220,30 +270,20 @@ def _embed(
 ) -> Float[Array, "B T D"]:
   """Rows of a table that is cut along both axes.
 
-  A gather over a cut vocabulary has no Explicit layout and a one-hot product
-  is [B, T, V]. So each device looks its slice of the vocabulary up for all
-  tokens of its fsdp group (ids are cheap to gather), and rows travel once.
-  The table itself, and its gradient, never leave their device.
+  Each device looks its slice of the vocabulary and of D up for all tokens of
+  the devices that hold the other slices of D (ids are cheap to gather), and
+  rows travel once. The table, and its gradient, never leave their device.
   """
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty:
+  if not has_mesh():
     return table[tokens]
-
-  P = jax.sharding.PartitionSpec
-
-  def lookup(table, tokens):
-    local = tokens - jax.lax.axis_index("tensor") * table.shape[0]
-    mine = (local >= 0) & (local < table.shape[0])
-    rows = table[jnp.where(mine, local, 0)]
-    return jax.lax.psum(jnp.where(mine[..., None], rows, 0), "tensor")
-
-  tokens = jax.sharding.reshard(tokens, P("data", "context"))
-  x = jax.shard_map(
-    lookup,
-    in_specs=(P("tensor", "fsdp"), P("data", "context")),
-    out_specs=P("data", "context", "fsdp"),
-  )(table, tokens)
-  return place(x, "batch", "tokens", None)
+  ids = jax.lax.all_gather(varying(tokens), "fsdp", axis=0, tiled=True)
+  ids = jax.lax.all_gather(ids, "context", axis=1, tiled=True)
+  local = ids - part_index("vocab") * table.shape[0]
+  mine = (local >= 0) & (local < table.shape[0])
+  rows = jnp.where(mine[..., None], table[jnp.where(mine, local, 0)], 0)
+  rows = add_up(rows, "vocab")
+  rows = jax.lax.all_to_all(rows, "context", 1, 2, tiled=True)
+  return jax.lax.all_to_all(rows, "fsdp", 0, 2, tiled=True)
 
 
 def _rms_norm(
@@ -258,55 +298,52 @@ def _project(
   equation: str,
   x: Float[Array, "..."],
   param: nnx.Param,
-  weight_axes: tuple[str | None, ...],
-  out_axes: tuple[str | None, ...],
+  embed_axis: int,
+  bias: nnx.Param | None = None,
 ) -> Float[Array, "..."]:
-  """A product with a weight, gathered over fsdp in the dtype of `x`."""
-  weight = place(param[...].astype(x.dtype), *weight_axes)
-  return jnp.einsum(
-    equation,
-    x,
-    weight,
-    precision=attention.matmul_precision(x.dtype),
-    out_sharding=layout(*out_axes),
-  )
+  """A product with a weight, whose `embed_axis` is gathered in x's dtype."""
+  weight = gather(param[...].astype(x.dtype), "embed", embed_axis)
+  precision = attention.matmul_precision(x.dtype)
+  y = jnp.einsum(equation, x, weight, precision=precision)
+  return y if bias is None else y + bias[...].astype(y.dtype)
 
 
-def _attention(block, config, x, mask, angles):
-  y = _rms_norm(x, block.attn_norm[...], config.norm_eps)
-  kv = "kv_heads"
-  rows = ("batch", "tokens")
-  query, key = (kv, None, None), (kv, None)
-  q = _project("btd,krhd->btkrh", y, block.q, (*query, None), (*rows, *query))
-  k = _project("btd,khd->btkh", y, block.k, (*key, None), (*rows, *key))
-  v = _project("btd,khd->btkh", y, block.v, (*key, None), (*rows, *key))
+def _attention(
+  block: Block,
+  config: DecoderConfig,
+  x: Float[Array, "B T D"],
+  q_at: Int[Array, " T"],
+  end: Int[Array, "B S"],
+  angles: tuple[Float[Array, "B T H2"], Float[Array, "B T H2"]],
+) -> Float[Array, "B T D"]:
+  y = varying(_rms_norm(x, block.attn_norm[...], config.norm_eps))
+  q_bias = k_bias = v_bias = None
   if config.attention_bias:
-    q = q + block.q_bias[...].astype(q.dtype)
-    k = k + block.k_bias[...].astype(k.dtype)
-    v = v + block.v_bias[...].astype(v.dtype)
+    q_bias, k_bias, v_bias = block.q_bias, block.k_bias, block.v_bias
+  q = _project("btd,krhd->btkrh", y, block.q, 3, q_bias)
+  k = _project("btd,khd->btkh", y, block.k, 2, k_bias)
+  v = _project("btd,khd->btkh", y, block.v, 2, v_bias)
   if config.qk_norm:
     q = _rms_norm(q, block.q_norm[...], config.norm_eps)
     k = _rms_norm(k, block.k_norm[...], config.norm_eps)
   q = attention.rotate(q, *angles)
   k = attention.rotate(k, *angles)
-  y = attention.attend(q, k, v, mask)
-  y = _project("btkrh,dkrh->btd", y, block.o, (None, *query), (*rows, None))
-  if config.o_bias:
-    y = y + block.o_bias[...].astype(y.dtype)
-  return y
+  # Queries stay cut along a row; each needs the keys of the whole row.
+  k, v = gather(k, "tokens", 1), gather(v, "tokens", 1)
+  y = attention.packed_attention(q, k, v, q_at, end)
+  y = add_up(_project("btkrh,dkrh->btd", y, block.o, 0), "kv_heads")
+  return y + block.o_bias[...].astype(y.dtype) if config.o_bias else y
 
 
-def _feed_forward(block, config, x):
-  y = _rms_norm(x, block.ffw_norm[...], config.norm_eps)
-  rows = ("batch", "tokens")
-  hidden = (*rows, "ffw")
-  gate = _project("btd,fd->btf", y, block.gate, ("ffw", None), hidden)
-  up = _project("btd,fd->btf", y, block.up, ("ffw", None), hidden)
+def _feed_forward(
+  block: Block, config: DecoderConfig, x: Float[Array, "B T D"]
+) -> Float[Array, "B T D"]:
+  y = varying(_rms_norm(x, block.ffw_norm[...], config.norm_eps))
+  gate_bias = up_bias = None
   if config.mlp_bias:
-    gate = gate + block.gate_bias[...].astype(gate.dtype)
-    up = up + block.up_bias[...].astype(up.dtype)
+    gate_bias, up_bias = block.gate_bias, block.up_bias
+  gate = _project("btd,fd->btf", y, block.gate, 1, gate_bias)
+  up = _project("btd,fd->btf", y, block.up, 1, up_bias)
   y = jax.nn.silu(gate) * up
-  y = _project("btf,df->btd", y, block.down, (None, "ffw"), (*rows, None))
-  if config.mlp_bias:
-    y = y + block.down_bias[...].astype(y.dtype)
-  return y
+  y = add_up(_project("btf,df->btd", y, block.down, 0), "ffw")
+  return y + block.down_bias[...].astype(y.dtype) if config.mlp_bias else y

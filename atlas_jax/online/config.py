@@ -172,16 +172,13 @@ class OnlineConfig:
           f" config.reflection.max_prompt_chars={most} allows a template"
         )
     student = "agent" if self.agent_mode else self.student.kind
-    for part, role, kind in (
-      ("probe", "student", student),
-      ("student", "student", student),
-      ("teacher", "teacher", self.teacher.kind),
-    ):
+    kinds = {"probe": student, "student": student, "teacher": self.teacher.kind}
+    for part, kind in kinds.items():
       given = getattr(self.episode.chat_template_kwargs, part)
       if given and kind not in ("url", "local"):
         yield (
-          f"episode.chat_template_kwargs.{part} has no effect on a {role} of"
-          f" kind {kind!r}; valid for 'url' and 'local'"
+          f"episode.chat_template_kwargs.{part} has no effect on kind {kind!r};"
+          " valid for 'url' and 'local'"
         )
     yield from self._of_agent() if self.agent_mode else self._of_model()
 

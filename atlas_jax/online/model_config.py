@@ -58,17 +58,11 @@ class ChatModelConfig:
   extra: dict = field(default_factory=dict)  # sampling parameters: top_p, ...
 
   def conflicts(self) -> Iterator[str]:
-    if self.kind == "local" and self.model is None:
-      yield "model must be a model directory with kind='local'"
-    if self.kind == "url" and self.url is None:
-      yield "url must be given with kind='url'"
-    if self.kind in ("litellm", "callable") and self.model is None:
-      yield f"model must be given with kind={self.kind!r}"
+    needed = "url" if self.kind == "url" else "model"
+    if getattr(self, needed) is None:
+      yield f"{needed} must be given with kind={self.kind!r}"
     if self.kind == "callable" and ":" not in (self.model or ":"):
-      yield (
-        "model must be 'module:function' with kind='callable', got"
-        f" {self.model!r}"
-      )
+      yield f"model={self.model!r} must be 'module:function'"
     if self.url is not None and (problem := addresses.problem(self.url)):
       yield f"url {problem}; a key goes by api_key_env"
     if (self.price_in is None) != (self.price_out is None):

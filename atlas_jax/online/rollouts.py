@@ -35,7 +35,7 @@ from atlas_jax.teaching.protocol import (
   wait_all,
 )
 from atlas_jax.teaching.rewards import ScoredEpisode, score_episodes
-from atlas_jax.teaching.speakers import Ask, NoAnswer, Once, Said, Speaker
+from atlas_jax.teaching.speakers import NoAnswer, Once, Speaker
 
 _TRIES = 2
 _ALIKE = 4  # questions whose answers are all the same: too many
@@ -76,28 +76,6 @@ class Rollout:
   down: bool = False
 
 
-@dataclass(frozen=True)
-class _Noted:
-  """A speaker of one rollout; what was answered is noted by its key.
-
-  Args:
-    speaker: who answers.
-    keys: role -> key, of the calls that rollouts share.
-    asked: filled.
-  """
-
-  speaker: Speaker
-  keys: Mapping[str, tuple]
-  asked: set[tuple]
-  tokenizer: None = None
-
-  async def say(self, prompt: str, ask: Ask) -> list[Said]:
-    said = await self.speaker.say(prompt, ask)
-    if ask.role in self.keys:
-      self.asked.add(self.keys[ask.role])
-    return said
-
-
 @dataclass
 class Rollouts:
   """Makes rollouts, and remembers them for the rest of the run.
@@ -122,9 +100,7 @@ class Rollouts:
 
   def __post_init__(self):
     self._done: dict[tuple, Rollout] = {}
-    self._asked: set[tuple] = set()  # keys of calls
-    self._student = Once(self.student, {})
-    self._teacher = Once(self.teacher, {})
+    self._asked: dict[tuple, asyncio.Task] = {}
 
   def evaluate(self, jobs: Sequence[Job]) -> list[list[Rollout]]:
     """The rollouts of each job, in the order of its problems.
@@ -183,7 +159,7 @@ class Rollouts:
 
     asked_before: less what was asked by now.
     """
-    done, already = (self._done, self._asked) if asked_before else ({}, set())
+    done, already = (self._done, self._asked) if asked_before else ({}, {})
     out, counted = [], set()
     for job in jobs:
       for problem in job.problems:
@@ -236,9 +212,13 @@ class Rollouts:
     self, prompts: Prompts, job: Job, problem: Problem
   ) -> TeachingEpisode:
     config, keys = self.config, self._keys(job, problem)
+
+    def key(_, ask):
+      return keys.get(ask.role)
+
     protocol = TeachingProtocol(
-      _Noted(self._student, keys, self._asked),
-      _Noted(self._teacher, keys, self._asked),
+      Once(self.student, self._asked, key),
+      Once(self.teacher, self._asked, key),
       prompts,
       config.episode,
       agent_chars=config.agent_probe_chars if config.agent_mode else None,

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from atlas_jax.config import PromptsConfig
-from atlas_jax.episode_config import TeachConfig
+from atlas_jax.episode_config import EpisodeConfig, TeachConfig
 from atlas_jax.errors import AtlasError
 from atlas_jax.online.outcomes import TEACH_DEADLINE_S, outcome_of, place
 from atlas_jax.online.protocol import AgentSpeaker, ModelSpeaker
@@ -115,7 +115,7 @@ class TeachingAgent:
       AgentSpeaker(self._agent),
       ModelSpeaker(self._teacher, teach.chat_template_kwargs),
       templates,
-      teach,
+      EpisodeConfig(**vars(teach)),
       agent_chars=_PROBE_CHARS,
     )
     self._deadline_s = teach_deadline_s

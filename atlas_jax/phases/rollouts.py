@@ -66,8 +66,7 @@ def trainable(scored: Sequence[ScoredEpisode], cfg: GrpoConfig) -> list[dict]:
     ):
       if skip or reward.total is None:
         continue
-      sample = teaching.said.sample
-      prompt = sample.prompt_ids
+      sample, prompt = teaching.said.sample, teaching.said.prompt_ids
       if len(prompt) + len(sample.token_ids) > cfg.row_length:
         raise RolloutError(
           f"a prompt of {len(prompt)} tokens and its teaching of"

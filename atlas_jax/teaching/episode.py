@@ -73,7 +73,11 @@ async def run_episodes(
       " config.episode.teacher_temperature above 0"
     )
   protocol = protocol_of(teacher, student, prompts, config)
-  kept = Once(protocol.student, baselines, student.version)
+
+  def key(prompt, ask):
+    return student.version, prompt, ask
+
+  kept = Once(protocol.student, baselines, key)
   alone = replace(protocol, student=kept)
   parts = (seed, step, refill) if refill else (seed, step)
   seen: Counter[str] = Counter()

@@ -12,8 +12,9 @@ unaided answer.
 How a probe is read, on every road (`read_probe`):
   1. private thinking that ends is left out;
   2. thinking that does not end is shown without its tag: it is all there is;
-  3. the teacher sees at most `shown_probe_tokens` tokens of what is left, by
-     the student's tokenizer, or by _PIECE where there is none;
+  3. where the student said more than `shown_probe_tokens` tokens, the teacher
+     sees as many of what is left, by the student's tokenizer, or by _PIECE
+     where it is not known;
   4. where nothing is left it reads NO_PROBE, and the walk goes on.
 A teaching that is not well-formed ends nothing either: the student gets an
 empty one (prompts.extract_teaching).
@@ -117,11 +118,12 @@ def _stated(text: str) -> str:
 def read_probe(said: Said, most: int, tokenizer: ChatTokenizer | None) -> str:
   """What the teacher sees of a probe: at most `most` tokens; see the module."""
   text = _stated(said.text)
+  if said.tokens <= most:
+    return text or NO_PROBE
   if tokenizer is None:
-    pieces = list(_PIECE.finditer(text))
-    if len(pieces) > most:
-      text = text[: pieces[most - 1].end()]
-  elif said.tokens > most and len(ids := tokenizer.encode(text)) > most:
+    pieces = list(_PIECE.finditer(text))[:most]
+    text = text[: pieces[-1].end()] if pieces else ""
+  elif len(ids := tokenizer.encode(text)) > most:
     # The last token may hold a part of a character.
     text = tokenizer.decode(ids[:most]).rstrip("\ufffd").strip()
   return text or NO_PROBE

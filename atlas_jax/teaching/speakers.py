@@ -7,14 +7,14 @@ agents are speakers of online/protocol.py.
 import asyncio
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.episode_config import ChatTemplateKwargs
 from atlas_jax.errors import AtlasError
-from atlas_jax.serving.client import Completion, Sampling
+from atlas_jax.serving.client import Client, Completion, Sampling
 
 # role (the template that is asked with) -> what a person calls the stage
 STAGES = {
@@ -42,27 +42,19 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Sample:
-  """What a server of the run sampled; see serving.client.Completion."""
-
-  prompt_ids: tuple[int, ...]
-  token_ids: tuple[int, ...]
-  logprobs: tuple[float, ...]
-  weight_version: str | int
-
-
-@dataclass(frozen=True)
 class Said:
   """One answer. tokens counts all of it, the end included; text may be empty.
 
-  sample is there where it can be trained on; seconds are those of its request.
+  seconds are those of its request. prompt_ids and sample are what a server of
+  the run read and sampled, which can be trained on; others have none.
   """
 
   text: str
   tokens: int
   finish_reason: str  # stop | length
   seconds: float = 0.0
-  sample: Sample | None = None
+  prompt_ids: tuple[int, ...] = ()
+  sample: Completion | None = None
 
 
 class NoAnswer(AtlasError, RuntimeError):
@@ -104,20 +96,22 @@ class Once:
 
   Args:
     speaker: who is asked.
-    answers: filled and used; speakers of several names may share it.
-    name: of the speaker.
+    answers: by key; filled and used. Several of these may share it.
+    key: of (prompt, ask); None for what is asked every time.
   """
 
   speaker: Speaker
-  answers: dict[tuple, asyncio.Task]
-  name: str = ""
+  answers: dict[Hashable, asyncio.Task]
+  key: Callable[[str, Ask], Hashable | None]
 
   @property
   def tokenizer(self) -> ChatTokenizer | None:
     return self.speaker.tokenizer
 
   async def say(self, prompt: str, ask: Ask) -> list[Said]:
-    key = (self.name, prompt, ask)
+    key = self.key(prompt, ask)
+    if key is None:
+      return await self.speaker.say(prompt, ask)
 
     def forget(task: asyncio.Task) -> None:
       if task.cancelled() or task.exception() is not None:
@@ -130,18 +124,6 @@ class Once:
     return await self.answers[key]
 
 
-class Generates(Protocol):
-  """What a sampler must offer; serving.client.Client does."""
-
-  async def generate(
-    self,
-    token_ids: Sequence[int],
-    sampling: Sampling,
-    *,
-    cache_salt: str | None = None,
-  ) -> list[Completion]: ...
-
-
 @dataclass(frozen=True)
 class Role:
   """A server of the run as a Speaker, the teacher or the student.
@@ -150,7 +132,7 @@ class Role:
   baselines by the run. It must change whenever the weights do.
   """
 
-  client: Generates
+  client: Client
   chat: ChatTokenizer
   version: str
   template_kwargs: ChatTemplateKwargs = field(
@@ -183,12 +165,6 @@ class Role:
     )
     seconds = time.monotonic() - begin
     return [
-      Said(
-        c.text,
-        len(c.token_ids),
-        c.finish_reason,
-        seconds,
-        Sample(ids, c.token_ids, c.logprobs, c.weight_version),
-      )
+      Said(c.text, len(c.token_ids), c.finish_reason, seconds, ids, c)
       for c in completions
     ]

@@ -5,10 +5,11 @@ sampler log-probs, weight version), beside the texts that a person reads.
 """
 
 from atlas_jax.data.problems import Problem
+from atlas_jax.serving.client import Completion
 from atlas_jax.teaching.answers import Verdict
 from atlas_jax.teaching.arms import Attempt
 from atlas_jax.teaching.rewards import ScoredEpisode
-from atlas_jax.teaching.speakers import Said, Sample
+from atlas_jax.teaching.speakers import Said
 
 # Counts the changes of a line's keys: 1 had approach and guided in place of
 # probe and taught, and neither kind, leaked nor weight_version of an attempt.
@@ -27,7 +28,7 @@ def _solution(solution: Said, verdict: Verdict) -> dict:
   }
 
 
-def _sample(sample: Sample | None) -> dict:
+def _sample(sample: Completion | None) -> dict:
   """What can be trained on, where there is anything."""
   if sample is None:
     return {}
@@ -64,7 +65,6 @@ def episode_json(scored: ScoredEpisode, step: int) -> dict:
         **_sample(said.sample),
       }
     )
-  sample = episode.teachings[0].said.sample
   return {
     "schema": SCHEMA,
     "step": step,
@@ -81,7 +81,7 @@ def episode_json(scored: ScoredEpisode, step: int) -> dict:
       )
     ],
     "teachings": teachings,
-    "teacher_prompt_ids": [] if sample is None else list(sample.prompt_ids),
+    "teacher_prompt_ids": list(episode.teachings[0].said.prompt_ids),
     "seconds": dict(episode.seconds),
   }
 

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from atlas_jax.config import GrpoConfig, ModelConfig
 from atlas_jax.data.packing import PackedBatch
-from atlas_jax.model import decoder
+from atlas_jax.model import decoder, logprobs
 from atlas_jax.sharding import place
 from atlas_jax.training import losses, optimizer
 from atlas_jax.training.losses import Metrics
@@ -92,7 +92,7 @@ def _score(
     compute_dtype=jnp.dtype(options.compute_dtype),
     remat=options.remat,
   )
-  return decoder.token_logprobs(
+  return logprobs.token_logprobs(
     model,
     architecture,
     hidden,

@@ -36,7 +36,7 @@ from flax import nnx
 
 from atlas_jax.config import GrpoConfig, ModelConfig, OptimizerConfig
 from atlas_jax.data import packing
-from atlas_jax.model import decoder
+from atlas_jax.model import decoder, logprobs
 from atlas_jax.training import optimizer, step
 
 GROUPS, GROUP_SIZE = 8, 8
@@ -154,7 +154,7 @@ def parts(architecture, options, objective, model, batch, steps: int) -> dict:
   hidden = forward(model, micro)
 
   def head_loss(model, hidden, micro):
-    scores = decoder.token_logprobs(
+    scores = logprobs.token_logprobs(
       model,
       architecture,
       hidden,

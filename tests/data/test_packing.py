@@ -172,3 +172,18 @@ def test_refusals(sequence, text):
     packing.pack([_sequence(3, 1), sequence], length=8, rows_multiple=1)
   with pytest.raises(ValueError, match="no sequence"):
     packing.pack([], length=8, rows_multiple=1)
+
+
+def test_rows_whose_segments_mix_are_refused():
+  """Attention sees an interval of queries a key: it relies on whole runs."""
+  batch, _ = packing.pack(
+    [_sequence(3, 1), _sequence(4, 2)], length=8, rows_multiple=1
+  )
+  packing._check_contiguous(batch)
+  for name, ids in {
+    "segment_ids": [1, 2, 1, 2, 2, 2, 2, 0],
+    "sequence_ids": [1, 1, 0, 2, 2, 2, 2, 0],
+  }.items():
+    mixed = batch._replace(**{name: np.array([ids], np.int32)})
+    with pytest.raises(AssertionError, match="mixed"):
+      packing._check_contiguous(mixed)

@@ -49,7 +49,8 @@ def refusal(path) -> str:
     (
       "qwen3",
       (151643, 151645),
-      "<|im_start|>user\n12 + 3?<|im_end|>\n<|im_start|>assistant\n",
+      "<|im_start|>user\n12 + 3?<|im_end|>\n<|im_start|>assistant\n"
+      "<think>\n\n</think>\n\n",
     ),
     (
       "llama3",

@@ -1,6 +1,7 @@
 """Each source reads what it should and refuses the rest with file and line."""
 
 import dataclasses
+import hashlib
 import json
 
 import pytest
@@ -9,7 +10,7 @@ from atlas_jax.config import DataConfig, PromptsConfig
 from atlas_jax.data import sources
 from atlas_jax.data import splits as splits_lib
 from atlas_jax.data.problems import DataError, SftExample
-from atlas_jax.teaching.prompts import fingerprint
+from atlas_jax.teaching.prompts import NO_PROBE, fingerprint
 
 
 def read(tmp_path, text, source="jsonl"):
@@ -307,3 +308,42 @@ def test_of_an_optimisation_only_what_the_kept_prompts_taught(tmp_path):
   path.write_text("{")
   with pytest.raises(DataError, match=r"best_prompts\.json: not valid JSON"):
     found(folder)
+
+
+def test_episodes_of_an_older_version_are_read(tmp_path):
+  old = {
+    "student_baseline": "A {question}",
+    "student_diagnostic": "P {question}",
+    "teacher_adaptive": "T {question} {approach}",
+    "student_with_teaching": "G {question} {teaching}",
+  }
+  # As it was made of them then: of the texts in their order.
+  text = json.dumps(list(old.values()))
+  mine = hashlib.sha256(text.encode()).hexdigest()[:12]
+  best = {"stage": "chosen", "prompts": old}
+  (tmp_path / "best_prompts.json").write_text(json.dumps(best))
+  lines = [
+    {
+      "question": "q",
+      "approach": approach,
+      "prompts": prompts,
+      "teachings": [
+        {"text": "t", "status": "ok", "leaked": False, "guided": guided}
+      ],
+    }
+    for approach, prompts, guided in (
+      ("a", mine, {"status": "correct"}),
+      ("", mine, {"status": "correct"}),
+      ("b", mine, {"status": "wrong"}),
+      ("c", "another", {"status": "correct"}),
+    )
+  ]
+  (tmp_path / "episodes").mkdir()
+  path = tmp_path / "episodes" / "train.jsonl"
+  path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+  config = DataConfig(sft_source="episodes", sft_path=str(path))
+  examples = splits_lib.load_sft(config)
+  assert [(e.template, e.fields["probe"]) for e in examples] == [
+    ("teacher", "a"),
+    ("teacher", NO_PROBE),
+  ]

@@ -37,20 +37,20 @@ def test_a_run_goes_on_with_the_templates_that_it_began_with(
     tree = small_world.tree(tmp_path, "http://127.0.0.1:1")
   tree.prompts_path = str(path)
   run = tmp_path / "run"
-  first = common.resolved(resolve, tree, run)
+  first = resolve(tree, run)
   assert first.prompts.teacher == small_world.GOOD
   assert first.prompts_path == str(path)
   write_json(run / "config.json", to_dict(first))
   write(path, "TEACH {question} {probe} in another way")
-  assert common.resolved(resolve, tree, run) == first
+  assert resolve(tree, run) == first
   path.unlink()
-  assert common.resolved(resolve, tree, run) == first
+  assert resolve(tree, run) == first
   with pytest.raises(PromptError, match="cannot be read"):
-    common.resolved(resolve, tree, None)
+    resolve(tree)
   # A path that is given anew is read.
   write(other, "TEACH {question} {probe} briefly")
   tree.prompts_path = str(other)
-  found = common.resolved(resolve, tree, run)
+  found = resolve(tree, run)
   assert found.prompts.teacher.endswith("briefly")
 
 
@@ -96,7 +96,7 @@ def test_a_run_goes_on_with_the_templates_that_it_began_with(
     ),
     (
       ["--config=configs/quickstart.py", "--config.export.path=gs://b/x"],
-      "config.export.path=gs://b/x must be a local directory",
+      "config.export.path='gs://b/x' must be a local directory",
     ),
     (
       ["--config=configs/quickstart.py", "--num_processes=2", "--process_id=1"],
@@ -141,6 +141,12 @@ def test_a_run_goes_on_with_the_templates_that_it_began_with(
     (["--config=configs/quickstart.py", "--workdri=x"], "workdir"),
     ([], "--config must have a value"),
     (["--config=BROKEN"], "Traceback"),
+    (["--config=OLD"], "old.py: config.teach names no key; it is config.epis"),
+    (
+      ["--config=configs/quickstart.py", "--config.grpo.delta=4"],
+      "--config.grpo.delta names no key (it is config.grpo.ratio_cap now)",
+    ),
+    (["--config=configs/teacher.py"], "name a variant: configs/teacher.py"),
   ],
 )
 def test_an_error_of_the_flags_is_one_line(
@@ -148,7 +154,14 @@ def test_an_error_of_the_flags_is_one_line(
 ):
   broken = tmp_path / "broken.py"
   broken.write_text("def get_config():\n  return None.nothing\n")
-  arguments = [a.replace("BROKEN", str(broken)) for a in arguments]
+  old = tmp_path / "old.py"
+  old.write_text(
+    "from configs import proxy\ndef get_config():\n"
+    "  config = proxy.get_config()\n  config.teach.max_tokens = 9\n"
+  )
+  arguments = [
+    a.replace("BROKEN", str(broken)).replace("OLD", str(old)) for a in arguments
+  ]
   given = any(a.startswith("--workdir=") for a in arguments)
   done = subprocess.run(
     [
@@ -182,13 +195,12 @@ def test_compiled_programs_of_an_installation_lie_with_the_users(
   tmp_path, monkeypatch
 ):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "mine"))
-  monkeypatch.setattr(common, "_ROOT", tmp_path)
-  assert common._cache() == tmp_path / "mine" / "atlas_jax"
+  assert common._cache(tmp_path) == tmp_path / "mine" / "atlas_jax"
   monkeypatch.delenv("XDG_CACHE_HOME")
   monkeypatch.setenv("HOME", str(tmp_path))
-  assert common._cache() == tmp_path / ".cache" / "atlas_jax"
+  assert common._cache(tmp_path) == tmp_path / ".cache" / "atlas_jax"
   (tmp_path / "pyproject.toml").touch()
-  assert common._cache() == tmp_path / ".cache"
+  assert common._cache(tmp_path) == tmp_path / ".cache"
 
 
 def test_errors_logs_and_tracebacks_command_no_terminal(tmp_path, repo_root):
@@ -248,10 +260,10 @@ def test_processes_that_never_meet_end_in_one_line(repo_root, tmp_path, role):
 
 VALUES = """
 import sys
-from launchers import common
+from launchers import common, config_flag
 common.define_flags()
 def main():
-  value = common.tree()
+  value = config_flag.tree()
   for part in sys.argv[1].split("."):
     value = value[part]
   print(repr(value), flush=True)

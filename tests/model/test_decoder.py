@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from atlas_jax.model import decoder, hf
+from atlas_jax.model import decoder, hf, logprobs
 from tests.model import tiny
 
 TOKENS = np.random.default_rng(0).integers(0, tiny.VOCAB, (2, 24))
@@ -69,7 +69,7 @@ def our_logits(model, config, batch, **options):
   @jax.jit
   def run(model, batch):
     hidden = decoder.forward(model, config, *batch, **options)
-    return decoder.logits(model, config, hidden)
+    return logprobs.logits(model, config, hidden)
 
   return np.asarray(run(model, batch))
 
@@ -180,7 +180,7 @@ def test_an_empty_row_has_no_nan_gradient(tiny_models):
         model, config, *batch, compute_dtype=jnp.float32, remat="full"
       )
       return jnp.sum(
-        decoder.token_logprobs(
+        logprobs.token_logprobs(
           model, config, hidden, *batch[:2], batch[2], temperature=1.0, chunk=8
         )
       )

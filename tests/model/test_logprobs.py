@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from atlas_jax.model import decoder, hf
+from atlas_jax.model import decoder, hf, logprobs
 
 TOKENS = np.random.default_rng(2).integers(0, 64, (2, 11)).astype(np.int32)
 SEGMENTS = np.array([[1] * 4 + [2] * 5 + [0] * 2, [1] * 11], np.int32)
@@ -37,7 +37,7 @@ def hidden_of(model, config):
 
 def full(model, config, temperature):
   """(log-probs, entropies) from all logits at once."""
-  logits = decoder.logits(model, config, hidden_of(model, config))
+  logits = logprobs.logits(model, config, hidden_of(model, config))
   logp = jax.nn.log_softmax(logits / temperature)[:, :-1]
   labels = jnp.asarray(TOKENS)[:, 1:, None]
   picked = jnp.take_along_axis(logp, labels, -1)[..., 0]
@@ -50,7 +50,7 @@ def full(model, config, temperature):
 
 
 def chunked(model, config, temperature, chunk, wanted=SEGMENTS):
-  return decoder.token_logprobs(
+  return logprobs.token_logprobs(
     model,
     config,
     hidden_of(model, config),
@@ -136,7 +136,7 @@ def test_the_head_is_multiplied_for_wanted_tokens_alone(model):
 
   def total(hidden):
     return jnp.sum(
-      decoder.token_logprobs(
+      logprobs.token_logprobs(
         params,
         config,
         hidden,
@@ -156,7 +156,7 @@ def test_the_head_is_multiplied_for_wanted_tokens_alone(model):
 
 def test_without_entropy_only_logprobs(model):
   config, params = model
-  ours = decoder.token_logprobs(
+  ours = logprobs.token_logprobs(
     params,
     config,
     hidden_of(params, config),
@@ -199,7 +199,7 @@ def test_all_logits_never_exist():
       remat="full",
     )
     return jnp.sum(
-      decoder.token_logprobs(
+      logprobs.token_logprobs(
         model,
         config,
         hidden,

@@ -7,7 +7,7 @@ import pytest
 
 from atlas_jax.data import packing
 from atlas_jax.data.chat import ChatTokenizer
-from atlas_jax.model import decoder, hf
+from atlas_jax.model import decoder, hf, logprobs
 
 TEXTS = (
   "Janet has 16 eggs. She eats three and sells the rest at 2 dollars each.",
@@ -61,7 +61,7 @@ def test_logprobs_equal_transformers(smollm2):
       compute_dtype=jnp.float32,
       remat="none",
     )
-    return decoder.token_logprobs(
+    return logprobs.token_logprobs(
       model,
       config,
       hidden,

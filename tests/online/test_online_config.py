@@ -65,7 +65,7 @@ def test_an_unknown_variant_lists_the_valid_ones():
       "config.choosing.fresh_samples=1 at temperature 0",
     ),
     ({"student.kind": "x"}, "config.student.kind='x' is not one of"),
-    ({"teacher.kind": "local"}, "config.teacher.model must be a model"),
+    ({"teacher.kind": "local"}, "config.teacher.model must be given with"),
   ],
   ids=str,
 )

@@ -15,7 +15,6 @@ from atlas_jax.online.rollouts import Job
 from atlas_jax.online.search import SearchFailed
 from atlas_jax.online.spend import Amount, Snapshot
 from atlas_jax.teaching.prompts import fingerprint, load_prompts
-from launchers import common
 from tests.online import small_world
 from tests.online.stub_server import StubServer
 from tests.online.test_rollouts import opened
@@ -86,7 +85,7 @@ def test_the_loop_closes(finished):
   tree.data.sft_source = "episodes"
   tree.data.sft_path = str(workdir / "episodes")
   tree.prompts_path = str(workdir / "best_prompts.json")
-  config = common.resolved(resolve, tree, None)
+  config = resolve(tree)
   assert config.prompts.teacher == small_world.GOOD
   found = splits.load(config.data)
   examples = splits.load_sft(config.data, (*found.validation, *found.test))

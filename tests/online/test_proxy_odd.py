@@ -9,8 +9,7 @@ import openai
 import pytest
 from aiohttp import web
 
-from atlas_jax.config import ConfigError, build, tree_of
-from atlas_jax.online.protocol import ProbeConfig, TeachConfig
+from atlas_jax.config import ConfigError, TeachConfig, build, tree_of
 from atlas_jax.online.proxy import answering
 from atlas_jax.online.proxy.app import serve
 from atlas_jax.online.proxy.config import (
@@ -196,19 +195,25 @@ NAN = float("nan")
   [
     ({"body_timeout_s": 0.0}, "body_timeout_s=0.0 must be above 0"),
     ({"teach_deadline_s": NAN}, "teach_deadline_s must be a number, got nan"),
-    ({"probe": ProbeConfig(max_tokens=0)}, "probe.max_tokens=0 must"),
-    ({"teach": TeachConfig(max_tokens=0)}, "teach.max_tokens=0 must"),
     (
-      {"teach": TeachConfig(max_approach_chars=0)},
-      "teach.max_approach_chars=0 must be above 0",
+      {"episode": TeachConfig(max_probe_tokens=0)},
+      "episode.max_probe_tokens=0 must",
     ),
     (
-      {"probe": ProbeConfig(temperature=-1.0)},
-      "probe.temperature=-1.0 must not be negative",
+      {"episode": TeachConfig(max_teaching_tokens=0)},
+      "episode.max_teaching_tokens=0 must",
     ),
     (
-      {"teach": TeachConfig(temperature=NAN)},
-      "teach.temperature must be a number, got nan",
+      {"episode": TeachConfig(shown_probe_tokens=0)},
+      "episode.shown_probe_tokens=0 must be above 0",
+    ),
+    (
+      {"episode": TeachConfig(probe_temperature=-1.0)},
+      "episode.probe_temperature=-1.0 must not be negative",
+    ),
+    (
+      {"episode": TeachConfig(teacher_temperature=NAN)},
+      "episode.teacher_temperature must be a number, got nan",
     ),
     ({"drain_s": -1.0}, "drain_s=-1.0 must not be negative"),
   ],
@@ -221,8 +226,7 @@ def test_a_number_that_cannot_be(changes, words):
 
 def test_what_is_sampled_greedily_and_never_drained_is_well():
   changes = {
-    "probe": ProbeConfig(temperature=0.0),
-    "teach": TeachConfig(temperature=0.0),
+    "episode": TeachConfig(probe_temperature=0.0, teacher_temperature=0.0),
     "drain_s": 0.0,
   }
   changed = dataclasses.replace(config(), **changes)

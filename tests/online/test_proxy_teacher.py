@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from atlas_jax.online.proxy.breaker import Breaker
+from atlas_jax.teaching.prompts import NO_PROBE
 from tests.online.proxied import TEACHING, contents, run, teacher, upstream
 from tests.online.stub_server import StubServer
 
@@ -143,17 +144,17 @@ def test_what_is_no_teaching_teaches_nothing(words):
   assert len(teach.calls) == 3
 
 
-def test_a_student_without_an_approach_answers_alone():
+def test_a_student_without_a_plan_is_taught_too():
   def answer(messages):
     probing = messages[-1]["content"].startswith("PROBE")
-    return "<think>hm" if probing else "two"
+    return " " if probing else "two"
 
   async def check(proxied):
-    assert await proxied.ask() == ("alone_no_approach", "two")
+    assert await proxied.ask() == ("taught", "two")
 
   with upstream(answer) as up, teacher() as teach:
     run(check, up, teach)
-  assert teach.calls == []
+  assert contents(teach) == [f"TEACH 1+1? FROM {NO_PROBE}"]
 
 
 def test_a_refused_question_is_not_the_teachers_fault():

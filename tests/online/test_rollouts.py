@@ -8,7 +8,6 @@ import pytest
 from atlas_jax.online import feedback, opening
 from atlas_jax.online.record import Record
 from atlas_jax.online.rollouts import Job, RolloutError
-from atlas_jax.teaching.prompts import NO_PROBE
 from tests.online import small_world
 from tests.online.stub_server import StubServer
 
@@ -155,35 +154,6 @@ def test_an_empty_reply_is_an_answer_that_is_not_right(tmp_path, start, why):
     assert sum(p.startswith(start) for p in asked) == len(even)
   lines = (tmp_path / "run/episodes/validation.jsonl").read_text()
   assert lines.count("\n") == 2 * len(even)
-
-
-@pytest.mark.parametrize("start", ["OUTLINE", "TEACH"])
-def test_an_empty_plan_or_teaching_ends_nothing(tmp_path, start):
-  def answer(messages):
-    prompt = messages[0]["content"]
-    return "" if prompt.startswith(start) else small_world.answer(messages)
-
-  with (
-    StubServer(answer) as stub,
-    opened(tmp_path, stub.url, student__retries=0, teacher__retries=0) as run,
-  ):
-    even = [
-      p for p in run.budget.sets.validation if int(p.question[:4]) % 2 == 0
-    ]
-    (made,) = run.rollouts.evaluate(
-      [Job(run.config.prompts, even, "validation")]
-    )
-    asked = [c.body["messages"][0]["content"] for c in stub.calls]
-  assert len(asked) == 4 * len(even)
-  plan = NO_PROBE if start == "OUTLINE" else "I add"
-  assert all(f"PLAN {plan}" in p for p in asked if p.startswith("TEACH"))
-  hint = "think" if start == "OUTLINE" else ""
-  guided = [p for p in asked if p.startswith("GUIDED")]
-  assert {p.rpartition("HINT ")[2] for p in guided} == {hint}
-  for rollout in made:
-    assert rollout.why is None and rollout.objectives["accuracy"] == 1.0
-    (teaching,) = rollout.scored.episode.teachings
-    assert teaching.status == ("ok" if start == "OUTLINE" else "missing")
 
 
 def test_a_failure_beside_an_empty_reply_is_not_scored(tmp_path):

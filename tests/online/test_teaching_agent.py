@@ -40,8 +40,8 @@ def test_an_agent_is_taught_after_its_own_answer():
   with teacher() as teach, TeachingAgent(listens, teach.url, PROMPTS) as taught:
     answer = taught.ask("1+1?")
     assert (str(answer), answer.outcome) == ("re GUIDED", "taught")
-    assert answer.taught.approach == "re ALONE"
-    assert answer.taught.teaching == "count twice"
+    assert answer.probe == "re ALONE"
+    assert answer.teaching.text == "count twice"
     assert taught.counts == {"taught": 1}
   assert asked == ["ALONE 1+1?", "GUIDED 1+1? BY count twice"]
   assert contents(teach) == ["TEACH 1+1? FROM re ALONE"]
@@ -226,7 +226,7 @@ def test_an_open_agent_that_raises_under_the_teaching(caplog):
   with teacher() as teach, TeachingAgent(broken, teach.url, PROMPTS) as taught:
     answer = taught.ask("1+1?")
     assert (answer.text, answer.outcome) == ("re ALONE", "alone_guided_failed")
-    assert answer.taught.teaching == "count twice"
+    assert answer.teaching.text == "count twice"
   assert "ValueError at " in caplog.text and "private" not in caplog.text
 
 
@@ -247,7 +247,8 @@ def test_an_agent_that_fails_under_the_teaching_keeps_its_first_answer():
   with teacher() as teach, TeachingAgent(fails, teach.url, PROMPTS) as taught:
     answer = taught.ask("1+1?")
     assert (answer.text, answer.outcome) == ("two", "alone_guided_failed")
-    assert answer.taught.guided.status == "error"
+    assert answer.teaching.text == "count twice"
+    assert answer.teaching.taught is None
 
 
 @pytest.mark.parametrize("returned", [None, " ", 3, ValueError("no")])
@@ -278,7 +279,7 @@ def test_an_open_agent_and_how_the_teacher_is_sampled():
       self.closed.set()
 
   opened = Open()
-  config = TeachConfig(max_tokens=7, temperature=0.25)
+  config = TeachConfig(max_teaching_tokens=7, teacher_temperature=0.25)
   with (
     teacher() as teach,
     TeachingAgent(

@@ -10,11 +10,11 @@ from atlas_jax.config import EpisodeConfig, GrpoConfig, RunConfig
 from atlas_jax.data.problems import make_problem
 from atlas_jax.phases import rollouts as rollouts_lib
 from atlas_jax.phases.rollouts import RolloutError, Rollouts
-from atlas_jax.serving.client import ServerDown
+from atlas_jax.serving.client import Completion, ServerDown
 from atlas_jax.stopping import Stopped
 from atlas_jax.teaching.answers import AnswerChecker
 from atlas_jax.teaching.protocol import Teaching, TeachingEpisode
-from atlas_jax.teaching.speakers import Said, Sample
+from atlas_jax.teaching.speakers import Said
 
 PROBLEMS = [make_problem(f"{i}+0", str(i)) for i in range(20)]
 # Their teachings are all alike.
@@ -57,14 +57,14 @@ class FakeRun:
 
   def episode(self, problem, version):
     answers = [problem.answer, problem.answer if problem.id in FLAT else "no"]
-    sample = Sample((1, 2), (5, 6), (-0.5, -0.25), version)
+    sample = Completion("t", (5, 6), (-0.5, -0.25), "stop", version)
     return TeachingEpisode(
       problem=problem,
       baseline=(solution("none"),),
       probe="so",
       teachings=tuple(
         Teaching(
-          Said("t", 2, "stop", sample=sample),
+          Said("t", 2, "stop", prompt_ids=(1, 2), sample=sample),
           "t",
           "ok",
           1,

@@ -109,7 +109,7 @@ def test_an_episode_holds_what_was_sampled(roles, chat):
   assert [s.text for s in episode.baseline] == ["I guess 52"] * 3
   assert episode.probe == "I add the ones"
   first, second, third = episode.teachings
-  assert list(first.said.sample.prompt_ids) == chat.prompt_ids(
+  assert list(first.said.prompt_ids) == chat.prompt_ids(
     "teach 27 + 35? given I add the ones"
   )
   assert (first.text, first.status) == ("carry the one", "ok")
@@ -281,7 +281,9 @@ def test_a_transcript_is_json_and_says_it_all(roles):
   assert teaching["logprobs"] == list(sample.logprobs)
   assert teaching["taught"]["status"] == "correct"
   assert teaching["reward"] == 1.0  # fixed it, in no fewer tokens
-  assert row["teacher_prompt_ids"] == list(sample.prompt_ids)
+  assert row["teacher_prompt_ids"] == list(
+    episodes[0].teachings[0].said.prompt_ids
+  )
 
 
 @pytest.mark.parametrize(

@@ -13,15 +13,19 @@ from atlas_jax import sharding
 from atlas_jax.checkpoint import Checkpoints
 from atlas_jax.config import GrpoConfig, MeshConfig, OptimizerConfig
 from atlas_jax.data import packing
+from atlas_jax.model import logprobs
 from atlas_jax.training import optimizer, step
 from tests.training import tiny
 
+# A head of 48 or 24 rows of 32 numbers: in slices of 10 or 8 of them.
+SLICE = 320
 MESHES = {
   "one": MeshConfig(fsdp=1),
   "fsdp8": MeshConfig(fsdp=8),
   "fsdp4_tensor2": MeshConfig(fsdp=4, tensor=2),
   "data2_fsdp4": MeshConfig(data=2, fsdp=4),
-  "fsdp4_context2": MeshConfig(fsdp=4, context=2),
+  "fsdp2_tensor2_context2": MeshConfig(fsdp=2, tensor=2, context=2),
+  "fsdp2_context4": MeshConfig(fsdp=2, context=4),
 }
 # Sums over sequences, the entropy quantile, and old log-probs.
 SEQUENCE = GrpoConfig(
@@ -119,6 +123,7 @@ def restored_elsewhere(directory: pathlib.Path) -> bool:
 
 def main(path: str) -> None:
   out = {}
+  logprobs._SLICE = SLICE
   score = step.make_score_step(
     tiny.ARCHITECTURE, tiny.OPTIONS, temperature=tiny.TEMPERATURE
   )

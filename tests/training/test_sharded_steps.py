@@ -11,7 +11,7 @@ import pytest
 from tests.training import sharded_steps
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
-_MESHES = (*("one", "fsdp8", "fsdp4_tensor2", "data2_fsdp4"), "fsdp4_context2")
+_MESHES = tuple(sharded_steps.MESHES)
 
 pytestmark = pytest.mark.slow
 

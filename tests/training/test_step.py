@@ -11,7 +11,7 @@ import pytest
 from atlas_jax.config import GrpoConfig, OptimizerConfig
 from atlas_jax.data import packing
 from atlas_jax.metrics import Accumulator
-from atlas_jax.model import decoder
+from atlas_jax.model import decoder, logprobs
 from atlas_jax.training import optimizer, step
 from tests.training import tiny
 
@@ -187,7 +187,7 @@ def test_score_is_the_log_softmax_at_the_temperature():
       compute_dtype=jnp.float32,
       remat="none",
     )
-    return decoder.logits(model, tiny.ARCHITECTURE, hidden)
+    return logprobs.logits(model, tiny.ARCHITECTURE, hidden)
 
   for m in range(2):
     x = np.asarray(

@@ -138,14 +138,13 @@ class HttpAgentConfig:
       )
     elif secret_names.in_text(url):
       yield f"url {_SECRET}"
+    for key in ("headers", "query"):
+      for name, value in getattr(self, key).items():
+        if not isinstance(value, str):
+          yield f"{key}[{name!r}] must be text"
     for name, value in self.headers.items():
-      if not isinstance(value, str):
-        yield f"headers[{name!r}] must be text"
-      elif not value.isprintable() or not _HEADER_NAME.fullmatch(name):
+      if not str(value).isprintable() or not _HEADER_NAME.fullmatch(name):
         yield f"headers[{name!r}] is no header of one line"
-    for name, value in self.query.items():
-      if not isinstance(value, str):
-        yield f"query[{name!r}] must be text"
     for key in ("headers", "query", "body"):
       yield from _secrets(getattr(self, key), key)
     if not holds(self.body, PROMPT) and not holds(self.query, PROMPT):

@@ -1,0 +1,121 @@
+"""The flag --config of a launcher with its keys, and errors of any flag."""
+
+import os
+import pathlib
+import re
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+from ml_collections.config_flags import tuple_parser
+
+_CONFIG = None
+# Where configs/ lies: the checkout, or the package atlas_jax.
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+class _OrNone(flags.ArgumentParser):
+  """The parser of a number, for whom nothing, or None, is None.
+
+  Whether a key may be None is said when the config is resolved.
+  """
+
+  def __init__(self, parser: flags.ArgumentParser):
+    self.syntactic_help = parser.syntactic_help
+    self._parser = parser
+
+  def parse(self, argument):
+    return None if argument in ("", "None") else self._parser.parse(argument)
+
+  def flag_type(self):
+    return self._parser.flag_type()
+
+
+class _Tuple(flags.ArgumentParser):
+  """A tuple in one flag; given twice, the last one holds, as for other keys.
+
+  (That of ml_collections runs all that were given.)
+  """
+
+  def parse(self, argument):
+    return () if argument == "" else tuple_parser.TupleParser().parse(argument)
+
+  def flag_type(self):
+    return "tuple"
+
+
+def define() -> None:
+  """Declares --config; call it on import."""
+  global _CONFIG
+  for kind, parser in (
+    (float, _OrNone(flags.FloatParser())),
+    (int, _OrNone(flags.IntegerParser())),
+    (tuple, _Tuple()),
+  ):
+    config_flags.register_flag_parser_for_type(kind, parser)
+  _CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "A file under configs/, as FILE.py or FILE.py:VARIANT."
+  )
+  parser = flags.FLAGS["config"].parser
+  parse = parser.parse
+  parser.parse = lambda path: parse(_found(path))
+  flags.mark_flag_as_required("config")
+
+
+def _found(path: str) -> str:
+  """`path`, or the config of that name that is installed with this file."""
+  file = path.split(":", 1)[0]
+  inside = pathlib.PurePath(file).parts[:1] == ("configs",)
+  if inside and not os.path.exists(file) and (ROOT / file).is_file():
+    return str(ROOT / path)
+  return path
+
+
+def tree():
+  """The ConfigDict of --config with the keys that flags have changed."""
+  return _CONFIG.value
+
+
+def parse(argv: list[str]) -> list[str]:
+  """What absl's own parser does, with an error of the input as one line."""
+  try:
+    rest = flags.FLAGS(argv)
+    if _CONFIG is not None:
+      hasattr(_CONFIG.value, "keys")  # reads the file
+    return rest
+  except SystemExit:  # --help and its kin have printed; absl ends with 1
+    sys.exit(0)
+  except (AttributeError, KeyError) as error:  # as ml_collections says it
+    text = _unknown_key(argv, str(error))
+    if text is None:
+      raise
+  except flags.Error as error:
+    first, *more = str(error).strip().splitlines()
+    last = more[-1].strip() if more else ""
+    if more and not last.startswith("ValueError: "):
+      raise  # of the config file: its traceback tells
+    text = " ".join([first, last.removeprefix("ValueError: ")]).strip()
+  except OSError as error:  # there is no such file
+    text = " ".join(str(error).split())
+  sys.exit(f"error: {text}")
+
+
+def _unknown_key(argv: list[str], text: str) -> str | None:
+  """The error of a key that there is not; None: another error.
+
+  It is one that a flag names, or an old section that the config file names.
+  """
+  from atlas_jax import config_tree
+
+  lost = (re.findall(r"'(\w+)", text) or [""])[0]
+  given = [a.split("=")[0] for a in argv if re.match("--?config\\.", a)]
+  wrong = [key for key in given if lost in key.split(".")]
+  configs = [a.split("=", 1)[1] for a in argv if re.match("--?config=", a)]
+  if not wrong and configs and lost in config_tree.RENAMED:
+    new = config_tree.RENAMED[lost]
+    return f"{configs[0]}: config.{lost} names no key; it is config.{new} now"
+  if not wrong or not configs:
+    return None
+  keys = config_tree.dotted(flags.FLAGS["config"].parser.parse(configs[0]))
+  hint = config_tree.meant(wrong[0].split(".", 1)[1], keys)
+  return f"{wrong[0]} names no key{hint}; they are in configs/README.md"
