@@ -61,7 +61,9 @@ class Run:
       metrics.import_wandb()
     self.config = config
     self.workdir = workdir
-    self.prompts = Prompts(config.prompts)
+    self.prompts = Prompts(
+      config.prompts, config.episode.stated_probe_tokens
+    )
     self.splits = splits.load(config.data)
     # Read here, so that bad data stops a run before anything starts.
     self.sft_examples = []

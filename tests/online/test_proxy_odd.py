@@ -196,8 +196,8 @@ NAN = float("nan")
     ({"body_timeout_s": 0.0}, "body_timeout_s=0.0 must be above 0"),
     ({"teach_deadline_s": NAN}, "teach_deadline_s must be a number, got nan"),
     (
-      {"episode": TeachConfig(max_probe_tokens=0)},
-      "episode.max_probe_tokens=0 must",
+      {"episode": TeachConfig(max_probe_tokens=-1)},
+      "episode.max_probe_tokens=-1 must",
     ),
     (
       {"episode": TeachConfig(max_teaching_tokens=0)},
