@@ -159,40 +159,33 @@ class Rollouts:
 
     asked_before: less what was asked by now.
     """
-    done, already = (self._done, self._asked) if asked_before else ({}, {})
-    out, counted = [], set()
+    already = self._asked if asked_before else {}
+    calls = {}
     for job in jobs:
       for problem in job.problems:
-        key = (job.prompts, problem.id, job.replicate)
-        if key in done or key in counted:
-          continue
-        counted.add(key)
-        roles = ["student_taught"]
-        for role, asked in self._keys(job, problem).items():
-          if asked not in already and asked not in counted:
-            counted.add(asked)
-            roles.append(role)
         question = len(problem.question.encode())
-        for role in roles:
-          out.append(
-            (role, len(getattr(job.prompts, role).encode()) + question)
-          )
-    return out
+        for role, key in self._keys(job, problem).items():
+          if key not in already:
+            template = getattr(job.prompts, role)
+            calls[key] = role, len(template.encode()) + question
+    return list(calls.values())
 
   def _keys(self, job: Job, problem: Problem) -> dict[str, tuple]:
-    """role -> what its call depends on, of those that rollouts share."""
-    probe, teacher = job.prompts.student_probe, job.prompts.teacher
+    """role -> what its call depends on: rollouts with equal ones share it."""
+    prompts, sample = job.prompts, (problem.id, job.replicate)
+    probe, teacher = prompts.student_probe, prompts.teacher
     keys = {
-      "student_baseline": ("baseline", problem.id),
-      "student_probe": ("probe", probe, problem.id),
-      "teacher": ("teach", probe, teacher, problem.id, job.replicate),
+      "student_baseline": ("baseline", *sample),
+      "student_probe": ("probe", probe, *sample),
+      "teacher": ("teach", probe, teacher, *sample),
+      "student_taught": ("taught", prompts, *sample),
     }
-    # As TeachingProtocol samples them.
-    for role in ("student_baseline", "student_probe"):
-      if self.config.agent_mode or sampling(self.config.episode, role)[1] > 0:
-        keys[role] += (job.replicate,)
     if self.config.agent_mode:
       del keys["student_probe"]
+      return keys
+    for role in ("student_baseline", "student_probe"):
+      if sampling(self.config.episode, role)[1] == 0:  # greedy: all are equal
+        keys[role] = keys[role][:-1]
     return keys
 
   async def _make(self, work) -> list[tuple]:
@@ -215,7 +208,7 @@ class Rollouts:
     config, keys = self.config, self._keys(job, problem)
 
     def key(_, ask):
-      return keys.get(ask.role)
+      return keys[ask.role]
 
     protocol = TeachingProtocol(
       Once(self.student, self._asked, key),

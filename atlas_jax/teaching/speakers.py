@@ -97,12 +97,12 @@ class Once:
   Args:
     speaker: who is asked.
     answers: by key; filled and used. Several of these may share it.
-    key: of (prompt, ask); None for what is asked every time.
+    key: of (prompt, ask).
   """
 
   speaker: Speaker
   answers: dict[Hashable, asyncio.Task]
-  key: Callable[[str, Ask], Hashable | None]
+  key: Callable[[str, Ask], Hashable]
 
   @property
   def tokenizer(self) -> ChatTokenizer | None:
@@ -110,8 +110,6 @@ class Once:
 
   async def say(self, prompt: str, ask: Ask) -> list[Said]:
     key = self.key(prompt, ask)
-    if key is None:
-      return await self.speaker.say(prompt, ask)
 
     def forget(task: asyncio.Task) -> None:
       if task.cancelled() or task.exception() is not None:
