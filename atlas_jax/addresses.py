@@ -1,6 +1,6 @@
-"""Which parts of an address may hold a secret.
+"""Checks addresses of configs, and strips the parts that may hold a secret.
 
-Addresses of configs are written to files and logs, so keys do not go there.
+Addresses are written to files and logs, so no key may stand in one.
 """
 
 import functools
@@ -11,7 +11,7 @@ from atlas_jax import secret_names
 
 
 def problem(url: str | None) -> str | None:
-  """What is wrong with the address of a server; None: nothing is.
+  """Why the address of a server is refused; None: it is valid.
 
   The text begins with a verb and does not repeat the address.
   """
@@ -31,7 +31,7 @@ def problem(url: str | None) -> str | None:
 
 
 def bare(url: str, base: str = "") -> str:
-  """An address without user, query and fragment, for a text of one line."""
+  """An address without user, query, fragment and control characters."""
   try:
     parts = urllib.parse.urlsplit(urllib.parse.urljoin(base, url))
   except ValueError:
@@ -43,7 +43,7 @@ def bare(url: str, base: str = "") -> str:
 
 @functools.lru_cache(maxsize=64)
 def is_loopback(host: str | None) -> bool:
-  """Whether a host is this machine, whatever a name server says."""
+  """Whether a host is this machine, without asking a name server."""
   try:
     return host == "localhost" or ipaddress.ip_address(host).is_loopback
   except ValueError:

@@ -9,22 +9,16 @@ import json
 import os
 import pickle
 import resource
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable
 
+from atlas_jax import fork_server
 from atlas_jax.errors import AtlasError
 
 MEMORY_BYTES = 6 << 30
-_PROGRAM = (
-  "import json, sys; sys.path[:], *given = json.loads(sys.argv[1]);"
-  " from atlas_jax.confined import serve; serve(*given)"
-)
 
 
 class NoAnswer(AtlasError):
@@ -46,35 +40,41 @@ class Confined:
   """A process that calls functions. Threads may share it.
 
   Args:
+    prepare: imports, before the process is forked; one of our own functions.
     memory_bytes: of its own; 0: no bound.
     answer_bytes: of an answer.
 
   Attributes:
+    pid: of the process.
     end: ends the process; this happens also when nobody holds the object.
+
+  Raises:
+    NoAnswer: it did not start.
   """
 
   def __init__(
-    self, *, memory_bytes: int = MEMORY_BYTES, answer_bytes: int = 8192
+    self,
+    prepare: Callable[[], object] = os.getpid,
+    *,
+    memory_bytes: int = MEMORY_BYTES,
+    answer_bytes: int = 8192,
   ):
     self._memory_bytes, self._answer_bytes = memory_bytes, answer_bytes
     self._turn = threading.Lock()
     self._connection, theirs = socket.socketpair()
     with theirs:
-      given = json.dumps((sys.path, theirs.fileno(), memory_bytes))
-      self._process = subprocess.Popen(
-        # -P: not what lies in the current directory.
-        [sys.executable, "-P", "-c", _PROGRAM, given],
-        pass_fds=[theirs.fileno()],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is for us
-      )
+      try:
+        self._process = fork_server.fork(
+          theirs.fileno(), prepare, serve, memory_bytes
+        )
+      except OSError as error:
+        raise NoAnswer(f"did not start: {error}") from None
+    self.pid = self._process.pid
     self.end = weakref.finalize(self, _end, self._process, self._connection)
 
   @property
   def alive(self) -> bool:
-    return self.end.alive and self._process.poll() is None
+    return self.end.alive and not self._process.ended()
 
   def call(self, function: Callable, *arguments, cpu_s: float, wall_s: float):
     """What the function returns there, as JSON holds it.
@@ -90,9 +90,12 @@ class Confined:
         self.end()
         raise Late(f"takes more than {wall_s:g} s") from None
       except (OSError, ValueError, TypeError, RecursionError):
+        memory = f" or {self._memory_bytes >> 30} GiB" * bool(
+          self._memory_bytes
+        )
+        self.end()
         raise NoAnswer(
-          f"takes more than {cpu_s:g} s or {self._memory_bytes >> 30} GiB (its"
-          f" process ended with {self.end()})"
+          f"ended its process or takes more than {cpu_s:g} s" + memory
         ) from None
       except BaseException:
         self.end()  # the next question would get this one's answer
@@ -114,11 +117,9 @@ class Confined:
     return line
 
 
-def _end(process: subprocess.Popen, connection: socket.socket) -> int:
+def _end(process: fork_server.Process, connection: socket.socket) -> None:
   connection.close()
-  if process.poll() is None:  # it leads a session: what it started ends too
-    os.killpg(process.pid, signal.SIGKILL)
-  return process.wait()
+  process.kill()
 
 
 def _limit(kind: int, most: int, *, again: bool = False) -> None:

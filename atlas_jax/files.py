@@ -1,10 +1,10 @@
-"""Files that a stranger may have made: read within bounds, written in place.
+"""Reads files that a stranger may have made, within bounds; writes files whole.
 
   1. Only a regular file is read: a pipe waits for ever, a device never ends.
   2. A file, a line of one and the depth of a JSON value have a bound each.
   3. What stands in a directory lies in it; a new file follows no link.
 
-Where a function takes `error`, that is what it raises.
+Where a function takes `error`, it raises that.
 """
 
 import contextlib
@@ -17,13 +17,13 @@ from typing import IO, Any
 
 from atlas_jax.errors import AtlasError
 
-MOST_BYTES = 128 << 20  # of a file that is read whole
+LARGEST_FILE = 128 << 20  # bytes of a file that is read whole
 LONGEST_LINE = 16 << 20  # bytes
 DEEPEST = 64  # arrays and objects in one another
 
 
 class FileError(AtlasError, ValueError):
-  """A file cannot be used; the text names it and says why."""
+  """A file that cannot be used; the text names it and says why."""
 
 
 def _opened(path, error: type[Exception]) -> IO[bytes]:
@@ -41,18 +41,18 @@ def _opened(path, error: type[Exception]) -> IO[bytes]:
 
 
 def read(path, error: type[Exception] = FileError) -> bytes:
-  """All of a file."""
+  """The whole content of a file."""
   with _opened(path, error) as file:
-    data = file.read(MOST_BYTES + 1)
-  if len(data) > MOST_BYTES:
-    raise error(f"{path} cannot be read: more than {MOST_BYTES >> 20} MiB")
+    data = file.read(LARGEST_FILE + 1)
+  if len(data) > LARGEST_FILE:
+    raise error(f"{path} cannot be read: more than {LARGEST_FILE >> 20} MiB")
   return data
 
 
 def lines(
   path, error: type[Exception] = FileError
 ) -> Iterator[tuple[str, bytes]]:
-  """('FILE:LINE', line) of each line, with the newline that ends it."""
+  """('FILE:LINE', line) for each line, which keeps its newline."""
   with _opened(path, error) as file:
     number = 0
     while line := file.readline(LONGEST_LINE + 1):
@@ -70,7 +70,7 @@ def parse(
   try:
     text = data.decode("utf-8-sig")
     value = json.loads(text, **options)
-    # Only an escape spells what UTF-8 cannot hold.
+    # Only an escape can spell a character that UTF-8 cannot hold.
     if "\\u" in text or text.count("[") + text.count("{") > DEEPEST:
       _check(value, DEEPEST)
   except (ValueError, RecursionError) as e:
@@ -102,7 +102,7 @@ def read_json(path, error: type[Exception] = FileError) -> dict[str, Any]:
 def check_directory(
   root: str | os.PathLike, names: Container[str] | None = None
 ) -> None:
-  """Refuses a directory in which something lies elsewhere.
+  """Refuses a directory with an entry that lies elsewhere.
 
   A link in it may lead to another place in it or, as in Hugging Face's cache,
   from models--X/snapshots/Y to models--X/blobs. Weights may have more than one
@@ -113,36 +113,43 @@ def check_directory(
     names: of the entries to look at, up to a dot; None: all but hidden ones.
 
   Raises:
-    FileError: with the name and what it is.
+    FileError: names the entry and says what it is.
   """
   home = pathlib.Path(os.path.realpath(root))
   homes = [home]
   if home.parent.name == "snapshots":
     homes.append(home.parent.parent / "blobs")
+
+  def looked_at(name: str) -> bool:
+    shown = names is None or name.split(".")[0] in names
+    return shown and not name.startswith(".")
+
   for folder, *kinds in os.walk(root):
-    for found in kinds:
+    for entries in kinds:
       if folder == os.fspath(root):
-        found[:] = [
-          name
-          for name in found
-          if not name.startswith(".")
-          and (names is None or name.split(".")[0] in names)
-        ]
-      for path in (os.path.join(folder, name) for name in found):
-        real = pathlib.Path(os.path.realpath(path))
-        if not any(real.is_relative_to(h) for h in homes):
-          raise FileError(
-            f"{path} is a link to {real}; valid: files in {root} itself"
-          )
-        try:
-          seen = os.lstat(real)
-        except OSError as e:
-          raise FileError(f"{path} cannot be read: {e.strerror}") from None
-        is_file = stat.S_ISREG(seen.st_mode)
-        if not (is_file or stat.S_ISDIR(seen.st_mode)):
-          raise FileError(f"{path} is neither a file nor a directory")
-        if is_file and seen.st_nlink > 1 and real.suffix != ".safetensors":
-          raise FileError(f"{path} is a hard link; put a copy in its place")
+        entries[:] = filter(looked_at, entries)
+      for name in entries:
+        path = os.path.join(folder, name)
+        if problem := _problem(path, homes):
+          raise FileError(f"{path} {problem}")
+
+
+def _problem(path: str, homes: list[pathlib.Path]) -> str | None:
+  """Why an entry of a directory is not a file or directory of its own."""
+  real = pathlib.Path(os.path.realpath(path))
+  if not any(real.is_relative_to(home) for home in homes):
+    return f"is a link to {real}; valid: files in {homes[0]} itself"
+  try:
+    found = real.lstat()
+  except OSError as e:
+    return f"cannot be read: {e.strerror}"
+  if stat.S_ISDIR(found.st_mode):
+    return None
+  if not stat.S_ISREG(found.st_mode):
+    return "is neither a file nor a directory"
+  if found.st_nlink > 1 and real.suffix != ".safetensors":
+    return "is a hard link; put a copy in its place"
+  return None
 
 
 @contextlib.contextmanager

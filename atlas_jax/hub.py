@@ -1,10 +1,10 @@
-"""Models and data sets by their names on the Hugging Face Hub.
+"""Finds models and data sets by their names on the Hugging Face Hub.
 
-A name is ORG/NAME or ORG/NAME@REVISION. huggingface_hub finds what it means:
-in its cache or on the network, by HF_TOKEN, HF_HUB_OFFLINE and the like.
+A name is ORG/NAME or ORG/NAME@REVISION. huggingface_hub looks it up in its
+cache or on the network, by HF_TOKEN, HF_HUB_OFFLINE and the like.
   1. A directory (or file) of that name is taken first.
-  2. What is whole in the cache is used as it is, without the network.
-  3. Nothing that could be run comes along: no .py, no pickles.
+  2. A snapshot that is whole in the cache is used without the network.
+  3. No file that could be run is downloaded: no .py, no pickles.
 """
 
 import functools
@@ -18,38 +18,37 @@ from atlas_jax.errors import AtlasError
 log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@([\w./-]+))?", re.ASCII)
-_FILE = re.compile(r".*\.(jsonl?|csv|tsv|parquet|txt)")
-_DATA = ("*.json", "*.jsonl", "*.csv", "*.tsv", "*.parquet", "*.md", "*.yaml")
-_WANTED = {
-  "model": ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"),
-  "dataset": _DATA,
+_ENDINGS = {
+  "model": ("json", "safetensors", "jinja", "model", "txt"),
+  "dataset": ("json", "jsonl", "csv", "tsv", "parquet", "md", "yaml"),
 }
 
 
 class HubError(AtlasError):
-  """Neither a directory nor what the Hub has; the text says which and why."""
+  """A path that is no directory, and that the Hub does not have."""
 
 
 def is_name(path: str) -> bool:
-  """Whether only the Hub can have `path`."""
-  named = _NAME.fullmatch(path) and not _FILE.fullmatch(path)
-  return bool(named) and not os.path.exists(path)
+  """Whether a path is a name of the Hub and nothing on this machine."""
+  ending = path.rpartition(".")[2]
+  is_file = ending in (*_ENDINGS["dataset"], "txt") or os.path.exists(path)
+  return bool(_NAME.fullmatch(path)) and not is_file
 
 
 def pinned(path: str) -> str:
-  """The name of a model with the commit that it means now."""
+  """The name of a model with the commit that the name means now."""
   return f"{path.partition('@')[0]}@{directory(path, 'model').name}"
 
 
 def directory(path: str | os.PathLike, kind: str) -> pathlib.Path:
-  """Where the files of a model or data set are on this machine.
+  """The directory of a model or data set on this machine.
 
   Args:
-    path: of a directory, or a name.
+    path: of a directory, or a name of the Hub.
     kind: model or dataset.
 
   Raises:
-    HubError: it is neither, or cannot be had.
+    HubError: it is neither, or the Hub does not give it.
   """
   path = os.fspath(path)
   if os.path.exists(path):
@@ -67,7 +66,7 @@ def directory(path: str | os.PathLike, kind: str) -> pathlib.Path:
     repository,
     repo_type=kind,
     revision=revision,
-    allow_patterns=_WANTED[kind],
+    allow_patterns=[f"*.{ending}" for ending in _ENDINGS[kind]],
   )
   try:
     try:

@@ -1,4 +1,4 @@
-"""Keeps keys out of every text that is kept or shown.
+"""Masks keys in every text that is saved, logged or shown.
 
 A text is searched as it is, and with up to three layers of escapes taken away
 (URL, JSON, Python, HTML, UTF-16, a line broken in two), for each secret, its
@@ -23,22 +23,22 @@ _NAMES = re.compile(
 )
 _USER = re.compile(r"://([^/?#\s]*)@")
 _PAIR = re.compile(r"([\w.-]+)=([^&;\s]+)")
-# A shorter value is a setting (false, a port), and stands in honest answers.
+# A shorter value is a setting (false, a port), and occurs in honest answers.
 _SHORTEST = 8  # characters
 _MASK = "***"
 _LONGEST_ERROR = 600  # characters
 _MOST_SEARCHED = 1 << 20  # characters of an error
 _LAYERS = 3
-# Each way begins with one letter, so that most of a text is passed over.
+# Each kind of escape begins with one letter: most of a text is passed over.
 _ESCAPE = re.compile(
   r"%([0-9a-fA-F]{2})|\\(?:x|u00)([0-9a-fA-F]{2})|\\(.)|&(#?\w{2,8};)"
   r"|\r[\n \t]*|\n[ \t]*|\0"
 )
 _LETTERS = {"n": "\n", "r": "\r", "t": "\t"}
-# Of a text every 4th place is looked up: _SHORTEST characters have all these.
+# Every 4th place of a text is looked up: 8 characters hold one such 5 whole.
 _STEP, _GRAM = 4, 5
-# Searched at a time, since escapes take a hundred times their size in memory;
-# and a secret with all of its escapes, which may stand where two of them meet.
+# Characters searched at a time, since escapes take a hundred times their size
+# in memory; and of a secret with its escapes, which may span two windows.
 _WINDOW, _LONGEST_FORM = 1 << 17, 1 << 15
 
 
@@ -62,7 +62,7 @@ def scrubber(environ: Mapping[str, str], *own: str | None) -> Callable:
 
 
 def answer_scrubber(environ: Mapping[str, str], *own: str | None) -> Callable:
-  """For answers: only what is long enough to be a secret."""
+  """As `scrubber`, for answers: masks no text too short to be a secret."""
   values = {value.strip() for value in own if value}
   for variable in environ.items():
     values.update(map(str.strip, _in_variable(*variable)))
@@ -95,18 +95,18 @@ def answer_scrubber(environ: Mapping[str, str], *own: str | None) -> Callable:
   return scrub
 
 
-def told(scrub: Callable[[str], str], text: str) -> str:
-  """The beginning of an error as one line: hidden first, cut afterwards.
+def error_line(scrub: Callable[[str], str], text: str) -> str:
+  """The beginning of an error's text as one line, masked before it is cut.
 
   This is the one place that cuts an error. Far more is searched than is kept:
-  a secret that is cut before it is hidden is not among what is kept.
+  a secret that the first cut halves lies beyond the part that is kept.
   """
   text = text[:_MOST_SEARCHED].encode(errors="backslashreplace").decode()
   return " ".join(scrub(text).split())[:_LONGEST_ERROR]
 
 
 def _in_variable(name: str, value: str) -> Iterator[str]:
-  """The secrets in a variable; a place where one lies is none."""
+  """The secrets in a variable; the path of a file with one is none."""
   is_place = os.path.isabs(value) and os.path.exists(value)
   if _NAMES.search(name) and not is_place:
     yield from (value, re.sub(r"^(Basic|Bearer) ", "", value))
@@ -117,7 +117,7 @@ def _in_variable(name: str, value: str) -> Iterator[str]:
 
 
 def _forms(secret: str) -> Iterator[str]:
-  """What a server may make of a secret, and no layer of escapes does."""
+  """The encodings of a secret that are no layer of escapes."""
   content = secret.encode(errors="replace")
   forms = {secret, content.decode("latin-1")}
   forms |= {form.replace(" ", "+") for form in forms}
@@ -134,7 +134,7 @@ def _forms(secret: str) -> Iterator[str]:
 
 
 def _found(text: str, grams: dict) -> Iterator[tuple[int, int]]:
-  """Where in a text secrets begin and end."""
+  """(start, end) of each secret in a text."""
   for i in range(0, len(text), _STEP):
     for at, form in grams.get(text[i : i + _GRAM], ()):
       if i >= at and text.startswith(form, i - at):
@@ -142,7 +142,7 @@ def _found(text: str, grams: dict) -> Iterator[tuple[int, int]]:
 
 
 def _unescaped(text: str) -> tuple[str, list[tuple[int, int]]]:
-  """A text without its outer escapes, and (place in it, in `text`) of runs."""
+  """A text without its outer escapes, and (place in it, in `text`) by run."""
   parts, runs, end, size = [], [(0, 0)], 0, 0
   for found in _ESCAPE.finditer(text):
     of_url, code, letter, entity = found.groups("")
@@ -157,7 +157,7 @@ def _unescaped(text: str) -> tuple[str, list[tuple[int, int]]]:
 
 
 def _outside(at: int, runs: list[tuple[int, int]]) -> int:
-  """Where in a text that stands which is at this place without escapes."""
+  """The place in a text of a place in the same text without escapes."""
   run = bisect.bisect(runs, at, key=operator.itemgetter(0)) - 1
   return runs[run][1] + at - runs[run][0]
 

@@ -1,6 +1,6 @@
-"""Which values of a config are secrets, by their names.
+"""Finds keys and passwords in a config, by their names and shapes.
 
-Configs are written to files and logs, so a key does not stand in one.
+Configs are written to files and logs, so no key may stand in one.
 """
 
 import re
@@ -15,7 +15,7 @@ _SECRET = re.compile(
   r"|token$|(^|[-_. ])(key|auth|pwd|pass|pat|bearer|jwt)$",
   re.IGNORECASE,
 )
-# Sampling parameters, keys of tables, and what says where a secret is.
+# Sampling parameters, keys of tables, and names of where a secret is.
 _OPEN = re.compile(
   r"(^|[-_. ])((bos|eos|pad|stop)[-_. ]token"
   r"|(cache|sort|primary|foreign|partition)[-_. ]key"
@@ -46,48 +46,42 @@ _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*|[a-z]+(_[a-z]+)+")
 
 
 def is_secret(name: str) -> bool:
-  """Whether a value of this name is secret; max_tokens and keyword are not."""
+  """Whether a value of this name is secret; one of max_tokens is not."""
   words = _HUMP.sub("_", name)
   return bool(_SECRET.search(words)) and not _OPEN.search(words)
 
 
-def named(template, path: str = "") -> Iterator[tuple[str, str, object]]:
-  """(path, name, value) of all that has a name in a JSON template.
+def named(
+  template, path: str = "", name: str | None = None
+) -> Iterator[tuple[str, str, object]]:
+  """(path, name, value) of every named value in a JSON template.
 
   An element of a list has the name of the list.
   """
+  if name is not None:
+    yield path, name, template
   if isinstance(template, dict):
-    for name, value in template.items():
-      yield from _under(name, value, f"{path}[{name!r}]")
+    for key, value in template.items():
+      yield from named(value, f"{path}[{key!r}]", key)
   elif isinstance(template, list | tuple):
     for i, value in enumerate(template):
-      yield from named(value, f"{path}[{i}]")
-
-
-def _under(name, value, path: str):
-  yield path, name, value
-  if isinstance(value, dict):
-    yield from named(value, path)
-  elif isinstance(value, list | tuple):
-    for i, element in enumerate(value):
-      yield from _under(name, element, f"{path}[{i}]")
+      yield from named(value, f"{path}[{i}]", name)
 
 
 def in_text(text: str) -> bool:
-  """Whether a key stands there: by its shape, or by its name in an address."""
+  """Whether a text holds a key: by its shape, or its name in an address."""
   pairs = _QUERY.findall(urllib.parse.unquote(text))
-  named = any(is_secret(name) and _is_told(value) for name, value in pairs)
-  return named or bool(KEY.search(text))
+  return any(map(_is_key, pairs)) or bool(KEY.search(text))
 
 
 def in_argv(argv: tuple[str, ...]) -> Iterator[int]:
-  """Where in a command --api-key=VALUE, --api-key VALUE or such stands."""
+  """The places in a command of --api-key=VALUE, --api-key VALUE and such."""
   for i, (before, element) in enumerate(zip(("", *argv), argv, strict=False)):
     pairs = list(_pairs(element))
     if before.startswith("-") and "=" not in before and element[:1] != "-":
       pairs.append((before.lstrip("-"), element))
     if (
-      any(is_secret(name) and _is_told(value) for name, value in pairs)
+      any(map(_is_key, pairs))
       or in_text(element)
       or any(map(_SHORT.fullmatch, (element, f"{before} {element}")))
     ):
@@ -95,7 +89,7 @@ def in_argv(argv: tuple[str, ...]) -> Iterator[int]:
 
 
 def _pairs(text: str) -> Iterator[tuple[str, str]]:
-  """(name, value) of what has a name in an argument."""
+  """(name, value) of every named value in an argument."""
   for name, value, quoted, inner in _INSIDE.findall(text):
     yield name or quoted, value or inner
   if found := _NAMED.fullmatch(text):
@@ -104,11 +98,13 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
 
 
 def may_name(variable: str) -> bool:
-  """Whether this can be the name of a variable, and not a key in its place."""
+  """Whether a text can name a variable, rather than be a key in its place."""
   random = re.search(r"(?=[A-Z]*\d)[A-Z0-9]{16}", variable)
   return bool(_VARIABLE.fullmatch(variable)) and not random
 
 
-def _is_told(value: str) -> bool:
-  """Whether an argument can be the secret itself."""
-  return value.lower() not in _SETTINGS and not value.startswith(_ELSEWHERE)
+def _is_key(pair: tuple[str, str]) -> bool:
+  """Whether a (name, value) of an argument is a secret itself."""
+  name, value = pair
+  elsewhere = value.lower() in _SETTINGS or value.startswith(_ELSEWHERE)
+  return is_secret(name) and not elsewhere

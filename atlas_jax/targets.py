@@ -1,4 +1,4 @@
-"""module:name and path/to/file.py:name: objects that a config names."""
+"""Loads the objects that a config names: module:name, path/to/file.py:name."""
 
 import hashlib
 import importlib
@@ -13,7 +13,7 @@ from atlas_jax.config_tree import ConfigError
 
 
 def load(target: str, where: str):
-  """The object that `target` names; its module is imported.
+  """Imports a module and returns the object in it that `target` names.
 
   A file may import its neighbours, after everything else on the path.
 
@@ -27,7 +27,7 @@ def load(target: str, where: str):
   except (Exception, SystemExit) as error:
     file = head if is_file else head.replace(".", "/") + ".py"
     raise ConfigError(
-      f"{where}={target!r}: {head} does not import: {_said(error, file)}"
+      f"{where}={target!r}: {head} does not import: {_one_line(error, file)}"
     ) from error
   for part in name.split("."):
     if not hasattr(found, part):
@@ -41,7 +41,7 @@ def load(target: str, where: str):
 
 
 def function(target: str, where: str, takes: int) -> Callable:
-  """As load; what cannot be called with `takes` arguments is refused."""
+  """As load, for a function that is called with `takes` arguments."""
   found = load(target, where)
   if not callable(found):
     raise ConfigError(f"{where}={target!r} is not callable")
@@ -51,24 +51,23 @@ def function(target: str, where: str, takes: int) -> Callable:
     raise ConfigError(
       f"{where}={target!r} is called with {takes} arguments: {error}"
     ) from None
-  except ValueError:  # a builtin that does not say
+  except ValueError:  # a builtin without a signature
     pass
   return found
 
 
 def raised(error: BaseException, function: Callable) -> str:
-  """What a function raised, with the line of its file that it came from."""
+  """The error of a user's function, with the line of its file that raised."""
   plain = inspect.unwrap(function)
-  code = getattr(plain, "__code__", None)
-  if code is None:  # an object that can be called
-    code = getattr(type(plain).__call__, "__code__", None)
-  if code is None:
-    return _said(error, "")
-  return _said(error, code.co_filename, code.co_firstlineno)
+  of_object = getattr(type(plain).__call__, "__code__", None)
+  code = getattr(plain, "__code__", of_object)
+  if code is None:  # a builtin
+    return _one_line(error, "")
+  return _one_line(error, code.co_filename, code.co_firstlineno)
 
 
-def _said(error: BaseException, file: str, line: int | None = None) -> str:
-  """The error, and its last line in `file`; `line` where it has none there."""
+def _one_line(error: BaseException, file: str, line: int | None = None) -> str:
+  """The error and its last line in `file`; `line` where it has none there."""
   for frame in traceback.extract_tb(error.__traceback__):
     if file and frame.filename.endswith(file):
       file, line = frame.filename, frame.lineno
@@ -86,7 +85,7 @@ def _file(name: str):
     sys.path.append(str(path.parent))
   spec = importlib.util.spec_from_file_location(key, path)
   module = importlib.util.module_from_spec(spec)
-  # Before it runs: dataclasses look their module up.
+  # Before the module runs: dataclasses look it up.
   sys.modules[key] = module
   try:
     spec.loader.exec_module(module)

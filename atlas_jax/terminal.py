@@ -1,4 +1,4 @@
-"""What a terminal shows: text, and no command to it.
+"""Spells control characters out, so that no text commands a terminal.
 
 Answers, data, and the errors of agents and servers may hold escape sequences,
 which a terminal obeys. The launchers send all of their output through here.

@@ -188,8 +188,8 @@ MEANINGS = {
   "ProxyConfig.health_timeout_s": "for a server to say that it is up",
   "ProxyConfig.max_request_bytes": "of one request",
   "ProxyConfig.max_connections": "clients connected at one time;",
-  "ModelServerConfig.model": "as its /v1/models lists it;",
-  "ModelServerConfig.send_temperature": "False: a request says none",
+  "ChatServerConfig.model": "as its /v1/models lists it;",
+  "ChatServerConfig.send_temperature": "False: a request says none",
   "UpstreamConfig.send_temperature": "False: a request says none",
   "UpstreamConfig.model": "as its /v1/models lists it;",
 }

@@ -1,15 +1,27 @@
 """What every test shares: the CPU as JAX's device, and tiny models on disk."""
 
 import functools
+import importlib.metadata
 import os
 import pathlib
 
 import pytest
 
 _REPO = pathlib.Path(__file__).resolve().parent.parent
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_REPO / ".cache/jax"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+# Also of the processes that tests start. A tiny program is compiled for longer
+# than it runs: with these in a quarter of the time, and once for all.
+_ENVIRON = {
+  "JAX_PLATFORMS": "cpu",
+  "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+  "JAX_COMPILATION_CACHE_DIR": str(_REPO / ".cache" / "jax"),
+  "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+  "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
+# XLA ends a process over a flag that it does not know: a newer one may not.
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+  _ENVIRON["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false"
+for _name, _value in _ENVIRON.items():
+  os.environ.setdefault(_name, _value)
 
 
 @pytest.fixture(scope="session")
@@ -31,22 +43,35 @@ def repo_root() -> pathlib.Path:
   return _REPO
 
 
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+  """An empty cache of the Hub, and no network but a refused port."""
+  from huggingface_hub import constants
+
+  monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+  monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+  return tmp_path / "cache"
+
+
 @functools.cache
 def _group(file: str) -> str:
-  """Whole runs share fixtures, and mostly wait: they are one group.
-
-  Of the others every file is one, but those of tests/serving share servers.
-  """
+  """Every file is a group, but those that share real servers are one."""
   if "mark.vllm" not in (_REPO / file).read_text():
     return file
   return str(pathlib.PurePath(file).parent)
 
 
+@functools.cache
+def _turn(file: str) -> int:
+  """Long groups come first, so that none is alone at the end."""
+  text = (_REPO / file).read_text()
+  if "mark.vllm" in text:
+    return 0 if _group(file) == "tests/phases" else 1
+  return 2 if "mark.slow" in text else 3
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-  """The longest group first: with `pytest -n 2` the others run beside it."""
-  items.sort(
-    key=lambda item: _group(item.nodeid.split("::")[0]) != "tests/phases"
-  )
+  items.sort(key=lambda item: _turn(item.nodeid.split("::")[0]))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log):

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from atlas_jax.checkpoint import CheckpointError, Checkpoints
-from atlas_jax.config import OptimizerConfig
+from atlas_jax import sharding
+from atlas_jax.checkpoint import CheckpointError, Checkpoints, abstract
+from atlas_jax.config import MeshConfig, OptimizerConfig
 from atlas_jax.training import optimizer, step
 from tests.training import tiny
 
@@ -212,3 +213,23 @@ def test_a_damaged_checkpoint_is_removed_only_when_the_next_is_saved(tmp_path):
   with Checkpoints(tmp_path, keep=2) as saved:
     step, trees, _ = saved.restore({"state": _tree()})
     assert step == 2 and _equal(trees["state"], _tree(5))
+
+
+def test_a_leaf_without_a_sharding_gets_the_mesh_that_is_set():
+  like = {"x": jax.ShapeDtypeStruct((4,), jnp.float32)}
+  (alone,) = jax.tree.leaves(abstract(like))
+  assert alone.sharding.device_set == {jax.devices()[0]}
+  mesh = sharding.make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
+  with jax.set_mesh(mesh):
+    (found,) = jax.tree.leaves(abstract(like))
+  assert (found.sharding.mesh, found.sharding.spec) == (mesh, jax.P())
+
+
+def test_of_many_differences_three_are_named(tmp_path):
+  names = [f"x{i}" for i in range(5)]
+  with Checkpoints(tmp_path) as saved:
+    saved.save(1, {"state": {name: jnp.zeros(2) for name in names}}, {})
+    with pytest.raises(CheckpointError) as error:
+      saved.restore({"state": {name: jnp.zeros(3) for name in names}})
+  assert str(error.value).count("wanted") == 3
+  assert all(name in str(error.value) for name in names[:3])

@@ -2,7 +2,7 @@
 
 import ast
 
-from tests.test_imports import modules
+from tests.source_tree import modules
 
 
 def _bases() -> dict[str, set[str]]:

@@ -5,39 +5,13 @@ import sys
 
 import huggingface_hub
 import pytest
-from huggingface_hub import constants
 
 from atlas_jax import hub
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-def write_cache(root, name, kind="models", files=("config.json",), ref="main"):
-  """The cache of huggingface_hub with one snapshot; where that is."""
-  folder = root / f"{kind}--{name.replace('/', '--')}"
-  snapshot = folder / "snapshots" / COMMIT
-  for number, file in enumerate(files):
-    blob = folder / "blobs" / f"{number:040x}"
-    blob.parent.mkdir(parents=True, exist_ok=True)
-    blob.write_text(file)
-    (snapshot / file).parent.mkdir(parents=True, exist_ok=True)
-    up = "../" * (2 + len((snapshot / file).relative_to(snapshot).parts) - 1)
-    (snapshot / file).symlink_to(f"{up}blobs/{blob.name}")
-  (folder / "refs").mkdir(exist_ok=True)
-  (folder / "refs" / ref).write_text(COMMIT)
-  return snapshot
+from tests.hub_cache import COMMIT, write_cache
 
 
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-  """An empty cache, and no network but a refused port."""
-  monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-  monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-  return tmp_path / "cache"
-
-
-def test_a_name_of_the_cache_needs_no_network(cache, monkeypatch):
-  snapshot = write_cache(cache, "Qwen/Qwen3-8B")
+def test_a_name_of_the_cache_needs_no_network(hub_cache, monkeypatch):
+  snapshot = write_cache(hub_cache, "Qwen/Qwen3-8B")
 
   def network(*args, **kwargs):
     raise AssertionError("the network was asked")
@@ -53,16 +27,16 @@ def test_a_name_of_the_cache_needs_no_network(cache, monkeypatch):
   assert (snapshot / "config.json").read_text() == "config.json"
 
 
-def test_a_directory_of_that_name_comes_first(cache, tmp_path, monkeypatch):
-  write_cache(cache, "models/teacher")
+def test_a_directory_of_that_name_comes_first(hub_cache, tmp_path, monkeypatch):
+  write_cache(hub_cache, "models/teacher")
   monkeypatch.chdir(tmp_path)
   (tmp_path / "models" / "teacher").mkdir(parents=True)
   assert str(hub.directory("models/teacher", "model")) == "models/teacher"
   assert not hub.is_name("models/teacher")
 
 
-def test_a_revision_that_is_a_branch_or_tag(cache):
-  snapshot = write_cache(cache, "org/x.y-z_1", ref="v1.0")
+def test_a_revision_that_is_a_branch_or_tag(hub_cache):
+  snapshot = write_cache(hub_cache, "org/x.y-z_1", ref="v1.0")
   assert hub.directory("org/x.y-z_1@v1.0", "model") == snapshot
   with pytest.raises(hub.HubError, match=r"org/x\.y-z_1@v2 is no directory"):
     hub.directory("org/x.y-z_1@v2", "model")
@@ -75,28 +49,28 @@ def test_a_revision_that_is_a_branch_or_tag(cache):
     *("org/name@", "org/name@a b", "~/model", "../x", "hf://org/name"),
   ],
 )
-def test_what_is_neither_says_so(cache, path):
+def test_what_is_neither_says_so(hub_cache, path):
   with pytest.raises(hub.HubError) as error:
     hub.directory(path, "model")
   assert "neither a directory nor the name of a model" in str(error.value)
   assert "\n" not in str(error.value)
 
 
-def test_a_name_that_cannot_be_had_is_one_line(cache):
+def test_a_name_that_cannot_be_had_is_one_line(hub_cache):
   with pytest.raises(hub.HubError, match="org/none is no directory") as error:
     hub.directory("org/none", "model")
   assert "\n" not in str(error.value)
 
 
-def test_files_of_data_are_no_names(cache):
+def test_files_of_data_are_no_names(hub_cache):
   for path in ("data/a.jsonl", "data/a.csv", "data/a.parquet", "data/a.json"):
     assert not hub.is_name(path)
   assert hub.is_name("Arc-Intelligence/Arc-ATLAS-Teach-v0")
 
 
-def test_models_and_data_sets_of_one_name_are_two_things(cache):
-  model = write_cache(cache, "a/b")
-  data = write_cache(cache, "a/b", kind="datasets")
+def test_models_and_data_sets_of_one_name_are_two_things(hub_cache):
+  model = write_cache(hub_cache, "a/b")
+  data = write_cache(hub_cache, "a/b", kind="datasets")
   assert hub.directory("a/b", "model") == model
   assert hub.directory("a/b", "dataset") == data
 

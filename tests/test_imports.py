@@ -7,13 +7,12 @@ one under `if TYPE_CHECKING` counts where cycles are looked for.
 import ast
 import functools
 import graphlib
-import pathlib
 import subprocess
 import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from tests.source_tree import ROOT, imported, modules
 
 # Imports point down or stay in their layer; the longest matching name decides.
 LAYERS = (
@@ -35,6 +34,7 @@ LAYERS = (
     "atlas_jax.files",
     "atlas_jax.hub",
     "atlas_jax.confined",
+    "atlas_jax.fork_server",
     "atlas_jax.lock",
     "atlas_jax.terminal",
     "atlas_jax.addresses",
@@ -77,6 +77,8 @@ ALLOWED = {
 # What brings JAX with it counts as JAX.
 JAX_FAMILY = ("jax", "jaxlib", "flax", "optax", "orbax", "chex", "grain")
 MAY_READ_ENVIRONMENT = (
+  # It hands ours on, as a start of a process does by itself.
+  "atlas_jax.fork_server",
   # It hands its whole environment on to the server that it watches.
   "atlas_jax.serving.supervisor",
   # It sets what LiteLLM reads while it is imported.
@@ -93,46 +95,6 @@ MAX_LINES = 350
 
 def under(module: str, parents) -> bool:
   return any(module == p or module.startswith(p + ".") for p in parents)
-
-
-@functools.cache
-def modules() -> dict[str, pathlib.Path]:
-  """Name -> file, of everything but the tests."""
-  found = {}
-  for top in ("atlas_jax", "configs", "launchers", "third_party"):
-    for path in sorted((ROOT / top).rglob("*.py")):
-      base = ROOT / "third_party" if top == "third_party" else ROOT
-      parts = path.relative_to(base).with_suffix("").parts
-      name = ".".join(p for p in parts if p != "__init__")
-      found[name] = path
-  return found
-
-
-def _is_type_checking(node: ast.AST) -> bool:
-  return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-
-
-def imported(
-  tree: ast.AST, module: str, is_package: bool, types: bool = False
-) -> set[str]:
-  """Names that `module` imports; of `from a import b` both a and a.b.
-
-  types: what is imported for its types alone, too.
-  """
-  names = set()
-  for node in ast.iter_child_nodes(tree):
-    if isinstance(node, ast.Import):
-      names |= {alias.name for alias in node.names}
-    elif isinstance(node, ast.ImportFrom):
-      base = node.module or ""
-      if node.level:
-        parts = module.split(".") + ([""] if is_package else [])
-        parent = ".".join(parts[: -node.level])
-        base = f"{parent}.{base}".rstrip(".")
-      names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
-    elif types or not _is_type_checking(node):
-      names |= imported(node, module, is_package, types)
-  return names
 
 
 @functools.cache
@@ -213,7 +175,6 @@ def test_a_cycle_is_found():
   assert found[0] == found[-1] and "".join(found) in ("abca", "bcab", "cabc")
 
 
-@pytest.mark.xfail(reason="decoder and logprobs name each other's types")
 def test_imports_are_acyclic():
   """Types included: of two modules that need each other neither comes first."""
   assert not cycle({name: own_imports(name, types=True) for name in modules()})

@@ -11,7 +11,7 @@ from atlas_jax.data import splits
 from atlas_jax.data.problems import make_problem
 from atlas_jax.teaching.answers import AnswerChecker
 from atlas_jax.teaching.rewards import score_episodes
-from tests.teaching.test_own import episode
+from tests.teaching.own_episodes import episode
 
 GUIDE = pathlib.Path(__file__).parents[1] / "configs" / "README.md"
 

@@ -10,7 +10,7 @@ import urllib.parse
 
 import pytest
 
-from atlas_jax.scrubbing import answer_scrubber, scrubber, told
+from atlas_jax.scrubbing import answer_scrubber, error_line, scrubber
 
 KEY = 'sk-pr"oj/a+b=c é%41&x;z0123'
 QUOTE = urllib.parse.quote
@@ -174,11 +174,11 @@ def test_errors_are_hidden_first_and_cut_afterwards():
   key = "sk-" + "0123456789" * 4
   scrub = scrubber({}, key)
   for before in range(540, 601):
-    out = told(scrub, "x" * before + key + "y")
+    out = error_line(scrub, "x" * before + key + "y")
     assert out in ("x" * before + "***y", ("x" * before + "***")[:600])
-  assert told(scrub, f"a\n\n  b\t{key}\ud800") == "a b ***\\ud800"
+  assert error_line(scrub, f"a\n\n  b\t{key}\ud800") == "a b ***\\ud800"
   # Nor does a text of keys alone bring a half one to its end.
-  assert set(told(scrub, key * 50_000)) == {"*"}
+  assert set(error_line(scrub, key * 50_000)) == {"*"}
 
 
 def test_many_keys_and_long_texts_are_quick():

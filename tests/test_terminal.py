@@ -6,7 +6,7 @@ import pytest
 
 from atlas_jax.reports import tables
 from atlas_jax.terminal import Printable, printable
-from tests.reports.test_tables import arm
+from tests.reports.evaluations import arm
 
 
 @pytest.mark.parametrize(

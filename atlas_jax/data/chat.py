@@ -1,9 +1,9 @@
-"""Chat text to token ids and back, one way for sampling and for training.
+"""Turns chat text into token ids and back, for sampling and for training.
 
 A prompt is the user's text through the model's own chat template, up to where
 the assistant begins. A response is the tokens after it, up to and including
-the token that ends the turn. Training examples join the two, so that what is
-trained is what will be sampled.
+the token that ends the turn. Training examples join the two, so that SFT
+trains the same tokens that will be sampled.
 
 A template is a program and a tokenizer's rules can be one: both may loop for
 ever or make gigabytes of a word. So they run in a process of their own, which
@@ -17,17 +17,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from atlas_jax import confined, files, lock
+from atlas_jax.data import chat_format
 from atlas_jax.data.chat_format import ChatError, ChatFormat
 
 _CPU_S = 10  # of processor time for one text
 _START_CPU_S = 60  # to import transformers and read the tokenizer
 _MEMORY_BYTES = confined.MEMORY_BYTES
 _LONGEST_ANSWER = 256 << 20  # bytes
-_PATIENCE_S = 300.0  # of wall time, for a process that does not even compute
+_WALL_S = 300.0  # for a process that uses no processor time
 
 
 class ChatTokenizer:
-  """The tokenizer of one model directory. Threads may share it.
+  """The tokenizer and chat template of a model directory, safe for threads.
 
   Attributes:
     stop_ids: tokens that end a turn, those of generation_config.json and the
@@ -40,10 +41,12 @@ class ChatTokenizer:
   def __init__(self, path: pathlib.Path, date: str | None):
     self._given = (path, date)
     self._process = confined.Confined(
-      memory_bytes=_MEMORY_BYTES, answer_bytes=_LONGEST_ANSWER
+      chat_format.load_libraries,
+      memory_bytes=_MEMORY_BYTES,
+      answer_bytes=_LONGEST_ANSWER,
     )
     self._ask("encode", "", cpu_s=_START_CPU_S)  # the template does not run
-    limits = {"cpu_s": _CPU_S, "wall_s": _PATIENCE_S}
+    limits = {"cpu_s": _CPU_S, "wall_s": _WALL_S}
     if why := self._process.call(lock.take, **limits):
       lock.warn(why)
     found = self._ask("facts")
@@ -54,12 +57,11 @@ class ChatTokenizer:
   def from_dir(
     cls, path: str | pathlib.Path, date: str | None = None
   ) -> "ChatTokenizer":
-    """Reads tokenizer.json, its template, config.json and the like if any.
+    """Reads tokenizer.json, the chat template and the configs of a model.
 
     Args:
       path: of the model.
-      date: YYYY-MM-DD, what a template that asks for the day is told; None:
-        what the clock says.
+      date: YYYY-MM-DD, for a template that asks for the day; None: today.
 
     Raises:
       ChatError: a file is missing or broken, there is no chat template or it
@@ -82,7 +84,7 @@ class ChatTokenizer:
         _answer,
         *(*self._given, name, *arguments),
         cpu_s=cpu_s or _CPU_S,
-        wall_s=_PATIENCE_S,
+        wall_s=_WALL_S,
       )
     except confined.NoAnswer as error:
       text = f"its chat template or tokenizer {error}"
@@ -127,7 +129,7 @@ class ChatTokenizer:
     return ids, mask
 
 
-_format = functools.cache(ChatFormat)  # there is one in the process
+_format = functools.cache(ChatFormat)  # read once in its process
 
 
 def _answer(path: pathlib.Path, date: str | None, name: str, *arguments):

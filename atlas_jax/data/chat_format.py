@@ -1,7 +1,7 @@
-"""What a tokenizer and its chat template do to a text; it may take for ever.
+"""Runs a tokenizer and its chat template, in the process that chat.py starts.
 
-So it runs in the process that chat.py starts. What would train on something
-else than it shows is refused before the first question, in one line:
+Either may take for ever. A directory whose training would differ from what it
+shows is refused before the first question, in one line:
 
   1. a template that loses, repeats or moves a message of a chat;
   2. tokens that the model's embedding has no row for;
@@ -17,7 +17,8 @@ from atlas_jax import files
 from atlas_jax.errors import AtlasError
 
 LONGEST_PROMPT = 16 << 20  # characters
-# Never control tokens, whatever a tokenizer says of them: a text shows them.
+# Never control tokens, even if a tokenizer lists them as such: decoded texts
+# must show them.
 TAGS = tuple(
   f"<{end}{name}>"
   for name in ("teaching", "solution", "answer", "think")
@@ -27,11 +28,17 @@ _QUESTION, _ANSWER = "firstmark", "secondmark"
 
 
 class ChatError(AtlasError):
-  """A tokenizer cannot be used for chat; the text says what is missing."""
+  """A tokenizer that cannot be used for chat; the text says why."""
+
+
+def load_libraries() -> None:
+  """Imports what ChatFormat uses; neither of them brings torch."""
+  import jinja2.sandbox  # noqa: F401
+  from transformers import PreTrainedTokenizerFast  # noqa: F401
 
 
 class ChatFormat:
-  """What ChatTokenizer asks; see its methods."""
+  """The tokenizer and template behind a ChatTokenizer; see its methods."""
 
   def __init__(self, path: pathlib.Path, date: str | None):
     # The fast tokenizer alone: transformers' AutoTokenizer imports torch.
@@ -71,7 +78,7 @@ class ChatFormat:
 
   @functools.cached_property
   def _template(self) -> tuple[bool, str]:
-    """(whether contents are lists of parts, what is written after an answer).
+    """(whether a message's content is a list of parts, the end of a turn).
 
     Raises:
       ChatError: the template loses a message of a short chat.
@@ -95,7 +102,7 @@ class ChatFormat:
     ):
       times = text.count(mark)
       if in_parts and re.search(f"['\"]{mark}['\"]", text):
-        times = 0  # the parts themselves, spelled as a program would
+        times = 0  # the list of parts itself, printed as Python
       if times != 1:
         lost = f"writes it {times} times" if times else "loses or changes it"
         raise ChatError(f"the {what}: its chat template {lost}")
@@ -118,7 +125,7 @@ class ChatFormat:
         )
 
   def facts(self) -> tuple[int, int, int, list[int]]:
-    """(vocab_size, end_id, pad_id, stop_ids); the first to be asked for."""
+    """(vocab_size, end_id, pad_id, stop_ids), after every check."""
     self._check_tags()
     end_id, pad = self._end_of_turn(), self._tokenizer.pad_token_id
     stop_ids = {end_id, *self._model_eos}
@@ -202,28 +209,19 @@ class ChatFormat:
 
 
 def _of_model(path: pathlib.Path) -> tuple[list[int], int | None]:
-  """(tokens that end a turn, rows of the embedding) of the model's files."""
-  found = {
-    name: files.read_json(path / name, ChatError)
-    for name in ("config.json", "generation_config.json")
-    if (path / name).exists()
-  }
+  """(tokens that end a turn, rows of the embedding), by the model's configs."""
   ends, rows = [], None
-  for name, content in found.items():  # the later one counts
-    ends = eos_ids(content, name)
-  config = found.get("config.json", {})
-  config = config.get("text_config") or config
-  if type(config.get("vocab_size")) is int:
-    rows = config["vocab_size"]
+  for name in ("config.json", "generation_config.json"):  # the later counts
+    if not (path / name).exists():
+      continue
+    content = files.read_json(path / name, ChatError)
+    eos = content.get("eos_token_id")
+    ends = [] if eos is None else eos if isinstance(eos, list) else [eos]
+    if not all(type(i) is int and 0 <= i < 1 << 31 for i in ends):
+      raise ChatError(
+        f"{name}: eos_token_id must be token ids, got {str(eos)[:200]!r}"
+      )
+    of_text = content.get("text_config") or content
+    if name == "config.json" and type(of_text.get("vocab_size")) is int:
+      rows = of_text["vocab_size"]
   return ends, rows
-
-
-def eos_ids(content: dict, name: str) -> list[int]:
-  """eos_token_id of config.json or generation_config.json."""
-  eos = content.get("eos_token_id")
-  ids = [] if eos is None else eos if isinstance(eos, list) else [eos]
-  if not all(type(i) is int and 0 <= i < 1 << 31 for i in ids):
-    raise ChatError(
-      f"{name}: eos_token_id must be token ids, got {str(eos)[:200]!r}"
-    )
-  return ids

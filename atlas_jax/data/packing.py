@@ -1,4 +1,4 @@
-"""Sequences of different lengths into rows of one fixed length.
+"""Packs token sequences of different lengths into rows of one fixed length.
 
 Every array of a `PackedBatch` is aligned to its tokens: `loss_mask[b, t] == 1`
 says that token t is trained, and its log-prob comes from the hidden state at
@@ -17,10 +17,11 @@ so that each completion token follows its predecessor. A token sees the keys
 of its segment, at its position or before, that are shared (sequence 0) or of
 its own sequence.
 
-Axes: B rows, T tokens of a row, M micro-batches.
+Axes: B rows, T tokens of a row, M micro-batches. Lists within lists: R rows,
+G groups of a row, S sequences of a group.
 """
 
-from collections.abc import Sequence as Items
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,30 +29,27 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Sequence:
-  """One prompt and its completion, in token ids.
+class TokenSequence:
+  """A prompt and its completion as token ids, with what the loss needs.
 
-  tokens: int[n]. loss_mask: [n] of 0 and 1; the first entry must be 0.
-  behavior_logprobs, ref_logprobs: float[n] aligned to tokens, read only where
-  loss_mask is 1; None where nobody measured them. prompt_length: how many of
-  the first tokens are a prompt that other sequences may share, 0 for none.
+  Log-probs are read only where loss_mask is 1; None where they are not known.
   """
 
-  tokens: np.ndarray
-  loss_mask: np.ndarray
-  behavior_logprobs: np.ndarray | None = None
-  ref_logprobs: np.ndarray | None = None
+  tokens: np.ndarray  # int [T]
+  loss_mask: np.ndarray  # 0 or 1 [T]; the first token is never trained
+  behavior_logprobs: np.ndarray | None = None  # float [T]
+  ref_logprobs: np.ndarray | None = None  # float [T]
   advantage: float = 0.0
-  prompt_length: int = 0
+  prompt_length: int = 0  # first tokens that other sequences may share
 
 
 class PackedBatch(NamedTuple):
-  """What a train step reads; every array is [B, T] (or [M, B/M, T]).
+  """The arrays that a train step reads, each [B, T] (or [M, B/M, T]).
 
   sequence_ids number the sequences of a row from 1 on; they are 0 at padding
   and at tokens that several sequences share.
-  behavior_logprobs is NaN on trained tokens whose sampler did not report one.
-  old_logprobs and ref_logprobs are 0 until someone computes them.
+  behavior_logprobs is NaN on trained tokens without one from the sampler.
+  old_logprobs and ref_logprobs are 0 until they are computed.
   sequence_weights sums to 1 in every sequence: 1 / (its trained tokens) on
   each of them. A sequence without trained tokens carries its 1 on its last
   token, where loss_mask 0 silences it; so the sum counts the sequences.
@@ -70,12 +68,14 @@ class PackedBatch(NamedTuple):
 
 
 class PackingStats(NamedTuple):
+  """How well the rows are used."""
+
   fill: float  # real tokens / (rows * length), empty rows counted
   shared_tokens: int  # prompt tokens that sharing saved
   rows: int  # rows of the batch, empty ones included
 
 
-def _check(sequence: Sequence, index: int, length: int) -> None:
+def _check(sequence: TokenSequence, index: int, length: int) -> None:
   n = len(sequence.tokens)
   if not 0 < n <= length:
     raise ValueError(
@@ -101,8 +101,8 @@ def _check(sequence: Sequence, index: int, length: int) -> None:
     )
 
 
-def best_fit(lengths: Items[int], capacity: int) -> list[list[int]]:
-  """Rows of indices: best-fit decreasing, ties by index.
+def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+  """Best-fit decreasing: the indices of each row, ties by index.
 
   Each sequence, longest first, goes to the row with the least room that still
   takes it (the first such row), or opens a new one.
@@ -111,55 +111,53 @@ def best_fit(lengths: Items[int], capacity: int) -> list[list[int]]:
   room: list[int] = []
   for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
     fitting = [r for r in range(len(rows)) if room[r] >= lengths[i]]
-    if fitting:
-      row = min(fitting, key=lambda r: room[r])
-    else:
-      row = len(rows)
+    if not fitting:
+      fitting = [len(rows)]
       rows.append([])
       room.append(capacity)
+    row = min(fitting, key=lambda r: room[r])
     rows[row].append(i)
     room[row] -= lengths[i]
   return rows
 
 
 def plan_rows(
-  sequences: Items[Sequence], *, length: int, share_prompts: bool
+  sequences: Sequence[TokenSequence], *, length: int, share_prompts: bool
 ) -> list[list[list[int]]]:
-  """What stands in each row: its groups, each a list of indices.
+  """The indices of the sequences in each row, [R][G][S].
 
   A group of several sequences shares one copy of their prompt; one that is
   longer than a row is cut into several, each with a copy of its own.
   """
-  if share_prompts:
-    by_prompt: dict[object, list[int]] = {}
-    for i, s in enumerate(sequences):
-      prompt = np.asarray(s.tokens[: s.prompt_length], np.int32)
-      # A prompt of one token stands in every branch: nothing to share.
-      key = prompt.tobytes() if len(prompt) > 1 else i
-      by_prompt.setdefault(key, []).append(i)
-    groups = []
-    for members in by_prompt.values():
-      shared = _shared(sequences, members)
-      branches = [len(sequences[i].tokens) - shared for i in members]
-      for part in best_fit(branches, length - shared):
-        groups.append([members[i] for i in sorted(part)])
-  else:
-    groups = [[i] for i in range(len(sequences))]
-  lengths = []
-  for members in groups:
+  by_prompt: dict[object, list[int]] = {}
+  for i, s in enumerate(sequences):
+    prompt = np.asarray(s.tokens[: s.prompt_length], np.int32)
+    # A prompt of one token stands in every branch: nothing to share.
+    shares = share_prompts and len(prompt) > 1
+    by_prompt.setdefault(prompt.tobytes() if shares else i, []).append(i)
+  groups_GS = []
+  for members in by_prompt.values():
     shared = _shared(sequences, members)
-    branches = sum(len(sequences[i].tokens) - shared for i in members)
-    lengths.append(shared + branches)
-  return [[groups[g] for g in row] for row in best_fit(lengths, length)]
+    branches = [len(sequences[i].tokens) - shared for i in members]
+    for part in best_fit(branches, length - shared):
+      groups_GS.append([members[i] for i in sorted(part)])
+  lengths_G = [_row_tokens(sequences, members) for members in groups_GS]
+  return [[groups_GS[g] for g in row] for row in best_fit(lengths_G, length)]
 
 
-def _shared(sequences: Items[Sequence], members: list[int]) -> int:
+def _shared(sequences: Sequence[TokenSequence], members: list[int]) -> int:
   """How many tokens a group has once: its prompt but the last token."""
   return sequences[members[0]].prompt_length - 1 if len(members) > 1 else 0
 
 
+def _row_tokens(sequences: Sequence[TokenSequence], members: list[int]) -> int:
+  """How many tokens of a row a group takes."""
+  shared = _shared(sequences, members)
+  return shared + sum(len(sequences[i].tokens) - shared for i in members)
+
+
 def pack(
-  sequences: Items[Sequence],
+  sequences: Sequence[TokenSequence],
   *,
   length: int,
   rows_multiple: int,
@@ -224,9 +222,9 @@ def _check_contiguous(batch: PackedBatch) -> None:
 
 
 def _write(
-  batch: PackedBatch, at: tuple[int, slice], s: Sequence, shared: int
+  batch: PackedBatch, at: tuple[int, slice], s: TokenSequence, shared: int
 ) -> None:
-  """Puts the sequence without its shared tokens at `at`."""
+  """Writes a sequence, but for its shared tokens, to row and columns `at`."""
   mask = np.asarray(s.loss_mask, np.float32)[shared:]
   batch.tokens[at] = s.tokens[shared:]
   batch.positions[at] = np.arange(shared, len(s.tokens))
@@ -248,7 +246,7 @@ def _write(
 
 
 def split_micro(batch: PackedBatch, micro_batches: int) -> PackedBatch:
-  """[B, T] -> [M, B/M, T], the layout that the train steps scan over.
+  """Splits a batch [B, T] into the [M, B/M, T] that train steps scan over.
 
   Row b goes to micro-batch b mod M, so that the empty rows at the end are
   shared out.

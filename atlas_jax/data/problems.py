@@ -1,9 +1,8 @@
-"""Problems: what they are, to which split, in which order they come.
+"""Problems and SFT examples: their types, their split and their order.
 
-Where they come from is in sources.py and sft_sources.py; splits.py loads them.
+sources.py and sft_sources.py read them; splits.py loads those of a run.
 """
 
-import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,43 +14,42 @@ SPLITS = ("train", "validation", "test")
 
 
 class DataError(AtlasError):
-  """Data cannot be used; the text says which file, line and key, and why."""
+  """Data that cannot be used; the text names file, line and key, and why."""
 
 
 @dataclass(frozen=True)
 class Problem:
-  """One question with its gold answer.
+  """A question with its gold answer.
 
-  id is a hash of the question. verifier says who compares an answer with the
-  gold one: 'answer' (teaching/answers.py), 'reasoning_gym' (the task's own
-  scorer, with meta['task'] and meta['entry']) or the function of the user's
-  that config.data.verifier names. meta is the source's own. where is FILE:LINE.
+  The verifier compares an answer with the gold one: 'answer' is
+  teaching/answers.py, 'reasoning_gym' the task's own scorer (with meta['task']
+  and meta['entry']), any other the function that config.data.verifier names.
   """
 
-  id: str
+  id: str  # a hash of the question
   question: str
   answer: str
   verifier: str = "answer"
-  meta: Mapping = field(default_factory=dict)
-  where: str = field(default="", compare=False)
+  meta: Mapping = field(default_factory=dict)  # other fields of its row
+  where: str = field(default="", compare=False)  # FILE:LINE
 
 
 @dataclass(frozen=True)
 class SftExample:
-  """One supervised turn: a template of config.prompts, its fields, the reply.
+  """A supervised turn: a template of config.prompts, its fields, the reply.
 
   The template is rendered by the same code that renders it for sampling, so
-  SFT trains the very prompt that RL uses. where is FILE:LINE.
+  SFT trains the very prompt that RL uses.
   """
 
   template: str
   fields: Mapping[str, str]
   response: str
-  where: str = field(default="", compare=False)
+  where: str = field(default="", compare=False)  # FILE:LINE
 
 
 def question_key(question: str) -> str:
-  """The question with uniform white space: equal keys, one question."""
+  """A question with uniform white space: equal keys are one question."""
   return " ".join(question.split())
 
 
@@ -66,7 +64,7 @@ def split_of(
   fractions: Sequence[float],
   names: Sequence[str] = SPLITS,
 ) -> str:
-  """The split that a question belongs to, by its hash alone.
+  """The split of a question, by its hash alone.
 
   Args:
     question: only its words count, not its white space.
@@ -82,23 +80,14 @@ def split_of(
       if point < fraction:
         return name
     point -= fraction
-  return last  # point met the end by rounding
+  return last  # point reached the end by rounding
 
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Position:
-  """Where a stream stands: `offset` items of `epoch` have been taken."""
-
-  epoch: int
-  offset: int
-  size: int
-
-
 class ProblemStream(Generic[T]):
-  """Endless passes over items, each in an order made of (seed, epoch).
+  """Endless epochs over the same items, each in an order of (seed, epoch).
 
   Every process holds the same stream and takes the same items; the devices of
   each then hold its part of the packed rows.
@@ -109,7 +98,7 @@ class ProblemStream(Generic[T]):
       raise DataError("a stream needs at least one item; the split is empty")
     self._items = list(items)
     self._seed = seed
-    self._position = Position(0, 0, len(self._items))
+    self._epoch, self._offset = 0, 0
     self._order = self._order_of(0)
 
   def _order_of(self, epoch: int) -> list[int]:
@@ -121,32 +110,34 @@ class ProblemStream(Generic[T]):
 
   def take(self, n: int) -> list[T]:
     """The next n items of the whole run; goes on into the next epoch."""
-    taken, epoch, offset = [], self._position.epoch, self._position.offset
+    taken = []
     while len(taken) < n:
-      if offset == len(self._order):
-        epoch, offset = epoch + 1, 0
-        self._order = self._order_of(epoch)
-      chosen = self._order[offset : offset + n - len(taken)]
-      taken += [self._items[i] for i in chosen]
-      offset += len(chosen)
-    self._position = Position(epoch, offset, len(self._items))
+      if self._offset == len(self._order):
+        self._epoch, self._offset = self._epoch + 1, 0
+        self._order = self._order_of(self._epoch)
+      order = self._order[self._offset :][: n - len(taken)]
+      taken += [self._items[i] for i in order]
+      self._offset += len(order)
     return taken
 
   def state(self) -> dict[str, int]:
-    """The position, for a checkpoint."""
-    return dataclasses.asdict(self._position)
+    """The position, for a checkpoint: `offset` items of `epoch` are taken."""
+    return {
+      "epoch": self._epoch,
+      "offset": self._offset,
+      "size": len(self._items),
+    }
 
   def restore(self, state: Mapping[str, int]) -> None:
-    """Continues from a position of `state()`.
+    """Continues at a position that `state()` gave.
 
     Raises:
       DataError: the position is of a stream with another number of items.
     """
-    position = Position(**{k: int(v) for k, v in state.items()})
-    if position.size != len(self._items):
+    if state["size"] != len(self._items):
       raise DataError(
-        f"the checkpoint was made with {position.size} items, the data now"
+        f"the checkpoint was made with {state['size']} items, the data now"
         f" has {len(self._items)}; restore the data or start a new run"
       )
-    self._position = position
-    self._order = self._order_of(position.epoch)
+    self._epoch, self._offset = int(state["epoch"]), int(state["offset"])
+    self._order = self._order_of(self._epoch)

@@ -1,7 +1,7 @@
-"""Supervised examples, by `config.data.sft_source`:
+"""The sources of SFT examples, by `config.data.sft_source`.
 
-teachable_sft      what a textbook teacher says, for the teacher
-teachable_student  what the student is made of
+teachable_sft      a textbook teacher's teachings, for the built-in teacher
+teachable_student  the dialogues of the built-in student
 arc_sft            sft_path: Arc-ATLAS-Teach, or its sft.jsonl {problem_text,
                    student_approach, teacher_diagnosis, teacher_teaching}
 episodes           sft_path: an episodes file of a run, or a directory of
@@ -11,37 +11,20 @@ episodes           sft_path: an episodes file of a run, or a directory of
 """
 
 import pathlib
+from collections.abc import Mapping
 
 from atlas_jax import files
-from atlas_jax.config import DataConfig, PromptsConfig
+from atlas_jax.config import PromptsConfig
+from atlas_jax.data import teachable_examples
 from atlas_jax.data.problems import DataError, SftExample
-from atlas_jax.data.sources import (
-  checked_params,
-  chosen,
-  needed_path,
-  text_at,
-)
-from atlas_jax.data.tables import file_of, json_lines
+from atlas_jax.data.reading import Source
+from atlas_jax.data.tables import file_of, json_lines, text_at
 from atlas_jax.teaching.prompts import NO_PROBE, by_new_names, fingerprint
 
 
-def _teachable_sft(config: DataConfig) -> list[SftExample]:
-  from atlas_jax.data import teachable_examples
-
-  return teachable_examples.sft_examples(config.sft_params, config.seed)
-
-
-def _teachable_student(config: DataConfig) -> list[SftExample]:
-  from atlas_jax.data import teachable_examples
-
-  return teachable_examples.student_examples(config.sft_params, config.seed)
-
-
-def _arc_sft(config: DataConfig) -> list[SftExample]:
-  checked_params(config.sft_params, "sft_params", ())
+def _arc_sft(path: str, _params: Mapping) -> list[SftExample]:
   examples = []
-  path = file_of(needed_path(config.sft_path, "sft_path"), "sft.jsonl")
-  for where, row in json_lines(path):
+  for where, row in json_lines(file_of(path, "sft.jsonl")):
     diagnosis = text_at(row, "teacher_diagnosis", where)
     teaching = text_at(row, "teacher_teaching", where)
     teaching = teaching.removeprefix("<teaching>").removesuffix("</teaching>")
@@ -59,16 +42,15 @@ def _arc_sft(config: DataConfig) -> list[SftExample]:
   return examples
 
 
-def _episodes(config: DataConfig) -> list[SftExample]:
-  checked_params(config.sft_params, "sft_params", ())
-  root = pathlib.Path(needed_path(config.sft_path, "sft_path"))
-  files = sorted(root.glob("*.jsonl")) if root.is_dir() else [root]
+def _episodes(path: str, _params: Mapping) -> list[SftExample]:
+  root = pathlib.Path(path)
+  paths = sorted(root.glob("*.jsonl")) if root.is_dir() else [root]
   folder = root if root.is_dir() else root.parent
   kept = _kept_prompts(folder.absolute().parent / "best_prompts.json")
   if kept is not None:
-    files = [file for file in files if file.name != "test.jsonl"]
+    paths = [path for path in paths if path.name != "test.jsonl"]
   examples = {}
-  for file in files:
+  for file in paths:
     for where, row in json_lines(file):
       try:
         if kept not in (None, row.get("prompts")):
@@ -101,7 +83,7 @@ def _with_new_names(row: dict) -> dict:
 
 
 def _kept_prompts(path: pathlib.Path) -> str | None:
-  """The fingerprint of what an optimisation kept; None: it is another run."""
+  """The fingerprint of an optimisation's prompts; None: of another run."""
   if not path.exists():
     return None
   content = files.read_json(path, DataError)
@@ -119,13 +101,14 @@ def _kept_prompts(path: pathlib.Path) -> str | None:
 
 
 SFT_SOURCES = {
-  "teachable_sft": _teachable_sft,
-  "teachable_student": _teachable_student,
-  "arc_sft": _arc_sft,
-  "episodes": _episodes,
+  "teachable_sft": Source(
+    teachable_examples.sft_examples,
+    optional=teachable_examples.SFT_DEFAULTS,
+  ),
+  "teachable_student": Source(
+    teachable_examples.student_examples,
+    optional=teachable_examples.STUDENT_DEFAULTS,
+  ),
+  "arc_sft": Source(_arc_sft, has_path=True),
+  "episodes": Source(_episodes, has_path=True),
 }
-
-
-def read_sft(config: DataConfig) -> list[SftExample]:
-  """The examples of `config.sft_source`."""
-  return chosen(SFT_SOURCES, config.sft_source, "sft_source")(config)

@@ -1,4 +1,4 @@
-"""The problems and examples of a run, each question in one split only.
+"""Loads the problems and SFT examples of a run; a question has one split.
 
 Policy of the splits:
   1. `validation_path` and `test_path` (or a source's own split names) give a
@@ -11,12 +11,12 @@ Policy of the splits:
 
 import hashlib
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from atlas_jax import targets
 from atlas_jax.config import DataConfig
-from atlas_jax.data import sft_sources, sources
+from atlas_jax.data import reading, sources
 from atlas_jax.data.problems import (
   SPLITS,
   DataError,
@@ -26,6 +26,7 @@ from atlas_jax.data.problems import (
   question_key,
   split_of,
 )
+from atlas_jax.data.sft_sources import SFT_SOURCES
 from atlas_jax.teaching.equality import exact_equal
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Splits:
-  """The problems of a run, each question in one split only."""
+  """The problems of a run; no question is in two splits."""
 
   train: list[Problem]
   validation: list[Problem]
@@ -45,9 +46,8 @@ def load(config: DataConfig) -> Splits:
 
   Raises:
     DataError: an unknown source, a bad file, line or parameter, an empty
-      source, or a question that stands in two splits.
+      source, or a question that has two answers or stands in two splits.
   """
-  fractions = dict(zip(SPLITS, config.split_fractions, strict=False))
   if (
     len(config.split_fractions) != len(SPLITS)
     or min(config.split_fractions) < 0
@@ -60,20 +60,20 @@ def load(config: DataConfig) -> Splits:
   if config.verifier is not None:
     targets.function(config.verifier, "config.data.verifier", takes=3)
   own = sources.read_own_splits(config)
-  rest = [name for name in SPLITS if name not in own]
-  weights = [fractions[name] for name in rest]
-  if sum(weights) == 0:
-    weights = [1.0] + [0.0] * (len(rest) - 1)  # train: the one always in rest
-  splits = {name: distinct(problems) for name, problems in own.items()}
-  splits |= {name: [] for name in rest}
-  for problem in distinct(sources.read(config)):
-    splits[split_of(problem.question, weights, rest)].append(problem)
-  _refuse_overlap(splits)
+  weights = {
+    name: fraction
+    for name, fraction in zip(SPLITS, config.split_fractions, strict=True)
+    if name not in own
+  }
+  if not any(weights.values()):
+    weights["train"] = 1.0
+  placed = [(name, p) for name, problems in own.items() for p in problems]
+  for p in sources.read(config):
+    name = split_of(p.question, tuple(weights.values()), tuple(weights))
+    placed.append((name, p))
   if config.verifier is not None:
-    splits = {
-      name: [replace(p, verifier=config.verifier) for p in problems]
-      for name, problems in splits.items()
-    }
+    placed = [(s, replace(p, verifier=config.verifier)) for s, p in placed]
+  splits = _without_repeats(placed)
   log.info(
     "problems of %s: %s",
     config.source,
@@ -85,7 +85,7 @@ def load(config: DataConfig) -> Splits:
 def sample(
   splits: Splits, name: str, wanted: int, *, source: str, seed: int
 ) -> list[Problem]:
-  """`wanted` problems of a split by the seed, or all where there are fewer.
+  """Draws `wanted` problems of a split by the seed; all where it has fewer.
 
   Raises:
     DataError: the split of config.data.source, `source`, is empty.
@@ -120,7 +120,7 @@ def load_sft(
   Raises:
     DataError: as load, or no example is left.
   """
-  examples = sft_sources.read_sft(config)
+  examples = reading.read(SFT_SOURCES, config, "sft_")
   keys = {question_key(problem.question) for problem in held_out}
   kept = [e for e in examples if question_key(e.fields["question"]) not in keys]
   if len(kept) < len(examples):
@@ -135,7 +135,7 @@ def load_sft(
 
 
 def fingerprint(splits: Splits, examples: Sequence[SftExample]) -> str:
-  """Names what a run trains on and is measured by, in its order."""
+  """A hash of all that a run trains on and is measured by, in its order."""
   digest = hashlib.sha256()
   for name in SPLITS:
     for p in getattr(splits, name):
@@ -146,35 +146,38 @@ def fingerprint(splits: Splits, examples: Sequence[SftExample]) -> str:
   return digest.hexdigest()[:16]
 
 
-def distinct(problems: Sequence[Problem]) -> list[Problem]:
-  """The problems without repeats.
+def _without_repeats(
+  placed: Sequence[tuple[str, Problem]],
+) -> dict[str, list[Problem]]:
+  """{split: its problems}, each question once.
+
+  Args:
+    placed: (split, problem).
 
   Raises:
-    DataError: one question has two different answers.
+    DataError: one question is in two splits, or has two different answers.
   """
-  first: dict[str, Problem] = {}
-  for problem in problems:
-    kept = first.setdefault(problem.id, problem)
+  splits: dict[str, list[Problem]] = {name: [] for name in SPLITS}
+  first: dict[str, tuple[str, Problem]] = {}
+  for name, problem in placed:
+    if problem.id not in first:
+      first[problem.id] = (name, problem)
+      splits[name].append(problem)
+    split, kept = first[problem.id]
+    where = f"{problem.where}: the question {_shorten(problem.question)}"
+    if split != name:
+      raise DataError(
+        f"{where} stands in both the {split} and the {name} split; remove it"
+        " from one"
+      )
     if not exact_equal(kept.answer, problem.answer):
       raise DataError(
-        f"{problem.where}: the question {_shorten(problem.question)} has two"
-        f" answers: {kept.answer!r} ({kept.where}) and {problem.answer!r}"
+        f"{where} has two answers: {kept.answer!r} ({kept.where}) and"
+        f" {problem.answer!r}"
       )
-  if len(first) < len(problems):
-    log.warning("%d repeated problems left out", len(problems) - len(first))
-  return list(first.values())
-
-
-def _refuse_overlap(splits: Mapping[str, Sequence[Problem]]) -> None:
-  home: dict[str, str] = {}
-  for name, problems in splits.items():
-    for problem in problems:
-      other = home.setdefault(problem.id, name)
-      if other != name:
-        raise DataError(
-          f"{problem.where}: the question {_shorten(problem.question)} stands"
-          f" in both the {other} and the {name} split; remove it from one"
-        )
+  if len(first) < len(placed):
+    log.warning("%d repeated problems left out", len(placed) - len(first))
+  return splits
 
 
 def _shorten(text: str) -> str:

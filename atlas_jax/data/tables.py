@@ -1,18 +1,18 @@
-"""Rows of tables, whatever they are written in, with FILE:LINE each.
+"""Reads tables of every format row by row, with FILE:LINE each.
 
   FILE                        by its ending: .csv, .tsv, .parquet, .json (an
                               array or lines); any other: JSON lines
   DIRECTORY, ORG/NAME[@REV]   the files that `datasets` finds there for a
-                              split; it reads nothing and runs nothing
+                              split; `datasets` itself reads and runs none
 
-Numbers keep the digits they are written with: they come as text.
+Numbers are read as text, so that they keep the digits they are written with.
 """
 
 import csv
 import decimal
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from atlas_jax import files, hub
 from atlas_jax.data.problems import DataError
@@ -20,14 +20,14 @@ from atlas_jax.data.problems import DataError
 Rows = Iterator[tuple[str, dict]]
 
 
-def rows(path: str, *, name=None, split="train", data_files=None) -> Rows:
+def rows(path: str, *, name=None, split="train", files=None) -> Rows:
   """('FILE:LINE', row) of a file, or of a split of a directory or data set.
 
   Args:
     path: what config.data.path and the like say.
     name: of one of the tables of a data set that has several.
     split: its name.
-    data_files: which files of a directory to read, instead of all.
+    files: which files of a directory to read, instead of all.
 
   Raises:
     DataError: with the file and the line.
@@ -35,14 +35,14 @@ def rows(path: str, *, name=None, split="train", data_files=None) -> Rows:
   """
   place = _place(path)
   if place.is_dir():
-    for file in _files(place, name, split, data_files):
+    for file in _files(place, name, split, files):
       yield from _file(file)
   else:
     yield from _file(path)
 
 
 def file_of(path: str, name: str) -> str:
-  """`path`, or the one file called `name` in the directory or data set."""
+  """A file: `path` itself, or the one called `name` in that directory."""
   place = _place(path)
   if not place.is_dir():
     return path
@@ -65,7 +65,7 @@ def _files(place: pathlib.Path, name, split, data_files) -> list[str]:
     found = datasets.load_dataset_builder(
       str(place), name=name, data_files=data_files
     ).config.data_files
-  except Exception as error:  # of its many
+  except Exception as error:  # datasets raises many kinds
     why = " ".join(str(error).split())[:300]
     raise DataError(f"{place} cannot be read: datasets says: {why}") from None
   if split not in found:
@@ -84,11 +84,11 @@ def _file(path: str) -> Rows:
   return readers[kind](path) if kind in readers else json_lines(path)
 
 
-_NUMBERS = {"parse_float": str, "parse_int": str}
-
-
 def _refuse(constant):
   raise ValueError(f"{constant} is not a JSON value")
+
+
+_AS_TEXT = {"parse_float": str, "parse_int": str, "parse_constant": _refuse}
 
 
 def json_lines(path: str | pathlib.Path) -> Rows:
@@ -100,21 +100,28 @@ def json_lines(path: str | pathlib.Path) -> Rows:
 
 def row_of(line: bytes, where: str) -> dict:
   """The object that a line of JSON holds."""
-  return _object(_parse(line, where), where)
-
-
-def _parse(data: bytes, where):
-  return files.parse(data, where, DataError, **_NUMBERS, parse_constant=_refuse)
+  return _object(files.parse(line, where, DataError, **_AS_TEXT), where)
 
 
 def _object(row, where: str) -> dict:
   if not isinstance(row, dict):
     raise DataError(
-      f"{where}: expected an object such as"
-      ' {"question": ..., "answer": ...},'
+      f'{where}: expected an object such as {{"question": ..., "answer": ...}},'
       f" got {type(row).__name__}"
     )
   return row
+
+
+def text_at(row: Mapping, key: str, where: str) -> str:
+  """The non-empty text (or number, as text) under `key`."""
+  value = row.get(key)
+  if not isinstance(value, str) or not value.strip():
+    state = "is missing" if key not in row else f"is {value!r}"
+    raise DataError(
+      f"{where}: {key!r} {state}; it must be a text or a number that is not"
+      f" empty; the line has {', '.join(row) or 'no keys'}"
+    )
+  return value.strip()
 
 
 def _json(path: str) -> Rows:
@@ -122,7 +129,8 @@ def _json(path: str) -> Rows:
   if not first.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
     yield from json_lines(path)
     return
-  for i, row in enumerate(_parse(files.read(path, DataError), path)):
+  data = files.read(path, DataError)
+  for i, row in enumerate(files.parse(data, path, DataError, **_AS_TEXT)):
     yield f"{path}[{i}]", _object(row, f"{path}[{i}]")
 
 
@@ -149,20 +157,22 @@ def _parquet(path: str) -> Rows:
   import pyarrow
   from pyarrow import parquet
 
+  where = str(path)
   try:
     with parquet.ParquetFile(path) as table:
-      number = 0
-      for batch in table.iter_batches(batch_size=1000):
-        for row in batch.to_pylist():
-          yield f"{path}[{number}]", {k: plain(v) for k, v in row.items()}
-          number += 1
-  except (OSError, pyarrow.ArrowException) as error:
+      batches = table.iter_batches(batch_size=1000)
+      for i, row in enumerate(row for b in batches for row in b.to_pylist()):
+        where = f"{path}[{i}]"
+        yield where, {name: plain(value) for name, value in row.items()}
+  except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
     why = " ".join(str(error).split())[:300]
-    raise DataError(f"{path}: not a whole Parquet file: {why}") from None
+    raise DataError(
+      f"{where}: not a whole Parquet file of text: {why}"
+    ) from None
 
 
 def plain(value):
-  """A value of a table as text where it is a text or a number."""
+  """A value of a table, as text where it is bytes or a number."""
   if isinstance(value, bytes):
     return value.decode("utf-8")
   if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""The built-in task: a tiny student that can be taught, and needs it.
+"""The built-in task: arithmetic of a tiny student that needs teaching.
 
 Questions are arithmetic with two-digit numbers, of three kinds. The student
 is a small model trained on the dialogues written here, and makes systematic
@@ -10,32 +10,34 @@ slips:
 
 It does not always slip. A trait of the question decides (a first number below
 `KNOWS_BELOW` is familiar ground), and a sum without a carry comes out right
-anyway. Its outline, asked for by the probe, says what it is about to do.
+anyway. Its plan, which the probe asks for, says what it is about to do.
 
 With teaching, the student applies the advice that it reads to the plan that
 it had, needed or not: the right fix repairs a slip, a needless or wrong one
 spoils a sound plan, and praise or noise changes nothing. So no constant
-teaching can beat silence by much, and a teacher that reads the outline can
+teaching can beat silence by much, and a teacher that reads the plan can
 bring nearly every answer right.
 
 The rules below write training text only (teachable_examples.py); at run time
 the student is a model.
 """
 
+import itertools
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from atlas_jax.config import DataConfig
-from atlas_jax.data.problems import Problem, make_problem, split_of
-from atlas_jax.errors import AtlasError
+from atlas_jax.data.problems import DataError, Problem, make_problem, split_of
+from atlas_jax.data.reading import check_params
 
 ADDITION, SUBTRACTION, CHAIN = KINDS = ("addition", "subtraction", "chain")
 CARRY, BORROW, ORDER, KEEP = ADVICE = ("carry", "borrow", "order", "keep")
 FIX = {ADDITION: CARRY, SUBTRACTION: BORROW, CHAIN: ORDER}
-# The student knows better when the first number is below this.
+# The student makes no slip when the first number is below this.
 KNOWS_BELOW = {ADDITION: 40, SUBTRACTION: 70, CHAIN: 50}
 
-# The ways in which each advice is put.
+# The teachings that give each advice.
 PHRASES = {
   CARRY: (
     "Carry the one.",
@@ -64,13 +66,9 @@ PROBLEM_DEFAULTS = {"count": 3600, "trouble": 0.75}
 KIND_SHARES = {ADDITION: 0.4, SUBTRACTION: 0.4, CHAIN: 0.2}
 
 
-class TeachableError(AtlasError):
-  """A parameter of the task is unknown or out of range."""
-
-
 @dataclass(frozen=True)
-class Question:
-  """`a+b`, `a-b` or `a-b+c`; `c` is 0 except in a chain."""
+class Exercise:
+  """A question `a+b`, `a-b` or `a-b+c`; `c` is 0 except in a chain."""
 
   kind: str
   a: int
@@ -99,68 +97,55 @@ class Question:
 
   @property
   def slips(self) -> bool:
-    """Whether the student alone gets this question wrong."""
+    """Whether the student alone gets this exercise wrong."""
     return self.trouble and self.a >= KNOWS_BELOW[self.kind]
 
 
-def space(kind: str) -> list[Question]:
-  """Every question of a kind, in a fixed order."""
-  if kind == ADDITION:
+def exercises(kind: str) -> list[Exercise]:
+  """All exercises of a kind, in a fixed order."""
+  if kind == CHAIN:
+    digits = range(1, 10)
+    numbers = itertools.product(range(10, 100), digits, digits)
+    # Ones that stay within a digit in either order of the two steps.
     return [
-      Question(kind, a, b) for a in range(10, 100) for b in range(10, 100)
+      Exercise(kind, a, b, c)
+      for a, b, c in numbers
+      if b + c <= a % 10 and a % 10 - b + c <= 9
     ]
-  if kind == SUBTRACTION:
-    # The tens differ by two or more: a ten too many taken leaves no minus.
-    return [
-      Question(kind, a, b)
-      for a in range(10, 100)
-      for b in range(10, 100)
-      if a // 10 - b // 10 >= 2
-    ]
-  # Ones that stay within a digit in either order of the two steps.
-  return [
-    Question(kind, 10 * tens + ones, b, c)
-    for tens in range(1, 10)
-    for ones in range(10)
-    for b in range(1, 10)
-    for c in range(1, 10)
-    if b + c <= ones and ones - b + c <= 9
+  questions = [
+    Exercise(kind, a, b) for a, b in itertools.product(range(10, 100), repeat=2)
   ]
+  if kind == ADDITION:
+    return questions
+  # The tens differ by two or more: a ten too many taken leaves no minus.
+  return [q for q in questions if q.a // 10 - q.b // 10 >= 2]
 
 
-def outline(q: Question) -> str:
-  """What the student says it will do."""
-  x, y = q.a % 10, q.b % 10
-  if q.kind == CHAIN:
-    return "First " + (f"{q.b}+{q.c}." if q.slips else f"{q.a}-{q.b}.")
-  if q.kind == SUBTRACTION and q.trouble:
-    return f"{x}-{y}, " + (f"flip to {y}-{x}." if q.slips else "borrow ten.")
-  if q.kind == SUBTRACTION:
-    return f"{x}-{y}={x - y}, write {x - y}."
-  ending = (", drop 1" if q.slips else ", carry 1") if q.trouble else ""
-  return f"{x}+{y}={x + y}, write {(x + y) % 10}{ending}."
+def probe_response(q: Exercise) -> str:
+  """The student's plan, as it answers the probe."""
+  plan, _, _ = _WORK[q.kind](q, None)
+  return f"{plan}."
 
 
-def work(q: Question, advice: str | None = None) -> tuple[str, str]:
+def work(q: Exercise, advice: str | None = None) -> tuple[str, str]:
   """The student's written steps and its answer.
 
   Args:
-    q: the question.
+    q: the exercise.
     advice: one of ADVICE, applied whether it fits or not; None for no advice.
 
   Returns:
     (steps, answer as it is written).
   """
-  by_kind = {ADDITION: _addition, SUBTRACTION: _subtraction, CHAIN: _chain}
-  steps, answer = by_kind[q.kind](q, advice)
+  plan, further, answer = _WORK[q.kind](q, advice)
   if advice == ORDER and not (q.kind == CHAIN and q.slips):
     # There are no steps to reorder, so it reorders the digits.
-    return f"{steps} Other way round:", answer[::-1]
-  return steps, answer
+    return f"{plan}{further} Other way round:", answer[::-1]
+  return plan + further, answer
 
 
 def _changed(value: int, changes: list[int]) -> tuple[str, int]:
-  """`value` as text with each change and what it makes, and the last one."""
+  """(the value and each change with its result as text, the last result)."""
   text = str(value)
   for change in changes:
     value += change
@@ -168,87 +153,95 @@ def _changed(value: int, changes: list[int]) -> tuple[str, int]:
   return text, value
 
 
-def _addition(q: Question, advice: str | None) -> tuple[str, str]:
+def _addition(q: Exercise, advice: str | None) -> tuple[str, str, str]:
+  """(the plan, the steps that follow it, the answer), as of every kind."""
   x, y, u, v = q.a % 10, q.b % 10, q.a // 10, q.b // 10
+  ones = (x + y) % 10
   carries = int(q.trouble and not q.slips) + (advice == CARRY)
-  steps = f"{x}+{y}={x + y}, write {(x + y) % 10}" + ", carry 1" * carries
+  plan = f"{x}+{y}={x + y}, write {ones}" + ", carry 1" * carries
   if q.trouble and not carries:
-    steps += ", drop 1"
-  changes = [1] * carries + [-1] * (advice == BORROW)
-  text, tens = _changed(u + v, changes)
-  return f"{steps}. {u}+{v}={text}.", f"{tens}{(x + y) % 10}"
+    plan += ", drop 1"
+  text, tens = _changed(u + v, [1] * carries + [-1] * (advice == BORROW))
+  return plan, f". {u}+{v}={text}.", f"{tens}{ones}"
 
 
-def _subtraction(q: Question, advice: str | None) -> tuple[str, str]:
+def _subtraction(q: Exercise, advice: str | None) -> tuple[str, str, str]:
   x, y, u, v = q.a % 10, q.b % 10, q.a // 10, q.b // 10
   borrows = int(q.trouble and not q.slips) + (advice == BORROW)
   if not q.trouble:
     ones = x - y
-    steps = f"{x}-{y}={ones}, write {ones}" + ", borrow ten" * borrows
+    plan, end = f"{x}-{y}={ones}, write {ones}" + ", borrow ten" * borrows, ""
   elif borrows:
     ones = 10 + x - y
-    steps = f"{x}-{y}, borrow ten: {10 + x}-{y}={ones}"
+    plan, end = f"{x}-{y}, borrow ten", f": {10 + x}-{y}={ones}"
   else:
     ones = y - x
-    steps = f"{x}-{y}, flip to {y}-{x}={ones}"
-  changes = [-1] * borrows + [1] * (advice == CARRY)
-  text, tens = _changed(u - v, changes)
-  return f"{steps}. {u}-{v}={text}.", f"{tens}{ones}"
+    plan, end = f"{x}-{y}, flip to {y}-{x}", f"={ones}"
+  text, tens = _changed(u - v, [-1] * borrows + [1] * (advice == CARRY))
+  return plan, f"{end}. {u}-{v}={text}.", f"{tens}{ones}"
 
 
-def _chain(q: Question, advice: str | None) -> tuple[str, str]:
+def _chain(q: Exercise, advice: str | None) -> tuple[str, str, str]:
   changes = {CARRY: [10], BORROW: [-10]}.get(advice, [])
   if q.slips and advice != ORDER:
     inner = q.b + q.c
-    text, result = _changed(q.a - inner, changes)
-    steps = f"First {q.b}+{q.c}={inner}, then {q.a}-{inner}={text}."
+    first, second, value = f"{q.b}+{q.c}", f"{q.a}-{inner}", q.a - inner
   else:
     inner = q.a - q.b
-    text, result = _changed(q.answer, changes)
-    steps = f"First {q.a}-{q.b}={inner}, then {inner}+{q.c}={text}."
-  return steps, str(result)
+    first, second, value = f"{q.a}-{q.b}", f"{inner}+{q.c}", q.answer
+  text, result = _changed(value, changes)
+  return f"First {first}", f"={inner}, then {second}={text}.", str(result)
 
 
-def baseline_response(q: Question) -> str:
-  """Alone, the student talks to itself before and after the work."""
+_WORK = {ADDITION: _addition, SUBTRACTION: _subtraction, CHAIN: _chain}
+
+
+def baseline_response(q: Exercise) -> str:
+  """The student's answer alone: its work, with talk before and after."""
   steps, answer = work(q)
   return f"Let me think. {steps} So it is <solution>{answer}</solution>"
 
 
-def taught_response(q: Question, advice: str | None) -> str:
+def taught_response(q: Exercise, advice: str | None) -> str:
+  """The student's answer under teaching that gives this advice."""
   steps, answer = work(q, advice)
   return f"{steps} <solution>{answer}</solution>"
 
 
-def checked_params(params: dict, defaults: dict, what: str) -> dict:
-  """`params` over `defaults`; what is not valid raises TeachableError."""
-  for key in params:
-    if key not in defaults:
-      raise TeachableError(
-        f"unknown parameter {key!r} of {what}; valid: {', '.join(defaults)}"
-      )
+def with_defaults(params: Mapping, defaults: Mapping, key: str) -> dict:
+  """`params` of config.data.`key` over the defaults, names and values checked.
+
+  Raises:
+    DataError: a name is unknown, `count` is not above 0, or a share is not
+      within 0 and 1.
+  """
+  check_params(params, key, (), defaults)
   out = {**defaults, **params}
-  for key, value in out.items():
-    if key == "count":
-      if type(value) is not int or value < 1:
-        raise TeachableError(f"{what}: count={value!r} must be an int above 0")
-    elif not 0 <= value <= 1:
-      raise TeachableError(f"{what}: {key}={value!r} must be within 0 and 1")
+  for name, value in out.items():
+    if name == "count":
+      good, valid = type(value) is int and value > 0, "an integer above 0"
+    else:
+      number = isinstance(value, int | float)
+      good, valid = number and 0 <= value <= 1, "within 0 and 1"
+    if not good:
+      raise DataError(f"config.data.{key}.{name}={value!r} must be {valid}")
   return out
 
 
-def pools(*, train_only: bool = False) -> dict:
-  """{(kind, trouble): its questions}; train_only: no held-out question."""
+def by_kind_and_trouble(
+  *, train_only: bool = False
+) -> dict[tuple[str, bool], list[Exercise]]:
+  """{(kind, trouble): exercises}; train_only: no held-out question."""
   out = {(kind, flag): [] for kind in KINDS for flag in (False, True)}
   fractions = DataConfig().split_fractions
   for kind in KINDS:
-    for q in space(kind):
+    for q in exercises(kind):
       if not train_only or split_of(q.text, fractions) == "train":
         out[kind, q.trouble].append(q)
   return out
 
 
-def problems(params: dict, seed: int) -> list[Problem]:
+def problems(params: Mapping, seed: int) -> list[Problem]:
   """`count` different problems, mixed over the kinds.
 
   Args:
@@ -257,11 +250,11 @@ def problems(params: dict, seed: int) -> list[Problem]:
     seed: of the choice and the order.
 
   Raises:
-    TeachableError: an unknown parameter, or more problems than there are.
+    DataError: an unknown parameter, or more problems than there are.
   """
-  p = checked_params(params, PROBLEM_DEFAULTS, "teachable problems")
+  p = with_defaults(params, PROBLEM_DEFAULTS, "params")
   rng = random.Random(seed)
-  by_trouble = pools()
+  by_trouble = by_kind_and_trouble()
   chosen = []
   for kind in KINDS:
     share = round(p["count"] * KIND_SHARES[kind])
@@ -269,8 +262,8 @@ def problems(params: dict, seed: int) -> list[Problem]:
     for flag, n in ((True, troubled), (False, share - troubled)):
       pool = by_trouble[kind, flag]
       if n > len(pool):
-        raise TeachableError(
-          f"teachable problems: count={p['count']} with"
+        raise DataError(
+          f"config.data.params: count={p['count']} with"
           f" trouble={p['trouble']} asks for {n} {kind} questions"
           f" {'with' if flag else 'without'} trouble; there are {len(pool)}"
         )

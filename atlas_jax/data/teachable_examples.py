@@ -1,15 +1,16 @@
-"""Training dialogues of the built-in task: its student's, and a textbook's.
+"""SFT examples of the built-in task, for its student and for its teacher.
 
-The student's make the frozen student: alone, outlining, and taught. The
+The student's make the frozen student: baseline, probe and taught answers. The
 teacher's are written by a textbook: a correct private note on the student's
-plan, then mostly the fix that belongs to the kind of question, whatever the
-note says. They teach the format, and leave the acting on the note to
-reinforcement. No dialogue holds a question of another split than train.
+plan, then mostly the fix that belongs to the kind of exercise, whatever the
+note says. They teach the format, and leave acting on the note to GRPO. No
+example holds a question of another split than train.
 """
 
 import random
+from collections.abc import Callable, Mapping
 
-from atlas_jax.data.problems import SftExample
+from atlas_jax.data.problems import DataError, SftExample
 from atlas_jax.data.teachable import (
   ADVICE,
   CHAIN,
@@ -17,26 +18,25 @@ from atlas_jax.data.teachable import (
   KEEP,
   KINDS,
   PHRASES,
-  Question,
-  TeachableError,
+  Exercise,
   baseline_response,
-  checked_params,
-  outline,
-  pools,
+  by_kind_and_trouble,
+  probe_response,
   taught_response,
+  with_defaults,
 )
 
 STUDENT_DEFAULTS = {"count": 40_000, "trouble": 0.75, "noise": 0.15}
 SFT_DEFAULTS = {"count": 4000, "trouble": 0.75, "textbook": 0.65, "keep": 0.2}
 
 
-def note(q: Question) -> str:
-  """The textbook teacher's private note: what counts of the outline."""
-  return "The plan: " + outline(q).split(", ")[-1]
+def note(q: Exercise) -> str:
+  """The textbook teacher's private note: the end of the student's plan."""
+  return "The plan: " + probe_response(q).split(", ")[-1]
 
 
-def _noise(rng: random.Random, q: Question) -> str:
-  """Teaching that says nothing the student could apply."""
+def _noise(rng: random.Random, q: Exercise) -> str:
+  """Teaching without advice that the student could apply."""
   return rng.choice(
     (
       "",
@@ -44,7 +44,7 @@ def _noise(rng: random.Random, q: Question) -> str:
       "Please solve it.",
       "What do you think?",
       q.text,
-      outline(q),
+      probe_response(q),
       note(q),
       f"{rng.randrange(10, 199)}",
       f"The answer is {rng.randrange(10, 199)}.",
@@ -52,77 +52,76 @@ def _noise(rng: random.Random, q: Question) -> str:
   )
 
 
-def _draw(rng: random.Random, by_trouble: dict, trouble: float) -> Question:
-  """A question from {(kind, trouble): questions}, with replacement."""
-  kind = rng.choice(KINDS)
-  wanted = kind == CHAIN or rng.random() < trouble
-  return rng.choice(by_trouble[kind, wanted])
+def _examples(
+  params: Mapping,
+  defaults: Mapping,
+  seed: int,
+  example: Callable[[random.Random, Exercise, dict], SftExample],
+) -> list[SftExample]:
+  """`count` examples of exercises drawn with replacement."""
+  p = with_defaults(params, defaults, "sft_params")
+  rng = random.Random(seed)
+  by_trouble = by_kind_and_trouble(train_only=True)
+  examples = []
+  for _ in range(p["count"]):
+    kind = rng.choice(KINDS)
+    trouble = kind == CHAIN or rng.random() < p["trouble"]
+    examples.append(example(rng, rng.choice(by_trouble[kind, trouble]), p))
+  return examples
 
 
-def student_examples(params: dict, seed: int) -> list[SftExample]:
-  """Dialogues that make the student: alone, outlining, and taught.
+def student_examples(params: Mapping, seed: int) -> list[SftExample]:
+  """Examples that make the student: baseline, probe and taught answers.
 
   Args:
     params: `count`, `trouble` (as in `problems`) and `noise`: the share of
       teachings that say nothing useful.
     seed: of every choice.
   """
-  p = checked_params(params, STUDENT_DEFAULTS, "teachable student")
-  rng = random.Random(seed)
-  by_trouble = pools(train_only=True)
-  out = []
-  for _ in range(p["count"]):
-    q = _draw(rng, by_trouble, p["trouble"])
-    form = rng.choices(
-      ("student_baseline", "student_probe", "student_taught"),
-      (0.2, 0.15, 0.65),
-    )[0]
-    fields = {"question": q.text}
-    if form == "student_baseline":
-      response = baseline_response(q)
-    elif form == "student_probe":
-      response = outline(q)
-    elif rng.random() < p["noise"]:
-      fields["teaching"] = _noise(rng, q)
-      response = taught_response(q, None)
-    else:
-      advice = rng.choice(ADVICE)
-      fields["teaching"] = rng.choice(PHRASES[advice])
-      response = taught_response(q, advice)
-    out.append(SftExample(form, fields, response))
-  return out
+  return _examples(params, STUDENT_DEFAULTS, seed, _student_example)
 
 
-def sft_examples(params: dict, seed: int) -> list[SftExample]:
-  """The textbook teacher's examples: a true note, then a fix by the book.
+def _student_example(rng: random.Random, q: Exercise, p: dict) -> SftExample:
+  templates = ("student_baseline", "student_probe", "student_taught")
+  template = rng.choices(templates, (0.2, 0.15, 0.65))[0]
+  fields = {"question": q.text}
+  if template == "student_baseline":
+    response = baseline_response(q)
+  elif template == "student_probe":
+    response = probe_response(q)
+  elif rng.random() < p["noise"]:
+    fields["teaching"] = _noise(rng, q)
+    response = taught_response(q, None)
+  else:
+    advice = rng.choice(ADVICE)
+    fields["teaching"] = rng.choice(PHRASES[advice])
+    response = taught_response(q, advice)
+  return SftExample(template, fields, response)
+
+
+def sft_examples(params: Mapping, seed: int) -> list[SftExample]:
+  """Examples for the teacher: a true note, then a fix by the book.
 
   Args:
     params: `count`, `trouble`, `textbook`: the share of teachings that give
-      the fix of that kind of question, and `keep`: the share that praise the
+      the fix of that kind of exercise, and `keep`: the share that praise the
       plan. The others give a fix of another kind.
     seed: of every choice.
   """
-  p = checked_params(params, SFT_DEFAULTS, "teachable sft")
+  return _examples(params, SFT_DEFAULTS, seed, _sft_example)
+
+
+def _sft_example(rng: random.Random, q: Exercise, p: dict) -> SftExample:
   if p["textbook"] + p["keep"] > 1:
-    raise TeachableError("teachable sft: textbook + keep is above 1")
-  rng = random.Random(seed)
-  by_trouble = pools(train_only=True)
-  out = []
-  for _ in range(p["count"]):
-    q = _draw(rng, by_trouble, p["trouble"])
-    x = rng.random()
-    if x < p["textbook"]:
-      advice = FIX[q.kind]
-    elif x < p["textbook"] + p["keep"]:
-      advice = KEEP
-    else:
-      advice = rng.choice([a for a in FIX.values() if a != FIX[q.kind]])
-    teaching = rng.choice(PHRASES[advice])
-    out.append(
-      SftExample(
-        "teacher",
-        {"question": q.text, "probe": outline(q)},
-        f"{note(q)} <teaching>{teaching}</teaching>",
-      )
-    )
-  return out
+    raise DataError("config.data.sft_params: textbook + keep is above 1")
+  x = rng.random()
+  if x < p["textbook"]:
+    advice = FIX[q.kind]
+  elif x < p["textbook"] + p["keep"]:
+    advice = KEEP
+  else:
+    advice = rng.choice([a for a in FIX.values() if a != FIX[q.kind]])
+  teaching = rng.choice(PHRASES[advice])
+  fields = {"question": q.text, "probe": probe_response(q)}
+  response = f"{note(q)} <teaching>{teaching}</teaching>"
+  return SftExample("teacher", fields, response)

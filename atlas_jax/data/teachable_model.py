@@ -1,4 +1,4 @@
-"""A tokenizer and a model directory for the `teachable` task, from scratch.
+"""Makes the model directory of the built-in task, all but the weights.
 
 A byte-level BPE trained on the task's own text, in Hugging Face format with a
 chat template, and the config.json of a tiny Llama: what a model server needs
@@ -7,6 +7,7 @@ to serve it like any model. The weights come from training.
 
 import json
 import pathlib
+import re
 from collections.abc import Iterable
 
 VOCAB_SIZE = 512
@@ -29,13 +30,8 @@ ARCHITECTURE = {
 }
 # Plain text to every decoder: they must survive `skip_special_tokens`.
 TAGS = ("<teaching>", "</teaching>", "<solution>", "</solution>")
-PAD, BOS, EOS, USER, ASSISTANT = SPECIALS = (
-  "<pad>",
-  "<bos>",
-  "<eos>",
-  "<user>",
-  "<assistant>",
-)
+SPECIALS = ("<pad>", "<bos>", "<eos>", "<user>", "<assistant>")
+PAD, BOS, EOS, USER, ASSISTANT = SPECIALS
 # A digit is a piece of its own; a space belongs to the word after it, or
 # before a digit or a tag to what stands before: no token is spent on spaces.
 PIECES = r" ?[A-Za-z]+(?: (?=\d|$))?|\d| ?[^A-Za-z\d\s]+(?: (?=\d|$))?|\s+"
@@ -49,27 +45,43 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tokenizer(texts: Iterable[str], path: str) -> None:
-  """Trains a tokenizer on `texts` and saves it under `path`.
+def write_scratch_model_dir(
+  path: str | pathlib.Path, texts: Iterable[str]
+) -> None:
+  """Everything of a model directory but the weights.
+
+  The tokenizer is trained on `texts`; config.json (ARCHITECTURE) and
+  generation_config.json fit it. config.json comes last: with it the directory
+  is whole.
+  """
+  path = pathlib.Path(path)
+  path.mkdir(parents=True, exist_ok=True)
+  tokenizer = _trained_tokenizer(texts)
+  tokenizer.save_pretrained(str(path))
+  ids = {
+    "bos_token_id": tokenizer.bos_token_id,
+    "eos_token_id": tokenizer.eos_token_id,
+    "pad_token_id": tokenizer.pad_token_id,
+  }
+  config = {**ARCHITECTURE, "vocab_size": VOCAB_SIZE, **ids}
+  for name, value in (("generation_config", ids), ("config", config)):
+    text = json.dumps(value, indent=2) + "\n"
+    (path / f"{name}.json").write_text(text, encoding="utf-8")
+
+
+def _trained_tokenizer(texts: Iterable[str]):
+  """A tokenizer of `texts`, of at most VOCAB_SIZE tokens.
 
   Any text can be encoded (bytes are the alphabet); each digit is one token.
-  At most VOCAB_SIZE tokens.
   """
-  from tokenizers import (
-    AddedToken,
-    Regex,
-    Tokenizer,
-    decoders,
-    models,
-    pre_tokenizers,
-    trainers,
-  )
+  import tokenizers
+  from tokenizers import decoders, models, pre_tokenizers, trainers
   from transformers import PreTrainedTokenizerFast
 
-  tokenizer = Tokenizer(models.BPE())
+  tokenizer = tokenizers.Tokenizer(models.BPE())
   tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
     [
-      pre_tokenizers.Split(Regex(PIECES), behavior="isolated"),
+      pre_tokenizers.Split(tokenizers.Regex(PIECES), behavior="isolated"),
       pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ]
   )
@@ -80,10 +92,12 @@ def build_tokenizer(texts: Iterable[str], path: str) -> None:
     special_tokens=list(SPECIALS),
     show_progress=False,
   )
-  plain = (_without_tags(text) for text in texts)
-  tokenizer.train_from_iterator(plain, trainer)
-  tokenizer.add_tokens([AddedToken(t, normalized=False) for t in TAGS])
-  PreTrainedTokenizerFast(
+  without_tags = (re.sub("|".join(TAGS), " ", text) for text in texts)
+  tokenizer.train_from_iterator(without_tags, trainer)
+  tokenizer.add_tokens(
+    [tokenizers.AddedToken(tag, normalized=False) for tag in TAGS]
+  )
+  return PreTrainedTokenizerFast(
     tokenizer_object=tokenizer,
     pad_token=PAD,
     bos_token=BOS,
@@ -91,32 +105,4 @@ def build_tokenizer(texts: Iterable[str], path: str) -> None:
     additional_special_tokens=[USER, ASSISTANT],
     chat_template=CHAT_TEMPLATE,
     clean_up_tokenization_spaces=False,
-  ).save_pretrained(path)
-
-
-def _without_tags(text: str) -> str:
-  for tag in TAGS:
-    text = text.replace(tag, " ")
-  return text
-
-
-def write_scratch_model_dir(
-  path: str | pathlib.Path, texts: Iterable[str]
-) -> None:
-  """Everything of a model directory but the weights.
-
-  config.json (ARCHITECTURE) and generation_config.json fit the tokenizer that
-  is trained on `texts`. config.json comes last: with it the directory is whole.
-  """
-  path = pathlib.Path(path)
-  path.mkdir(parents=True, exist_ok=True)
-  build_tokenizer(texts, str(path))
-  ids = {
-    "bos_token_id": SPECIALS.index(BOS),
-    "eos_token_id": SPECIALS.index(EOS),
-    "pad_token_id": SPECIALS.index(PAD),
-  }
-  config = {**ARCHITECTURE, "vocab_size": VOCAB_SIZE, **ids}
-  for name, value in (("generation_config", ids), ("config", config)):
-    text = json.dumps(value, indent=2) + "\n"
-    (path / f"{name}.json").write_text(text, encoding="utf-8")
+  )

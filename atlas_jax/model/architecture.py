@@ -1,4 +1,4 @@
-"""What a decoder is built from: the fields of a Hugging Face config.json.
+"""Reads the config.json of a Hugging Face model into a DecoderConfig.
 
 Llama, Qwen2 and Qwen3 are one decoder with a few switches. A config that asks
 for anything else is refused here, before any weight is read. Defaults are
@@ -38,14 +38,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
   "qwen2": {**_SHARED, **_SLIDING},
   "qwen3": {**_SHARED, **_SLIDING, "head_dim": 128, "attention_bias": False},
 }
-ARCHITECTURES = {
-  "llama": "LlamaForCausalLM",
-  "qwen2": "Qwen2ForCausalLM",
-  "qwen3": "Qwen3ForCausalLM",
-}
-# The largest value of each size; no model comes near. What is built from a
-# config grows with them before the weights could contradict it.
-_MOST = {
+# The largest value of each size; no model comes near. Memory is reserved by
+# these sizes before the weights could contradict them.
+_LARGEST = {
   "vocab_size": 1 << 22,
   "hidden_size": 1 << 16,
   "intermediate_size": 1 << 20,
@@ -55,22 +50,16 @@ _MOST = {
   "num_key_value_heads": 1 << 10,
   "head_dim": 1 << 13,
 }
-_SWITCHES = (
-  "tie_word_embeddings",
-  "attention_bias",
-  "mlp_bias",
-  "use_sliding_window",
-)
-_REQUIRED = (*list(_MOST)[:6], "rms_norm_eps", "hidden_act")
+_REQUIRED = (*list(_LARGEST)[:6], "rms_norm_eps", "hidden_act")
 
 
 class ArchitectureError(AtlasError):
-  """A config.json that this decoder cannot follow exactly."""
+  """A config.json of a model that the decoder cannot compute exactly."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-  """Frequency scaling of Llama 3.1 (rope_type "llama3")."""
+  """Rotary frequency scaling of Llama 3.1 (rope_type "llama3")."""
 
   factor: float
   low_freq_factor: float
@@ -80,7 +69,7 @@ class RopeScaling:
 
 @dataclasses.dataclass(frozen=True)
 class DecoderConfig:
-  """Sizes and switches of a decoder; hashable, so static under jit."""
+  """Sizes and switches of a decoder; it is hashable, so static under jit."""
 
   vocab_size: int
   d_model: int
@@ -111,10 +100,10 @@ class DecoderConfig:
       ArchitectureError: a missing key, or a value that is not supported; the
         message names the key, its value, and what is valid.
     """
-    if hf.get("model_type") not in list(FAMILIES):
-      value = repr(hf["model_type"]) if "model_type" in hf else "(missing)"
+    family = hf.get("model_type")
+    if family not in list(FAMILIES):  # it may be anything, also a list
+      value = repr(family) if "model_type" in hf else "(missing)"
       raise _unsupported("model_type", value, ", ".join(FAMILIES))
-    family = hf["model_type"]
     for key in _REQUIRED:
       if key not in hf:
         raise ArchitectureError(f"config.json: the key {key!r} is missing")
@@ -123,17 +112,14 @@ class DecoderConfig:
     _check_supported(hf)
 
     n_heads = hf["num_attention_heads"]
-    n_kv_heads = hf["num_key_value_heads"]
-    n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
+    n_kv_heads = hf["num_key_value_heads"] or n_heads
     if n_heads % n_kv_heads:
       raise _unsupported(
         "num_key_value_heads",
         n_kv_heads,
         f"a divisor of num_attention_heads={n_heads}",
       )
-    head_dim = hf["head_dim"]
-    if head_dim is None:
-      head_dim = hf["hidden_size"] // n_heads
+    head_dim = hf["head_dim"] or hf["hidden_size"] // n_heads
     if head_dim % 2 or not head_dim:
       raise _unsupported("head_dim", head_dim, "an even number above 0")
     theta, scaling = _rope(hf)
@@ -160,9 +146,10 @@ class DecoderConfig:
 
 
 def read_config(path: str | os.PathLike) -> dict[str, Any]:
-  """config.json of a model directory, as it is written.
+  """The content of config.json of a model directory.
 
-  But for a null rope_theta in rope_parameters, which no other reader takes.
+  A null rope_theta in rope_parameters, which no other reader takes, is filled
+  in; all else is as it is written.
 
   Raises:
     ArchitectureError: no such file, not a JSON object, or no decoder of ours.
@@ -190,15 +177,14 @@ def _unsupported(key: str, value: Any, valid: str) -> ArchitectureError:
 
 
 def _check_kinds(hf: dict[str, Any]) -> None:
-  """Refuses what is no size, number or switch of a model."""
-  for key, most in _MOST.items():
-    if hf[key] is None and key not in _REQUIRED:
-      continue
-    _size(key, hf[key], most)
+  """Refuses a value that is no size, number or switch."""
+  for key, most in _LARGEST.items():
+    if hf[key] is not None or key in _REQUIRED:
+      _size(key, hf[key], most)
   for key in ("rms_norm_eps", "initializer_range"):
     _positive(key, hf[key])
-  for key in _SWITCHES:
-    if key in hf and type(hf[key]) is not bool:
+  for key, default in FAMILIES[hf["model_type"]].items():
+    if type(default) is bool and type(hf[key]) is not bool:
       raise _unsupported(key, repr(hf[key]), "true, false")
 
 
@@ -215,45 +201,40 @@ def _positive(key: str, value: Any) -> float:
 
 
 def _check_supported(hf: dict[str, Any]) -> None:
-  """Refuses what would change the output and is not built."""
+  """Refuses a setting that would change the output and is not built."""
   family = hf["model_type"]
-  names = hf["architectures"]
-  if names is not None and names != [ARCHITECTURES[family]]:
-    raise _unsupported("architectures", names, f"['{ARCHITECTURES[family]}']")
-  if hf["hidden_act"] != "silu":
-    raise _unsupported("hidden_act", repr(hf["hidden_act"]), "'silu'")
-  if hf["attention_dropout"] not in (None, 0):
-    raise _unsupported("attention_dropout", hf["attention_dropout"], "0.0")
-  if hf["quantization_config"]:
-    raise _unsupported("quantization_config", "(set)", "unquantized weights")
+  for key, valid in {
+    "architectures": ([f"{family.capitalize()}ForCausalLM"], None),
+    "hidden_act": ("silu",),
+    "attention_dropout": (0.0, None),
+    "quantization_config": (None, {}),
+  }.items():
+    if hf[key] not in valid:
+      raise _unsupported(key, repr(hf[key]), repr(valid[0]))
   if family == "llama":
     return
   kinds = hf["layer_types"]
   if kinds is not None:
     if not isinstance(kinds, list) or set(map(str, kinds)) - {"full_attention"}:
       raise _unsupported("layer_types", kinds, "'full_attention' alone")
-  elif (
-    hf["use_sliding_window"]
-    and hf["sliding_window"] is not None
-    and hf["max_window_layers"] not in range(hf["num_hidden_layers"], 1 << 30)
-  ):
-    raise _unsupported("use_sliding_window", True, "false")
+  elif hf["use_sliding_window"] and hf["sliding_window"] is not None:
+    first = hf["max_window_layers"]  # the first layer with a window
+    if type(first) is not int or first < hf["num_hidden_layers"]:
+      raise _unsupported("use_sliding_window", True, "false")
 
 
 def _rope(hf: dict[str, Any]) -> tuple[float, RopeScaling | None]:
-  """(theta, scaling) from either spelling."""
+  """(theta, scaling) of rope_parameters, or of the older rope_scaling."""
   # As transformers has it: the older key first, and in it the newer type.
   where = "rope_scaling" if hf["rope_scaling"] else "rope_parameters"
   given = hf[where] or {}
   if not isinstance(given, dict):
     raise _unsupported(where, given, "an object")
-  given = {**given}
-  theta = given.pop("rope_theta", None)
-  theta = hf["rope_theta"] if theta is None else theta
-  theta = 10000.0 if theta is None else _positive("rope_theta", theta)
-  kind = given.pop("type", "default")
-  kind = given.pop("rope_type", kind)
-  partial = given.pop("partial_rotary_factor", hf["partial_rotary_factor"])
+  thetas = (given.get("rope_theta"), hf["rope_theta"], 10000.0)
+  theta = next(value for value in thetas if value is not None)
+  theta = _positive("rope_theta", theta)
+  kind = given.get("rope_type", given.get("type", "default"))
+  partial = given.get("partial_rotary_factor", hf["partial_rotary_factor"])
   if partial not in (None, 1.0):
     raise _unsupported("partial_rotary_factor", partial, "1.0")
   for key, value in given.items():
@@ -264,7 +245,7 @@ def _rope(hf: dict[str, Any]) -> tuple[float, RopeScaling | None]:
   if kind != "llama3":
     raise _unsupported(f"{where}.rope_type", repr(kind), "default, llama3")
   original = "original_max_position_embeddings"
-  given.setdefault(original, hf["max_position_embeddings"])
+  given = {original: hf["max_position_embeddings"], **given}
   fields = ("factor", "low_freq_factor", "high_freq_factor")
   for key in fields:
     if key not in given:
@@ -274,6 +255,6 @@ def _rope(hf: dict[str, Any]) -> tuple[float, RopeScaling | None]:
   return theta, RopeScaling(
     *(_positive(f"{where}.{key}", given[key]) for key in fields),
     original_max_positions=_size(
-      original, given[original], _MOST["max_position_embeddings"]
+      original, given[original], _LARGEST["max_position_embeddings"]
     ),
   )

@@ -1,4 +1,4 @@
-"""Hugging Face weights: import here, export in `hf_save`, one name table.
+"""Loads Hugging Face weights; `hf_save` exports them by the same name table.
 
 Load and save read the same table, so a tensor that can be read can be written
 back to the same bytes. Whatever is not in the table is refused: a tensor that
@@ -9,6 +9,7 @@ import contextlib
 import functools
 import math
 import os
+import pathlib
 import re
 from typing import Any
 
@@ -23,7 +24,11 @@ from jaxtyping import DTypeLike
 from atlas_jax import files
 from atlas_jax.model.architecture import DecoderConfig, read_config
 from atlas_jax.model.decoder import Decoder
-from atlas_jax.model.hf_save import export_tensors, iter_tensors, save
+from atlas_jax.model.hf_save import (  # noqa: F401 callers write hf.save
+  export_tensors,
+  iter_tensors,
+  save,
+)
 from atlas_jax.model.names import (
   INDEX,
   TOP_NAMES,
@@ -33,19 +38,7 @@ from atlas_jax.model.names import (
   tensors,
 )
 
-__all__ = [
-  "WeightsError",
-  "abstract",
-  "export_tensors",
-  "init",
-  "iter_tensors",
-  "load",
-  "read_config",
-  "save",
-  "tensors",
-]
-
-# Computed from the config; Llama files of old hold it as a tensor.
+# Computed from the config; old Llama files hold it as a tensor.
 _DERIVED = "rotary_emb.inv_freq"
 _SHARD = re.compile(r"[^/\0]+\.safetensors")
 _DTYPES = {"F32": np.float32, "BF16": ml_dtypes.bfloat16, "F16": np.float16}
@@ -88,35 +81,29 @@ def load(
   with contextlib.ExitStack() as stack:
     stored = _open(path, stack)
     _check(stored, table, config, path)
-    by_attribute: dict[str, list[Tensor]] = {}
+    layers: dict[str, list[Tensor]] = {}
     for t in table:
-      by_attribute.setdefault(t.attribute, []).append(t)
-    for attribute, layers in by_attribute.items():
-      owner = model if layers[0].layer is None else model.blocks
-      param = getattr(owner, attribute)
-      setattr(
-        owner, attribute, nnx.Param(_read(stored, layers, param.get_value()))
-      )
+      layers.setdefault(t.attribute, []).append(t)
+    for attribute, of_layers in layers.items():
+      owner = model if of_layers[0].layer is None else model.blocks
+      like = getattr(owner, attribute).get_value()
+      setattr(owner, attribute, nnx.Param(_read(stored, of_layers, like)))
   return config, model
 
 
 def _open(path, stack: contextlib.ExitStack) -> dict[str, Any]:
-  """name -> slice reader of every tensor stored under `path`."""
-  path = os.fspath(path)
-  index = os.path.join(path, INDEX)
-  listed = None
-  if os.path.exists(index):
-    listed = _listed(index)
-    names = sorted(set(listed.values()))
-  else:
-    names = sorted(f for f in os.listdir(path) if f.endswith(".safetensors"))
+  """{name: slice reader} of every tensor stored under `path`."""
+  path = pathlib.Path(path)
+  index = path / INDEX
+  listed = _listed(index) if index.exists() else {}
+  names = set(listed.values()) or {f.name for f in path.glob("*.safetensors")}
   if not names:
     raise WeightsError(f"no {WEIGHTS} and no {INDEX} in {path}")
   stored: dict[str, Any] = {}
   home: dict[str, str] = {}
-  for file in names:
-    where = os.path.join(path, file)
-    if not os.path.exists(where):
+  for file in sorted(names):
+    where = path / file
+    if not where.exists():
       raise WeightsError(f"{index} names {file}, which is missing")
     try:
       reader = stack.enter_context(safetensors.safe_open(where, framework="np"))
@@ -129,18 +116,17 @@ def _open(path, stack: contextlib.ExitStack) -> dict[str, Any]:
         )
       home[name] = file
       stored[name] = reader.get_slice(name)
-  for name, file in (listed or {}).items():
-    if name in home and home[name] != file:
+  for name, file in listed.items():
+    if home.get(name) != file:
       raise WeightsError(
-        f"{index} places tensor {name} in {file}, but it is in {home[name]}"
+        f"{index} places tensor {name} in {file}, but it is in"
+        f" {home.get(name, 'no file')}"
       )
-    if name not in home:
-      raise WeightsError(f"{path}: tensor {name} is missing from {file}")
   return stored
 
 
-def _listed(index: str) -> dict[str, str]:
-  """Tensor -> file of an index; each file stands beside the index."""
+def _listed(index: pathlib.Path) -> dict[str, str]:
+  """{tensor: file} of an index; each file stands beside the index."""
   listed = files.read_json(index, WeightsError).get("weight_map")
   if not isinstance(listed, dict):
     raise WeightsError(f"{index}: the key 'weight_map' must be an object")
@@ -154,6 +140,7 @@ def _listed(index: str) -> dict[str, str]:
 
 
 def _check(stored, table: list[Tensor], config: DecoderConfig, path) -> None:
+  """Raises WeightsError where the tensors are not those of the table."""
   known = {t.name: t for t in table}
   head, embedding = TOP_NAMES["head"][0], TOP_NAMES["embedding"][0]
   missing = [name for name in known if name not in stored]
@@ -200,16 +187,17 @@ def _read(stored, layers: list[Tensor], like: jax.ShapeDtypeStruct):
   else:
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
+  sizes = like.shape[1:] if stacked else like.shape
+
   @functools.cache
   def part(bounds):
-    of_layers = range(*bounds[0]) if stacked else (0,)
     own = bounds[1:] if stacked else bounds
+    chosen = layers[slice(*bounds[0])] if stacked else layers
     shape = [stop - start for start, stop in own]
-    out = np.empty((len(of_layers), *shape), like.dtype)
-    sizes = like.shape[1:] if stacked else like.shape
-    for i, layer in enumerate(of_layers):
-      where = _file_index(own, sizes, layers[layer].groups)
-      out[i] = stored[layers[layer].name][where].reshape(shape)
+    out = np.empty((len(chosen), *shape), like.dtype)
+    for i, layer in enumerate(chosen):
+      where = _file_index(own, sizes, layer.groups)
+      out[i] = stored[layer.name][where].reshape(shape)
     return out if stacked else out[0]
 
   def callback(index):
@@ -222,7 +210,7 @@ def _read(stored, layers: list[Tensor], like: jax.ShapeDtypeStruct):
 
 
 def _file_index(bounds, sizes, groups) -> tuple[slice, ...]:
-  """Our slice of a parameter as a slice of its tensor in the file.
+  """A slice of a parameter as a slice of its tensor in the file.
 
   Of several axes that are one in the file only the first may be cut.
   """

@@ -1,6 +1,7 @@
 """The one table of Hugging Face tensor names, read by import and export."""
 
 import dataclasses
+import itertools
 import math
 
 from atlas_jax.errors import AtlasError
@@ -39,39 +40,37 @@ BLOCK_NAMES = {
 
 
 class WeightsError(AtlasError):
-  """Weights that do not fit the model they are for."""
+  """Weights that do not fit their model."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-  """One tensor of a file and where its numbers live in a Decoder."""
+  """A tensor of a file and the parameter of a Decoder that holds it."""
 
   name: str
   shape: tuple[int, ...]  # in the file
   attribute: str
   layer: int | None  # None: outside the blocks
-  groups: tuple[int, ...]  # how many axes of ours make each axis of the file
+  groups: tuple[int, ...]  # how many axes of ours each axis of the file has
 
 
 def tensors(config: DecoderConfig) -> list[Tensor]:
   """Every tensor of a model, in the order of export."""
 
-  def tensor(name, groups, parameter, attribute, layer):
-    shape, axes = [], iter(parameter.shape)
-    for group in groups:
-      shape.append(math.prod(next(axes) for _ in range(group)))
-    return Tensor(name, tuple(shape), attribute, layer, groups)
+  def named(names, parameters, layer=None, prefix=""):
+    out = []
+    for attribute, (name, groups) in names.items():
+      if attribute in parameters:
+        axes = iter(parameters[attribute].shape)
+        shape = tuple(math.prod(itertools.islice(axes, n)) for n in groups)
+        out.append(Tensor(prefix + name, shape, attribute, layer, groups))
+    return out
 
-  top = top_parameters(config)
+  embedding, *others = named(TOP_NAMES, top_parameters(config))
   blocks = block_parameters(config)
-  out = [tensor(*TOP_NAMES["embedding"], top["embedding"], "embedding", None)]
-  for layer in range(config.n_layers):
-    for attribute, (name, groups) in BLOCK_NAMES.items():
-      if attribute in blocks:
-        name = f"model.layers.{layer}.{name}"
-        p = blocks[attribute]
-        out.append(tensor(name, groups, p, attribute, layer))
-  for attribute in ("final_norm", "head"):
-    if attribute in top:
-      out.append(tensor(*TOP_NAMES[attribute], top[attribute], attribute, None))
-  return out
+  of_blocks = [
+    tensor
+    for layer in range(config.n_layers)
+    for tensor in named(BLOCK_NAMES, blocks, layer, f"model.layers.{layer}.")
+  ]
+  return [embedding, *of_blocks, *others]

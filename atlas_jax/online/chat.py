@@ -20,7 +20,7 @@ from atlas_jax.online.record import Attempt, reply_of
 from atlas_jax.online.replies import BudgetSpent, ChatRequest, Reply
 from atlas_jax.online.retrying import CallFailed, ModelRefused, pause_s
 from atlas_jax.online.spend import Amount
-from atlas_jax.scrubbing import told
+from atlas_jax.scrubbing import error_line
 
 
 class Chat:
@@ -234,4 +234,4 @@ class Chat:
     raise ModelRefused(self._hopeless)
 
   def _told(self, failed: CallFailed) -> str:
-    return told(self._scrub, str(failed))
+    return error_line(self._scrub, str(failed))

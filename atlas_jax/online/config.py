@@ -172,13 +172,13 @@ class OnlineConfig:
           f" config.reflection.max_prompt_chars={most} allows a template"
         )
     student = "agent" if self.agent_mode else self.student.kind
-    kinds = {"probe": student, "student": student, "teacher": self.teacher.kind}
-    for part, kind in kinds.items():
-      given = getattr(self.episode.chat_template_kwargs, part)
+    for part, given in vars(self.episode.chat_template_kwargs).items():
+      role = "teacher" if part == "teacher" else "student"
+      kind = self.teacher.kind if role == "teacher" else student
       if given and kind not in ("url", "local"):
         yield (
-          f"episode.chat_template_kwargs.{part} has no effect on kind {kind!r};"
-          " valid for 'url' and 'local'"
+          f"episode.chat_template_kwargs.{part} has no effect on a {role} of"
+          f" kind {kind!r}; valid for 'url' and 'local'"
         )
     yield from self._of_agent() if self.agent_mode else self._of_model()
 
@@ -202,19 +202,13 @@ class OnlineConfig:
   def _of_model(self) -> Iterator[str]:
     price, fresh = self.agent_dollars_per_call, self.choosing.fresh_samples
     if price is not None:
-      yield (
-        f"agent_dollars_per_call={price:g} has no effect without"
-        " config.agent.kind"
-      )
+      yield f"agent_dollars_per_call={price:g} has no effect without agent.kind"
     e = self.episode
-    hottest = max(
-      e.probe_temperature, e.teacher_temperature, e.student_temperature
-    )
-    if fresh > 0 and hottest == 0:
+    hottest = max(e.probe_temperature, e.teacher_temperature)
+    if fresh > 0 and max(hottest, e.student_temperature) == 0:
       yield (
         f"choosing.fresh_samples={fresh} at temperature 0 would be the same"
-        " samples again; set it to 0, or raise"
-        " config.episode.teacher_temperature"
+        " again; set it to 0, or raise config.episode.teacher_temperature"
       )
 
 

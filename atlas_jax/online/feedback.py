@@ -1,4 +1,4 @@
-"""What the reflection model is told about one rollout, in plain words."""
+"""What the reflection model reads about one rollout, in plain words."""
 
 from atlas_jax.online.rollouts import Rollout
 

@@ -108,9 +108,7 @@ class TeachingAgent:
     teacher_key: str | None = None,
   ):
     self.counts: collections.Counter[str] = collections.Counter()
-    templates = Prompts(
-      _templates(prompts, inject), teach.stated_probe_tokens
-    )
+    templates = Prompts(_templates(prompts, inject), teach.stated_probe_tokens)
     self._agent = as_agent(agent)
     self._teacher = as_teacher(teacher, teacher_key, teach_deadline_s)
     self._protocol = TeachingProtocol(

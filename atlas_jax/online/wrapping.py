@@ -10,7 +10,7 @@ from atlas_jax.online.agents.python import InThisProcess
 from atlas_jax.online.chat_json import judged
 from atlas_jax.online.replies import Agent, ChatModel, ChatRequest, Reply
 from atlas_jax.online.retrying import CallFailed
-from atlas_jax.scrubbing import answer_scrubber, told
+from atlas_jax.scrubbing import answer_scrubber, error_line
 from atlas_jax.serving.http import MOST_BYTES
 
 
@@ -87,7 +87,7 @@ class _Function:
 
   async def ask(self, prompt: str, **_) -> Reply:
     reply = (await self._kind.send(prompt)).reply
-    error = None if reply.error is None else told(str, reply.error)
+    error = None if reply.error is None else error_line(str, reply.error)
     return dataclasses.replace(reply, error=error)
 
   async def aclose(self) -> None:

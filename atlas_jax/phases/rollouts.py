@@ -89,7 +89,7 @@ def trainable(scored: Sequence[ScoredEpisode], cfg: GrpoConfig) -> list[dict]:
   return kept
 
 
-def as_sequence(rollout: dict) -> packing.Sequence:
+def as_sequence(rollout: dict) -> packing.TokenSequence:
   """A rollout of `trainable`, its completion trained, its prompt not."""
   start = len(rollout["prompt"])
   tokens = np.array([*rollout["prompt"], *rollout["completion"]], np.int32)
@@ -97,7 +97,7 @@ def as_sequence(rollout: dict) -> packing.Sequence:
   mask[start:] = rollout["trained"]
   behavior = np.zeros(len(tokens), np.float32)
   behavior[start:] = rollout["logprobs"]
-  return packing.Sequence(
+  return packing.TokenSequence(
     tokens,
     mask,
     behavior,

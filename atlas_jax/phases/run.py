@@ -61,9 +61,7 @@ class Run:
       metrics.import_wandb()
     self.config = config
     self.workdir = workdir
-    self.prompts = Prompts(
-      config.prompts, config.episode.stated_probe_tokens
-    )
+    self.prompts = Prompts(config.prompts, config.episode.stated_probe_tokens)
     self.splits = splits.load(config.data)
     # Read here, so that bad data stops a run before anything starts.
     self.sft_examples = []
@@ -225,7 +223,7 @@ class Run:
     mask[0] = 0
     parts = self.mesh.shape["context"]
     batch, _ = packing.pack(
-      [packing.Sequence(np.array(ids, np.int32), mask)],
+      [packing.TokenSequence(np.array(ids, np.int32), mask)],
       length=-(-len(ids) // parts) * parts,
       rows_multiple=sharding.batch_shards(self.mesh),
     )

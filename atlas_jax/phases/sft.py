@@ -34,7 +34,7 @@ class FullBatches:
   def position(self) -> dict[str, int]:
     return self._position
 
-  def _items(self) -> Iterator[tuple[dict[str, int], packing.Sequence]]:
+  def _items(self) -> Iterator[tuple[dict[str, int], packing.TokenSequence]]:
     if self._waiting is not None:
       waiting, self._waiting = self._waiting, None
       yield waiting
@@ -67,7 +67,7 @@ def encoder(run: Run):
   """SftExample -> Sequence, through the templates and the chat format."""
   length = run.config.sft.row_length
 
-  def encode(example: SftExample) -> packing.Sequence:
+  def encode(example: SftExample) -> packing.TokenSequence:
     text = run.prompts.render(example.template, example.fields)
     kwargs = run.config.episode.chat_template_kwargs.of(example.template)
     tokens, mask = run.tokenizer.training_example(
@@ -79,7 +79,7 @@ def encoder(run: Run):
         f" config.sft.row_length={length}; its question begins"
         f" {example.fields['question'][:80]!r}"
       )
-    return packing.Sequence(tokens, mask)
+    return packing.TokenSequence(tokens, mask)
 
   return encode
 

@@ -18,7 +18,7 @@ _COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 def row_bucket(
-  sequences: Sequence[packing.Sequence], cfg: GrpoConfig, unit: int
+  sequences: Sequence[packing.TokenSequence], cfg: GrpoConfig, unit: int
 ) -> int:
   """Rows to pack into: few different numbers, so few compilations.
 
@@ -84,7 +84,7 @@ class Trainer(Trained):
     )
 
   def packed(
-    self, sequences: Sequence[packing.Sequence]
+    self, sequences: Sequence[packing.TokenSequence]
   ) -> tuple[packing.PackedBatch, packing.PackingStats]:
     """The rows that `update` trains on, [B, T]."""
     cfg = self._cfg
@@ -97,7 +97,7 @@ class Trainer(Trained):
     )
 
   def update(
-    self, step: int, sequences: Sequence[packing.Sequence]
+    self, step: int, sequences: Sequence[packing.TokenSequence]
   ) -> dict[str, float]:
     """The updates of one step, cfg.epochs of them; numbers to log.
 

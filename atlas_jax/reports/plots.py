@@ -1,5 +1,4 @@
-"""Pictures of a run: its learning curve, alone against taught, and, for an
-optimisation of prompts, its score against its spend.
+"""Draws a run as PNG: its learning curve, its arms, and its score by spend.
 
 The learning curve reads the lines of metrics.jsonl: objects with `phase`,
 `step`, and, for phase P, `P/accuracy_alone`, `P/accuracy_taught` (fractions
@@ -26,31 +25,32 @@ MIN_STEPS_TO_SMOOTH = 20
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
-  """Centred mean over `window` steps, fewer at the ends; NaN is left out.
+  """Means over `window` steps around each value [T]; NaN is left out.
 
   Centred, because a trailing mean would show the learning later than it was.
   A window that holds NaN alone gives NaN.
   """
-  known = ~np.isnan(values)
-  sums = np.concatenate([[0.0], np.cumsum(np.where(known, values, 0.0))])
-  counts = np.concatenate([[0], np.cumsum(known)])
-  i = np.arange(len(values))
-  low = np.maximum(i - window // 2, 0)
-  high = np.minimum(i + window // 2 + 1, len(values))
-  total, count = sums[high] - sums[low], counts[high] - counts[low]
+  # Odd, so that each window has a middle; NaN beyond the ends counts as a gap.
+  half = window // 2
+  padded = np.pad(values, half, constant_values=np.nan)
+  windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1)
+  known = ~np.isnan(windows)
+  total, count = np.where(known, windows, 0.0).sum(-1), known.sum(-1)
   return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def save(figure, path: pathlib.Path) -> None:
-  """Written whole: a reader finds the old picture or the new one."""
+  """Replaces the picture whole: a reader finds the old one or the new one."""
   with files.replacing(path) as file:
     figure.savefig(file, format="png", dpi=144)
 
 
-def _clean(axes) -> None:
+def finish(axes, title: str, *, grid: bool = True) -> None:
+  axes.set_title(title, fontsize=11, fontweight="bold", loc="left")
   axes.spines[["top", "right"]].set_visible(False)
-  axes.grid(axis="y", color="#E5E5E5", linewidth=0.8)
-  axes.set_axisbelow(True)
+  if grid:
+    axes.grid(axis="y", color="#E5E5E5", linewidth=0.8)
+    axes.set_axisbelow(True)
 
 
 def _curves(axes, steps, series: Mapping[str, tuple[str, np.ndarray]]) -> None:
@@ -117,17 +117,16 @@ def learning_curve(
   top, bottom = figure.subplots(
     2, 1, sharex=True, gridspec_kw={"height_ratios": (3, 2)}
   )
-  top.set(ylim=(0, 1.02), title="The student's accuracy on training problems")
+  top.set_ylim(0, 1.02)
   taught, alone = series("accuracy_taught"), series("accuracy_alone")
   _curves(top, steps, {"taught": (TAUGHT, taught), "alone": (ALONE, alone)})
   _curves(bottom, steps, {"reward": (REWARD, series("reward_mean"))})
   top.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
   name = phase.split("_")[-1]
-  bottom.set(title="The teacher's mean reward", xlabel=f"{name} step")
+  bottom.set_xlabel(f"{name} step")
   bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
-  for axes in (top, bottom):
-    _clean(axes)
-    axes.title.set(fontsize=11, fontweight="bold", position=(0, 1), ha="left")
+  finish(top, "The student's accuracy on training problems")
+  finish(bottom, "The teacher's mean reward")
   save(figure, path)
 
 
@@ -181,23 +180,20 @@ def alone_versus_taught(evaluation: Mapping, path: pathlib.Path) -> None:
   axes.set_xlim(0, 1.22)
   axes.set_xticks(np.linspace(0, 1, 6))
   axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-  axes.spines[["top", "right"]].set_visible(False)
   axes.spines["bottom"].set_bounds(0, 1)
   axes.tick_params(axis="y", length=0)
-  axes.set_title(
+  title = (
     f"The student's accuracy on {evaluation['problems']} problems"
-    f" ({evaluation['split']}), 95% intervals",
-    fontsize=11,
-    fontweight="bold",
-    loc="left",
+    f" ({evaluation['split']}), 95% intervals"
   )
+  finish(axes, title, grid=False)
   save(figure, path)
 
 
 def score_against_spend(
   points: Sequence[tuple[int, float, float]], path: pathlib.Path
 ) -> None:
-  """Writes a PNG: the best validation score so far by what it took.
+  """Writes a PNG: the best validation score so far by the spend.
 
   Args:
     points: (calls, dollars, score) of each candidate, in order; the spend is
@@ -235,11 +231,5 @@ def score_against_spend(
       fontsize=8,
     )
   axes.set_xlabel("dollars spent" if priced else "calls made")
-  axes.set_title(
-    "Validation score: each candidate, and the best so far",
-    fontsize=11,
-    fontweight="bold",
-    loc="left",
-  )
-  _clean(axes)
+  finish(axes, "Validation score: each candidate, and the best so far")
   save(figure, path)

@@ -172,8 +172,7 @@ def _picture(rows: Sequence[Row], path: pathlib.Path) -> None:
   axes.set_xlim(0, 1.3)
   axes.set_xticks(np.linspace(0, 1, 6))
   axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-  axes.spines[["top", "right"]].set_visible(False)
-  axes.set_title("The student's accuracy, taught", loc="left", fontsize=11)
+  plots.finish(axes, "The student's accuracy, taught", grid=False)
   plots.save(figure, path)
 
 

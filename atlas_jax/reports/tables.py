@@ -1,4 +1,4 @@
-"""The table of an evaluation: Markdown for files, rich for the console.
+"""Writes the table of an evaluation, as Markdown or to the console.
 
 evaluation.json, which phases/evaluate.py writes, is one object:
   problems: how many; split: "test", ...; arms: a list, the student alone
@@ -10,73 +10,58 @@ evaluation.json, which phases/evaluate.py writes, is one object:
 
 import math
 from collections.abc import Callable, Mapping
-from typing import IO
+from typing import IO, NamedTuple
 
 from atlas_jax.errors import AtlasError
 from atlas_jax.terminal import printable
 
 
 class ReportError(AtlasError):
-  """An evaluation or a metrics file cannot be shown; the text says why."""
+  """An evaluation or metrics file that cannot be shown; the text says why."""
 
 
-def _percent(value: float) -> str:
-  return f"{100 * value:.1f}%"
+class _Row(NamedTuple):
+  title: str
+  key: str
+  write: Callable[[float], str]
+  interval: bool = False  # whether KEY_low and KEY_high hold its 95% interval
+
+  def metrics(self) -> list[str]:
+    ends = ["", "_low", "_high"] if self.interval else [""]
+    return [self.key + end for end in ends]
+
+
+_percent, _number = "{:.1%}".format, "{:.1f}".format
+_seconds = "{:.2f}".format
 
 
 def _points(value: float) -> str:
   return f"{100 * value:+.1f}"
 
 
-def _number(value: float) -> str:
-  return f"{value:.1f}"
-
-
-def _seconds(value: float) -> str:
-  return f"{value:.2f}"
-
-
 def _p_value(value: float) -> str:
   return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
 
 
-# Row title, key, keys of its 95% interval, how a value is written.
-ROWS: tuple[
-  tuple[str, str, tuple[str, str] | None, Callable[[float], str]], ...
-] = (
-  (
-    "Accuracy [95%]",
-    "accuracy",
-    ("accuracy_low", "accuracy_high"),
-    _percent,
+ROWS = (
+  _Row("Accuracy [95%]", "accuracy", _percent, interval=True),
+  _Row("Gain over alone, points [95%]", "gain", _points, interval=True),
+  _Row("McNemar p", "mcnemar_p", _p_value),
+  _Row(
+    "Still right, of those right alone", "non_degradation_correct", _percent
   ),
-  (
-    "Gain over alone, points [95%]",
-    "gain",
-    ("gain_low", "gain_high"),
-    _points,
-  ),
-  ("McNemar p", "mcnemar_p", None, _p_value),
-  (
-    "Still right, of those right alone",
-    "non_degradation_correct",
-    None,
-    _percent,
-  ),
-  ("Not made worse, of all", "non_degradation_all", None, _percent),
-  ("Completed", "completion_rate", None, _percent),
-  ("Student response tokens", "response_tokens", None, _number),
-  ("Teaching tokens", "teaching_tokens", None, _number),
-  ("Teaching states the answer", "leak_rate", None, _percent),
-  ("Seconds a problem", "seconds_per_problem", None, _seconds),
+  _Row("Not made worse, of all", "non_degradation_all", _percent),
+  _Row("Completed", "completion_rate", _percent),
+  _Row("Student response tokens", "response_tokens", _number),
+  _Row("Teaching tokens", "teaching_tokens", _number),
+  _Row("Teaching states the answer", "leak_rate", _percent),
+  _Row("Seconds a problem", "seconds_per_problem", _seconds),
 )
-METRICS = tuple(
-  key for _, name, interval, _ in ROWS for key in (name, *(interval or ()))
-)
+METRICS = tuple(key for row in ROWS for key in row.metrics())
 
 
 def check(evaluation: Mapping) -> None:
-  """Raises ReportError where `evaluation` is not as described above."""
+  """Raises ReportError where the evaluation lacks a key described above."""
   for key in ("problems", "split", "arms"):
     if key not in evaluation:
       raise ReportError(f"the evaluation has no {key!r}")
@@ -91,15 +76,15 @@ def check(evaluation: Mapping) -> None:
         )
 
 
-def _cell(arm: Mapping, key, interval, write) -> str:
-  value = arm[key]
+def _cell(arm: Mapping, row: _Row) -> str:
+  value, *bounds = (arm[key] for key in row.metrics())
   if value is None or math.isnan(value):
     return "–"
-  text = write(value)
-  if interval is None or any(arm[k] is None for k in interval):
+  text = row.write(value)
+  if not bounds or None in bounds:
     return text
   # The sign and the unit stand on the value; the bounds stay short.
-  low, high = (100 * arm[k] for k in interval)
+  low, high = (100 * bound for bound in bounds)
   return f"{text} [{low:.1f}, {high:.1f}]"
 
 
@@ -108,14 +93,15 @@ def cells(evaluation: Mapping) -> list[list[str]]:
   check(evaluation)
   arms = evaluation["arms"]
   rows = [["", *(arm["name"] for arm in arms)]]
-  for title, key, interval, write in ROWS:
-    row = [_cell(arm, key, interval, write) for arm in arms]
-    if any(text != "–" for text in row):
-      rows.append([title, *row])
+  for row in ROWS:
+    texts = [_cell(arm, row) for arm in arms]
+    if any(text != "–" for text in texts):
+      rows.append([row.title, *texts])
   return rows
 
 
 def title(evaluation: Mapping) -> str:
+  """The line above the table."""
   return f"{evaluation['problems']} problems, split {evaluation['split']}"
 
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from atlas_jax.scrubbing import scrubber, told
+from atlas_jax.scrubbing import error_line, scrubber
 from atlas_jax.serving import http
 from atlas_jax.serving.http import ServerDown, ServerError
 
@@ -283,7 +283,7 @@ class Client:
           content = await http.read(response, most_bytes)
           if response.status == 200:
             return read(json.loads(content))
-          said = told(self._scrub, content.decode(errors="replace"))
+          said = error_line(self._scrub, content.decode(errors="replace"))
           trouble = f"{response.status}: {said}"
           if response.status < 500 and response.status != 429:
             raise ServerError(f"{url} refused the request, {trouble}")

@@ -15,7 +15,7 @@ import aiohttp
 
 from atlas_jax import addresses
 from atlas_jax.errors import AtlasError
-from atlas_jax.scrubbing import answer_scrubber, scrubber, told
+from atlas_jax.scrubbing import answer_scrubber, error_line, scrubber
 
 MOST_BYTES = 16 << 20  # the default of each config key max_response_bytes
 _IDLE_S = 2.0
@@ -168,7 +168,7 @@ def ask(
       content = await read(response, most_bytes)
       if response.status >= 400:
         text = content.decode(errors="replace")
-        content = told(scrubber({}, api_key), text).encode()
+        content = error_line(scrubber({}, api_key), text).encode()
       return response.status, content
 
   try:

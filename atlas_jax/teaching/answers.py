@@ -14,58 +14,55 @@ before the cut); otherwise its status is 'truncated'. Text that reports a
 failure ("Error: 401") states no answer, whatever numbers stand in it.
 
 How it is compared: exactly where that is certain (equality.py); else as a
-formula, by math-verify under a deadline (formulas.py); reasoning-gym problems
-by their task's scorer; where config.data.verifier names a function, by what
-that says of the whole response without its thinking (rule 'own'): a share of
-1, right above one half.
-An answer that hangs or breaks its comparison is wrong. Statuses 'no_verdict',
-'verifier_timeout' and 'error' are no verdict (the gold answer does so too, or
-the function is the user's): they are neither right nor wrong and are left out
-of every mean.
+formula (formulas.py); reasoning-gym problems by their task's scorer; where
+config.data.verifier names a function, by what that says of the whole response
+without its thinking (rule 'own'): a share of 1, right above one half.
+An answer that hangs or breaks its comparison is wrong. Where the gold answer
+does so too, or a function of the user's, there is no verdict ('no_verdict',
+'verifier_timeout', 'error'): it is left out of every mean.
 """
 
-import functools
+import contextlib
 import logging
 import re
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from atlas_jax.config import DataConfig
-from atlas_jax.confined import Late, NoAnswer
+from atlas_jax.confined import Late, NoAnswer, Raised
 from atlas_jax.data.problems import Problem
-from atlas_jax.teaching import equality
+from atlas_jax.teaching import equality, verify
 from atlas_jax.teaching.prompts import strip_thinking
 from atlas_jax.teaching.verify import NotStarted, VerifierPool
+
+log = logging.getLogger(__name__)
 
 _DATA = DataConfig()
 _LONGEST_SPAN = 4096  # characters
 _LONGEST_SHOWN = 200  # of a response without a span
 _DEEPEST_NESTING = 32
-_TAGGED = re.compile(r"<(solution|answer)>((?:(?!<\1>).)*?)</\1>", re.DOTALL)
 _BOXED = re.compile(r"\\f?box(?:ed)?\s*\{")
 _BRACE = re.compile(r"\\[{}]|[{}]")
-_PHRASE = re.compile(
-  r"\banswer(?:\s+is)?\s*(?:[:=]\s*|(?<=is)\s+)(?P<span>\S[^\n]*)",
-  re.IGNORECASE,
-)
-_SHORT = re.compile(
-  r"(?!.{80})####\s*((?!.*:(?:\s|$))(?!\d+[.)]\s)(?:\(?[A-Z]\)?|(?i:yes|no|true|false)"
-  r"|(?:[a-z] = )?\S*[\d\\]\S*(?: [^A-Z\s]\S*){0,2}))"
-)
 _FAILURE = re.compile(
-  r"\s*(?:\w*error|\w*exception|traceback|request timed out|timeout)\b"
-  r"\s*(?:[:.!({\[]|\Z)",
-  re.IGNORECASE,
+  r"(?i)(?:\w*error|\w*exception|traceback|request timed out|timeout)\b"
+  r"\s*(?:[:.!({\[]|\Z)"
+)
+_TAG = re.compile(r"(?s)<(solution|answer)>(?P<span>(?:(?!<\1>).)*?)</\1>")
+# On the last line, or above it where it is short and no heading.
+_HASHES = re.compile(
+  r"(?m)####(?P<span>(?:(?!####).)*\Z|(?<=^####)(?!.{76})(?!.*(?:####|:\s|:$))"
+  r"\s*(?!\d+[.)]\s)(?:\(?[A-Z]\)?|(?i:yes|no|true|false)|(?:[a-z] = )?"
+  r"\S*[\d\\]\S*(?: [^A-Z\s]\S*){0,2})[^\S\n]*$)"
+)
+_PHRASE = re.compile(
+  r"(?im)\banswer(?:\s+is)?\s*(?:[:=]\s*|(?<=is)\s+)"
+  r"(?P<span>\S.*?)(?=[.!?](?:\s|$)|$)"
 )
 
 
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Extraction:
-  """The span that states an answer (None: there is none) and why it."""
+class Extraction(NamedTuple):
+  """The answer that a response states, if any, and the rule that found it."""
 
   answer: str | None
   rule: str
@@ -73,13 +70,13 @@ class Extraction:
 
 @dataclass(frozen=True)
 class Verdict:
-  """What became of one response."""
+  """The judgement of one response."""
 
   # correct, wrong, no_answer, truncated, no_verdict, verifier_timeout, error
   status: str
   answer: str | None
   rule: str
-  share: float | None = None  # what a function of the user's says
+  share: float | None = None  # returned by a function of the user's
 
   @property
   def score(self) -> float | None:
@@ -99,21 +96,31 @@ def extract(text: str) -> Extraction:
   text = strip_thinking(text)
   if text is None:
     return Extraction(None, "unclosed_think")
-  for rule, find in _RULES:
-    span = find(text)
+  for rule, span in _spans(text.strip()):
     if span is not None:
-      span = span.strip()
-      stated = span and len(span) <= _LONGEST_SPAN and _failure(span) is None
+      inner = _boxed(span)
+      span = (span if inner is None else inner).strip()
+      stated = span and len(span) <= _LONGEST_SPAN and not _FAILURE.match(span)
       return Extraction(span if stated else None, rule)
   return Extraction(None, "none")
 
 
-def _tag(text: str) -> str | None:
-  blocks = _TAGGED.findall(text)
-  if not blocks:
-    return None
-  inner = _boxed(blocks[-1][1])
-  return blocks[-1][1] if inner is None else inner
+def _spans(text: str) -> Iterator[tuple[str, str | None]]:
+  """(rule, the answer it finds or None), in the order of the module's list."""
+  yield "tag", _last(_TAG, text)
+  yield "failure_text", "" if _FAILURE.match(text) else None
+  yield "boxed", _boxed(text)
+  yield "hashes", _last(_HASHES, text)
+  yield "phrase", _last(_PHRASE, text)
+  if "\n" not in text and equality.choice(text)[0]:
+    yield "phrase", text
+  yield "last_number", _last(equality.NUMBER, text)
+
+
+def _last(pattern: re.Pattern, text: str) -> str | None:
+  """The last match, or what its group `span` holds."""
+  *_, match = (None, *pattern.finditer(text))
+  return match and match.groupdict().get("span", match[0])
 
 
 def _boxed(text: str) -> str | None:
@@ -128,44 +135,8 @@ def _boxed(text: str) -> str | None:
   return None
 
 
-def _hashes(text: str) -> str | None:
-  *above, last = text.strip().split("\n")
-  _, marker, after = last.rpartition("####")
-  if marker:
-    return after
-  short = [m[1] for m in map(_SHORT.fullmatch, map(str.strip, above)) if m]
-  return short[-1] if short else None
-
-
-def _phrase(text: str) -> str | None:
-  phrases = list(_PHRASE.finditer(text))
-  if phrases:
-    return re.split(r"[.!?](?=\s|$)", phrases[-1]["span"], maxsplit=1)[0]
-  line = text.strip()
-  return line if "\n" not in line and equality.choice(line)[0] else None
-
-
-def _last_number(text: str) -> str | None:
-  found = [match[0] for match in equality.NUMBER.finditer(text)]
-  return found[-1] if found else None
-
-
-def _failure(text: str) -> str | None:
-  return "" if _FAILURE.match(text + " ") else None
-
-
-_RULES = (
-  ("tag", _tag),
-  ("failure_text", _failure),
-  ("boxed", _boxed),
-  ("hashes", _hashes),
-  ("phrase", _phrase),
-  ("last_number", _last_number),
-)
-
-
-class AnswerChecker:
-  """Judges responses. Holds verifier processes: use it as a context.
+class AnswerChecker(contextlib.ExitStack):
+  """Judges responses. Holds verifier processes: close it after use.
 
   Args:
     processes: verifiers of each kind that may run at one time.
@@ -173,7 +144,7 @@ class AnswerChecker:
     data: has the same of the user's own functions.
 
   Attributes:
-    failure: what became of the last of the user's functions that failed.
+    failure: the last error of a function of the user's, None before one.
   """
 
   def __init__(
@@ -183,23 +154,14 @@ class AnswerChecker:
     deadline_s: float = 3.0,
     data: DataConfig = _DATA,
   ):
+    super().__init__()
     self.failure: str | None = None
     self._pool = VerifierPool(processes=processes, deadline_s=deadline_s)
     self._own = VerifierPool(
       processes=data.own_processes, deadline_s=data.own_deadline_s
     )
-    self._threads = ThreadPoolExecutor(max(processes, data.own_processes))
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *exc):
-    self.close()
-
-  def close(self) -> None:
-    self._threads.shutdown(wait=True, cancel_futures=True)
-    self._pool.close()
-    self._own.close()
+    self.callback(self._pool.close)
+    self.callback(self._own.close)
 
   def check(self, problem: Problem, text: str, finish_reason: str) -> Verdict:
     """The verdict on one response.
@@ -209,73 +171,71 @@ class AnswerChecker:
       text: the response.
       finish_reason: 'stop', or 'length' for one that was cut.
     """
-    found = extract(text)
-    if finish_reason == "length" and (
-      found.rule != "tag" or found.answer is None
-    ):
-      return Verdict("truncated", None, found.rule)
-    said = None if found.rule == "failure_text" else strip_thinking(text)
-    if ":" in problem.verifier and said and said.strip():
-      return self._own_verdict(problem, said.strip(), found.answer)
-    if found.answer is None:
-      return Verdict("no_answer", None, found.rule)
+    answer, rule = extract(text)
+    if finish_reason == "length" and (rule != "tag" or answer is None):
+      return Verdict("truncated", None, rule)
+    said = (strip_thinking(text) or "").strip()
+    is_own = ":" in problem.verifier and rule != "failure_text" and said
+    if is_own:
+      answer, rule = answer or said[:_LONGEST_SHOWN], "own"
+    elif answer is None:
+      return Verdict("no_answer", None, rule)
     try:
-      right = self._right(problem, found.answer)
-    except Late:
-      return Verdict("verifier_timeout", found.answer, found.rule)
-    except (NoAnswer, NotStarted):
-      return Verdict("error", found.answer, found.rule)
-    return Verdict("correct" if right else "wrong", found.answer, found.rule)
+      if not is_own:
+        right = self._right(problem, answer)
+        return Verdict("correct" if right else "wrong", answer, rule)
+      asked = (problem.question, problem.answer, said)
+      share = self._call(problem.verifier, *asked, share=True)
+    except (NoAnswer, NotStarted) as error:
+      late = isinstance(error, Late)
+      return Verdict("verifier_timeout" if late else "error", answer, rule)
+    if share is None:
+      return Verdict("no_verdict", answer, rule)
+    status = "correct" if share > 0.5 else "wrong"
+    return Verdict(status, answer, rule, share)
 
   def check_many(
     self, items: Iterable[tuple[Problem, str, str]]
   ) -> list[Verdict]:
     """check() for many, several at a time; the order is kept."""
-    return list(self._threads.map(lambda item: self.check(*item), items))
+    verdicts = []
+    for problem, *said in items:
+      pool = self._own if ":" in problem.verifier else self._pool
+      verdicts.append(pool.submit(self.check, problem, *said))
+    return [verdict.result() for verdict in verdicts]
 
   def own_many(self, target: str, items: Sequence) -> list[float | None]:
-    """What a term of the reward says of each item; None: nothing."""
+    """The value of a term of the reward for each item; None where it fails."""
 
     def call(item) -> float | None:
       try:
-        return self._own.own(target, item, share=False)
-      except (NoAnswer, NotStarted) as error:
-        self._failed(error)
+        return self._call(target, item, share=False)
+      except (NoAnswer, NotStarted):
         return None
 
-    return list(self._threads.map(call, items))
+    values = [self._own.submit(call, item) for item in items]
+    return [value.result() for value in values]
 
-  def _own_verdict(self, problem: Problem, said: str, answer) -> Verdict:
-    asked = (problem.verifier, problem.question, problem.answer, said)
-    shown = answer or said[:_LONGEST_SHOWN]
+  def _call(self, target: str, *arguments, share: bool) -> float | None:
+    """The value that a function of the user's returns; see own.call."""
     try:
-      share = self._own.own(*asked, share=True)
+      return self._own.ask(verify.OWN, target, share, arguments)
     except (NoAnswer, NotStarted) as error:
-      self._failed(error)
-      late = isinstance(error, Late)
-      return Verdict("verifier_timeout" if late else "error", shown, "own")
-    if share is None:
-      return Verdict("no_verdict", shown, "own")
-    right = share > 0.5
-    return Verdict("correct" if right else "wrong", shown, "own", share)
-
-  def _failed(self, error: Exception) -> None:
-    if self.failure is None:
-      log.warning("no verdict, the first time: %s", error)
-    self.failure = str(error)
+      joint = ": " if isinstance(error, Raised) else " "
+      failure = f"{target}{joint}{error.args[-1]}"
+      if self.failure is None:
+        log.warning("no verdict, the first time: %s", failure)
+      self.failure = failure
+      raise
 
   def _right(self, problem: Problem, answer: str) -> bool:
-    if problem.verifier == "reasoning_gym":
-      gold, meta = problem.answer, problem.meta
+    gold, meta = problem.answer, problem.meta
+    if problem.verifier == "answer":
+      decided, harmless = equality.exact_equal(gold, answer), "1"
+      asked = (verify.MATH, gold)
+    elif problem.verifier == "reasoning_gym":
       decided, harmless = answer == gold or None, gold
-      compare = functools.partial(
-        self._pool.reasoning_gym, meta["task"], meta["entry"]
-      )
-    elif problem.verifier == "answer":
-      decided = equality.exact_equal(problem.answer, answer)
-      gold, answer = map(equality.formula, (problem.answer, answer))
-      compare = functools.partial(self._pool.math_equal, gold)
-      harmless = "1"
+      asked = (verify.REASONING_GYM, meta["task"], meta["entry"])
     else:
       raise ValueError(
         f"problem {problem.id} names the verifier {problem.verifier!r};"
@@ -284,7 +244,8 @@ class AnswerChecker:
     if decided is not None:
       return decided
     try:
-      return compare(answer)
+      return self._pool.ask(*asked, answer)
     except NoAnswer:
-      compare(harmless)  # raises where the gold or the machine is at fault
+      # Raises where the gold answer or the machine is at fault.
+      self._pool.ask(*asked, harmless)
       return False

@@ -16,17 +16,19 @@ What is left are two formulas (formulas.py), or the answer is wrong.
 import functools
 import re
 import unicodedata
-from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
-_SIGNS = {"−": "-", "–": "-", "⁄": "/", "√": r"\sqrt ", "∞": r"\infty "}
-_SIGNS |= {"·": r"\cdot ", "∈": r"\in ", "°": " degree ", "\u00a0": " "}
-_SIGNS |= {"×": r"\times ", "≈": ""}
+_SIGNS = str.maketrans(
+  {"−": "-", "–": "-", "⁄": "/", "√": r"\sqrt ", "×": r"\times ", "≈": "="}
+  | {"·": r"\cdot ", "∈": r"\in ", "∞": r"\infty ", "°": " degree "}
+)
 _COUNTS = "zero one two three four five six seven eight nine ten eleven twelve"
 # (what is written, what stands for it), in this order.
-_SPELLINGS = (
-  ("[¼-¾⅐-⅞]", lambda m: " " + unicodedata.normalize("NFKC", m[0])),
-  ("[²³¹⁰-⁹]+", lambda m: f"^{{{unicodedata.normalize('NFKC', m[0])}}}"),
+_SPELLED = (
+  ("[¼-¾⅐-⅞]", r" \g<0>"),
+  ("[²³¹⁰-⁹]+", r"^{\g<0>}"),
+  ("[₀-₉]+", r"_{\g<0>}"),
   (r"(?<=\d)(?:\{,\}|\\[,!])(?=\d{3}(?!\d))", ","),
   (r"^-?\d{1,3}(?: \d{3})+$", lambda m: m[0].replace(" ", "")),
   (r"(?<!\\)\\[,;: ]|~", " "),
@@ -40,13 +42,17 @@ _SPELLINGS = (
   (r"\s*\(?(?:in )?base[ -](\d+)\)?$", r"_\1"),
   (r"\s(?=\s*\^)|^[A-Za-z] ?\\in\b", ""),
   (r"(?<=\d) ?x ?(?=10\^)", r"\\times "),
+  (r"(?<![\\A-Za-z])(pi|ln|log|exp|sin|cos|tan)(?![A-Za-z])", r"\\\1 "),
+  (r"(?<!\\)\binf(?:inity)?\b", r"\\infty "),
+  (r"\\approx(?![a-z])", "="),
+  (r"(?:√|\\?sqrt) ?\(([^()]*)\)", r"\\sqrt{\1}"),
   (
     rf"(?i)^({_COUNTS.replace(' ', '|')})\b",
     lambda m: str(_COUNTS.split().index(m[1].lower())),
   ),
 )
+_SPELLINGS = [(re.compile(written), plain) for written, plain in _SPELLED]
 _FRACTION = re.compile(r"(?<![\^}_])\\[dtc]?frac\{(-?[\d.,]+)\}\{([\d.,]+)\}")
-_LONGEST = 200  # characters of a number
 _DIGITS = (
   r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
   r"(?:[eE][+-]?[0-9]{1,3})?"
@@ -55,8 +61,8 @@ _SCALES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3}
 _SCALES |= {"million": 10**6, "billion": 10**9, "trillion": 10**12}
 # A dash before a number in prose is its sign unless something is left of it.
 NUMBER = re.compile(
-  r"(?<![\w.^/])(?<!\^\{)(?:(?<![0-9)]\s)(?<![\w)])(?P<sign>[+-])\s?)?"
-  r"(?:(?P<currency>[$€£])\s?(?:(?P<inner>-)\s?)?)?"
+  r"(?<![\w.^/])(?<!\^\{)(?![0-9]{200})(?:(?<![0-9)]\s)(?<![\w)])(?P<sign>[+-])\s?)?"
+  r"(?:(?:US)?(?P<currency>[$€£¥₹])\s?(?:(?P<inner>-)\s?)?)?"
   rf"(?:(?P<whole>[0-9]+)\s+(?=[0-9]+\s*/))?(?P<top>{_DIGITS})"
   rf"(?:\s*/\s*(?P<bottom>{_DIGITS}))?(?P<percent>\s*(?:%|percent\b))?"
   rf"(?:\s+(?P<scale>{'|'.join(_SCALES)})\b)?",
@@ -65,13 +71,14 @@ NUMBER = re.compile(
 _TIME = re.compile(
   r"(?<!\d)([01]?[0-9]|2[0-4]):([0-5][0-9])(?!\d)(?:\s?([ap])\.?m)?", re.I
 )
-_BASED = re.compile(r"\b([0-9][0-9A-F]*)_\{?([0-9]{1,2})\}?")
+_BASED = re.compile(r"(?:\b|\()([0-9][0-9A-F]*)\)?_\{?([0-9]{1,2})\}?")
 # A unit, and what else it is called, without s or es at the end.
 _NAMES = """
   km kilometer kilometr, m meter metr, cm centimeter centimetr, mm millimeter,
   kg kilogram kilo, g gram, mg milligram, l liter litr, ml milliliter,
   h hour hr, min minut, s second sec, ft feet foot, in inch, yd yard, mi mil,
-  lb pound £, oz ounc, mi/h mph, km/h kmh kph, dollar usd $, euro eur €
+  lb pound £, oz ounc, m/s mp, mi/h mph, km/h kmh kph, dollar usd $, euro eur €,
+  c celsiu, f fahrenheit
 """
 _CALLED = {
   other: names.split()[0]
@@ -79,54 +86,63 @@ _CALLED = {
   for other in names.split()
 }
 _UNIT = re.compile(
-  r"\s*((?:(?:sq|square|cubic)\b\.?\s?)?[A-Za-z]+(?:\^\{?[23]\}?| [CF]\b)?"
+  r"\s*((?:(?:sq|square|cubic)\b\.?\s?)?[A-Za-z]+"
+  r"(?:\^\{?[23]\}?| [CF](?:elsius|ahrenheit)?\b)?"
   r"(?:\s*(?:/|\bper\b)\s*[A-Za-z]+(?:\^\{?[23]\}?)?)?)"
 )
-# What changes the number that stands at the "#", or puts it in doubt.
+# Words that change the number that stands at the "#", or put it in doubt.
+_WORDS = r"""
+  not no never neither either nor none but except cannot \w+n['’]t false wrong
+  incorrect fails? impossible unlike(?:ly)? doubt unsure if or maybe perhaps
+  possibly might could.be too instead.of without.#
+  (?:far|different|up|down).from anything than between less more fewer least
+  most over under above below exceeds? near(?:ly)? close almost hardly barely
+  approaching before.# after.# past.# half twice thrice double triple
+  times(?!\s(?:an?|per|each)\b)\s\w+
+  (?:square|cube|inverse|reciprocal|opposite|multiples?).of divisible minus
+  negative plus divided multiplied squared cubed root power log pi sqrt until
+  up.to two three four five six seven eight nine ten eleven twelve \w+teen
+  twenty thirty forty fifty
+  (?:third|quarter|(?:four|fif|six|seven|eigh|nin|ten|hundred|thousand)th)s?
+"""
 _CHANGES = re.compile(
-  r"[^A-Za-z\s,;:'’\"()?.#/^{}23-]|#\.*[\d^(]|#-?\s*\w*fold\b"
+  r"[^A-Za-z\s,;:'’\"()?.#/^{}23-]|#\.*[\d^(]|#-?\s*\w*(?:fold|ish)\b"
   r"|(?<![A-Za-z'’#/])(?<!# )(?<!ree )(?<!per )(?<!sq )[B-HJ-Z](?![A-Za-z'’])"
   r"|#(?!(?:k?m?g|[cmk]?m|m?l|s|h|min|hrs?|lbs?|oz|ft|in|mph|kmh)(?![a-z]))\w"
-  r"|#\s*(?:(?-i:[KMBT])|bn|mil|to|till|and|[xyznkei])\b"
-  r"|\b(?:not|no|never|n?either|nor|\w+n['’]t|cannot|or|maybe|perhaps|than"
-  r"|between|less|more|fewer|least|most|over|under|above|below|nearly|almost"
-  r"|half|twice|thrice|double|triple|times(?! (?:an?|per|each)\b) \w+|minus"
-  r"|negative|plus|divided|multiplied|squared|cubed|root|power|log|pi|sqrt|but"
-  r"|none|except|wrong|until|up to|(?:third|quarter|(?:four|fif"
-  r"|six|seven|eigh|nin|ten|hundred|thousand)th)s?|two"
-  r"|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen|twenty"
-  r"|thirty|forty|fifty)\b",
+  r"|#\s*(?:(?-i:[KMBT])|bn|mil|lakh|crore|ppm|factorial|st|nd|rd|to|till|and"
+  r"|[xyznkei])\b"
+  rf"|\b(?:{'|'.join(_WORDS.split())})(?!\w)",
   re.I,
 )
-# What may not stand in a label or arithmetic that is dropped before `=`.
-_VARIABLE = re.compile(
-  r"[<>!=\\]|\b(?:half|twice|double|triple|times)\b"
-  r"|(?<![A-Za-z])(?!(?:[ckm]m|kg|of)\b)[A-Za-z]{1,2}(?![A-Za-z])"
+# A name, or a label or arithmetic without one, that is dropped before `=`.
+_LABEL = re.compile(
+  r"(?:[A-Za-z](?:_\{?\w+\}?)?\s*|(?:(?![<>!=\\]|\b(?:half|twice|double|triple"
+  r"|times)\b|(?<![A-Za-z])(?!(?:[ckm]m|kg|of)\b)[A-Za-z]{1,2}(?![A-Za-z])).)*)="
 )
-_NAME = re.compile(r"[A-Za-z](?:_\{?\w+\}?)?")
 # A letter or a word that is marked as the choice, and no second one after it.
 _CHOICE = re.compile(
   r"(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?:? )?"
-  r"(?:\(?([a-z])(?:\)|[.:](?= |$)|$| is correct)(?!.*\bnot\b)"
+  r"(?:[(\[]?([a-j])(?:(?:[)\]]|[.:?])(?= |$)|$| is correct)(?!.*\bnot\b)"
+  r"(?! (?:[+*/^=<>&|]|- |\\(?:cdot|times|div|pm|le|ge|ne|in)))"
   r"|((?:yes|true)\b(?!.*\bnot\b)|(?:no|false)\b)(?:[,.:;!]|$))"
   r"((?!.*(?:\([A-Z]\)|\b[A-Z]\)|\b(?:yes|no|true|false|or|maybe)\b)).*)",
   re.I,
 )
 _EXPLANATION = re.compile(r"[,.;:]?\s(?:because|since)\b.*")
-# What is no formula: words, two numbers side by side, a base, a time.
+# What is no formula: words, two numbers side by side, a base, a time, a date.
 _PROSE = re.compile(
-  r"(?<![\\A-Za-z{])(?!(?:sqrt|sin|cos|tan|log|ln|exp|pi|infinity|and|or)(?![a-z]))"
+  r"(?<![\\A-Za-z{])(?!(?:and|or)(?![a-z]))"
   r"(?:[A-Za-z]{3,}|(?:to|is|of|in|by|at|so|no|it|an)(?![A-Za-z]))"
-  r"|(?<![\d_^])\d+\s+\d|\d_|\d:\d\d"
+  r"|(?<![\d_^])\d+\s+\d|\d_|\d:\d\d|\d{4}-\d\d-\d\d"
 )
 _MEASURE = re.compile(
-  r"(?<=[\s}0-9])\s*\b(?:square |cubic )?(?:[cmk]m|f(?:ee)?t|inches|units?"
-  r"|miles?|meters?|degrees?|dollars)(?:\^\{?[23]\}?)?$"
+  r"(?<=[\s}0-9])\s*\b(?:square |cubic )?(?:unit|degree"
+  rf"|{'|'.join(name for name in _CALLED if name[1:].isalpha())})"
+  r"e?s?(?:\^\{?[23]\}?)?$"
 )
 
 
-@dataclass(frozen=True)
-class Number:
+class Number(NamedTuple):
   """An exact value and what was written around it."""
 
   value: Fraction
@@ -136,22 +152,20 @@ class Number:
 
 @functools.lru_cache(4096)
 def normalise(text: str) -> str:
-  """The text as it would be typed: no typesetting, emphasis, explanation."""
+  """The text as it would be typed: no typesetting and no emphasis."""
   text = " ".join(text.split())
   for written, plain in _SPELLINGS:
-    text = re.sub(written, plain, text)
-  text = " ".join(text.translate(str.maketrans(_SIGNS)).split())
+    text = written.sub(plain, text)
+  text = unicodedata.normalize("NFKC", text).translate(_SIGNS)
+  text = " ".join(text.split())
   return text.strip(" *_`\"'“”‘’").rstrip(".;, ")
 
 
 @functools.lru_cache(4096)
 def parse_number(text: str, *, prose: bool = False) -> Number | None:
   """The one number that `text` states (in prose: words may come before it)."""
-  text = normalise(text)
-  dropped, _, value = text.rpartition("=")
-  if _NAME.fullmatch(dropped.strip()) or not _VARIABLE.search(dropped):
-    text = value
-  text = _FRACTION.sub(r" \1/\2", text).strip()
+  label = _LABEL.match(text := normalise(text))
+  text = _FRACTION.sub(r" \1/\2", text[label.end() if label else 0 :]).strip()
   patterns = (_TIME, _BASED, NUMBER)
   found = next(filter(None, ([*p.finditer(text)] for p in patterns)), [])
   if len(found) != 1 or (found[0].start() and not prose):
@@ -167,17 +181,16 @@ def _number(match: re.Match, unit: str = "") -> Number | None:
   if match.re is _TIME:
     hour, half = int(match[1]), (match[3] or "").lower()
     since = Fraction(hour % 12 * 60 + int(match[2]))
-    return Number(since, "p" if hour > 12 else half, "time")
+    half = {0: "a", 24: "a"}.get(hour, "p" if hour > 12 else half)
+    return Number(since, half, "time")
   if match.re is _BASED:
     digits, base = match[1], int(match[2])
     if base > 36 or any(int(digit, 36) >= base for digit in digits):
       return None
     return Number(Fraction(int(digits, base)), "", "base")
-  if len(match[0]) > _LONGEST:
-    return None
   parts = (match[part] or "1" for part in ("top", "bottom"))
   top, bottom = (Fraction(part.replace(",", "")) for part in parts)
-  if bottom == 0 or (match["sign"] and match["inner"]):
+  if bottom == 0:
     return None
   value = int(match["whole"] or 0) + top / bottom
   value *= _SCALES[match["scale"].lower()] if match["scale"] else 1
@@ -200,7 +213,7 @@ def _one_name(unit: str) -> str:
 def numbers_in(text: str) -> list[Number]:
   """Every number that stands in running text, in order."""
   text = _FRACTION.sub(r" \1/\2", normalise(text))
-  return [n for n in map(_number, NUMBER.finditer(text)) if n is not None]
+  return [*filter(None, map(_number, NUMBER.finditer(text)))]
 
 
 def equal_numbers(a: Number, b: Number) -> bool:
@@ -213,17 +226,10 @@ def equal_numbers(a: Number, b: Number) -> bool:
   return a.kind == b.kind and a.value == b.value
 
 
-def plain_words(text: str) -> str:
-  """The text for comparison as words: case, brackets, white space gone."""
-  text = normalise(text).casefold()
-  return re.sub(r"^[(\[]?([a-z0-9]{1,3})[)\]]$", r"\1", text)
-
-
 def exact_equal(gold: str, answer: str) -> bool | None:
   """True or False where that is certain; None: mathematics must decide."""
   gold, answer = (_EXPLANATION.sub("", normalise(t)) for t in (gold, answer))
-  words, said = plain_words(gold), plain_words(answer)
-  if words == said:
+  if gold.casefold() == answer.casefold():
     return True
   (letter, rest), (other, remark) = choice(gold), choice(answer)
   if letter and other and (letter != other or not (rest and remark)):
@@ -238,7 +244,7 @@ def exact_equal(gold: str, answer: str) -> bool | None:
 
 
 def choice(text: str) -> tuple[str, str]:
-  """(letter or word, what follows it), or empty texts."""
+  """(letter or yes, no, true, false; the text after it); empty: no choice."""
   match = _CHOICE.fullmatch(normalise(text))
   if match is None:
     return "", ""
@@ -246,5 +252,5 @@ def choice(text: str) -> tuple[str, str]:
 
 
 def formula(text: str) -> str:
-  """What mathematics is asked to read."""
+  """The text without its explanation and unit, for math-verify."""
   return _MEASURE.sub("", _EXPLANATION.sub("", normalise(text)))

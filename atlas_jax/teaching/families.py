@@ -2,10 +2,10 @@
 
 Many of its scorers evaluate the answer as Python or sympy code, and an answer
 is what a model says. So every scorer of release REVIEWED was read:
-  PLAIN    compares texts and numbers and evaluates nothing: used as it is
   OURS     evaluates, or takes wrong answers: judged here instead
   GRAMMAR  evaluates, mostly: gets only what is admitted, such as arithmetic
   REFUSED  is not used, for the reason that stands there
+All others compare texts and numbers and evaluate nothing: used as they are.
 """
 
 import ast
@@ -18,24 +18,6 @@ from fractions import Fraction
 from atlas_jax.teaching import equality
 
 REVIEWED = "0.1.25"
-_PLAIN = """
-  ab acre advanced_geometry aiw arc_1d arc_agi base_conversion basic_arithmetic
-  bf binary_alternation caesar_cipher calendar_arithmetic chain_sum
-  circuit_logic codeio color_cube_rotation count_bits count_primes
-  course_schedule cryptarithm decimal_arithmetic decimal_chain_sum dice
-  emoji_mystery family_relationships figlet_font fraction_simplification
-  futoshiki game_of_life gcd group_anagrams isomorphic_strings jugs
-  kakurasu knight_swap knights_knaves largest_island lcm leg_counting
-  letter_counting letter_jumble list_functions mahjong_puzzle manipulate_matrix
-  maze mini_sudoku modulo_grid needle_haystack number_filtering number_format
-  number_sequence palindrome_generation palindrome_partitioning path_star
-  pool_matrix power_function products quantum_lock
-  ransom_note rearc rectangle_count rotate_matrix rotten_oranges self_reference
-  sentence_reordering shortest_path simple_equations simple_geometry sokoban
-  string_manipulation string_splitting string_synthesis sudoku
-  survo syllogism time_intervals tower_of_hanoi tsumego word_ladder
-  word_sequence_reversal word_sorting zebra_puzzles
-"""
 REFUSED = {
   **dict.fromkeys(
     ("boxnet", "graph_color", "rubiks_cube", "rush_hour"),
@@ -48,6 +30,12 @@ REFUSED = {
 }
 
 
+def usable() -> set[str]:
+  from reasoning_gym.factory import DATASETS
+
+  return DATASETS.keys() - REFUSED.keys()
+
+
 def refusal(family: str) -> str:
   """Why a family is not used, and how it could be; empty where it is."""
   here = "atlas_jax/teaching/families.py"
@@ -57,12 +45,12 @@ def refusal(family: str) -> str:
       f"reasoning-gym {installed} is installed, its scorers were read in"
       f" {REVIEWED}: install that, or read what changed and mend {here}"
     )
-  if family in USABLE:
+  if family in usable():
     return ""
   unread = {family: "its scorer was not read"}
   return (
     f"{(unread | REFUSED)[family]}; to use it, read its scorer and list it in"
-    f" {here}; valid: {', '.join(sorted(USABLE))}"
+    f" {here}; valid: {', '.join(sorted(usable()))}"
   )
 
 
@@ -172,5 +160,3 @@ GRAMMAR = {
     ),
   ),
 }
-PLAIN = frozenset(_PLAIN.split())
-USABLE = PLAIN | set(OURS) | set(GRAMMAR)

@@ -98,7 +98,7 @@ async def gather_all(work: Sequence[Coroutine]) -> list:
 
 
 async def wait_all(work: Sequence[Coroutine]) -> list:
-  """As gather_all, but all are waited for, since they are paid.
+  """The results in order; all are waited for, since all are paid.
 
   Raises:
     NoAnswer: only where nothing else was raised.

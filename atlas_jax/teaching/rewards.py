@@ -84,6 +84,12 @@ class ScoredEpisode:
     """Share of the taught solutions, of those judged, that are right."""
     return mean_score(self.taught)
 
+  @property
+  def teachings(self) -> list[ScoredTeaching]:
+    ofs = (self.episode.teachings, self.taught, self.leaked, self.rewards)
+    asked = (self.episode.problem, self.episode.baseline, self.baseline)
+    return [ScoredTeaching(*asked, *one) for one in zip(*ofs, strict=True)]
+
 
 def mean_score(verdicts: Sequence[Verdict]) -> float | None:
   """The share that is right of those judged; None if none was."""
@@ -140,12 +146,13 @@ def score_episodes(
   max_teaching_tokens: int,
 ) -> list[ScoredEpisode]:
   """Judges every solution of the episodes and rewards every teaching."""
-  solutions = [
-    (e.problem, s.text, s.finish_reason)
-    for e in episodes
-    for s in (*e.baseline, *(t.taught for t in e.teachings))
-  ]
-  verdicts = iter(checker.check_many(solutions))
+  verdicts = iter(
+    checker.check_many(
+      (e.problem, s.text, s.finish_reason)
+      for e in episodes
+      for s in (*e.baseline, *(t.taught for t in e.teachings))
+    )
+  )
   scored = [
     _score(
       e,
@@ -161,44 +168,16 @@ def score_episodes(
   return scored
 
 
-def _with_term(
-  scored: Sequence[ScoredEpisode], name: str, term: Mapping, checker
-) -> list[ScoredEpisode]:
-  """The episodes with one more part in each reward that there is."""
-  asked = [
-    ScoredTeaching(s.episode.problem, s.episode.baseline, s.baseline, *one)
-    for s in scored
-    for one in zip(
-      s.episode.teachings, s.taught, s.leaked, s.rewards, strict=True
-    )
-    if one[-1].total is not None
-  ]
-  values = iter(checker.own_many(term["function"], asked))
-
-  def added(reward: Reward) -> Reward:
-    value = None if reward.total is None else next(values)
-    if value is None:
-      return Reward(None, {})
-    parts = {**reward.parts, name: term["weight"] * value}
-    return Reward(sum(parts.values()), parts)
-
-  return [replace(s, rewards=tuple(map(added, s.rewards))) for s in scored]
-
-
 def _score(episode, baseline, taught, config, max_tokens) -> ScoredEpisode:
-  pass_rate = mean_score(baseline)
-  lengths = [
-    s.tokens
-    for s, v in zip(episode.baseline, baseline, strict=True)
-    if v.score is not None
-  ]
+  judged = zip(episode.baseline, baseline, strict=True)
+  lengths = [s.tokens for s, verdict in judged if verdict.score is not None]
   leaked = tuple(
     t.text is not None and leaks(t.text, episode.problem)
     for t in episode.teachings
   )
   rewards = tuple(
     reward(
-      pass_rate=pass_rate,
+      pass_rate=mean_score(baseline),
       baseline_tokens=sum(lengths) / len(lengths) if lengths else 0.0,
       taught=verdict.score,
       taught_tokens=teaching.taught.tokens,
@@ -215,14 +194,36 @@ def _score(episode, baseline, taught, config, max_tokens) -> ScoredEpisode:
   return ScoredEpisode(episode, baseline, taught, leaked, rewards)
 
 
+def _with_term(
+  scored, name: str, term: Mapping, checker
+) -> list[ScoredEpisode]:
+  """The episodes with one more part in each reward that there is."""
+  asked = [t for s in scored for t in s.teachings if t.reward.total is not None]
+  values = iter(checker.own_many(term["function"], asked))
+
+  def added(reward: Reward) -> Reward:
+    value = None if reward.total is None else next(values)
+    if value is None:
+      return Reward(None, {})
+    parts = {**reward.parts, name: term["weight"] * value}
+    return Reward(sum(parts.values()), parts)
+
+  return [replace(s, rewards=tuple(map(added, s.rewards))) for s in scored]
+
+
 def leaks(teaching: str, problem: Problem) -> bool:
   """Whether the teaching states the gold answer as a number or whole words.
 
-  An answer that already stands in the question gives nothing away. A single
-  letter (a choice) counts only as '(B)', 'B)' or after 'answer', 'option',
-  'choice': as a bare letter it may be any word.
+  An answer that already stands in the question gives nothing away, except a
+  choice. That counts only as '(B)' or 'B)' without other such letters, or after
+  'answer', 'option', 'choice': as a bare letter it may be any word.
   """
   gold, asked = problem.answer, problem.question
+  letter, _ = equality.choice(gold)
+  if len(letter) == 1:
+    named = r"(?i:answer|option|choice)(?i:\s+is|:)?\s+" + letter + r"\b"
+    alone = {*re.findall(r"\b([A-Z])\)", teaching)} == {letter}
+    return alone or re.search(named, teaching) is not None
   # A division in the question is asked for, not given: "2/4" states no 1/2.
   if "/" in gold:
     given = "".join(gold.split()) in "".join(asked.split())
@@ -235,14 +236,9 @@ def _states(text: str, answer: str) -> bool:
   gold = equality.parse_number(answer)
   if gold is not None and gold.kind in ("", "%"):
     return any(n.value == gold.value for n in equality.numbers_in(text))
-  words = equality.plain_words(answer)
-  pattern = rf"(?<!\w){re.escape(words)}(?!\w)"
-  if len(words) == 1 and words.isalpha():
-    named = r"(?i:answer|option|choice)(?i:\s+is|:)?\s+"
-    pattern = r"\({0}\)|\b{0}\)|{1}{0}\b".format(words.upper(), named)
-  else:
-    text = equality.plain_words(text)
-  return bool(words) and re.search(pattern, text) is not None
+  words, text = (equality.normalise(t).casefold() for t in (answer, text))
+  stated = re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text)
+  return words != "" and stated is not None
 
 
 def group_advantages(
@@ -263,20 +259,12 @@ def group_advantages(
   """
   if kind not in ("group", "batch", "centred"):
     raise ValueError(f"advantage {kind!r} is not one of group, batch, centred")
-  values = np.array(
-    [[np.nan if r is None else r for r in row] for row in rewards], np.float64
-  )
-  known = ~np.isnan(values)
-  count = known.sum(axis=1)
-  filled = np.where(known, values, 0.0)
-  mean = filled.sum(axis=1) / np.maximum(count, 1)
-  centred = np.where(known, values - mean[:, None], 0.0)
-  std = np.sqrt((centred**2).sum(axis=1) / np.maximum(count - 1, 1))
-  flat = (count < 2) | (std <= _NO_SPREAD)
+  values = np.ma.masked_invalid(np.array(rewards, np.float64))
+  centred = values - values.mean(axis=1, keepdims=True)
+  std = values.std(axis=1, ddof=1)
+  flat = (values.count(axis=1) < 2) | (std.filled(0.0) <= _NO_SPREAD)
   if kind == "group":
     centred = centred / (std[:, None] + _STD_FLOOR)
   elif kind == "batch":
-    everything = values[known]
-    spread = everything.std(ddof=1) if everything.size > 1 else 0.0
-    centred = centred / (spread + _STD_FLOOR)
-  return np.where(flat[:, None], 0.0, centred), flat
+    centred = centred / (values.std(ddof=1) + _STD_FLOOR)
+  return np.where(flat[:, None], 0.0, centred.filled(0.0)), flat

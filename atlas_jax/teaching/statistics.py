@@ -59,10 +59,10 @@ def paired_bootstrap(
   gain = np.asarray(after, np.float64) - np.asarray(before, np.float64)
   if gain.ndim != 1 or gain.size == 0:
     raise ValueError(f"expected pairs of numbers, got shape {gain.shape}")
-  rng = np.random.default_rng(seed)
-  means = np.empty(resamples)
-  for i in range(resamples):  # one row at a time: memory stays small
-    means[i] = gain[rng.integers(0, gain.size, gain.size)].mean()
+  draw = np.random.default_rng(seed).integers
+  means = [  # one row at a time: memory stays small
+    gain[draw(0, gain.size, gain.size)].mean() for _ in range(resamples)
+  ]
   low, high = np.quantile(means, (0.025, 0.975))
   return Interval(float(gain.mean()), float(low), float(high))
 
@@ -99,10 +99,9 @@ def nested_bootstrap(
 
 def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float:
   """Two-sided exact p that right and wrong are equally likely to flip."""
-  pairs = list(zip(before, after, strict=True))
-  fixed = sum(1 for b, a in pairs if a and not b)
-  broken = sum(1 for b, a in pairs if b and not a)
-  n, k = fixed + broken, min(fixed, broken)
+  flipped = [(b, a) for b, a in zip(before, after, strict=True) if b != a]
+  n = len(flipped)
+  k = min(sum(b for b, _ in flipped), sum(a for _, a in flipped))
   tail = sum(math.comb(n, i) for i in range(k + 1))
   return min(1.0, 2 * tail / 2**n)
 
@@ -116,9 +115,8 @@ def non_degradation(
   worse when its rate fell, and counts as right before when its rate was above
   one half. The second is None if there was none.
   """
-  pairs = list(zip(before, after, strict=True))
-  kept = [a >= b for b, a in pairs]
-  of_right = [ok for ok, (b, _) in zip(kept, pairs, strict=True) if b > 0.5]
+  kept = [a >= b for b, a in zip(before, after, strict=True)]
+  of_right = [ok for ok, b in zip(kept, before, strict=True) if b > 0.5]
   over_right = sum(of_right) / len(of_right) if of_right else None
   return sum(kept) / len(kept), over_right
 
@@ -216,12 +214,11 @@ def arm_result(
   rates = _rates(outcomes)
   if not rates:
     raise ValueError(f"arm {name}: none of its attempts could be judged")
-  accuracy = wilson(sum(rates.values()), len(rates))
+  accuracy, against = wilson(sum(rates.values()), len(rates)), {}
 
-  def mean(values):
-    return float(np.mean(list(values)))
+  def mean(field: str) -> float:
+    return float(np.mean([getattr(outcome, field) for outcome in outcomes]))
 
-  against = {}
   if alone is not None:
     base = _rates(alone)
     common = [key for key in rates if key in base]
@@ -229,11 +226,9 @@ def arm_result(
       raise ValueError(f"arm {name} shares no judged problem with the baseline")
     if len(common) < _FEW_PAIRS:
       log.warning(
-        "arm %s: %d pairs are few; below %d a gain of 9 points is missed"
-        " more often than once in four",
-        name,
-        len(common),
-        _FEW_PAIRS,
+        f"arm %s: %d pairs are few; below {_FEW_PAIRS} a gain of 9 points is"
+        " missed more often than once in four",
+        *(name, len(common)),
       )
     before = [base[key] for key in common]
     after = [rates[key] for key in common]
@@ -254,10 +249,10 @@ def arm_result(
     accuracy=accuracy.estimate,
     accuracy_low=accuracy.low,
     accuracy_high=accuracy.high,
-    completion_rate=mean(o.completed for o in outcomes),
-    response_tokens=mean(o.response_tokens for o in outcomes),
-    teaching_tokens=mean(o.teaching_tokens for o in outcomes),
-    seconds_per_problem=mean(o.seconds for o in outcomes),
-    leak_rate=mean(o.leaked for o in outcomes),
+    completion_rate=mean("completed"),
+    response_tokens=mean("response_tokens"),
+    teaching_tokens=mean("teaching_tokens"),
+    seconds_per_problem=mean("seconds"),
+    leak_rate=mean("leaked"),
     **against,
   )

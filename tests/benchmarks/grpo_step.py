@@ -79,7 +79,7 @@ SHAPES = {
 LAYOUTS = {"shared": (768, 3), "packed": (1024, 4), "padded": (PADDED, 8)}
 
 
-def rollouts(groups: int, vocab_size: int) -> list[packing.Sequence]:
+def rollouts(groups: int, vocab_size: int) -> list[packing.TokenSequence]:
   """Groups of completions with random tokens, log-probs and advantages."""
   rng = np.random.default_rng(0)
   out = []
@@ -91,7 +91,7 @@ def rollouts(groups: int, vocab_size: int) -> list[packing.Sequence]:
       mask[PROMPT:] = 1
       logprobs = rng.normal(-np.log(vocab_size), 0.3, len(tokens))
       out.append(
-        packing.Sequence(
+        packing.TokenSequence(
           tokens,
           mask,
           logprobs,

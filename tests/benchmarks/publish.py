@@ -60,7 +60,7 @@ def batches(tokens: list[int]):
     at = (at + size) % len(tokens)
     mask = jnp.ones(LENGTH).at[0].set(0)
     rows = [
-      packing.Sequence(jnp.array(part[i : i + LENGTH], jnp.int32), mask)
+      packing.TokenSequence(jnp.array(part[i : i + LENGTH], jnp.int32), mask)
       for i in range(0, size, LENGTH)
     ]
     batch, _ = packing.pack(rows, length=LENGTH, rows_multiple=1)

@@ -132,7 +132,7 @@ def test_an_interrupted_question_leaves_no_answer_for_the_next(
 )
 def test_a_template_runs_in_a_locked_process(tmp_path):
   chat = ChatTokenizer.from_dir(write_tokenizer(tmp_path))
-  pid = chat._process._process.pid
+  pid = chat._process.pid
   status = pathlib.Path(f"/proc/{pid}/status").read_text()
   assert re.search(r"^Seccomp:\s+2$", status, re.MULTILINE)
   assert chat.decode(chat.encode("carry")) == "carry"
@@ -140,11 +140,15 @@ def test_a_template_runs_in_a_locked_process(tmp_path):
 
 def test_the_process_ends_with_its_tokenizer(tmp_path):
   chat = ChatTokenizer.from_dir(write_tokenizer(tmp_path))
+  end = chat._process.end
+  assert end.alive
   process = chat._process._process
-  assert process.poll() is None
+  assert not process.ended()
   del chat
   gc.collect()
-  assert process.returncode is not None
+  assert not end.alive
+  state = pathlib.Path(f"/proc/{process.pid}/stat")
+  assert not state.exists() or state.read_text().split()[2] == "Z"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from atlas_jax.data import packing
 def _sequence(n, trained, first=10, **kw):
   mask = np.zeros(n, np.int32)
   mask[n - trained :] = 1
-  return packing.Sequence(np.arange(first, first + n), mask, **kw)
+  return packing.TokenSequence(np.arange(first, first + n), mask, **kw)
 
 
 def test_two_sequences_share_a_row():
@@ -73,7 +73,7 @@ def _branch(prompt, completion, **kw):
   tokens = np.array([*prompt, *completion])
   mask = np.zeros(len(tokens))
   mask[len(prompt) :] = 1
-  return packing.Sequence(tokens, mask, prompt_length=len(prompt), **kw)
+  return packing.TokenSequence(tokens, mask, prompt_length=len(prompt), **kw)
 
 
 def _shared(sequences, length, rows_multiple=1):
@@ -119,6 +119,22 @@ def test_a_shared_prompt_by_hand():
     np.testing.assert_array_equal(x, y)
 
 
+def test_the_smallest_shared_prompt_and_a_longer_second_branch():
+  batch, stats = _shared([_branch([5, 6], [1]), _branch([5, 6], [2, 3, 4])], 8)
+  assert batch.tokens.tolist() == [[5, 6, 1, 6, 2, 3, 4, 0]]
+  assert batch.sequence_ids.tolist() == [[0, 1, 1, 2, 2, 2, 2, 0]]
+  assert batch.positions.tolist() == [[0, 1, 2, 1, 2, 3, 4, 0]]
+  assert stats == (7 / 8, 1, 1)
+
+
+def test_a_sequence_of_one_token_and_one_that_fills_its_row():
+  batch, _ = packing.pack(
+    [_sequence(1, 0, 7), _sequence(3, 2, 1)], length=3, rows_multiple=1
+  )
+  assert batch.segment_ids.tolist() == [[1, 1, 1], [1, 0, 0]]
+  assert batch.sequence_weights.tolist() == [[0, 0.5, 0.5], [1, 0, 0]]
+
+
 def test_a_group_longer_than_a_row_is_cut():
   prompt = [5, 6, 7, 8]
   sequences = [
@@ -155,10 +171,10 @@ def test_split_micro_keeps_every_row_and_shares_out_the_last():
   "sequence, text",
   [
     (_sequence(9, 2), "sequence 1 has 9 tokens; a row takes 1 to 8"),
-    (packing.Sequence(np.zeros(0), np.zeros(0)), "has 0 tokens"),
+    (packing.TokenSequence(np.zeros(0), np.zeros(0)), "has 0 tokens"),
     (_sequence(3, 3), "first token cannot be trained"),
-    (packing.Sequence(np.ones(3), np.array([0, 1])), "loss_mask has 2"),
-    (packing.Sequence(np.ones(2), np.array([0, 2])), "0 and 1 only"),
+    (packing.TokenSequence(np.ones(3), np.array([0, 1])), "loss_mask has 2"),
+    (packing.TokenSequence(np.ones(2), np.array([0, 2])), "0 and 1 only"),
     (
       _sequence(3, 1, behavior_logprobs=np.zeros(2)),
       "behavior_logprobs has 2 entries for 3",

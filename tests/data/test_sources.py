@@ -1,16 +1,13 @@
 """Each source reads what it should and refuses the rest with file and line."""
 
-import dataclasses
-import hashlib
 import json
 
 import pytest
 
-from atlas_jax.config import DataConfig, PromptsConfig
+from atlas_jax.config import DataConfig
 from atlas_jax.data import sources
 from atlas_jax.data import splits as splits_lib
 from atlas_jax.data.problems import DataError, SftExample
-from atlas_jax.teaching.prompts import NO_PROBE, fingerprint
 
 
 def read(tmp_path, text, source="jsonl"):
@@ -94,6 +91,36 @@ def test_parameters_of_a_file_source_are_refused(tmp_path):
   config = DataConfig(source="jsonl", path="x", params={"size": 3})
   with pytest.raises(DataError, match="size is unknown"):
     sources.read(config)
+
+
+@pytest.mark.parametrize(
+  ("keys", "valid"),
+  [
+    ({"path": "x"}, "hf, jsonl, arc_rl, gsm8k"),
+    ({"test_path": "x"}, "hf, jsonl, arc_rl, gsm8k"),
+    ({"source": "tfds", "validation_path": "x"}, "hf, jsonl, arc_rl, gsm8k"),
+    ({"sft_path": "x"}, "arc_sft, episodes"),
+  ],
+)
+def test_a_path_that_a_source_does_not_read_is_refused(keys, valid):
+  names = dict.fromkeys(("name", "split", "question", "answer"), "x")
+  config = DataConfig(
+    sft_source="teachable_sft", params=names if "source" in keys else {}, **keys
+  )
+  with pytest.raises(DataError) as error:
+    splits_lib.load(config)
+    splits_lib.load_sft(config)
+  assert str(error.value).endswith(f"sources with a path: {valid}")
+
+
+def test_a_split_without_a_problem_names_its_path(tmp_path):
+  (tmp_path / "a").write_text('{"question": "q", "answer": "1"}\n')
+  (tmp_path / "b").write_text("\n")
+  config = DataConfig(
+    source="jsonl", path=f"{tmp_path}/a", test_path=f"{tmp_path}/b"
+  )
+  with pytest.raises(DataError, match=rf"no problems found in {tmp_path}/b$"):
+    splits_lib.load(config)
 
 
 def test_gsm8k_answer_stands_after_the_hashes(tmp_path):
@@ -233,117 +260,5 @@ def test_tensorflow_datasets_without_tensorflow(prepared_tfds):
 
   refused({"split": "nope"}, "nope")
   refused({"name": "no_such_set"}, "no_such_set")
-  refused({"question": "prompt"}, "'prompt' is missing")
+  refused({"question": "prompt"}, "none of the keys prompt has a value")
   refused({"field": "x"}, "field is unknown")
-
-
-def teaching(text, status="ok", taught="correct", leaked=False):
-  return {
-    "text": text,
-    "status": status,
-    "taught": {"status": taught},
-    "leaked": leaked,
-  }
-
-
-def test_episodes_give_the_teachings_that_helped(tmp_path):
-  row = {
-    "question": "q",
-    "probe": "a",
-    "teachings": [
-      teaching("good"),
-      teaching("bad form", status="missing"),
-      teaching("wrong", taught="wrong"),
-      teaching("leak", leaked=True),
-    ],
-  }
-  path = tmp_path / "grpo.jsonl"
-  path.write_text(2 * (json.dumps(row) + "\n"))
-  for where in (path, tmp_path):
-    config = DataConfig(sft_source="episodes", sft_path=str(where))
-    (example,) = splits_lib.load_sft(config)
-    assert example.response == "good"
-    assert example.fields == {"question": "q", "probe": "a"}
-  path.write_text('{"question": "q"}\n')
-  with pytest.raises(DataError, match=r"grpo\.jsonl:1"):
-    splits_lib.load_sft(config)
-
-
-def test_of_an_optimisation_only_what_the_kept_prompts_taught(tmp_path):
-  kept = PromptsConfig(student_probe="kept {question}")
-  other = fingerprint(PromptsConfig(student_probe="other {question}"))
-
-  def line(text, prompts, probe="a"):
-    teachings = [teaching(text)]
-    row = {"question": "q", "probe": probe, "teachings": teachings}
-    return json.dumps(row | {"prompts": prompts}) + "\n"
-
-  folder = tmp_path / "episodes"
-  folder.mkdir()
-  mine = fingerprint(kept)
-  (folder / "train.jsonl").write_text(
-    line("one", mine) + line("two", other) + line("one", mine, "b")
-  )
-  (folder / "validation.jsonl").write_text(
-    line("one", mine) + line("three", mine)
-  )
-  (folder / "test.jsonl").write_text(line("four", mine))
-  best = {"stage": "chosen", "prompts": dataclasses.asdict(kept)}
-  path = tmp_path / "best_prompts.json"
-
-  def found(where):
-    config = DataConfig(sft_source="episodes", sft_path=str(where))
-    examples = splits_lib.load_sft(config)
-    return [(e.fields["probe"], e.response) for e in examples]
-
-  assert len(found(folder)) == 5  # a training run has no such file beside it
-  path.write_text(json.dumps(best))
-  assert found(folder) == [("a", "one"), ("b", "one"), ("a", "three")]
-  assert found(folder / "validation.jsonl") == [("a", "one"), ("a", "three")]
-  with pytest.raises(DataError, match="no examples"):
-    found(folder / "test.jsonl")
-  path.write_text(json.dumps(best | {"stage": "search"}))
-  with pytest.raises(DataError, match="not chosen its prompts yet"):
-    found(folder)
-  path.write_text("{")
-  with pytest.raises(DataError, match=r"best_prompts\.json: not valid JSON"):
-    found(folder)
-
-
-def test_episodes_of_an_older_version_are_read(tmp_path):
-  old = {
-    "student_baseline": "A {question}",
-    "student_diagnostic": "P {question}",
-    "teacher_adaptive": "T {question} {approach}",
-    "student_with_teaching": "G {question} {teaching}",
-  }
-  # As it was made of them then: of the texts in their order.
-  text = json.dumps(list(old.values()))
-  mine = hashlib.sha256(text.encode()).hexdigest()[:12]
-  best = {"stage": "chosen", "prompts": old}
-  (tmp_path / "best_prompts.json").write_text(json.dumps(best))
-  lines = [
-    {
-      "question": "q",
-      "approach": approach,
-      "prompts": prompts,
-      "teachings": [
-        {"text": "t", "status": "ok", "leaked": False, "guided": guided}
-      ],
-    }
-    for approach, prompts, guided in (
-      ("a", mine, {"status": "correct"}),
-      ("", mine, {"status": "correct"}),
-      ("b", mine, {"status": "wrong"}),
-      ("c", "another", {"status": "correct"}),
-    )
-  ]
-  (tmp_path / "episodes").mkdir()
-  path = tmp_path / "episodes" / "train.jsonl"
-  path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-  config = DataConfig(sft_source="episodes", sft_path=str(path))
-  examples = splits_lib.load_sft(config)
-  assert [(e.template, e.fields["probe"]) for e in examples] == [
-    ("teacher", "a"),
-    ("teacher", NO_PROBE),
-  ]

@@ -9,7 +9,7 @@ from pyarrow import parquet
 from atlas_jax.config import DataConfig
 from atlas_jax.data import sources, splits, tables
 from atlas_jax.data.problems import DataError
-from tests.test_hub import cache, write_cache  # noqa: F401 (a fixture)
+from tests.hub_cache import write_cache
 
 BOM = b"\xef\xbb\xbf"
 ONE_SPLIT = {"split_fractions": (1.0, 0.0, 0.0)}
@@ -102,6 +102,14 @@ def test_an_empty_cell_of_parquet_names_its_row(tmp_path):
   )
 
 
+def test_bytes_of_parquet_that_are_no_text_name_their_row(tmp_path):
+  path = tmp_path / "a.parquet"
+  write_parquet(path, question=[b"a", b"\xff"], answer=["1", "2"])
+  text = refusal(path)
+  assert text.startswith(f"{path}[1]: not a whole Parquet file of text: ")
+  assert "utf-8" in text
+
+
 @pytest.fixture
 def data_set(tmp_path):
   """A directory as a repository of a data set is laid out."""
@@ -160,10 +168,10 @@ def test_no_program_of_a_directory_runs(data_set):
   assert problems(data_set, **FIELDS) == [("a", "1"), ("b", "2")]
 
 
-def test_arc_atlas_teach_by_its_name(cache):  # noqa: F811
+def test_arc_atlas_teach_by_its_name(hub_cache):
   name = "Arc-Intelligence/Arc-ATLAS-Teach-v0"
   files = ("training/rl.jsonl", "training/sft.jsonl", "README.md")
-  snapshot = write_cache(cache, name, "datasets", files)
+  snapshot = write_cache(hub_cache, name, "datasets", files)
   (snapshot / files[0]).write_text('{"prompt": "p", "ground_truth": 5}\n')
   row = {
     "problem_text": "p2",

@@ -10,7 +10,7 @@ import pytest
 
 from atlas_jax.config import DataConfig
 from atlas_jax.data import teachable, teachable_examples
-from atlas_jax.data.problems import question_key
+from atlas_jax.data.problems import DataError, question_key
 from atlas_jax.data.splits import load, load_sft
 from atlas_jax.data.teachable import (
   BORROW,
@@ -18,10 +18,10 @@ from atlas_jax.data.teachable import (
   KEEP,
   KINDS,
   ORDER,
-  Question,
+  Exercise,
 )
 
-ALL = [q for kind in KINDS for q in teachable.space(kind)]
+ALL = [q for kind in KINDS for q in teachable.exercises(kind)]
 FIXES = (CARRY, BORROW, ORDER)
 
 
@@ -31,10 +31,10 @@ def answer_of(response: str) -> str:
 
 
 def test_questions_and_answers_by_hand():
-  assert Question("addition", 36, 46).text == "36+46=?"
-  assert Question("addition", 36, 46).answer == 82
-  assert Question("subtraction", 62, 37).answer == 25
-  chain = Question("chain", 47, 3, 2)
+  assert Exercise("addition", 36, 46).text == "36+46=?"
+  assert Exercise("addition", 36, 46).answer == 82
+  assert Exercise("subtraction", 62, 37).answer == 25
+  chain = Exercise("chain", 47, 3, 2)
   assert (chain.text, chain.answer) == ("47-3+2=?", 46)
 
 
@@ -47,9 +47,9 @@ def test_every_answer_is_what_the_question_says():
 @pytest.mark.parametrize(
   ("q", "wrong"),
   [
-    (Question("addition", 46, 36), 72),  # the carry is forgotten
-    (Question("subtraction", 82, 37), 55),  # 7-2 instead of 12-7
-    (Question("chain", 57, 3, 2), 52),  # 3+2 first
+    (Exercise("addition", 46, 36), 72),  # the carry is forgotten
+    (Exercise("subtraction", 82, 37), 55),  # 7-2 instead of 12-7
+    (Exercise("chain", 57, 3, 2), 52),  # 3+2 first
   ],
 )
 def test_the_slips_by_hand(q, wrong):
@@ -83,7 +83,7 @@ def test_the_outline_tells_a_slip_from_a_sound_plan():
   # What a teacher can read off: no outline is written in both cases.
   by_outline = {}
   for q in ALL:
-    key = (q.text if q.kind == "chain" else q.kind, teachable.outline(q))
+    key = (q.text if q.kind == "chain" else q.kind, teachable.probe_response(q))
     by_outline.setdefault(key, set()).add(q.slips)
   assert all(len(slips) == 1 for slips in by_outline.values())
 
@@ -123,9 +123,10 @@ def test_problems_follow_the_seed_and_their_parameters():
     ({"cuont": 3}, "cuont.*valid: count, trouble"),
     ({"count": 0}, "count=0"),
     ({"trouble": 1.5}, "within 0 and 1"),
+    ({"trouble": "1"}, "trouble='1' must be within 0 and 1"),
     ({"count": 9000}, "there are"),
   ):
-    with pytest.raises(teachable.TeachableError, match=message):
+    with pytest.raises(DataError, match=message):
       teachable.problems(bad, 0)
 
 
@@ -159,7 +160,7 @@ def test_the_shares_of_the_textbook():
   assert book == pytest.approx(0.65, abs=0.03)
   assert keep == pytest.approx(0.2, abs=0.03)
   assert shares(textbook=0.0, keep=1.0) == (0.0, 1.0)
-  with pytest.raises(teachable.TeachableError, match="above 1"):
+  with pytest.raises(DataError, match="above 1"):
     shares(textbook=0.9, keep=0.2)
 
 

@@ -95,8 +95,8 @@ def test_a_value_that_is_not_valid(train):
 
 
 def test_a_template_without_its_field(train):
-  line = only_error(train(prompts__teacher_adaptive="Teach: {question}"))
-  assert "template teacher: {probe} is missing" in line
+  line = only_error(train(prompts__teacher="Teach: {question}"))
+  assert "config.prompts.teacher: {probe} is missing" in line
 
 
 def test_a_model_that_lacks_a_tensor(train, model, tmp_path):

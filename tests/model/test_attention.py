@@ -36,7 +36,7 @@ def random_rows(rng, *, length, rows, share_prompts):
       mask = np.arange(n) >= len(prompt)
       tokens = np.concatenate([prompt, np.full(n - len(prompt), group)])
       sequences.append(
-        packing.Sequence(tokens, mask, prompt_length=len(prompt))
+        packing.TokenSequence(tokens, mask, prompt_length=len(prompt))
       )
   batch, _ = packing.pack(
     sequences, length=length, rows_multiple=2, share_prompts=share_prompts

@@ -48,10 +48,30 @@ FAMILY = {
   "qwen2": {},
   "qwen3": {"attention_bias": {"attention_bias": True}},
 }
+# Where a family read one of them in another way, this would be another model.
+EVERYTHING = {
+  "vocab_size": 72,
+  "hidden_size": 48,
+  "intermediate_size": 56,
+  "num_hidden_layers": 3,
+  "num_attention_heads": 8,
+  "num_key_value_heads": 4,
+  "head_dim": 16,
+  "rms_norm_eps": 1e-1,
+  "tie_word_embeddings": True,
+  **rope(
+    rope_theta=5000.0,
+    factor=2.0,
+    low_freq_factor=0.25,
+    high_freq_factor=16.0,
+    original_max_position_embeddings=64,
+  ),
+}
 CASES = [
-  (family, name, change)
-  for family in tiny.FAMILIES
-  for name, change in {"base": {}, **SHARED, **FAMILY[family]}.items()
+  *(("llama", name, change) for name, change in SHARED.items()),
+  *((family, "base", {}) for family in tiny.FAMILIES),
+  *((family, "everything", EVERYTHING) for family in tiny.FAMILIES),
+  *((f, name, change) for f in FAMILY for name, change in FAMILY[f].items()),
 ]
 
 

@@ -1,6 +1,7 @@
 """Weights in and out: byte for byte; what does not fit is refused."""
 
 import hashlib
+import itertools
 import json
 import pathlib
 
@@ -65,7 +66,18 @@ def test_shards_are_read_and_written(tmp_path):
   index = json.loads(
     (tmp_path / "out" / "model.safetensors.index.json").read_text()
   )
-  assert len(set(index["weight_map"].values())) > 2
+  files = sorted((tmp_path / "out").glob("*.safetensors"))
+  assert {file.name for file in files} == set(index["weight_map"].values())
+  sizes = [[t.nbytes for t in load_file(file).values()] for file in files]
+  assert len(files) > 2 and max(map(len, sizes)) > 1
+  # A shard is within the bound, and the first tensor of the next is not.
+  assert all(sum(size) <= 20_000 for size in sizes)
+  assert index["metadata"]["total_size"] == sum(map(sum, sizes))
+  order = list(index["weight_map"].items())
+  for file, following in itertools.pairwise(files):
+    first = next(name for name, at in order if at == following.name)
+    held = sum(t.nbytes for t in load_file(file).values())
+    assert held + load_file(following)[first].nbytes > 20_000
   assert digests(tmp_path / "out") == digests(tmp_path / "source")
 
 

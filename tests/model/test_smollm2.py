@@ -45,7 +45,7 @@ def test_logprobs_equal_transformers(smollm2):
   config, model = hf.load(smollm2, jnp.float32)
   mask = [np.r_[0.0, np.ones(len(ids) - 1)] for ids in prompts]
   sequences = [
-    packing.Sequence(ids, m) for ids, m in zip(prompts, mask, strict=True)
+    packing.TokenSequence(ids, m) for ids, m in zip(prompts, mask, strict=True)
   ]
   batch, _ = packing.pack(sequences, length=256, rows_multiple=1)
 

@@ -11,7 +11,7 @@ from atlas_jax.model.architecture import (
   read_config,
 )
 from tests import published
-from tests.model.test_architecture import BASE, LLAMA3
+from tests.model.hf_configs import BASE, LLAMA3
 
 LLAMA3_ROPE = {"rope_type": "llama3", **LLAMA3}
 NO_ORIGINAL = {k: v for k, v in LLAMA3_ROPE.items() if "original" not in k}

@@ -12,8 +12,8 @@ from aiohttp import web
 from atlas_jax.config import PromptsConfig
 from atlas_jax.online.proxy.app import make_app
 from atlas_jax.online.proxy.config import (
+  ChatServerConfig,
   Keys,
-  ModelServerConfig,
   ProxyConfig,
   UpstreamConfig,
 )
@@ -133,7 +133,7 @@ def run(
           "upstream": UpstreamConfig(
             **{"url": await address(up), "model": "stub", **(sent or {})}
           ),
-          "teacher": ModelServerConfig(
+          "teacher": ChatServerConfig(
             **{
               "url": await address(teach),
               "model": "stub",

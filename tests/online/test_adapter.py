@@ -6,7 +6,12 @@ import pytest
 
 from atlas_jax.config import PromptsConfig
 from atlas_jax.data.problems import make_problem
-from atlas_jax.online.gepa_adapter import Acceptance, Loader, filled
+from atlas_jax.online.gepa_adapter import (
+  Acceptance,
+  Loader,
+  filled,
+  make_adapter,
+)
 from atlas_jax.online.reflection import Memory
 from atlas_jax.online.rollouts import Rollout
 
@@ -68,15 +73,34 @@ def judge(before, after):
     # Half of the pairs must be there.
     ((0.0, 0.0, 0.0), (1.0, None, None), False),
     ((0.0,), (None,), False),
+    ((0.0,), (0.5,), True),
+    ((0.0, 0.0), (0.5, None), True),
   ],
 )
 def test_acceptance(before, after, accepted):
   verdict, refused = judge(before, after)
   assert verdict is accepted
-  assert [name for name, _, _ in refused] == [] if accepted else ["a"]
+  assert [name for name, _, _ in refused] == ([] if accepted else ["a"])
 
 
 def test_a_rejected_child_is_remembered_with_its_scores():
   _, ((name, text, why),) = judge((0.5, 0.5), (0.25, 0.5))
   assert (name, text) == ("a", "new")
   assert "0.75" in why and "scored 1" in why
+
+
+def test_a_batch_of_one_problem_is_evaluated():
+  jobs = []
+
+  def evaluate(given):
+    jobs.extend(given)
+    return [rollouts(0.7)]
+
+  runner = SimpleNamespace(evaluate=evaluate)
+  checked = []
+  adapter = make_adapter(runner, PromptsConfig(), checked.extend, 100)
+  examples = Loader("validation", [PROBLEM])
+  found = adapter.evaluate(examples.fetch(examples.all_ids()), {})
+  assert found.scores == [0.7] and checked == jobs
+  ((problems, split),) = [(job.problems, job.split) for job in jobs]
+  assert (problems, split) == ((PROBLEM,), "validation")

@@ -1,15 +1,17 @@
 """What the parts of a run take, beside what they did take."""
 
+import contextlib
 import dataclasses
 
 import pytest
 
+from atlas_jax.online.budget import Price, SearchOver
 from atlas_jax.online.budget import test_jobs as jobs_of_test
 from atlas_jax.online.rollouts import Job
-from atlas_jax.online.spend import Amount
+from atlas_jax.online.spend import PICO, Amount
 from tests.online import small_world
+from tests.online.opened_run import better, broken_for, opened
 from tests.online.stub_server import Faults, StubServer
-from tests.online.test_rollouts import better, broken_for, opened
 
 
 @pytest.mark.parametrize("update", ["round_robin", "all"])
@@ -110,3 +112,39 @@ def test_attempts_that_cost_nothing_do_not_lower_the_mean(tmp_path, share):
   assert after.tokens - before.tokens <= need.tokens
   assert after.dollars - before.dollars <= need.dollars
   assert need.tokens < 2 * (after.tokens - before.tokens)
+
+
+def test_a_price_by_hand():
+  price = Price(per_million=(3.0, 5.0), per_call=0.25)
+  # 0.5 million at 3, 2 million at 5, and two calls at a quarter.
+  assert price.pico(2, 500_000, 2_000_000) == 12 * PICO
+  assert Price().pico(9, 500_000, 2_000_000) == 0
+
+
+def test_models_that_cost_nothing_are_not_stopped_by_dollars(tmp_path):
+  changes = {"caps__dollars": 0.001, "caps__calls": 5000}
+  with opened(tmp_path, "http://127.0.0.1:9", **changes) as run:
+    run.budget.prices = dict.fromkeys(run.budget.prices, Price())
+    assert run.budget.round().pico == 0
+    assert run.budget.rounds() == run.config.search.max_rounds
+    assert run.budget.too_small() is None
+    run.budget.check(run.budget.round(), "a round")
+
+
+def test_tokens_of_a_call_by_hand(tmp_path):
+  with opened(tmp_path, "http://127.0.0.1:9") as run:
+    budget, most = run.budget, run.config.episode.max_solution_tokens
+    budget.prices = {"student_baseline": Price((7.0, 2e6 / most))}
+    # Two prompts of 10 and 11 bytes: 21 / 3.5 and 16 of the template each.
+    calls = [("student_baseline", 10), ("student_baseline", 11)]
+    found = budget._cost(calls)
+    assert found.tokens == 6 + 2 * 16 + 2 * most
+    assert found.pico == (6 + 2 * 16) * 7 * PICO // 10**6 + 4 * PICO
+
+
+@pytest.mark.parametrize(("need", "fits"), [(40, True), (41, False)])
+def test_what_takes_all_that_is_left_begins(tmp_path, need, fits):
+  with opened(tmp_path, "http://127.0.0.1:9", caps__calls=40) as run:
+    run.budget.free()
+    with contextlib.nullcontext() if fits else pytest.raises(SearchOver):
+      run.budget.check(Amount(need), "it")

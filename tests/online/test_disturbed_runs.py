@@ -1,5 +1,6 @@
 """Faults, caps and kills: the end is that of an undisturbed run."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -83,6 +84,35 @@ def test_a_cap_holds_to_the_call_and_a_higher_one_finishes(tmp_path):
   )
 
 
+# Calls of an undisturbed run: its parts, as they come.
+SEED, CHOOSING, TEST = 40, 60, 240
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+  """Where a run is stopped, by the calls that it has made, and how it ends.
+
+  best: the candidate that best_prompts.json then holds; None: no file.
+  """
+
+  calls: int
+  signal: signal.Signals
+  status: int
+  best: int | None
+
+
+def places(calls: int) -> dict[str, Place]:
+  """In the order of a run that makes so many calls."""
+  kill, interrupt = signal.SIGKILL, signal.SIGINT
+  return {
+    "evaluating the seed": Place(SEED // 2, kill, -9, None),
+    "in the first round": Place(SEED + 30, interrupt, 130, 0),
+    "in the next round": Place(SEED + 50, kill, -9, 0),
+    "choosing": Place(calls - TEST - CHOOSING // 2, kill, -9, 1),
+    "on the test split": Place(calls - 100, kill, -9, 1),
+  }
+
+
 CONFIG = """
 import os, pathlib
 from tests.online import small_world
@@ -129,24 +159,18 @@ def test_killed_at_every_stage_it_equals_an_undisturbed_run(
     def asked():
       return len({json.dumps(c.body, sort_keys=True) for c in stub.calls[:]})
 
-    # Of calls, the seed takes 40, choosing 60 before the 240 of the test split.
-    for at, how, status, best in (
-      (20, signal.SIGKILL, -9, None),  # while the seed is evaluated
-      (70, signal.SIGINT, 130, 0),  # in the rounds
-      (90, signal.SIGKILL, -9, 0),
-      (calls - 270, signal.SIGKILL, -9, 1),  # in choosing
-      (calls - 100, signal.SIGKILL, -9, 1),  # on the test split
-    ):
+    for name, place in places(calls).items():
       process = start()
-      while asked() < at and process.poll() is None:
+      while asked() < place.calls and process.poll() is None:
         time.sleep(0.005)
-      process.send_signal(how)
+      process.send_signal(place.signal)
       output, _ = process.communicate(timeout=120)
-      assert process.returncode == status, output
-      if best is not None:
-        assert read(workdir / "best_prompts.json")["candidate"] == best
+      assert process.returncode == place.status, (name, output)
+      if place.best is not None:
+        best = read(workdir / "best_prompts.json")["candidate"]
+        assert best == place.best, name
         costs = read(workdir / "costs.json")
-        assert sum(x["calls"] for x in costs) >= 40
+        assert sum(x["calls"] for x in costs) >= SEED
     process = start()
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output

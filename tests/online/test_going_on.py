@@ -15,8 +15,8 @@ from atlas_jax.online.record import Record
 from atlas_jax.online.rollouts import RolloutError
 from atlas_jax.online.search import SearchFailed
 from tests.online import small_world
+from tests.online.recorded import BOUND, put
 from tests.online.stub_server import StubServer
-from tests.online.test_record import BOUND, put
 from tests.online.whole_runs import read, run
 
 

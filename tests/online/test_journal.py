@@ -37,3 +37,9 @@ def test_a_search_that_ends_with_fewer_says_so(tmp_path):
   again.write(all_known=True)
   assert read(tmp_path / "best_prompts.json")["candidate"] == 0
   assert len(read(tmp_path / "candidates.json")) == 1
+
+
+def test_the_seed_alone_is_written(tmp_path):
+  Journal(tmp_path, [candidate(0, 0.1)]).write()
+  assert read(tmp_path / "best_prompts.json")["candidate"] == 0
+  assert len(read(tmp_path / "candidates.json")) == 1

@@ -214,3 +214,30 @@ def test_spend_is_kept_by_role_and_model():
   assert found == [("a", "free", 8), ("a", "n", 2), ("b", "m", 5)]
   assert snapshot.dollars == 7.0 and snapshot.unpriced_calls == 1
   assert snapshot.share == 0.0 and snapshot.seconds_left is None
+
+
+def test_half_a_second_is_time_and_none_is_not():
+  async def main(seconds):
+    ledger = Ledger(Caps(minutes=1.0), seconds=seconds, clock=lambda: 9.0)
+    async with ledger.deadline():
+      return ledger.room().seconds
+
+  assert asyncio.run(main(59.5)) == 0.5
+  with pytest.raises(BudgetSpent, match="minutes"):
+    asyncio.run(main(60.0))
+
+
+def test_used_and_reserved_calls_fill_a_cap_together():
+  async def main():
+    ledger, gate = Ledger(Caps(calls=3), paid=Amount(1)), asyncio.Event()
+    one = Amount(1)
+    first = asyncio.create_task(call(ledger, one, one, until=gate))
+    await asyncio.sleep(0)
+    assert await call(ledger, one, one) == "done"  # to the call
+    third = asyncio.create_task(call(ledger, one, one))
+    await asyncio.sleep(0.01)
+    assert not third.done()  # the first might have cost nothing
+    gate.set()
+    return await first, await third, ledger.room().calls
+
+  assert asyncio.run(main()) == ("done", "refused", 1)

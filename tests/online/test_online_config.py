@@ -54,7 +54,7 @@ def test_an_unknown_variant_lists_the_valid_ones():
       | {"caps.tokens": 1},
       "config.caps.tokens cannot hold an agent",
     ),
-    ({"agent_dollars_per_call": 1.0}, "no effect without config.agent.kind"),
+    ({"agent_dollars_per_call": 1.0}, "no effect without agent.kind"),
     ({"prompts.teacher": "{question}"}, "{probe} is missing"),
     ({"reflection.max_prompt_chars": 9}, "more than config.reflection"),
     ({"choosing.non_degradation_floor": 1.5}, "must not be above 1"),

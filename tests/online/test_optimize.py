@@ -16,8 +16,8 @@ from atlas_jax.online.search import SearchFailed
 from atlas_jax.online.spend import Amount, Snapshot
 from atlas_jax.teaching.prompts import fingerprint, load_prompts
 from tests.online import small_world
+from tests.online.opened_run import opened
 from tests.online.stub_server import StubServer
-from tests.online.test_rollouts import opened
 from tests.online.whole_runs import SECRET, read, run
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.online.test_reflection import GOOD, NOW, Scripted, ask, reflector
+from tests.online.scripted_reflection import GOOD, NOW, Scripted, ask, reflector
 
 MORE = "Then {question} in other words, with {probe}."
 CODE = "```python\nprint(1)\n```"

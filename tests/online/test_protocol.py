@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from atlas_jax.config import ChatTemplateKwargs
+from atlas_jax.episode_config import ChatTemplateKwargs
 from atlas_jax.online.protocol import AgentSpeaker, ModelSpeaker, said_of
 from atlas_jax.online.replies import Reply
 from atlas_jax.teaching.speakers import Ask, NoAnswer, Said

@@ -10,8 +10,8 @@ from aiohttp import web
 
 from atlas_jax.config import ConfigError
 from atlas_jax.online.proxy.config import (
+  ChatServerConfig,
   Keys,
-  ModelServerConfig,
   ProxyConfig,
   UpstreamConfig,
   read_keys,
@@ -57,7 +57,7 @@ def test_a_key_with_a_control_character_is_refused_at_the_start(name):
   changes = {
     "api_key_env": named,
     "upstream": {"upstream": UpstreamConfig(**named)},
-    "teacher": {"teacher": ModelServerConfig(**named)},
+    "teacher": {"teacher": ChatServerConfig(**named)},
   }
   config = ProxyConfig(**changes[name])
   key = name if name == "api_key_env" else f"{name}.api_key_env"

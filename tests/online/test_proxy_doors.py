@@ -12,8 +12,8 @@ from openai.types.chat import completion_create_params
 from atlas_jax.config import ConfigError, build, tree_of
 from atlas_jax.online.proxy import chats
 from atlas_jax.online.proxy.config import (
+  ChatServerConfig,
   Keys,
-  ModelServerConfig,
   ProxyConfig,
   UpstreamConfig,
 )
@@ -191,7 +191,7 @@ URL = "http://127.0.0.1:9/v1"
 def reachable(host, **changes):
   forward = changes.pop("forward", False)
   sent = UpstreamConfig(url=URL, forward_authorization=forward)
-  teaches = ModelServerConfig(url=URL, model="t")
+  teaches = ChatServerConfig(url=URL, model="t")
   return ProxyConfig(host=host, upstream=sent, teacher=teaches, **changes)
 
 

@@ -4,8 +4,8 @@ import pytest
 
 from tests import hostile_server
 from tests.hostile_server import Hostile
+from tests.online.asking_proxy import asked
 from tests.online.proxied import run, teacher
-from tests.online.test_proxy_said import asked
 
 EARLY = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"
 

@@ -9,11 +9,12 @@ import openai
 import pytest
 from aiohttp import web
 
-from atlas_jax.config import ConfigError, TeachConfig, build, tree_of
+from atlas_jax.config import ConfigError, build, tree_of
+from atlas_jax.episode_config import TeachConfig
 from atlas_jax.online.proxy import answering
 from atlas_jax.online.proxy.app import serve
 from atlas_jax.online.proxy.config import (
-  ModelServerConfig,
+  ChatServerConfig,
   ProxyConfig,
   UpstreamConfig,
 )
@@ -167,7 +168,7 @@ URL = "http://127.0.0.1:9/v1"
 def config(*, up=URL, teach=URL, **changes):
   return ProxyConfig(
     upstream=UpstreamConfig(url=up),
-    teacher=ModelServerConfig(url=teach, model="t"),
+    teacher=ChatServerConfig(url=teach, model="t"),
     **changes,
   )
 
@@ -234,7 +235,7 @@ def test_what_is_sampled_greedily_and_never_drained_is_well():
 
 
 def test_an_unknown_word_for_the_limit():
-  server = ModelServerConfig(url=URL, model="t", max_tokens_key="tokens")
+  server = ChatServerConfig(url=URL, model="t", max_tokens_key="tokens")
   with pytest.raises(ConfigError, match=r"config\.teacher\.max_tokens_key='to"):
     build(ProxyConfig, tree_of(ProxyConfig(teacher=server)))
 

@@ -12,8 +12,8 @@ from aiohttp import web
 from atlas_jax.online.proxy.config import Keys
 from tests import hostile_server
 from tests.hostile_server import Hostile
+from tests.online.asking_proxy import asked
 from tests.online.proxied import (
-  ASK,
   application,
   begin_stream,
   contents,
@@ -33,14 +33,6 @@ def listing(chat, models=None) -> web.Application:
   app = application(chat)
   app.router.add_get("/v1/models", models or chat)
   return app
-
-
-async def asked(proxied, **changes) -> tuple[int, str, dict]:
-  """(status, text, headers) of a plain chat that is not taught."""
-  body = {"messages": ASK, "n": 2, **changes}
-  url = f"{proxied.url}/v1/chat/completions"
-  async with proxied.session.post(url, json=body) as r:
-    return r.status, await r.text(), dict(r.headers)
 
 
 @pytest.mark.parametrize("status", hostile_server.REDIRECTS)

@@ -11,28 +11,7 @@ import pytest
 from atlas_jax.online.asks import answered, attempted
 from atlas_jax.online.record import Attempt, Record, RecordError, reply_of
 from atlas_jax.online.spend import Amount, Caps
-
-BOUND = Amount(1, 100, 1000)
-
-
-def put(
-  record,
-  key,
-  status="ok",
-  *,
-  role="role",
-  model="m",
-  final=True,
-  cost=BOUND,
-  **more,
-):
-  """Notes one attempt as begun and ended."""
-  row = record.begin(key, role, model, {"messages": [key]}, BOUND)
-  record.settle(
-    row,
-    key,
-    Attempt(role, model, status, final, BOUND, cost, True, **more),
-  )
+from tests.online.recorded import BOUND, put
 
 
 def test_an_answer_is_charged_once_in_each_process(tmp_path):
@@ -153,7 +132,7 @@ def test_a_call_under_way_at_a_kill_is_lost(tmp_path):
   script = (
     "import os, pathlib, sys\n"
     "from atlas_jax.online.record import Record\n"
-    "from tests.online.test_record import put, BOUND\n"
+    "from tests.online.recorded import put, BOUND\n"
     "record = Record(pathlib.Path(sys.argv[1]))\n"
     "put(record, 'k', text='kept', cost=type(BOUND)(1, 10, 20))\n"
     "record.begin('k2', 'role', 'm', {}, BOUND)\n"

@@ -4,10 +4,11 @@ import asyncio
 
 import pytest
 
-from atlas_jax.config import ChatTemplateKwargs, EpisodeConfig
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.data.problems import make_problem
+from atlas_jax.episode_config import ChatTemplateKwargs, EpisodeConfig
 from atlas_jax.online import TeachingAgent
+from atlas_jax.online.rollouts import Job
 from atlas_jax.serving.client import Completion
 from atlas_jax.teaching.arms import run_arm
 from atlas_jax.teaching.episode import run_episodes
@@ -15,8 +16,8 @@ from atlas_jax.teaching.prompts import NO_PROBE, Prompts
 from atlas_jax.teaching.speakers import Role
 from tests import published
 from tests.online import proxied, small_world
+from tests.online.opened_run import opened
 from tests.online.stub_server import StubServer
-from tests.online.test_rollouts import Job, opened
 
 QUESTION = "1+1?"
 LONG = " ".join(["carry"] * 90)

@@ -1,30 +1,14 @@
 """Rollouts against a stub: who is asked, how often, and what is scored."""
 
-import contextlib
 import dataclasses
 
 import pytest
 
-from atlas_jax.online import feedback, opening
-from atlas_jax.online.record import Record
+from atlas_jax.online import feedback
 from atlas_jax.online.rollouts import Job, RolloutError
 from tests.online import small_world
+from tests.online.opened_run import better, broken_for, opened
 from tests.online.stub_server import StubServer
-
-
-@contextlib.contextmanager
-def opened(folder, url, **changes):
-  config = small_world.config(folder, url, **changes)
-  sets = opening.chosen_problems(config)
-  with (
-    Record() as record,
-    opening.opened(config, folder / "run", {}, sets, record, {}) as run,
-  ):
-    yield run
-
-
-def better(run):
-  return dataclasses.replace(run.config.prompts, teacher=small_world.GOOD)
 
 
 def test_what_no_candidate_changes_is_asked_once(tmp_path):
@@ -231,19 +215,6 @@ def test_a_teaching_that_states_the_answer_loses_the_penalty(
     )
   assert rollout.scored.leaked == (True,)
   assert rollout.score == score
-
-
-def broken_for(question: str, start: str):
-  """The scripted answers, but one role fails for one question."""
-  from aiohttp import web
-
-  def answer(messages):
-    prompt = messages[0]["content"]
-    if prompt.startswith(start) and question in prompt:
-      return web.Response(status=500)
-    return small_world.answer(messages)
-
-  return answer
 
 
 def test_an_error_is_tried_again_then_left_out_and_never_scored(tmp_path):

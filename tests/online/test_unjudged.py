@@ -3,7 +3,7 @@
 import pytest
 
 from atlas_jax.online import report
-from tests.online.test_choosing import choose, contest, world
+from tests.online.contests import choose, contest, world
 
 
 def silent(candidate, where, how=None):

@@ -16,8 +16,8 @@ from atlas_jax.hub import HubError
 from atlas_jax.phases import settling
 from atlas_jax.phases.fitting import TooLong
 from atlas_jax.phases.run import Run
+from tests.hub_cache import COMMIT, write_cache
 from tests.phases import small_sft, tiny_road
-from tests.test_hub import COMMIT, cache, write_cache  # noqa: F401 (a fixture)
 
 WRONG = "f" * 40
 
@@ -51,11 +51,11 @@ def written(workdir) -> dict:
 
 def test_a_model_of_the_hub_is_pinned_to_its_commit(
   model,
-  cache,  # noqa: F811
+  hub_cache,
   tmp_path,
 ):
   names = [file.name for file in model.iterdir()]
-  snapshot = write_cache(cache, "org/teacher", files=names)
+  snapshot = write_cache(hub_cache, "org/teacher", files=names)
   for name in names:
     shutil.copyfile(model / name, snapshot / name)
   given = {"teacher__path": "org/teacher", "phases": ("export",)}
@@ -63,8 +63,8 @@ def test_a_model_of_the_hub_is_pinned_to_its_commit(
   assert written(tmp_path / "run")["teacher"]["path"] == f"org/teacher@{COMMIT}"
   exported = small_sft.weights(tmp_path / "run")
   # The name has come to mean something else: the run goes on with its own.
-  (cache / "models--org--teacher" / "refs" / "main").write_text(WRONG)
-  (cache / "models--org--teacher" / "snapshots" / WRONG).mkdir()
+  (hub_cache / "models--org--teacher" / "refs" / "main").write_text(WRONG)
+  (hub_cache / "models--org--teacher" / "snapshots" / WRONG).mkdir()
   shutil.rmtree(tmp_path / "run" / "export")
   small_sft.run(model, tmp_path / "run", **given)
   assert small_sft.weights(tmp_path / "run") == exported

@@ -14,23 +14,9 @@ from atlas_jax.checkpoint import CheckpointError
 from atlas_jax.directory import RunError
 from atlas_jax.phases import export
 from tests.phases import small_sft
+from tests.phases.damages import biggest, flip, truncate
 
 # Damaged checkpoints.
-
-
-def biggest(folder):
-  files = [p for p in folder.rglob("*") if p.is_file()]
-  return max(files, key=lambda p: p.stat().st_size)
-
-
-def flip(path, at=0.5):
-  data = bytearray(path.read_bytes())
-  data[int(len(data) * at)] ^= 16
-  path.write_bytes(data)
-
-
-def truncate(path):
-  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def empty(folder):
@@ -145,6 +131,31 @@ def test_the_export_launcher_passes_by_a_damaged_one_too(
   with pytest.raises(CheckpointError, match=r"all .* damaged: \[6, 4\]"):
     export.export_run(workdir, tmp_path / "other", "float32")
   assert not (tmp_path / "other").exists()
+
+
+def test_the_last_phase_that_saved_something_is_exported(whole, tmp_path):
+  workdir, path = tmp_path / "run", tmp_path / "run" / "config.json"
+  shutil.copytree(whole, workdir)
+  config = json.loads(path.read_text())
+  config["phases"] = ["sft", "grpo", "export"]
+  path.write_text(json.dumps(config))
+  folder = workdir / "checkpoints"
+  shutil.copytree(folder / "0_sft", folder / "1_grpo")
+  shutil.rmtree(folder / "0_sft" / "6")
+
+  def exported(name):
+    export.export_run(workdir, tmp_path / name, "float32")
+    return (tmp_path / name / "model.safetensors").read_bytes()
+
+  # Step 6, of the run's own export; then step 4, the phase before.
+  last = (whole / "export" / "model.safetensors").read_bytes()
+  assert exported("of_grpo") == last
+  for step in ("4", "6"):
+    shutil.rmtree(folder / "1_grpo" / step)
+  assert exported("of_sft") != last
+  shutil.rmtree(folder)
+  with pytest.raises(CheckpointError, match="no checkpoint to export"):
+    exported("of_nothing")
 
 
 def test_every_bit_of_every_array_counts():

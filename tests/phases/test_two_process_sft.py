@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.phases import small_sft, tiny_road
-from tests.phases.test_damaged import biggest, flip
+from tests.phases.damages import biggest, flip
 
 pytestmark = pytest.mark.slow
 STEPS = 40

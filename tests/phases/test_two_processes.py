@@ -1,19 +1,18 @@
 """The whole road on two processes, also when a server fails the lead."""
 
-import os
-import signal
 import socket
 
 import pytest
 
 from tests.phases import tiny_road
-from tests.phases.conftest import episodes, numbers
-from tests.phases.test_road import (
+from tests.phases.relay import Relay
+from tests.phases.road import (
   SFT_STEPS,
+  episodes,
   grpo_steps,
   in_grpo,
   log_of,
-  server_of,
+  numbers,
   wait_for,
 )
 
@@ -38,11 +37,17 @@ def test_a_failure_of_the_lead_ends_both_and_both_resume(
   road, undisturbed, tmp_path
 ):
   workdir = tmp_path / "run"
-  both = start_both(road, workdir, "--config.serving.restarts=0")
-  checkpoint = workdir / "checkpoints" / "1_grpo" / "2"
-  wait_for(checkpoint.exists, both[0])
-  os.kill(server_of(both[0], "teacher"), signal.SIGKILL)
-  assert [p.wait(180) for p in both] == [1, 1], log_of(workdir)[-4000:]
+  with Relay(road.servers.url("teacher")) as relay:
+    both = start_both(
+      road,
+      workdir,
+      f"--config.serving.teacher.url={relay.url}",
+      "--config.serving.restarts=0",
+    )
+    checkpoint = workdir / "checkpoints" / "1_grpo" / "2"
+    wait_for(checkpoint.exists, both[0])
+    relay.close()
+    assert [p.wait(180) for p in both] == [1, 1], log_of(workdir)[-4000:]
   assert log_of(workdir).count("\nerror: ") == 2  # one line of each
   assert grpo_steps(workdir)[-1] < tiny_road.STEPS
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from atlas_jax.reports import plots, tables
-from tests.reports.test_tables import evaluation
+from tests.reports.evaluations import evaluation
 
 
 def line(step, alone, taught, reward, phase="grpo"):

@@ -18,7 +18,7 @@ from tests.hostile_server import (
   redirect,
   said,
 )
-from tests.serving.test_client import SAMPLING, ask, choice, client, stub
+from tests.serving.stub_vllm import SAMPLING, ask, choice, client, stub
 
 
 @pytest.mark.parametrize("status", REDIRECTS)

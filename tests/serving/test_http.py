@@ -14,7 +14,6 @@ from atlas_jax.serving.http import (
   ServerError,
   TooLarge,
 )
-from tests import test_imports
 from tests.hostile_server import (
   REDIRECTS,
   Answer,
@@ -26,6 +25,7 @@ from tests.hostile_server import (
   redirect,
   said,
 )
+from tests.source_tree import imported, modules
 
 KEY = "sk-0123456789abcdef"
 BOUND = 1 << 20
@@ -237,7 +237,7 @@ CLIENTS = {
 
 def opened(tree: ast.AST) -> set[str]:
   """Of CLIENTS, those that a module imports or calls."""
-  names = test_imports.imported(tree, "x", False)
+  names = imported(tree, "x", False)
   for node in ast.walk(tree):
     if isinstance(node, ast.Call):
       names.add(ast.unparse(node.func))
@@ -260,7 +260,7 @@ def test_every_way_to_open_a_connection_is_seen():
 def test_connections_are_opened_by_the_policy_alone():
   found = {
     module: opened(ast.parse(path.read_text(encoding="utf-8")))
-    for module, path in test_imports.modules().items()
+    for module, path in modules().items()
   }
   by = {module for module, clients in found.items() if clients}
   assert by == set(OPENERS), {m: found[m] for m in by}

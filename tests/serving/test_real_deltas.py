@@ -5,7 +5,7 @@ import pytest
 
 from atlas_jax.config import ServingConfig
 from atlas_jax.serving import weight_sync
-from tests.serving.test_real_servers import publish, said, sample, weights
+from tests.serving.pair import publish, said, sample, weights
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 

@@ -16,14 +16,8 @@ from atlas_jax.config import ServingConfig
 from atlas_jax.serving import delta, weight_files, weight_sync
 from atlas_jax.serving.client import Sampling, ServerDown, ServerError
 from atlas_jax.serving.supervisor import descendants
-from tests.serving.test_real_servers import (
-  publish,
-  said,
-  sample,
-  weights,
-  write,
-)
-from tests.serving.test_supervisor import running, wait_until
+from tests.processes import running, wait_until
+from tests.serving.pair import publish, said, sample, weights, write
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 

@@ -15,46 +15,14 @@ import time
 import numpy as np
 import pytest
 
-from atlas_jax.serving import server, weight_files, weight_sync
+from atlas_jax.serving import server
 from atlas_jax.serving.client import Sampling, ServerDown, ServerError
 from atlas_jax.serving.supervisor import descendants
+from tests.processes import running, wait_until
 from tests.serving import tiny_vllm
-from tests.serving.test_supervisor import running, wait_until
+from tests.serving.pair import publish, said, sample, weights, write
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
-
-SAMPLING = Sampling(max_tokens=24, temperature=1.0, n=4, seed=11)
-
-
-def sample(s, prompt=(1, 5, 9), sampling=SAMPLING):
-  async def main():
-    async with tiny_vllm.client(s) as c:
-      return await c.generate(prompt, sampling)
-
-  return asyncio.run(main())
-
-
-def said(completions):
-  """What was sampled, without the version."""
-  return [(c.token_ids, c.logprobs, c.text) for c in completions]
-
-
-def weights(seed):
-  return tiny_vllm.weights("llama", seed, tied=True)
-
-
-def publish(tensors, pair, version):
-  """Each test begins anew: another may have left a newer version."""
-  return weight_sync.publish(
-    tensors, pair.teacher, version=version, timeout_s=60, restart=True
-  )
-
-
-def write(tensors, teacher, version):
-  sums = {name: weight_files.checksum(t) for name, t in tensors.items()}
-  return weight_files.write(
-    tensors, teacher.weights_root, version, checksums=sums
-  )
 
 
 def test_update_is_equal_to_a_fresh_start(vllm_servers):

@@ -5,12 +5,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pytest
 
 from atlas_jax.serving import supervisor
+from tests.processes import running, wait_until
 
 # A command with a child, and a grandchild in a session of its own that
 # ignores SIGTERM; each writes its pid.
@@ -40,23 +39,6 @@ subprocess.Popen(["sleep", "60"], close_fds=False,
 print(child.pid, flush=True)
 time.sleep(300)
 """
-
-
-def running(pid):
-  try:
-    state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-  except FileNotFoundError:
-    return False
-  return state != "Z"
-
-
-def wait_until(condition, seconds=10.0):
-  end = time.monotonic() + seconds
-  while time.monotonic() < end:
-    if condition():
-      return True
-    time.sleep(0.05)
-  return False
 
 
 @pytest.fixture

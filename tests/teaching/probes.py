@@ -18,10 +18,6 @@ import time
 from atlas_jax import lock
 
 
-def nothing():
-  """The imports of a job that has none."""
-
-
 def on_an_unknown_machine():
   """A kernel that locks nothing, as far as lock.py knows."""
   lock._MACHINES.clear()
@@ -42,7 +38,7 @@ def _fork(_):
 
 
 def _thread(_):
-  thread = threading.Thread(target=nothing)
+  thread = threading.Thread(target=os.getpid)
   thread.start()
   thread.join()
 

@@ -46,6 +46,10 @@ def checker():
     ("The answer is $1,234. Good 5", "$1,234", "phrase"),
     ("answer: 3.50.", "3.50", "phrase"),
     ("The final answer is: 7", "7", "phrase"),
+    ("The answer is 4. No, the answer is 5.", "5", "phrase"),
+    ("The answer is\n\n12 km.\nDone.", "12 km", "phrase"),
+    ("#### 41 #### 42", "42", "hashes"),
+    ("#### 7 #### 8\nso 9", "9", "last_number"),
     ("I get 12, then -4.", "-4", "last_number"),
     ("it is 12-5", "5", "last_number"),
     ("pay $1,200.50", "$1,200.50", "last_number"),
@@ -162,8 +166,7 @@ def test_what_breaks_a_comparison_is_wrong_unless_the_gold_does(
       raise fault
     return True
 
-  for name in ("math_equal", "reasoning_gym"):
-    monkeypatch.setattr(checker._pool, name, compare)
+  monkeypatch.setattr(checker._pool, "ask", compare)
   said = "<solution>x+2</solution>"
   assert checker.check(problem, said, "stop").status == "correct"
   broken.add("x+2")

@@ -5,6 +5,7 @@ choice of families and the grammar alone.
 """
 
 import ast
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -22,7 +23,8 @@ from atlas_jax.teaching import families, verify
 from atlas_jax.teaching.answers import AnswerChecker
 from atlas_jax.teaching.verify import VerifierPool
 
-USABLE = sorted(families.USABLE)
+USABLE = sorted(families.usable())
+PLAIN = set(USABLE) - set(families.OURS) - set(families.GRAMMAR)
 ENTRIES = 4
 # What evaluates or reaches out, by any name it has in a scorer's code.
 EVALUATES = {
@@ -47,19 +49,14 @@ def checker():
 
 @pytest.fixture(scope="module")
 def unlocked():
-  """A pool whose processes may do all that a scorer could."""
-  jobs = {
-    name: dataclasses.replace(job, locked=False)
-    for name, job in verify._JOBS.items()
-  }
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(verify, "_JOBS", jobs)
-    with VerifierPool(processes=1, deadline_s=5.0) as pool:
-      yield pool
+  """Asks a process that may do all that a scorer could."""
+  job = dataclasses.replace(verify.REASONING_GYM, locked=False)
+  with contextlib.closing(VerifierPool(processes=1, deadline_s=5.0)) as pool:
+    yield functools.partial(pool.ask, job)
 
 
 def test_every_family_is_decided_once():
-  groups = (families.PLAIN, families.OURS, families.GRAMMAR, families.REFUSED)
+  groups = (PLAIN, families.OURS, families.GRAMMAR, families.REFUSED)
   named = [name for group in groups for name in group]
   assert sorted(named) == sorted(DATASETS) and len(DATASETS) == 106
   assert len(USABLE) == 98
@@ -67,7 +64,7 @@ def test_every_family_is_decided_once():
     "chain_sum letter_counting number_sequence family_relationships countdown"
     " simple_integration polynomial_multiplication"
   )
-  assert families.USABLE.issuperset(needed.split())
+  assert set(USABLE).issuperset(needed.split())
 
 
 @pytest.mark.parametrize("family", USABLE)
@@ -76,7 +73,7 @@ def test_own_answers_are_right_and_others_wrong(checker, family):
   for entry in made:
     own = entry["answer"]
     assert isinstance(own, str) and own
-    assert checker._pool.reasoning_gym(family, entry, own)
+    assert checker._pool.ask(verify.REASONING_GYM, family, entry, own)
     problem = Problem(
       "id",
       entry["question"],
@@ -216,7 +213,7 @@ def reached_names(dataset):
 
 def test_no_plain_scorer_evaluates():
   found = {f: reached_names(DATASETS[f][0]) & EVALUATES for f in USABLE}
-  assert not {f: found[f] for f in families.PLAIN if found[f]}
+  assert not {f: found[f] for f in PLAIN if found[f]}
   # The search does find it where it is known to be.
   for family in ("binary_matrix", "bitwise_arithmetic", "n_queens"):
     assert "eval" in found[family]
@@ -277,13 +274,13 @@ def test_no_answer_runs(unlocked, tmp_path, family):
   for entry in entries(family)[:2]:
     for attack in attacks(str(marker)):
       try:
-        right = unlocked.reasoning_gym(family, entry, attack)
+        right = unlocked(family, entry, attack)
       except NoAnswer:
         right = False
       assert not right, attack
       assert not marker.exists(), attack
   # The process that judged them still judges.
-  assert unlocked.reasoning_gym(family, entry, entry["answer"])
+  assert unlocked(family, entry, entry["answer"])
 
 
 @pytest.mark.parametrize(
@@ -303,5 +300,5 @@ def test_no_entry_runs(unlocked, tmp_path, family, key):
       false = {**entry, "answer": attack}
     else:
       false = {**entry, "metadata": {**entry["metadata"], key: attack}}
-    right = unlocked.reasoning_gym(family, false, "x")
+    right = unlocked(family, false, "x")
     assert not right and not marker.exists(), attack

@@ -1,5 +1,6 @@
 """Scoring processes can do nothing but read, compute and answer."""
 
+import contextlib
 import logging
 import os
 import platform
@@ -14,26 +15,20 @@ from atlas_jax.teaching import verify
 from atlas_jax.teaching.verify import Job, VerifierPool
 from tests.teaching import probes
 
-REAL = verify._JOBS
-PROBES = ("attempt", "raw", "read", "loud", "greedy", "ended", "forge")
-LOCKED = {name: Job(getattr(probes, name), probes.nothing) for name in PROBES}
-FREE = {f"free_{n}": Job(j.right, j.prepare, False) for n, j in LOCKED.items()}
 DENIED = "PermissionError|new thread|not allowed|ZeroDivision"
 # This one would end the process that shows what can be done without the lock.
 ENDS = ("exec",)
 
 
-def pool_of(jobs, **options):
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(verify, "_JOBS", jobs)
-    with VerifierPool(**{"processes": 1, "deadline_s": 20.0} | options) as pool:
-      yield pool
+def opened(deadline_s=20.0):
+  pool = VerifierPool(processes=1, deadline_s=deadline_s)
+  return contextlib.closing(pool)
 
 
 @pytest.fixture(scope="module")
 def pool():
-  """Asks each probe under the lock, and as free_NAME without."""
-  yield from pool_of(LOCKED | FREE)
+  with opened() as pool:
+    yield pool
 
 
 @pytest.fixture
@@ -41,6 +36,11 @@ def folder(tmp_path):
   (tmp_path / "file").write_text("whole")
   (tmp_path / "sub").mkdir()
   return tmp_path
+
+
+def process_of(pool, job):
+  (found,) = [p for (_, its), p in pool._processes.items() if its == job]
+  return found
 
 
 def state(folder):
@@ -54,37 +54,35 @@ def state(folder):
 def test_nothing_is_done(pool, folder, name):
   before = state(folder)
   with pytest.raises(NoAnswer, match=DENIED):
-    pool._ask("attempt", (name, str(folder)))
+    pool.ask(Job(probes.attempt), name, str(folder))
   assert state(folder) == before
 
 
 @pytest.mark.parametrize("name", sorted(set(probes.PROBES) - set(ENDS)))
 def test_without_the_lock_all_of_it_is_done(pool, folder, name):
-  assert pool._ask("free_attempt", (name, str(folder)))
+  assert pool.ask(Job(probes.attempt, locked=False), name, str(folder))
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="x86_64's numbers")
 @pytest.mark.parametrize("name", probes.RAW)
 def test_calls_that_python_has_no_name_for_are_denied(pool, name):
-  assert not pool._ask("raw", (name,))
+  assert not pool.ask(Job(probes.raw), name)
 
 
 def test_reading_goes_on(pool, folder):
-  assert pool._ask("read", (str(folder),))
+  assert pool.ask(Job(probes.read), str(folder))
 
 
 def test_nothing_reaches_the_terminal(pool, capfd):
-  assert pool._ask("loud", (None,))
+  assert pool.ask(Job(probes.loud), None)
   assert "heard" not in "".join(capfd.readouterr())
 
 
 def test_memory_files_and_time_are_bounded(pool):
   with pytest.raises(NoAnswer, match="MemoryError"):
-    pool._ask("greedy", (8 << 30,))
-  assert pool._ask("greedy", (1 << 20,))
-  worker = pool._places["greedy"].get()
-  pool._places["greedy"].put(worker)
-  pid = worker._process.pid
+    pool.ask(Job(probes.greedy), 8 << 30)
+  assert pool.ask(Job(probes.greedy), 1 << 20)
+  pid = process_of(pool, Job(probes.greedy)).pid
 
   def limit(name):
     return resource.prlimit(pid, getattr(resource, f"RLIMIT_{name}"))
@@ -98,8 +96,8 @@ def test_memory_files_and_time_are_bounded(pool):
 @pytest.mark.parametrize("how", ["exit", "fault", "raise"])
 def test_a_process_that_ends_is_no_verdict_and_is_replaced(pool, folder, how):
   with pytest.raises(NoAnswer):
-    pool._ask("ended", (how,))
-  assert pool._ask("read", (str(folder),))
+    pool.ask(Job(probes.ended), how)
+  assert pool.ask(Job(probes.read), str(folder))
 
 
 @pytest.mark.parametrize("locks", [True, False])
@@ -119,43 +117,38 @@ def test_a_process_that_ends_is_no_verdict_and_is_replaced(pool, folder, how):
 def test_what_a_process_says_is_never_code_nor_endless(
   folder, what, error, locks
 ):
-  jobs = {"forge": Job(probes.forge, probes.nothing, locks)}
-  for pool in pool_of(jobs, deadline_s=0.5):
-    with pytest.raises((error, Late)):
-      pool._ask("forge", (what, str(folder)))
+  job = Job(probes.forge, locked=locks)
+  with opened(0.5) as pool, pytest.raises((error, Late)):
+    pool.ask(job, what, str(folder))
   assert not (folder / "new").exists()
 
 
 def test_only_true_is_true(folder):
-  jobs = {"forge": Job(probes.forge, probes.nothing)}
-  for pool in pool_of(jobs, deadline_s=0.5):
-    answer = ("truth_by_another_name", str(folder))
-    assert pool._ask("forge", answer) is False
+  with opened(0.5) as pool:
+    asked = ("truth_by_another_name", str(folder))
+    assert pool.ask(Job(probes.forge), *asked) is False
 
 
 def test_a_process_that_no_longer_reads_is_no_verdict():
-  jobs = {"ended": Job(probes.ended, probes.nothing)}
-  for pool in pool_of(jobs, deadline_s=0.5):
-    worker = verify._start(jobs["ended"])
-    os.kill(worker._process.pid, signal.SIGSTOP)
-    pool._places["ended"].get()
-    pool._places["ended"].put(worker)
+  job = Job(probes.ended)
+  with opened(0.5) as pool:
+    with pytest.raises(NoAnswer, match="division"):
+      pool.ask(job, "x")
+    os.kill(process_of(pool, job).pid, signal.SIGSTOP)
     with pytest.raises(Late):
-      pool._ask("ended", ("x" * (8 << 20),))
+      pool.ask(job, "x" * (8 << 20))
 
 
 def test_a_kernel_without_a_lock_is_told_once(caplog, folder):
   lock.warn.cache_clear()
-  job = Job(probes.read, probes.on_an_unknown_machine)
-  with caplog.at_level(logging.WARNING):
-    for pool in pool_of({"a": job, "b": job}):
-      assert pool._ask("a", (str(folder),))
-      assert pool._ask("b", (str(folder),))
+  with caplog.at_level(logging.WARNING), opened() as pool:
+    for probe in (probes.read, probes.loud):
+      assert pool.ask(Job(probe, probes.on_an_unknown_machine), str(folder))
   (record,) = caplog.records
   assert "not locked: no list of system calls for" in record.getMessage()
   lock.warn.cache_clear()
 
 
 def test_all_but_what_the_user_wrote_is_locked():
-  locked = {kind: job.locked for kind, job in REAL.items()}
-  assert locked == {"math": True, "reasoning_gym": True, "own": False}
+  assert verify.MATH.locked and verify.REASONING_GYM.locked
+  assert not verify.OWN.locked

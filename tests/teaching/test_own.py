@@ -2,18 +2,16 @@
 
 import dataclasses
 import pathlib
-import time
 
-import psutil
 import pytest
 
 from atlas_jax.config import DataConfig, RewardConfig
 from atlas_jax.data.problems import make_problem
 from atlas_jax.teaching.answers import AnswerChecker
-from atlas_jax.teaching.protocol import Teaching, TeachingEpisode
 from atlas_jax.teaching.rewards import score_episodes
-from atlas_jax.teaching.speakers import Said
+from tests import processes
 from tests.teaching import own_functions
+from tests.teaching.own_episodes import episode
 
 FILE = str(pathlib.Path(own_functions.__file__))
 
@@ -109,31 +107,7 @@ def test_the_deadline_ends_it_and_what_it_started(tmp_path):
     verdict = judged(checker, "hangs", str(pid), "r")
   assert (verdict.status, verdict.score) == ("verifier_timeout", None)
   assert checker.failure == f"{FILE}:hangs takes more than 8 s"
-  assert gone(int(pid.read_text()))
-
-
-def gone(pid: int) -> bool:
-  until = time.monotonic() + 10
-  while time.monotonic() < until:
-    if not psutil.pid_exists(pid):
-      return True
-    if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-      return True
-    time.sleep(0.05)
-  return False
-
-
-def episode(*teachings: str) -> TeachingEpisode:
-  """1+1, right half the time alone, and with each of the teachings."""
-  said = Said("x", 1, "stop")
-  right, wrong = (Said(text, 10, "stop") for text in ("2", "3"))
-  return TeachingEpisode(
-    problem=make_problem("1+1", "2"),
-    baseline=(right, wrong),
-    probe="",
-    teachings=tuple(Teaching(said, text, "ok", 5, right) for text in teachings),
-    seconds={},
-  )
+  assert processes.all_end([int(pid.read_text())])
 
 
 def scored(checker, episodes, **extra):

@@ -45,9 +45,7 @@ def table(name):
         yield answer, gold, status
 
 
-@pytest.mark.parametrize(
-  "name", ["kinds.txt", "further.txt", "units_and_words.txt"]
-)
+@pytest.mark.parametrize("name", sorted(p.name for p in _TABLES.iterdir()))
 def test_the_verdicts_of_the_table(checker, name):
   cases = list(table(name))
   assert len(cases) > 200

@@ -56,7 +56,7 @@ class Scripted:
       raise answer
     if isinstance(answer, str):
       answer = [answer] * ask.n
-    return [Said(text, 8, "stop", 0.5) for text in answer]
+    return [Said(text, 8, "stop", 0.5 + i) for i, text in enumerate(answer)]
 
   @property
   def prompts(self):
@@ -170,6 +170,25 @@ def test_each_teaching_of_a_group_is_tried():
   assert tried == [f"TAUGHT 1+1? BY {text}" for text in ("a", "", "c")]
   (ask,) = [ask for _, ask in teaches.asked]
   assert ask.n == 3
+  # Of a stage those of its longest request.
+  assert episode.seconds == {
+    "baseline": 0.5,
+    "probe": 0.5,
+    "teach": 2.5,
+    "taught": 0.5,
+  }
+
+
+def test_the_baselines_of_another_speaker():
+  async def main():
+    alone = TeachingProtocol(student(alone="31"), None, PROMPTS, CONFIG)
+    mine = TeachingProtocol(student(), teacher(), PROMPTS, CONFIG)
+    baseline = alone.baseline(QUESTION, 3)
+    return await mine.episode(PROBLEM, QUESTION, baseline=baseline)
+
+  episode = asyncio.run(main())
+  assert [said.text for said in episode.baseline] == ["31"] * 3
+  assert episode.seconds["baseline"] == 2.5
 
 
 @pytest.mark.parametrize(
@@ -201,6 +220,7 @@ def test_a_failure_ends_the_walk(stage, gather):
   with pytest.raises(NoAnswer, match=f"^{stage}: error HTTP 500$") as caught:
     walk(student(**{stage: failure}), teacher(), gather=gather)
   assert (caught.value.stage, caught.value.status) == (stage, "error")
+  assert str(NoAnswer(stage, "timeout")) == f"{stage}: timeout"
 
 
 def test_what_is_paid_is_waited_for_and_else_given_up():

@@ -119,6 +119,12 @@ def test_no_verdict_is_no_reward():
     ("because of that, write 62", "27 + 35?", "62", True),
     (r"write 3\frac{1}{2}", "7 / 2?", "3.5", True),
     ("wait 60 minutes", "When?", "1:00", False),
+    ("choose (B)", "Which? (A) 1 (B) 2", "B", True),
+    ("choose (A)", "Which? (A) 1 (B) 2", "B", False),
+    ("choose (B)", "Which? (A) 1 (B) 2", "(B)", True),
+    ("compare (A) with (B)", "Which? (A) 1 (B) 2", "B", False),
+    ("not (A): the answer is B", "Which? (A) 1 (B) 2", "B", True),
+    ("nothing", "Which?", "...", False),
   ],
 )
 def test_what_gives_the_answer_away(teaching, question, answer, leak):
@@ -155,6 +161,7 @@ def test_an_episode_is_scored_by_the_same_checker_throughout():
       [episode], checker=checker, config=config, max_teaching_tokens=50
     )
   assert scored.pass_rate == 0.25  # one of four is cut before it answers
+  assert scored.taught_rate == pytest.approx(2 / 3)
   assert scored.leaked == (False, False, True)
   assert [r.total for r in scored.rewards] == pytest.approx(
     [0.75 + 0.5, -0.25 * 2.0 - 0.5, 0.75 + 0.0 - 1.0]
@@ -177,6 +184,9 @@ def test_batch_and_centred_advantages_by_hand():
   assert values[0] == pytest.approx([0.5 / (std + 1e-4), -0.5 / (std + 1e-4)])
   values, _ = group_advantages(rewards, "centred")
   assert values[0].tolist() == [0.5, -0.5]
+  # Two rewards are enough for the spread of a batch, one is not.
+  values, _ = group_advantages([[1.0, 0.0]], "batch")
+  assert values[0] == pytest.approx([0.70701, -0.70701], abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["group", "batch", "centred"])

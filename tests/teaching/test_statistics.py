@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from atlas_jax.data.problems import make_problem
 from atlas_jax.teaching import statistics
+from atlas_jax.teaching.answers import AnswerChecker
+from atlas_jax.teaching.arms import Attempt
+from atlas_jax.teaching.speakers import Said
 from atlas_jax.teaching.statistics import (
   Outcome,
   arm_result,
@@ -123,3 +127,45 @@ def test_nothing_judged_is_an_error():
       resamples=9,
       seed=0,
     )
+
+
+def test_every_pair_may_be_drawn():
+  # Of two pairs, a resample is both times one of them, or both.
+  found = paired_bootstrap([0, 0], [1, 0], resamples=200, seed=0)
+  assert (found.estimate, found.low, found.high) == (0.5, 0.0, 1.0)
+
+
+def test_half_is_not_right_before():
+  assert non_degradation([0.5, 0.5], [1, 0.4]) == (0.5, None)
+  assert non_degradation([0.5, 1], [0.4, 1]) == (0.5, 1.0)
+
+
+def test_half_of_the_samples_right_is_no_flip():
+  problems = "abcdef"
+  alone = [outcome(p, 0.0) for p in problems]
+  taught = [outcome(p, right) for p in problems for right in (1.0, 0.0)]
+  result = arm_result("taught", taught, alone=alone, resamples=9, seed=0)
+  assert (result.gain, result.mcnemar_p) == (0.5, 1.0)
+
+
+def test_what_counts_of_an_attempt():
+  problem = make_problem("27 + 35?", "62")
+  attempts = [
+    Attempt(problem, 0, Said("#### 62", 7, "stop")),
+    Attempt(problem, 0, Said("#### 61", 8, "stop"), teaching="carry"),
+    Attempt(
+      problem,
+      *(1, Said("it is 62", 9, "length")),
+      teaching="say 62",
+      teaching_tokens=3,
+      seconds=2.0,
+    ),
+  ]
+  with AnswerChecker() as checker:
+    outcomes, verdicts = statistics.judge(attempts, checker)
+  assert [v.status for v in verdicts] == ["correct", "wrong", "truncated"]
+  assert [o.correct for o in outcomes] == [1.0, 0.0, 0.0]
+  assert [o.leaked for o in outcomes] == [False, False, True]
+  last = outcomes[-1]
+  assert (last.completed, last.response_tokens) == (False, 9)
+  assert (last.teaching_tokens, last.seconds) == (3, 2.0)

@@ -13,28 +13,13 @@ import pytest
 
 from atlas_jax.training import losses
 from tests.training import oracle
-
-MAX_TOKENS = 7  # of a completion, what dr_grpo divides by
+from tests.training.packed_losses import MAX_TOKENS, loss_of, value_and_grad
 
 
 @pytest.fixture
 def x64():
   with jax.enable_x64(True):
     yield
-
-
-def loss_of(arrays, **knobs):
-  options = oracle.options(**knobs)
-  total, _ = losses.grpo_loss(**arrays, options=options)
-  one = (jnp.asarray(arrays[n])[None] for n in ("mask", "sequence_weights"))
-  return total / losses.grpo_normalizer(*one, options.loss_type, MAX_TOKENS)
-
-
-def value_and_grad(arrays, **knobs):
-  def loss(policy):
-    return loss_of({**arrays, "policy": policy}, **knobs)
-
-  return jax.value_and_grad(loss)(jnp.asarray(arrays["policy"]))
 
 
 def test_jit_changes_nothing(x64):
@@ -333,3 +318,44 @@ def test_refusals(change, text):
   arrays["reference"] = None
   with pytest.raises(ValueError, match=text):
     losses.grpo_loss(**arrays, options=oracle.options(**change))
+
+
+@pytest.mark.parametrize(
+  "top, kept", [(1.0, [1, 1, 1]), (0.75, [0, 1, 1]), (0.25, [0, 0, 1])]
+)
+def test_entropy_mask_by_hand(top, kept):
+  # Thresholds 0, 0.05 = halfway from 0 to 0.1, and 5.05.
+  entropy = jnp.array([0.0, 0.1, 10.0])
+  mask = losses.entropy_mask(entropy, jnp.ones(3), top)
+  assert mask.tolist() == kept
+
+
+def test_a_sum_over_one_token_is_divided_by_one():
+  one = jnp.zeros((1, 1, 4)).at[0, 0, 2].set(1)
+  for count in (one, 0 * one):
+    for loss_type in ("grpo", "sapo", "dapo", "cispo", "bnpo"):
+      found = losses.grpo_normalizer(count, count, loss_type, MAX_TOKENS)
+      assert found == 1, loss_type
+    found = losses.grpo_normalizer(count, count, "dr_grpo", MAX_TOKENS)
+    assert found == MAX_TOKENS
+    weights = losses.token_weights(count[0], count[0], "bnpo")
+    assert weights.tolist() == count[0].tolist()
+
+
+def test_a_token_without_an_advantage_is_not_clipped():
+  ratio = jnp.array([[0.5, 0.5, 3.0, 3.0, 3.0]])
+  advantages = jnp.array([[0.0, -1.0, 0.0, 1.0, -1.0]])
+
+  def clipped(**knobs):
+    options = oracle.options(**knobs)
+    _, where = losses.policy_loss(ratio, ratio, advantages, options)
+    return {k: jnp.flatnonzero(v[0]).tolist() for k, v in where.items()}
+
+  assert clipped(loss_type="dapo", ratio_cap=2.0) == {
+    "clip_fraction_low": [1],
+    "clip_fraction_high": [3],
+    "clip_fraction_cap": [4],
+  }
+  assert clipped(loss_type="cispo", eps_high=2.0) == {
+    "clip_fraction_high": [3, 4]
+  }

@@ -10,7 +10,7 @@ import pytest
 from atlas_jax.training import losses
 from atlas_jax.training.mismatch import MISMATCHES
 from tests.training import oracle
-from tests.training.test_losses import MAX_TOKENS, value_and_grad
+from tests.training.packed_losses import MAX_TOKENS, value_and_grad
 
 
 @pytest.fixture(autouse=True)

@@ -59,3 +59,11 @@ def test_a_sampler_without_logprobs_is_taken_as_the_trainer():
     lambda x: mismatch.mismatch_log_ratio(x, behavior, behavior * 0 + 1).sum()
   )(old)
   assert not grad.any()
+
+
+@pytest.mark.parametrize("kind", ["token_mask", "sequence_mask"])
+@pytest.mark.parametrize(("low", "high"), [(1.0, 2.0), (0.5, 1.0)])
+def test_a_ratio_on_a_bound_is_inside(kind, low, high):
+  d, ids = jnp.zeros((1, 2)), jnp.array([[1, 2]])
+  weights, outside = mismatch.mismatch_weights(d, ids, kind, low, high)
+  assert weights.tolist() == [[1, 1]] and outside.tolist() == [[0, 0]]

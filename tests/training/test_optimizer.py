@@ -32,6 +32,10 @@ def test_schedules_by_hand():
   cosine = _rates(8, schedule="cosine", final_fraction=0.1, **warm)
   expected = [0.2 + 1.8 * (1 + np.cos(np.pi * n / 4)) / 2 for n in range(5)]
   np.testing.assert_allclose(cosine[4:], expected, rtol=1e-6)
+  # One step is enough for the decay.
+  np.testing.assert_allclose(
+    _rates(4, schedule="linear", warmup_steps=3), [2 / 3, 4 / 3, 2, 2, 0]
+  )
   assert _rates(3, warmup_steps=0) == [2, 2, 2, 2]
   assert _rates(3, warmup_steps=1) == [2, 2, 2, 2]
 

@@ -19,9 +19,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
   path = tmp_path_factory.mktemp("steps") / "out.npz"
-  flags = "--xla_force_host_platform_device_count=8"
-  # Unoptimised programs compile in half the time and compute the same.
-  flags += " --xla_backend_optimization_level=0"
+  flags = os.environ.get("XLA_FLAGS", "")
+  flags += " --xla_force_host_platform_device_count=8"
   env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
   command = [sys.executable, "-m", "tests.training.sharded_steps", str(path)]
   done = subprocess.run(

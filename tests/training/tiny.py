@@ -68,7 +68,7 @@ def sequences(count=19, seed=0):
     # Near those of the model, so that no ratio is extreme.
     logprobs = rng.normal(-4.0, 0.3, (2, n))
     out.append(
-      packing.Sequence(
+      packing.TokenSequence(
         tokens=rng.integers(0, ARCHITECTURE.vocab_size, n),
         loss_mask=mask,
         # One sampler without log-probs.
@@ -105,7 +105,7 @@ def groups(seed=0):
     mask[start:] = n != 4  # one completion is silent
     logprobs = rng.normal(-4.0, 0.3, (2, len(tokens)))
     out.append(
-      packing.Sequence(
+      packing.TokenSequence(
         tokens,
         mask,
         *logprobs,

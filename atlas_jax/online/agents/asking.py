@@ -25,7 +25,7 @@ from atlas_jax.online.agents import paths
 from atlas_jax.online.agents.credentials import Credentials
 from atlas_jax.online.chat_json import is_unicode, judged, used
 from atlas_jax.online.replies import Reply
-from atlas_jax.scrubbing import told
+from atlas_jax.scrubbing import error_line
 from atlas_jax.serving.http import TooLarge
 
 _LONGEST_EXCERPT = 200  # characters
@@ -144,7 +144,7 @@ class AskedAgent:
       reply,
       seconds=time.monotonic() - start,
       text=None if reply.text is None else answer(reply.text),
-      error=None if reply.error is None else told(hide, reply.error),
+      error=None if reply.error is None else error_line(hide, reply.error),
     )
     transient = attempt.transient and self._kind.repeats
     return dataclasses.replace(attempt, reply=reply, transient=transient)

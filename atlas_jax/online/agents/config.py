@@ -32,10 +32,9 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _SHELLS = ("sh", "bash", "dash", "ash", "zsh", "ksh", "fish")
 _SHELL_COMMAND = re.compile(r"-[a-zA-Z]*c[a-zA-Z]*")
 _ASSISTANT = (
-  "the OpenAI Assistants API ended on 2026-08-26. Use kind='responses': the"
-  " assistant's model is responses.model, its instructions are"
-  " responses.instructions (or responses.extra.prompt with the id of a stored"
-  " prompt), its tools responses.extra.tools"
+  "the OpenAI Assistants API ended on 2026-08-26. Use kind='responses' with the"
+  " model, instructions (or extra.prompt, the id of a stored prompt) and"
+  " extra.tools of the assistant"
 )
 KINDS = ("http", "python", "cli", "responses", "agents_sdk")
 

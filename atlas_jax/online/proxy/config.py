@@ -22,7 +22,7 @@ _PORT = Valid("must be from 1 to 65535", lambda port: 1 <= port <= 65535)
 
 
 @dataclass(frozen=True)
-class ModelServerConfig:
+class ChatServerConfig:
   """An OpenAI-compatible server and the model that is asked there."""
 
   url: str | None = None  # as http://HOST:PORT/v1
@@ -39,7 +39,7 @@ class ModelServerConfig:
 
 
 @dataclass(frozen=True)
-class UpstreamConfig(ModelServerConfig):
+class UpstreamConfig(ChatServerConfig):
   """The model that answers."""
 
   # The client's own Authorization header is passed on instead of a key.
@@ -57,7 +57,7 @@ class ProxyConfig:
   # Without that key: what Host may name beside this machine and `host`.
   allowed_hosts: tuple[str, ...] = ()
   upstream: UpstreamConfig = UpstreamConfig()
-  teacher: ModelServerConfig = ModelServerConfig()
+  teacher: ChatServerConfig = ChatServerConfig()
   prompts: PromptsConfig = field(default_factory=PromptsConfig)
   # A best_prompts.json, in place of `prompts`.
   prompts_path: str | None = None

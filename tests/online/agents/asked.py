@@ -2,9 +2,11 @@
 
 import asyncio
 import os
+import pathlib
 
 from atlas_jax.online.agents import config as agent_config
 from atlas_jax.online.agents.build import open_agent
+from tests import processes
 
 KINDS = {
   "http": agent_config.HttpAgentConfig,
@@ -46,3 +48,10 @@ def ask(agent, *prompts: str):
 
   replies = asyncio.run(run())
   return replies[0] if len(prompts) == 1 else replies
+
+
+def both_end(path: pathlib.Path) -> bool:
+  """Whether both processes whose pids the file holds end soon."""
+  pids = [int(pid) for pid in path.read_text().split()]
+  assert len(pids) == 2
+  return processes.all_end(pids)

@@ -5,11 +5,10 @@ import subprocess
 import sys
 import time
 
-import psutil
 import pytest
 
 from tests.online.agents import echoes
-from tests.online.agents.asked import ask, opened
+from tests.online.agents.asked import ask, both_end, opened
 
 ECHOES = str(pathlib.Path(echoes.__file__))
 
@@ -19,30 +18,12 @@ def script(code: str, prompt: str = "q", *, environ=None, retries=0, **keys):
   return ask(opened("cli", keys, environ=environ, retries=retries), prompt)
 
 
-def gone(path: pathlib.Path, seconds: float = 10.0) -> bool:
-  """Whether both pids noted in the file end within that time."""
-  pids = [int(pid) for pid in path.read_text().split()]
-  assert len(pids) == 2
-  until = time.monotonic() + seconds
-  while time.monotonic() < until:
-    alive = [
-      p
-      for p in pids
-      if psutil.pid_exists(p)
-      and psutil.Process(p).status() != psutil.STATUS_ZOMBIE
-    ]
-    if not alive:
-      return True
-    time.sleep(0.05)
-  return False
-
-
 def test_the_deadline_kills_the_whole_group(tmp_path):
   pids = tmp_path / "pids"
   argv = (sys.executable, ECHOES, "--sleep", str(pids))
   reply = ask(opened("cli", {"argv": argv}, timeout_s=8.0), "q")
   assert reply.status == "timeout" and reply.seconds < 30
-  assert gone(pids)
+  assert both_end(pids)
 
 
 @pytest.mark.parametrize("kind", ["cli", "python"])
@@ -53,7 +34,7 @@ def test_it_does_not_outlive_a_run_that_is_killed(tmp_path, kind):
     "python": {"target": f"{ECHOES}:sleeps", "own_process": True},
   }
   code = (
-    "from tests.online.agents.asked import ask, opened\n"
+    "from tests.online.agents.asked import ask, both_end, opened\n"
     f"ask(opened({kind!r}, {keys[kind]!r}), {str(pids)!r})"
   )
   run = subprocess.Popen([sys.executable, "-c", code])
@@ -65,7 +46,7 @@ def test_it_does_not_outlive_a_run_that_is_killed(tmp_path, kind):
   finally:
     run.kill()
     run.wait()
-  assert gone(pids)
+  assert both_end(pids)
 
 
 def test_what_it_leaves_behind_is_neither_waited_for_nor_kept(tmp_path):
@@ -80,7 +61,7 @@ def test_what_it_leaves_behind_is_neither_waited_for_nor_kept(tmp_path):
   )
   reply = script(code)
   assert (reply.status, reply.text) == ("ok", "done\n")
-  assert reply.seconds < 30 and gone(pids)
+  assert reply.seconds < 30 and both_end(pids)
 
 
 def test_a_failure_is_an_error_with_the_end_of_standard_error():

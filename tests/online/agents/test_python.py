@@ -11,8 +11,7 @@ import pytest
 
 from atlas_jax.config import ConfigError
 from tests.online.agents import echoes
-from tests.online.agents.asked import ask, opened
-from tests.online.agents.test_cli import gone
+from tests.online.agents.asked import ask, both_end, opened
 
 ECHOES = str(pathlib.Path(echoes.__file__))
 WHERE = pytest.mark.parametrize("own_process", [False, True])
@@ -38,12 +37,12 @@ def test_prints_do_not_break_the_answer(capfd):
 def test_the_deadline_kills_the_process_and_its_children(tmp_path):
   pids = tmp_path / "pids"
   reply = ask(agent("sleeps", timeout_s=10.0), str(pids))
-  assert reply.status == "timeout" and gone(pids)
+  assert reply.status == "timeout" and both_end(pids)
 
 
 def test_a_thread_that_hangs_is_given_up_and_holds_nothing_up():
   code = (
-    "from tests.online.agents.asked import ask, opened\n"
+    "from tests.online.agents.asked import ask, both_end, opened\n"
     "keys = {'target': 'time:sleep'}\n"
     "import atexit, sys, time\n"
     "time.sleep = lambda _, s=time.sleep: s(60)\n"

@@ -1,0 +1,72 @@
+"""Reads a source that config.data names, once its params and path are right."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from atlas_jax.config import DataConfig
+from atlas_jax.data.problems import DataError
+
+
+@dataclass(frozen=True)
+class Source:
+  """A source of problems or SFT examples: its reader, params and path.
+
+  One with a path is read by read(path, params), one that makes its own
+  problems by read(params, seed).
+  """
+
+  read: Callable[..., list]
+  needed: Collection[str] = ()  # names of params
+  optional: Collection[str] = ()
+  has_path: bool = False
+
+
+def read(
+  sources: Mapping[str, Source], config: DataConfig, prefix: str = ""
+) -> list:
+  """The problems or examples of the source that config.data names.
+
+  Args:
+    sources: the valid ones.
+    config: config.data.
+    prefix: of the keys source, params and path: "" or "sft_".
+
+  Raises:
+    DataError: an unknown source or name of a parameter, a parameter or path
+      that is missing, or a path that is not read.
+  """
+  name = getattr(config, f"{prefix}source")
+  if name not in sources:
+    raise DataError(
+      f"config.data.{prefix}source={name!r} is unknown; valid:"
+      f" {', '.join(sources)}"
+    )
+  source = sources[name]
+  params = getattr(config, f"{prefix}params")
+  check_params(params, f"{prefix}params", source.needed, source.optional)
+  path = getattr(config, f"{prefix}path")
+  if source.has_path != (path is not None):
+    wrong = f"config.data.{prefix}path is needed"
+    if not source.has_path:
+      wrong = f"the path {path!r} in config.data is not read"
+    valid = [name for name, other in sources.items() if other.has_path]
+    raise DataError(
+      f"{wrong} by the source {name}; sources with a path: {', '.join(valid)}"
+    )
+  if source.has_path:
+    return source.read(path, params)
+  return source.read(params, config.seed)
+
+
+def check_params(
+  params: Mapping, key: str, needed: Collection[str], optional: Collection[str]
+) -> None:
+  """Raises DataError where config.data.`key` lacks a name or has another."""
+  valid = [*needed, *optional]
+  wrong = [f"{name} is missing" for name in needed if name not in params]
+  wrong += [f"{name} is unknown" for name in params if name not in valid]
+  if wrong:
+    raise DataError(
+      f"config.data.{key}: {'; '.join(wrong)}; valid:"
+      f" {', '.join(valid) or 'none'}"
+    )

@@ -1,0 +1,155 @@
+"""Processes that are forked from one which did their imports already.
+
+A fresh interpreter that imports transformers, sympy or reasoning-gym takes one
+to two seconds of processor time. The first process that is asked for starts
+one *fork server*; it runs the `prepare` of each kind of process once and forks
+all of them, in some ten milliseconds. Only functions of our own run in it: what
+strangers wrote is read by its children alone, which hold no way back to it.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import pickle
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+
+_PROGRAM = (
+  "import json, sys; sys.path[:], descriptor = json.loads(sys.argv[1]);"
+  " from atlas_jax.fork_server import serve; serve(descriptor)"
+)
+_START_S = 300.0  # for imports, on a machine that is busy
+_SIZE, _PID = struct.Struct("!I"), struct.Struct("!i")
+
+
+class Process:
+  """A forked process. It leads a session of its own."""
+
+  def __init__(self, pid: int, descriptor: int):
+    self.pid, self._descriptor = pid, descriptor
+
+  def ended(self) -> bool:
+    return bool(select.select([self._descriptor], [], [], 0)[0])
+
+  def kill(self) -> None:
+    """Ends it and what it started, and waits for its end."""
+    if not self.ended():
+      with contextlib.suppress(ProcessLookupError):
+        os.killpg(self.pid, signal.SIGKILL)
+      select.select([self._descriptor], [], [])
+    os.close(self._descriptor)
+
+
+class ForkServer:
+  """The one process that forks the others; it ends when we do."""
+
+  def __init__(self):
+    self._control, theirs = socket.socketpair()
+    with theirs:
+      given = json.dumps((sys.path, theirs.fileno()))
+      self._process = subprocess.Popen(
+        # -P: not what lies in the current directory.
+        [sys.executable, "-P", "-c", _PROGRAM, given],
+        # A thread of a library would be lost by the fork.
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+        pass_fds=[theirs.fileno()],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is for us
+      )
+    self._control.settimeout(_START_S)
+    self._turn = threading.Lock()
+
+  def fork(self, connection: int, prepare: Callable, main: Callable, *given):
+    """A Process that calls main(connection, *given), then ends.
+
+    It has our environment, directory and sys.path of this moment, and no open
+    file but `connection`.
+
+    Raises:
+      OSError: the server is lost or does not answer.
+    """
+    place = (list(sys.path), dict(os.environ), os.getcwd())
+    request = pickle.dumps((pickle.dumps(prepare), place, main, given))
+    with self._turn:
+      socket.send_fds(self._control, [_SIZE.pack(len(request))], [connection])
+      self._control.sendall(request)
+      answer, descriptors, *_ = socket.recv_fds(self._control, _PID.size, 1)
+    if len(answer) < _PID.size:
+      raise OSError("the process that forks others has ended")
+    return Process(*_PID.unpack(answer), *descriptors)
+
+  def close(self) -> None:
+    self._control.close()
+    self._process.kill()
+    self._process.wait()
+
+
+@functools.cache
+def _server(of_process: int) -> ForkServer:
+  return ForkServer()
+
+
+def fork(connection: int, prepare: Callable, main: Callable, *given) -> Process:
+  """As ForkServer.fork; a server that is lost is replaced once."""
+  try:
+    return _server(os.getpid()).fork(connection, prepare, main, *given)
+  except OSError:
+    _server(os.getpid()).close()
+    _server.cache_clear()
+    return _server(os.getpid()).fork(connection, prepare, main, *given)
+
+
+def serve(descriptor: int) -> None:
+  """The life of the server: it forks until its connection closes."""
+  control, prepared = socket.socket(fileno=descriptor), set()
+  while True:
+    head, descriptors, *_ = socket.recv_fds(control, _SIZE.size, 1)
+    if len(head) < _SIZE.size:
+      return
+    body = control.makefile("rb", buffering=0)
+    request = b""
+    while len(request) < _SIZE.unpack(head)[0]:
+      request += body.read(_SIZE.unpack(head)[0] - len(request))
+    prepare, place, main, given = pickle.loads(request)
+    # Those that ended stay known until here: no number is given anew too early.
+    with contextlib.suppress(ChildProcessError):
+      while os.waitpid(-1, os.WNOHANG)[0]:
+        pass
+    if prepare not in prepared:
+      prepared.add(prepare)
+      with contextlib.suppress(Exception):  # the child will say it
+        pickle.loads(prepare)()
+    pid = os.fork()
+    if pid == 0:
+      control.detach()
+      _become(place, descriptors[0], main, given)
+    pidfd = os.pidfd_open(pid)
+    socket.send_fds(control, [_PID.pack(pid)], [pidfd])
+    for used in (pidfd, *descriptors):
+      os.close(used)
+
+
+def _become(place, connection: int, main: Callable, given) -> None:
+  """Turns the forked process into what was asked for; never returns."""
+  try:
+    os.setsid()
+    os.closerange(3, connection)
+    os.closerange(connection + 1, os.sysconf("SC_OPEN_MAX"))
+    path, environ, directory = place
+    sys.path[:] = path
+    os.environ.clear()
+    os.environ.update(environ)
+    with contextlib.suppress(OSError):
+      os.chdir(directory)
+    main(connection, *given)
+  finally:
+    os._exit(0)

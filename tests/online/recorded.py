@@ -1,0 +1,26 @@
+"""A record with calls that a test puts into it."""
+
+from atlas_jax.online.record import Attempt
+from atlas_jax.online.spend import Amount
+
+BOUND = Amount(1, 100, 1000)
+
+
+def put(
+  record,
+  key,
+  status="ok",
+  *,
+  role="role",
+  model="m",
+  final=True,
+  cost=BOUND,
+  **more,
+):
+  """Notes one attempt as begun and ended."""
+  row = record.begin(key, role, model, {"messages": [key]}, BOUND)
+  record.settle(
+    row,
+    key,
+    Attempt(role, model, status, final, BOUND, cost, True, **more),
+  )

@@ -1,0 +1,58 @@
+"""A reflection model that says what a test scripts, and who asks it."""
+
+import asyncio
+
+from atlas_jax.config import PromptsConfig
+from atlas_jax.online.config import ReflectionConfig
+from atlas_jax.online.reflection import Memory, Reflector
+from atlas_jax.online.replies import Reply
+
+PROMPTS = PromptsConfig()
+
+
+NOW = PROMPTS.teacher
+
+
+GOOD = "Look at {question} and {probe}. Be brief."
+
+
+RECORDS = [{"Question": "1+1", "Verdict": "Wrong with and without it."}]
+
+
+class Loop:
+  def run(self, work):
+    return asyncio.run(work)
+
+
+class Scripted:
+  """A chat model that says one thing after another."""
+
+  name = "scripted"
+
+  def __init__(self, *replies):
+    self.replies = list(replies)
+    self.requests = []
+
+  async def chat(self, request):
+    self.requests.append(request)
+    reply = self.replies[min(len(self.requests), len(self.replies)) - 1]
+    if isinstance(reply, Exception):
+      raise reply
+    return Reply("ok", text=reply) if isinstance(reply, str) else reply
+
+  def prompt(self, i):
+    return self.requests[i].messages[0]["content"]
+
+
+def reflector(model, **config):
+  return Reflector(
+    model, ReflectionConfig(**config), PROMPTS, 0, Loop(), Memory()
+  )
+
+
+def ask(r, current=NOW):
+  candidate = {"teacher": current}
+  dataset = {"teacher": RECORDS}
+  ((proposal, same),) = r.reflect_many([(candidate, dataset, ["teacher"])])
+  assert same is r
+  return proposal.new_texts

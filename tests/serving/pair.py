@@ -1,0 +1,40 @@
+"""What the tests of a real teacher and a real student ask of them."""
+
+import asyncio
+
+from atlas_jax.serving import weight_files, weight_sync
+from atlas_jax.serving.client import Sampling
+from tests.serving import tiny_vllm
+
+SAMPLING = Sampling(max_tokens=24, temperature=1.0, n=4, seed=11)
+
+
+def sample(s, prompt=(1, 5, 9), sampling=SAMPLING):
+  async def main():
+    async with tiny_vllm.client(s) as c:
+      return await c.generate(prompt, sampling)
+
+  return asyncio.run(main())
+
+
+def said(completions):
+  """What was sampled, without the version."""
+  return [(c.token_ids, c.logprobs, c.text) for c in completions]
+
+
+def weights(seed):
+  return tiny_vllm.weights("llama", seed, tied=True)
+
+
+def publish(tensors, pair, version):
+  """Each test begins anew: another may have left a newer version."""
+  return weight_sync.publish(
+    tensors, pair.teacher, version=version, timeout_s=60, restart=True
+  )
+
+
+def write(tensors, teacher, version):
+  sums = {name: weight_files.checksum(t) for name, t in tensors.items()}
+  return weight_files.write(
+    tensors, teacher.weights_root, version, checksums=sums
+  )
