@@ -187,6 +187,10 @@ def _report(run: Run, name: str, arms: Arms, constants, teachers) -> None:
     "split": c.split,
     "arms": [dataclasses.asdict(r) for r in shown],
     "constants": [dataclasses.asdict(r) for r in of_constants],
+    "kinds": {
+      r.name: statistics.by_kind(arms.read(key)[1], alone)
+      for key, r in zip(teachers, shown[-len(teachers) :], strict=True)
+    },
   }
   folder = run.workdir / "report"
   directory.write_whole(folder / f"{name}.md", tables.markdown(evaluation))

@@ -4,7 +4,6 @@ What a server of the run sampled for the teacher is there exactly (token ids,
 sampler log-probs, weight version), beside the texts that a person reads.
 """
 
-from atlas_jax.data.problems import Problem
 from atlas_jax.serving.client import Completion
 from atlas_jax.teaching.answers import Verdict
 from atlas_jax.teaching.arms import Attempt
@@ -71,7 +70,7 @@ def episode_json(scored: ScoredEpisode, step: int) -> dict:
     "id": episode.problem.id,
     "question": episode.problem.question,
     "answer": episode.problem.answer,
-    "kind": kind_of(episode.problem),
+    "kind": episode.problem.kind,
     "probe": episode.probe,
     "pass_rate": scored.pass_rate,
     "baseline": [
@@ -86,12 +85,6 @@ def episode_json(scored: ScoredEpisode, step: int) -> dict:
   }
 
 
-def kind_of(problem: Problem) -> str | None:
-  """The kind that the problem's source gives it: its kind, or its task."""
-  kind = problem.meta.get("kind", problem.meta.get("task"))
-  return None if kind is None else str(kind)
-
-
 def attempt_json(
   arm: str, attempt: Attempt, verdict: Verdict, leaked: bool
 ) -> dict:
@@ -103,7 +96,7 @@ def attempt_json(
     "sample": attempt.sample,
     "question": attempt.problem.question,
     "answer": attempt.problem.answer,
-    "kind": kind_of(attempt.problem),
+    "kind": attempt.problem.kind,
     "probe": attempt.probe,
     "teacher_text": attempt.teacher_text,
     "teaching": attempt.teaching,
