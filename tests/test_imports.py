@@ -30,6 +30,7 @@ LAYERS = (
     "atlas_jax.stopping",
     "atlas_jax.checkpoint",
     "atlas_jax.directory",
+    "atlas_jax.sweep",
     "atlas_jax.files",
     "atlas_jax.hub",
     "atlas_jax.confined",

@@ -111,7 +111,7 @@ class TeachingAgent:
     wording: Wording = _WORDING,
   ):
     self.counts: collections.Counter[str] = collections.Counter()
-    templates = Prompts(_templates(prompts, inject))
+    templates = Prompts(_templates(prompts, inject), teach.stated_probe_tokens)
     self._agent = as_agent(agent)
     self._teacher = as_teacher(teacher, teacher_key, teach_deadline_s, wording)
     self._protocol = TeachingProtocol(

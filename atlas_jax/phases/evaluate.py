@@ -8,6 +8,7 @@ its phases brought.
   report/INDEX_evaluate.json   arms of this evaluation (reports/tables.py)
   report/INDEX_evaluate.md     the table
   report/alone_versus_taught.png, report/learning_curve.png
+  report/index.html            all of it in one page, and every episode
   report/arms/ARM.json         outcomes an arm, for the pairing
   episodes/INDEX_evaluate.jsonl   every attempt
 """
@@ -27,7 +28,7 @@ from atlas_jax.data import splits
 from atlas_jax.data.problems import Problem
 from atlas_jax.phases.entry import PhaseEntry
 from atlas_jax.phases.servers import Servers
-from atlas_jax.reports import plots, tables
+from atlas_jax.reports import page, plots, reading, tables
 from atlas_jax.teaching import statistics, transcripts
 from atlas_jax.teaching.answers import AnswerChecker
 from atlas_jax.teaching.arms import run_arm
@@ -118,8 +119,8 @@ class Arms:
       others = metrics.read_jsonl(self._episodes)
       lines = [line for line in others if line["arm"] != title]
       lines += [
-        transcripts.attempt_json(title, a, v)
-        for a, v in zip(attempts, verdicts, strict=True)
+        transcripts.attempt_json(title, a, v, o.leaked)
+        for a, v, o in zip(attempts, verdicts, outcomes, strict=True)
       ]
       text = "".join(json.dumps(line) + "\n" for line in lines)
       directory.write_whole(self._episodes, text)
@@ -194,12 +195,17 @@ def _report(entry: PhaseEntry, arms: Arms, constants: list[str]) -> None:
   if of_constants:
     best = max(of_constants, key=lambda r: r.accuracy)
     shown.append(dataclasses.replace(best, name=f"best {best.name}"))
-  shown += [result(key) for key in entry.names("evaluate")]
+  teachers = entry.names("evaluate")
+  shown += [result(key) for key in teachers]
   evaluation = {
     "problems": len({o.problem_id for o in alone}),
     "split": c.split,
     "arms": [dataclasses.asdict(r) for r in shown],
     "constants": [dataclasses.asdict(r) for r in of_constants],
+    "kinds": {
+      r.name: statistics.by_kind(arms.read(key)[1], alone)
+      for key, r in zip(teachers[::-1], shown[::-1], strict=False)
+    },
   }
   folder = entry.workdir / "report"
   directory.write_whole(
@@ -213,5 +219,6 @@ def _report(entry: PhaseEntry, arms: Arms, constants: list[str]) -> None:
       lines, folder / "learning_curve.png", phase=trained[-1]
     )
   directory.write_json(folder / f"{entry.name}.json", evaluation)
+  page.write(reading.read(entry.workdir), folder / "index.html")
   tables.show(evaluation, sys.stdout)
   print(f"report: {folder}", flush=True)

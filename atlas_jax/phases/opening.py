@@ -73,7 +73,8 @@ def open_run(config: RunConfig, workdir: pathlib.Path) -> Opened:
         f"config.{phase}.row_length={length} does not divide over"
         f" config.mesh.context={parts}"
       )
-  prompts, day = Prompts(config.prompts), config.template_date
+  prompts = Prompts(config.prompts, config.episode.stated_probe_tokens)
+  day = config.template_date
   model = hub.directory(config.teacher.path, "model")
   chat, student = ChatTokenizer.from_dir(model, day), None
   if samples(config):

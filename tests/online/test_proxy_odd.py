@@ -249,7 +249,7 @@ NAN = float("nan")
     *(
       ({"episode": TeachConfig(**{key: value})}, f"episode.{key}{words}")
       for key, value, words in (
-        ("max_probe_tokens", 0, "=0 must be above 0"),
+        ("max_probe_tokens", -1, "=-1 must not be negative"),
         ("shown_probe_tokens", 0, "=0 must be above 0"),
         ("max_teaching_tokens", 0, "=0 must be above 0"),
         ("probe_temperature", -1.0, "=-1.0 must not be negative"),

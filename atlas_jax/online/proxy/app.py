@@ -79,7 +79,8 @@ def make_app(
   config: ProxyConfig, prompts: PromptsConfig, keys: Keys
 ) -> web.Application:
   """The application, to be served by connections.listening."""
-  proxy = _Proxy(config, Prompts(prompts), keys)
+  templates = Prompts(prompts, config.episode.stated_probe_tokens)
+  proxy = _Proxy(config, templates, keys)
   app = web.Application()
   app[connections.BUSY] = proxy.busy
   app.cleanup_ctx.append(proxy.connected)
