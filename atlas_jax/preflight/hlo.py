@@ -24,7 +24,7 @@ _CALLED = re.compile(
 )
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _GROUPS = re.compile(r"replica_groups=(?:\{\{([\d,]+)\}|\[\d+,(\d+)\])")
-_SOURCE = re.compile(r'source_file="([^"]*)".*?source_line=(\d+)')
+_FRAME = re.compile(r"stack_frame_id=(\d+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Instruction:
   operation: str
   shape: str  # as in the text; of a tuple all its parts
   line: str
+  source: str  # file:line of ours that made it, or unknown
 
   def arrays(self) -> list[int]:
     """Bytes of the arrays that it makes."""
@@ -47,14 +48,10 @@ class Instruction:
       for _, dims in _ARRAY.findall(self.shape)
     ]
 
-  def source(self) -> str:
-    found = _SOURCE.search(self.line)
-    return f"{found[1]}:{found[2]}" if found else "unknown"
-
 
 def instructions(text: str) -> list[Instruction]:
   """All instructions of a program, those inside fusions too."""
-  out, computation = [], ""
+  out, computation, frames = [], "", _frames(text)
   for line in text.splitlines():
     if line.rstrip().endswith("{") and "= " not in line.split("(")[0]:
       words = line.replace("ENTRY ", "").split()
@@ -64,8 +61,27 @@ def instructions(text: str) -> list[Instruction]:
     operation = found and _OPERATION.search(found[2])
     if operation:
       shape = found[2][: operation.start() + 1]
-      out.append(Instruction(computation, operation[1], shape, line))
+      frame = _FRAME.search(line)
+      source = frames.get(frame and frame[1], "unknown")
+      out.append(Instruction(computation, operation[1], shape, line, source))
   return out
+
+
+def _frames(text: str) -> dict[str | None, str]:
+  """Stack frame -> file:line, from the tables at the head of the text."""
+
+  def table(name, entry):
+    section = re.search(rf"^{name}\n((?:\d+ .*\n)+)", text, re.M)
+    return dict(re.findall(entry, section[1], re.M)) if section else {}
+
+  files = table("FileNames", r'^(\d+) "(.*)"$')
+  lines = table("FileLocations", r"^(\d+) (\{.*\})$")
+  frames = table("StackFrames", r"^(\d+) \{file_location_id=(\d+)")
+  places = {}
+  for at, entry in lines.items():
+    file, line = re.search(r"file_name_id=(\d+).* line=(\d+)", entry).groups()
+    places[at] = f"{files.get(file, '?').rpartition('atlas_jax/')[2]}:{line}"
+  return {frame: places.get(at, "unknown") for frame, at in frames.items()}
 
 
 def runs(found: list[Instruction]) -> dict[str, int]:
@@ -123,6 +139,6 @@ def largest(found: list[Instruction], count: int) -> list[tuple[int, str, str]]:
   for i in found:
     if i.operation not in passed_on and i.computation not in inside:
       for size, array in zip(i.arrays(), _ARRAY.finditer(i.shape), strict=True):
-        seen[array[0], i.source()] = size
+        seen[array[0], i.source] = size
   ordered = sorted(((b, t, s) for (t, s), b in seen.items()), reverse=True)
   return ordered[:count]

@@ -5,6 +5,18 @@ from atlas_jax.preflight import hlo
 TEXT = """\
 HloModule jit_step, is_scheduled=true
 
+FileNames
+1 "/home/me/atlas_jax/model/b.py"
+
+FunctionNames
+1 "f"
+
+FileLocations
+1 {file_name_id=1 function_name_id=1 line=7 end_line=9 column=1 end_column=2}
+
+StackFrames
+4 {file_location_id=1 parent_frame_id=2}
+
 %body (p: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
   %p = (s32[], f32[8,4]{1,0}) parameter(0)
   %x = f32[8,4]{1,0} get-tuple-element(%p), index=1
@@ -22,7 +34,7 @@ ENTRY %main (a: f32[8,4]) -> f32[8,4] {
 """
 TEXT = TEXT.replace(
   "TRIPS", 'backend_config={"known_trip_count":{"n":"36"}}'
-).replace("SOURCE", 'metadata={op_name="x" source_file="a/b.py" source_line=7}')
+).replace("SOURCE", 'metadata={op_name="x" stack_frame_id=4}')
 
 
 def test_bytes_that_a_device_sends():
@@ -36,4 +48,4 @@ def test_bytes_that_a_device_sends():
 
 def test_the_largest_array_and_its_source_line():
   found = hlo.instructions(TEXT)
-  assert hlo.largest(found, 1) == [(65536, "f32[1024,16]", "a/b.py:7")]
+  assert hlo.largest(found, 1) == [(65536, "f32[1024,16]", "model/b.py:7")]
