@@ -7,6 +7,7 @@ one under `if TYPE_CHECKING` counts where cycles are looked for.
 import ast
 import functools
 import graphlib
+import re
 import subprocess
 import sys
 
@@ -264,3 +265,16 @@ def test_files_fit_in_the_head():
 
 def test_the_top_level_is_fixed():
   assert {name.split("/")[0] for name in tracked()} <= TOP_LEVEL
+
+
+def test_no_test_is_imported_by_another():
+  """What several tests use lies in a file of its own."""
+  found = {}
+  for path in (ROOT / "tests").rglob("*.py"):
+    module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = imported(tree, module, path.name == "__init__.py")
+    named = [n for n in names if re.match(r"tests\.([\w.]+\.)?test_", n)]
+    if named:
+      found[module] = sorted(named)
+  assert not found

@@ -220,3 +220,14 @@ def test_a_model_without_a_price_costs_no_dollars(tmp_path):
   with opened(tmp_path, "http://127.0.0.1:9") as run:
     run.budget.prices = dict.fromkeys(run.budget.prices)
     assert run.budget.round().pico == 0 < run.budget.round().tokens
+
+
+def test_rounds_that_dollars_last_for(tmp_path):
+  with opened(tmp_path, "http://127.0.0.1:9") as run:
+    first, one = parts(run)
+  change = {"caps__dollars": (first + 2.5 * one) / 1000}
+  with opened(tmp_path, "http://127.0.0.1:9", **change) as run:
+    price = Price(per_call=0.001)
+    run.budget.prices = dict.fromkeys(run.budget.prices, price)
+    assert 0 < run.budget.round().dollars < 1
+    assert run.budget.rounds() == 2
