@@ -223,7 +223,7 @@ def test_float32_masters_move_at_1e_6_under_bfloat16_compute():
 
 def test_the_reference_outlives_donation_and_follows_as_told():
   train, state = _step(_sft())
-  frozen = scoring.copy_model(state.model)
+  frozen = scoring.copy_model(state.model, "float32")
   state, _ = train(state, tiny.batch(2))
   np.testing.assert_array_equal(_flat(frozen), _flat(tiny.model()))
   policy = _flat(state.model)
