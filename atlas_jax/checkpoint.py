@@ -1,13 +1,5 @@
 """Checkpoints of one phase, with Orbax: trees of sharded arrays and JSON.
 
-What a phase starts from, in this order (each phase applies it the same way):
-  1. its own latest checkpoint, WORKDIR/checkpoints/PHASE: everything, and it
-     goes on exactly where that was saved;
-  2. else the weights, and nothing more, of the latest checkpoint of the phase
-     before it that trained: optimizer, step and data begin anew;
-  3. else the weights of config.teacher.path, drawn at random when
-     config.teacher.random_init says so.
-
 A checkpoint directory has its final name only once it is complete, so a kill
 leaves the one before it. Every process calls save and restore; each writes and
 reads its own shards.
@@ -21,7 +13,6 @@ import contextlib
 import json
 import logging
 import os
-import pathlib
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -37,7 +28,7 @@ from jax.sharding import (
   SingleDeviceSharding,
 )
 
-from atlas_jax import directory, multihost, stopping
+from atlas_jax import multihost, stopping
 from atlas_jax.config import RunConfig
 from atlas_jax.errors import AtlasError
 
@@ -54,14 +45,6 @@ class Damaged(CheckpointError):
 
 _CONTENT = "atlas.json"
 _SMALL = 1 << 20
-
-
-def of_phase(
-  config: RunConfig, workdir: pathlib.Path, name: str
-) -> "Checkpoints":
-  """The checkpoints of a phase: the one place that knows where they are."""
-  folder = directory.checkpoints_root(config, workdir) / name
-  return Checkpoints(folder, keep=config.keep_checkpoints)
 
 
 def abstract(tree: Any) -> Any:
@@ -185,7 +168,7 @@ class Checkpoints:
 
   @contextlib.contextmanager
   def _writing(self):
-    """What Orbax and the disk say in here is one line of ours."""
+    """Errors of Orbax and of the disk become one line of ours."""
     try:
       yield
     except Exception as error:

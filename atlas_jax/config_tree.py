@@ -81,9 +81,7 @@ def tree_of(value) -> ConfigDict:
     elif isinstance(v, dict):
       out[f.name] = ConfigDict(v)
     elif v is None:
-      kind = _without_none(kinds[f.name])
-      choice = typing.get_origin(kind) is typing.Literal
-      out[f.name] = config_dict.placeholder(str if choice else kind)
+      out[f.name] = config_dict.placeholder(_without_none(kinds[f.name]))
     else:
       out[f.name] = v
   return out

@@ -4,7 +4,7 @@ config.json  run_id  logs/  checkpoints/PHASE/  weights/
 episodes/PHASE.jsonl  metrics.jsonl  tensorboard/  report/
 
 run_id is one word, drawn at the first start: the run's name elsewhere (W&B,
-config.checkpoints_dir), whatever the directory is called.
+config.checkpoints_dir), under any name of the directory.
 The directory itself may be a link; what a run writes in it lies there.
 """
 
@@ -85,7 +85,7 @@ OPERATIONAL = (
     for role in ("teacher", "student")
     for key in (
       *("url", "host", "port", "kv_cache_bytes", "cpu_cores"),
-      "max_model_len",  # whatever is too long was left out at the start
+      "max_model_len",  # problems that are too long left at the start
     )
   ),
 )

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from atlas_jax.config_tree import NonNegativeFloat, PositiveInt
+from atlas_jax.config_tree import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 # What decides how a template is rendered, not what it writes.
 _NOT_OF_TEMPLATES = (
@@ -45,7 +45,9 @@ class ChatTemplateKwargs:
 class TeachConfig:
   """How a probe and a teaching are sampled. Lengths are in tokens."""
 
-  max_probe_tokens: PositiveInt = 50  # of the student's plan, with its thinking
+  # Of the student's plan, with its thinking. 0: it is not asked for one, and
+  # the teacher sees the problem alone.
+  max_probe_tokens: NonNegativeInt = 50
   # Of the plan without its thinking, as the teacher reads it. Where the
   # student's tokenizer is not known a token is up to six letters of a word, or
   # one mark.
@@ -55,6 +57,11 @@ class TeachConfig:
   max_teaching_tokens: PositiveInt = 512
   teacher_temperature: NonNegativeFloat = 1.0  # of teachings
   chat_template_kwargs: ChatTemplateKwargs = ChatTemplateKwargs()
+
+  @property
+  def stated_probe_tokens(self) -> int:
+    """The length that the prompt of a probe states."""
+    return min(self.max_probe_tokens, self.shown_probe_tokens)
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ import json
 import logging
 import math
 import pathlib
+import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
 
 from atlas_jax import directory, files, secret_names
@@ -28,32 +29,20 @@ class MetricsError(AtlasError):
   """What is asked for cannot be written; the text says why."""
 
 
-class Accumulator:
-  """Means as (sum, count) and maxima; any number of parts add up exactly."""
+def means(parts: Iterable[Any]) -> dict[str, float]:
+  """Means and maxima over the metrics of train steps (fields sums, maxima).
 
-  def __init__(self):
-    self._sums: dict[str, tuple[float, float]] = {}
-    self._maxima: dict[str, float] = {}
-
-  def add(self, name: str, total: float, count: float = 1.0) -> None:
-    """Adds `total`, the sum of `count` values, to the mean of `name`."""
-    before = self._sums.get(name, (0.0, 0.0))
-    self._sums[name] = (before[0] + float(total), before[1] + float(count))
-
-  def maximum(self, name: str, value: float) -> None:
-    self._maxima[name] = max(self._maxima.get(name, -math.inf), float(value))
-
-  def update(self, step_metrics: Any) -> None:
-    """Adds the metrics of a train step (fields sums and maxima)."""
-    for name, (total, count) in step_metrics.sums.items():
-      self.add(name, total, count)
-    for name, value in step_metrics.maxima.items():
-      self.maximum(name, value)
-
-  def result(self) -> dict[str, float]:
-    """The means and maxima; a mean of nothing is left out."""
-    means = {name: s / n for name, (s, n) in self._sums.items() if n > 0}
-    return means | self._maxima
+  A mean is the sum of all sums over the sum of all counts, however they were
+  cut; a mean of nothing is left out.
+  """
+  sums, maxima = {}, {}
+  for part in parts:
+    for name, (total, count) in part.sums.items():
+      s, n = sums.get(name, (0.0, 0.0))
+      sums[name] = s + float(total), n + float(count)
+    for name, value in part.maxima.items():
+      maxima[name] = max(maxima.get(name, -math.inf), float(value))
+  return {name: s / n for name, (s, n) in sums.items() if n > 0} | maxima
 
 
 def read_jsonl(path: pathlib.Path) -> list[dict]:
@@ -111,7 +100,7 @@ class Writer:
       killed run wrote beyond it is dropped.
     wandb_project: also log to this project of Weights & Biases, which must
       then be installed; None does not import it.
-    config: what W&B is told of the run.
+    config: of the run, for W&B; keys that name secrets are left out.
   """
 
   def __init__(
@@ -135,7 +124,7 @@ class Writer:
     )
     if wandb_project is not None:
       # One W&B run a directory and phase, however they are called: a resumed
-      # run goes on in it, and steps that it does again are not told twice.
+      # run goes on in it, and steps that it does again are not logged twice.
       kept, wandb = directory.run_id(workdir), import_wandb()
       try:
         self._wandb = wandb.init(
@@ -160,21 +149,21 @@ class Writer:
     for name, value in named.items():
       self._tensorboard.add_scalar(name, value, step)
     self._tensorboard.flush()
-    self._tell(lambda: self._wandb.log(named, step=step))
+    self._to_wandb(lambda: self._wandb.log(named, step=step))
 
   def close(self) -> None:
     self._file.close()
     self._tensorboard.close()
-    self._tell(lambda: self._wandb.finish())
+    self._to_wandb(lambda: self._wandb.finish())
 
-  def _tell(self, call) -> None:
+  def _to_wandb(self, call) -> None:
     """`call()` if there is W&B; once it fails the run goes on without it."""
     try:
       if self._wandb is not None:
         call()
     except Exception as error:
       self._wandb, text = None, " ".join(str(error).split())
-      log.warning("Weights & Biases is told no more: %s", text)
+      log.warning("nothing more is logged to Weights & Biases: %s", text)
 
 
 def _duration(seconds: float) -> str:
@@ -204,18 +193,9 @@ class Progress:
     self._stream = sys.stderr if stream is None else stream
     self._began = time.monotonic()
     self._printed = -math.inf
-    self._live = None
-    if self._stream.isatty():
-      from rich.console import Console
-      from rich.live import Live
-
-      self._live = Live(
-        console=Console(file=getattr(self._stream, "terminal", self._stream)),
-        refresh_per_second=4,
-        redirect_stdout=False,
-        redirect_stderr=False,
-      )
-      self._live.start()
+    # A launcher's stream makes control codes printable; its terminal does not.
+    terminal = getattr(self._stream, "terminal", self._stream)
+    self._terminal = terminal if self._stream.isatty() else None
 
   def line(self, step: int, shown: Mapping[str, float], now: float) -> str:
     done, left = step - self._start, self._total - step
@@ -229,14 +209,14 @@ class Progress:
     """Shows `shown` (reward, accuracy alone and taught, tokens/s, ...)."""
     now = time.monotonic()
     text = self.line(step, shown, now)
-    if self._live is not None:
-      from rich.text import Text
-
-      self._live.update(Text(text))
+    if self._terminal is not None:
+      text = text[: shutil.get_terminal_size().columns - 1]
+      # The cursor goes back: what is logged next does not stand behind it.
+      print(f"\r\x1b[K{text}", end="\r", file=self._terminal, flush=True)
     elif now - self._printed >= self._every_s or step == self._total:
       self._printed = now
       print(text, file=self._stream, flush=True)
 
   def close(self) -> None:
-    if self._live is not None:
-      self._live.stop()
+    if self._terminal is not None:
+      print(file=self._terminal, flush=True)

@@ -1,4 +1,4 @@
-"""Several processes, one run: start them, tell all what the lead knows.
+"""Several processes, one run: started, and sent what the lead knows.
 
 Everything here is a collective: every process calls it, in the same order.
 With one process nothing is sent and nothing is compiled.

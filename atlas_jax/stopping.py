@@ -19,7 +19,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 class Stopped(BaseException):
   """A signal asks the run to end; `number` is the signal's.
 
-  No Exception: nobody may take it for a failure and try again.
+  No Exception: no retry may take it for a failure.
   """
 
   def __init__(self, number: int):

@@ -15,7 +15,8 @@ from atlas_jax import __version__
 
 COMMANDS = (
   *("train", "evaluate", "export", "serve", "optimize", "agent_check"),
-  *("proxy", "teachable", "convert_gguf", "compile"),
+  *("proxy", "report", "show", "compare", "sweep"),
+  *("teachable", "convert_gguf", "compile"),
 )
 
 

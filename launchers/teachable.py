@@ -23,7 +23,7 @@ def main():
   from atlas_jax.data import teachable_examples, teachable_model
   from atlas_jax.teaching.prompts import Prompts
 
-  prompts = Prompts(config.prompts)
+  prompts = Prompts(config.prompts, config.episode.stated_probe_tokens)
   examples = [
     *teachable_examples.student_examples({"count": 4000}, config.seed),
     *teachable_examples.sft_examples({"count": 2000}, config.seed),

@@ -187,7 +187,5 @@ MEANINGS = {
   "ProxyConfig.max_request_bytes": "of one request",
   "ProxyConfig.max_connections": "clients connected at one time;",
   "ChatServerConfig.model": "as its /v1/models lists it;",
-  "ChatServerConfig.send_temperature": "False: a request says none",
-  "UpstreamConfig.send_temperature": "False: a request says none",
   "UpstreamConfig.model": "as its /v1/models lists it;",
 }

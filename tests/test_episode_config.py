@@ -45,7 +45,7 @@ def test_an_agent_and_a_client_have_their_own():
   given = tree(OnlineConfig, "student", THINK)
   given["agent"]["kind"] = "python"
   given["agent"]["python"]["target"] = "string:capwords"
-  with pytest.raises(ConfigError, match="no effect on kind 'agent'"):
+  with pytest.raises(ConfigError, match="on a student of kind 'agent'"):
     build(OnlineConfig, given)
   with pytest.raises(ConfigError, match="a client's own request"):
     build(ProxyConfig, tree(ProxyConfig, "student", THINK))

@@ -12,15 +12,13 @@ from atlas_jax import metrics
 
 
 def test_unequal_parts_add_up_to_the_mean_of_all():
-  acc = metrics.Accumulator()
-  acc.add("loss", 6.0, 3)  # 1, 2, 3
-  acc.add("loss", 10.0, 1)
-  acc.add("nothing", 0.0, 0)
-  acc.maximum("gap", 0.5)
-  acc.maximum("gap", 0.25)
-  step = types.SimpleNamespace(sums={"loss": (4, 1)}, maxima={"gap": 2})
-  acc.update(step)
-  assert acc.result() == {"loss": 4.0, "gap": 2.0}
+  parts = [
+    types.SimpleNamespace(sums={"loss": (6, 3)}, maxima={"gap": 0.5}),
+    types.SimpleNamespace(sums={"loss": (10, 1)}, maxima={"gap": 0.25}),
+    types.SimpleNamespace(sums={"loss": (4, 1), "none": (0, 0)}, maxima={}),
+  ]
+  assert metrics.means(parts) == {"loss": 4.0, "gap": 0.5}
+  assert metrics.means([]) == {}
 
 
 def _write(tmp_path, steps, resume_step=0, phase="grpo", **kw):
@@ -182,7 +180,7 @@ def test_a_run_goes_on_without_a_wandb_that_fails(
   _write(tmp_path, [1, 2], wandb_project="p")
   assert len(metrics.read_jsonl(tmp_path / "metrics.jsonl")) == 2
   assert [r.getMessage() for r in caplog.records] == [
-    "Weights & Biases is told no more: the service is gone"
+    "nothing more is logged to Weights & Biases: the service is gone"
   ]
 
 

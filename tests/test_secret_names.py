@@ -182,7 +182,7 @@ def test_addresses_of_the_online_half(url):
   assert "config.url must" in text and KEY not in text
   if url.startswith("http") and "#" not in url:
     with pytest.raises(ConfigError, match="teacher's address must") as error:
-      wrapping.as_teacher(url, None, 1.0)
+      wrapping.as_teacher(url, None, 1.0, wrapping.Wording())
     assert KEY not in str(error.value)
 
 

@@ -33,6 +33,12 @@ class Problem:
   meta: Mapping = field(default_factory=dict)  # other fields of its row
   where: str = field(default="", compare=False)  # FILE:LINE
 
+  @property
+  def kind(self) -> str | None:
+    """The kind that its source names: a field of its row, or a gym's task."""
+    kind = self.meta.get("kind", self.meta.get("task"))
+    return None if kind is None else str(kind)
+
 
 @dataclass(frozen=True)
 class SftExample:

@@ -57,7 +57,7 @@ def parsed(content: bytes):
   Raises:
     CallFailed: it is none, or nested beyond measure.
   """
-  if parts_of(content) > MOST_PARTS:
+  if len(content) > MOST_PARTS < parts_of(content):
     raise CallFailed(f"over {MOST_PARTS} values in a body", status="error")
   try:
     return json.loads(content.decode())
@@ -137,21 +137,26 @@ def used(usage) -> tuple[int | None, int | None]:
   Some providers count that in the total alone, or beside the completion.
   """
 
-  def first(counts, names):
-    found = (count(counts.get(name)) for name in names)
-    return next((n for n in found if n is not None), None)
-
   usage = usage if isinstance(usage, dict) else {}
-  prompt, completion, total = (
-    first(usage, names) for names in (_PROMPT, _COMPLETION, _TOTAL)
-  )
-  parts = (usage, *(usage.get(name) for name in _DETAILS))
-  thought = max(first(p, _THOUGHT) or 0 for p in parts if isinstance(p, dict))
+  prompt = _first(usage, _PROMPT)
+  completion = _first(usage, _COMPLETION)
+  total = _first(usage, _TOTAL)
+  thought = _first(usage, _THOUGHT) or 0
+  for name in _DETAILS:
+    if isinstance(details := usage.get(name), dict):
+      thought = max(thought, _first(details, _THOUGHT) or 0)
   if completion is not None and thought > completion:
     completion += thought
   if prompt is not None and (total or 0) > prompt + (completion or 0):
     completion = total - prompt
   return prompt, completion
+
+
+def _first(counts: dict, names: tuple[str, ...]) -> int | None:
+  for name in names:
+    if (found := count(counts.get(name))) is not None:
+      return found
+  return None
 
 
 def is_answer(content: bytes) -> bool:
@@ -210,7 +215,7 @@ def judged(answer: Answer, max_tokens: int, accept_cut: bool) -> str:
   """
   reason = (answer.finish_reason or "").strip().lower().replace("-", "_")
   for words, again in ((_DECLINED, False), (_BROKEN, True)):
-    if words.search(reason):
+    if reason != "stop" and words.search(reason):
       raise CallFailed(
         f"it ended with {answer.finish_reason!r}",
         again=again,
@@ -219,7 +224,7 @@ def judged(answer: Answer, max_tokens: int, accept_cut: bool) -> str:
   text = answer.text or ""
   if (failed := told_errors.of_text(text)) is not None:
     raise failed
-  if _CUT.search(reason):
+  if reason != "stop" and _CUT.search(reason):
     tokens = answer.completion_tokens
     if tokens is None or tokens >= max_tokens or accept_cut:
       return "truncated"

@@ -85,6 +85,8 @@ def outcome(rollout: Rollout) -> Outcome:
     teaching_tokens=teaching.tokens,
     seconds=sum(scored.episode.seconds[stage] for stage in stages),
     leaked=leaked,
+    kind=rollout.problem.kind,
+    teacher_asked=True,
   )
 
 

@@ -11,6 +11,7 @@ from atlas_jax.config_tree import (
   PositiveFloat,
   PositiveInt,
 )
+from atlas_jax.online.url_calls import Wording
 from atlas_jax.online.variables import VariableName
 from atlas_jax.serving.http import MOST_BYTES
 
@@ -29,8 +30,11 @@ _UNBOUNDED = (
 
 
 @dataclass(frozen=True)
-class ChatModelConfig:
-  """A model that answers chat messages; see README.md for each kind."""
+class ChatModelConfig(Wording):
+  """A model that answers chat messages; see README.md for each kind.
+
+  The wording is of kind url; LiteLLM leaves out what a provider refuses.
+  """
 
   # local: the run starts its server.
   kind: Literal["litellm", "url", "callable", "local"] = "url"

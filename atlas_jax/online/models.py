@@ -97,6 +97,7 @@ def _calls(config: ChatModelConfig, where: str, key: str | None):
       key=key,
       extra=config.extra,
       most_bytes=config.max_response_bytes,
+      wording=config,
     )
   from atlas_jax.online.callable_calls import CallableCalls
 

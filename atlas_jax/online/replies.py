@@ -57,6 +57,7 @@ class Reply:
   attempts: int = 1
   cached: bool = False
   error: str | None = None
+  code: int | None = None  # the HTTP status of a refusal
 
   @property
   def ok(self) -> bool:

@@ -3,6 +3,7 @@
 report/optimize.json, .md   the choice and its numbers
 report/prompts.diff         seed against kept, as a unified diff
 report/alone_versus_taught.png, report/score_vs_spend.png
+report/index.html           all of it in one page, and every test episode
 costs.json                  spend by role and model
 """
 
@@ -15,7 +16,7 @@ from atlas_jax import directory
 from atlas_jax.config import PromptsConfig
 from atlas_jax.online.choosing import Choice
 from atlas_jax.online.journal import Candidate
-from atlas_jax.reports import plots, tables
+from atlas_jax.reports import page, plots, reading, tables
 from atlas_jax.teaching.prompts import FIELDS
 from atlas_jax.teaching.statistics import Interval
 
@@ -212,3 +213,4 @@ def write(
   directory.write_json(
     folder / "optimize.json", facts(choice) | {"ended": ended}
   )
+  page.write(reading.read(workdir), folder / "index.html")

@@ -1,10 +1,9 @@
 """One policy for failed attempts, whatever the model is called by.
 
-1. 408, 409, 429, 5xx, broken connections, attempts over their deadline, empty
-   answers and broken JSON are tried again, `retries` times at most.
-2. The wait doubles from 0.5 s to 30 s, less a jitter that depends on the
-   request and the attempt alone. Retry-After is obeyed up to 120 s, and holds
-   for all requests to that endpoint.
+1. What atlas_jax/retries.py says may pass by, and empty answers and broken
+   JSON too, are tried again, `retries` times at most.
+2. The wait is that of retries.py; a Retry-After holds for all requests to that
+   endpoint.
 3. An answer that is cut before max_tokens is tried again once; cut again, it
    is a limit of the server and counts as truncated.
 4. A refused or missing key, a spent account or an unknown model fails every
@@ -13,21 +12,14 @@
 6. Any other 4xx, a redirect and an answer that is too large are errors at once.
 """
 
-import datetime
-import email.utils
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from atlas_jax import retries
 from atlas_jax.errors import AtlasError
 from atlas_jax.serving import http
 
-_FIRST_WAIT_S = 0.5
-_LONGEST_WAIT_S = 30.0
-_LONGEST_RETRY_AFTER_S = 120.0
-_HERD_S = 0.1  # spreads what a Retry-After would start at one moment
-_AGAIN = (408, 409, 425, 429)
 _HOPELESS = {
   401: "refuses the key",
   402: "wants to be paid",
@@ -119,23 +111,15 @@ class CallFailed(AtlasError):
     return _HOPELESS.get(self.code)
 
 
-def may_pass(code: int) -> bool:
-  """Whether what an HTTP status means may go away by itself."""
-  return code in _AGAIN or code >= 500
-
-
 def refused(code: int, text: str, headers: Mapping[str, str]) -> CallFailed:
   """The failure that an HTTP status other than 200 means."""
-  now = datetime.datetime.now(datetime.UTC)
-  # Not every library keeps the case of a header.
-  said = {k.lower(): v for k, v in headers.items()}.get("retry-after")
   return CallFailed(
     f"HTTP {code}: {text}",
     status="timeout" if code == 408 else "error",
     code=code,
-    again=may_pass(code),
+    again=retries.may_pass(code),
     billed=False,
-    retry_after=None if said is None else retry_after(said, now),
+    retry_after=retries.retry_after(headers),
   )
 
 
@@ -145,28 +129,6 @@ def untaken(error: http.Untaken) -> CallFailed:
   return CallFailed(str(error), again=False, billed=billed)
 
 
-def retry_after(said: str, now: datetime.datetime) -> float | None:
-  """Seconds of a Retry-After header, bounded; None: it makes no sense."""
-  try:
-    seconds = float(said)
-  except ValueError:
-    try:
-      until = email.utils.parsedate_to_datetime(said)
-    except (ValueError, OverflowError):
-      return None
-    if until.tzinfo is None:  # the date ends in -0000
-      until = until.replace(tzinfo=datetime.UTC)
-    seconds = (until - now).total_seconds()
-  if seconds != seconds:
-    return None
-  return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER_S)
-
-
 def pause_s(failed: CallFailed, key: str, attempt: int) -> float:
   """How long to wait after the failed attempt number `attempt`, from 0."""
-  digest = hashlib.sha256(f"{key} {attempt}".encode()).digest()
-  jitter = int.from_bytes(digest[:4], "big") / 2**32  # in [0, 1)
-  if failed.retry_after is not None:
-    return failed.retry_after + _HERD_S * jitter
-  wait = min(_FIRST_WAIT_S * 2**attempt, _LONGEST_WAIT_S)
-  return wait * (1 - jitter / 2)
+  return retries.pause_s(key, attempt, failed.retry_after)

@@ -190,7 +190,8 @@ class Rollouts:
 
   async def _make(self, work) -> list[tuple]:
     """(job, problem, episode, or why there is none) for each (job, problem)."""
-    prompts = {job.prompts: Prompts(job.prompts) for job, _ in work}
+    tokens = self.config.episode.stated_probe_tokens
+    prompts = {job.prompts: Prompts(job.prompts, tokens) for job, _ in work}
     results = await asyncio.gather(
       *(self._one(prompts[job.prompts], job, p) for job, p in work),
       return_exceptions=True,

@@ -17,7 +17,7 @@ import dataclasses
 import logging
 import pathlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from atlas_jax.config import PromptsConfig
@@ -27,6 +27,7 @@ from atlas_jax.online.outcomes import TEACH_DEADLINE_S, outcome_of, place
 from atlas_jax.online.protocol import AgentSpeaker, ModelSpeaker
 from atlas_jax.online.replies import Agent, BudgetSpent, ChatModel
 from atlas_jax.online.retrying import ModelRefused
+from atlas_jax.online.url_calls import Wording
 from atlas_jax.online.wrapping import as_agent, as_teacher
 from atlas_jax.serving.events import EventLoop
 from atlas_jax.teaching.prompts import (
@@ -36,10 +37,10 @@ from atlas_jax.teaching.prompts import (
   strip_thinking,
 )
 from atlas_jax.teaching.protocol import Question, Teaching, TeachingProtocol
-from atlas_jax.teaching.speakers import NoAnswer
+from atlas_jax.teaching.speakers import NoAnswer, Said
 
 log = logging.getLogger(__name__)
-_TEACH = TeachConfig()
+_TEACH, _WORDING = TeachConfig(), Wording()
 # Characters of the agent's own answer that the teacher reads as its plan.
 _PROBE_CHARS = 4000
 
@@ -88,6 +89,7 @@ class TeachingAgent:
     teach: how the teacher is sampled.
     teach_deadline_s: seconds that the teacher may take.
     teacher_key: the key of a teacher that is named by address or name.
+    wording: how requests to an address say their length and sampling.
 
   Raises:
     PromptError: the prompts are not valid.
@@ -106,11 +108,12 @@ class TeachingAgent:
     teach: TeachConfig = _TEACH,
     teach_deadline_s: float = TEACH_DEADLINE_S,
     teacher_key: str | None = None,
+    wording: Wording = _WORDING,
   ):
     self.counts: collections.Counter[str] = collections.Counter()
-    templates = Prompts(_templates(prompts, inject))
+    templates = Prompts(_templates(prompts, inject), teach.stated_probe_tokens)
     self._agent = as_agent(agent)
-    self._teacher = as_teacher(teacher, teacher_key, teach_deadline_s)
+    self._teacher = as_teacher(teacher, teacher_key, teach_deadline_s, wording)
     self._protocol = TeachingProtocol(
       AgentSpeaker(self._agent),
       ModelSpeaker(self._teacher, teach.chat_template_kwargs),
@@ -160,50 +163,29 @@ class TeachingAgent:
       raise AgentFailed(f"{self._agent.name}: {failure}") from None
     if not alone.text:
       raise AgentFailed(f"{self._agent.name}: empty")
-    probe = self._protocol.read(alone)
-    outcome, teaching = await self._teach(asked, probe)
-    said = alone
+    probe, said = self._protocol.read(alone), alone
+    try:
+      async with asyncio.timeout(self._deadline_s):
+        found = await _extra("teaching", self._protocol.teach(asked, probe))
+    except TimeoutError:
+      found = NoAnswer("teaching", "timeout")
+    teaching = None if isinstance(found, NoAnswer) else found[0]
+    outcome = outcome_of(teaching or found)
     if outcome == "taught":
-      outcome, teaching = await self._taught(asked, teaching)
-      said = teaching.taught if outcome == "taught" else alone
+      taught = await _extra(
+        "second answer", self._protocol.taught(asked, teaching.text)
+      )
+      if isinstance(taught, Said):
+        teaching = dataclasses.replace(teaching, taught=taught)
+      if isinstance(taught, Said) and strip_thinking(taught.text):
+        said = taught
+      else:
+        outcome = "alone_guided_failed"
     self.counts[outcome] += 1
     # Thinking that never ended has no answer after it: shown as it is.
     text = strip_thinking(said.text)
     shown = said.text if text is None else text
     return Answer(shown, outcome, probe, teaching)
-
-  async def _teach(self, asked, probe) -> tuple[str, Teaching | None]:
-    try:
-      async with asyncio.timeout(self._deadline_s):
-        (teaching,) = await self._protocol.teach(asked, probe)
-    except TimeoutError:
-      return "alone_late", None
-    except NoAnswer as failure:
-      return outcome_of(failure), None
-    except (BudgetSpent, ModelRefused) as error:
-      log.warning("no teaching any more: %s", error)
-      return "alone_down", None
-    except Exception as error:
-      # Teaching is an extra: whatever goes wrong, there is an answer.
-      log.error("no teaching: %s", place(error))
-      return "alone_down", None
-    return outcome_of(teaching), teaching
-
-  async def _taught(self, asked, teaching) -> tuple[str, Teaching]:
-    try:
-      said = await self._protocol.taught(asked, teaching.text)
-    except NoAnswer:
-      return "alone_guided_failed", teaching
-    except (BudgetSpent, ModelRefused) as error:
-      log.warning("no second answer any more: %s", error)
-      return "alone_guided_failed", teaching
-    except Exception as error:
-      log.error("no second answer: %s", place(error))
-      return "alone_guided_failed", teaching
-    teaching = dataclasses.replace(teaching, taught=said)
-    if not said.text or strip_thinking(said.text) is None:
-      return "alone_guided_failed", teaching
-    return "taught", teaching
 
   def close(self) -> None:
     """Closes agent and teacher, for who used ask; the exit does it too.
@@ -236,3 +218,16 @@ def _templates(prompts, inject: str | None) -> PromptsConfig:
     prompts = vars(prompts)
   changed = {} if inject is None else {"student_taught": inject}
   return prompts_config({**prompts, **changed}, "prompts")
+
+
+async def _extra(what: str, work: Awaitable):
+  """What `work` brings, or NoAnswer: the first answer is there in any case."""
+  try:
+    return await work
+  except NoAnswer as failure:
+    return failure
+  except (BudgetSpent, ModelRefused) as error:
+    log.warning("no %s any more: %s", what, error)
+  except Exception as error:
+    log.error("no %s: %s", what, place(error))
+  return NoAnswer(what, "error")

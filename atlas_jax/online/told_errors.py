@@ -12,16 +12,30 @@ words of its own for a failure has failure_path and failure_regex.
 import http
 import json
 import re
+from collections.abc import Iterator
 
-from atlas_jax.online.retrying import CallFailed, may_pass
+from atlas_jax.online.retrying import CallFailed
+from atlas_jax.retries import may_pass
 
 # Keys are compared in lower case and without underscores.
 _ERRORS = ("error", "errors", "err", "errormessage", "errormsg", "detail")
 _STATUSES = ("status", "statuscode")
-_TRUE_OF_ERRORS = ("iserror", "haserror")
-_FALSE_OF_ERRORS = ("success", "ok", "succeeded")
-_KINDS = ("status", "state", "type", "object", "subtype")
-_FLAGS = {*_STATUSES, *_TRUE_OF_ERRORS, *_FALSE_OF_ERRORS, *_KINDS}
+_FAILS = (
+  r"error(?:ed|_max\w*|_during\w*)?|\w*_?(?:error|exception)|fail(?:ed|ure)?"
+  r"|cancell?ed|timed?_?out|overloaded"
+)
+# The words, in lower case, by which a flag says that it is an error.
+_FLAGS = {
+  key: re.compile(words)
+  for keys, words in (
+    (("iserror", "haserror"), "true"),
+    (("success", "ok", "succeeded"), "false"),
+    (("state", "type", "object", "subtype"), _FAILS),
+    (("status",), rf"[45]\d\d|{_FAILS}"),
+    (("statuscode",), r"[45]\d\d"),
+  )
+  for key in keys
+}
 # What an object that holds no answer is made of.
 _BESIDE = {
   *(*_ERRORS, *_STATUSES, "errorcode", "errortype", "code", "message", "msg"),
@@ -37,11 +51,12 @@ _BESIDE = {
   ),
   *("timestamp", "id", "requestid", "traceid", "success", "ok", "jsonrpc"),
 }
-_FLAG = re.compile(
-  r"error(?:ed|_max\w*|_during\w*)?|\w*_?(?:error|exception)|fail(?:ed|ure)?"
-  r"|cancell?ed|timed?_?out|overloaded"
-)
 _STATUS = re.compile(r"[45]\d\d")
+# Most replies are plain chat completions, or choices of one, and pass at once.
+_COMPLETION = {"id", "object", "created", "model", "choices", "usage"}
+_COMPLETION |= {"system_fingerprint", "service_tier"}
+_CHOICE = {"index", "message", "delta", "logprobs", "finish_reason"}
+_OBJECTS = ("chat.completion", "chat.completion.chunk")
 _LASTING = re.compile("invalid_request|bad_?request|validation_?error", re.I)
 _LONGEST = 1 << 16  # characters of a text that is read as JSON
 _STATED = re.compile(
@@ -90,9 +105,13 @@ def of_json(value, how: str, answered: bool = False) -> CallFailed | None:
     (value,) = value
   if not isinstance(value, dict):
     return None
+  if "index" in value and value.keys() <= _CHOICE:
+    return None
+  if value.get("object") in _OBJECTS and value.keys() <= _COMPLETION:
+    return None
   keys = {_plain(key): item for key, item in value.items()}
-  errors = (keys[key] for key in _ERRORS if key in keys)
-  error = next(filter(_is_said, errors), None)
+  errors = [keys[key] for key in _ERRORS if key in keys]
+  error = next(filter(_is_said, errors), None) if errors else None
   flagged = _flagged(keys)
   if not flagged and (answered or (error is None and keys.keys() - _BESIDE)):
     return None
@@ -114,29 +133,35 @@ def of_json(value, how: str, answered: bool = False) -> CallFailed | None:
 def of_text(text: str) -> CallFailed | None:
   """The failure that an answer's text tells of; None: none that is certain."""
   text = text.strip()
-  # Of events, and of JSON by lines, one of the first or the last.
-  lines = text[:_LONGEST].splitlines()
-  for part in (text, *lines[:2], *lines[-1:]) if len(text) < _LONGEST else ():
-    part = part.removeprefix("data:").strip()
+  for part in _jsons_in(text) if "{" in text else ():
     try:
-      value = json.loads(part) if part.startswith(("{", "[")) else None
+      value = json.loads(part)
     except (ValueError, RecursionError):
       continue
     items = value.items() if isinstance(value, dict) else ()
     answered = any(item and _plain(key) not in _BESIDE for key, item in items)
     if (failed := of_json(value, "a text", answered)) is not None:
       return failed
-  if _STATED.search(text):
-    return None
   found, code = _CODE.match(text), None
   if found is not None and int(found["code"]) in _PHRASES:
     named, rest = (found["named"] or "").lower(), found["rest"].lower()
     plain = named and (named.startswith("api") or not rest[:1].isalnum())
     if plain or rest.startswith(_PHRASES[int(found["code"])]):
       code = int(found["code"])
-  if code or _BEGINS.match(text):
-    return _failure(f"the answer is an error: {text[:_LONGEST]}", code)
-  return None
+  # The search for an answer reads all of the text, so it comes last.
+  if not (code or _BEGINS.match(text)) or _STATED.search(text):
+    return None
+  return _failure(f"the answer is an error: {text[:_LONGEST]}", code)
+
+
+def _jsons_in(text: str) -> Iterator[str]:
+  """What may be JSON: a text, and its first and last lines, as of events."""
+  if len(text) < _LONGEST:
+    lines = text.splitlines()
+    for part in (text, *lines[:2], *lines[-1:]):
+      part = part.removeprefix("data:").strip()
+      if part.startswith(("{", "[")):
+        yield part
 
 
 def _failure(text: str, code: int | None) -> CallFailed:
@@ -168,14 +193,8 @@ def _code(keys: dict) -> int | None:
 
 
 def _flagged(keys: dict) -> bool:
-  said = {
-    key: str(keys[key]).lower()
-    for key in keys.keys() & _FLAGS
-    if isinstance(keys[key], str | int)
-  }
-  return (
-    "true" in map(said.get, _TRUE_OF_ERRORS)
-    or "false" in map(said.get, _FALSE_OF_ERRORS)
-    or any(_is_code(said[key]) for key in _STATUSES if key in said)
-    or any(_FLAG.fullmatch(said[key]) for key in _KINDS if key in said)
-  )
+  for key in keys.keys() & _FLAGS.keys():
+    said = str(keys[key]).lower() if isinstance(keys[key], (str, int)) else ""
+    if _FLAGS[key].fullmatch(said):
+      return True
+  return False

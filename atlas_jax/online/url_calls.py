@@ -2,6 +2,9 @@
 
 import asyncio
 import urllib.parse
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Literal
 
 import aiohttp
 
@@ -13,10 +16,38 @@ from atlas_jax.serving import http
 _NAME_TIMEOUT_S = 30.0
 
 
+MaxTokensKey = Literal["max_tokens", "max_completion_tokens"]
+
+
+@dataclass(frozen=True)
+class Wording:
+  """How a server is told the length and the sampling of an answer."""
+
+  # How a request says its limit; newer models want max_completion_tokens.
+  max_tokens_key: MaxTokensKey = "max_tokens"
+  send_temperature: bool = True  # some models refuse one
+  send_seed: bool = True  # some servers refuse one
+
+  def worded(self, body: Mapping) -> dict:
+    """A body with max_tokens, temperature and seed, as the server takes it."""
+    body = dict(body)
+    if "max_tokens" in body:
+      body[self.max_tokens_key] = body.pop("max_tokens")
+    if not self.send_temperature:
+      body.pop("temperature", None)
+    if not self.send_seed:
+      body.pop("seed", None)
+    return body
+
+
 def base_of(url: str) -> str:
   """The address that /chat/completions is added to."""
   url = url.rstrip("/").removesuffix("/chat/completions")
   return url if urllib.parse.urlsplit(url).path else url + "/v1"
+
+
+_WORDING = Wording()
+_WORDS = [field.name for field in fields(Wording)]
 
 
 class UrlCalls:
@@ -28,6 +59,7 @@ class UrlCalls:
     key: a bearer token or None.
     extra: sampling parameters that go with every call.
     most_bytes: of one answer.
+    wording: of the server.
   """
 
   prices = None
@@ -40,11 +72,13 @@ class UrlCalls:
     key: str | None,
     extra: dict,
     most_bytes: int,
+    wording: Wording = _WORDING,
   ):
     self._base = base_of(url)
     self._model = model
     self._extra = extra
     self._most_bytes = most_bytes
+    self._wording = wording
     self._headers = {"Authorization": f"Bearer {key}"} if key else {}
     self._session: aiohttp.ClientSession | None = None
     self._naming = asyncio.Lock()
@@ -105,6 +139,7 @@ class UrlCalls:
     )
     if request.seed is not None:
       body["seed"] = request.seed
+    body = self._wording.worded(body)
     return answer_of(await self._json("POST", "/chat/completions", body))
 
   async def _json(self, method: str, path: str, body):
@@ -125,5 +160,7 @@ class UrlCalls:
       raise CallFailed(f"{type(error).__name__}: {error}") from None
     if code != 200:
       text = content.decode(errors="replace")
+      if code in (400, 422):
+        text = f"see {', '.join(_WORDS)}; it said: {text}"
       raise refused(code, text, headers)
     return parsed(content)

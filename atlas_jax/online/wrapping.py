@@ -7,9 +7,9 @@ from atlas_jax import addresses
 from atlas_jax.config import ConfigError
 from atlas_jax.online import variables
 from atlas_jax.online.agents.python import InThisProcess
-from atlas_jax.online.chat_json import judged
+from atlas_jax.online.once import Complaints, reply_of
 from atlas_jax.online.replies import Agent, ChatModel, ChatRequest, Reply
-from atlas_jax.online.retrying import CallFailed
+from atlas_jax.online.url_calls import UrlCalls, Wording
 from atlas_jax.scrubbing import answer_scrubber, error_line
 from atlas_jax.serving.http import MOST_BYTES
 
@@ -30,7 +30,7 @@ def as_agent(agent: Agent | Callable[[str], object]) -> Agent:
 
 
 def as_teacher(
-  teacher: ChatModel | str, key: str | None, timeout_s: float
+  teacher: ChatModel | str, key: str | None, timeout_s: float, wording: Wording
 ) -> ChatModel:
   """A ChatModel as it is; an address or a LiteLLM name as one.
 
@@ -39,6 +39,7 @@ def as_teacher(
       it, the server must have one model only.
     key: of a teacher that is named.
     timeout_s: of a LiteLLM call.
+    wording: of requests to an address.
 
   Raises:
     ConfigError: LiteLLM is not installed or does not know the name, the
@@ -54,28 +55,19 @@ def as_teacher(
     )
   if key is not None:
     variables.check_key(key, "teacher_key")
-  if teacher.startswith(("http://", "https://")):
-    from atlas_jax.online.url_calls import UrlCalls
+  shared = {"key": key, "extra": {}, "most_bytes": MOST_BYTES}
+  if not teacher.startswith(("http://", "https://")):
+    from atlas_jax.online.litellm_calls import LiteLlmCalls
 
-    url, _, model = teacher.partition("#")
-    if problem := addresses.problem(url):
-      raise ConfigError(f"the teacher's address {problem}")
-    calls = UrlCalls(
-      url, model=model or None, key=key, extra={}, most_bytes=MOST_BYTES
+    calls = LiteLlmCalls(
+      teacher, url=None, timeout_s=timeout_s, where="teacher", **shared
     )
-    return _Once(teacher, calls, key)
-  from atlas_jax.online.litellm_calls import LiteLlmCalls
-
-  calls = LiteLlmCalls(
-    teacher,
-    url=None,
-    key=key,
-    extra={},
-    timeout_s=timeout_s,
-    most_bytes=MOST_BYTES,
-    where="teacher",
-  )
-  return _Once(teacher, calls, key)
+    return _AskedOnce(teacher, calls, key)
+  url, _, model = teacher.partition("#")
+  if problem := addresses.problem(url):
+    raise ConfigError(f"the teacher's address {problem}")
+  calls = UrlCalls(url, model=model or None, wording=wording, **shared)
+  return _AskedOnce(teacher, calls, key)
 
 
 class _Function:
@@ -94,32 +86,24 @@ class _Function:
     """Nothing is open."""
 
 
-class _Once:
-  """A teacher that is asked once: no retries, ledger or record.
-
-  In production the first answer waits, and a question that comes again is a
-  new one.
-  """
+class _AskedOnce:
+  """A teacher at an address or by a name."""
 
   def __init__(self, name: str, calls, key: str | None):
     self.name = name
     self._hide = answer_scrubber({}, key)
     self._calls = calls
+    self._complain = Complaints(
+      f"the teacher {addresses.bare(name)}",
+      wording="wording, how its requests say their length and sampling",
+      key="teacher_key",
+      address="teacher, its address and the name of its model",
+    )
 
   async def chat(self, request: ChatRequest) -> Reply:
-    try:
-      answer = await self._calls.send(request)
-    except CallFailed as failed:
-      return Reply(failed.status, error="the call failed")
-    tokens = {
-      "prompt_tokens": answer.prompt_tokens,
-      "completion_tokens": answer.completion_tokens,
-    }
-    try:
-      status = judged(answer, request.max_tokens, accept_cut=True)
-    except CallFailed as failed:
-      return Reply(failed.status, error=str(failed), **tokens)
-    return Reply(status, text=self._hide(answer.text or ""), **tokens)
+    reply = await reply_of(self._calls.send(request), self._complain)
+    text = None if reply.text is None else self._hide(reply.text)
+    return dataclasses.replace(reply, text=text)
 
   async def aclose(self) -> None:
     await self._calls.aclose()

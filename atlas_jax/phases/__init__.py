@@ -1,8 +1,8 @@
 """The phases of a run, by the names that `config.phases` uses.
 
-`run_phases` validates everything, takes the run directory and calls the
-phases in order. Each phase continues from its own checkpoints, so running
-the same command again resumes.
+`run_phases` checks everything, takes the run directory and calls the phases in
+order. Each phase continues from its own checkpoints, so running the same
+command again resumes.
 """
 
 import contextlib
@@ -15,20 +15,15 @@ import zlib
 import jax
 import numpy as np
 
-from atlas_jax import config as config_lib
 from atlas_jax import directory, multihost, sharding, stopping
+from atlas_jax.config import RunConfig, to_dict
 from atlas_jax.model import hf
-from atlas_jax.phases import evaluate, export, grpo, settling, sft
-from atlas_jax.phases.run import Run
+from atlas_jax.phases import evaluate, export, grpo, opening, sft
+from atlas_jax.phases.entry import PhaseEntry
+from atlas_jax.phases.servers import Servers
+from atlas_jax.phases.teacher import Teacher
 
 log = logging.getLogger(__name__)
-
-PHASES = {
-  "sft": sft.run,
-  "grpo": grpo.run,
-  "evaluate": evaluate.run,
-  "export": export.run,
-}
 
 
 def accelerators(dev=pathlib.Path("/dev")) -> tuple[int, int]:
@@ -45,14 +40,14 @@ def accelerators(dev=pathlib.Path("/dev")) -> tuple[int, int]:
   return used, len([*dev.glob(names)])
 
 
-def _say_devices(run: Run) -> None:
+def _log_devices(teacher: Teacher) -> None:
   log.info(
     "%d of %d devices (%s) in this process; mesh %s; %d parameters",
     jax.local_device_count(),
     jax.device_count(),
     jax.devices()[0].device_kind,
-    ", ".join(f"{axis}={n}" for axis, n in run.mesh.shape.items()),
-    sum(math.prod(t.shape) for t in hf.tensors(run.decoder_config)),
+    ", ".join(f"{axis}={n}" for axis, n in teacher.mesh.shape.items()),
+    sum(math.prod(t.shape) for t in hf.tensors(teacher.decoder_config)),
   )
   used, has = accelerators()
   if used < has:
@@ -66,16 +61,11 @@ def _say_devices(run: Run) -> None:
 
 
 def run_phases(
-  config: config_lib.RunConfig,
-  workdir: pathlib.Path,
-  server_key: str | None = None,
+  config: RunConfig, workdir: pathlib.Path, server_key: str | None = None
 ) -> None:
   """Runs config.phases in order, in `workdir`.
 
   server_key is the bearer token of servers that are given as URLs.
-
-  Every phase is called INDEX_NAME wherever it writes, since a phase may stand
-  in the list twice (evaluate before and after grpo).
   """
   with contextlib.ExitStack() as stack:
     stack.enter_context(stopping.listening())
@@ -85,20 +75,37 @@ def run_phases(
       lambda: stack.enter_context(directory.lock(workdir)) and None
     )
     stack.enter_context(jax.set_mesh(sharding.make_mesh(config.mesh)))
-    config = settling.settled(config, workdir)
-    run = stack.enter_context(Run(config, workdir, server_key))
+    run = opening.open_run(config, workdir)
+    config, teacher = run.config, run.teacher
+    servers = Servers(
+      *(config.serving, workdir, teacher),
+      *(config.student.path, run.student_chat, server_key),
+    )
+    stack.callback(servers.close)
     if "evaluate" in config.phases:
-      evaluate.chosen_problems(run)
+      questions = evaluate.chosen_problems(config, run.splits)
     if "sft" in config.phases:
-      sft.total_steps(run)
+      steps = sft.total_steps(config, run.sft_sequences)
 
     def claim():
       directory.claim_checkpoints(config, workdir)
-      directory.claim(workdir, config_lib.to_dict(run.config))
+      directory.claim(workdir, to_dict(config))
 
     # Only now: a config that is refused leaves the directory as it was.
     multihost.call_on_lead(claim)
-    _say_devices(run)
-    for index, phase in enumerate(config.phases):
-      log.info("phase %s (%d of %d)", phase, index + 1, len(config.phases))
-      PHASES[phase](run, f"{index}_{phase}")
+    _log_devices(teacher)
+    sampling = {"servers": servers, "prompts": run.prompts}
+    for index, kind in enumerate(config.phases):
+      log.info("phase %s (%d of %d)", kind, index + 1, len(config.phases))
+      entry = PhaseEntry(config, workdir, index)
+      match kind:
+        case "sft":
+          given = {"sequences": run.sft_sequences, "steps": steps}
+          sft.train(entry, teacher=teacher, **given)
+        case "grpo":
+          train = run.splits.train
+          grpo.train(entry, teacher=teacher, problems=train, **sampling)
+        case "evaluate":
+          evaluate.evaluate(entry, problems=questions, **sampling)
+        case "export":
+          export.export(entry, teacher=teacher)

@@ -8,6 +8,7 @@ its phases brought.
   report/INDEX_evaluate.json   arms of this evaluation (reports/tables.py)
   report/INDEX_evaluate.md     the table
   report/alone_versus_taught.png, report/learning_curve.png
+  report/index.html            all of it in one page, and every episode
   report/arms/ARM.json         outcomes an arm, for the pairing
   episodes/INDEX_evaluate.jsonl   every attempt
 """
@@ -18,40 +19,39 @@ import logging
 import pathlib
 import sys
 import time
+from collections.abc import Sequence
 
 from atlas_jax import directory, files, metrics, multihost
+from atlas_jax.config import Phase, RunConfig
 from atlas_jax.confined import NoAnswer
 from atlas_jax.data import splits
 from atlas_jax.data.problems import Problem
-from atlas_jax.phases.run import Run
-from atlas_jax.reports import plots, tables
+from atlas_jax.phases.entry import PhaseEntry
+from atlas_jax.phases.servers import Servers
+from atlas_jax.reports import page, plots, reading, tables
 from atlas_jax.teaching import statistics, transcripts
 from atlas_jax.teaching.answers import AnswerChecker
 from atlas_jax.teaching.arms import run_arm
+from atlas_jax.teaching.prompts import Prompts
 from atlas_jax.teaching.statistics import Outcome
 
 log = logging.getLogger(__name__)
 
 
-def chosen_problems(run: Run) -> list[Problem]:
+def chosen_problems(config: RunConfig, held: splits.Splits) -> list[Problem]:
   """config.evaluate.problems of the split.
 
   Raises:
     DataError: it is empty.
   """
-  c = run.config.evaluate
+  c = config.evaluate
   return splits.sample(
-    run.splits,
-    c.split,
-    c.problems,
-    source=run.config.data.source,
-    seed=run.config.seed,
+    held, c.split, c.problems, source=config.data.source, seed=config.seed
   )
 
 
-def teacher_name(run: Run, name: str) -> str:
+def teacher_name(before: Sequence[Phase]) -> str:
   """'teacher after sft': the last phase before this one that trained."""
-  before = run.config.phases[: int(name.split("_")[0])]
   trained = [phase for phase in before if phase in ("sft", "grpo")]
   return f"teacher after {trained[-1]}" if trained else "teacher"
 
@@ -59,11 +59,19 @@ def teacher_name(run: Run, name: str) -> str:
 class Arms:
   """Outcomes of every arm of the run, kept in report/arms."""
 
-  def __init__(self, run: Run, name: str, checker: AnswerChecker):
-    self._run, self._checker = run, checker
-    self._directory = run.workdir / "report" / "arms"
-    self._episodes = run.workdir / "episodes" / f"{name}.jsonl"
-    self._problems = chosen_problems(run)
+  def __init__(
+    self,
+    entry: PhaseEntry,
+    *,
+    servers: Servers,
+    prompts: Prompts,
+    problems: list[Problem],
+    checker: AnswerChecker,
+  ):
+    self._config, self._servers, self._prompts = entry.config, servers, prompts
+    self._problems, self._checker = problems, checker
+    self._directory = entry.workdir / "report" / "arms"
+    self._episodes = entry.episodes
 
   def _path(self, key: str) -> pathlib.Path:
     return self._directory / f"{key}.json"
@@ -74,7 +82,7 @@ class Arms:
     """Samples and judges an arm unless it is there already. A collective."""
     if multihost.broadcast_json(self._path(key).exists()):
       return
-    run, c = self._run, self._run.config
+    c, servers = self._config, self._servers
     episode = dataclasses.replace(
       c.episode,
       teacher_temperature=c.evaluate.teacher_temperature,
@@ -82,12 +90,12 @@ class Arms:
     )
 
     def ask():
-      teacher_role, student = run.servers.roles()
-      return run.servers.ask(
+      teacher_role, student = servers.roles()
+      return servers.ask(
         run_arm(
           self._problems,
           student=student,
-          prompts=run.prompts,
+          prompts=self._prompts,
           config=episode,
           samples=c.evaluate.samples,
           seed=c.seed,
@@ -97,7 +105,7 @@ class Arms:
       )
 
     begin = time.perf_counter()
-    attempts = run.with_servers(ask)
+    attempts = servers.call(ask)
     seconds = time.perf_counter() - begin
 
     def keep():
@@ -111,8 +119,8 @@ class Arms:
       others = metrics.read_jsonl(self._episodes)
       lines = [line for line in others if line["arm"] != title]
       lines += [
-        transcripts.attempt_json(title, a, v)
-        for a, v in zip(attempts, verdicts, strict=True)
+        transcripts.attempt_json(title, a, v, o.leaked)
+        for a, v, o in zip(attempts, verdicts, outcomes, strict=True)
       ]
       text = "".join(json.dumps(line) + "\n" for line in lines)
       directory.write_whole(self._episodes, text)
@@ -133,36 +141,43 @@ class Arms:
     return saved["title"], [Outcome(**o) for o in saved["outcomes"]]
 
 
-def run(run: Run, name: str) -> None:
+def evaluate(
+  entry: PhaseEntry,
+  *,
+  servers: Servers,
+  prompts: Prompts,
+  problems: list[Problem],
+) -> None:
   """Samples every arm, writes the report, prints the table."""
-  c = run.config.evaluate
-  report = run.workdir / "report" / f"{name}.json"
+  config, c = entry.config, entry.config.evaluate
+  report = entry.workdir / "report" / f"{entry.name}.json"
   if multihost.broadcast_json(report.exists()):
     log.info("%s is there already", report)
     return
-  run.publish()
+  servers.publish()
   constants = [
     (f"constant_{i}", f'constant "{text}"', text)
     for i, text in enumerate(c.constant_teachings)
   ]
-  with AnswerChecker(data=run.config.data) as checker:
-    arms = Arms(run, name, checker)
+  with AnswerChecker(data=config.data) as checker:
+    arms = Arms(
+      entry,
+      servers=servers,
+      prompts=prompts,
+      problems=problems,
+      checker=checker,
+    )
     arms.sample("alone", "student alone")
     for key, title, text in constants:
       arms.sample(key, title, constant=text)
-    arms.sample(name, teacher_name(run, name), teacher=True)
-  teachers = [
-    f"{i}_{phase}"
-    for i, phase in enumerate(run.config.phases)
-    if phase == "evaluate" and i <= int(name.split("_")[0])
-  ]
-  multihost.call_on_lead(
-    lambda: _report(run, name, arms, [k for k, _, _ in constants], teachers)
-  )
+    before = config.phases[: entry.index]
+    arms.sample(entry.name, teacher_name(before), teacher=True)
+  keys = [k for k, _, _ in constants]
+  multihost.call_on_lead(lambda: _report(entry, arms, keys))
 
 
-def _report(run: Run, name: str, arms: Arms, constants, teachers) -> None:
-  c = run.config.evaluate
+def _report(entry: PhaseEntry, arms: Arms, constants: list[str]) -> None:
+  c = entry.config.evaluate
   _, alone = arms.read("alone")
 
   def result(key):
@@ -172,7 +187,7 @@ def _report(run: Run, name: str, arms: Arms, constants, teachers) -> None:
       outcomes,
       alone=None if key == "alone" else alone,
       resamples=c.bootstrap_resamples,
-      seed=run.config.seed,
+      seed=entry.config.seed,
     )
 
   of_constants = [result(key) for key in constants]
@@ -180,22 +195,30 @@ def _report(run: Run, name: str, arms: Arms, constants, teachers) -> None:
   if of_constants:
     best = max(of_constants, key=lambda r: r.accuracy)
     shown.append(dataclasses.replace(best, name=f"best {best.name}"))
+  teachers = entry.names("evaluate")
   shown += [result(key) for key in teachers]
   evaluation = {
     "problems": len({o.problem_id for o in alone}),
     "split": c.split,
     "arms": [dataclasses.asdict(r) for r in shown],
     "constants": [dataclasses.asdict(r) for r in of_constants],
+    "kinds": {
+      r.name: statistics.by_kind(arms.read(key)[1], alone)
+      for key, r in zip(teachers[::-1], shown[::-1], strict=False)
+    },
   }
-  folder = run.workdir / "report"
-  directory.write_whole(folder / f"{name}.md", tables.markdown(evaluation))
+  folder = entry.workdir / "report"
+  directory.write_whole(
+    folder / f"{entry.name}.md", tables.markdown(evaluation)
+  )
   plots.alone_versus_taught(evaluation, folder / "alone_versus_taught.png")
-  lines = metrics.read_jsonl(run.workdir / "metrics.jsonl")
-  trained = [x["phase"] for x in lines if x["phase"].endswith("_grpo")]
+  lines = metrics.read_jsonl(entry.workdir / "metrics.jsonl")
+  trained = [x["phase"] for x in lines if x["phase"] in entry.names("grpo")]
   if trained:
     plots.learning_curve(
       lines, folder / "learning_curve.png", phase=trained[-1]
     )
-  directory.write_json(folder / f"{name}.json", evaluation)
+  directory.write_json(folder / f"{entry.name}.json", evaluation)
+  page.write(reading.read(entry.workdir), folder / "index.html")
   tables.show(evaluation, sys.stdout)
   print(f"report: {folder}", flush=True)

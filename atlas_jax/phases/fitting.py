@@ -7,9 +7,10 @@ stand in it, and the longest response.
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from atlas_jax.config import RunConfig
+from atlas_jax.data import packing
 from atlas_jax.data.chat import ChatError, ChatTokenizer
 from atlas_jax.data.problems import DataError, Problem, SftExample
 from atlas_jax.errors import AtlasError
@@ -17,8 +18,9 @@ from atlas_jax.teaching.prompts import NO_PROBE, Prompts
 
 log = logging.getLogger(__name__)
 
-_SFT = "SFT examples"
-T = TypeVar("T", Problem, SftExample)
+# (tokens, for what, room for them, its config key)
+Need = tuple[int, str, int, str]
+T = TypeVar("T")
 
 
 class TooLong(AtlasError):
@@ -27,7 +29,6 @@ class TooLong(AtlasError):
 
 def fitting(
   problems: Sequence[Problem],
-  *,
   split: str,
   prompts: Prompts,
   teacher: ChatTokenizer,
@@ -72,45 +73,40 @@ def fitting(
       ),
     ]
 
-  def excess(problem: Problem) -> str | None:
+  def measure(problem: Problem):
+    needs = []
     for chat, template, fields, longest, room, key in stages:
       text = prompts.render(template, {"question": problem.question, **fields})
-      kwargs = e.chat_template_kwargs.of(template)
-      tokens = len(chat.prompt_ids(text, kwargs)) + longest
-      if tokens > room:
-        return (
-          f"{tokens} tokens for {template} and its response, config.{key} is"
-          f" {room}"
-        )
-    return None
+      ids = chat.prompt_ids(text, e.chat_template_kwargs.of(template))
+      what = f" for {template} and its response"
+      needs.append((len(ids) + longest, what, room, key))
+    return problem, needs
 
-  return _kept(problems, excess, f"{split} problems", config)
+  return _kept(problems, measure, f"{split} problems", config)
 
 
-def fitting_examples(
+def fitting_sequences(
   examples: Sequence[SftExample],
-  *,
   prompts: Prompts,
   teacher: ChatTokenizer,
   config: RunConfig,
-) -> list[SftExample]:
-  """The examples that fit config.sft.row_length tokens; raises as fitting."""
+) -> list[packing.TokenSequence]:
+  """The examples that fit config.sft.row_length tokens; raises as fitting.
+
+  In tokens: through the templates and the chat format.
+  """
   room, total = config.sft.row_length, 0
 
-  def excess(example: SftExample) -> str | None:
+  def measure(example: SftExample):
     nonlocal total
     text = prompts.render(example.template, example.fields)
     kwargs = config.episode.chat_template_kwargs.of(example.template)
-    ids, _ = teacher.training_example(text, example.response, kwargs)
-    tokens = len(ids)
-    total += tokens
-    return (
-      f"{tokens} tokens, config.sft.row_length is {room}"
-      if tokens > room
-      else None
-    )
+    ids, mask = teacher.training_example(text, example.response, kwargs)
+    total += len(ids)
+    needs = [(len(ids), "", room, "sft.row_length")]
+    return packing.TokenSequence(ids, mask), needs
 
-  kept = _kept(examples, excess, _SFT, config)
+  kept = _kept(examples, measure, "SFT examples", config)
   if total < config.sft.batch_rows * room:
     log.warning(
       "the SFT examples have %d tokens, less than one step takes"
@@ -122,31 +118,32 @@ def fitting_examples(
 
 
 def _kept(
-  items: Sequence[T],
-  excess: Callable[[T], str | None],
+  items: Sequence[Problem | SftExample],
+  measure: Callable[[Any], tuple[T, list[Need]]],
   what: str,
   config: RunConfig,
 ) -> list[T]:
+  """What `measure` makes of the items that have room for all their needs."""
   kept, too_long = [], []
   for item in items:
-    text = (
-      item.question if isinstance(item, Problem) else item.fields["question"]
-    )
-    where = item.where or repr(text[:60])
+    is_problem = isinstance(item, Problem)
+    question = item.question if is_problem else item.fields["question"]
+    where = item.where or repr(question[:60])
     try:
-      problem = excess(item)
+      value, needs = measure(item)
     except ChatError as error:
       raise DataError(f"{where}: {error}") from None
-    if problem is None:
-      kept.append(item)
-    else:
-      too_long.append(f"{where}: {problem}")
+    too_much = [need for need in needs if need[0] > need[2]]
+    if not too_much:
+      kept.append(value)
+      continue
+    tokens, for_what, room, key = too_much[0]
+    text = f"{tokens} tokens{for_what}, config.{key} is {room}"
+    too_long.append(f"{where}: {text}")
   if too_long:
-    text = (
-      f"{len(too_long)} of {len(items)} {what} are too long: "
-      + "; ".join(too_long[:3])
-      + ("; ..." if len(too_long) > 3 else "")
-    )
+    more = "; ..." if len(too_long) > 3 else ""
+    listed = "; ".join(too_long[:3]) + more
+    text = f"{len(too_long)} of {len(items)} {what} are too long: {listed}"
     most = config.data.max_too_long
     if not kept or len(too_long) > most * len(items):
       raise TooLong(f"{text} (config.data.max_too_long={most:g} may be so)")

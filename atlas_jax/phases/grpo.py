@@ -1,33 +1,145 @@
 """GRPO on how much the teaching improves the frozen student.
 
-One step: sample episodes with the published weights, score them, update on
-the packed teachings, publish the new weights. What is sampled when, and with
-which weights: rollouts.py. What an update is: trainer.py.
+The defaults of config.grpo are DAPO's loss (token mean, clip-higher, no KL)
+with the ratio of policy to sampler truncated. One step reads straight down
+this file:
+
+  sample_batch   problems -> episodes -> scores
+  _steps         -> packed rows -> train step -> published weights
+
+With config.grpo.max_staleness = n the batches of the next n steps are sampled
+while a step trains (ahead.py): the batch of step k comes from the weights
+after step k - 1 - n. After a server died, what it was sampling is sampled
+again with the present weights.
 """
 
 import contextlib
+import functools
+import json
 import logging
 import resource
 import time
+from collections.abc import Callable, Sequence
 
-from atlas_jax import stopping
-from atlas_jax.config import GrpoConfig
-from atlas_jax.phases.rollouts import Rollouts, as_sequence
-from atlas_jax.phases.run import Run
-from atlas_jax.phases.trainer import Trainer
+import numpy as np
+
+from atlas_jax import metrics, multihost, stopping
+from atlas_jax.config import GrpoConfig, RunConfig
+from atlas_jax.data.problems import Problem, ProblemStream
+from atlas_jax.errors import AtlasError
+from atlas_jax.phases.ahead import AheadQueue
+from atlas_jax.phases.entry import PhaseEntry
+from atlas_jax.phases.rollouts import (
+  flat_groups,
+  pack_rollouts,
+  summary,
+  trainable,
+)
+from atlas_jax.phases.servers import Servers
+from atlas_jax.phases.teacher import Teacher
+from atlas_jax.phases.trainer import make_grpo_step, rows_at_once
+from atlas_jax.phases.training_phase import TrainingPhase
+from atlas_jax.teaching import transcripts
 from atlas_jax.teaching.answers import AnswerChecker
+from atlas_jax.teaching.episode import run_episodes
+from atlas_jax.teaching.prompts import Prompts
+from atlas_jax.teaching.rewards import score_episodes
+from atlas_jax.training.scoring import ema_update
 
 log = logging.getLogger(__name__)
 
 SHOWN = (
-  "reward_mean",
-  "accuracy_alone",
-  "accuracy_taught",
+  *("reward_mean", "accuracy_alone", "accuracy_taught"),
   "tokens_per_second",
 )
 
 
-def _warn(cfg: GrpoConfig) -> None:
+class NoRewardError(AtlasError):
+  """No teaching of a step has a reward; the text says why."""
+
+
+def sample_batch(
+  position: dict,
+  step: int,
+  roles,
+  *,
+  config: RunConfig,
+  prompts: Prompts,
+  ask: Callable,
+  checker: AnswerChecker,
+  stream: ProblemStream[Problem],
+  baselines: dict,
+) -> dict:
+  """What a step trains on and reports, as JSON values; on the lead process.
+
+  Groups whose rewards are all equal teach nothing: the next problems are
+  sampled in their place, config.grpo.refill_rounds times at most.
+
+  `position` is where the step's problems begin in the stream, `roles` are
+  (teacher, student), and `ask` sends what a coroutine requests.
+
+  Raises:
+    NoRewardError: no teaching could be judged.
+    RowError: a teaching is longer than a row.
+    ServerError, ServerDown: of the servers.
+  """
+  cfg, sampling, scoring = config.grpo, 0.0, 0.0
+  if stream.state() != position:  # it sorts all problems
+    stream.restore(position)
+  scored_P, wanted = [], cfg.problems_per_step
+  for refill in range(cfg.refill_rounds + 1):
+    begin = time.perf_counter()
+    problems = stream.take(wanted)
+    episodes = ask(
+      run_episodes(
+        problems,
+        teacher=roles[0],
+        student=roles[1],
+        prompts=prompts,
+        config=config.episode,
+        group_size=cfg.group_size,
+        baseline_samples=cfg.baseline_samples,
+        seed=config.seed,
+        step=step,
+        refill=refill,
+        baselines=baselines,
+      )
+    )
+    sampled = time.perf_counter()
+    scored = score_episodes(
+      episodes,
+      checker=checker,
+      config=config.reward,
+      max_teaching_tokens=config.episode.max_teaching_tokens,
+    )
+    sampling += sampled - begin
+    scoring += time.perf_counter() - sampled
+    scored_P += scored
+    wanted = flat_groups(scored, cfg)
+    if not wanted:
+      break
+  if all(r.total is None for s in scored_P for r in s.rewards):
+    raise NoRewardError(
+      f"step {step}: no teaching has a reward; the last failure of a function"
+      f" of yours: {checker.failure}"
+    )
+  flat = flat_groups(scored_P, cfg)
+  return {
+    "rollouts": trainable(scored_P, cfg),
+    "episodes": [transcripts.episode_json(s, step) for s in scored_P],
+    "numbers": {
+      **summary(scored_P),
+      "zero_variance_groups": flat,
+      "zero_variance_fraction": flat / len(scored_P),
+      "refilled_groups": len(scored_P) - cfg.problems_per_step,
+      "sample_seconds": sampling,
+      "score_seconds": scoring,
+    },
+    "stream": stream.state(),
+  }
+
+
+def _warn(cfg: GrpoConfig, problems: int) -> None:
   if cfg.beta > 0 and cfg.ref_ema_alpha >= 0.5 and cfg.ref_ema_every <= 4:
     log.warning(
       "config.grpo.ref_ema_alpha=%g every %d steps moves the reference along"
@@ -35,74 +147,136 @@ def _warn(cfg: GrpoConfig) -> None:
       cfg.ref_ema_alpha,
       cfg.ref_ema_every,
     )
-
-
-def run(run: Run, name: str) -> None:
-  """Trains `run.model` for config.grpo.steps; resumes from its checkpoint."""
-  cfg = run.config.grpo
-  _warn(cfg)
-  before = run.version
-  with contextlib.closing(Trainer(run, name)) as trainer:
-    run.model, run.version = trainer.state.model, before + trainer.done
-    if trainer.done < cfg.steps:
-      _train(run, name, trainer, before)
-
-
-def _train(run: Run, name: str, trainer: Trainer, before: int) -> None:
-  """The steps that are left; `before` updates were made by other phases."""
-  cfg = run.config.grpo
-  problems, flat = run.splits.train, 0
-  if len(problems) < cfg.problems_per_step:
+  if problems < cfg.problems_per_step:
     log.warning(
       "there are %d training problems, config.grpo.problems_per_step=%d: a step"
       " has the same problem more than once",
-      len(problems),
+      problems,
       cfg.problems_per_step,
     )
-  run.publish()
-  with (
-    AnswerChecker(data=run.config.data) as checker,
-    Rollouts(
-      run, problems, name, checker, trainer.done, trainer.saved
-    ) as batches,
-    run.reporting(name, start=trainer.done, total=cfg.steps) as report,
-    stopping.held(),
-  ):
-    for step in range(trainer.done + 1, cfg.steps + 1):
-      begin = time.perf_counter()
-      try:
-        rollouts, numbers = batches.next(step)
-      except stopping.Stopped:
-        if step > 1:
-          trainer.save(step - 1, batches.state)
-        raise
-      batches.sample_ahead(step + 1)
-      training = time.perf_counter()
-      flat = 0 if rollouts else flat + 1
-      if flat and flat % cfg.max_skipped_steps == 0:
-        log.warning(
-          "the last %d steps had only groups of equal rewards, which teach"
-          " nothing; look at their episodes: the problems may be too hard or"
-          " too easy",
-          flat,
-        )
-      if any(r["trained"] for r in rollouts):
-        sequences = [as_sequence(r) for r in rollouts]
-        numbers |= trainer.update(step, sequences)
-      trained = time.perf_counter()
-      batches.wait()
-      run.model, run.version = trainer.state.model, before + step
-      # A signal here is heard in finish_step; the next start publishes.
-      with contextlib.suppress(stopping.Stopped):
-        numbers |= run.publish()
-      seconds = time.perf_counter() - begin
-      numbers |= {
-        "train_seconds": trained - training,
-        "step_seconds": seconds,
-        "tokens_per_second": numbers["teacher_tokens_sum"] / seconds,
-        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        / 1e6,
-      }
-      # In this order: a step that a checkpoint holds has been told of.
-      report(step, numbers, SHOWN)
-      trainer.finish_step(step, batches.state)
+
+
+def train(
+  entry: PhaseEntry,
+  *,
+  teacher: Teacher,
+  servers: Servers,
+  prompts: Prompts,
+  problems: Sequence[Problem],
+) -> None:
+  """Trains the teacher for config.grpo.steps; resumes from its checkpoint."""
+  config, cfg = entry.config, entry.config.grpo
+  _warn(cfg, len(problems))
+  tx, train_step = make_grpo_step(config, teacher)
+  with contextlib.ExitStack() as stack:
+    dtype = cfg.reference_dtype if cfg.beta > 0 else None
+    phase = TrainingPhase(entry, teacher, cfg.steps, tx, reference_dtype=dtype)
+    stack.callback(phase.close)
+    teacher.advance(phase.state.model, phase.done)
+    if phase.done == cfg.steps:
+      return
+    servers.publish()
+    stream = ProblemStream(problems, seed=config.seed)
+    sample = functools.partial(
+      sample_batch,
+      config=config,
+      prompts=prompts,
+      ask=servers.ask,
+      checker=stack.enter_context(AnswerChecker(data=config.data)),
+      stream=stream,
+      baselines={},
+    )
+    batches = AheadQueue(sample, stream.state(), phase.saved)
+    stack.callback(batches.close)
+    report = stack.enter_context(phase.reporting())
+    stack.enter_context(stopping.held())
+    _steps(phase, train_step, teacher, servers, batches, report)
+
+
+def _steps(phase, train_step, teacher, servers, batches, report) -> None:
+  """The steps that are left."""
+  entry, flat_steps = phase.entry, 0
+  cfg = entry.config.grpo
+  at_once = rows_at_once(cfg, teacher.mesh)
+
+  def record(batch):
+    lines = [{"phase": entry.name, **line} for line in batch["episodes"]]
+    with entry.episodes.open("a", encoding="utf-8") as file:
+      file.write("".join(json.dumps(line) + "\n" for line in lines))
+    return batch["rollouts"], batch["numbers"]
+
+  def state():
+    return multihost.broadcast_json(json.loads(json.dumps(batches.state())))
+
+  multihost.call_on_lead(
+    lambda: metrics.drop_beyond(entry.episodes, entry.name, phase.done)
+  )
+  for step in range(phase.done + 1, cfg.steps + 1):
+    begin = time.perf_counter()
+    try:
+      batch = servers.call(lambda n=step: batches.first(n, servers.roles()))
+      sampled, numbers = multihost.call_on_lead(lambda b=batch: record(b))
+    except stopping.Stopped:
+      if step > 1:
+        phase.save(step - 1, state)
+      raise
+    if multihost.is_lead():  # not before: a signal may have come until here
+      batches.pop()
+      last = min(step + cfg.max_staleness, cfg.steps)
+      batches.begin(range(step + 1, last + 1), servers.roles())
+    ages = [teacher.version - r["version"] for r in sampled]
+    fresh = [
+      r
+      for r, age in zip(sampled, ages, strict=True)
+      if age <= cfg.max_staleness
+    ]
+    flat_steps = 0 if fresh else flat_steps + 1
+    if flat_steps and flat_steps % cfg.max_skipped_steps == 0:
+      log.warning(
+        "the last %d steps had only groups of equal rewards, which teach"
+        " nothing; look at their episodes: the problems may be too hard or"
+        " too easy",
+        flat_steps,
+      )
+    waited = time.perf_counter()
+    if any(r["trained"] for r in fresh):
+      packed, packing_numbers = pack_rollouts(fresh, cfg, at_once)
+      phase.state, results = train_step(phase.state, phase.reference, packed)
+      phase.check_update(step, results, packed)
+      numbers |= results | packing_numbers
+    trained = time.perf_counter()
+    batches.wait()
+    teacher.advance(phase.state.model, 1)
+    # A signal here is heard in is_due; the next start publishes.
+    with contextlib.suppress(stopping.Stopped):
+      numbers |= servers.publish()
+    seconds = time.perf_counter() - begin
+    numbers |= {
+      "wait_seconds": waited - begin,
+      "train_seconds": trained - waited,
+      "step_seconds": seconds,
+      "tokens_per_second": numbers["teacher_tokens_sum"] / seconds,
+      "staleness_mean": float(np.mean(ages)) if ages else 0.0,
+      "stale_dropped": len(sampled) - len(fresh),
+      "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+      / 1e6,
+    }
+    # First the log: a step in a checkpoint is always in metrics.jsonl.
+    report(step, numbers, SHOWN)
+    finish_step(phase, step, state)
+
+
+def finish_step(phase: TrainingPhase, step: int, state: Callable) -> None:
+  """The reference follows the policy if it is time; a checkpoint if due.
+
+  Raises:
+    Stopped: a signal came to any process; the step is saved.
+  """
+  cfg = phase.entry.config.grpo
+  follows = cfg.ref_ema_alpha > 0 and step % cfg.ref_ema_every == 0
+  if phase.reference is not None and follows:
+    phase.reference = ema_update(
+      phase.reference, phase.state.model, cfg.ref_ema_alpha
+    )
+  if phase.is_due(step):
+    phase.save(step, state)

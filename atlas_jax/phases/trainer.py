@@ -1,14 +1,15 @@
-"""What a GRPO step changes: the state and its reference."""
+"""What a GRPO step does with its batch: scores, epochs, metrics."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable
 
 import jax
+import optax
+from jax.sharding import Mesh
 
 from atlas_jax import metrics, sharding
-from atlas_jax.data import packing
-from atlas_jax.phases.run import Run
-from atlas_jax.phases.trained import Trained
+from atlas_jax.config import GrpoConfig, RunConfig
+from atlas_jax.phases.teacher import Teacher
 from atlas_jax.training import scoring
 from atlas_jax.training import step as step_lib
 from atlas_jax.training.optimizer import make_optimizer
@@ -16,126 +17,69 @@ from atlas_jax.training.optimizer import make_optimizer
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
-class Programs:
-  """Counts the programs that JAX made since the last look.
+@functools.cache  # JAX forgets no listener
+def _compilations() -> list[float]:
+  """Seconds of each program that JAX has compiled since the first call."""
+  seconds = []
+  jax.monitoring.register_event_duration_secs_listener(
+    lambda event, s, **_: event == _COMPILED and seconds.append(s)
+  )
+  return seconds
 
-  JAX forgets no listener: take the one of `programs`.
+
+def most_rows(cfg: GrpoConfig) -> int:
+  """Of a batch: one for every teaching."""
+  return cfg.problems_per_step * cfg.group_size
+
+
+def rows_at_once(cfg: GrpoConfig, mesh: Mesh) -> int:
+  """Rows of a micro-batch over all devices."""
+  return sharding.rows_at_once(most_rows(cfg), cfg.rows_per_device, mesh)
+
+
+def make_grpo_step(
+  config: RunConfig, teacher: Teacher
+) -> tuple[optax.GradientTransformation, Callable]:
+  """(the optimizer, train_step).
+
+  train_step(state, reference, packed [B, T]) -> (state, numbers to log): the
+  config.grpo.epochs updates on one batch. The state passed in is donated.
   """
+  cfg, temperature = config.grpo, config.episode.teacher_temperature
+  model = teacher.decoder_config, teacher.options
+  tx, schedule = make_optimizer(cfg.optimizer, cfg.steps * cfg.epochs)
+  objective = step_lib.grpo_objective(
+    *model,
+    cfg,
+    temperature=temperature,
+    max_completion_tokens=config.episode.max_teaching_tokens,
+  )
+  update = step_lib.make_train_step(
+    objective,
+    tx,
+    schedule,
+    skip_grad_norm=cfg.skip_grad_norm,
+    grad_dtype=cfg.optimizer.grad_dtype,
+  )
+  prepare = scoring.make_prepare_step(*model, cfg, temperature=temperature)
+  score = scoring.make_score_step(*model, temperature=temperature)
+  at_once = rows_at_once(cfg, teacher.mesh)
+  compiled = len(_compilations())
 
-  def __init__(self):
-    self._made = 0
-    jax.monitoring.register_event_duration_secs_listener(self._listen)
-
-  def _listen(self, event: str, duration: float, **_) -> None:
-    self._made += event == _COMPILED
-
-  def take(self) -> int:
-    made, self._made = self._made, 0
-    return made
-
-
-programs = functools.cache(Programs)
-
-
-class Trainer(Trained):
-  """The state of a GRPO phase, and its updates."""
-
-  def __init__(self, run: Run, name: str):
-    cfg = run.config.grpo
-    tx, schedule = make_optimizer(cfg.optimizer, cfg.steps * cfg.epochs)
-    dtype = cfg.reference_dtype if cfg.beta > 0 else None
-    super().__init__(run, name, cfg, cfg.steps, tx, reference_dtype=dtype)
-    self._most = cfg.problems_per_step * cfg.group_size  # a row each
-    self._rows = sharding.rows_at_once(
-      self._most, cfg.rows_per_device, run.mesh
-    )
-    self._programs = programs()
-    self._programs.take()
-    temperature = run.config.episode.teacher_temperature
-    self._train = step_lib.make_train_step(
-      step_lib.grpo_objective(
-        run.decoder_config,
-        run.config.teacher,
-        cfg,
-        temperature=temperature,
-        max_completion_tokens=run.config.episode.max_teaching_tokens,
-      ),
-      tx,
-      schedule,
-      skip_grad_norm=cfg.skip_grad_norm,
-      grad_dtype=cfg.optimizer.grad_dtype,
-    )
-    self._prepare = scoring.make_prepare_step(
-      run.decoder_config, run.config.teacher, cfg, temperature=temperature
-    )
-    self._score = scoring.make_score_step(
-      run.decoder_config, run.config.teacher, temperature=temperature
-    )
-
-  def packed(
-    self, sequences: Sequence[packing.TokenSequence]
-  ) -> tuple[packing.PackedBatch, packing.PackingStats]:
-    """The rows that `update` trains on, [B, T]."""
-    return packing.pack(
-      sequences,
-      length=self._cfg.row_length,
-      rows_multiple=self._rows,
-      share_prompts=self._cfg.share_prompts,
-    )
-
-  def update(
-    self, step: int, sequences: Sequence[packing.TokenSequence]
-  ) -> dict[str, float]:
-    """The updates of one step, cfg.epochs of them; numbers to log.
-
-    Raises:
-      TrainingError: cfg.max_skipped_steps in a row were not applied; the
-        batch of the last is in failed/.
-    """
-    cfg = self._cfg
-    packed, stats = self.packed(sequences)
+  def train_step(state, reference, packed):
+    nonlocal compiled
     # In the shape of the largest batch: all share their programs.
-    parts = len(packed.tokens) // self._rows
-    micro = packing.split_micro(packed, parts, -(-self._most // self._rows))
-    batch = self._run.put(micro)
-    if self.reference is not None:
-      batch = batch._replace(ref_logprobs=self._score(self.reference, batch))
-    batch = self._prepare(self.state.model, batch)
+    parts, most = len(packed.tokens) // at_once, -(-most_rows(cfg) // at_once)
+    batch = teacher.put(packed, parts, most)
+    if reference is not None:
+      batch = batch._replace(ref_logprobs=score(reference, batch))
+    batch = prepare(state.model, batch)
     results = []
     for _ in range(cfg.epochs):
-      self.state, result = self._train(self.state, batch)
+      state, result = update(state, batch)
       results.append(result)
-    means = metrics.Accumulator()
-    for result in results:  # waits for it
-      means.update(result)
-    numbers = means.result()
-    self.look(step, numbers, packed)
-    return {
-      **numbers,
-      "packing_fill": stats.fill,
-      "packing_shared_tokens": stats.shared_tokens,
-      "packed_rows": stats.rows,
-      "programs_compiled": self._programs.take(),
-    }
+    numbers = metrics.means(results)  # waits for them
+    before, compiled = compiled, len(_compilations())
+    return state, {**numbers, "programs_compiled": compiled - before}
 
-  def finish_step(self, step: int, state_of_rollouts) -> None:
-    """After an update: the reference's turn, then a checkpoint if due.
-
-    Args:
-      step: that is done.
-      state_of_rollouts: called only for a checkpoint; its JSON goes along.
-
-    Raises:
-      Stopped: a signal came to any process; the step is saved.
-    """
-    cfg = self._cfg
-    if (
-      self.reference is not None
-      and cfg.ref_ema_alpha > 0
-      and step % cfg.ref_ema_every == 0
-    ):
-      self.reference = scoring.ema_update(
-        self.reference, self.state.model, cfg.ref_ema_alpha
-      )
-    if self.is_due(step):
-      self.save(step, state_of_rollouts)
+  return tx, train_step

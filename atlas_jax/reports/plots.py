@@ -39,13 +39,13 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
   return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def _save(figure, path: pathlib.Path) -> None:
+def save(figure, path: pathlib.Path) -> None:
   """Replaces the picture whole: a reader finds the old one or the new one."""
   with files.replacing(path) as file:
     figure.savefig(file, format="png", dpi=144)
 
 
-def _finish(axes, title: str, *, grid: bool = True) -> None:
+def finish(axes, title: str, *, grid: bool = True) -> None:
   axes.set_title(title, fontsize=11, fontweight="bold", loc="left")
   axes.spines[["top", "right"]].set_visible(False)
   if grid:
@@ -125,9 +125,9 @@ def learning_curve(
   name = phase.split("_")[-1]
   bottom.set_xlabel(f"{name} step")
   bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
-  _finish(top, "The student's accuracy on training problems")
-  _finish(bottom, "The teacher's mean reward")
-  _save(figure, path)
+  finish(top, "The student's accuracy on training problems")
+  finish(bottom, "The teacher's mean reward")
+  save(figure, path)
 
 
 def alone_versus_taught(evaluation: Mapping, path: pathlib.Path) -> None:
@@ -186,8 +186,8 @@ def alone_versus_taught(evaluation: Mapping, path: pathlib.Path) -> None:
     f"The student's accuracy on {evaluation['problems']} problems"
     f" ({evaluation['split']}), 95% intervals"
   )
-  _finish(axes, title, grid=False)
-  _save(figure, path)
+  finish(axes, title, grid=False)
+  save(figure, path)
 
 
 def score_against_spend(
@@ -231,5 +231,5 @@ def score_against_spend(
       fontsize=8,
     )
   axes.set_xlabel("dollars spent" if priced else "calls made")
-  _finish(axes, "Validation score: each candidate, and the best so far")
-  _save(figure, path)
+  finish(axes, "Validation score: each candidate, and the best so far")
+  save(figure, path)

@@ -45,6 +45,7 @@ def _p_value(value: float) -> str:
 
 ROWS = (
   _Row("Accuracy [95%]", "accuracy", _percent, interval=True),
+  _Row("Right in any of k samples", "pass_at_k", _percent),
   _Row("Gain over alone, points [95%]", "gain", _points, interval=True),
   _Row("McNemar p", "mcnemar_p", _p_value),
   _Row(
@@ -54,6 +55,8 @@ ROWS = (
   _Row("Completed", "completion_rate", _percent),
   _Row("Student response tokens", "response_tokens", _number),
   _Row("Teaching tokens", "teaching_tokens", _number),
+  _Row("Points gained a teaching token", "gain_per_teaching_token", _points),
+  _Row("Points gained an interaction", "gain_per_interaction", _points),
   _Row("Teaching states the answer", "leak_rate", _percent),
   _Row("Seconds a problem", "seconds_per_problem", _seconds),
 )

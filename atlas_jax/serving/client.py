@@ -5,16 +5,14 @@ was sampled is kept: ids, the sampler's log-probs and the version of the
 weights that made them, so that nothing is ever tokenised again.
 
 When a request fails:
-  1. a broken connection or answer, a 5xx or a 429 is tried again, `retries`
-     times at most, waiting 0.2 s, 0.4 s, ... or what Retry-After says; a
-     request says its seed, so that a repeat gives the same answer;
-  2. any other 4xx is a mistake of ours and raises ServerError at once, as
-     does a redirect or an answer of more bytes than its tokens can take;
+  1. what may pass by (retries.py), and an answer that cannot be read, is tried
+     again, `retries` times at most; a request says its seed, so that a repeat
+     gives the same answer;
+  2. what is final raises ServerError at once;
   3. no answer after the retries or at the deadline raises ServerDown.
 """
 
 import asyncio
-import contextlib
 import json
 import logging
 import math
@@ -24,13 +22,12 @@ from dataclasses import dataclass
 
 import aiohttp
 
+from atlas_jax import retries
 from atlas_jax.scrubbing import error_line, scrubber
 from atlas_jax.serving import http
 from atlas_jax.serving.http import ServerDown, ServerError
 
 _NAN_LOGPROB = -9999.0  # what vLLM writes for a log-prob that is NaN or -inf
-_FIRST_WAIT_S = 0.2
-_LONGEST_WAIT_S = 10.0
 # Of JSON for one token: vLLM writes 80 to 200 bytes, with its log-prob.
 _BYTES_A_TOKEN = 1024
 
@@ -108,9 +105,8 @@ class Client:
     self._max_concurrency = max_concurrency
     self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     self._scrub = scrubber({}, api_key)
-    self._loop = None
     self._session: aiohttp.ClientSession | None = None
-    self._turns: asyncio.Semaphore | None = None
+    self._loop = None  # that of the session
 
   async def __aenter__(self):
     return self
@@ -119,34 +115,20 @@ class Client:
     await self.aclose()
 
   async def aclose(self) -> None:
-    if self._session is not None and not self._session.closed:
+    if self._session is not None:
       await self._session.close()
-    self._session = None
+    self._session = self._loop = None
 
-  async def _open(self) -> aiohttp.ClientSession:
-    # A session belongs to one event loop; a run may call asyncio.run often.
+  async def _open(self) -> None:
+    # A session belongs to one event loop; a caller may use asyncio.run often.
     loop = asyncio.get_running_loop()
-    if self._session is None or self._loop is not loop:
-      old = self._session
+    if self._loop is not loop:
+      await self.aclose()
       self._session = http.open_session(
-        headers=self._headers, limit=self._max_concurrency + 1
+        headers=self._headers, limit=self._max_concurrency
       )
       self._turns = asyncio.Semaphore(self._max_concurrency)
       self._loop = loop
-      if old is not None:
-        await old.close()
-    return self._session
-
-  async def healthy(self) -> bool:
-    """True if the server answers its health check within 5 seconds."""
-    session = await self._open()
-    with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
-      async with (
-        asyncio.timeout(5),
-        http.request(session, "GET", f"{self.base_url}/health") as response,
-      ):
-        return response.status == 200
-    return False
 
   async def generate(
     self,
@@ -259,7 +241,7 @@ class Client:
     )
 
   async def _post(self, body, tokens: int, read: Callable):
-    """read(JSON) of an answer that tells of at most `tokens` tokens."""
+    """read(JSON) of an answer with at most `tokens` tokens."""
     await self._open()
     url = f"{self.base_url}/inference/v1/generate"
     async with self._turns:
@@ -272,10 +254,9 @@ class Client:
         ) from None
 
   async def _attempts(self, url: str, body, tokens: int, read: Callable):
-    wait, trouble = _FIRST_WAIT_S, ""
     most_bytes = http.MOST_BYTES + tokens * _BYTES_A_TOKEN
     for attempt in range(self._retries + 1):
-      retry_after = None
+      after = None
       try:
         async with http.request(
           self._session, "POST", url, json=body
@@ -285,9 +266,9 @@ class Client:
             return read(json.loads(content))
           said = error_line(self._scrub, content.decode(errors="replace"))
           trouble = f"{response.status}: {said}"
-          if response.status < 500 and response.status != 429:
+          if not retries.may_pass(response.status):
             raise ServerError(f"{url} refused the request, {trouble}")
-          retry_after = response.headers.get("Retry-After")
+          after = retries.retry_after(response.headers)
       except http.Untaken as error:
         raise ServerError(f"{url}: {error}") from None
       except (
@@ -297,23 +278,15 @@ class Client:
       ) as error:
         trouble = f"{type(error).__name__}: {error}"
       if attempt < self._retries:
-        pause = min(_seconds(retry_after, wait), _LONGEST_WAIT_S)
+        pause = retries.pause_s(f"{url} {body}", attempt, after)
         logging.warning("%s failed (%s); again in %g s", url, trouble, pause)
         await asyncio.sleep(pause)
-        wait *= 2
     raise ServerDown(
       f"{url} failed {self._retries + 1} times, the last with {trouble}"
     )
 
 
 _NUMBER = re.compile("[0-9]{1,18}")  # isdigit would take a superscript two
-
-
-def _seconds(retry_after: str | None, otherwise: float) -> float:
-  """Retry-After in seconds; its date form is not used by these servers."""
-  if retry_after is not None and _NUMBER.fullmatch(retry_after):
-    return float(retry_after)
-  return otherwise
 
 
 def _oldest_version(spans) -> str | int:

@@ -15,6 +15,7 @@ import aiohttp
 
 from atlas_jax import addresses
 from atlas_jax.errors import AtlasError
+from atlas_jax.retries import FinalError
 from atlas_jax.scrubbing import answer_scrubber, error_line, scrubber
 
 MOST_BYTES = 16 << 20  # the default of each config key max_response_bytes
@@ -29,8 +30,8 @@ class ServerDown(ServerError):
   """A server does not answer: it is gone, hangs, or fails at everything."""
 
 
-class Untaken(AtlasError, aiohttp.ClientError):
-  """An answer that is not taken, whoever asks and however often."""
+class Untaken(FinalError, aiohttp.ClientError):
+  """An answer that no client of ours accepts; asking again does not help."""
 
 
 class Redirected(Untaken):
@@ -131,7 +132,7 @@ async def read(response: aiohttp.ClientResponse, most_bytes: int) -> bytes:
   """
   content = bytearray()
   # aiohttp inflates in pieces of 64 KB, so a bomb is never there whole.
-  async for part in response.content.iter_any():
+  while part := await response.content.readany():
     content += part
     if len(content) > most_bytes:
       response.close()

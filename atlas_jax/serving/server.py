@@ -5,7 +5,7 @@ Two roles. A `TeacherServer` takes new weights while it runs; a
 the endpoint for it, and its class has no method that could send any.
 
 A spawned server lives under `supervisor.py`, which ends it when this process
-ends, whatever the way.
+ends, killed or not.
 """
 
 import json
@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from atlas_jax import hub
+from atlas_jax.config import ServingConfig
 from atlas_jax.server_config import ServerConfig
 from atlas_jax.serving import http, supervisor, vllm_command
 from atlas_jax.serving.client import (
@@ -42,6 +43,7 @@ class Server:
   """
 
   role = ""
+  weights_root: Path | None = None  # None: it takes no weights
   # Paths that the server must offer, and must not.
   _offers: tuple[str, ...] = ()
   _lacks: tuple[str, ...] = ()
@@ -80,20 +82,15 @@ class Server:
     self.end()
 
   def client(
-    self,
-    *,
-    decode: Callable[[Sequence[int]], str],
-    timeout_s: float,
-    retries: int,
-    max_concurrency: int,
+    self, decode: Callable[[Sequence[int]], str], config: ServingConfig
   ) -> Client:
     """A client of this server; it stays valid over restarts."""
     return Client(
       self.base_url,
       decode=decode,
-      timeout_s=timeout_s,
-      retries=retries,
-      max_concurrency=max_concurrency,
+      timeout_s=config.request_timeout_s,
+      retries=config.retries,
+      max_concurrency=config.max_concurrency,
       api_key=self.api_key,
     )
 
@@ -138,29 +135,24 @@ class Server:
 
   def _command(self) -> tuple[list[str], dict[str, str]]:
     """(arguments after python, environment) of the server's process."""
-    return vllm_command.base(
+    if self.weights_root is not None:
+      self.weights_root.mkdir(parents=True, exist_ok=True)
+    return vllm_command.command(
       self._config,
       role=self.role,
       model_path=self.model_path,
       port=self.port,
       api_key=self.api_key,
+      weights_root=self.weights_root,
     )
 
-  def wait(self) -> float:
-    """Waits until the server is healthy; returns the seconds since spawn.
+  def wait(self) -> None:
+    """Waits until the server is healthy.
 
     Raises:
       ServerError: it died, or was not healthy within start_timeout_s, or it
-        answers but is not the server that was asked for. A spawned server is
-        ended then.
+        answers but is not the server that was asked for.
     """
-    try:
-      return self._wait()
-    except BaseException:
-      self.end()
-      raise
-
-  def _wait(self) -> float:
     while True:
       seconds = time.monotonic() - self._started_at
       if self.spawned and self._process.poll() is not None:
@@ -171,9 +163,9 @@ class Server:
       if self.healthy():
         self._check_offers()
         logging.info(
-          "the %s server is healthy after %.1f s", self.role, seconds
+          "%s server %s after %.1f s", self.role, self.base_url, seconds
         )
-        return seconds
+        return
       if seconds > self._start_timeout_s:
         raise ServerError(
           f"the {self.role} server at {self.base_url} was not healthy within"
@@ -193,10 +185,10 @@ class Server:
       self._process.wait()
     self._process = None
 
-  def restart(self) -> float:
+  def restart(self) -> None:
     """Ends the server if it lives and starts it again at the same address.
 
-    The weights are those of `model_path` again. Returns seconds.
+    The weights are those of `model_path` again.
 
     Raises:
       ServerError: it does not come back, or was given as a URL.
@@ -207,8 +199,7 @@ class Server:
         " run; restart it where it runs"
       )
     self.end()
-    self.spawn()
-    return self.wait()
+    start(self)
 
   # Looking at it.
 
@@ -276,11 +267,6 @@ class TeacherServer(Server):
   def dtype(self) -> str:
     return self._config.dtype
 
-  def _command(self) -> tuple[list[str], dict[str, str]]:
-    self.weights_root.mkdir(parents=True, exist_ok=True)
-    arguments, env = super()._command()
-    return vllm_command.with_updates(arguments, env, self.weights_root)
-
   def update_weights(
     self,
     path: str,
@@ -328,15 +314,16 @@ class TeacherServer(Server):
     return json.loads(answer)
 
 
-def start(*servers: Server) -> list[float]:
-  """Starts servers side by side; seconds that each took to be healthy.
+def start(*servers: Server) -> None:
+  """Starts servers side by side, until all are healthy.
 
   If one fails, all are ended and its error is raised.
   """
   try:
     for server in servers:
       server.spawn()
-    return [server.wait() for server in servers]
+    for server in servers:
+      server.wait()
   except BaseException:
     for server in servers:
       server.end()

@@ -117,15 +117,18 @@ def free_port(host: str, port: int, role: str) -> int:
     return s.getsockname()[1]
 
 
-def base(
+def command(
   config: ServerConfig,
   *,
   role: str,
   model_path: Path,
   port: int,
   api_key: str,
+  weights_root: Path | None,
 ) -> tuple[list[str], dict[str, str]]:
-  """(arguments after python, environment) of a server with frozen weights.
+  """(arguments after python, environment) of a server.
+
+  It takes weights from files under `weights_root`; None: they are frozen.
 
   Raises:
     ServerError: no vLLM, or a model or cores that it cannot use.
@@ -151,24 +154,14 @@ def base(
   env = {
     **device_env,
     "VLLM_API_KEY": api_key,
-    "VLLM_PLUGINS": "",  # none; see with_updates
+    "VLLM_PLUGINS": "",  # none
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",
   }
+  if weights_root is not None:
+    root = {"atlas_weights_root": str(weights_root.resolve())}
+    arguments += ["--weight-transfer-config", json.dumps({"backend": "atlas"})]
+    arguments += ["--worker-extension-cls", "atlas_vllm.worker.WeightWorker"]
+    arguments += ["--additional-config", json.dumps(root)]
+    env["VLLM_PLUGINS"] = "atlas_weights,atlas_update"
   return [*arguments, *device_flags, *config.extra_args], env
-
-
-def with_updates(
-  arguments: list[str], env: dict[str, str], weights_root: Path
-) -> tuple[list[str], dict[str, str]]:
-  """The same server, able to take weights from files under a directory."""
-  arguments = [
-    *arguments,
-    "--weight-transfer-config",
-    json.dumps({"backend": "atlas"}),
-    "--worker-extension-cls",
-    "atlas_vllm.worker.WeightWorker",
-    "--additional-config",
-    json.dumps({"atlas_weights_root": str(weights_root.resolve())}),
-  ]
-  return arguments, {**env, "VLLM_PLUGINS": "atlas_weights,atlas_update"}

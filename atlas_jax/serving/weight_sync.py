@@ -1,4 +1,4 @@
-"""Publishing the trainer's weights to the running teacher server.
+"""The trainer's weights on their way to the running teacher server.
 
 Weights travel as one safetensors file in a directory that trainer and server
 share: all tensors, or the values that changed since the version that the
@@ -17,14 +17,15 @@ half-written or foreign file is ever served:
      holds, with the delta, must have our checksums before it is loaded;
   5. delete files of versions older than the last two.
 
-With several hosts, only the lead calls `publish`.
+A full file goes out first, after a failure, once in `config.full_every`
+versions, and always when `config.publish_changes` is off.
 """
 
 import logging
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -40,174 +41,138 @@ _DELTA_FRACTION = 0.5
 
 
 @dataclass(frozen=True)
-class Published:
-  """What a server holds: the base of the next delta.
+class Sent:
+  """What sending a version took. Seconds are wall clock."""
 
-  The arrays are those given to `publish`, which must not change any more.
-  """
-
-  version: int
-  tensors: Mapping[str, np.ndarray]
-  checksums: dict[str, str]
-  deltas: int  # published since the last full file
-
-
-@dataclass(frozen=True)
-class PublishReport:
-  """What a publish did. Seconds are wall clock."""
-
-  held: Published
+  is_delta: bool
+  checksums: dict[str, str] = field(repr=False)  # of the whole tensors
   bytes: int  # of the file that the server took
   seconds_write: float  # comparing, checksums and file; a refused delta's too
   seconds_check: float  # the server's checks, while it still serves
   seconds_apply: float  # from pause to resume
   seconds_verify: float  # reading back what the server holds; 0 for a delta
 
+  @property
+  def seconds(self) -> float:
+    return (
+      self.seconds_write
+      + self.seconds_check
+      + self.seconds_apply
+      + self.seconds_verify
+    )
 
-class Publisher:
-  """Publishes one version after the other to one server.
 
-  A full file goes out first, after a failure, once in `config.full_every`
-  versions, and always when `config.publish_changes` is off. The first says
-  restart: the server may hold a newer version, of another run or of this one
-  before.
+class WeightSender:
+  """Sends one version of the weights after the other to one server.
+
+  Files go to the server's `weights_root`. The first version may be older than
+  what the server holds, of another run or of this one before. With several
+  hosts, only the lead has one.
   """
 
   def __init__(self, server: TeacherServer, config: ServingConfig):
-    self._server = server
-    self._config = config
-    self._held: Published | None = None
+    if not isinstance(server, TeacherServer):
+      raise TypeError(f"weights go to a TeacherServer, not {type(server)}")
+    self._server, self._config = server, config
     self._begun = False
+    # What the server holds, the base of the next delta: version, tensors,
+    # checksums. None: the next file is a full one.
+    self._held: tuple[int, Mapping, dict[str, str]] | None = None
+    self._deltas = 0  # since the last full file
 
-  def publish(
-    self, tensors: Mapping[str, np.ndarray], version: int
-  ) -> PublishReport:
-    """As the function `publish`."""
-    base, self._held = self._held, None
-    if base is not None and base.deltas + 1 >= self._config.full_every:
-      base = None
-    report = publish(
-      tensors,
-      self._server,
-      version=version,
-      timeout_s=self._config.request_timeout_s,
-      base=base,
-      restart=not self._begun,
+  def send(self, tensors: Mapping[str, np.ndarray], version: int) -> Sent:
+    """Gives the server new weights and makes sure that it has them.
+
+    Args:
+      tensors: all of the model's, in Hugging Face names, in the dtype that the
+        server runs in. They must not change any more.
+      version: a number that grows; completions carry it from now on.
+
+    Raises:
+      ServerError: refused (the old weights serve on), or the server holds
+        something else afterwards.
+      ServerDown: no answer.
+      ValueError: a tensor is of another dtype than the server's.
+    """
+    server = self._server
+    for name, tensor in tensors.items():
+      if tensor.dtype.name != server.dtype:
+        raise ValueError(
+          f"{name} is {tensor.dtype.name}, and the teacher server runs in"
+          f" {server.dtype}"
+        )
+    begin = time.perf_counter()
+    base, self._held = self._base(tensors, version), None
+    changes, sums = _compare(tensors, base)
+    sent = None
+    if base is not None and _is_small(changes, tensors):
+      entries = delta.entries(changes, tensors)
+      try:
+        sent = self._write_and_announce(entries, version, sums, base[0])
+      except WeightsRefused as refusal:
+        logging.warning("sending the full weights instead: %s", refusal)
+    is_delta = sent is not None
+    manifest, size, written, answer = sent or self._write_and_announce(
+      tensors, version, sums, None
     )
-    self._begun = True
-    if self._config.publish_changes:
-      self._held = report.held
-    return report
-
-
-def publish(
-  tensors: Mapping[str, np.ndarray],
-  server: TeacherServer,
-  *,
-  version: int,
-  timeout_s: float,
-  base: Published | None = None,
-  restart: bool = False,
-) -> PublishReport:
-  """Gives the teacher server new weights and makes sure that it has them.
-
-  Args:
-    tensors: all of the model's tensors, in Hugging Face names, in the dtype
-      that the server runs in (config.serving.teacher.dtype).
-    server: the teacher; files go to its `weights_root`.
-    version: a number that grows; completions carry it from now on.
-    timeout_s: for the server to finish its requests and load.
-    base: what the server should hold now: a delta of it is sent if it is of an
-      older version and the delta is small, and the server then agrees.
-    restart: the server gives up a newer version that it may hold.
-
-  Raises:
-    ServerError: refused (the old weights serve on), or the server holds
-      something else afterwards.
-    ServerDown: no answer.
-    TypeError: `server` is no TeacherServer: a student's weights are frozen.
-    ValueError: a tensor is of another dtype than the server's.
-  """
-  if not isinstance(server, TeacherServer):
-    raise TypeError(f"weights go to a TeacherServer, not {type(server)}")
-  for name, tensor in tensors.items():
-    if tensor.dtype.name != server.dtype:
-      raise ValueError(
-        f"{name} is {tensor.dtype.name}, and the teacher server runs in"
-        f" {server.dtype}"
-      )
-  if base is not None and (
-    base.version >= version or base.tensors.keys() != tensors.keys()
-  ):
-    base = None
-  begin = time.perf_counter()
-  changes, sums = _compare(tensors, base)
-  answer = None
-
-  def announce(manifest: WeightManifest) -> dict:
-    name, label = manifest.files[0], str(version)
-    return server.update_weights(name, label, sums, timeout_s, restart)
-
-  if base is not None and _is_small(changes, tensors):
-    manifest, size = weight_files.write(
-      delta.entries(changes, tensors),
-      server.weights_root,
-      version,
-      base=base.version,
+    applied = time.perf_counter()
+    if not is_delta:
+      verify(manifest, server)
+    took = Sent(
+      is_delta=is_delta,
       checksums=sums,
+      bytes=size,
+      seconds_write=written - begin,
+      seconds_check=answer["seconds_check"],
+      seconds_apply=answer["seconds_apply"],
+      seconds_verify=time.perf_counter() - applied,
     )
-    written = time.perf_counter()
-    try:
-      answer = announce(manifest)
-    except WeightsRefused as refusal:
-      logging.warning("sending the full weights instead: %s", refusal)
-      (server.weights_root / manifest.files[0]).unlink()
-  if answer is None:
+    self._begun, self._deltas = True, self._deltas + 1 if is_delta else 0
+    self._held = (
+      (version, tensors, sums) if self._config.publish_changes else None
+    )
+    weight_files.delete_old(server.weights_root, version)
+    logging.info("sent weights %d: %s", version, took)
+    return took
+
+  def _base(self, tensors, version: int):
+    """What a delta may start from; None: the next file is a full one."""
+    held, c = self._held, self._config
+    grows = held is not None and held[0] < version
+    if not grows or self._deltas + 1 >= c.full_every:
+      return None
+    return held if held[1].keys() == tensors.keys() else None
+
+  def _write_and_announce(self, entries, version: int, sums, base: int | None):
+    """(manifest, bytes, the time when they were written, server's answer)."""
+    root = self._server.weights_root
     manifest, size = weight_files.write(
-      tensors, server.weights_root, version, checksums=sums
+      entries, root, version, checksums=sums, base=base
     )
-    written = time.perf_counter()
-    answer = announce(manifest)
-  applied = time.perf_counter()
-  is_delta = manifest.base is not None
-  if not is_delta:
-    verify(manifest, server)
-  report = PublishReport(
-    held=Published(version, tensors, sums, base.deltas + 1 if is_delta else 0),
-    bytes=size,
-    seconds_write=written - begin,
-    seconds_check=answer["seconds_check"],
-    seconds_apply=answer["seconds_apply"],
-    seconds_verify=time.perf_counter() - applied,
-  )
-  weight_files.delete_old(server.weights_root, version)
-  logging.info(
-    "published weights %d: %s of %.1f MB, written in %.2f s, checked in"
-    " %.2f s, applied in %.2f s, verified in %.2f s",
-    version,
-    "a delta" if is_delta else "a full file",
-    size / 1e6,
-    report.seconds_write,
-    report.seconds_check,
-    report.seconds_apply,
-    report.seconds_verify,
-  )
-  return report
+    written, name = time.perf_counter(), manifest.files[0]
+    try:
+      answer = self._server.update_weights(
+        *(name, str(version), sums, self._config.request_timeout_s),
+        restart=not self._begun,
+      )
+    except WeightsRefused:
+      (root / name).unlink()
+      raise
+    return manifest, size, written, answer
 
 
 def _compare(
-  tensors: Mapping[str, np.ndarray], base: Published | None
+  tensors: Mapping[str, np.ndarray], base: tuple | None
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
   """(what changed since `base`, checksums), several tensors at a time."""
+  _, before, sums = base or (None, None, None)
 
   def compare(name):
     if base is None:
       return None, weight_files.checksum(tensors[name])
-    where = delta.changed(base.tensors[name], tensors[name])
+    where = delta.changed(before[name], tensors[name])
     same = not len(where)
-    return where, base.checksums[name] if same else weight_files.checksum(
-      tensors[name]
-    )
+    return where, sums[name] if same else weight_files.checksum(tensors[name])
 
   with ThreadPoolExecutor(8) as pool:  # numpy and blake3 free the GIL
     found = dict(zip(tensors, pool.map(compare, tensors), strict=True))

@@ -26,6 +26,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -160,8 +161,10 @@ class AnswerChecker(contextlib.ExitStack):
     self._own = VerifierPool(
       processes=data.own_processes, deadline_s=data.own_deadline_s
     )
+    self._threads = ThreadPoolExecutor(max(processes, data.own_processes))
     self.callback(self._pool.close)
     self.callback(self._own.close)
+    self.callback(self._threads.shutdown, cancel_futures=True)
 
   def check(self, problem: Problem, text: str, finish_reason: str) -> Verdict:
     """The verdict on one response.
@@ -198,11 +201,7 @@ class AnswerChecker(contextlib.ExitStack):
     self, items: Iterable[tuple[Problem, str, str]]
   ) -> list[Verdict]:
     """check() for many, several at a time; the order is kept."""
-    verdicts = []
-    for problem, *said in items:
-      pool = self._own if ":" in problem.verifier else self._pool
-      verdicts.append(pool.submit(self.check, problem, *said))
-    return [verdict.result() for verdict in verdicts]
+    return list(self._threads.map(lambda item: self.check(*item), items))
 
   def own_many(self, target: str, items: Sequence) -> list[float | None]:
     """The value of a term of the reward for each item; None where it fails."""
@@ -213,8 +212,7 @@ class AnswerChecker(contextlib.ExitStack):
       except (NoAnswer, NotStarted):
         return None
 
-    values = [self._own.submit(call, item) for item in items]
-    return [value.result() for value in values]
+    return list(self._threads.map(call, items))
 
   def _call(self, target: str, *arguments, share: bool) -> float | None:
     """The value that a function of the user's returns; see own.call."""

@@ -23,6 +23,7 @@ class Attempt:
   teaching: str | None = None
   status: str | None = None
   teaching_tokens: int = 0
+  weight_version: str | int | None = None  # of the teacher
   seconds: float = 0.0  # of its requests
 
 
@@ -74,6 +75,7 @@ async def _attempt(
       teaching=one.text,
       status=one.status,
       teaching_tokens=one.tokens,
+      weight_version=one.said.sample and one.said.sample.weight_version,
       seconds=said.seconds + one.said.seconds + one.taught.seconds,
     )
   if constant is None:

@@ -122,7 +122,8 @@ _LABEL = re.compile(
 # A letter or a word that is marked as the choice, and no second one after it.
 _CHOICE = re.compile(
   r"(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?:? )?"
-  r"(?:[(\[]?([a-j])(?:(?:[)\]]|[.:?])(?= |$)|$| is correct)(?!.*\bnot\b)"
+  r"(?:[(\[]?([a-j])(?:(?:[)\]]|[.:?])(?= |$)|$| is (?:the )?correct\b)"
+  r"(?!.*\bnot\b)"
   r"(?! (?:[+*/^=<>&|]|- |\\(?:cdot|times|div|pm|le|ge|ne|in)))"
   r"|((?:yes|true)\b(?!.*\bnot\b)|(?:no|false)\b)(?:[,.:;!]|$))"
   r"((?!.*(?:\([A-Z]\)|\b[A-Z]\)|\b(?:yes|no|true|false|or|maybe)\b)).*)",

@@ -16,15 +16,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from atlas_jax import files
+from atlas_jax.episode_config import TeachConfig
 from atlas_jax.errors import AtlasError
 
-# template -> the fields that it must hold, each at least once, and no others
+# template -> the fields that it must hold, each at least once; student_probe
+# may also hold {tokens}, the length that a probe may have, and no other may.
 FIELDS = {
   "student_baseline": ("question",),
   "student_probe": ("question",),
   "teacher": ("question", "probe"),
   "student_taught": ("question", "teaching"),
 }
+_LENGTH = ("student_probe", "tokens")
 _OLD_NAMES = {
   "student_diagnostic": "student_probe",
   "teacher_adaptive": "teacher",
@@ -48,10 +51,10 @@ class PromptsConfig:
     "{question}\n\nSolve the problem step by step. Give your final answer"
     " inside <solution></solution> tags."
   )
-  # {question}
+  # {question}, and {tokens} if you like: how long the plan may be
   student_probe: str = (
-    "{question}\n\nBefore you solve it, outline in at most 50 tokens how you"
-    " would approach this problem. Do not solve it yet."
+    "{question}\n\nBefore you solve it, outline in at most {tokens} tokens how"
+    " you would approach this problem. Do not solve it yet."
   )
   # {question} {probe}
   teacher: str = (
@@ -84,16 +87,29 @@ def fingerprint(config: PromptsConfig) -> str:
 class Prompts:
   """The templates of a run, parsed and checked once.
 
+  Args:
+    config: their texts.
+    probe_tokens: what stands for {tokens} in that of the probe.
+
   Raises:
     PromptError: a template misses a field, holds an unknown one, or its
       braces do not match ('{{' and '}}' write braces).
   """
 
-  def __init__(self, config: PromptsConfig):
+  def __init__(
+    self,
+    config: PromptsConfig,
+    probe_tokens: int = TeachConfig.shown_probe_tokens,
+  ):
     self._parts = {
       name: _parse(name, getattr(config, name), fields)
       for name, fields in FIELDS.items()
     }
+    template, field = _LENGTH
+    self._parts[template] = [
+      (literal + str(probe_tokens), None) if name == field else (literal, name)
+      for literal, name in self._parts[template]
+    ]
 
   def render(self, template: str, fields: Mapping[str, str]) -> str:
     """The template with its fields filled in.
@@ -139,7 +155,8 @@ def _parse(name: str, text: str, fields) -> list[tuple[str, str | None]]:
       raise PromptError(
         f"template {name}: write {{{field}}} without a format or conversion"
       )
-  _check(name, {f for _, f, _, _ in parts if f is not None}, fields)
+  found = {f for _, f, _, _ in parts if f is not None}
+  _check(name, found - ({_LENGTH[1]} if name == _LENGTH[0] else set()), fields)
   return [(literal, field) for literal, field, _, _ in parts]
 
 

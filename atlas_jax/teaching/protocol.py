@@ -214,6 +214,8 @@ class TeachingProtocol:
 
   async def probe(self, question: Question) -> Said:
     """The student's plan, in its own words; see `read`."""
+    if self.config.max_probe_tokens == 0:
+      return Said("", 0, "stop")
     (said,) = await self._ask("student_probe", question)
     return said
 

@@ -6,7 +6,7 @@ binomial form; Efron 1979 (percentile bootstrap, here over problems).
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,6 +67,36 @@ def paired_bootstrap(
   return Interval(float(gain.mean()), float(low), float(high))
 
 
+def nested_bootstrap(
+  differences: Sequence[Sequence[float]], *, resamples: int, seed: int
+) -> Interval:
+  """The mean of the seeds' means, with an interval over seeds and problems.
+
+  Each resample draws seeds and, in every one of them, its problems anew. (With
+  one seed the interval is over problems alone.)
+
+  Args:
+    differences: of each seed the differences of its problems.
+    resamples, seed: of the bootstrap.
+
+  Raises:
+    ValueError: there is no difference.
+  """
+  groups = [np.asarray(d, np.float64) for d in differences if len(d)]
+  if not groups:
+    raise ValueError("no seed has a pair to compare")
+  rng = np.random.default_rng(seed)
+  means = np.empty(resamples)
+  for i in range(resamples):
+    drawn = [groups[g] for g in rng.integers(0, len(groups), len(groups))]
+    means[i] = np.mean(
+      [d[rng.integers(0, d.size, d.size)].mean() for d in drawn]
+    )
+  low, high = np.quantile(means, (0.025, 0.975))
+  estimate = float(np.mean([d.mean() for d in groups]))
+  return Interval(estimate, float(low), float(high))
+
+
 def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float:
   """Two-sided exact p that right and wrong are equally likely to flip."""
   flipped = [(b, a) for b, a in zip(before, after, strict=True) if b != a]
@@ -93,7 +123,10 @@ def non_degradation(
 
 @dataclass(frozen=True)
 class Outcome:
-  """What counts of one attempt; correct is None where it was not judged."""
+  """What counts of one attempt; correct is None where it was not judged.
+
+  kind is that of the problem, as its source says it; None: it says none.
+  """
 
   problem_id: str
   correct: float | None
@@ -102,14 +135,22 @@ class Outcome:
   teaching_tokens: int
   seconds: float
   leaked: bool
+  kind: str | None = None
+  teacher_asked: bool = False
 
 
 @dataclass(frozen=True)
 class ArmResult:
   """One arm. Lengths in tokens a response, shares in [0, 1].
 
-  gain, non-degradation and p compare with the student alone on the problems
-  that both arms judged; None in the arm of the student alone.
+  The accuracy is the mean over problems of their samples' means. pass_at_k is
+  the share of problems of which any of the `samples` is right; None with one
+  sample. gain, non-degradation, p and what is made of the gain compare with the
+  student alone on the problems that both arms judged; None in its own arm:
+
+    gain_per_teaching_token    gain / mean tokens of a teaching   [TES of ATLAS]
+    gain_per_interaction       gain / what a teacher is asked for a problem: 1
+                               where it teaches, None elsewhere   [LR of ATLAS]
   """
 
   name: str
@@ -123,12 +164,16 @@ class ArmResult:
   teaching_tokens: float
   seconds_per_problem: float
   leak_rate: float
+  samples: int = 1
+  pass_at_k: float | None = None
   gain: float | None = None
   gain_low: float | None = None
   gain_high: float | None = None
   mcnemar_p: float | None = None
   non_degradation_all: float | None = None
   non_degradation_correct: float | None = None
+  gain_per_teaching_token: float | None = None
+  gain_per_interaction: float | None = None
 
 
 def judge(
@@ -147,19 +192,43 @@ def judge(
       teaching_tokens=a.teaching_tokens,
       seconds=a.seconds,
       leaked=a.teaching is not None and leaks(a.teaching, a.problem),
+      kind=a.problem.kind,
+      teacher_asked=a.teacher_text is not None,
     )
     for a, v in zip(attempts, verdicts, strict=True)
   ]
   return outcomes, verdicts
 
 
-def _rates(outcomes: Sequence[Outcome]) -> dict[str, float]:
-  """problem -> share of its judged samples that are right."""
+def _scores(outcomes: Sequence[Outcome]) -> dict[str, list[float]]:
+  """problem -> the scores of its judged samples."""
   scores: dict[str, list[float]] = {}
   for outcome in outcomes:
     if outcome.correct is not None:
       scores.setdefault(outcome.problem_id, []).append(outcome.correct)
+  return scores
+
+
+def _rates(outcomes: Sequence[Outcome]) -> dict[str, float]:
+  """problem -> share of its judged samples that are right."""
+  scores = _scores(outcomes)
   return {key: sum(values) / len(values) for key, values in scores.items()}
+
+
+def accuracy_interval(
+  scores: Mapping[str, Sequence[float]], *, resamples: int, seed: int
+) -> Interval:
+  """The mean over problems of their samples' means, with its interval.
+
+  With one sample a problem, of 0 or 1, Wilson's; else the samples of a problem
+  are one cluster, and the interval is a bootstrap over problems.
+  """
+  rates = [sum(values) / len(values) for values in scores.values()]
+  clustered = any(len(values) > 1 for values in scores.values())
+  if not clustered and set(rates) <= {0.0, 1.0}:
+    return wilson(sum(rates), len(rates))
+  nothing = [0.0] * len(rates)
+  return paired_bootstrap(nothing, rates, resamples=resamples, seed=seed)
 
 
 def arm_result(
@@ -181,10 +250,11 @@ def arm_result(
   Raises:
     ValueError: no attempt could be judged, or (with alone) no pair.
   """
-  rates = _rates(outcomes)
+  rates, scores = _rates(outcomes), _scores(outcomes)
   if not rates:
     raise ValueError(f"arm {name}: none of its attempts could be judged")
-  accuracy, against = wilson(sum(rates.values()), len(rates)), {}
+  accuracy = accuracy_interval(scores, resamples=resamples, seed=seed)
+  samples, against = max(map(len, scores.values())), {}
 
   def mean(field: str) -> float:
     return float(np.mean([getattr(outcome, field) for outcome in outcomes]))
@@ -204,7 +274,13 @@ def arm_result(
     after = [rates[key] for key in common]
     gain = paired_bootstrap(before, after, resamples=resamples, seed=seed)
     over_all, over_right = non_degradation(before, after)
+    teaching_tokens = mean("teaching_tokens")
+    asked = any(o.teacher_asked for o in outcomes)
     against = {
+      "gain_per_teaching_token": gain.estimate / teaching_tokens
+      if teaching_tokens
+      else None,
+      "gain_per_interaction": gain.estimate if asked else None,
       "gain": gain.estimate,
       "gain_low": gain.low,
       "gain_high": gain.high,
@@ -224,5 +300,29 @@ def arm_result(
     teaching_tokens=mean("teaching_tokens"),
     seconds_per_problem=mean("seconds"),
     leak_rate=mean("leaked"),
+    samples=samples,
+    pass_at_k=float(np.mean([max(s) > 0.5 for s in scores.values()]))
+    if samples > 1
+    else None,
     **against,
   )
+
+
+def by_kind(
+  outcomes: Sequence[Outcome], alone: Sequence[Outcome]
+) -> dict[str, dict[str, float]]:
+  """kind -> how many problems both arms judged, and their two accuracies."""
+  base, rates = _rates(alone), _rates(outcomes)
+  kinds: dict[str, list[str]] = {}
+  for outcome in {o.problem_id: o for o in outcomes}.values():
+    key = outcome.problem_id
+    if outcome.kind is not None and key in base and key in rates:
+      kinds.setdefault(outcome.kind, []).append(key)
+  return {
+    kind: {
+      "problems": len(keys),
+      "accuracy_alone": sum(base[key] for key in keys) / len(keys),
+      "accuracy": sum(rates[key] for key in keys) / len(keys),
+    }
+    for kind, keys in sorted(kinds.items())
+  }

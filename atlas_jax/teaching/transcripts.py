@@ -10,6 +10,10 @@ from atlas_jax.teaching.arms import Attempt
 from atlas_jax.teaching.rewards import ScoredEpisode
 from atlas_jax.teaching.speakers import Said
 
+# Counts the changes of a line's keys: 1 had approach and guided in place of
+# probe and taught, and neither kind, leaked nor weight_version of an attempt.
+SCHEMA = 2
+
 
 def _solution(solution: Said, verdict: Verdict) -> dict:
   return {
@@ -61,10 +65,12 @@ def episode_json(scored: ScoredEpisode, step: int) -> dict:
       }
     )
   return {
+    "schema": SCHEMA,
     "step": step,
     "id": episode.problem.id,
     "question": episode.problem.question,
     "answer": episode.problem.answer,
+    "kind": episode.problem.kind,
     "probe": episode.probe,
     "pass_rate": scored.pass_rate,
     "baseline": [
@@ -79,19 +85,25 @@ def episode_json(scored: ScoredEpisode, step: int) -> dict:
   }
 
 
-def attempt_json(arm: str, attempt: Attempt, verdict: Verdict) -> dict:
+def attempt_json(
+  arm: str, attempt: Attempt, verdict: Verdict, leaked: bool
+) -> dict:
   """One attempt of an evaluation as plain JSON values."""
   return {
+    "schema": SCHEMA,
     "arm": arm,
     "id": attempt.problem.id,
     "sample": attempt.sample,
     "question": attempt.problem.question,
     "answer": attempt.problem.answer,
+    "kind": attempt.problem.kind,
     "probe": attempt.probe,
     "teacher_text": attempt.teacher_text,
     "teaching": attempt.teaching,
     "teaching_tokens": attempt.teaching_tokens,
     "status": attempt.status,
+    "leaked": leaked,
+    "weight_version": attempt.weight_version,
     "solution": _solution(attempt.solution, verdict),
     "seconds": attempt.seconds,
   }

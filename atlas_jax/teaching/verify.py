@@ -71,16 +71,12 @@ class VerifierPool:
   """Threads that compare; each has a process of its own for each job.
 
   Threads and processes start when they are first needed.
-
-  Attributes:
-    submit: runs a function in one of the threads, as an executor does.
   """
 
   def __init__(self, *, processes: int, deadline_s: float):
     self._deadline_s = deadline_s
     self._threads = ThreadPoolExecutor(processes)
     self._processes: dict[tuple[int, Job], Confined] = {}
-    self.submit = self._threads.submit
 
   def close(self) -> None:
     """Ends the processes, each when its comparison has ended."""
@@ -89,11 +85,14 @@ class VerifierPool:
       process.end()
 
   def ask(self, job: Job, *arguments):
-    """Calls the job's function in the process of the calling thread.
+    """Calls the job's function in a process; any thread may ask.
 
     Raises:
       NoAnswer, NotStarted: there is no verdict.
     """
+    return self._threads.submit(self._answer, job, arguments).result()
+
+  def _answer(self, job: Job, arguments: tuple):
     mine = (threading.get_ident(), job)
     process = self._processes.get(mine)
     if process is None or not process.alive:

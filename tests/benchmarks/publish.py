@@ -31,7 +31,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from atlas_jax.config import ModelConfig, OptimizerConfig
+from atlas_jax.config import ModelConfig, OptimizerConfig, ServingConfig
 from atlas_jax.data import packing
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.model import hf
@@ -91,14 +91,12 @@ def updates(path: pathlib.Path, learning_rate: float):
   return architecture, models()
 
 
-def measure(model, architecture, server, version, base):
+def measure(model, architecture, sender, server, version):
   """(report, seconds of each part) of one publish."""
   exporting = time.perf_counter()
   tensors = hf.export_tensors(model, architecture, jnp.bfloat16)
   begin = time.perf_counter()
-  report = weight_sync.publish(
-    tensors, server, version=version, timeout_s=600, base=base
-  )
+  report = sender.send(tensors, version)
   published = time.perf_counter()
   (first,) = asyncio.run(first_token(server))
   end = time.perf_counter()
@@ -118,9 +116,7 @@ def measure(model, architecture, server, version, base):
 
 
 async def first_token(server):
-  async with server.client(
-    decode=str, timeout_s=60, retries=0, max_concurrency=1
-  ) as client:
+  async with server.client(str, ServingConfig(retries=0)) as client:
     return await client.generate([1, 5, 9], Sampling(1, 1.0))
 
 
@@ -153,13 +149,15 @@ def main():
       SERVER, model_path=flags.model, workdir=workdir, start_timeout_s=600
     ) as server,
   ):
-    report, _ = measure(next(models), architecture, server, 1, None)
+    # Full and delta by turns.
+    sender = weight_sync.WeightSender(server, ServingConfig(full_every=2))
+    measure(next(models), architecture, sender, server, 1)
     for index in range(1, flags.rounds + 2):
       model = next(models)
       version = 2 * index
-      part, seconds = measure(model, architecture, server, version, report.held)
-      assert part.held.deltas > 0, "a delta was not small enough, or refused"
-      report, whole = measure(model, architecture, server, version + 1, None)
+      part, seconds = measure(model, architecture, sender, server, version)
+      assert part.is_delta, "a delta was not small enough, or refused"
+      report, whole = measure(model, architecture, sender, server, version + 1)
       if index > 1:
         fraction = part.bytes / report.bytes
         rows["delta"].append(

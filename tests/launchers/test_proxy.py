@@ -157,7 +157,7 @@ def wait_for(url, process):
 
 
 def test_a_best_prompts_file_is_used(repo_root, tmp_path):
-  names = ("baseline", "diagnostic", "with_teaching")
+  names = ("baseline", "probe", "taught")
   templates = {f"student_{n}": f"{n} {{question}}" for n in names}
   templates["student_taught"] += " {teaching}"
   templates["teacher"] = "{question} {probe}"
@@ -181,7 +181,7 @@ def test_a_best_prompts_file_is_used(repo_root, tmp_path):
       answer = client.chat.completions.create(
         model="stub", messages=[{"role": "user", "content": "1+1?"}]
       )
-      assert answer.choices[0].message.content == "re with_teaching"
+      assert answer.choices[0].message.content == "re taught"
       process.send_signal(signal.SIGINT)
       output, _ = process.communicate(timeout=60)
     finally:

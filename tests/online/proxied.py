@@ -161,9 +161,10 @@ def whole(text: str) -> web.Response:
   return web.json_response({"choices": [choice]})
 
 
-async def begin_stream(request) -> web.StreamResponse:
+async def begin_stream(request, headers=None) -> web.StreamResponse:
   """A response that takes pieces by `write_word`."""
-  response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+  kind = {"Content-Type": "text/event-stream"}
+  response = web.StreamResponse(headers=kind | (headers or {}))
   await response.prepare(request)
   return response
 

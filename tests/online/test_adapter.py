@@ -104,3 +104,7 @@ def test_a_batch_of_one_problem_is_evaluated():
   assert found.scores == [0.7] and checked == jobs
   ((problems, split),) = [(job.problems, job.split) for job in jobs]
   assert (problems, split) == ((PROBLEM,), "validation")
+
+
+def test_an_evaluation_of_nothing_has_no_scores():
+  assert filled([]) == []

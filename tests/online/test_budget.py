@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 
-from atlas_jax.online.budget import Price, SearchOver
+from atlas_jax.online.budget import Price, SearchOver, Sets, choosing_jobs
 from atlas_jax.online.budget import test_jobs as jobs_of_test
 from atlas_jax.online.rollouts import Job
 from atlas_jax.online.spend import PICO, Amount
@@ -139,7 +139,8 @@ def test_tokens_of_a_call_by_hand(tmp_path):
     calls = [("student_baseline", 10), ("student_baseline", 11)]
     found = budget._cost(calls)
     assert found.tokens == 6 + 2 * 16 + 2 * most
-    assert found.pico == (6 + 2 * 16) * 7 * PICO // 10**6 + 4 * PICO
+    dollars = (6 + 2 * 16) * 7 / 1e6 + 4
+    assert found.pico / PICO == pytest.approx(dollars, rel=1e-9)
 
 
 @pytest.mark.parametrize(("need", "fits"), [(40, True), (41, False)])
@@ -148,3 +149,74 @@ def test_what_takes_all_that_is_left_begins(tmp_path, need, fits):
     run.budget.free()
     with contextlib.nullcontext() if fits else pytest.raises(SearchOver):
       run.budget.check(Amount(need), "it")
+
+
+def test_fresh_samples_are_numbered_from_one():
+  sets = Sets((), ("v",), ("t",))
+  jobs = choosing_jobs(["a", "b"], sets, 2)
+  assert [(job.prompts, job.replicate) for job in jobs] == [
+    *(("a", 1), ("a", 2), ("b", 1), ("b", 2))
+  ]
+  assert {job.split for job in jobs} == {"validation"}
+  assert choosing_jobs(["a", "b"], sets, 0) == []
+
+
+@pytest.mark.parametrize(("update", "n"), [("round_robin", 1), ("all", 2)])
+def test_reflections_of_a_round(tmp_path, update, n):
+  evolve = ("student_probe", "teacher")
+  changes = {"search__evolve": evolve, "search__update": update}
+  changes |= {"reflection__attempts": 3}
+  with opened(tmp_path, "http://127.0.0.1:9", **changes) as run:
+    assert run.budget.reflection().calls == 3 * n
+
+
+def parts(run):
+  """(calls of the seed and the choosing, of one round)."""
+  plan = run.budget.plan()
+  first = plan["seed on validation"].calls + plan["choosing and test"].calls
+  return first, plan["one round"].calls
+
+
+def test_rounds_that_a_cap_lasts_for(tmp_path):
+  with opened(tmp_path, "http://127.0.0.1:9") as run:
+    first, one = parts(run)
+  for calls, rounds, small in (
+    (first + one - 1, 0, True),
+    (first + one, 1, False),
+    (first + 2 * one, 2, False),
+  ):
+    with opened(tmp_path, "http://127.0.0.1:9", caps__calls=calls) as run:
+      assert run.budget.rounds() == rounds
+      said = run.budget.too_small()
+      assert (said is not None) is small
+      if small:
+        assert f"config.caps.calls={calls} is too small" in said
+        assert f"they take at most {first + one}" in said
+
+
+def test_minutes_are_kept_by_the_calls_of_choosing(tmp_path):
+  changes = {"caps__minutes": 60.0, "search__max_rounds": 3}
+  with opened(tmp_path, "http://127.0.0.1:9", **changes) as run:
+    first, one = parts(run)
+    choosing = run.budget.plan()["choosing and test"].calls
+    run.budget.hold([run.config.prompts])
+    kept = 60 * 60 * choosing / (first + 3 * one)
+    assert 0 < kept < 3600
+    left = run.ledger.room().seconds
+    assert left == pytest.approx(3600 - kept, abs=60)
+    run.budget.free()
+    assert run.ledger.room().seconds > left
+
+
+def test_choosing_meets_no_more_than_the_search_may_accept(tmp_path):
+  changes = {"choosing__best_of": 3, "search__max_candidates": 2}
+  with opened(tmp_path, "http://127.0.0.1:9", **changes) as run:
+    prompts = run.budget._most()
+    assert prompts[0] == run.config.prompts
+    assert len(prompts) == len(set(prompts)) == 2
+
+
+def test_a_model_without_a_price_costs_no_dollars(tmp_path):
+  with opened(tmp_path, "http://127.0.0.1:9") as run:
+    run.budget.prices = dict.fromkeys(run.budget.prices)
+    assert run.budget.round().pico == 0 < run.budget.round().tokens

@@ -6,7 +6,8 @@ import random
 import pytest
 
 from atlas_jax.online.chat_json import MOST_PARTS, parsed, parts_of
-from atlas_jax.online.proxy.chats import BadRequest, read_chat
+from atlas_jax.online.proxy.chats import read_chat
+from atlas_jax.online.proxy.errors import Refused
 from atlas_jax.online.retrying import CallFailed
 
 
@@ -82,7 +83,7 @@ def test_parts_bound_the_values_of_any_json():
 )
 def test_another_encoding_hides_nothing(encoding):
   text = '{"messages": [{"role": "user", "content": "1+1?"}]}'
-  with pytest.raises(BadRequest, match="not JSON"):
+  with pytest.raises(Refused, match="not JSON"):
     read_chat(text.encode(encoding), 1000)
   with pytest.raises(CallFailed, match="broken JSON"):
     parsed(text.encode(encoding))

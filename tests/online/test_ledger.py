@@ -79,6 +79,17 @@ def test_money_is_added_without_rounding():
   assert ends == ["done"] * 10 + ["refused"] and dollars == 1.0
 
 
+def test_a_call_that_takes_all_dollars_fits():
+  # As a float 1.001 dollars are less than so many picodollars.
+  assert picodollars(1.001) > 1.001 * PICO
+
+  async def main():
+    all_of_it = Amount(1, 0, picodollars(1.001))
+    return await call(Ledger(Caps(dollars=1.001)), all_of_it, all_of_it)
+
+  assert asyncio.run(main()) == "done"
+
+
 def test_a_call_that_is_broken_off_is_lost_at_its_bound():
   async def main():
     ledger = Ledger(Caps(tokens=100))

@@ -92,53 +92,21 @@ def test_a_stream_arrives_word_by_word():
     run(check, application(chat), teach)
 
 
-@pytest.mark.parametrize(
-  ("changes", "reason"),
-  [
-    ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-    ({"response_format": {"type": "json_object"}}, "response_format"),
-    ({"n": 2}, "n"),
-    ({"messages": [*ASK, {"role": "assistant", "content": "It"}]}, None),
-    ({"messages": [{"role": "user", "content": "long " * 10}]}, "too_long"),
-    (
-      {
-        "messages": [
-          {
-            "role": "user",
-            "content": [
-              {"type": "text", "text": "What is it?"},
-              {"type": "image_url", "image_url": {"url": "data:,"}},
-            ],
-          }
-        ]
-      },
-      "media",
-    ),
-  ],
-)
-def test_what_asks_for_structure_passes_through(changes, reason):
+@pytest.mark.parametrize("how", ["passed_through", "taught"])
+def test_a_request_that_the_upstream_refuses_has_failed(how):
+  def answer(messages):
+    if messages[-1]["content"].startswith("PROBE"):
+      return "an approach"
+    return web.json_response({"error": {"message": "no"}}, status=400)
+
   async def check(proxied):
-    how, _ = await proxied.ask(**changes)
-    assert how == "passed_through"
-    assert await proxied.counts() == {"passed_through": 1}
-    name = reason or "not_a_question"
-    line = f'atlas_proxy_passed_through_total{{reason="{name}"}}'
-    assert await proxied.metric(line) == 1
+    with pytest.raises(openai.BadRequestError, match="no"):
+      await proxied.ask(n=2 if how == "passed_through" else 1)
+    assert await proxied.counts() == {"failed": 1}
 
-  with upstream(lambda _: "fine") as up, teacher() as teach:
-    run(check, up, teach, max_question_bytes=20)
-  assert teach.calls == []
-  (call,) = up.calls
-  assert call.body == {"model": "stub", "messages": ASK, **changes}
-
-
-def test_a_text_format_is_no_structure():
-  async def check(proxied):
-    how, _ = await proxied.ask(response_format={"type": "text"}, n=1)
-    assert how == "taught"
-
-  with upstream() as up, teacher() as teach:
+  with upstream(answer) as up, teacher() as teach:
     run(check, up, teach)
+  assert len(up.calls) == (1 if how == "passed_through" else 3)
 
 
 def test_errors_of_the_upstream_are_passed_on_without_its_key():

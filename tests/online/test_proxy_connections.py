@@ -94,7 +94,7 @@ def test_a_record_of_the_framework_keeps_its_kind_and_comes_once(caplog):
   with upstream() as up, teacher() as teach:
     run(check, up, teach)
   (record,) = [r for r in caplog.records if r.name == "aiohttp.server"]
-  assert record.getMessage() == "BadHttpMessage (told once a minute)"
+  assert record.getMessage() == "BadHttpMessage (logged once a minute)"
   assert record.exc_info is None and not logger.filters
 
 
@@ -108,7 +108,7 @@ def test_what_the_event_loop_logs_loses_its_words_too(caplog):
   with upstream() as up, teacher() as teach:
     run(check, up, teach)
   (record,) = [r for r in caplog.records if r.name == "asyncio"]
-  assert record.getMessage() == "OSError (told once a minute)"
+  assert record.getMessage() == "OSError (logged once a minute)"
   assert "private" not in caplog.text
 
 

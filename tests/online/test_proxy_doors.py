@@ -10,7 +10,7 @@ from aiohttp import web
 from openai.types.chat import completion_create_params
 
 from atlas_jax.config import ConfigError, build, tree_of
-from atlas_jax.online.proxy import chats
+from atlas_jax.online.proxy import chats, errors
 from atlas_jax.online.proxy.config import (
   ChatServerConfig,
   Keys,
@@ -140,7 +140,7 @@ def test_a_target_is_one_plain_path(data):
 
 
 WRONG = [
-  *("", "Bearer", "Bearer ", "Bearer wrong", "bearer sk-client-key"),
+  *("", "Bearer", "Bearer ", "Bearer wrong", "bearer wrong"),
   *("Bearer  sk-client-key", "Bearer sk-client-key x", "sk-client-key"),
   *("Bearer sk-client-ke", "Bearer sk-client-keyy", "Basic sk-client-key"),
   *("Bearer SK-CLIENT-KEY", "Bearer None", "Bearer null", "Bearer ***"),
@@ -156,6 +156,16 @@ def test_a_wrong_credential_opens_nothing(shown):
     for path in ("/v1/models", "/metrics")
   ]
   assert statuses(asked, keys=KEYED) == {401}
+
+
+@pytest.mark.parametrize("scheme", ["bearer", "BEARER", "bEaReR"])
+def test_the_scheme_of_a_key_has_no_case(scheme):
+  line = f"Authorization: {scheme} sk-client-key"
+  asked = [raw_http.chat(line)] + [
+    raw_http.head(line, path=path, method="GET")
+    for path in ("/v1/models", "/metrics")
+  ]
+  assert statuses(asked, keys=KEYED) == {200}
 
 
 def test_where_a_key_is_set_health_says_one_word_without_it():
@@ -245,10 +255,10 @@ def test_a_field_that_may_steer_a_server_is_refused(field):
 def test_fields_of_openai_and_named_ones_are_passed_on():
   params = completion_create_params.CompletionCreateParamsBase
   known = {name: None for name in typing.get_type_hints(params)}
-  body = {**known, "messages": ASK, "top_k": 5, "regex": "a+"}
+  body = {**known, "messages": ASK, "top_k": 5, "keep_alive": 9}
   data = json.dumps(body).encode()
-  assert chats.read_chat(data, 1000, ("regex",)).body == body
-  with pytest.raises(chats.BadRequest, match="'regex'"):
+  assert chats.read_chat(data, 1000, ("keep_alive",)).body == body
+  with pytest.raises(errors.Refused, match="'keep_alive'"):
     chats.read_chat(data, 1000)
 
 
@@ -256,7 +266,7 @@ def test_fields_of_openai_and_named_ones_are_passed_on():
 def test_a_stream_is_asked_for_by_true_alone(stream):
   """An upstream may take 1 for true, and answer with what is not expected."""
   data = json.dumps({"messages": ASK, "stream": stream}).encode()
-  with pytest.raises(chats.BadRequest, match="'stream' must be true or false"):
+  with pytest.raises(errors.Refused, match="'stream' must be true or false"):
     chats.read_chat(data, 1000)
 
 

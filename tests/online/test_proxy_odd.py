@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import logging
 import socket
 
 import openai
@@ -74,7 +73,7 @@ def test_where_teaching_breaks_the_student_answers(monkeypatch, caplog):
   async def check(proxied):
     assert await proxied.ask() == ("alone_down", "re ALONE")
 
-  monkeypatch.setattr(answering, "find_teaching", breaks)
+  monkeypatch.setattr(answering, "TeachingProtocol", breaks)
   with upstream() as up, teacher() as teach:
     run(check, up, teach)
   assert "LookupError at " in caplog.text and "private" not in caplog.text
@@ -119,18 +118,69 @@ def test_servers_that_want_newer_words_get_them():
   run(check, newer("re"), newer(TEACHING), sent=NEWER, teaches=NEWER)
 
 
-def test_the_first_refusal_of_the_teacher_is_told_once(caplog):
-  caplog.set_level(logging.WARNING)
+WORDING = "max_tokens_key, .send_temperature and .send_seed"
+
+
+@pytest.mark.parametrize(
+  ("status", "mend"),
+  [
+    (400, f"config.teacher.{WORDING}"),
+    (422, f"config.teacher.{WORDING}"),
+    (401, "config.teacher.api_key_env"),
+    (403, "config.teacher.api_key_env"),
+    (404, "config.teacher.url and config.teacher.model"),
+  ],
+)
+def test_a_teacher_that_is_refused_for_good_is_logged_once(
+  status, mend, caplog
+):
+  def refuses(messages):
+    error = {"message": f"no: {messages}"}
+    return web.json_response({"error": error}, status=status)
 
   async def check(proxied):
     for _ in range(3):
       assert (await proxied.ask("a private question"))[0] == "alone_down"
 
-  with upstream() as up:
-    run(check, up, newer(TEACHING))
-  told = [r.getMessage() for r in caplog.records if "HTTP 400" in r.message]
-  assert len(told) == 1 and "config.teacher.max_tokens_key" in told[0]
+  with upstream() as up, StubServer(refuses) as teach:
+    run(check, up, teach, breaker_failures=9)
+  assert len(teach.calls) == 3
+  (line,) = [r.getMessage() for r in caplog.records if "HTTP" in r.message]
+  assert f"the teacher: answers a request of ours with HTTP {status}" in line
+  assert f"; see {mend} (logged once)" in line
   assert "private" not in caplog.text
+
+
+def test_each_kind_of_refusal_is_logged(caplog):
+  statuses = [401, 500, 401, 404, 500]
+
+  def refuses(_):
+    status = statuses[len(teach.calls) - 1]
+    return web.json_response({"error": "no"}, status=status)
+
+  async def check(proxied):
+    for _ in statuses:
+      await proxied.ask()
+
+  with upstream() as up, StubServer(refuses) as teach:
+    run(check, up, teach, breaker_failures=9)
+  lines = [r.getMessage() for r in caplog.records if "HTTP" in r.message]
+  found = [line.partition("HTTP ")[2][:3] for line in lines]
+  assert found == ["401", "500", "404"]
+
+
+@pytest.mark.parametrize("sends", [True, False])
+def test_the_seed_of_a_client_goes_with_every_request(sends):
+  async def check(proxied):
+    assert (await proxied.ask(seed=4))[0] == "taught"
+    assert (await proxied.ask())[0] == "taught"
+
+  word = {"send_seed": sends}
+  with upstream() as up, teacher() as teach:
+    run(check, up, teach, sent=word, teaches=word)
+  seeds = [call.body.get("seed") for call in (*up.calls, *teach.calls)]
+  own = 4 if sends else None
+  assert seeds == [own, 4, None, None, own, None]
 
 
 def test_health_says_what_a_question_for_the_models_brought():
@@ -196,25 +246,15 @@ NAN = float("nan")
   [
     ({"body_timeout_s": 0.0}, "body_timeout_s=0.0 must be above 0"),
     ({"teach_deadline_s": NAN}, "teach_deadline_s must be a number, got nan"),
-    (
-      {"episode": TeachConfig(max_probe_tokens=0)},
-      "episode.max_probe_tokens=0 must",
-    ),
-    (
-      {"episode": TeachConfig(max_teaching_tokens=0)},
-      "episode.max_teaching_tokens=0 must",
-    ),
-    (
-      {"episode": TeachConfig(shown_probe_tokens=0)},
-      "episode.shown_probe_tokens=0 must be above 0",
-    ),
-    (
-      {"episode": TeachConfig(probe_temperature=-1.0)},
-      "episode.probe_temperature=-1.0 must not be negative",
-    ),
-    (
-      {"episode": TeachConfig(teacher_temperature=NAN)},
-      "episode.teacher_temperature must be a number, got nan",
+    *(
+      ({"episode": TeachConfig(**{key: value})}, f"episode.{key}{words}")
+      for key, value, words in (
+        ("max_probe_tokens", -1, "=-1 must not be negative"),
+        ("shown_probe_tokens", 0, "=0 must be above 0"),
+        ("max_teaching_tokens", 0, "=0 must be above 0"),
+        ("probe_temperature", -1.0, "=-1.0 must not be negative"),
+        ("teacher_temperature", NAN, " must be a number, got nan"),
+      )
     ),
     ({"drain_s": -1.0}, "drain_s=-1.0 must not be negative"),
   ],

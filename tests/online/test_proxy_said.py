@@ -56,9 +56,7 @@ def test_no_redirect_is_followed(status, caplog):
       run(check, up, teach, keys=KEYS)
   assert thief.requests == []
   assert up.requests and "1+1" in up.text
-  lines = [
-    r.getMessage() for r in caplog.records if r.name.endswith("endpoint")
-  ]
+  lines = [r.getMessage() for r in caplog.records if r.name.endswith("once")]
   assert len(lines) == 2  # once for each server
   assert up.url in lines[0] and thief.url in lines[0]
 

@@ -144,13 +144,14 @@ def test_what_is_no_teaching_teaches_nothing(words):
   assert len(teach.calls) == 3
 
 
-def test_a_student_without_a_plan_is_taught_too():
+@pytest.mark.parametrize("plan", ["", " ", "<think></think>"])
+def test_a_student_without_a_plan_is_taught_all_the_same(plan):
   def answer(messages):
-    probing = messages[-1]["content"].startswith("PROBE")
-    return " " if probing else "two"
+    first = messages[-1]["content"].split()[0]
+    return plan if first == "PROBE" else f"re {first}"
 
   async def check(proxied):
-    assert await proxied.ask() == ("taught", "two")
+    assert await proxied.ask() == ("taught", "re GUIDED")
 
   with upstream(answer) as up, teacher() as teach:
     run(check, up, teach)

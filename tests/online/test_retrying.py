@@ -1,7 +1,6 @@
 """What becomes of failed attempts, and how fast a server is asked."""
 
 import asyncio
-import datetime
 import socket
 import time
 
@@ -9,19 +8,15 @@ import pytest
 from aiohttp import web
 
 from atlas_jax.online.replies import BudgetSpent
-from atlas_jax.online.retrying import (
-  CallFailed,
-  ModelRefused,
-  pause_s,
-  retry_after,
-)
+from atlas_jax.online.retrying import ModelRefused
 from atlas_jax.online.spend import Caps
 from tests.online.opened import Run, ask, request
 from tests.online.stub_server import Faults, StubServer
 
 
 @pytest.mark.parametrize(
-  "code, calls", [(400, 1), (422, 1), (408, 2), (409, 2), (429, 2), (503, 2)]
+  "code, calls",
+  [(400, 1), (422, 1), (408, 2), (409, 2), (425, 2), (429, 2), (503, 2)],
 )
 def test_which_statuses_are_tried_again(code, calls):
   refusal = {"error": {"message": "because"}}
@@ -144,28 +139,6 @@ def test_retry_after_of_the_last_attempt_holds_too():
     at = [call.at for call in stub.calls]
   assert [r.status for r in replies] == ["error", "error"]
   assert at[1] - at[0] >= 1.0
-
-
-def test_retry_after_in_seconds_and_as_a_date():
-  now = datetime.datetime(2026, 11, 24, 12, 0, 0, tzinfo=datetime.UTC)
-  assert retry_after("7", now) == 7.0
-  assert retry_after("0.5", now) == 0.5
-  assert retry_after("Tue, 24 Nov 2026 12:00:30 GMT", now) == 30.0
-  assert retry_after("Tue, 24 Nov 2026 11:00:00 GMT", now) == 0.0
-  assert retry_after("86400", now) == 120.0  # bounded
-  beyond = "Wed, 21 Oct 2015 07:28:00 +99999999999999"
-  for nonsense in ("soon", "nan", "", beyond):
-    assert retry_after(nonsense, now) is None
-
-
-def test_waits_double_and_their_jitter_is_a_function_of_the_request():
-  failed = CallFailed("x")
-  waits = [pause_s(failed, "key", n) for n in range(12)]
-  assert waits == [pause_s(failed, "key", n) for n in range(12)]
-  for n, wait in enumerate(waits):
-    full = min(0.5 * 2**n, 30.0)
-    assert full / 2 <= wait <= full
-  assert len({pause_s(failed, f"key {n}", 0) for n in range(20)}) == 20
 
 
 def test_models_that_share_a_server_share_its_limits():

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from atlas_jax.config import ConfigError
-from atlas_jax.online import TeachConfig, TeachingAgent
+from atlas_jax.online import TeachConfig, TeachingAgent, Wording
 from atlas_jax.online.replies import BudgetSpent, Reply
 from atlas_jax.online.teaching_agent import AgentFailed
 from atlas_jax.teaching.prompts import PromptError
@@ -134,6 +134,41 @@ def test_a_teaching_that_a_filter_cut_is_none():
     TeachingAgent(agent, teach.url + "/v1#stub", PROMPTS) as taught,
   ):
     assert taught.ask("1+1?").text == "re ALONE"
+
+
+NEWER = Wording(max_tokens_key="max_completion_tokens", send_temperature=False)
+
+
+def test_a_teacher_is_asked_in_the_words_that_it_takes():
+  with (
+    teacher() as teach,
+    TeachingAgent(agent, teach.url, PROMPTS, wording=NEWER) as taught,
+  ):
+    assert taught.ask("1+1?").outcome == "taught"
+  (call,) = teach.calls
+  words = call.body.keys() - {"model", "messages"}
+  assert words == {"max_completion_tokens"}
+
+
+@pytest.mark.parametrize(
+  ("status", "mend"),
+  [(400, "see wording"), (401, "see teacher_key"), (404, "see teacher")],
+)
+def test_a_teacher_that_refuses_is_logged_once(status, mend, caplog):
+  def refuses(messages):
+    return web.json_response({"error": f"no: {messages}"}, status=status)
+
+  with (
+    StubServer(refuses) as teach,
+    TeachingAgent(
+      agent, teach.url, PROMPTS, teacher_key="sk-teacher"
+    ) as taught,
+  ):
+    for _ in range(3):
+      assert taught.ask("a private question").outcome == "alone_down"
+  (line,) = [r.getMessage() for r in caplog.records if "HTTP" in r.message]
+  assert f"HTTP {status}; {mend}" in line and teach.url in line
+  assert "private" not in caplog.text and "sk-key" not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -261,7 +261,7 @@ def test_what_the_config_refuses():
   keys = {"target": "m:f"}
   with pytest.raises(ConfigError, match=r"config\.failure_regex='\('"):
     opened("python", keys, failure_regex="(")
-  with pytest.raises(ConfigError, match=r"failure_path needs config\.cli\.out"):
+  with pytest.raises(ConfigError, match=r"config\.cli\.failure_path needs out"):
     opened("cli", prints("x", failure_path="a"))
   for kind, more in (("cli", prints("x", output_path="a")),):
     with pytest.raises(ConfigError, match=r"failure_path='\.'"):

@@ -13,9 +13,8 @@ from atlas_jax import sharding
 from atlas_jax.data.problems import DataError
 from atlas_jax.directory import RunError
 from atlas_jax.hub import HubError
-from atlas_jax.phases import settling
+from atlas_jax.phases import opening
 from atlas_jax.phases.fitting import TooLong
-from atlas_jax.phases.run import Run
 from tests.hub_cache import COMMIT, write_cache
 from tests.phases import small_sft, tiny_road
 
@@ -86,17 +85,17 @@ def test_a_model_of_the_hub_is_pinned_to_its_commit(
 )
 def test_what_a_name_means_on_a_resume(monkeypatch, tmp_path, given, settled):
   monkeypatch.setattr(
-    settling.hub,
+    opening.hub,
     "pinned",
     lambda name: name if "@" in name else f"{name}@{COMMIT}",
   )
   before = small_sft.config("models/x/y", {})
-  before = settling._with(before, "student.path", f"org/s@{COMMIT}")
-  before = settling._with(before, "template_date", "2025-03-04")
+  before = opening._with(before, "student.path", f"org/s@{COMMIT}")
+  before = opening._with(before, "template_date", "2025-03-04")
   (tmp_path / "config.json").write_text(json.dumps(config_lib.to_dict(before)))
   now = small_sft.config("models/x/y", {"phases": ("evaluate",)})
-  now = settling._with(now, "student.path", given)
-  found = settling.settled(now, tmp_path)
+  now = opening._with(now, "student.path", given)
+  found = opening.settled(now, tmp_path)
   assert found.student.path == settled
   assert found.template_date == "2025-03-04"
 
@@ -147,10 +146,10 @@ def test_other_examples_of_sft_are_refused(model, tmp_path):
       make(model, tmp_path, **given, data__fingerprint=first)
 
 
-def make(model, workdir, **changes) -> Run:
+def make(model, workdir, **changes) -> opening.Opened:
   changes = {k.replace("__", "."): v for k, v in changes.items()}
   changes = {"student.path": str(model), **changes}
-  return Run(small_sft.config(model, changes), workdir, None)
+  return opening.open_run(small_sft.config(model, changes), workdir)
 
 
 def test_an_example_that_is_too_long_stops_before_the_first_step(
@@ -168,7 +167,7 @@ def test_an_example_that_is_too_long_stops_before_the_first_step(
   assert not (tmp_path / "run" / "config.json").exists()
   with jax.set_mesh(sharding.make_mesh(small_sft.config(model, {}).mesh)):
     run = make(model, tmp_path, **given, data__max_too_long=0.1)
-  assert len(run.sft_examples) == 9
+  assert len(run.sft_sequences) == 9
 
 
 def test_a_test_question_that_is_too_long_stops_or_is_left_out(

@@ -61,7 +61,16 @@ def said(caplog) -> list[str]:
   return [r.getMessage() for r in ours]
 
 
-@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+QUICK = ("a missing item", "a truncated array", "a flipped byte", "no list")
+
+
+@pytest.mark.parametrize(
+  "damage",
+  [
+    pytest.param(deed, id=name, marks=() if name in QUICK else pytest.mark.slow)
+    for name, deed in DAMAGES.items()
+  ],
+)
 def test_the_newest_whole_checkpoint_takes_the_place_of_a_damaged_one(
   whole, model, tmp_path, damage, caplog
 ):

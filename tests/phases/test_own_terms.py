@@ -2,18 +2,19 @@
 
 import dataclasses
 import json
+import types
 
 import pytest
 
-from atlas_jax.config import DataConfig, RewardConfig
+from atlas_jax.config import DataConfig, RewardConfig, RunConfig
 from atlas_jax.confined import NoAnswer
 from atlas_jax.data.problems import make_problem
-from atlas_jax.phases import rollouts as rollouts_lib
+from atlas_jax.phases.entry import PhaseEntry
 from atlas_jax.phases.evaluate import Arms
-from atlas_jax.phases.rollouts import RolloutError, Rollouts
+from atlas_jax.phases.grpo import NoRewardError
 from atlas_jax.teaching.answers import AnswerChecker
 from atlas_jax.teaching.arms import Attempt
-from tests.phases.test_rollouts import FakeRun, solution
+from tests.phases.small_grpo import World, solution
 
 TEXT = """
 def length(one):
@@ -57,24 +58,21 @@ def batch(tmp_path, file, checker, monkeypatch):
   """One step with terms of the reward: (numbers, lines of its episodes)."""
 
   def make(verifier="answer", **terms):
-    run = FakeRun(tmp_path / "run", refill_rounds=0)
+    given = problems(verifier)
+    options = {"refill_rounds": 0, "steps": 1}
+    world = World(tmp_path / "run", problems=given, **options)
     extra = {
       key: {"function": f"{file}:{name}", "weight": weight}
       for key, (name, weight) in terms.items()
     }
-    run.config = dataclasses.replace(
-      run.config, reward=RewardConfig(extra=extra)
+    config = dataclasses.replace(
+      world.entry.config, reward=RewardConfig(extra=extra)
     )
-
-    async def run_episodes(problems, **_):
-      return [run.episode(p, 0) for p in problems]
-
-    monkeypatch.setattr(rollouts_lib, "run_episodes", run_episodes)
-    given = problems(verifier)
-    with Rollouts(run, given, "1_grpo", checker, 0, None) as batches:
-      _, numbers = batches.next(1)
-    path = run.workdir / "episodes" / "1_grpo.jsonl"
-    return numbers, [json.loads(x) for x in path.read_text().splitlines()]
+    world.entry = PhaseEntry(config, tmp_path / "run", 1)
+    world.entry.episodes.parent.mkdir(parents=True)
+    world.train(monkeypatch, checker)
+    text = world.entry.episodes.read_text()
+    return world.numbers[1], [json.loads(x) for x in text.splitlines()]
 
   return make
 
@@ -98,7 +96,7 @@ def test_shares_of_a_verifier_are_the_accuracy(batch, file):
 
 @pytest.mark.parametrize("where", ["term", "verifier"])
 def test_a_step_where_all_fail_ends_the_run(batch, file, where):
-  with pytest.raises(RolloutError) as caught:
+  with pytest.raises(NoRewardError) as caught:
     if where == "term":
       batch(own=("fails", 1.0))
     else:
@@ -108,10 +106,7 @@ def test_a_step_where_all_fail_ends_the_run(batch, file, where):
   assert f"({line})" in str(caught.value)
 
 
-def test_an_arm_without_a_verdict_ends_the_evaluation(
-  tmp_path, file, checker, monkeypatch
-):
-  run = FakeRun(tmp_path / "run")
+def test_an_arm_without_a_verdict_ends_the_evaluation(tmp_path, file, checker):
   attempts = [
     Attempt(
       problem=p,
@@ -126,13 +121,16 @@ def test_an_arm_without_a_verdict_ends_the_evaluation(
     )
     for p in problems(f"{file}:raises")
   ]
-  run.with_servers = lambda ask: attempts
-  monkeypatch.setattr(
-    "atlas_jax.phases.evaluate.chosen_problems", lambda run: []
+  entry = PhaseEntry(RunConfig(phases=("evaluate",)), tmp_path / "run", 0)
+  arms = Arms(
+    entry,
+    servers=types.SimpleNamespace(call=lambda ask: attempts),
+    prompts=None,
+    problems=[],
+    checker=checker,
   )
-  arms = Arms(run, "0_evaluate", checker)
   with pytest.raises(NoAnswer) as caught:
     arms.sample("alone", "student alone")
   assert f"({file}:15)" in str(caught.value)
   # Nothing is kept: the next start judges again.
-  assert not (run.workdir / "report").exists()
+  assert not (entry.workdir / "report").exists()

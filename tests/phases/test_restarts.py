@@ -2,85 +2,125 @@
 
 import types
 
+import numpy as np
 import pytest
 
-from atlas_jax.phases.run import DisagreementError, Run
-from atlas_jax.phases.servers import Servers
+from atlas_jax.config import ServingConfig
+from atlas_jax.phases.servers import DisagreementError, Servers
 from atlas_jax.serving.client import ServerDown
 
 
+class FakeTeacher:
+  """A teacher that says -1, -2 of the tokens of the fixed prompt."""
+
+  def __init__(self):
+    self.version = 3
+    self.chat = types.SimpleNamespace(prompt_ids=lambda text: [5, 6, 7])
+
+  def exported(self, dtype):
+    return {"a": dtype}
+
+  def logprobs(self, ids):
+    assert ids == [5, 6, 7]
+    return np.array([-1.0, -2.0])
+
+
 class FailingServers(Servers):
-  """Servers whose next requests are told what happens to them."""
+  """Started servers; `happens` to their requests, in order; None: nothing."""
 
-  def __init__(self, happens, restarts):
-    self._config = types.SimpleNamespace(restarts=restarts)
-    self.published, self._restarts = None, 0
-    self.happens = list(happens)
-    self.log = []
+  def __init__(self, *happens, restarts=2, says=(-1.0, -2.0), bound=0.1):
+    config = ServingConfig(restarts=restarts, max_logprob_gap=bound)
+    super().__init__(config, None, FakeTeacher(), None, None, None)
+    self.happens, self.log = list(happens), []
+    self._started = True
+    self._clients = (types.SimpleNamespace(score=lambda *ids: says), None)
+    self._sender = types.SimpleNamespace(send=self.send)
 
-  def roles(self):
-    return None, None
+  def ask(self, requests):
+    return requests
 
   def _restart_dead(self):
     self.log.append("restart")
 
   def request(self, name):
     self.log.append(name)
-    if self.happens:
-      error = self.happens.pop(0)
-      if error is not None:
-        raise error
+    error = self.happens.pop(0) if self.happens else None
+    if error is not None:
+      raise error
 
-
-class Failing(Run):
-  """A Run with such servers."""
-
-  def __init__(self, *happens, restarts=2):
-    self.version = 3
-    self.servers = FailingServers(happens, restarts)
-    self.request, self.log = self.servers.request, self.servers.log
-
-  def _publish(self):
-    if self.servers.published != self.version:
-      self.request("publish")
-      self.servers.published = self.version
-    return {"publish_bytes": 1.0}
+  def send(self, tensors, version):
+    assert (tensors, version) == ({"a": "bfloat16"}, self._teacher.version)
+    self.request("publish")
+    return types.SimpleNamespace(bytes=1.0, seconds=0.5)
 
 
 def gone():
   return ServerDown("gone")
 
 
-def test_a_server_that_dies_while_it_is_published_to(monkeypatch):
-  run = Failing(gone())
-  assert run.publish() == {"publish_bytes": 1.0}
-  assert run.log == ["publish", "restart", "publish"]
+def test_a_server_that_dies_while_it_is_published_to():
+  servers = FailingServers(gone())
+  numbers = servers.publish()
+  assert numbers == {
+    "publish_bytes": 1.0,
+    "publish_seconds": 0.5,
+    "logprob_gap": 0.0,
+  }
+  assert servers.log == ["publish", "restart", "publish"]
+
+
+def test_what_the_server_holds_is_published_once():
+  servers = FailingServers()
+  assert servers.publish() != {} and servers.publish() == {}
+  assert servers.roles()[0].version == "weights-3"
+  servers._teacher.version = 4
+  assert servers.publish() != {}
+  assert servers.log == ["publish", "publish"]
+  assert servers.roles()[0].version == "weights-4"
 
 
 def test_a_server_that_dies_while_it_samples_gets_the_weights_first():
-  run = Failing(None, gone())
-  run.publish()
-  assert run.with_servers(lambda: run.request("sample") or 7) == 7
-  assert run.log == ["publish", "sample", "restart", "publish", "sample"]
+  servers = FailingServers(None, gone())
+  servers.publish()
+  assert servers.call(lambda: servers.request("sample") or 7) == 7
+  assert servers.log == ["publish", "sample", "restart", "publish", "sample"]
 
 
 def test_a_server_that_dies_again_at_the_publish_after_its_restart():
-  run = Failing(None, gone(), gone())
-  run.publish()
-  assert run.with_servers(lambda: run.request("sample") or 7) == 7
-  assert run.log.count("restart") == 2
+  servers = FailingServers(None, gone(), gone())
+  servers.publish()
+  assert servers.call(lambda: servers.request("sample") or 7) == 7
+  assert servers.log.count("restart") == 2
 
 
 def test_restarts_are_bounded_over_the_whole_run():
-  run = Failing(gone(), None, gone(), gone(), restarts=2)
-  run.publish()
+  servers = FailingServers(gone(), None, gone(), gone(), restarts=2)
+  servers.publish()
   with pytest.raises(ServerDown):
-    run.with_servers(lambda: run.request("sample"))
-  assert run.log.count("restart") == 2
+    servers.call(lambda: servers.request("sample"))
+  assert servers.log.count("restart") == 2
 
 
 def test_other_errors_are_not_tried_again():
-  run = Failing(DisagreementError("apart"))
+  servers = FailingServers(KeyError("apart"))
+  with pytest.raises(KeyError):
+    servers.publish()
+  assert servers.log == ["publish"]
+
+
+def test_a_server_that_disagrees_ends_the_run():
+  theirs = (-1.5, -2.1)
+  numbers = FailingServers(says=theirs, bound=0.31).publish()
+  assert numbers["logprob_gap"] == pytest.approx(0.3)
+  servers = FailingServers(says=theirs, bound=0.29)
+  with pytest.raises(DisagreementError, match=r"weights 3: .* 0\.3 is above"):
+    servers.publish()
+  # It is not taken for published.
   with pytest.raises(DisagreementError):
-    run.publish()
-  assert run.log == ["publish"]
+    servers.publish()
+  assert servers.log == ["publish", "publish"]
+
+
+def test_nan_is_no_agreement():
+  with pytest.raises(DisagreementError):
+    FailingServers(says=(-1.0, float("nan")), bound=1e9).publish()

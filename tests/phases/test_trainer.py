@@ -11,8 +11,11 @@ import pytest
 
 from atlas_jax import sharding, stopping
 from atlas_jax.config import GrpoConfig, MeshConfig, OptimizerConfig, RunConfig
-from atlas_jax.phases.trained import TrainingError
-from atlas_jax.phases.trainer import Trainer
+from atlas_jax.data import packing
+from atlas_jax.phases import grpo
+from atlas_jax.phases.entry import PhaseEntry
+from atlas_jax.phases.trainer import make_grpo_step
+from atlas_jax.phases.training_phase import TrainingError, TrainingPhase
 from atlas_jax.training import optimizer, scoring
 from atlas_jax.training import step as step_lib
 from tests.training import tiny
@@ -33,9 +36,34 @@ def table(monkeypatch):
     monkeypatch.setattr(module, "score", score)
 
 
-def _trainer(tmp_path, steps=STEPS, **options) -> Trainer:
+class Phase(TrainingPhase):
+  """A GRPO phase without its loop: it updates on given sequences."""
+
+  def __init__(self, entry, teacher, tx, update):
+    cfg = entry.options
+    dtype = cfg.reference_dtype if cfg.beta > 0 else None
+    super().__init__(entry, teacher, cfg.steps, tx, reference_dtype=dtype)
+    self._update = update
+
+  def update(self, step, sequences):
+    """What grpo.py does between sampling and publishing."""
+    packed = pack(sequences)
+    self.state, numbers = self._update(self.state, self.reference, packed)
+    self.check_update(step, numbers, packed)
+    return numbers
+
+  def finish(self, step, beside):
+    grpo.finish_step(self, step, beside)
+
+
+def pack(sequences):
+  return packing.pack(sequences, length=32, rows_multiple=2)[0]
+
+
+def _trainer(tmp_path, steps=STEPS, **options) -> Phase:
   """On one device, with the tiny model of the training tests."""
   config = RunConfig(
+    phases=("sft", "grpo"),
     teacher=tiny.OPTIONS,
     keep_checkpoints=100,
     grpo=GrpoConfig(
@@ -50,18 +78,16 @@ def _trainer(tmp_path, steps=STEPS, **options) -> Trainer:
       **options,
     ),
   )
-  mesh = sharding.make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
-  run = types.SimpleNamespace(
-    config=config,
-    workdir=tmp_path,
-    splits=types.SimpleNamespace(train=[None]),
+  teacher = types.SimpleNamespace(
     model=tiny.model(),
+    options=tiny.OPTIONS,
     decoder_config=tiny.ARCHITECTURE,
-    mesh=mesh,
-    put=lambda batch: batch,
-    abstract_state=lambda tx: step_lib.abstract_state(tiny.model(1), tx),
+    put=packing.split_micro,
+    mesh=sharding.make_mesh(MeshConfig(fsdp=1)),
+    abstract=lambda: tiny.model(1),
   )
-  return Trainer(run, "1_grpo")
+  tx, update = make_grpo_step(config, teacher)
+  return Phase(PhaseEntry(config, tmp_path, 1), teacher, tx, update)
 
 
 def test_a_step_makes_as_many_updates_as_it_has_epochs(tmp_path):
@@ -100,7 +126,7 @@ def test_a_run_that_never_updates_stops_and_keeps_its_batch(tmp_path):
   with pytest.raises(TrainingError, match=r"2 steps in a row.*1_grpo_2\.npz"):
     trainer.update(2, sequences)
   saved = np.load(tmp_path / "failed" / "1_grpo_2.npz")
-  packed = trainer.packed(sequences)[0]
+  packed = pack(sequences)
   for name, array in packed._asdict().items():
     np.testing.assert_array_equal(saved[name], array)
   trainer.close()
@@ -142,7 +168,7 @@ def test_the_reference_follows_every_so_many_steps(tmp_path, alpha, every):
   start = embedding(trainer.reference)
   for step in (1, 2):
     trainer.update(step, tiny.sequences(6))
-    trainer.finish_step(step, dict)
+    trainer.finish(step, dict)
     if step == 1 or alpha == 0:
       np.testing.assert_array_equal(embedding(trainer.reference), start)
   policy = embedding(trainer.state.model)
@@ -170,7 +196,7 @@ def test_a_trainer_that_is_restored_goes_on_to_the_bit(tmp_path, beta):
   def go(trainer, last):
     for step in range(trainer.done + 1, last + 1):
       trainer.update(step, tiny.sequences(6))
-      trainer.finish_step(step, lambda step=step: {"after": step})
+      trainer.finish(step, lambda step=step: {"after": step})
     trainer.close()
     return jax.tree.leaves((trainer.state, trainer.reference))
 
@@ -191,7 +217,7 @@ def test_a_restored_trainer_knows_how_many_updates_were_left_out(tmp_path):
   first = _trainer(tmp_path, checkpoint_every=1, **options)
   for step in (1, 2):
     first.update(step, tiny.sequences(6))
-    first.finish_step(step, dict)
+    first.finish(step, dict)
   first.close()
   again = _trainer(tmp_path, checkpoint_every=1, **options)
   with pytest.raises(TrainingError, match="3 steps in a row"):
@@ -205,7 +231,7 @@ def test_a_damaged_last_step_is_trained_and_saved_anew(tmp_path):
     begun = trainer.done
     for step in range(begun + 1, 5):
       trainer.update(step, tiny.sequences(6))
-      trainer.finish_step(step, dict)
+      trainer.finish(step, dict)
     trainer.close()
     return begun
 
@@ -218,11 +244,11 @@ def test_a_damaged_last_step_is_trained_and_saved_anew(tmp_path):
 def test_a_signal_saves_a_step_that_is_not_due(tmp_path):
   trainer = _trainer(tmp_path, steps=9, checkpoint_every=5)
   trainer.update(1, tiny.sequences(6))
-  trainer.finish_step(1, dict)
+  trainer.finish(1, dict)
   trainer.update(2, tiny.sequences(6))
   with pytest.raises(stopping.Stopped), stopping.listening(), stopping.held():
     os.kill(os.getpid(), signal.SIGTERM)
-    trainer.finish_step(2, dict)
+    trainer.finish(2, dict)
     pytest.fail("the step ends the run")
   with pytest.raises(stopping.Stopped):
     trainer.save(2, lambda: pytest.fail("it is saved already"))

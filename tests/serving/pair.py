@@ -2,6 +2,7 @@
 
 import asyncio
 
+from atlas_jax.config import ServingConfig
 from atlas_jax.serving import weight_files, weight_sync
 from atlas_jax.serving.client import Sampling
 from tests.serving import tiny_vllm
@@ -28,9 +29,8 @@ def weights(seed):
 
 def publish(tensors, pair, version):
   """Each test begins anew: another may have left a newer version."""
-  return weight_sync.publish(
-    tensors, pair.teacher, version=version, timeout_s=60, restart=True
-  )
+  sender = weight_sync.WeightSender(pair.teacher, ServingConfig())
+  return sender.send(tensors, version)
 
 
 def write(tensors, teacher, version):

@@ -22,25 +22,25 @@ def test_a_chain_of_deltas_is_equal_to_a_fresh_start(vllm_servers):
       for k, t in weights(1).items()
     }
 
-  publisher = weight_sync.Publisher(
+  sender = weight_sync.WeightSender(
     teacher, ServingConfig(request_timeout_s=60)
   )
-  full = publisher.publish(near(0.1), 20)
-  first = publisher.publish(near(0.05), 21)
+  full = sender.send(near(0.1), 20)
+  first = sender.send(near(0.05), 21)
   between = sample(teacher)
-  last = publisher.publish(weights(1), 22)
+  last = sender.send(weights(1), 22)
   new = sample(teacher)
-  assert [r.held.deltas for r in (full, first, last)] == [0, 1, 2]
+  assert [r.is_delta for r in (full, first, last)] == [False, True, True]
   assert max(first.bytes, last.bytes) < 0.15 * full.bytes
   assert said(between) != said(fresh) and said(new) == said(fresh)
   assert {c.weight_version for c in new} == {22}
   assert teacher.held_weights() == {
     "version": "22",
-    "checksums": last.held.checksums,
+    "checksums": last.checksums,
   }
   # Someone else publishes: our next delta is refused, and all is sent.
   publish(weights(0), vllm_servers, 23)
-  report = publisher.publish(near(0.05), 24)
-  assert report.held.deltas == 0 and report.bytes == full.bytes
+  report = sender.send(near(0.05), 24)
+  assert report.is_delta is False and report.bytes == full.bytes
   assert said(sample(teacher)) == said(between)
   publish(weights(0), vllm_servers, 25)  # as the server started

@@ -34,9 +34,7 @@ def test_update_is_equal_to_a_fresh_start(vllm_servers):
   assert said(new) == said(fresh)
   assert {c.weight_version for c in new} == {1}
   assert {c.weight_version for c in fresh} == {"default"}
-  assert (
-    vllm_servers.teacher.held_weights()["checksums"] == report.held.checksums
-  )
+  assert vllm_servers.teacher.held_weights()["checksums"] == report.checksums
   publish(weights(0), vllm_servers, 2)
   assert said(sample(vllm_servers.teacher)) == said(old)
 
@@ -191,7 +189,8 @@ def test_requests_during_an_update_have_one_version_each(vllm_servers):
   seen = set()
 
   async def main():
-    async with tiny_vllm.client(vllm_servers.teacher, timeout_s=120) as c:
+    teacher = vllm_servers.teacher
+    async with tiny_vllm.client(teacher, request_timeout_s=120.0) as c:
       asks = [
         asyncio.create_task(
           c.generate([1, 5, i], Sampling(200, 1.0, n=4, seed=i))

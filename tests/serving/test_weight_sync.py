@@ -1,4 +1,4 @@
-"""Files, manifests and refusals of publish, without a server."""
+"""Files, manifests and refusals of weights that are sent, without a server."""
 
 import json
 
@@ -53,13 +53,15 @@ def tensors(seed=0):
   return {k: v.astype(ml_dtypes.bfloat16) for k, v in made.items()}
 
 
-def publish(tensors, teacher, version):
-  return weight_sync.publish(tensors, teacher, version=version, timeout_s=1)
+def send(tensors, teacher, version):
+  """By a sender that has sent nothing before."""
+  sender = weight_sync.WeightSender(teacher, ServingConfig())
+  return sender.send(tensors, version)
 
 
 def test_file_is_what_safetensors_reads(teacher):
   given = tensors()
-  report = publish(given, teacher, 3)
+  report = send(given, teacher, 3)
   path = teacher.weights_root / "weights-00000003.safetensors"
   read = load_file(path)
   assert set(read) == set(given) and path.stat().st_size == report.bytes
@@ -81,9 +83,9 @@ def test_file_is_what_safetensors_reads(teacher):
 def test_the_last_two_versions_are_kept(teacher):
   root = teacher.weights_root
   for version in (1, 2, 5, 9):
-    publish(tensors(version), teacher, version)
+    send(tensors(version), teacher, version)
     (root / "weights-00000077.safetensors.partial").write_bytes(b"killed")
-  publish(tensors(), teacher, 10)
+  send(tensors(), teacher, 10)
   assert sorted(p.name for p in root.iterdir()) == [
     "weights-00000009.json",
     "weights-00000009.safetensors",
@@ -95,26 +97,26 @@ def test_the_last_two_versions_are_kept(teacher):
 def test_a_server_that_holds_something_else(teacher):
   teacher.spoil = lambda t: t.sums.update(a="0" * 64)
   with pytest.raises(ServerError, match="1 of 3 tensors, such as a"):
-    publish(tensors(), teacher, 1)
+    send(tensors(), teacher, 1)
   teacher.spoil = lambda t: t.sums.pop("b")
   with pytest.raises(ServerError, match="such as b"):
-    publish(tensors(), teacher, 1)
+    send(tensors(), teacher, 1)
   teacher.spoil = lambda t: setattr(t, "version", "0")
   with pytest.raises(ServerError, match="holds version 0, not 1"):
-    publish(tensors(), teacher, 1)
+    send(tensors(), teacher, 1)
 
 
 def test_a_dtype_that_the_server_does_not_run_in(teacher):
   wrong = {**tensors(), "b": np.zeros((3, 5), np.float32)}
   with pytest.raises(ValueError, match=r"b is float32, .* bfloat16"):
-    publish(wrong, teacher, 1)
+    send(wrong, teacher, 1)
   assert not teacher.weights_root.exists()
 
 
 def test_a_student_takes_no_weights(tmp_path):
   student = tiny_vllm.student(tmp_path, tmp_path)
   with pytest.raises(TypeError, match="StudentServer"):
-    publish(tensors(), student, 1)
+    send(tensors(), student, 1)
 
 
 class Follower(Held):
@@ -189,11 +191,11 @@ def delta(version):
 
 
 def test_deltas_grow_out_of_a_full_file(follower):
-  publisher = weight_sync.Publisher(follower, ServingConfig())
+  sender = weight_sync.WeightSender(follower, ServingConfig())
   tensors = big()
   sizes = []
   for version in (1, 2, 3, 7):
-    sizes.append(publisher.publish(tensors, version).bytes)
+    sizes.append(sender.send(tensors, version).bytes)
     assert_follows(follower, tensors)
     tensors = stepped(tensors, seed=version)
   assert follower.took == [full(1), delta(2), delta(3), delta(7)]
@@ -212,32 +214,32 @@ def test_deltas_grow_out_of_a_full_file(follower):
 
 
 def test_nothing_changed_is_an_empty_delta(follower):
-  publisher = weight_sync.Publisher(follower, ServingConfig())
-  publisher.publish(big(), 1)
-  assert publisher.publish(big(), 2).bytes < 200
+  sender = weight_sync.WeightSender(follower, ServingConfig())
+  sender.send(big(), 1)
+  assert sender.send(big(), 2).bytes < 200
   assert follower.version == "2"
   assert_follows(follower, big())
 
 
 def test_much_changed_is_a_full_file(follower):
-  publisher = weight_sync.Publisher(follower, ServingConfig())
-  publisher.publish(big(), 1)
+  sender = weight_sync.WeightSender(follower, ServingConfig())
+  sender.send(big(), 1)
   # 4 bytes a changed value of 2: the limit of one half is at a quarter.
-  publisher.publish(stepped(big(), 1, fraction=0.22), 2)
-  publisher.publish(stepped(big(), 2, fraction=0.22), 3)
+  sender.send(stepped(big(), 1, fraction=0.22), 2)
+  sender.send(stepped(big(), 2, fraction=0.22), 3)
   assert follower.took == [full(1), delta(2), full(3)]
 
 
 def test_a_server_without_the_base_gets_the_full_file(follower):
-  publisher = weight_sync.Publisher(follower, ServingConfig())
-  publisher.publish(big(), 1)
+  sender = weight_sync.WeightSender(follower, ServingConfig())
+  sender.send(big(), 1)
   follower.restart()
   new = stepped(big(), 1)
-  publisher.publish(new, 2)
+  sender.send(new, 2)
   assert_follows(follower, new)
   follower.version = "someone else's"
-  publisher.publish(big(), 3)
-  publisher.publish(new, 4)
+  sender.send(big(), 3)
+  sender.send(new, 4)
   assert follower.took == [full(1), full(2), full(3), delta(4)]
   assert_follows(follower, new)
   # No refused delta is left beside the full file.
@@ -245,50 +247,50 @@ def test_a_server_without_the_base_gets_the_full_file(follower):
 
 
 def test_after_a_failure_the_next_file_is_full(follower):
-  publisher = weight_sync.Publisher(follower, ServingConfig())
-  publisher.publish(big(), 1)
+  sender = weight_sync.WeightSender(follower, ServingConfig())
+  sender.send(big(), 1)
   follower.down = True
   with pytest.raises(ServerDown):
-    publisher.publish(stepped(big(), 1), 2)
+    sender.send(stepped(big(), 1), 2)
   follower.down = False
-  publisher.publish(stepped(big(), 1), 2)
+  sender.send(stepped(big(), 1), 2)
   assert follower.took == [full(1), full(2)]
 
 
-def test_a_trainer_says_restart_until_it_has_published(follower):
-  publisher = weight_sync.Publisher(follower, ServingConfig())
+def test_a_trainer_says_restart_until_it_has_sent(follower):
+  sender = weight_sync.WeightSender(follower, ServingConfig())
   follower.down = True
   with pytest.raises(ServerDown):
-    publisher.publish(big(), 5)
+    sender.send(big(), 5)
   follower.down = False
   for version in (5, 6, 7):
-    publisher.publish(big(), version)
+    sender.send(big(), version)
   assert follower.restarts == [True, False, False]
   # One that resumes from an older checkpoint, beside the server of before.
-  weight_sync.Publisher(follower, ServingConfig()).publish(big(), 3)
+  weight_sync.WeightSender(follower, ServingConfig()).send(big(), 3)
   assert follower.restarts[3:] == [True]
 
 
 def test_the_same_version_again_is_full(follower):
-  publisher = weight_sync.Publisher(follower, ServingConfig())
-  publisher.publish(big(), 1)
-  publisher.publish(big(), 1)
+  sender = weight_sync.WeightSender(follower, ServingConfig())
+  sender.send(big(), 1)
+  sender.send(big(), 1)
   assert follower.took == [full(1), full(1)]
 
 
 def test_every_so_often_a_full_file(follower):
-  publisher = weight_sync.Publisher(follower, ServingConfig(full_every=3))
+  sender = weight_sync.WeightSender(follower, ServingConfig(full_every=3))
   for version in range(1, 8):
-    publisher.publish(big(), version)
+    sender.send(big(), version)
   assert [f == full(i) for i, f in enumerate(follower.took, 1)] == [
     True, False, False, True, False, False, True,
   ]  # fmt: skip
 
 
 def test_deltas_can_be_turned_off(follower):
-  publisher = weight_sync.Publisher(
+  sender = weight_sync.WeightSender(
     follower, ServingConfig(publish_changes=False)
   )
-  publisher.publish(big(), 1)
-  publisher.publish(big(), 2)
+  sender.send(big(), 1)
+  sender.send(big(), 2)
   assert follower.took == [full(1), full(2)]

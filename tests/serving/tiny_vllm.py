@@ -10,6 +10,7 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from atlas_jax.config import ServingConfig
 from atlas_jax.server_config import ServerConfig
 from atlas_jax.serving.server import StudentServer, TeacherServer
 
@@ -137,12 +138,8 @@ def student(model: Path, workdir: Path, **changes) -> StudentServer:
 
 
 def client(server, **changes):
+  options = {"request_timeout_s": 60.0, "retries": 2, "max_concurrency": 32}
   return server.client(
-    **{
-      "decode": lambda ids: " ".join(f"w{i}" for i in ids),
-      "timeout_s": 60,
-      "retries": 2,
-      "max_concurrency": 32,
-      **changes,
-    }
+    lambda ids: " ".join(f"w{i}" for i in ids),
+    ServingConfig(**{**options, **changes}),
   )

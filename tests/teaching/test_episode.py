@@ -319,7 +319,8 @@ def test_arms(roles, chat, arm, right):
   }
   assert {o.teaching_tokens for o in outcomes} == {tokens[arm]}
   assert all(0 < a.seconds < 600 for a in attempts)
-  row = json.loads(json.dumps(attempt_json(arm, attempts[0], verdicts[0])))
+  line = attempt_json(arm, attempts[0], verdicts[0], leaked=False)
+  row = json.loads(json.dumps(line))
   assert row["arm"] == arm
   assert row["solution"]["status"] == verdicts[0].status
   sampled = [s for _, s, _ in student.client.requests if s.temperature > 0]

@@ -3,6 +3,7 @@
 import pytest
 
 from atlas_jax.config import PromptsConfig
+from atlas_jax.episode_config import TeachConfig
 from atlas_jax.teaching.prompts import (
   FIELDS,
   PromptError,
@@ -21,6 +22,31 @@ def test_braces_inside_values_mean_nothing():
     {"question": "f{teaching} {x} {0} {{", "teaching": "{question}"},
   )
   assert text == "Q f{teaching} {x} {0} {{ T {question} {x}"
+
+
+@pytest.mark.parametrize(
+  ("template", "text"),
+  [
+    ("{question} in {tokens} tokens", "Q in 7 tokens"),
+    ("{question} in a few", "Q in a few"),
+  ],
+)
+def test_the_prompt_of_a_probe_may_state_its_length(template, text):
+  prompts = Prompts(PromptsConfig(student_probe=template), 7)
+  assert prompts.render("student_probe", {"question": "Q"}) == text
+
+
+def test_no_other_template_states_a_length():
+  with pytest.raises(PromptError, match=r"\{tokens\} is unknown"):
+    Prompts(PromptsConfig(teacher="{question} {probe} {tokens}"))
+
+
+def test_the_default_prompt_states_the_length_that_is_shown():
+  config = TeachConfig(max_probe_tokens=1024, shown_probe_tokens=50)
+  assert config.stated_probe_tokens == 50
+  prompts = Prompts(PromptsConfig(), TeachConfig(10).stated_probe_tokens)
+  text = prompts.render("student_probe", {"question": "Q"})
+  assert "at most 10 tokens" in text
 
 
 @pytest.mark.parametrize("name", list(FIELDS))

@@ -1,6 +1,7 @@
 """The teaching protocol between speakers that write down what they read."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -73,6 +74,15 @@ def teacher(*words):
 def walk(student, teacher, *, group=1, config=CONFIG, **options):
   protocol = TeachingProtocol(student, teacher, PROMPTS, config, **options)
   return asyncio.run(protocol.episode(PROBLEM, QUESTION, group=group))
+
+
+def test_without_a_probe_the_teacher_sees_the_problem_alone():
+  learns, teaches = student(), teacher()
+  config = replace(CONFIG, max_probe_tokens=0)
+  episode = walk(learns, teaches, config=config)
+  assert not [prompt for prompt in learns.prompts if "PROBE" in prompt]
+  assert teaches.prompts == [f"TEACH 1+1? FROM {NO_PROBE}"]
+  assert episode.probe == NO_PROBE
 
 
 def test_the_walk_of_a_model():

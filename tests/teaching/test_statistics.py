@@ -1,5 +1,7 @@
 """Intervals and tests with numbers worked by hand or by scipy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -11,7 +13,9 @@ from atlas_jax.teaching.arms import Attempt
 from atlas_jax.teaching.speakers import Said
 from atlas_jax.teaching.statistics import (
   Outcome,
+  accuracy_interval,
   arm_result,
+  by_kind,
   mcnemar,
   non_degradation,
   paired_bootstrap,
@@ -169,3 +173,72 @@ def test_what_counts_of_an_attempt():
   last = outcomes[-1]
   assert (last.completed, last.response_tokens) == (False, 9)
   assert (last.teaching_tokens, last.seconds) == (3, 2.0)
+
+
+def outcomes_of(scores, **known):
+  """Outcomes of problems, each a list of its samples' scores."""
+  return [
+    Outcome(f"p{i}", score, True, 10, known.get("tokens", 0), 1.0, False)
+    for i, samples in enumerate(scores)
+    for score in samples
+  ]
+
+
+def result_of(scores, alone=None, **known):
+  return arm_result(
+    "arm",
+    outcomes_of(scores, **known),
+    alone=None if alone is None else outcomes_of(alone),
+    resamples=200,
+    seed=0,
+  )
+
+
+def test_several_samples_are_one_problem_and_any_right_one_passes():
+  result = result_of([[1.0, 0.0], [0.0, 0.0]])
+  assert (result.accuracy, result.samples, result.pass_at_k) == (0.25, 2, 0.5)
+  assert result_of([[1.0], [0.0]]).pass_at_k is None
+
+
+def test_the_gain_is_divided_by_the_tokens_of_teaching():
+  result = result_of([[1.0], [1.0]], [[0.0], [1.0]], tokens=10)
+  assert result.gain_per_teaching_token == 0.05
+  assert result_of([[1.0]], [[0.0]]).gain_per_teaching_token is None
+
+
+def _coverage(samples, interval):
+  """How often an interval holds the true accuracy, in 1,000 draws."""
+  rng = np.random.default_rng(0)
+  rates = rng.beta(0.6, 0.6, (1000, 80))
+  held = 0
+  for of_draw in rates:
+    right = (rng.random((samples, 80)) < of_draw).astype(float)
+    scores = {str(i): list(column) for i, column in enumerate(right.T)}
+    found = interval(scores)
+    held += found.low <= 0.5 <= found.high
+  return held / 1000
+
+
+def test_the_interval_of_an_accuracy_holds_the_truth_in_95_of_100():
+  def clustered(scores):
+    return accuracy_interval(scores, resamples=400, seed=1)
+
+  assert _coverage(4, clustered) == pytest.approx(0.95, abs=0.025)
+  assert _coverage(1, clustered) == pytest.approx(0.95, abs=0.025)
+
+  def as_if_independent(scores):
+    flat = [score for samples in scores.values() for score in samples]
+    return wilson(sum(flat), len(flat))
+
+  assert _coverage(4, as_if_independent) < 0.85
+
+
+def test_kinds_have_their_own_accuracies():
+  alone = outcomes_of([[0.0], [1.0], [1.0]])
+  taught = [
+    replace(o, correct=1.0, kind="x" if i < 2 else None)
+    for i, o in enumerate(alone)
+  ]
+  assert by_kind(taught, alone) == {
+    "x": {"problems": 2, "accuracy_alone": 0.5, "accuracy": 1.0}
+  }

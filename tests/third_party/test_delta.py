@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from atlas_vllm import delta
-from atlas_vllm.weights_file import WeightsRefused
+from atlas_vllm.weights_file import InvalidWeights
 
 from atlas_jax.serving import delta as sender
 
@@ -69,7 +69,7 @@ def test_reads_what_the_trainer_writes():
   ],
 )
 def test_damage_is_refused(bad, reason):
-  with pytest.raises(WeightsRefused, match=reason):
+  with pytest.raises(InvalidWeights, match=reason):
     delta.parse(entries(**bad), SHAPES, F32)
 
 
@@ -84,6 +84,6 @@ def test_damage_is_refused(bad, reason):
   ],
 )
 def test_versions_must_follow(metadata, held, reason):
-  with pytest.raises(WeightsRefused, match=reason):
+  with pytest.raises(InvalidWeights, match=reason):
     delta.check_versions(metadata, "5", held)
   delta.check_versions({"base": "4", "version": "5"}, "5", "4")

@@ -11,7 +11,7 @@ pytest.importorskip("vllm")
 
 from atlas_vllm import destinations, weights_file
 from atlas_vllm.engine import FileWeightTransferEngine
-from atlas_vllm.weights_file import WeightsRefused
+from atlas_vllm.weights_file import InvalidWeights
 
 from atlas_jax.serving import delta as sender
 
@@ -117,7 +117,7 @@ def test_a_file_cut_short_while_it_is_copied(engine, monkeypatch):
 
   monkeypatch.setattr(weights_file, "_CHUNK", path.stat().st_size - 100)
   monkeypatch.setattr(weights_file.os, "pread", cut_before_the_second)
-  with pytest.raises(WeightsRefused, match="differ from their checksums: a, b"):
+  with pytest.raises(InvalidWeights, match="differ from their checksums: a, b"):
     engine.prepare(info)
 
 
@@ -126,16 +126,16 @@ def test_versions_do_not_go_back(engine):
   load(engine, seven)
   load(engine, seven)  # again, the same
   with pytest.raises(
-    WeightsRefused, match="version 7, which 6 does not follow"
+    InvalidWeights, match="version 7, which 6 does not follow"
   ):
     engine.prepare(write(engine, 6, tensors(7)))
   # 10 is after 7, though not as a text; another 7 is not.
   with pytest.raises(
-    WeightsRefused, match="version 7, which 7 does not follow"
+    InvalidWeights, match="version 7, which 7 does not follow"
   ):
     engine.prepare(write(engine, 7, tensors(8)))
   load(engine, write(engine, 10, tensors(8)))
-  with pytest.raises(WeightsRefused, match="does not say restart"):
+  with pytest.raises(InvalidWeights, match="does not say restart"):
     engine.prepare(seven | {"restart": False})
   seven = write(engine, 7, tensors(7)) | {"restart": True}
   load(engine, seven)
@@ -153,6 +153,6 @@ def test_a_model_that_lost_what_was_promised(engine):
 def test_a_refusal_leaves_nothing_to_load(engine):
   good = write(engine, 1, tensors(0))
   engine.prepare(good)
-  with pytest.raises(WeightsRefused, match="is not a file"):
+  with pytest.raises(InvalidWeights, match="is not a file"):
     engine.prepare({**good, "path": "none"})
   assert engine._prepared is None

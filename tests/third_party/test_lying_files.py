@@ -7,7 +7,7 @@ import struct
 import pytest
 import torch
 from atlas_vllm import delta, weights_file
-from atlas_vllm.weights_file import WeightsRefused
+from atlas_vllm.weights_file import InvalidWeights
 from safetensors.torch import save_file
 
 SHAPES = {"a": (1000, 70), "b": (4,)}
@@ -91,7 +91,7 @@ LIES = {
 def test_a_lying_file_is_refused(tmp_path, lie):
   path = tmp_path / "x.safetensors"
   path.write_bytes(LIES[lie])
-  with pytest.raises(WeightsRefused, match=r"^x\.safetensors is not a whole"):
+  with pytest.raises(InvalidWeights, match=r"^x\.safetensors is not a whole"):
     weights_file.read(path, MOST)
 
 
@@ -134,7 +134,7 @@ def test_a_sparse_file_is_refused_before_it_is_read(
   path = tmp_path / "x.safetensors"
   sparse(path, CLAIMS[claim])
   monkeypatch.delattr(weights_file.os, "pread")
-  with pytest.raises(WeightsRefused, match=r"has 2684.* more than the model"):
+  with pytest.raises(InvalidWeights, match=r"has 2684.* more than the model"):
     weights_file.read(path, MOST)
 
 
@@ -142,7 +142,7 @@ def test_a_header_that_claims_all_of_a_sparse_file(tmp_path):
   path = tmp_path / "x.safetensors"
   path.write_bytes(struct.pack("<Q", 1 << 40))
   os.truncate(path, 1 << 41)
-  with pytest.raises(WeightsRefused, match="more than the model can take"):
+  with pytest.raises(InvalidWeights, match="more than the model can take"):
     weights_file.read(path, MOST)
 
 
@@ -154,7 +154,7 @@ def test_gaps_that_no_tensor_has_are_refused_before_they_are_decoded():
   }
   assert delta.parse(entries, SHAPES, torch.float32)["a"].indices == 65541
   entries["a.gaps"] = torch.tensor([0, 0, 7], dtype=torch.uint16)
-  with pytest.raises(WeightsRefused, match="3 gaps for 1 values of a"):
+  with pytest.raises(InvalidWeights, match="3 gaps for 1 values of a"):
     delta.parse(entries, SHAPES, torch.float32)
 
 
@@ -174,7 +174,7 @@ def test_names_from_a_file_do_not_break_a_line(tmp_path):
   path = tmp_path / "x.safetensors"
   path.write_bytes(raw({"z\n2026 INFO all is well\x1b[2J\u202e": ENTRY}))
   _, read = weights_file.read(path, MOST)
-  with pytest.raises(WeightsRefused) as error:
+  with pytest.raises(InvalidWeights) as error:
     weights_file.check(read, SHAPES, torch.float32, {})
   text = str(error.value)
   assert text.isprintable() and r"z\n2026 INFO all is well\x1b[2J\u202e" in text

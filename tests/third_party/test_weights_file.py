@@ -7,7 +7,7 @@ import blake3
 import pytest
 import torch
 from atlas_vllm import destinations, weights_file
-from atlas_vllm.weights_file import WeightsRefused
+from atlas_vllm.weights_file import InvalidWeights
 from safetensors.torch import save_file
 
 SHAPES = {"a": (2, 3), "b": (4,)}
@@ -55,23 +55,23 @@ def test_good_tensors_pass():
   ],
 )
 def test_bad_tensors_are_refused(bad, reason):
-  with pytest.raises(WeightsRefused, match=reason):
+  with pytest.raises(InvalidWeights, match=reason):
     check(bad)
 
 
 def test_checksums_are_compared():
   good = digests(tensors())
-  with pytest.raises(WeightsRefused, match="differ from their checksums: b"):
+  with pytest.raises(InvalidWeights, match="differ from their checksums: b"):
     check(tensors(b=torch.zeros(4)), sums=good)
-  with pytest.raises(WeightsRefused, match="no promised checksum for: a"):
+  with pytest.raises(InvalidWeights, match="no promised checksum for: a"):
     check(tensors(), sums={"b": good["b"]})
-  with pytest.raises(WeightsRefused, match="were promised: c"):
+  with pytest.raises(InvalidWeights, match="were promised: c"):
     check(tensors(), sums={**good, "c": "0"})
 
 
 def test_many_names_are_cut():
   bad = tensors(**{f"z{i}": torch.ones(1) for i in range(9)})
-  with pytest.raises(WeightsRefused, match="z4 and 4 more"):
+  with pytest.raises(InvalidWeights, match="z4 and 4 more"):
     check(bad)
 
 
@@ -83,10 +83,10 @@ def test_paths_stay_inside(tmp_path):
   (root / "link").symlink_to(tmp_path / "out")
   assert weights_file.inside(root, "in") == (root / "in").resolve()
   for path in ("../out", str(tmp_path / "out"), "link"):
-    with pytest.raises(WeightsRefused, match="outside"):
+    with pytest.raises(InvalidWeights, match="outside"):
       weights_file.inside(root, path)
   for path in ("missing", "."):
-    with pytest.raises(WeightsRefused, match="not a file"):
+    with pytest.raises(InvalidWeights, match="not a file"):
       weights_file.inside(root, path)
 
 
@@ -113,16 +113,16 @@ def test_odd_paths_are_refused_in_one_line(tmp_path, path):
   (tmp_path / LOOP).symlink_to(tmp_path / LOOP)
   (tmp_path / "device").symlink_to("/dev/zero")
   os.mkfifo(tmp_path / "fifo")
-  with pytest.raises(WeightsRefused, match=ODD_PATHS[path]) as error:
+  with pytest.raises(InvalidWeights, match=ODD_PATHS[path]) as error:
     weights_file.inside(tmp_path, path)
   assert str(error.value).isprintable() and len(str(error.value)) <= 1000
 
 
 def test_a_fifo_that_took_the_files_place_is_not_waited_for(tmp_path):
   os.mkfifo(tmp_path / "fifo")
-  with pytest.raises(WeightsRefused, match="not a whole safetensors file"):
+  with pytest.raises(InvalidWeights, match="not a whole safetensors file"):
     weights_file.read(tmp_path / "fifo", MOST)
-  with pytest.raises(WeightsRefused, match="not a whole safetensors file"):
+  with pytest.raises(InvalidWeights, match="not a whole safetensors file"):
     weights_file.read(tmp_path, MOST)
 
 
@@ -134,7 +134,7 @@ def test_half_a_file_is_refused(tmp_path):
   assert metadata == {} and set(read) == {"a", "b"}
   for length in (0, 5, 40, len(whole) - 1):
     path.write_bytes(whole[:length])
-    with pytest.raises(WeightsRefused, match="not a whole safetensors file"):
+    with pytest.raises(InvalidWeights, match="not a whole safetensors file"):
       weights_file.read(path, MOST)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import ml_dtypes
 import numpy as np
-from atlas_vllm.weights_file import WeightsRefused
+from atlas_vllm.weights_file import InvalidWeights
 from safetensors.numpy import load_file
 from vllm import LLM, SamplingParams
 
@@ -66,7 +66,7 @@ def update(llm: LLM, path: str, version: int, sums) -> str | None:
   info = {"path": path, "version": str(version), "checksums": sums}
   try:
     llm.collective_rpc("atlas_prepare", args=(info,))
-  except WeightsRefused as refusal:
+  except InvalidWeights as refusal:
     return str(refusal)
   # What becomes of the file from here on does not matter.
   file = llm_root(llm) / path

@@ -3,7 +3,6 @@
 Against loops written from the formulas: test_losses_oracle.py.
 """
 
-import itertools
 import pathlib
 
 import jax
@@ -281,23 +280,6 @@ def test_sft_loss_by_hand():
   assert (total, count) == (3.5, 3)
   grad = jax.grad(lambda x: losses.sft_loss(x, mask)[0])(logprobs)
   np.testing.assert_array_equal(grad, -mask)
-
-
-def test_every_loss_type_has_a_loss_of_its_own(x64):
-  """Gradients of the batch tell all apart: none falls through to another."""
-  arrays, _ = oracle.batch()
-  grads = {
-    loss_type: np.asarray(
-      value_and_grad(arrays, loss_type=loss_type, eps_high=1.2)[1]
-    )
-    for loss_type in losses.LOSS_TYPES
-  }
-  same = {
-    frozenset((a, b))
-    for a, b in itertools.combinations(grads, 2)
-    if np.allclose(grads[a], grads[b], atol=1e-9)
-  }
-  assert same == {frozenset(("bnpo", "dapo"))}  # but for the cut: test_step.py
 
 
 @pytest.mark.parametrize(

@@ -91,3 +91,20 @@ def test_every_option_matters(change, base):
     np.testing.assert_array_equal(after, before)
   else:
     assert np.abs(after - before).max() > 1e-6
+
+
+def test_every_loss_type_has_a_loss_of_its_own():
+  """Gradients of the batch tell all apart: none falls through to another."""
+  arrays, _ = oracle.batch()
+  grads = {
+    loss_type: np.asarray(
+      value_and_grad(arrays, loss_type=loss_type, eps_high=1.2)[1]
+    )
+    for loss_type in losses.LOSS_TYPES
+  }
+  same = {
+    frozenset((a, b))
+    for a, b in itertools.combinations(grads, 2)
+    if np.allclose(grads[a], grads[b], atol=1e-9)
+  }
+  assert same == {frozenset(("bnpo", "dapo"))}  # but for the cut: test_step.py

@@ -76,7 +76,9 @@ def _by_sequence(scores, batch, sequences):
   ]
 
 
-@pytest.mark.parametrize("loss_type", ["dapo", "grpo"])
+@pytest.mark.parametrize(
+  "loss_type", ["dapo", pytest.param("grpo", marks=pytest.mark.slow)]
+)
 def test_gradients_of_all_layouts_are_equal(loss_type):
   sequences = tiny.groups()
   f = _gradients(loss_type)

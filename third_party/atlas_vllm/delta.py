@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from atlas_vllm.weights_file import WeightsRefused, finite, refuse
+from atlas_vllm.weights_file import InvalidWeights, finite, refuse
 
 FORMAT = "atlas_delta"
 _FAR = 65535
@@ -35,16 +35,16 @@ def check_versions(
   """
   base, target = metadata.get("base"), metadata.get("version")
   if held is None:
-    raise WeightsRefused(
+    raise InvalidWeights(
       f"the file is a delta of version {base}, and the server has had no"
       " update since it started"
     )
   if base != held:
-    raise WeightsRefused(
+    raise InvalidWeights(
       f"the file is a delta of version {base}, and the server holds {held}"
     )
   if target != version:
-    raise WeightsRefused(
+    raise InvalidWeights(
       f"the file is a delta that makes version {target}, not {version}"
     )
 
@@ -57,7 +57,7 @@ def parse(
   """The changes of a file, whole and fit for a model of these shapes.
 
   Raises:
-    WeightsRefused: an unknown or lone entry, another dtype, an index out of
+    InvalidWeights: an unknown or lone entry, another dtype, an index out of
       range, more or fewer values than indices, a value that is not finite.
   """
   kinds = ("values", "gaps")
@@ -82,27 +82,27 @@ def _change(
   dtype: torch.dtype,
 ) -> Change:
   if (values.dtype, gaps.dtype) != (dtype, torch.uint16):
-    raise WeightsRefused(
+    raise InvalidWeights(
       f"the file has {values.dtype} values and {gaps.dtype} gaps of {name}"
       f" instead of {dtype} and {torch.uint16}"
     )
   if (values.dim(), gaps.dim()) != (1, 1):
-    raise WeightsRefused(f"the file has entries of {name} that are not flat")
+    raise InvalidWeights(f"the file has entries of {name} that are not flat")
   if len(gaps) - len(values) > math.prod(shape) // _FAR:
-    raise WeightsRefused(
+    raise InvalidWeights(
       f"the file has {len(gaps)} gaps for {len(values)} values of {name}"
     )
   indices = _indices(gaps)
   if len(indices) != len(values):
-    raise WeightsRefused(
+    raise InvalidWeights(
       f"the file has {len(indices)} indices for {len(values)} values of {name}"
     )
   if len(indices) and indices[-1] >= math.prod(shape):
-    raise WeightsRefused(
+    raise InvalidWeights(
       f"the file has index {int(indices[-1])} of {name}, whose shape is {shape}"
     )
   if not finite(values):
-    raise WeightsRefused(f"the file has NaN or infinite values in: {name}")
+    raise InvalidWeights(f"the file has NaN or infinite values in: {name}")
   return Change(indices, values)
 
 

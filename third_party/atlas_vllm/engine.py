@@ -23,7 +23,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
 )
 
 from atlas_vllm import delta, destinations, weights_file
-from atlas_vllm.weights_file import WeightsRefused
+from atlas_vllm.weights_file import InvalidWeights
 
 
 @dataclass
@@ -85,17 +85,17 @@ class FileWeightTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     """Checks a file and keeps its content for the update that follows.
 
     Raises:
-      WeightsRefused: it must not be loaded.
+      InvalidWeights: it must not be loaded.
     """
     self._prepared = None  # its memory goes before there is more
     info = self.parse_update_info(update_info)
     if self._root is None:
-      raise WeightsRefused("init_weight_transfer_engine was not called")
+      raise InvalidWeights("init_weight_transfer_engine was not called")
     held = self._held
     if held is not None and not info.restart:
       same = info.version == held.version and info.checksums == held.checksums
       if not same and int(info.version) <= int(held.version):
-        raise WeightsRefused(
+        raise InvalidWeights(
           f"the server holds version {held.version}, which {info.version} does"
           " not follow, and the update does not say restart"
         )

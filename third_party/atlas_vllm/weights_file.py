@@ -14,7 +14,7 @@ _CHUNK = 1 << 20  # stays in the cache on its way
 _LONGEST_TEXT = 1000
 
 
-class WeightsRefused(ValueError):
+class InvalidWeights(ValueError):
   """A file that must not be loaded; the text says what is wrong with it."""
 
   def __init__(self, text: str):
@@ -47,17 +47,17 @@ def inside(root: Path, path: str) -> Path:
   """`path` under `root`, links followed.
 
   Raises:
-    WeightsRefused: it is elsewhere or is not a file.
+    InvalidWeights: it is elsewhere or is not a file.
   """
   try:
     full = (root / path).resolve()
     is_inside, is_file = full.is_relative_to(root.resolve()), full.is_file()
   except (OSError, RuntimeError, ValueError) as error:  # a loop, a NUL, ...
-    raise WeightsRefused(f"{path[:100]!r} is no path: {error}") from error
+    raise InvalidWeights(f"{path[:100]!r} is no path: {error}") from error
   if not is_inside:
-    raise WeightsRefused(f"{path!r} is outside the weights root {root}")
+    raise InvalidWeights(f"{path!r} is outside the weights root {root}")
   if not is_file:
-    raise WeightsRefused(f"{path!r} is not a file under {root}")
+    raise InvalidWeights(f"{path!r} is not a file under {root}")
   return full
 
 
@@ -75,7 +75,7 @@ def read(
   So what is checked is what is loaded, whatever becomes of the file.
 
   Raises:
-    WeightsRefused: it is no whole safetensors file, or has more bytes.
+    InvalidWeights: it is no whole safetensors file, or has more bytes.
   """
   try:
     with (
@@ -85,7 +85,7 @@ def read(
     ):
       size = os.fstat(source.fileno()).st_size
       if size > most:
-        raise WeightsRefused(
+        raise InvalidWeights(
           f"{path.name} has {size} bytes, more than the model can take: {most}"
         )
       copy.truncate(size)
@@ -98,7 +98,7 @@ def read(
         tensors = {n: f.get_tensor(n) for n in f.keys()}  # noqa: SIM118
         return f.metadata() or {}, tensors
   except (SafetensorError, OSError, RuntimeError) as error:
-    raise WeightsRefused(
+    raise InvalidWeights(
       f"{path.name} is not a whole safetensors file: {error}"
     ) from error
 
@@ -118,7 +118,7 @@ def check(
     promised: the digest of each, from the sender.
 
   Raises:
-    WeightsRefused: with the first few offending names.
+    InvalidWeights: with the first few offending names.
   """
   refuse("has tensors unknown to the model", set(tensors) - set(shapes))
   refuse("lacks tensors of the model", set(shapes) - set(tensors))
@@ -164,8 +164,8 @@ def finite(tensor: torch.Tensor) -> bool:
 
 
 def refuse(what: str, names: Iterable[str]) -> None:
-  """Raises WeightsRefused if there are names, with the first few."""
+  """Raises InvalidWeights if there are names, with the first few."""
   names = sorted(names)
   if names:
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    raise WeightsRefused(f"the file {what}: {', '.join(names[:5])}{more}")
+    raise InvalidWeights(f"the file {what}: {', '.join(names[:5])}{more}")

@@ -4,7 +4,7 @@ A kind sends one prompt once (`Kind.send`); what is common stands here:
   1. a prompt that is not valid Unicode is refused before anything is sent;
   2. at most `concurrency` attempts are under way;
   3. an attempt that is late is cancelled: the kind then kills what it started;
-  4. failures that pass by are tried again as retrying.py waits, `retries`
+  4. failures that pass by are tried again as retries.py waits, `retries`
      times at most, if the kind may be asked again at all;
   5. an answer of more than `max_response_bytes` is none;
   6. credentials are taken out of every text, and only then an error is cut.
@@ -20,6 +20,7 @@ from typing import Protocol
 
 import regex
 
+from atlas_jax import retries
 from atlas_jax.online import retrying, threads, told_errors
 from atlas_jax.online.agents import paths
 from atlas_jax.online.agents.credentials import Credentials
@@ -173,10 +174,7 @@ class AskedAgent:
 
 def pause_s(attempt: Attempt, key: str, number: int) -> float:
   """Seconds to wait after the failed attempt `number` (from 0) of ask `key`."""
-  failure = retrying.CallFailed(
-    attempt.reply.status, retry_after=attempt.retry_after_s
-  )
-  return retrying.pause_s(failure, key, number)
+  return retries.pause_s(key, number, attempt.retry_after_s)
 
 
 def answered(

@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from atlas_jax import retries
 from atlas_jax.online.agents import paths
 from atlas_jax.online.agents.asking import (
   Attempt,
@@ -81,9 +82,8 @@ class HttpAgent:
       ) as response:
         content = await http.read(response, self._most_bytes)
     except (aiohttp.ClientError, OSError) as error:
-      # A URL that is not valid stays so; anything else may pass.
-      lasting = isinstance(error, aiohttp.InvalidURL | http.Untaken)
-      return failed(f"{type(error).__name__}: {error}", again=not lasting)
+      again = retries.may_pass(error)
+      return failed(f"{type(error).__name__}: {error}", again=again)
     if response.status // 100 != 2:
       text = content.decode("utf-8", "replace").strip()
       raise refused(response.status, text, response.headers)

@@ -1,4 +1,4 @@
-"""The HTTP side: POST /v1/chat/completions, GET /v1/models, /health, /metrics.
+"""The HTTP side: chat completions, the upstream's models, health and metrics.
 
 Who may ask is in doors.py, how many connect in connections.py, what one chat
 completion goes through in answering.py. Nothing of what is asked or answered
@@ -6,21 +6,19 @@ is logged.
 """
 
 import asyncio
-import hmac
 import logging
-import time
-from collections.abc import AsyncIterator, Mapping
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import aiohttp
 from aiohttp import web
 
-from atlas_jax import addresses
 from atlas_jax.config import PromptsConfig, resolve
 from atlas_jax.config_tree import ConfigError
+from atlas_jax.online import chat_json
 from atlas_jax.online.outcomes import place
-from atlas_jax.online.proxy import connections, doors, errors
-from atlas_jax.online.proxy.answering import Answering
-from atlas_jax.online.proxy.bodies import Bodies
+from atlas_jax.online.proxy import connections, errors
+from atlas_jax.online.proxy.answering import Shared, answer
 from atlas_jax.online.proxy.breaker import Breaker
 from atlas_jax.online.proxy.config import (
   Keys,
@@ -28,16 +26,18 @@ from atlas_jax.online.proxy.config import (
   read_keys,
 )
 from atlas_jax.online.proxy.counters import Counters
+from atlas_jax.online.proxy.doors import Doors
 from atlas_jax.online.proxy.endpoint import Endpoint
-from atlas_jax.online.proxy.hiding import Hiding
+from atlas_jax.online.proxy.errors import Refused
+from atlas_jax.online.proxy.health import Health
 from atlas_jax.serving import http
 from atlas_jax.teaching.prompts import Prompts
 
 log = logging.getLogger(__name__)
 _UNKNOWN = (
-  "only POST /v1/chat/completions, GET /v1/models, /health, /metrics are here"
+  "only POST /v1/chat/completions, GET /v1/models, /v1/models/ID, /health,"
+  " /metrics are here"
 )
-_HEALTH_KEPT_S = 1.0  # /health asks the servers no more often
 
 
 def serve(config: ProxyConfig, environ: Mapping[str, str]) -> None:
@@ -57,8 +57,18 @@ def serve(config: ProxyConfig, environ: Mapping[str, str]) -> None:
     "http://%s:%d/v1 puts %s before %s",
     *(config.host, config.port, config.teacher.url, config.upstream.url),
   )
+
+  async def until_signalled() -> None:
+    loop, asked = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+      loop.add_signal_handler(number, asked.set)
+    async with connections.listening(app, config):
+      await asked.wait()
+      for number in (signal.SIGINT, signal.SIGTERM):
+        loop.remove_signal_handler(number)  # a second one ends it at once
+
   try:
-    asyncio.run(connections.serve_until_told(app, config))
+    asyncio.run(until_signalled())
   except OSError as error:
     raise ConfigError(
       f"config.host={config.host}, config.port={config.port}: {error}"
@@ -69,106 +79,99 @@ def make_app(
   config: ProxyConfig, prompts: PromptsConfig, keys: Keys
 ) -> web.Application:
   """The application, to be served by connections.listening."""
-  proxy = _Proxy(config, Prompts(prompts), keys)
-  app = web.Application(middlewares=[proxy.enter])
+  templates = Prompts(prompts, config.episode.stated_probe_tokens)
+  proxy = _Proxy(config, templates, keys)
+  app = web.Application()
   app[connections.BUSY] = proxy.busy
   app.cleanup_ctx.append(proxy.connected)
-  app.router.add_post("/v1/chat/completions", proxy.chat)
-  app.router.add_get("/v1/models", proxy.models)
-  app.router.add_get("/health", proxy.health)
-  app.router.add_get("/metrics", proxy.metrics)
+  if config.allow_origins:
+    app.on_response_prepare.append(proxy.doors.add_cors)
+  guarded, router = proxy.guarded, app.router
+  router.add_post("/v1/chat/completions", guarded(proxy.chat))
+  router.add_get("/v1/models", guarded(proxy.models))
+  router.add_get("/v1/models/{id:.+}", guarded(proxy.model))
+  router.add_get("/health", guarded(proxy.health))
+  router.add_get("/metrics", guarded(proxy.metrics))
+  router.add_route("*", "/{path:.*}", guarded(proxy.unknown))
   return app
 
 
 class _Proxy:
   def __init__(self, config: ProxyConfig, prompts: Prompts, keys: Keys):
+    self.doors = Doors(config, keys)
+    self.busy = set()  # connections whose requests are being answered
     self._config = config
     self._prompts = prompts
     self._keys = keys
     self._breaker = Breaker(config.breaker_failures, config.breaker_open_s)
     self._counters = Counters()
-    self._bodies = Bodies(config)
-    self._under_way = 0
-    self.busy = set()  # connections whose requests are being answered
-    self._asking = asyncio.Lock()
-    self._states, self._asked_at = ("down", "down"), -_HEALTH_KEPT_S
+    self._chats: set[asyncio.Task] = set()  # under way
+    self._counters.in_flight.set_function(lambda: len(self._chats))
+    self._counters.circuit_open.set_function(
+      lambda: self._breaker.state != "closed"
+    )
 
   async def connected(self, app) -> AsyncIterator[None]:
     """Holds the connections while the application runs."""
-    c, hiding = self._config, Hiding(self._keys)
+    c = self._config
     async with http.open_session(
       connect_timeout_s=c.connect_timeout_s,
       silence_timeout_s=c.silence_timeout_s,
       answer_timeout_s=c.answer_timeout_s,
-    ) as s:
-      self._answering = Answering(
-        c,
-        self._prompts,
-        Endpoint(s, "upstream", c, self._keys, hiding),
-        Endpoint(s, "teacher", c, self._keys, hiding),
-        self._breaker,
-        self._counters,
+    ) as session:
+      self._upstream = Endpoint(session, "upstream", c, self._keys)
+      teacher = Endpoint(session, "teacher", c, self._keys)
+      self._health = Health(c, self._upstream, teacher, self._breaker)
+      self._shared = Shared(
+        *(c, self._prompts, self._upstream, teacher),
+        *(self._breaker, self._counters),
       )
       yield
 
-  @web.middleware
-  async def enter(self, request: web.Request, handler) -> web.StreamResponse:
-    """Refuses what comes from no client; what is refused ends here."""
-    connection = request.protocol
-    self.busy.add(connection)
-    try:
-      keyless = self._keys.client is None
-      doors.check_sender(request, self._config, keyless=keyless)
-      return await handler(request)
-    except errors.Refused as refused:
-      response = errors.error(*refused.args)
-      if not request.content.is_eof():
-        response.force_close()  # the rest of the body is not read
-      return response
-    except web.HTTPException:  # there is no such path, or method of it
-      return errors.error(404, _UNKNOWN)
-    finally:
-      self.busy.discard(connection)
+  def guarded(self, handler: Callable) -> Callable:
+    """A handler that only clients reach; what is refused ends here."""
 
-  def _knows_key(self, request: web.Request) -> bool:
-    shown = request.headers.get("Authorization", "")
-    wanted = f"Bearer {self._keys.client}"
-    return hmac.compare_digest(
-      shown.encode(errors="surrogateescape"), wanted.encode()
-    )
+    async def guarded(request: web.Request) -> web.StreamResponse:
+      connection = request.protocol
+      self.busy.add(connection)
+      try:
+        self.doors.check_sender(request)
+        return self.doors.preflight(request) or await handler(request)
+      except Refused as refused:
+        response = errors.error(*refused.args)
+        if not request.content.is_eof():
+          response.force_close()  # the rest of the body is not read
+        return response
+      finally:
+        self.busy.discard(connection)
 
-  def _check_key(self, request: web.Request) -> None:
-    if self._keys.client is not None and not self._knows_key(request):
-      raise errors.Refused(*errors.WRONG_KEY)
-
-  def _may_look(self, request: web.Request) -> bool:
-    """Whether one sees counts and states; without a key: on this machine."""
-    if self._keys.client is None:
-      return addresses.is_loopback(request.remote)
-    return self._knows_key(request)
+    return guarded
 
   def _check_room(self) -> None:
-    if self._under_way >= self._config.max_concurrency:
-      raise errors.Refused(*errors.FULL)
+    if len(self._chats) >= self._config.max_concurrency:
+      raise Refused(*errors.FULL)
 
   def _authorization(self, request: web.Request) -> str | None:
-    if not self._config.upstream.forward_authorization:
-      return None
-    # A client without a key is told so by the upstream.
-    return request.headers.get("Authorization")
+    # To a client without a key the upstream says so.
+    forwards = self._config.upstream.forward_authorization
+    return request.headers.get("Authorization") if forwards else None
 
   async def chat(self, request: web.Request) -> web.StreamResponse:
     """Answers, and counts the request once, however it ends."""
-    outcome = "failed"
+    outcome, held = "failed", 0
     try:
-      self._check_key(request)
+      self.doors.check_key(request)
       self._check_room()
-      doors.check_body(request)
-      async with self._bodies.read(request) as data:
-        self._check_room()  # others may have come meanwhile
-        outcome, response = await self._admitted(request, data)
+      self.doors.check_body(request)
+      data, held = await self.doors.body(request)
+      self._check_room()  # others may have come meanwhile
+      self._chats.add(request.task)
+      with self._counters.seconds["total"].time():
+        outcome, response = await answer(
+          self._shared, request, data, self._authorization(request)
+        )
       return response
-    except errors.Refused:
+    except Refused:
       outcome = "refused"
       raise
     except asyncio.CancelledError:
@@ -176,87 +179,57 @@ class _Proxy:
       raise
     except RecursionError:  # what could be read may be too deep to be written
       outcome = "refused"
-      return errors.error(400, "the body is nested too deeply")
+      raise Refused(400, "the body is nested too deeply") from None
     except Exception as error:
       # Its words may be of a question.
       log.error("a chat failed: %s", place(error))
       return errors.error(500, "the proxy failed", "server_error")
     finally:
-      self._counters.requests.labels(outcome).inc()
-
-  async def _admitted(
-    self, request, data: bytes
-  ) -> tuple[str, web.StreamResponse]:
-    self._under_way += 1
-    self._counters.in_flight.set(self._under_way)
-    try:
-      with self._answering.timed("total"):
-        return await self._answering.answer(
-          request, data, self._authorization(request)
-        )
-    finally:
-      self._under_way -= 1
-      self._counters.in_flight.set(self._under_way)
+      self._chats.discard(request.task)
+      self.doors.free(held)
+      self._counters.requests[outcome].inc()
 
   async def models(self, request: web.Request) -> web.Response:
-    self._check_key(request)
-    upstream = self._answering.upstream
+    """The upstream's list of models, as it is."""
+    self.doors.check_key(request)
     try:
-      status, body = await upstream.models(
+      status, body = await self._upstream.models(
         self._config.connect_timeout_s, self._authorization(request)
       )
     except (aiohttp.ClientError, TimeoutError) as reason:
       return errors.no_answer(reason)
-    return errors.handed_on(status, body, {})
+    return errors.passed_on(status, body)
 
-  async def _ask_states(self) -> tuple[str, str]:
-    """How upstream and teacher are: asked once in a while, whoever asks."""
-
-    async def state(endpoint):
-      try:
-        status, _ = await endpoint.models(self._config.health_timeout_s)
-      except (aiohttp.ClientError, TimeoutError):
-        return "down"
-      if status >= 500:
-        return "down"
-      # A client's own key is not at hand here.
-      forwards = self._config.upstream.forward_authorization
-      keyless = endpoint is self._answering.upstream and forwards
-      if status < 400 or (keyless and status in (401, 403)):
-        return "up"
-      return f"HTTP {status}"
-
-    async with self._asking:
-      if time.monotonic() >= self._asked_at + _HEALTH_KEPT_S:
-        self._states = await asyncio.gather(
-          state(self._answering.upstream), state(self._answering.teacher)
-        )
-        self._asked_at = time.monotonic()
-    return self._states
+  async def model(self, request: web.Request) -> web.Response:
+    """One model of that list, which more servers have than a page for each."""
+    response = await self.models(request)
+    if response.status != 200:
+      return response
+    name = request.match_info["id"]
+    try:
+      models = chat_json.parsed(response.body)["data"]
+      return web.json_response(next(m for m in models if m["id"] == name))
+    except (chat_json.CallFailed, LookupError, TypeError):
+      return errors.no_answer(errors.Strange("it lists no models"))
+    except StopIteration:
+      raise Refused(404, f"the model {name[:200]!r} does not exist") from None
 
   async def health(self, request: web.Request) -> web.Response:
-    """503 where the upstream is down; all else that is not well degrades.
+    """503 where the upstream is down; details only to who knows the key."""
+    states = await self._health.states()
+    if self.doors.knows_key(request):
+      states["in_flight"] = len(self._chats)
+    else:
+      states = {"status": states["status"]}
+    down = states["status"] == "down"
+    return web.json_response(states, status=503 if down else 200)
 
-    HTTP 401 or 404 to a question for the models says that a key or an address
-    is wrong, or that a server has no such list.
-    """
-    upstream, teacher = await self._ask_states()
-    circuit = self._breaker.state
-    well = upstream == teacher == "up" and circuit == "closed"
-    status = "down" if upstream == "down" else "ok" if well else "degraded"
-    body = {"status": status}
-    if self._may_look(request):
-      body |= {
-        "upstream": {"state": upstream},
-        "teacher": {"state": teacher, "circuit": circuit},
-        "in_flight": self._under_way,
-      }
-    return web.json_response(body, status=503 if status == "down" else 200)
+  async def unknown(self, request: web.Request) -> web.Response:
+    raise Refused(404, _UNKNOWN)
 
   async def metrics(self, request: web.Request) -> web.Response:
-    if not self._may_look(request):
-      raise errors.Refused(*errors.WRONG_KEY)
-    self._counters.circuit_open.set(self._breaker.state != "closed")
+    if not self.doors.knows_key(request):
+      raise Refused(*errors.WRONG_KEY)
     return web.Response(
       body=self._counters.text(),
       headers={"Content-Type": self._counters.content_type},

@@ -42,7 +42,7 @@ class Breaker:
     return "open" if self._clock() < self._opened + self._open_s else "trial"
 
   def admit(self) -> str | None:
-    """Hands out what `report` wants back; None: do not call."""
+    """The state to give back to `report`; None: do not call."""
     state = self.state
     if state == "open" or (state == "trial" and self._trying):
       return None
@@ -50,7 +50,7 @@ class Breaker:
     return state
 
   def report(self, admitted: str, succeeded: bool | None) -> None:
-    """How an admitted call ended; None: it was given up, that says nothing."""
+    """How an admitted call ended; None: given up, which counts as nothing."""
     if admitted == "trial":
       self._trying = False
     if succeeded:
@@ -66,6 +66,5 @@ class Breaker:
         log.warning(
           "the teacher failed %d times in a row; students answer alone for"
           " %g s",
-          self._failed,
-          self._open_s,
+          *(self._failed, self._open_s),
         )

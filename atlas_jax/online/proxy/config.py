@@ -1,8 +1,9 @@
 """The config of the proxy: every default, once."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated
 
 from atlas_jax import addresses
 from atlas_jax.config import PromptsConfig
@@ -15,23 +16,30 @@ from atlas_jax.config_tree import (
 from atlas_jax.episode_config import TeachConfig
 from atlas_jax.online import variables
 from atlas_jax.online.outcomes import TEACH_DEADLINE_S
+from atlas_jax.online.url_calls import Wording
 from atlas_jax.online.variables import VariableName
 from atlas_jax.serving import http
 
 _PORT = Valid("must be from 1 to 65535", lambda port: 1 <= port <= 65535)
+# As browsers send it: in lower case, with neither a path nor a usual port.
+Origin = Annotated[
+  str,
+  Valid(
+    "must be the origin of a web page, such as http://localhost:3000",
+    re.compile(
+      r"[a-z][a-z0-9+.-]*://([a-z0-9.-]+|\[[0-9a-f:]+\])(:\d+)?"
+    ).fullmatch,
+  ),
+]
 
 
 @dataclass(frozen=True)
-class ChatServerConfig:
+class ChatServerConfig(Wording):
   """An OpenAI-compatible server and the model that is asked there."""
 
   url: str | None = None  # as http://HOST:PORT/v1
   model: str | None = None  # upstream: None: the one that the client names
   api_key_env: VariableName | None = None  # the variable that holds its key
-  # How a request of ours says its limit, and whether its temperature; newer
-  # models want max_completion_tokens, and some refuse a temperature.
-  max_tokens_key: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-  send_temperature: bool = True
 
   def conflicts(self) -> Iterator[str]:
     if problem := addresses.problem(self.url):
@@ -56,6 +64,8 @@ class ProxyConfig:
   api_key_env: VariableName | None = None
   # Without that key: what Host may name beside this machine and `host`.
   allowed_hosts: tuple[str, ...] = ()
+  # The web pages that may ask, as http://localhost:3000.
+  allow_origins: tuple[Origin, ...] = ()
   upstream: UpstreamConfig = UpstreamConfig()
   teacher: ChatServerConfig = ChatServerConfig()
   prompts: PromptsConfig = field(default_factory=PromptsConfig)

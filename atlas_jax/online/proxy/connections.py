@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import logging
 import resource
-import signal
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -48,7 +47,7 @@ class _Wordless(logging.Filter):
     if now < self._next.get(f"{record.name} {kind}", now):
       return False
     self._next[f"{record.name} {kind}"] = now + _AGAIN_S
-    record.msg, record.args = f"{kind} (told once a minute)", ()
+    record.msg, record.args = f"{kind} (logged once a minute)", ()
     record.exc_info = record.exc_text = record.stack_info = None
     return True
 
@@ -62,21 +61,6 @@ def reserve_files() -> None:
   """Lets this process open as many files as the system allows it."""
   _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
   resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-async def serve_until_told(app: web.Application, config: ProxyConfig) -> None:
-  """Serves until SIGTERM or Ctrl-C, then lets open requests end.
-
-  Raises:
-    OSError: the address cannot be listened at.
-  """
-  loop, told = asyncio.get_running_loop(), asyncio.Event()
-  for number in (signal.SIGINT, signal.SIGTERM):
-    loop.add_signal_handler(number, told.set)
-  async with listening(app, config):
-    await told.wait()
-    for number in (signal.SIGINT, signal.SIGTERM):
-      loop.remove_signal_handler(number)  # a second one ends it at once
 
 
 @contextlib.asynccontextmanager

@@ -1,27 +1,48 @@
-"""One OpenAI-compatible server, asked once: a proxy's client has no patience.
+"""One OpenAI-compatible server, asked once: a proxy's client does not wait.
 
 The models of an optimisation (online/models.py) retry, keep a ledger and a
-record; here there is a deadline instead.
+record; here there is a deadline instead. All that a server says loses the
+proxy's keys first: some servers repeat what they were sent.
 """
 
 import asyncio
-import logging
-import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 
 import aiohttp
 
-from atlas_jax.online.chat_json import answer_of, judged, parsed
+from atlas_jax import scrubbing
+from atlas_jax.online.chat_json import answer_of, parsed
+from atlas_jax.online.once import Complaints
 from atlas_jax.online.proxy import errors
 from atlas_jax.online.proxy.config import Keys, ProxyConfig
-from atlas_jax.online.proxy.hiding import Hiding
-from atlas_jax.online.replies import Reply
-from atlas_jax.online.retrying import CallFailed
+from atlas_jax.online.retrying import Answer, CallFailed, refused
 from atlas_jax.online.url_calls import base_of
 from atlas_jax.serving import http
 
-log = logging.getLogger(__name__)
+_LARGE = 64 << 10  # such a text is searched beside the event loop
+
+
+class Hiding:
+  """Takes keys out of what servers say: whole answers, or whole lines."""
+
+  def __init__(self, *secrets: str | None):
+    # Of any length in errors; in an answer a short one is honest text.
+    self.in_text = scrubbing.scrubber({}, *secrets)
+    self._in_answer = scrubbing.answer_scrubber({}, *secrets)
+    self._nothing = not any(secrets)
+
+  async def in_body(self, content: bytes, status: int = 200) -> bytes:
+    """What a server sent with this status, or a line of it."""
+    if self._nothing:
+      return content
+    scrub = self._in_answer if status == 200 else self.in_text
+    text = content.decode(errors="surrogateescape")
+    if len(text) > _LARGE:
+      text = await asyncio.to_thread(scrub, text)
+    else:
+      text = scrub(text)
+    return text.encode(errors="surrogateescape")
 
 
 class Endpoint:
@@ -32,8 +53,7 @@ class Endpoint:
     name: upstream or teacher, as in the config.
     config: the address, and how it is asked. Where a model is named, that
       takes the place of the one in a body.
-    keys: one of that name is its bearer token.
-    hiding: takes all of them out of all that the server says.
+    keys: one of that name is its bearer token; none of them is passed on.
   """
 
   def __init__(
@@ -42,16 +62,22 @@ class Endpoint:
     name: str,
     config: ProxyConfig,
     keys: Keys,
-    hiding: Hiding,
   ):
-    self.hiding = hiding
     self._session = session
-    self._name = name
     self._config = getattr(config, name)
     self._url = base_of(self._config.url)
     self._key = getattr(keys, name)
     self._most = config.max_response_bytes
-    self._told: set[int | type] = set()
+    # Of a request whose whole has a deadline.
+    self._quick = aiohttp.ClientTimeout(sock_connect=config.connect_timeout_s)
+    self.hiding = Hiding(*vars(keys).values())
+    where = f"config.{name}"
+    self.complain = Complaints(
+      f"the {name}",
+      wording=f"{where}.max_tokens_key, .send_temperature and .send_seed",
+      key=f"{where}.api_key_env",
+      address=f"{where}.url and {where}.model",
+    )
 
   def _headers(self, authorization: str | None) -> dict[str, str]:
     if authorization is None and self._key:
@@ -59,13 +85,14 @@ class Endpoint:
     return {} if authorization is None else {"Authorization": authorization}
 
   def post(
-    self, body: Mapping, authorization: str | None = None
+    self, body: Mapping, authorization: str | None = None, **options
   ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
     """The response to a chat completion, with its content still to come.
 
     Args:
       body: the request.
       authorization: the header to send in place of the key.
+      **options: of http.request.
 
     Raises:
       aiohttp.ClientError, TimeoutError: no answer.
@@ -73,7 +100,9 @@ class Endpoint:
     if self._config.model is not None:
       body = {**body, "model": self._config.model}
     url, headers = self._url + "/chat/completions", self._headers(authorization)
-    return http.request(self._session, "POST", url, json=body, headers=headers)
+    return http.request(
+      self._session, "POST", url, json=body, headers=headers, **options
+    )
 
   async def read(self, response: aiohttp.ClientResponse) -> bytes:
     """The whole body of an answer, without keys.
@@ -93,7 +122,7 @@ class Endpoint:
       aiohttp.ClientError, TimeoutError: it broke off, or a line has no end.
     """
     rest = bytearray()
-    async for piece in response.content.iter_any():
+    while piece := await response.content.readany():
       end = 1 + max(piece.rfind(b"\n"), piece.rfind(b"\r"))
       rest += piece[:end]
       if end:
@@ -122,87 +151,34 @@ class Endpoint:
         errors.check_known(response, errors.JSON)
         return response.status, await self.read(response)
     except http.Redirected as error:
-      self.log_once(error)
+      self.complain(error)
       raise
 
-  async def complete(
-    self, body: Mapping, *, until: float, authorization: str | None = None
-  ) -> tuple[int | None, Reply]:
-    """(HTTP status, reply) of a request of ours, without streaming.
+  async def send(
+    self, body: Mapping, authorization: str | None = None
+  ) -> Answer:
+    """The answer to a request of ours; the caller has a deadline.
 
     Args:
-      body: the request; its max_tokens and temperature are sent as the config
-        says.
-      until: the deadline, a time of the running loop.
+      body: the request; its max_tokens, temperature and seed are sent as the
+        config says.
       authorization: the header to send in place of the key.
+
+    Raises:
+      CallFailed: there is none.
     """
-    start = time.monotonic()
-    status = None
     try:
-      async with (
-        asyncio.timeout_at(until),
-        self.post(self._worded(body), authorization) as response,
-      ):
-        status = response.status
+      async with self.post(
+        self._config.worded(body), authorization, timeout=self._quick
+      ) as response:
         content = await self.read(response)
-        if authorization is not None:  # of a client: a key that is not ours
-          hide = Hiding(Keys(client=authorization.partition(" ")[2]))
-          content = await hide.in_body(content, status)
-        fields = _read(status, content)
-        self._tell(status)
-    except TimeoutError:
-      fields = {"status": "timeout"}
     except aiohttp.ClientError as error:
-      self.log_once(error)
-      fields = {"status": "error", "error": type(error).__name__}
-    return status, Reply(**fields, seconds=time.monotonic() - start)
-
-  def _worded(self, body: Mapping) -> dict:
-    body = dict(body)
-    if "max_tokens" in body:
-      body[self._config.max_tokens_key] = body.pop("max_tokens")
-    if not self._config.send_temperature:
-      body.pop("temperature")
-    return body
-
-  def log_once(self, reason: Exception) -> None:
-    """Logs the first redirect, with its two addresses."""
-    kind = type(reason)
-    if kind is http.Redirected and kind not in self._told:
-      self._told.add(kind)
-      log.warning("the %s: %s (told once)", self._name, reason)
-
-  def _tell(self, status: int) -> None:
-    """Logs the first refusal of each kind; its words may be of a question."""
-    if status == 200 or status in self._told:
-      return
-    self._told.add(status)
-    where = f"config.{self._name}"
-    log.warning(
-      "the %s answers a request of the proxy with HTTP %d (told once)%s",
-      self._name,
-      status,
-      f"; see {where}.model, {where}.max_tokens_key, {where}.send_temperature"
-      if status in (400, 404, 422)
-      else "",
-    )
-
-
-def _read(status: int, content: bytes) -> dict:
-  """The fields of a Reply from a response."""
-  if status != 200:
-    return {"status": "error", "error": f"HTTP {status}"}
-  tokens = {}
-  try:
-    answer = answer_of(parsed(content))
-    tokens = {
-      "prompt_tokens": answer.prompt_tokens,
-      "completion_tokens": answer.completion_tokens,
-    }
-    # Nobody asks again to see whether it is the server that cuts.
-    how = judged(answer, 0, accept_cut=True)
-  except CallFailed as why:
-    # One who declines a question is well, and has said nothing.
-    how = "empty" if why.declined else why.status
-    return {"status": how, "error": str(why), **tokens}
-  return {"status": how, "text": answer.text or "", **tokens}
+      status = "timeout" if isinstance(error, TimeoutError) else "error"
+      raise CallFailed(type(error).__name__, status=status) from error
+    if authorization is not None:  # of a client: a key that is not ours
+      own = Hiding(authorization.partition(" ")[2])
+      content = await own.in_body(content, response.status)
+    if response.status != 200:
+      words = content.decode(errors="replace")
+      raise refused(response.status, words, response.headers)
+    return answer_of(parsed(content))

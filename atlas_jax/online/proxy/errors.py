@@ -1,4 +1,4 @@
-"""Errors as OpenAI's clients read them."""
+"""Errors as OpenAI's clients read them: the proxy's own, and an upstream's."""
 
 from collections.abc import Mapping
 
@@ -11,12 +11,14 @@ from atlas_jax.online.retrying import CallFailed
 from atlas_jax.serving import http
 
 _LONGEST = 2000  # characters of an upstream's own words
-# What a chat client knows; anything else of an upstream is told as 502.
+# Statuses that a chat client knows; any other of an upstream becomes 502.
 _KNOWN = (
   *(200, 400, 401, 402, 403, 404, 405, 408, 409, 413, 415, 422, 424, 429),
   *(500, 501, 502, 503, 504, 529),
 )
 JSON, EVENTS = "application/json", "text/event-stream"
+WRONG_KEY = (401, "the API key is missing or wrong", "invalid_api_key")
+FULL = (429, "the proxy is full", "rate_limit_exceeded", {"Retry-After": "1"})
 
 
 class Strange(http.Untaken):
@@ -24,11 +26,7 @@ class Strange(http.Untaken):
 
 
 class Refused(AtlasError):
-  """The proxy itself says no; its arguments are those of `error`."""
-
-
-WRONG_KEY = (401, "the API key is missing or wrong", "invalid_api_key")
-FULL = (429, "the proxy is full", "rate_limit_exceeded", {"Retry-After": "1"})
+  """The proxy itself refuses a request; the arguments are those of `error`."""
 
 
 def error(
@@ -42,22 +40,23 @@ def error(
   return web.json_response({"error": body}, status=status, headers=headers)
 
 
-def no_answer(reason: Exception) -> web.Response:
-  """502, or 504 for a timeout; says nothing of addresses."""
-  what = "cannot be reached"
+def no_answer(
+  reason: Exception, headers: Mapping[str, str] | None = None
+) -> web.Response:
+  """502, or 504 for a timeout; it names no address."""
+  status, what = 502, "cannot be reached"
   match reason:
     case TimeoutError():
-      what = "did not answer in time"
+      status, what = 504, "did not answer in time"
     case http.Redirected():
       what = "answered with a redirect, which is not followed"
     case http.TooLarge() | Strange():
       what = f"cannot be understood: {reason}"
-  status = 504 if isinstance(reason, TimeoutError) else 502
-  return error(status, f"the upstream {what}", "upstream_error")
+  return error(status, f"the upstream {what}", "upstream_error", headers)
 
 
 def check_known(response: aiohttp.ClientResponse, *kinds: str) -> None:
-  """Refuses what is not to reach a client.
+  """Refuses an upstream's status or content type that no client knows.
 
   Args:
     response: of the upstream.
@@ -72,8 +71,8 @@ def check_known(response: aiohttp.ClientResponse, *kinds: str) -> None:
     raise Strange(f"it is not {' or '.join(kinds)}")
 
 
-def handed_on(
-  status: int, content: bytes, headers: Mapping[str, str]
+def passed_on(
+  status: int, content: bytes, headers: Mapping[str, str] | None = None
 ) -> web.Response:
   """A whole response of the upstream; its errors get the form of OpenAI's.
 
@@ -81,7 +80,13 @@ def handed_on(
     status, content: of the upstream, without its key.
     headers: to add.
   """
-  if status < 400 or _has_form(content):
+  try:
+    formed = status < 400 or isinstance(
+      chat_json.parsed(content)["error"], dict
+    )
+  except (CallFailed, LookupError, TypeError):
+    formed = False
+  if formed:
     return web.Response(
       body=content, status=status, headers=headers, content_type=JSON
     )
@@ -89,11 +94,3 @@ def handed_on(
   # An HTML page is not for a client, and may be long.
   words = text[:_LONGEST] if text and text[0] != "<" else f"HTTP {status}"
   return error(status, words, "upstream_error", headers)
-
-
-def _has_form(content: bytes) -> bool:
-  """Whether an error has the form that OpenAI's have."""
-  try:
-    return isinstance(chat_json.parsed(content)["error"], dict)
-  except (CallFailed, LookupError, TypeError):
-    return False

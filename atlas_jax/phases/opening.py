@@ -1,0 +1,145 @@
+"""All that a run reads before its first phase, checked: nothing starts before.
+
+1. What a config leaves open is settled at the first start, and kept in
+   config.json from then on:
+     names of the Hub   with the commit that they meant: ORG/NAME@COMMIT
+     template_date      the day
+     data.fingerprint   of its problems and examples (of one data config)
+2. Problems and examples are read; they must be those that the run began with.
+3. What would fail later is refused: functions of the user's, row lengths, W&B.
+4. Problems and examples that are too long are left out (fitting.py).
+"""
+
+import dataclasses
+import datetime
+import operator
+import pathlib
+import re
+
+import jax
+
+from atlas_jax import directory, hub, metrics, multihost, targets
+from atlas_jax.config import ConfigError, RunConfig
+from atlas_jax.data import packing, splits
+from atlas_jax.data.chat import ChatTokenizer
+from atlas_jax.data.problems import DataError
+from atlas_jax.phases.fitting import fitting, fitting_sequences
+from atlas_jax.phases.teacher import Teacher
+from atlas_jax.teaching.prompts import Prompts
+
+_COMMIT = re.compile("@[0-9a-f]{40}$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+  """What a run works with; student_chat is None where no phase samples."""
+
+  config: RunConfig
+  prompts: Prompts
+  splits: splits.Splits
+  sft_sequences: list[packing.TokenSequence]
+  teacher: Teacher
+  student_chat: ChatTokenizer | None
+
+
+def samples(config: RunConfig) -> bool:
+  """Whether any phase needs the servers."""
+  return bool({"grpo", "evaluate"} & {*config.phases})
+
+
+def open_run(config: RunConfig, workdir: pathlib.Path) -> Opened:
+  """Reads and checks what the run in `workdir` needs. A collective.
+
+  Raises:
+    AtlasError: what is wrong with it, in one line.
+  """
+  if config.wandb_project is not None:
+    metrics.import_wandb()
+  config, phases = settled(config, workdir), config.phases
+  all_splits, examples = splits.load(config.data), []
+  if "sft" in phases:
+    held_out = all_splits.validation + all_splits.test
+    examples = splits.load_sft(config.data, held_out)
+  config = _marked(config, splits.fingerprint(all_splits, examples))
+  if "grpo" in phases:
+    for key, term in config.reward.extra.items():
+      where = f"config.reward.extra.{key}.function"
+      targets.function(term["function"], where, takes=1)
+  parts = jax.sharding.get_mesh().shape["context"]
+  for phase in {"sft", "grpo"} & {*phases}:
+    length = getattr(config, phase).row_length
+    if length % parts:
+      raise ConfigError(
+        f"config.{phase}.row_length={length} does not divide over"
+        f" config.mesh.context={parts}"
+      )
+  prompts = Prompts(config.prompts, config.episode.stated_probe_tokens)
+  day = config.template_date
+  model = hub.directory(config.teacher.path, "model")
+  chat, student = ChatTokenizer.from_dir(model, day), None
+  if samples(config):
+    student = ChatTokenizer.from_dir(
+      hub.directory(config.student.path, "model"), day
+    )
+  sequences = []
+  if "sft" in phases:
+    sequences = fitting_sequences(examples, prompts, chat, config)
+  uses = {"grpo": "train", "evaluate": config.evaluate.split}
+  for split in {uses[phase] for phase in uses if phase in phases}:
+    given = getattr(all_splits, split)
+    kept = fitting(given, split, prompts, chat, student, config)
+    all_splits = dataclasses.replace(all_splits, **{split: kept})
+  teacher = Teacher(config.teacher, model, chat, config.seed)
+  return Opened(config, prompts, all_splits, sequences, teacher, student)
+
+
+def settled(config: RunConfig, workdir: pathlib.Path) -> RunConfig:
+  """`config` as the run in `workdir` began with it. A collective.
+
+  Raises:
+    HubError: a name is of nothing that can be had.
+    RunError, ConfigError: the config.json there cannot be read.
+  """
+  found = multihost.call_on_lead(lambda: _found(config, workdir))
+  for path, value in found.items():
+    config = _with(config, path, value)
+  return config
+
+
+def _found(config: RunConfig, workdir: pathlib.Path) -> dict[str, str]:
+  """Dotted keys -> what they have been settled to."""
+  before = config
+  if (workdir / "config.json").exists():
+    before = directory.read_config(workdir)
+  date = config.template_date or before.template_date
+  found = {"template_date": date or datetime.date.today().isoformat()}
+  for path in ("teacher.path", "student.path"):
+    name, was = (operator.attrgetter(path)(c) for c in (config, before))
+    if not hub.is_name(name) or not (path == "teacher.path" or samples(config)):
+      continue
+    same = was.partition("@")[0] == name.partition("@")[0]
+    keep = same and _COMMIT.search(was) and not _COMMIT.search(name)
+    found[path] = was if keep else hub.pinned(name)
+  if dataclasses.replace(before.data, fingerprint=None) == config.data:
+    found["data.fingerprint"] = before.data.fingerprint
+  return found
+
+
+def _with(config, path: str, value):
+  """`config` with another value at a dotted path."""
+  key, _, rest = path.partition(".")
+  if rest:
+    value = _with(getattr(config, key), rest, value)
+  return dataclasses.replace(config, **{key: value})
+
+
+def _marked(config: RunConfig, fingerprint: str) -> RunConfig:
+  """The config with the fingerprint of the problems and examples."""
+  before = config.data.fingerprint
+  if before not in (None, fingerprint):
+    raise DataError(
+      "the problems or examples of config.data are not those that the run"
+      f" began with ({before}, now {fingerprint}): put back what was in their"
+      " files, or choose another --workdir"
+    )
+  return _with(config, "data.fingerprint", fingerprint)

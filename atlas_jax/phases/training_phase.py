@@ -1,0 +1,182 @@
+"""A phase that trains: what it starts from, its checkpoints, its log."""
+
+import contextlib
+import functools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from atlas_jax import checkpoint, files, metrics, multihost
+from atlas_jax.config import to_dict
+from atlas_jax.data.packing import PackedBatch
+from atlas_jax.errors import AtlasError
+from atlas_jax.phases.entry import PhaseEntry
+from atlas_jax.phases.teacher import Teacher
+from atlas_jax.training import scoring
+from atlas_jax.training import step as step_lib
+
+log = logging.getLogger(__name__)
+
+
+class TrainingError(AtlasError):
+  """Training makes no progress any more; the text says where to look."""
+
+
+def start_or_resume(
+  checkpoints: checkpoint.Checkpoints,
+  teacher: Teacher,
+  tx,
+  reference_dtype: str | None,
+) -> tuple[int, dict[str, Any], dict[str, Any]]:
+  """What a phase that trains starts from, the first of these that there is.
+
+  1. Its own newest whole checkpoint: everything, and it goes on exactly where
+     that was saved.
+  2. The weights, and nothing more, that the phase before it that trained has
+     left in `teacher`: optimizer, step and data begin anew.
+  3. The weights of config.teacher.path, drawn at random where
+     config.teacher.random_init says so: `teacher` has them then.
+
+  Returns:
+    (steps done, trees as in the checkpoint, what was saved beside them).
+    With a reference_dtype a copy of the first weights is one of the trees.
+  """
+  if checkpoints.latest() is None:
+    trees = step_lib.as_trees(step_lib.init_state(teacher.model, tx))
+    if reference_dtype:
+      trees["reference"] = scoring.copy_model(trees["model"], reference_dtype)
+    return 0, trees, {"saved": None, "skipped": 0}
+  like = step_lib.as_trees(step_lib.abstract_state(teacher.abstract(), tx))
+  if reference_dtype:
+    copy = functools.partial(scoring.copy_model, dtype=reference_dtype)
+    like["reference"] = jax.eval_shape(copy, like["model"])
+  return checkpoints.restore(like)
+
+
+class TrainingPhase:
+  """Steps that are trained, watched and saved. Close it.
+
+  Args:
+    entry: of config.phases.
+    teacher: that it trains.
+    steps: that it has.
+    tx: the optimizer.
+    reference_dtype: of a copy of the first weights that stays beside them;
+      None: there is none.
+
+  Attributes:
+    entry: as given.
+    state, reference: TrainState and copy (or None), as the steps leave them.
+    done: steps that were done when it was saved.
+    saved: what `save` was given with the checkpoint; None without one.
+  """
+
+  def __init__(
+    self,
+    entry: PhaseEntry,
+    teacher: Teacher,
+    steps: int,
+    tx,
+    *,
+    reference_dtype: str | None = None,
+  ):
+    self.entry, self._steps, self._stopped = entry, steps, None
+    self._checkpoints = entry.checkpoints()
+    self.done, trees, beside = start_or_resume(
+      self._checkpoints, teacher, tx, reference_dtype
+    )
+    self.state = step_lib.from_trees(trees)
+    self.reference = trees.get("reference")
+    self.saved, self._skipped = beside["saved"], beside["skipped"]
+    if self.done:
+      text = "%s continues from step %d of %d"
+      log.info(text, entry.name, self.done, steps)
+
+  def close(self) -> None:
+    """Waits for what is being saved."""
+    self._checkpoints.close()
+
+  @contextlib.contextmanager
+  def reporting(self):
+    """report(step, numbers, shown): the metrics files and the live line."""
+    if not multihost.is_lead():
+      yield lambda step, numbers, shown: None
+      return
+    entry = self.entry
+    writer = metrics.Writer(
+      entry.workdir,
+      entry.name,
+      resume_step=self.done,
+      wandb_project=entry.config.wandb_project,
+      config=to_dict(entry.config),
+    )
+    progress = metrics.Progress(entry.name, start=self.done, total=self._steps)
+
+    def report(step, numbers, shown):
+      writer.write(step, numbers)
+      progress.update(step, {k: numbers[k] for k in shown if k in numbers})
+
+    try:
+      yield report
+    finally:
+      progress.close()
+      writer.close()
+
+  def check_update(
+    self, step: int, numbers: dict[str, float], packed: PackedBatch
+  ) -> None:
+    """Counts the updates that were left out.
+
+    Raises:
+      TrainingError: all of them, or max_skipped_steps in a row; the last batch
+        is in failed/.
+    """
+    left_out, norm = numbers["update_skipped"], numbers["grad_norm"]
+    self._skipped = self._skipped + 1 if left_out == 1 else 0
+    if left_out > 0:
+      log.warning("step %d: gradient norm %g, update left out", step, norm)
+    if self._skipped < min(self.entry.options.max_skipped_steps, self._steps):
+      return
+    name, kind = self.entry.name, self.entry.kind
+    path = self.entry.workdir / "failed" / f"{name}_{step}.npz"
+
+    def keep():
+      with files.replacing(path) as file:
+        np.savez(file, **packed._asdict())
+
+    multihost.call_on_lead(keep)
+    too_large = "; too large: see config.grpo.skip_grad_norm"
+    raise TrainingError(
+      f"the updates of {self._skipped} steps in a row were left out, the last"
+      f" with gradient norm {norm:g}; its batch is {path}. NaN: look at its"
+      f" log-probs, config.{kind}.optimizer.learning_rate and the weights that"
+      f" it began with{too_large if kind == 'grpo' else ''}"
+    )
+
+  def is_due(self, step: int) -> bool:
+    """Whether to `save` after a step; a signal to any process asks for it."""
+    self._stopped = multihost.stop_asked()
+    every = self.entry.options.checkpoint_every
+    return step % every == 0 or step == self._steps or bool(self._stopped)
+
+  def save(self, step: int, beside: Callable[[], Any]) -> None:
+    """Saves what there is after `step`, if it is not saved already.
+
+    Args:
+      step: that is done.
+      beside: gives the state of what the phase trains on, saved as JSON.
+
+    Raises:
+      Stopped: a signal asked for it.
+    """
+    if self._checkpoints.latest() != step:
+      trees = step_lib.as_trees(self.state)
+      if self.reference is not None:
+        trees["reference"] = self.reference
+      extra = {"saved": beside(), "skipped": self._skipped}
+      self._checkpoints.save(step, trees, extra)
+    if self._stopped:
+      raise self._stopped

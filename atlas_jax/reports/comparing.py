@@ -1,0 +1,148 @@
+"""Two arms, of one run or of two, paired by problem."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from atlas_jax.reports import reading
+from atlas_jax.reports.reading import RunFiles
+from atlas_jax.reports.tables import ReportError
+from atlas_jax.teaching import statistics
+from atlas_jax.teaching.statistics import Interval
+
+
+@dataclass(frozen=True)
+class Comparison:
+  """What the first arm does beside the second, on the problems of both.
+
+  Attributes:
+    names: of the two arms.
+    problems: how many both judged.
+    accuracy: of the two, over those problems.
+    difference: the first less the second, with its interval over problems
+      (the samples of a problem are one cluster).
+    mcnemar_p: that right and wrong are equally likely to flip.
+    flips: problem id -> of reading.FLIPS, from the second to the first.
+  """
+
+  names: tuple[str, str]
+  problems: int
+  accuracy: tuple[float, float]
+  difference: Interval
+  mcnemar_p: float
+  flips: Mapping[str, str]
+
+  def rows(self) -> list[tuple[str, str]]:
+    """(what, value) for a person."""
+    d = self.difference
+    found = list(self.flips.values())
+    one, other = self.names
+    return [
+      ("Problems of both", str(self.problems)),
+      (f"Accuracy: {one}", f"{100 * self.accuracy[0]:.1f}%"),
+      (f"Accuracy: {other}", f"{100 * self.accuracy[1]:.1f}%"),
+      (
+        "Difference, points [95%]",
+        f"{100 * d.estimate:+.1f} [{100 * d.low:.1f}, {100 * d.high:.1f}]",
+      ),
+      ("McNemar p", f"{self.mcnemar_p:.4g}"),
+      *((name.capitalize(), str(found.count(name))) for name in reading.FLIPS),
+    ]
+
+
+def _attempts(run: RunFiles, arm: str | None) -> tuple[str, list[Mapping]]:
+  """The title and the attempts of an arm; None: the last of the run."""
+  titles = run.arms()
+  if not titles:
+    raise ReportError(f"{run.workdir} has no evaluation to compare")
+  title = titles[-1] if arm is None else arm
+  if title not in titles:
+    raise ReportError(
+      f"{run.workdir} has no arm {title!r}; valid: {', '.join(titles)}"
+    )
+  return title, [line for line in run.attempts if line["arm"] == title]
+
+
+def compare(
+  run: RunFiles,
+  other: RunFiles,
+  *,
+  arm: str | None = None,
+  other_arm: str | None = None,
+  resamples: int = 10_000,
+  seed: int = 0,
+) -> Comparison:
+  """Holds an arm of `run` beside an arm of `other`.
+
+  Raises:
+    ReportError: an arm is not there, or no problem was judged in both.
+  """
+  one, first = _attempts(run, arm)
+  two, second = _attempts(other, other_arm)
+  after, before = reading.rates(first), reading.rates(second)
+  common = [key for key in after if key in before]
+  if not common:
+    raise ReportError(
+      f"{run.workdir} and {other.workdir} judged no problem in common: were"
+      " data and split the same?"
+    )
+  a = [after[key] for key in common]
+  b = [before[key] for key in common]
+  return Comparison(
+    names=(f"{run.workdir.name}: {one}", f"{other.workdir.name}: {two}"),
+    problems=len(common),
+    accuracy=(sum(a) / len(a), sum(b) / len(b)),
+    difference=statistics.paired_bootstrap(
+      b, a, resamples=resamples, seed=seed
+    ),
+    mcnemar_p=statistics.mcnemar([x > 0.5 for x in b], [x > 0.5 for x in a]),
+    flips={key: reading.flip(before[key], after[key]) for key in common},
+  )
+
+
+def selected(
+  run: RunFiles,
+  *,
+  arm: str | None = None,
+  flip: str | None = None,
+  kind: str | None = None,
+  text: str | None = None,
+  failures: bool = False,
+) -> Sequence[Mapping]:
+  """The attempts of an arm that pass every filter that is given.
+
+  Args:
+    run: where they are.
+    arm: its title; None: the last.
+    flip: of reading.FLIPS.
+    kind: the kind of the problem, as its source says it.
+    text: stands in the question, the teaching or the answer.
+    failures: only those that are wrong, not judged, leak, or lack their form.
+
+  Raises:
+    ReportError: the arm, the kind or the flip does not exist.
+  """
+  title, lines = _attempts(run, arm)
+  kinds = {x["kind"] for x in lines if x["kind"] is not None}
+  for name, value, valid in (
+    ("flip", flip, reading.FLIPS),
+    ("kind", kind, sorted(kinds)),
+  ):
+    if value is not None and value not in valid:
+      raise ReportError(
+        f"no {name} {value!r} in arm {title!r}; valid: {', '.join(valid)}"
+      )
+  by_problem = {} if title == reading.ALONE else reading.flips(run, title)
+
+  def passes(line: Mapping) -> bool:
+    solution = line["solution"]
+    words = (line["question"], line["teaching"] or "", solution["text"])
+    wrong = solution["score"] is None or solution["score"] <= 0.5
+    unfit = line["status"] not in (None, "ok") or line["leaked"]
+    return (
+      (flip is None or by_problem.get(line["id"]) == flip)
+      and (kind is None or line["kind"] == kind)
+      and (text is None or any(text in word for word in words))
+      and (not failures or wrong or unfit)
+    )
+
+  return [line for line in lines if passes(line)]

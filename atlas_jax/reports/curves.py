@@ -1,0 +1,185 @@
+"""The curves of a training as SVG text that stands in a page.
+
+Each figure shows a few metrics of one phase by step. With several runs (seeds)
+a line is their mean and the band around it their range.
+"""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from atlas_jax.reports import plots
+
+# Title, what the vertical axis counts, names of metrics without their phase;
+# a name that ends with * stands for all that begin so.
+FIGURES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+  (
+    "Accuracy on training problems",
+    "share right",
+    ("accuracy_alone", "accuracy_taught"),
+  ),
+  ("Reward", "mean of a batch", ("reward_mean", "reward_std")),
+  ("Reward by part", "mean of a batch", ("reward_*",)),
+  ("KL", "nats a token", ("kl", "mismatch_kl")),
+  ("Entropy of the teacher", "nats a token", ("entropy",)),
+  (
+    "Lengths",
+    "tokens",
+    (
+      *("teacher_tokens_mean", "teaching_tokens_mean"),
+      *("response_tokens_alone", "response_tokens_taught"),
+    ),
+  ),
+  (
+    "Teachings: format, leaks, cut",
+    "share",
+    ("format_ok_fraction", "leak_fraction", "truncated_fraction"),
+  ),
+  ("Groups without a spread", "share", ("zero_variance_fraction",)),
+  ("Age of the sampling weights", "steps", ("staleness_mean",)),
+  (
+    "Seconds by stage",
+    "seconds",
+    (
+      *("sample_seconds", "score_seconds", "wait_seconds"),
+      *("train_seconds", "publish_seconds", "step_seconds"),
+    ),
+  ),
+  ("Loss", "mean", ("loss",)),
+)
+COLORS = (
+  *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
+  *("#7F7F7F", "#8C564B"),
+)
+# Text of the figures in this colour takes that of the page around it.
+_TEXT = "#010203"
+_OWN_FIGURE = {"mean", "std"}  # of reward_*: they have a figure of their own
+
+
+def phases(lines: Sequence[Mapping]) -> list[str]:
+  """The phases that the lines of metrics.jsonl are of, in their order."""
+  return list(dict.fromkeys(line["phase"] for line in lines))
+
+
+def _names(lines: Sequence[Mapping], phase: str, wanted: str) -> list[str]:
+  if not wanted.endswith("*"):
+    return [wanted]
+  start = f"{phase}/{wanted[:-1]}"
+  keys = dict.fromkeys(k for line in lines for k in line if k.startswith(start))
+  names = [key.removeprefix(f"{phase}/") for key in keys]
+  return [n for n in names if n.removeprefix(wanted[:-1]) not in _OWN_FIGURE]
+
+
+def series(
+  runs: Sequence[Sequence[Mapping]], phase: str, name: str
+) -> tuple[np.ndarray, np.ndarray] | None:
+  """(steps [S], values [R, S]) of one metric; NaN where a run lacks a step.
+
+  None where no run has a number, or all are 0 all the time.
+  """
+  key = f"{phase}/{name}"
+  found = [
+    {
+      x["step"]: x[key]
+      for x in lines
+      if x["phase"] == phase and x.get(key) is not None
+    }
+    for lines in runs
+  ]
+  steps = sorted(set().union(*found))
+  if not steps:
+    return None
+  values = np.array(
+    [[one.get(step, np.nan) for step in steps] for one in found], np.float64
+  )
+  return (np.array(steps), values) if np.nanmax(np.abs(values)) > 0 else None
+
+
+def _svg(figure) -> str:
+  buffer = io.StringIO()
+  figure.savefig(buffer, format="svg", metadata={"Date": None})
+  text = buffer.getvalue()
+  text = text[text.index("<svg") :].replace(_TEXT, "currentColor")
+  # The width of the page decides.
+  return re.sub(r' (?:width|height)="[\d.]+pt"', "", text, count=2)
+
+
+def figure(
+  title: str,
+  unit: str,
+  curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+) -> str:
+  """One figure as SVG: {label: (steps [S], values [R, S])}."""
+  import matplotlib
+  from matplotlib.figure import Figure
+  from matplotlib.ticker import MaxNLocator
+
+  style = {
+    "svg.fonttype": "none",  # text stays text: small, and it can be found
+    "svg.hashsalt": title,  # the same run gives the same file
+    "font.size": 9,
+    **{
+      f"{part}color": _TEXT
+      for part in ("text.", "axes.edge", "axes.label", "xtick.", "ytick.")
+    },
+  }
+  with matplotlib.rc_context(style):
+    drawn = Figure(figsize=(5.2, 2.7), layout="constrained")
+    axes = drawn.subplots()
+    for color, (label, (steps, values)) in zip(
+      COLORS, curves.items(), strict=False
+    ):
+      known = ~np.isnan(values).all(axis=0)
+      mean = np.nanmean(values[:, known], axis=0)
+      at = steps[known]
+      if len(values) > 1:
+        low, high = (
+          f(values[:, known], axis=0) for f in (np.nanmin, np.nanmax)
+        )
+        axes.fill_between(at, low, high, color=color, alpha=0.15, linewidth=0)
+        axes.plot(at, mean, color=color, linewidth=1.6, label=label)
+      elif len(at) < plots.MIN_STEPS_TO_SMOOTH:
+        axes.plot(at, mean, color=color, marker="o", markersize=3, label=label)
+      else:
+        shown = plots.smooth(mean, max(5, len(at) // 12))
+        axes.plot(at, mean, color=color, alpha=0.25, linewidth=0.7)
+        axes.plot(at, shown, color=color, linewidth=1.6, label=label)
+    axes.set(xlabel="step", ylabel=unit)
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#888888", alpha=0.25, linewidth=0.6)
+    if len(curves) > 1:
+      axes.legend(
+        frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5)
+      )
+    drawn.patch.set_alpha(0)
+    axes.patch.set_alpha(0)
+    return _svg(drawn)
+
+
+def all_figures(
+  runs: Sequence[Sequence[Mapping]],
+) -> list[tuple[str, list[str]]]:
+  """(phase, its figures as SVG) for every phase that trains.
+
+  Args:
+    runs: the lines of metrics.jsonl, of one run or of several seeds.
+  """
+  out = []
+  for phase in phases(runs[0]):
+    drawn = []
+    for title, unit, wanted in FIGURES:
+      names = [n for w in wanted for n in _names(runs[0], phase, w)]
+      curves = {
+        name.removeprefix("reward_"): found
+        for name in names
+        if (found := series(runs, phase, name)) is not None
+      }
+      if curves:
+        drawn.append(figure(title, unit, curves))
+    if drawn:
+      out.append((phase, drawn))
+  return out

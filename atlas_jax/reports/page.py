@@ -1,0 +1,153 @@
+"""A run as one HTML file: what it showed, and every episode behind that.
+
+The file needs no network and no other file: page.html is its frame, page.css
+and page.js stand in it, figures are SVG, episodes are JSON. What a model wrote
+is data: JSON whose <, > and & are escaped, shown as text.
+
+MOST_BYTES bounds what is embedded of evaluations; where problems are left out
+the page says so.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import jinja2
+import markupsafe
+
+from atlas_jax import files
+from atlas_jax.reports import curves, page_data, reading, tables
+from atlas_jax.reports.reading import RunFiles
+
+MOST_BYTES = 2_200_000
+MOST_TRAINING_BYTES = 400_000
+_HERE = pathlib.Path(__file__).parent
+
+
+def escaped_json(value) -> str:
+  """JSON that may stand in a script element, whatever its texts are."""
+  text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+  for sign in "<>&\u2028\u2029":
+    text = text.replace(sign, f"\\u{ord(sign):04x}")
+  # A lone surrogate is no text that UTF-8 could write.
+  return text.encode("utf-8", "replace").decode()
+
+
+def verdict(evaluation: Mapping | None) -> str:
+  """One sentence: the last arm's gain, its interval, harm and cost."""
+  if evaluation is None:
+    return "This run has no evaluation yet."
+  alone, arm = evaluation["arms"][0], evaluation["arms"][-1]
+  text = (
+    f"{arm['name']}: {100 * arm['accuracy']:.1f}% of {evaluation['problems']}"
+    f" problems ({evaluation['split']})"
+  )
+  if arm["gain"] is None:
+    return f"{text}; there is no taught arm."
+  kept = arm["non_degradation_correct"]
+  stayed = "none was" if kept is None else f"{100 * kept:.1f}% stayed"
+  saved = alone["response_tokens"] - arm["response_tokens"]
+  return (
+    f"{text}, against {100 * alone['accuracy']:.1f}% alone: gain"
+    f" {100 * arm['gain']:+.1f} points [{100 * arm['gain_low']:.1f},"
+    f" {100 * arm['gain_high']:.1f}]. Of the answers right alone {stayed}"
+    f" right. Cost: {arm['teaching_tokens']:.1f} tokens of teaching and"
+    f" {arm['seconds_per_problem']:.2f} s a problem; answers are"
+    f" {abs(saved):.1f} tokens {'shorter' if saved >= 0 else 'longer'}."
+  )
+
+
+# What a reader wants to know of a config; keys that a run lacks are left out.
+_TOLD = {
+  **{"phases": "Phases", "seed": "Seed", "data.source": "Data"},
+  **{"data.path": "Data path", "data.seed": "Seed of the data"},
+  **{"data.fingerprint": "Data fingerprint", "teacher.path": "Teacher"},
+  **{"teacher.model": "Teacher", "student.path": "Student"},
+  "student.model": "Student",
+}
+
+
+def _provenance(run: RunFiles) -> list[tuple[str, str]]:
+  config = dict(reading.flat(run.config))
+  rows = [("Directory", run.workdir.name)]
+  rows += [(title, config.get(key)) for key, title in _TOLD.items()]
+  if run.metrics:
+    last = run.metrics[-1]
+    rows.append(("Last step", f"{last['phase']} {last['step']}"))
+  started = run.workdir / "started.json"
+  if started.exists():
+    rows += files.read_json(started).items()
+  return [(title, str(value)) for title, value in rows if value is not None]
+
+
+def page(
+  run: RunFiles,
+  *,
+  other: RunFiles | None = None,
+  compared: Sequence[tuple[str, str]] = (),
+  most_bytes: int = MOST_BYTES,
+  most_training_bytes: int = MOST_TRAINING_BYTES,
+) -> str:
+  """The HTML text.
+
+  Args:
+    run: what the page is of.
+    other: a run whose config is held against this one.
+    compared: rows about both, as launchers.compare prints them.
+    most_bytes, most_training_bytes: of the episodes that are embedded.
+  """
+  data, omitted = {"arms": [], "problems": [], "attempts": []}, ""
+  if run.attempts:
+    data, omitted = page_data.evaluation(run, most_bytes)
+  training, training_note = page_data.training(
+    run.training(), most_training_bytes
+  )
+  data["training"] = training
+  table = [] if run.last is None else tables.cells(run.last)
+  sections = [
+    *([("arms", "Arms"), ("flips", "Flips")] if table else []),
+    *([("episodes", "Episodes"), ("teachings", "Teachings")] if table else []),
+    *([("steps", "Steps")] if training else []),
+    *([("curves", "Curves")] if run.metrics else []),
+    *([("failures", "Failures")] if table else []),
+    *([("difference", "Difference")] if other else []),
+    ("provenance", "Provenance"),
+  ]
+  environment = jinja2.Environment(
+    autoescape=True, undefined=jinja2.StrictUndefined
+  )
+  safe = {
+    "css": (_HERE / "page.css").read_text(),
+    "js": (_HERE / "page.js").read_text(),
+    "data": escaped_json(data),
+  }
+  figures = curves.all_figures([run.metrics]) if run.metrics else []
+  return environment.from_string((_HERE / "page.html").read_text()).render(
+    title=f"Report of {run.workdir.name}",
+    subtitle="" if run.last is None else tables.title(run.last),
+    verdict=verdict(run.last),
+    sections=sections,
+    table=table,
+    omitted=omitted,
+    training=bool(training),
+    training_note=training_note,
+    figures=[
+      (p, [markupsafe.Markup(svg) for svg in drawn]) for p, drawn in figures
+    ],
+    other=None if other is None else other.workdir.name,
+    difference=[]
+    if other is None
+    else reading.config_difference(run.config, other.config),
+    compared=compared,
+    provenance=_provenance(run),
+    **{key: markupsafe.Markup(text) for key, text in safe.items()},
+  )
+
+
+def write(run: RunFiles, path: pathlib.Path, **options) -> int:
+  """Writes the page whole; returns its bytes. Options as `page` takes them."""
+  text = page(run, **options).encode()
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with files.replacing(path) as file:
+    file.write(text)
+  return len(text)

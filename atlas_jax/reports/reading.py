@@ -1,0 +1,218 @@
+"""What a run wrote, read back: its evaluations, its episodes, its metrics.
+
+An evaluation's attempts are the lines of episodes/INDEX_evaluate.jsonl, a GRPO
+phase's episodes those of episodes/INDEX_grpo.jsonl (teaching/transcripts.py
+says what a line holds). Arms that do not depend on the teacher are in the
+file of the first evaluation, so the evaluations of a run are read as one:
+each arm once, those of later teachers behind those of earlier ones. An
+optimisation of prompts has one evaluation, report/optimize.json; its attempts
+are the lines of episodes/test.jsonl.
+"""
+
+import itertools
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from atlas_jax import files, metrics
+from atlas_jax.config import PromptsConfig
+from atlas_jax.reports.tables import ReportError
+from atlas_jax.teaching.prompts import fingerprint
+
+ALONE = "student alone"
+# How a problem fares in an arm, beside the student alone.
+FLIPS = ("fixed", "broken", "still right", "still wrong")
+
+
+@dataclass(frozen=True)
+class RunFiles:
+  """What is read of a run.
+
+  Attributes:
+    workdir: its directory.
+    config: config.json.
+    evaluations: name of the phase -> report/NAME.json, in their order.
+    attempts: the lines of all evaluations, one arm after the other.
+    metrics: the lines of metrics.jsonl.
+  """
+
+  workdir: pathlib.Path
+  config: Mapping
+  evaluations: Mapping[str, Mapping]
+  attempts: Sequence[Mapping]
+  metrics: Sequence[Mapping]
+
+  @property
+  def last(self) -> Mapping | None:
+    """The newest evaluation; None where there is none."""
+    return next(reversed(self.evaluations.values()), None)
+
+  def arms(self) -> list[str]:
+    """The titles of the arms, in the order of their attempts."""
+    return list(dict.fromkeys(line["arm"] for line in self.attempts))
+
+  def training(self) -> Iterator[Mapping]:
+    """The episodes of all GRPO phases, one line of a file at a time."""
+    paths = _by_index(self.workdir / "episodes", "*_grpo.jsonl")
+    for path in paths:
+      yield from metrics.read_jsonl(path)
+
+
+def _by_index(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
+  """The files of phases, named INDEX_PHASE, in the order of their indices."""
+
+  def index(path: pathlib.Path) -> int:
+    number = path.name.split("_")[0]
+    return int(number) if number.isdigit() else 0
+
+  return sorted(folder.glob(pattern), key=index)
+
+
+def read(workdir: pathlib.Path) -> RunFiles:
+  """Reads the run in `workdir`.
+
+  Raises:
+    ReportError: there is no run, or no evaluation and no metrics yet.
+  """
+  config = workdir / "config.json"
+  if not config.exists():
+    raise ReportError(f"{workdir} is not a run directory: no config.json")
+  lines = metrics.read_jsonl(workdir / "metrics.jsonl")
+  if (workdir / "report" / "optimize.json").exists():
+    return _optimisation(workdir)
+  evaluations = {
+    path.stem: files.read_json(path, ReportError)
+    for path in _by_index(workdir / "report", "*_evaluate.json")
+  }
+  attempts: dict[str, list[Mapping]] = {}
+  for path in _by_index(workdir / "episodes", "*_evaluate.jsonl"):
+    of_file = metrics.read_jsonl(path)
+    for title, arm in itertools.groupby(of_file, key=lambda x: x["arm"]):
+      attempts[title] = list(arm)
+  if not lines and not attempts:
+    raise ReportError(
+      f"{workdir} has neither metrics.jsonl nor an evaluation: nothing to show"
+    )
+  return RunFiles(
+    workdir,
+    files.read_json(config, ReportError),
+    evaluations,
+    list(itertools.chain.from_iterable(attempts.values())),
+    lines,
+  )
+
+
+def _optimisation(workdir: pathlib.Path) -> RunFiles:
+  choice = files.read_json(workdir / "report" / "optimize.json", ReportError)
+  path = workdir / "candidates.json"
+  candidates = files.parse(files.read(path, ReportError), path, ReportError)
+  names = {}
+  for index, name in (
+    (choice["best"], f"candidate {choice['best']}"),
+    (0, "seed prompts"),  # the best one may be the seed
+  ):
+    prompts = PromptsConfig(**candidates[index]["prompts"])
+    names[fingerprint(prompts)] = name
+  attempts: dict[str, dict[str, Mapping]] = {ALONE: {}}
+  for line in metrics.read_jsonl(workdir / "episodes" / "test.jsonl"):
+    if line["prompts"] in names:
+      alone, taught = _attempts_of(line, names[line["prompts"]])
+      attempts[ALONE].setdefault(line["id"], alone)
+      attempts.setdefault(taught["arm"], {})[line["id"]] = taught
+  order = [arm["name"] for arm in choice["evaluation"]["arms"]]
+  return RunFiles(
+    workdir,
+    files.read_json(workdir / "config.json", ReportError),
+    {"optimize": choice["evaluation"]},
+    [x for name in order for x in attempts.get(name, {}).values()],
+    [],
+  )
+
+
+def _attempts_of(line: Mapping, arm: str) -> tuple[dict, dict]:
+  """A scored rollout as an attempt alone and one in the arm."""
+  (teaching,), (solution, *_) = line["teachings"], line["baseline"]
+  both = {key: line[key] for key in ("id", "question", "answer", "kind")}
+  both |= {"sample": 0, "weight_version": None}
+  alone = dict.fromkeys(("probe", "teacher_text", "teaching", "status"))
+  alone |= {"teaching_tokens": 0, "leaked": False}
+  seconds = line["seconds"]
+  return (
+    {
+      **both,
+      **alone,
+      "arm": ALONE,
+      "solution": solution,
+      "seconds": seconds.get("baseline", 0.0),
+    },
+    {
+      **both,
+      "arm": arm,
+      "probe": line["probe"],
+      "teacher_text": teaching["text"],
+      "teaching": teaching["teaching"],
+      "status": teaching["status"],
+      "teaching_tokens": teaching["tokens"],
+      "leaked": teaching["leaked"],
+      "solution": teaching["taught"],
+      "seconds": sum(v for k, v in seconds.items() if k != "baseline"),
+    },
+  )
+
+
+def rates(attempts: Iterable[Mapping]) -> dict[str, float]:
+  """problem id -> the mean score of its attempts that were judged."""
+  scores: dict[str, list[float]] = {}
+  for line in attempts:
+    if line["solution"]["score"] is not None:
+      scores.setdefault(line["id"], []).append(line["solution"]["score"])
+  return {key: sum(s) / len(s) for key, s in scores.items()}
+
+
+def flip(before: float | None, after: float | None) -> str | None:
+  """Of FLIPS; None where one of the two was not judged.
+
+  A rate of several samples counts as right above one half.
+  """
+  if before is None or after is None:
+    return None
+  if after > 0.5:
+    return "still right" if before > 0.5 else "fixed"
+  return "broken" if before > 0.5 else "still wrong"
+
+
+def flips(run: RunFiles, arm: str) -> dict[str, str]:
+  """problem id -> how it fares in `arm`, of the problems judged in both.
+
+  Raises:
+    ReportError: the run has no such arm; the valid ones are listed.
+  """
+  if arm not in run.arms():
+    raise ReportError(
+      f"{run.workdir} has no arm {arm!r}; valid: {', '.join(run.arms())}"
+    )
+  alone = rates(x for x in run.attempts if x["arm"] == ALONE)
+  taught = rates(x for x in run.attempts if x["arm"] == arm)
+  return {
+    key: flip(alone[key], rate) for key, rate in taught.items() if key in alone
+  }
+
+
+def flat(tree: Mapping, path: str = "") -> Iterator[tuple[str, object]]:
+  """(dotted key, value) of every leaf of a config."""
+  for key, value in tree.items():
+    if isinstance(value, Mapping) and value:
+      yield from flat(value, f"{path}{key}.")
+    else:
+      yield f"{path}{key}", value
+
+
+def config_difference(one: Mapping, other: Mapping) -> list[tuple]:
+  """(key, value in one, value in other) where two configs differ."""
+  left, right = dict(flat(one)), dict(flat(other))
+  keys = [*left, *(key for key in right if key not in left)]
+  return [
+    (key, left.get(key), right.get(key))
+    for key in keys
+    if left.get(key) != right.get(key)
+  ]

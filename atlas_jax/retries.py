@@ -1,0 +1,76 @@
+"""Which failed requests are sent again, and when: one policy for all clients.
+
+1. The statuses 408, 409, 425, 429 and 5xx may pass by; any other is final.
+2. A connection or an answer that broke, and an answer that did not come in
+   time, may pass by; a redirect, an answer that is too large and an address
+   that is no URL are final.
+3. A server's Retry-After, in seconds or as a date, is obeyed up to 120 s.
+4. Else the wait doubles from 0.5 s to 30 s, less a jitter that depends on the
+   request and the attempt alone.
+
+How often a request is sent again is in the config of each client.
+"""
+
+import datetime
+import email.utils
+import hashlib
+from collections.abc import Mapping
+
+import aiohttp
+
+from atlas_jax.errors import AtlasError
+
+_FIRST_WAIT_S = 0.5
+_LONGEST_WAIT_S = 30.0
+_LONGEST_RETRY_AFTER_S = 120.0
+_HERD_S = 0.1  # spreads what a Retry-After would start at one moment
+_AGAIN = (408, 409, 425, 429)
+
+
+class FinalError(AtlasError):
+  """An answer that would be the same however often one asks."""
+
+
+def may_pass(failure: int | Exception) -> bool:
+  """Whether a status, or an error of the client, may pass by itself."""
+  if isinstance(failure, int):
+    return failure in _AGAIN or failure >= 500
+  broken = isinstance(failure, aiohttp.ClientError | OSError)
+  return broken and not isinstance(failure, aiohttp.InvalidURL | FinalError)
+
+
+def retry_after(
+  headers: Mapping[str, str], now: datetime.datetime | None = None
+) -> float | None:
+  """Seconds of a Retry-After header, bounded; None: none that makes sense."""
+  # Not every library keeps the case of a header.
+  said = {k.lower(): v for k, v in headers.items()}.get("retry-after")
+  if said is None:
+    return None
+  try:
+    seconds = float(said)
+  except ValueError:
+    try:
+      until = email.utils.parsedate_to_datetime(said)
+    except (ValueError, OverflowError):
+      return None
+    if until.tzinfo is None:  # the date ends in -0000
+      until = until.replace(tzinfo=datetime.UTC)
+    now = now or datetime.datetime.now(datetime.UTC)
+    seconds = (until - now).total_seconds()
+  if seconds != seconds:
+    return None
+  return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER_S)
+
+
+def pause_s(key: str, attempt: int, after: float | None) -> float:
+  """Seconds to wait after the failed attempt number `attempt`, from 0.
+
+  key: of the request. after: the seconds of its `retry_after`.
+  """
+  digest = hashlib.sha256(f"{key} {attempt}".encode()).digest()
+  jitter = int.from_bytes(digest[:4], "big") / 2**32  # in [0, 1)
+  if after is not None:
+    return after + _HERD_S * jitter
+  wait = min(_FIRST_WAIT_S * 2**attempt, _LONGEST_WAIT_S)
+  return wait * (1 - jitter / 2)

@@ -1,0 +1,327 @@
+"""A sweep: the rows of an ablation, each a training run, started and watched.
+
+A file under configs/ablations/ asks a question in its docstring and has
+
+  get_config()  the base of all rows;
+  sweep()       yields (name, {dotted key: value}) for each row; the first row
+                is what the others are compared with;
+  shared()      optional: yields (name, launcher, "FILE.py:VARIANT",
+                {dotted key: value}), the runs whose results the rows start
+                from, once a seed, in their order.
+
+A value may hold {NAME}, the directory of a shared run, in which its export
+lies in {NAME}/export. Everything of a sweep is in one directory:
+
+  shared/seedS/NAME   rows/NAME_seedS   logs/...log   one run each
+  done/...            an empty file for each run that is finished
+
+A run is a process of its own and resumes as every run does, so a sweep that
+was killed goes on, and a row that fails leaves the others alone.
+"""
+
+import contextlib
+import fcntl
+import importlib.util
+import logging
+import os
+import pathlib
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from ml_collections import ConfigDict
+
+from atlas_jax import config
+from atlas_jax.errors import AtlasError
+
+log = logging.getLogger(__name__)
+
+
+class SweepError(AtlasError):
+  """A sweep is not as described above; the text names the file."""
+
+
+@dataclass(frozen=True)
+class Job:
+  """One run of a sweep.
+
+  name is unique in the sweep; flags follow its config; after names the jobs
+  that must be finished before. row: of a shared run it is None.
+  """
+
+  name: str
+  row: str | None
+  launcher: str
+  config: str
+  flags: tuple[str, ...]
+  directory: pathlib.Path
+  after: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ablation:
+  """What a file under configs/ablations/ says."""
+
+  path: str
+  question: str
+  base: Mapping  # get_config() as plain values
+  rows: tuple[tuple[str, Mapping], ...]
+  shared: tuple[tuple[str, str, str, Mapping], ...] = ()
+
+
+def load(path: str) -> Ablation:
+  """Reads the ablation in the Python file `path`.
+
+  Raises:
+    SweepError: there is no file, no sweep(), no row, or a name twice.
+  """
+  if not pathlib.Path(path).is_file():
+    raise SweepError(f"--config={path}: there is no such file")
+  spec = importlib.util.spec_from_file_location("ablation", path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  for name in ("get_config", "sweep"):
+    if not hasattr(module, name):
+      raise SweepError(
+        f"{path} has no {name}(); see the guide of configs/ablations"
+      )
+  rows = tuple(module.sweep())
+  shared = tuple(module.shared()) if hasattr(module, "shared") else ()
+  names = [row[0] for row in (*rows, *shared)]
+  if not rows:
+    raise SweepError(f"{path}: sweep() yields no row")
+  for name in names:
+    if not re.fullmatch(r"[\w.-]+", name) or names.count(name) > 1:
+      raise SweepError(
+        f"{path}: {name!r} cannot name a row; valid: letters, digits, '_', '.'"
+        " and '-', and each name once"
+      )
+  question = (module.__doc__ or "").strip()
+  return Ablation(path, question, module.get_config().to_dict(), rows, shared)
+
+
+def check(ablation: Ablation, tree: ConfigDict) -> None:
+  """Refuses a row whose config is not valid, before any run starts.
+
+  Raises:
+    ConfigError: as config.resolve, the row named.
+  """
+  for name, overrides in ablation.rows:
+    changed = tree.copy_and_resolve_references()
+    try:
+      changed.update_from_flattened_dict(overrides)
+      config.resolve(changed)
+    except (KeyError, TypeError, config.ConfigError) as error:
+      text = str(error.args[0] if error.args else error)
+      raise config.ConfigError(f"{ablation.path}, row {name}: {text}") from None
+
+
+def flag(key: str, value, directories: Mapping[str, str]) -> str:
+  """--config.KEY=VALUE, with the directories of shared runs put in."""
+  text = str(value)
+  for name, where in directories.items():
+    text = text.replace(f"{{{name}}}", where)
+  return f"--config.{key}={text}"
+
+
+def jobs(
+  ablation: Ablation,
+  workdir: pathlib.Path,
+  seeds: Sequence[int],
+  flags: Sequence[str] = (),
+) -> list[Job]:
+  """All runs: for each seed what is shared, then the rows; rows in order.
+
+  Args:
+    ablation: the rows.
+    workdir: of the sweep.
+    seeds: config.seed of each repetition.
+    flags: --config.KEY=VALUE of the user, for all rows.
+
+  Raises:
+    SweepError: a flag sets what rows set.
+  """
+  given = {f.split("=", 1)[0].removeprefix("--config.") for f in flags}
+  for name, overrides in ablation.rows:
+    if taken := sorted(given & {*overrides, "seed"}):
+      raise SweepError(
+        f"--config.{taken[0]} is what row {name} sets; change it in"
+        f" {ablation.path}, or seeds by --seeds"
+      )
+  shared_jobs, row_jobs = [], []
+  for seed in seeds:
+    directories, before = {}, ()
+    for name, launcher, file, overrides in ablation.shared:
+      where = workdir / "shared" / f"seed{seed}" / name
+      own = [flag(k, v, directories) for k, v in overrides.items()]
+      shared_jobs.append(
+        Job(
+          f"{name}_seed{seed}",
+          None,
+          launcher,
+          file,
+          (f"--config.seed={seed}", *own),
+          where,
+          before,
+        )
+      )
+      directories[name] = str(where)
+      before = (*before, f"{name}_seed{seed}")
+    for name, overrides in ablation.rows:
+      own = [flag(k, v, directories) for k, v in overrides.items()]
+      row_jobs.append(
+        Job(
+          f"{name}_seed{seed}",
+          name,
+          "train",
+          ablation.path,
+          # The last flag of a key holds.
+          (
+            f"--config.seed={seed}",
+            *_naming(ablation.base, directories),
+            *flags,
+            *own,
+          ),
+          workdir / "rows" / f"{name}_seed{seed}",
+          before,
+        )
+      )
+  return [*shared_jobs, *row_jobs]
+
+
+def _naming(tree: Mapping, directories, path: str = "") -> Iterator[str]:
+  """Flags for the keys of a config whose text names a shared run."""
+  for key, value in tree.items():
+    if isinstance(value, Mapping):
+      yield from _naming(value, directories, f"{path}{key}.")
+    elif isinstance(value, str) and any(
+      f"{{{name}}}" in value for name in directories
+    ):
+      yield flag(f"{path}{key}", value, directories)
+
+
+def command(job: Job) -> list[str]:
+  """The argv of a run. (teachable writes a model and has no run directory.)"""
+  module = f"{_package()}.{job.launcher}"
+  argv = [sys.executable, "-m", module, f"--config={job.config}", *job.flags]
+  if job.launcher == "teachable":
+    return [*argv, f"--config.teacher.path={job.directory}"]
+  return [*argv, f"--workdir={job.directory}"]
+
+
+def _package() -> str:
+  """Where the launchers lie: the checkout, or the installed package."""
+  found = importlib.util.find_spec("launchers")
+  return "launchers" if found is not None else "atlas_jax.launchers"
+
+
+class Sweep:
+  """Runs jobs, a few at a time; every process that starts is ended with us."""
+
+  def __init__(self, workdir: pathlib.Path, slots: int):
+    self._workdir, self._slots = workdir, slots
+    self._stopping = threading.Event()
+    self._running: set[subprocess.Popen] = set()
+    self._lock = threading.Lock()
+
+  def finished(self, job: Job) -> bool:
+    return (self._workdir / "done" / job.name).exists()
+
+  def run(self, wanted: Sequence[Job]) -> dict[str, str]:
+    """Runs what is not finished; job name -> 'done', 'failed' or 'skipped'.
+
+    Jobs start in their order, at most `slots` at one time. A job whose shared
+    run failed is skipped.
+    """
+    state: dict[str, str] = {}
+    ready = threading.Condition(self._lock)
+
+    def work(job: Job) -> None:
+      with ready:
+        ready.wait_for(lambda: all(name in state for name in job.after))
+        lost = [name for name in job.after if state[name] != "done"]
+      result = "skipped" if lost else self._one(job)
+      with ready:
+        state[job.name] = result
+        ready.notify_all()
+
+    # A job waits only for jobs before it, so the first free slot never blocks.
+    with ThreadPoolExecutor(self._slots) as pool:
+      try:
+        list(pool.map(work, wanted))
+      except BaseException:
+        self.stop()
+        raise
+    return state
+
+  def _one(self, job: Job) -> str:
+    with contextlib.ExitStack() as stack:
+      # Jobs of an array share what they start from: the first one runs it.
+      locks = self._workdir / "locks"
+      locks.mkdir(parents=True, exist_ok=True)
+      handle = stack.enter_context(open(locks / job.name, "a"))
+      fcntl.flock(handle, fcntl.LOCK_EX)
+      if self.finished(job):
+        log.info("%s: finished before", job.name)
+        return "done"
+      path = self._workdir / "logs" / f"{job.name}.log"
+      path.parent.mkdir(parents=True, exist_ok=True)
+      log.info("%s: started, log in %s", job.name, path)
+      output = stack.enter_context(open(path, "ab"))
+      with self._lock:
+        if self._stopping.is_set():
+          return "stopped"
+        process = subprocess.Popen(
+          command(job), stdout=output, stderr=subprocess.STDOUT
+        )
+        self._running.add(process)
+      status = process.wait()
+      with self._lock:
+        self._running.discard(process)
+      if status != 0:
+        what = "stopped" if self._stopping.is_set() else "failed"
+        log.error("%s: %s with status %d; see %s", job.name, what, status, path)
+        return what
+      done = self._workdir / "done"
+      done.mkdir(exist_ok=True)
+      (done / job.name).touch()
+      return "done"
+
+  def stop(self, number: int = signal.SIGTERM) -> None:
+    """Sends the signal to all runs that are under way; no other is started."""
+    with self._lock:
+      self._stopping.set()
+      for process in self._running:
+        with contextlib.suppress(ProcessLookupError):
+          os.kill(process.pid, number)
+
+
+def sbatch(job_array: str, count: int, argv: Sequence[str]) -> str:
+  """The text of a SLURM job array that runs each row's run by its number.
+
+  Args:
+    job_array: the name of the array.
+    count: how many runs.
+    argv: the sweep's own arguments, without --sbatch and --index.
+  """
+  arguments = " ".join(map(shlex.quote, argv))
+  return f"""#!/usr/bin/env bash
+#SBATCH --job-name={job_array}
+#SBATCH --array=0-{count - 1}
+#SBATCH --ntasks=1
+#SBATCH --signal=TERM@300
+#SBATCH --requeue
+#SBATCH --output=%x-%A_%a.log
+# Account, partition, time and accelerators: sbatch's own flags, or SBATCH_*
+# variables. Afterwards the same sweep without --index writes the table.
+set -euo pipefail
+cd {shlex.quote(os.getcwd())}
+exec {shlex.quote(sys.executable)} -m {_package()}.sweep {arguments} \\
+  --index="$SLURM_ARRAY_TASK_ID"
+"""

@@ -1,0 +1,123 @@
+"""What is read of a run: arms, rates, flips, differences of configs."""
+
+import json
+
+import pytest
+
+from atlas_jax.reports import comparing, reading
+from atlas_jax.reports.tables import ReportError
+from tests.reports import run_files
+
+
+@pytest.fixture
+def run(tmp_path):
+  return reading.read(run_files.write_run(tmp_path / "run"))
+
+
+def test_arms_stand_in_their_order_and_problems_flip(run):
+  assert run.arms() == [run_files.ALONE, run_files.AFTER]
+  assert reading.flips(run, run_files.AFTER) == {
+    "p0": "fixed",
+    "p1": "broken",
+    "p2": "still right",
+    "p3": "still wrong",
+  }
+
+
+def test_samples_of_a_problem_are_one_rate_and_the_unjudged_are_left_out(
+  tmp_path,
+):
+  lines = [
+    run_files.attempt(run_files.ALONE, 0, 1.0),
+    run_files.attempt(run_files.ALONE, 0, 0.0, sample=1),
+    run_files.attempt(run_files.ALONE, 1, 1.0),
+  ]
+  lines[2]["solution"]["score"] = None
+  assert reading.rates(lines) == {"p0": 0.5}
+
+
+def test_a_teacher_of_a_later_evaluation_stands_behind_the_earlier(tmp_path):
+  path = run_files.write_run(tmp_path / "run")
+  later = [run_files.attempt("later", i, 1.0) for i in range(4)]
+  text = "".join(json.dumps(line) + "\n" for line in later)
+  (path / "episodes/10_evaluate.jsonl").write_text(text)
+  assert reading.read(path).arms()[-1] == "later"
+
+
+@pytest.mark.parametrize("missing", ["config.json", "episodes", "all"])
+def test_a_directory_without_a_run_is_refused_by_its_name(tmp_path, missing):
+  path = tmp_path / "run"
+  if missing == "all":
+    path.mkdir()
+  else:
+    run_files.write_run(path)
+  if missing == "config.json":
+    (path / missing).unlink()
+  if missing == "episodes":
+    (path / "metrics.jsonl").unlink()
+    (path / "episodes/1_evaluate.jsonl").unlink()
+  with pytest.raises(ReportError, match=str(path)):
+    reading.read(path)
+
+
+def test_an_arm_that_is_not_there_is_refused_with_the_valid_ones(run):
+  with pytest.raises(ReportError, match=run_files.AFTER):
+    reading.flips(run, "teacher after sft")
+
+
+def test_configs_differ_by_their_dotted_keys():
+  one = {"a": {"b": 1, "c": 2}, "d": {}}
+  other = {"a": {"b": 1, "c": 3}, "e": "x"}
+  assert reading.config_difference(one, other) == [
+    ("a.c", 2, 3),
+    ("d", {}, None),
+    ("e", None, "x"),
+  ]
+
+
+def test_two_arms_are_compared_by_problem(run):
+  found = comparing.compare(run, run, other_arm=run_files.ALONE)
+  assert found.problems == 4
+  assert found.accuracy == (0.5, 0.5)
+  assert found.difference.estimate == 0.0
+  assert found.difference.low < 0 < found.difference.high
+  assert found.mcnemar_p == 1.0
+  assert list(found.flips.values()) == [
+    *("fixed", "broken", "still right", "still wrong")
+  ]
+
+
+def test_runs_without_a_common_problem_are_refused(tmp_path, run):
+  lines = run_files.attempts()
+  other = run_files.write_run(
+    tmp_path / "other", [x | {"id": "x" + x["id"]} for x in lines]
+  )
+  with pytest.raises(ReportError, match="no problem in common"):
+    comparing.compare(run, reading.read(other))
+
+
+@pytest.mark.parametrize(
+  ("filters", "ids"),
+  [
+    ({}, ["p0", "p1", "p2", "p3"]),
+    ({"failures": True}, ["p1", "p3"]),
+    ({"flip": "broken"}, ["p1"]),
+    ({"kind": "even"}, ["p0", "p2"]),
+    ({"text": "question 3"}, ["p3"]),
+    ({"kind": "even", "failures": True}, []),
+  ],
+)
+def test_episodes_are_chosen_by_every_filter(run, filters, ids):
+  assert [x["id"] for x in comparing.selected(run, **filters)] == ids
+
+
+def test_a_right_answer_under_a_leak_is_a_failure(tmp_path):
+  lines = run_files.attempts(leaked=True)
+  run = reading.read(run_files.write_run(tmp_path / "run", lines))
+  assert len(comparing.selected(run, failures=True)) == 4
+
+
+@pytest.mark.parametrize("wrong", [{"kind": "odder"}, {"flip": "mended"}])
+def test_a_filter_that_names_nothing_lists_the_valid_ones(run, wrong):
+  with pytest.raises(ReportError, match=r"valid: (even, odd|fixed, broken)"):
+    comparing.selected(run, **wrong)

@@ -1,0 +1,191 @@
+"""A sweep: what it reads, what it starts, what a failure or a kill leaves."""
+
+import signal
+import subprocess
+import threading
+
+import pytest
+
+from atlas_jax import sweep
+from atlas_jax.config import ConfigError, default_config
+
+ABLATION = '''"""Does it matter?"""
+from atlas_jax.config import default_config
+
+def get_config():
+  config = default_config()
+  config.teacher.path = "{first}/export"
+  return config
+
+def shared():
+  yield "first", "train", "configs/quickstart.py:student", {"sft.steps": 1}
+
+def sweep():
+  yield "base", {}
+  yield "more", {"grpo.beta": 0.5, "student.path": "{first}/export"}
+'''
+
+
+@pytest.fixture
+def ablation(tmp_path):
+  path = tmp_path / "ablation.py"
+  path.write_text(ABLATION)
+  return sweep.load(str(path))
+
+
+def test_every_seed_has_its_shared_runs_before_its_rows(ablation, tmp_path):
+  jobs = sweep.jobs(ablation, tmp_path, [0, 7], ["--config.grpo.steps=3"])
+  assert [job.name for job in jobs] == [
+    *("first_seed0", "first_seed7"),
+    *("base_seed0", "more_seed0", "base_seed7", "more_seed7"),
+  ]
+  last = jobs[-1]
+  assert last.after == ("first_seed7",)
+  shared = f"{tmp_path}/shared/seed7/first/export"
+  assert last.flags == (
+    "--config.seed=7",
+    f"--config.teacher.path={shared}",
+    "--config.grpo.steps=3",
+    "--config.grpo.beta=0.5",
+    f"--config.student.path={shared}",
+  )
+  assert last.directory == tmp_path / "rows/more_seed7"
+  assert jobs[0].flags == ("--config.seed=0", "--config.sft.steps=1")
+
+
+@pytest.mark.parametrize("key", ["grpo.beta", "seed"])
+def test_what_rows_set_is_no_flag_for_all(ablation, tmp_path, key):
+  with pytest.raises(sweep.SweepError, match=f"--config.{key} is what row"):
+    sweep.jobs(ablation, tmp_path, [0], [f"--config.{key}=1"])
+
+
+@pytest.mark.parametrize(
+  ("text", "wanted"),
+  [
+    ("x = 1", r"has no get_config\(\)"),
+    ("def get_config(): pass", r"has no sweep\(\)"),
+    (ABLATION.replace('"more"', '"base"'), "'base' cannot name a row"),
+    (ABLATION.replace('"more"', '"a/b"'), "'a/b' cannot name a row"),
+  ],
+)
+def test_a_file_that_is_no_ablation_is_refused(tmp_path, text, wanted):
+  path = tmp_path / "wrong.py"
+  path.write_text(text)
+  with pytest.raises(sweep.SweepError, match=wanted):
+    sweep.load(str(path))
+
+
+def test_a_row_that_is_not_valid_is_named_before_anything_starts(tmp_path):
+  path = tmp_path / "ablation.py"
+  path.write_text(ABLATION.replace('"grpo.beta": 0.5', '"grpo.beta": -1.0'))
+  with pytest.raises(ConfigError, match=r"row more: config\.grpo\.beta=-1\.0"):
+    sweep.check(sweep.load(str(path)), default_config())
+  path.write_text(ABLATION.replace('"grpo.beta": 0.5', '"grpo.betta": 0.5'))
+  with pytest.raises(ConfigError, match=r"row more: .*betta"):
+    sweep.check(sweep.load(str(path)), default_config())
+
+
+@pytest.mark.parametrize(
+  "name", ["probe_length", "reward_weights", "intervention", "sft_or_not"]
+)
+def test_the_shipped_ablations_are_valid(name, repo_root, tmp_path):
+  found = sweep.load(str(repo_root / f"configs/ablations/{name}.py"))
+  assert found.question.splitlines()[0].endswith("?")
+  assert len(found.rows) > 2
+  tree = default_config()
+  tree.update(found.base)
+  sweep.check(found, tree)
+  names = {job.name for job in sweep.jobs(found, tmp_path, [0])}
+  for job in sweep.jobs(found, tmp_path, [0]):
+    assert set(job.after) <= names
+    assert not any("{" in flag for flag in job.flags)
+
+
+@pytest.fixture
+def started(monkeypatch):
+  """Runs are small scripts: NAME -> what sh does in place of a launcher."""
+  scripts = {}
+
+  def command(job):
+    return ["sh", "-c", scripts.get(job.name, "exit 0")]
+
+  monkeypatch.setattr(sweep, "command", command)
+  return scripts
+
+
+def jobs_of(tmp_path, *names, after=()):
+  return [
+    sweep.Job(n, n, "train", "x.py", (), tmp_path / "rows" / n, after)
+    for n in names
+  ]
+
+
+def test_a_failed_row_is_said_and_the_others_go_on(tmp_path, started):
+  started["b"] = "echo why; exit 3"
+  runner = sweep.Sweep(tmp_path, 2)
+  wanted = jobs_of(tmp_path, "a", "b", "c")
+  assert runner.run(wanted) == {"a": "done", "b": "failed", "c": "done"}
+  assert (tmp_path / "logs/b.log").read_text() == "why\n"
+  # Run again: what is finished is not repeated, what failed is.
+  started.update(a="exit 1", b="exit 0")
+  assert runner.run(wanted) == dict.fromkeys("abc", "done")
+
+
+def test_rows_of_a_failed_shared_run_are_skipped(tmp_path, started):
+  started["first"] = "exit 1"
+  wanted = [
+    *jobs_of(tmp_path, "first"),
+    *jobs_of(tmp_path, "row", after=("first",)),
+    *jobs_of(tmp_path, "other"),
+  ]
+  assert sweep.Sweep(tmp_path, 1).run(wanted) == {
+    "first": "failed",
+    "row": "skipped",
+    "other": "done",
+  }
+
+
+def test_a_sweep_that_is_stopped_ends_its_runs_and_goes_on_later(
+  tmp_path, started
+):
+  started["a"] = f"touch {tmp_path}/there; exec sleep 60"
+  runner = sweep.Sweep(tmp_path, 1)
+  found = {}
+  thread = threading.Thread(
+    target=lambda: found.update(runner.run(jobs_of(tmp_path, "a", "b")))
+  )
+  thread.start()
+  while not (tmp_path / "there").exists():
+    pass
+  runner.stop(signal.SIGTERM)
+  thread.join(timeout=30)
+  assert found == {"a": "stopped", "b": "stopped"}
+  started["a"] = "exit 0"
+  again = sweep.Sweep(tmp_path, 1).run(jobs_of(tmp_path, "a", "b"))
+  assert again == {"a": "done", "b": "done"}
+
+
+def test_two_sweeps_share_what_both_need_and_run_it_once(tmp_path, started):
+  started["a"] = f"echo x >> {tmp_path}/count"
+  threads = [
+    threading.Thread(
+      target=lambda: sweep.Sweep(tmp_path, 1).run(jobs_of(tmp_path, "a"))
+    )
+    for _ in range(2)
+  ]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  assert (tmp_path / "count").read_text() == "x\n"
+
+
+def test_the_job_array_is_a_shell_script(tmp_path):
+  argv = ["--config=a b.py", "--workdir=runs/x", "--seeds=0,1"]
+  path = tmp_path / "job.sh"
+  path.write_text(sweep.sbatch("probe", 8, argv))
+  subprocess.run(["bash", "-n", path], check=True)
+  text = path.read_text()
+  assert "#SBATCH --array=0-7" in text
+  assert "'--config=a b.py' --workdir=runs/x --seeds=0,1" in text
+  assert '--index="$SLURM_ARRAY_TASK_ID"' in text
