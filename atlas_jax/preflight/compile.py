@@ -121,7 +121,7 @@ def _numbers(
     useful = work.forward_flops(architecture, batch, batch.tokens)
     done = work.forward_flops(architecture, batch, batch.places)
   found = hlo.instructions(program.text)
-  sent = hlo.collective_bytes(found)
+  sent = hlo.collective_bytes(found, architecture.n_layers)
   shards = config.mesh.data * config.mesh.fsdp
   at_once = phase.rows_per_device * max(shards, 1)
   times = -(-batch.rows // at_once)

@@ -1,8 +1,10 @@
 """Collectives and large arrays, read from the text of an optimised program.
 
 XLA's cost analysis counts the body of a loop once, and on GPUs not at all; the
-text has the trip counts of loops whose length is fixed. A loop whose length is
-data (over micro-batches) has none: its body is counted once.
+text has the trip counts of loops whose length is fixed, on GPUs. On TPUs it has
+none: there a loop that carries arrays [layers, ...] is taken for that over
+layers. The body of any other loop (over micro-batches, and on TPUs over slices
+of the vocabulary) is counted once.
 """
 
 import dataclasses
@@ -84,12 +86,15 @@ def _frames(text: str) -> dict[str | None, str]:
   return {frame: places.get(at, "unknown") for frame, at in frames.items()}
 
 
-def runs(found: list[Instruction]) -> dict[str, int]:
+def runs(found: list[Instruction], layers: int) -> dict[str, int]:
   """How often each computation runs in one call of the program."""
   callers = defaultdict(list)
   for i in found:
-    trips = _TRIPS.search(i.line)
-    times = int(trips[1]) if trips and i.operation == "while" else 1
+    times = 1
+    if i.operation == "while":
+      trips = _TRIPS.search(i.line)
+      of_layers = any(len(d) > 1 and d[0] == layers for d in i.dims())
+      times = int(trips[1]) if trips else layers if of_layers else 1
     for called in _CALLED.findall(i.line):
       callers[called].append((i.computation, times))
   counts: dict[str, int] = {}
@@ -102,9 +107,9 @@ def runs(found: list[Instruction]) -> dict[str, int]:
   return {name: count(name) for name in {i.computation for i in found}}
 
 
-def collective_bytes(found: list[Instruction]) -> Counter:
+def collective_bytes(found: list[Instruction], layers: int) -> Counter:
   """kind -> bytes that one device sends, in one call of the program."""
-  times, out = runs(found), Counter()
+  times, out = runs(found, layers), Counter()
   for i in found:
     kind = i.operation.removesuffix("-start")
     if kind not in _COLLECTIVES or not i.arrays():
@@ -113,10 +118,12 @@ def collective_bytes(found: list[Instruction]) -> Counter:
     n = 2
     if groups:
       n = int(groups[2]) if groups[2] else groups[1].count(",") + 1
-    # A start makes (operand, result); the larger is the whole array.
-    whole = max(i.arrays()) * (n if kind == "reduce-scatter" else 1)
-    if kind == "reduce-scatter" and i.operation.endswith("-start"):
-      whole = max(i.arrays())
+    # A start makes (operand, result), of which the larger is the whole array;
+    # other tuples are several arrays in one operation.
+    started = i.operation.endswith("-start")
+    whole = max(i.arrays()) if started else sum(i.arrays())
+    if kind == "reduce-scatter" and not started:
+      whole *= n
     passes = 2 if kind == "all-reduce" else 1
     sent = passes * whole * (n - 1) / n
     out[kind] += int(sent * times[i.computation])

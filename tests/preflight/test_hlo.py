@@ -39,11 +39,16 @@ TEXT = TEXT.replace(
 
 def test_bytes_that_a_device_sends():
   found = hlo.instructions(TEXT)
-  assert hlo.collective_bytes(found) == {
+  expected = {
     "all-gather": 36 * 32 * 4 * 2 * 3 // 4,
     "reduce-scatter": 36 * (2 * 4 * 4) * 4 * 3 // 4,
     "all-reduce": 2 * (8 * 4 * 4) // 2,
   }
+  assert hlo.collective_bytes(found, 2) == expected
+  # Without a trip count the loop that carries [8, ...] is that over 8 layers.
+  found = hlo.instructions(TEXT.replace("known_trip_count", "unknown"))
+  once = {k: v // 36 * 8 for k, v in expected.items() if k != "all-reduce"}
+  assert hlo.collective_bytes(found, 8) == {**expected, **once}
 
 
 def test_the_largest_array_and_its_source_line():

@@ -224,7 +224,7 @@ def test_float32_masters_move_at_1e_6_under_bfloat16_compute():
 
 def test_the_reference_outlives_donation_and_follows_as_told():
   train, state = _step(_sft())
-  frozen = scoring.copy_model(state.model)
+  frozen = scoring.copy_model(state.model, "float32")
   state, _ = train(state, tiny.batch(2))
   np.testing.assert_array_equal(_flat(frozen), _flat(tiny.model()))
   policy = _flat(state.model)
@@ -240,3 +240,18 @@ def test_abstract_state_is_the_state():
   assert jax.tree.structure(like) == jax.tree.structure(state)
   for a, b in zip(jax.tree.leaves(like), jax.tree.leaves(state), strict=True):
     assert (a.shape, a.dtype) == (b.shape, b.dtype)
+
+
+def test_a_bfloat16_reference_scores_as_a_float32_one_to_the_bit():
+  options = dataclasses.replace(
+    tiny.OPTIONS, compute_dtype="bfloat16", remat="none"
+  )
+  score = scoring.make_score_step(
+    tiny.ARCHITECTURE, options, temperature=tiny.TEMPERATURE
+  )
+  copy = scoring.copy_model(tiny.model(), "bfloat16")
+  assert copy.blocks.q[...].dtype == jnp.bfloat16
+  assert copy.final_norm[...].dtype == jnp.float32
+  scores = score(tiny.model(), tiny.batch())
+  np.testing.assert_array_equal(scores, score(copy, tiny.batch()))
+  assert np.any(scores)
