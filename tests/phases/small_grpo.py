@@ -144,7 +144,7 @@ class World:
 
   # The run.
 
-  def pack(self, kept, cfg, shards):
+  def pack(self, kept, cfg, at_once):
     self._reach("training")
     self.kept[self.step] = kept
     return None, {}
@@ -165,7 +165,7 @@ class World:
       patch.setattr(grpo, "make_grpo_step", lambda *_: steps)
       patch.setattr(grpo, "run_episodes", self.run_episodes)
       patch.setattr(grpo, "pack_rollouts", self.pack)
-      patch.setattr(grpo.sharding, "batch_shards", lambda mesh: 1)
+      patch.setattr(grpo, "rows_at_once", lambda *_: 1)
       patch.setattr(grpo.multihost, "call_on_lead", record)
       with stopping.listening():
         grpo.train(
