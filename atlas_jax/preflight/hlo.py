@@ -2,9 +2,9 @@
 
 XLA's cost analysis counts the body of a loop once, and on GPUs not at all; the
 text has the trip counts of loops whose length is fixed, on GPUs. On TPUs it has
-none: there a loop that carries arrays [layers, ...] is taken for that over
-layers. The body of any other loop (over micro-batches, and on TPUs over slices
-of the vocabulary) is counted once.
+none: there the innermost loop that carries arrays [layers, ...] is taken for
+that over layers. The body of any other loop (over micro-batches, and on TPUs
+over slices of the vocabulary) is counted once.
 """
 
 import dataclasses
@@ -89,12 +89,18 @@ def _frames(text: str) -> dict[str | None, str]:
 def runs(found: list[Instruction], layers: int) -> dict[str, int]:
   """How often each computation runs in one call of the program."""
   callers = defaultdict(list)
+
+  def carries_layers(i):
+    return any(len(d) > 1 and d[0] == layers for d in i.dims())
+
+  loops = [i for i in found if i.operation == "while" and carries_layers(i)]
+  outer = {i.computation for i in loops}
   for i in found:
     times = 1
     if i.operation == "while":
       trips = _TRIPS.search(i.line)
-      of_layers = any(len(d) > 1 and d[0] == layers for d in i.dims())
-      times = int(trips[1]) if trips else layers if of_layers else 1
+      inner = i in loops and not outer & set(_CALLED.findall(i.line))
+      times = int(trips[1]) if trips else layers if inner else 1
     for called in _CALLED.findall(i.line):
       callers[called].append((i.computation, times))
   counts: dict[str, int] = {}
