@@ -1,6 +1,6 @@
 """The run directory: one config, one process, files written whole.
 
-config.json  run_id  logs/  checkpoints/PHASE/  weights/
+config.json  started.json  run_id  logs/  checkpoints/PHASE/  weights/
 episodes/PHASE.jsonl  metrics.jsonl  tensorboard/  report/
 
 run_id is one word, drawn at the first start: the run's name elsewhere (W&B,
@@ -8,15 +8,19 @@ config.checkpoints_dir), under any name of the directory.
 The directory itself may be a link; what a run writes in it lies there.
 """
 
+import datetime
 import difflib
 import fcntl
+import importlib.metadata
 import json
 import pathlib
+import platform
 import re
 import secrets
 
 from etils import epath
 
+import atlas_jax
 from atlas_jax import config as config_lib
 from atlas_jax import files
 from atlas_jax.errors import AtlasError
@@ -25,7 +29,7 @@ from atlas_jax.errors import AtlasError
 NAMES = {
   *("lock", "config", "metrics", "record", "candidates", "best_prompts"),
   *("costs", "checkpoints", "episodes", "export", "failed", "initial"),
-  *("logs", "report", "run_id", "tensorboard", "weights"),
+  *("logs", "report", "run_id", "started", "tensorboard", "weights"),
 }
 
 
@@ -130,6 +134,29 @@ def claim(workdir: pathlib.Path, config: dict, operational=OPERATIONAL) -> None:
         f" undo these changes:\n{changes}"
       )
   write_whole(path, text)
+
+
+def write_started(workdir: pathlib.Path, command: str | None) -> None:
+  """Writes started.json: how and with which versions the run was started last.
+
+  Args:
+    workdir: of the run.
+    command: as it was typed; None: it was started by a program.
+  """
+  versions = {
+    name: importlib.metadata.version(name)
+    for name in ("jax", "flax", "optax", "transformers")
+  }
+  write_json(
+    workdir / "started.json",
+    {
+      "Command": command,
+      "Started": datetime.datetime.now(datetime.UTC).isoformat(" ", "seconds"),
+      "Versions": ", ".join(f"{k} {v}" for k, v in versions.items()),
+      "atlas_jax": atlas_jax.__version__,
+      "Python": platform.python_version(),
+    },
+  )
 
 
 def run_id(workdir: pathlib.Path) -> str:

@@ -132,7 +132,7 @@ def flag(key: str, value, directories: Mapping[str, str]) -> str:
 
 def jobs(
   ablation: Ablation,
-  workdir: pathlib.Path,
+  folder: pathlib.Path,
   seeds: Sequence[int],
   flags: Sequence[str] = (),
 ) -> list[Job]:
@@ -140,7 +140,7 @@ def jobs(
 
   Args:
     ablation: the rows.
-    workdir: of the sweep.
+    folder: of the sweep.
     seeds: config.seed of each repetition.
     flags: --config.KEY=VALUE of the user, for all rows.
 
@@ -158,7 +158,7 @@ def jobs(
   for seed in seeds:
     directories, before = {}, ()
     for name, launcher, file, overrides in ablation.shared:
-      where = workdir / "shared" / f"seed{seed}" / name
+      where = folder / "shared" / f"seed{seed}" / name
       own = [flag(k, v, directories) for k, v in overrides.items()]
       shared_jobs.append(
         Job(
@@ -188,7 +188,7 @@ def jobs(
             *flags,
             *own,
           ),
-          workdir / "rows" / f"{name}_seed{seed}",
+          folder / "rows" / f"{name}_seed{seed}",
           before,
         )
       )
@@ -224,14 +224,14 @@ def _package() -> str:
 class Sweep:
   """Runs jobs, a few at a time; every process that starts is ended with us."""
 
-  def __init__(self, workdir: pathlib.Path, slots: int):
-    self._workdir, self._slots = workdir, slots
+  def __init__(self, folder: pathlib.Path, slots: int):
+    self._folder, self._slots = folder, slots
     self._stopping = threading.Event()
     self._running: set[subprocess.Popen] = set()
     self._lock = threading.Lock()
 
   def finished(self, job: Job) -> bool:
-    return (self._workdir / "done" / job.name).exists()
+    return (self._folder / "done" / job.name).exists()
 
   def run(self, wanted: Sequence[Job]) -> dict[str, str]:
     """Runs what is not finished; job name -> 'done', 'failed' or 'skipped'.
@@ -263,14 +263,14 @@ class Sweep:
   def _one(self, job: Job) -> str:
     with contextlib.ExitStack() as stack:
       # Jobs of an array share what they start from: the first one runs it.
-      locks = self._workdir / "locks"
+      locks = self._folder / "locks"
       locks.mkdir(parents=True, exist_ok=True)
       handle = stack.enter_context(open(locks / job.name, "a"))
       fcntl.flock(handle, fcntl.LOCK_EX)
       if self.finished(job):
         log.info("%s: finished before", job.name)
         return "done"
-      path = self._workdir / "logs" / f"{job.name}.log"
+      path = self._folder / "logs" / f"{job.name}.log"
       path.parent.mkdir(parents=True, exist_ok=True)
       log.info("%s: started, log in %s", job.name, path)
       output = stack.enter_context(open(path, "ab"))
@@ -288,7 +288,7 @@ class Sweep:
         what = "stopped" if self._stopping.is_set() else "failed"
         log.error("%s: %s with status %d; see %s", job.name, what, status, path)
         return what
-      done = self._workdir / "done"
+      done = self._folder / "done"
       done.mkdir(exist_ok=True)
       (done / job.name).touch()
       return "done"

@@ -6,6 +6,7 @@ JAX's environment variables are set here and nowhere in the package.
 import logging as std_logging
 import os
 import pathlib
+import shlex
 import signal
 import sys
 
@@ -51,6 +52,12 @@ def config(**changes):
 
 def workdir() -> pathlib.Path:
   return pathlib.Path(_WORKDIR.value).absolute()
+
+
+def command() -> str:
+  """What was typed."""
+  name = pathlib.Path(sys.argv[0]).stem
+  return shlex.join(["python", "-m", f"launchers.{name}", *sys.argv[1:]])
 
 
 def server_key() -> str | None:

@@ -13,7 +13,9 @@ def main():
   config = common.config(phases=("evaluate",))
   from atlas_jax import phases
 
-  phases.run_phases(config, common.workdir(), common.server_key())
+  phases.run_phases(
+    config, common.workdir(), common.server_key(), common.command()
+  )
 
 
 if __name__ == "__main__":

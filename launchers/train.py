@@ -15,7 +15,9 @@ def main():
   # Imported late: a bad config is refused before JAX starts.
   from atlas_jax import phases
 
-  phases.run_phases(config, common.workdir(), common.server_key())
+  phases.run_phases(
+    config, common.workdir(), common.server_key(), common.command()
+  )
 
 
 if __name__ == "__main__":

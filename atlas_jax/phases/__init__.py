@@ -61,11 +61,15 @@ def _log_devices(teacher: Teacher) -> None:
 
 
 def run_phases(
-  config: RunConfig, workdir: pathlib.Path, server_key: str | None = None
+  config: RunConfig,
+  workdir: pathlib.Path,
+  server_key: str | None = None,
+  command: str | None = None,
 ) -> None:
   """Runs config.phases in order, in `workdir`.
 
-  server_key is the bearer token of servers that are given as URLs.
+  server_key is the bearer token of servers that are given as URLs; command is
+  what started the run, for its report.
   """
   with contextlib.ExitStack() as stack:
     stack.enter_context(stopping.listening())
@@ -90,6 +94,7 @@ def run_phases(
     def claim():
       directory.claim_checkpoints(config, workdir)
       directory.claim(workdir, to_dict(config))
+      directory.write_started(workdir, command)
 
     # Only now: a config that is refused leaves the directory as it was.
     multihost.call_on_lead(claim)

@@ -40,12 +40,15 @@ def _flips_of_arm(run: RunFiles, arm: str, kinds: Mapping[str, str]) -> dict:
 
 
 class _Rewards:
-  """The reward that an attempt of an evaluation would have had in training."""
+  """The reward that an attempt of an evaluation would have had in training.
+
+  An optimisation of prompts has weights of its own, and no such reward.
+  """
 
   def __init__(self, run: RunFiles):
-    names = RewardConfig.__dataclass_fields__
-    given = {k: v for k, v in run.config["reward"].items() if k in names}
-    self._config = RewardConfig(**given)
+    self._config = None
+    if "reward" in run.config:
+      self._config = RewardConfig(**run.config["reward"])
     self._longest = run.config["episode"]["max_teaching_tokens"]
     self._alone: dict[str, list[Mapping]] = {}
     for line in run.attempts:
@@ -57,7 +60,7 @@ class _Rewards:
     judged = [
       x for x in self._alone.get(line["id"], []) if x["score"] is not None
     ]
-    if line["status"] is None or not judged:
+    if self._config is None or line["status"] is None or not judged:
       return None
     found = rewards.reward(
       pass_rate=sum(x["score"] for x in judged) / len(judged),

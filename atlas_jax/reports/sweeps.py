@@ -53,16 +53,16 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def table_of(
-  workdir: pathlib.Path,
+  folder: pathlib.Path,
   names: Sequence[str],
   states: Mapping[str, str],
   seeds: Sequence[int],
   resamples: int = 10_000,
 ) -> list[Row]:
-  """Reads the rows' runs in `workdir`/rows.
+  """Reads the rows' runs in `folder`/rows.
 
   Args:
-    workdir: of the sweep.
+    folder: of the sweep.
     names: of the rows, the one to compare with first.
     states: NAME_seedS -> 'done' and what else became of a run.
     seeds: of every row.
@@ -73,7 +73,7 @@ def table_of(
     state = {s: states.get(f"{name}_seed{s}", "not started") for s in seeds}
     rates, arms = {}, []
     for seed in (s for s in seeds if state[s] == "done"):
-      run = reading.read(workdir / "rows" / f"{name}_seed{seed}")
+      run = reading.read(folder / "rows" / f"{name}_seed{seed}")
       if run.last is None:
         raise ReportError(f"row {name}: its config.phases has no evaluate")
       last = run.last["arms"][-1]
@@ -177,7 +177,7 @@ def _picture(rows: Sequence[Row], path: pathlib.Path) -> None:
 
 
 def write(
-  workdir: pathlib.Path, rows: Sequence[Row], *, name: str, question: str
+  folder: pathlib.Path, rows: Sequence[Row], *, name: str, question: str
 ) -> str:
   """Writes the four files; returns the table as Markdown."""
   table = cells(rows)
@@ -187,36 +187,36 @@ def write(
   marks = ["---", *("---:" for _ in heading[1:])]
   text = "".join(f"| {' | '.join(x)} |\n" for x in (heading, marks, *lines))
   directory.write_whole(
-    workdir / "sweep.md", f"# {name}\n\n{question}\n\n{text}"
+    folder / "sweep.md", f"# {name}\n\n{question}\n\n{text}"
   )
   directory.write_json(
-    workdir / "sweep.json",
+    folder / "sweep.json",
     {"question": question, "rows": [dataclasses.asdict(r) for r in rows]},
   )
-  _picture(rows, workdir / "sweep.png")
+  _picture(rows, folder / "sweep.png")
   here = pathlib.Path(__file__)
   links = []
   for row in rows:
     of_seed = {s: f"rows/{row.name}_seed{s}/report" for s in row.seeds}
     links.append(
       [
-        (seed, f"{folder}/index.html")
-        for seed, folder in of_seed.items()
-        if (workdir / folder / "index.html").exists()
+        (seed, f"{report}/index.html")
+        for seed, report in of_seed.items()
+        if (folder / report / "index.html").exists()
       ]
     )
   page = jinja2.Environment(autoescape=True).from_string(
     here.with_name("sweep.html").read_text()
   )
   directory.write_whole(
-    workdir / "index.html",
+    folder / "index.html",
     page.render(
       name=name,
       question=question,
       css=here.with_name("page.css").read_text(),
       heading=table[0],
       rows=list(zip(table[1:], links, strict=True)),
-      picture=(workdir / "sweep.png").exists(),
+      picture=(folder / "sweep.png").exists(),
     ),
   )
   return text

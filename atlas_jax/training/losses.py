@@ -187,7 +187,8 @@ def grpo_normalizer(
   chex.assert_rank([mask, sequence_weights], 3)
   if loss_type == "bnpo":
     # A micro-batch without a sequence is none.
-    return jnp.sum(jnp.any(sequence_weights > 0, axis=(1, 2)), dtype=mask.dtype)
+    filled = jnp.any(sequence_weights > 0, axis=(1, 2))
+    return jnp.maximum(jnp.sum(filled, dtype=mask.dtype), 1)
   count = mask if loss_type in ("dapo", "cispo") else sequence_weights
   # Rounded: the weights of a completion add up to 1 but for their last bits.
   count = jnp.maximum(jnp.round(jnp.sum(count)), 1)
