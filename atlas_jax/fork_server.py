@@ -8,7 +8,6 @@ strangers wrote is read by its children alone, which hold no way back to it.
 """
 
 import contextlib
-import functools
 import json
 import os
 import pickle
@@ -34,16 +33,18 @@ class Process:
 
   def __init__(self, pid: int, descriptor: int):
     self.pid, self._descriptor = pid, descriptor
+    self._end = select.poll()  # select knows no descriptor above 1023
+    self._end.register(descriptor, select.POLLIN)
 
   def ended(self) -> bool:
-    return bool(select.select([self._descriptor], [], [], 0)[0])
+    return bool(self._end.poll(0))
 
   def kill(self) -> None:
     """Ends it and what it started, and waits for its end."""
     if not self.ended():
       with contextlib.suppress(ProcessLookupError):
         os.killpg(self.pid, signal.SIGKILL)
-      select.select([self._descriptor], [], [])
+      self._end.poll()
     os.close(self._descriptor)
 
 
@@ -66,7 +67,6 @@ class ForkServer:
         start_new_session=True,  # Ctrl-C is for us
       )
     self._control.settimeout(_START_S)
-    self._turn = threading.Lock()
 
   def fork(self, connection: int, prepare: Callable, main: Callable, *given):
     """A Process that calls main(connection, *given), then ends.
@@ -77,14 +77,21 @@ class ForkServer:
     Raises:
       OSError: the server is lost or does not answer.
     """
-    place = (list(sys.path), dict(os.environ), os.getcwd())
+    try:
+      directory = os.getcwd()
+    except FileNotFoundError:  # it was deleted
+      directory = "/"
+    place = (list(sys.path), dict(os.environ), directory)
     request = pickle.dumps((pickle.dumps(prepare), place, main, given))
-    with self._turn:
+    try:
       socket.send_fds(self._control, [_SIZE.pack(len(request))], [connection])
       self._control.sendall(request)
       answer, descriptors, *_ = socket.recv_fds(self._control, _PID.size, 1)
-    if len(answer) < _PID.size:
-      raise OSError("the process that forks others has ended")
+      if len(answer) < _PID.size or not descriptors:
+        raise OSError("the process that forks others has ended")
+    except BaseException:
+      self.close()  # the next request would get this one's answer
+      raise
     return Process(*_PID.unpack(answer), *descriptors)
 
   def close(self) -> None:
@@ -93,19 +100,22 @@ class ForkServer:
     self._process.wait()
 
 
-@functools.cache
-def _server(of_process: int) -> ForkServer:
-  return ForkServer()
+_server: ForkServer | None = None
+_of_process = 0  # a forked process needs a server of its own
+_turn = threading.Lock()
 
 
 def fork(connection: int, prepare: Callable, main: Callable, *given) -> Process:
-  """As ForkServer.fork; a server that is lost is replaced once."""
-  try:
-    return _server(os.getpid()).fork(connection, prepare, main, *given)
-  except OSError:
-    _server(os.getpid()).close()
-    _server.cache_clear()
-    return _server(os.getpid()).fork(connection, prepare, main, *given)
+  """As ForkServer.fork; the next call starts another server for a lost one."""
+  global _server, _of_process
+  with _turn:
+    if _server is None or _of_process != os.getpid():
+      _server, _of_process = ForkServer(), os.getpid()
+    try:
+      return _server.fork(connection, prepare, main, *given)
+    except BaseException:
+      _server = None
+      raise
 
 
 def serve(descriptor: int) -> None:
@@ -116,9 +126,12 @@ def serve(descriptor: int) -> None:
     if len(head) < _SIZE.size:
       return
     body = control.makefile("rb", buffering=0)
-    request = b""
-    while len(request) < _SIZE.unpack(head)[0]:
-      request += body.read(_SIZE.unpack(head)[0] - len(request))
+    request, size = b"", _SIZE.unpack(head)[0]
+    while len(request) < size:
+      part = body.read(size - len(request))
+      if not part:
+        return
+      request += part
     prepare, place, main, given = pickle.loads(request)
     # Those that ended stay known until here: no number is given anew too early.
     with contextlib.suppress(ChildProcessError):

@@ -13,7 +13,7 @@ A value may hold {NAME}, the directory of a shared run, in which its export
 lies in {NAME}/export. Everything of a sweep is in one directory:
 
   shared/seedS/NAME   rows/NAME_seedS   logs/...log   one run each
-  done/...            an empty file for each run that is finished
+  done/...            a file for each run that is finished: what it was
 
 A run is a process of its own and resumes as every run does, so a sweep that
 was killed goes on, and a row that fails leaves the others alone.
@@ -22,6 +22,7 @@ was killed goes on, and a row that fails leaves the others alone.
 import contextlib
 import fcntl
 import importlib.util
+import json
 import logging
 import os
 import pathlib
@@ -62,6 +63,11 @@ class Job:
   flags: tuple[str, ...]
   directory: pathlib.Path
   after: tuple[str, ...] = ()
+  base: str = ""  # the base of the rows, as JSON
+
+  def identity(self) -> str:
+    """What decides the results of the run."""
+    return json.dumps([self.launcher, self.config, self.flags, self.base])
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,10 @@ def load(path: str) -> Ablation:
     SweepError: there is no file, no sweep(), no row, or a name twice.
   """
   if not pathlib.Path(path).is_file():
-    raise SweepError(f"--config={path}: there is no such file")
+    raise SweepError(
+      f"--config={path}: there is no such file; an ablation is named without a"
+      " variant"
+    )
   spec = importlib.util.spec_from_file_location("ablation", path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
@@ -190,6 +199,7 @@ def jobs(
           ),
           folder / "rows" / f"{name}_seed{seed}",
           before,
+          json.dumps(ablation.base, sort_keys=True, default=str),
         )
       )
   return [*shared_jobs, *row_jobs]
@@ -231,7 +241,20 @@ class Sweep:
     self._lock = threading.Lock()
 
   def finished(self, job: Job) -> bool:
-    return (self._folder / "done" / job.name).exists()
+    """Whether the run was finished before.
+
+    Raises:
+      SweepError: another config or other flags finished it.
+    """
+    path = self._folder / "done" / job.name
+    if not path.exists():
+      return False
+    if path.read_text(encoding="utf-8") != job.identity():
+      raise SweepError(
+        f"{job.name} was finished with another config or other flags; choose"
+        f" another --workdir, or undo the change (see {path})"
+      )
+    return True
 
   def run(self, wanted: Sequence[Job]) -> dict[str, str]:
     """Runs what is not finished; job name -> 'done', 'failed' or 'skipped'.
@@ -246,10 +269,14 @@ class Sweep:
       with ready:
         ready.wait_for(lambda: all(name in state for name in job.after))
         lost = [name for name in job.after if state[name] != "done"]
-      result = "skipped" if lost else self._one(job)
-      with ready:
-        state[job.name] = result
-        ready.notify_all()
+      result = "skipped" if lost else "failed"
+      try:
+        if not lost:
+          result = self._one(job)
+      finally:  # whoever waits for it must not wait for ever
+        with ready:
+          state[job.name] = result
+          ready.notify_all()
 
     # A job waits only for jobs before it, so the first free slot never blocks.
     with ThreadPoolExecutor(self._slots) as pool:
@@ -266,7 +293,9 @@ class Sweep:
       locks = self._folder / "locks"
       locks.mkdir(parents=True, exist_ok=True)
       handle = stack.enter_context(open(locks / job.name, "a"))
-      fcntl.flock(handle, fcntl.LOCK_EX)
+      while not self._locked(handle):
+        if self._stopping.wait(1.0):
+          return "stopped"
       if self.finished(job):
         log.info("%s: finished before", job.name)
         return "done"
@@ -278,7 +307,11 @@ class Sweep:
         if self._stopping.is_set():
           return "stopped"
         process = subprocess.Popen(
-          command(job), stdout=output, stderr=subprocess.STDOUT
+          command(job),
+          stdout=output,
+          stderr=subprocess.STDOUT,
+          start_new_session=True,  # a signal reaches it once, from us
+          pass_fds=(handle.fileno(),),  # locked as long as it lives
         )
         self._running.add(process)
       status = process.wait()
@@ -290,8 +323,16 @@ class Sweep:
         return what
       done = self._folder / "done"
       done.mkdir(exist_ok=True)
-      (done / job.name).touch()
+      (done / job.name).write_text(job.identity(), encoding="utf-8")
       return "done"
+
+  @staticmethod
+  def _locked(handle) -> bool:
+    try:
+      fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      return False
+    return True
 
   def stop(self, number: int = signal.SIGTERM) -> None:
     """Sends the signal to all runs that are under way; no other is started."""
@@ -308,14 +349,15 @@ def sbatch(job_array: str, count: int, argv: Sequence[str]) -> str:
   Args:
     job_array: the name of the array.
     count: how many runs.
-    argv: the sweep's own arguments, without --sbatch and --index.
+    argv: the sweep's own arguments, without --sbatch and --index; its
+      --workdir must be a path that all machines see.
   """
   arguments = " ".join(map(shlex.quote, argv))
   return f"""#!/usr/bin/env bash
 #SBATCH --job-name={job_array}
 #SBATCH --array=0-{count - 1}
 #SBATCH --ntasks=1
-#SBATCH --signal=TERM@300
+#SBATCH --signal=B:TERM@300
 #SBATCH --requeue
 #SBATCH --output=%x-%A_%a.log
 # Account, partition, time and accelerators: sbatch's own flags, or SBATCH_*

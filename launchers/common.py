@@ -12,7 +12,7 @@ import sys
 
 from absl import app, flags, logging
 
-from atlas_jax import terminal
+from atlas_jax import secret_names, terminal
 from atlas_jax.errors import AtlasError
 
 from . import config_flag, hosts
@@ -55,9 +55,11 @@ def workdir() -> pathlib.Path:
 
 
 def command() -> str:
-  """What was typed."""
-  name = pathlib.Path(sys.argv[0]).stem
-  return shlex.join(["python", "-m", f"launchers.{name}", *sys.argv[1:]])
+  """What was typed, without keys."""
+  name, given = pathlib.Path(sys.argv[0]).stem, sys.argv[1:]
+  secret = set(secret_names.in_argv(tuple(given)))
+  shown = ["[hidden]" if i in secret else a for i, a in enumerate(given)]
+  return shlex.join(["python", "-m", f"launchers.{name}", *shown])
 
 
 def server_key() -> str | None:

@@ -76,6 +76,16 @@ def tree():
   return _CONFIG.value
 
 
+def path() -> str:
+  """The file of --config, with its variant if it names one."""
+  return _found(config_flags.get_config_filename(flags.FLAGS["config"]))
+
+
+def changed() -> dict[str, object]:
+  """Dotted key -> value of every flag --config.KEY, however it is written."""
+  return config_flags.get_override_values(flags.FLAGS["config"])
+
+
 def parse(argv: list[str]) -> list[str]:
   """What absl's own parser does, with an error of the input as one line."""
   try:

@@ -21,14 +21,17 @@ flags.mark_flag_as_required("workdir")
 
 def main():
   from atlas_jax.reports import comparing, page, reading
+  from atlas_jax.reports.tables import ReportError
 
   run = reading.read(common.workdir())
   options = {}
   if _AGAINST.value is not None:
     other = reading.read(pathlib.Path(_AGAINST.value).absolute())
     options["other"] = other
-    if run.attempts and other.attempts:
+    try:
       options["compared"] = comparing.compare(run, other).rows()
+    except ReportError as error:  # the configs can be compared all the same
+      print(f"warning: {error}")
   out = pathlib.Path(_OUT.value or run.workdir / "report" / "index.html")
   size = page.write(run, out, **options)
   print(f"{out}: {size / 1e6:.1f} MB")

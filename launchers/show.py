@@ -37,7 +37,9 @@ def main():
     failures=_FAILURES.value,
   )
   alone = {
-    x["id"]: x["solution"] for x in run.attempts if x["arm"] == reading.ALONE
+    (x["id"], x["sample"]): x["solution"]
+    for x in run.attempts
+    if x["arm"] == reading.ALONE
   }
   for line in found[: _NUMBER.value]:
     solution = line["solution"]
@@ -48,7 +50,7 @@ def main():
       ("probe", line["probe"]),
       ("teacher", line["teacher_text"]),
       (f"teaching ({line['status']})", line["teaching"]),
-      ("alone", alone.get(line["id"], {}).get("text")),
+      ("alone", alone.get((line["id"], line["sample"]), {}).get("text")),
       ("answer", solution["text"]),
     ):
       if text is not None:

@@ -10,13 +10,9 @@
 that are finished are not repeated.
 """
 
-import re
-import sys
-
 from absl import flags
-from ml_collections import config_flags
 
-from . import common
+from . import common, config_flag
 
 common.define_flags()
 _LIST = flags.DEFINE_bool("list", False, "Print the runs and start none.")
@@ -46,16 +42,17 @@ def main():
   from atlas_jax import stopping, sweep
   from atlas_jax.reports import sweeps
 
-  ablation = sweep.load(config_flags.get_config_filename(flags.FLAGS["config"]))
-  sweep.check(ablation, common.tree())
+  ablation = sweep.load(config_flag.path())
+  sweep.check(ablation, config_flag.tree())
   workdir, seeds = common.workdir(), _seeds()
-  given = [a for a in sys.argv[1:] if re.match("--?config\\.", a)]
+  given = [f"--config.{k}={v}" for k, v in config_flag.changed().items()]
   jobs = sweep.jobs(ablation, workdir, seeds, given)
   runner = sweep.Sweep(workdir, _SLOTS.value)
   rows = [job for job in jobs if job.row is not None]
   name = pathlib.Path(ablation.path).stem
   if _SBATCH.value is not None:
-    own = [a for a in sys.argv[1:] if not re.match("--?(sbatch|index)=", a)]
+    own = [f"--config={ablation.path}", f"--workdir={workdir}", *given]
+    own.append(f"--seeds={','.join(map(str, seeds))}")
     pathlib.Path(_SBATCH.value).write_text(sweep.sbatch(name, len(rows), own))
     print(f"{_SBATCH.value}: {len(rows)} runs; submit it with sbatch")
     return

@@ -1,5 +1,6 @@
 """Processes from the fork server: what they inherit, how they end."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -63,7 +64,7 @@ def test_a_preparation_that_fails_leaves_the_process_alive():
 
 def test_a_lost_server_is_replaced():
   first = Confined()
-  server = fork_server._server(os.getpid())
+  server = fork_server._server
   os.kill(server._process.pid, signal.SIGKILL)
   server._process.wait()
   assert Confined().call(abs, -3, **LIMITS) == 3
@@ -80,3 +81,37 @@ def test_an_ended_process_is_gone():
   assert not status.exists() or status.read_text().split()[2] == "Z"
   with pytest.raises(NoAnswer):
     process.call(abs, -1, **LIMITS)
+
+
+def test_a_descriptor_above_1023_is_watched():
+  with contextlib.ExitStack() as stack:
+    for _ in range(1100):
+      stack.enter_context(open(os.devnull))
+    process = Confined()
+    assert process.alive
+    process.end()
+    assert not process.alive
+
+
+def test_a_directory_that_is_gone_is_no_error(tmp_path, monkeypatch):
+  gone = tmp_path / "gone"
+  gone.mkdir()
+  monkeypatch.chdir(gone)
+  gone.rmdir()
+  assert Confined().call(abs, -5, **LIMITS) == 5
+
+
+def test_an_interrupted_start_gives_no_other_process_away(monkeypatch):
+  Confined()
+  server = fork_server._server
+
+  def interrupted(*_):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(fork_server.socket, "recv_fds", interrupted)
+  with pytest.raises(KeyboardInterrupt):
+    Confined()
+  monkeypatch.undo()
+  process = Confined()
+  assert fork_server._server is not server
+  assert process.call(os.getpid, **LIMITS) == process.pid

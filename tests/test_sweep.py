@@ -2,7 +2,9 @@
 
 import signal
 import subprocess
+import sys
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -189,3 +191,37 @@ def test_the_job_array_is_a_shell_script(tmp_path):
   assert "#SBATCH --array=0-7" in text
   assert "'--config=a b.py' --workdir=runs/x --seeds=0,1" in text
   assert '--index="$SLURM_ARRAY_TASK_ID"' in text
+
+
+def test_a_sweep_of_another_config_is_refused(tmp_path, started):
+  first = jobs_of(tmp_path, "a")
+  assert sweep.Sweep(tmp_path, 1).run(first) == {"a": "done"}
+  other = [replace(first[0], flags=("--config.grpo.steps=3",))]
+  with pytest.raises(sweep.SweepError, match="finished with another config"):
+    sweep.Sweep(tmp_path, 1).run(other)
+
+
+@pytest.mark.parametrize(
+  "flag", [["--config.grpo.steps=3"], ["--config.grpo.steps", "3"]]
+)
+def test_the_launcher_lists_and_writes_a_job_array(repo_root, tmp_path, flag):
+  config = "configs/ablations/probe_length.py"
+  argv = [
+    *(sys.executable, "-m", "launchers.sweep", f"--config={config}"),
+    *(f"--workdir={tmp_path / 'sweep'}", "--seeds=0,1", *flag),
+  ]
+  said = subprocess.run(
+    [*argv, "--list"], cwd=repo_root, text=True, capture_output=True
+  )
+  assert said.returncode == 0, said.stderr
+  rows = [x for x in said.stdout.splitlines() if "probe_" in x]
+  assert len(rows) == 8 and "to do" in rows[0]
+  assert all("--config.grpo.steps=3" in row for row in rows)
+  script = tmp_path / "job.sh"
+  subprocess.run(
+    [*argv, "--sbatch", str(script)], cwd=repo_root, check=True, timeout=120
+  )
+  subprocess.run(["bash", "-n", script], check=True)
+  text = script.read_text()
+  assert "--array=0-7" in text and "--config.grpo.steps=3" in text
+  assert "--sbatch" not in text.split("set -euo")[1]

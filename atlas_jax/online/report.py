@@ -3,7 +3,7 @@
 report/optimize.json, .md   the choice and its numbers
 report/prompts.diff         seed against kept, as a unified diff
 report/alone_versus_taught.png, report/score_vs_spend.png
-report/index.html           all of it in one page, and every test episode
+report/index.html           the choice, the table, and every test episode
 costs.json                  spend by role and model
 """
 

@@ -53,7 +53,10 @@ def chosen_problems(config: RunConfig, held: splits.Splits) -> list[Problem]:
 def teacher_name(before: Sequence[Phase]) -> str:
   """'teacher after sft': the last phase before this one that trained."""
   trained = [phase for phase in before if phase in ("sft", "grpo")]
-  return f"teacher after {trained[-1]}" if trained else "teacher"
+  if not trained:
+    return "teacher"
+  times = trained.count(trained[-1])
+  return f"teacher after {trained[-1]}{f' {times}' if times > 1 else ''}"
 
 
 class Arms:
@@ -153,6 +156,7 @@ def evaluate(
   report = entry.workdir / "report" / f"{entry.name}.json"
   if multihost.broadcast_json(report.exists()):
     log.info("%s is there already", report)
+    multihost.call_on_lead(lambda: _write_page(report))
     return
   servers.publish()
   constants = [
@@ -174,6 +178,14 @@ def evaluate(
     arms.sample(entry.name, teacher_name(before), teacher=True)
   keys = [k for k, _, _ in constants]
   multihost.call_on_lead(lambda: _report(entry, arms, keys))
+
+
+def _write_page(evaluation: pathlib.Path) -> None:
+  """Writes the page, unless it is newer than the evaluation."""
+  path = evaluation.with_name("index.html")
+  if path.exists() and path.stat().st_mtime >= evaluation.stat().st_mtime:
+    return
+  page.write(reading.read(evaluation.parent.parent), path)
 
 
 def _report(entry: PhaseEntry, arms: Arms, constants: list[str]) -> None:
@@ -219,6 +231,6 @@ def _report(entry: PhaseEntry, arms: Arms, constants: list[str]) -> None:
       lines, folder / "learning_curve.png", phase=trained[-1]
     )
   directory.write_json(folder / f"{entry.name}.json", evaluation)
-  page.write(reading.read(entry.workdir), folder / "index.html")
+  _write_page(folder / f"{entry.name}.json")
   tables.show(evaluation, sys.stdout)
   print(f"report: {folder}", flush=True)

@@ -74,12 +74,14 @@ class Servers:
     self._restarts = 0
 
   def close(self) -> None:
-    if self._events is not None:
-      for client in self._clients:
-        self._events.run(client.aclose())
-      self._events.close()
-    for server in self._servers:
-      server.end()
+    try:
+      if self._events is not None:
+        for client in filter(None, self._clients):
+          self._events.run(client.aclose())
+        self._events.close()
+    finally:
+      for server in self._servers:
+        server.end()
 
   def publish(self) -> dict[str, float]:
     """Gives the teacher server the present weights; numbers to log.

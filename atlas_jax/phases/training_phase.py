@@ -85,9 +85,13 @@ class TrainingPhase:
   ):
     self.entry, self._steps, self._stopped = entry, steps, None
     self._checkpoints = entry.checkpoints()
-    self.done, trees, beside = start_or_resume(
-      self._checkpoints, teacher, tx, reference_dtype
-    )
+    try:
+      self.done, trees, beside = start_or_resume(
+        self._checkpoints, teacher, tx, reference_dtype
+      )
+    except BaseException:
+      self.close()
+      raise
     self.state = step_lib.from_trees(trees)
     self.reference = trees.get("reference")
     self.saved, self._skipped = beside["saved"], beside["skipped"]

@@ -5,6 +5,7 @@ a line is their mean and the band around it their range.
 """
 
 import io
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 
@@ -77,7 +78,7 @@ def series(
 ) -> tuple[np.ndarray, np.ndarray] | None:
   """(steps [S], values [R, S]) of one metric; NaN where a run lacks a step.
 
-  None where no run has a number, or all are 0 all the time.
+  None where no run has a number, or a part of the reward is always 0.
   """
   key = f"{phase}/{name}"
   found = [
@@ -94,7 +95,9 @@ def series(
   values = np.array(
     [[one.get(step, np.nan) for step in steps] for one in found], np.float64
   )
-  return (np.array(steps), values) if np.nanmax(np.abs(values)) > 0 else None
+  if name.startswith("reward_") and not np.nanmax(np.abs(values)) > 0:
+    return None
+  return np.array(steps), values
 
 
 def _svg(figure) -> str:
@@ -129,7 +132,7 @@ def figure(
     drawn = Figure(figsize=(5.2, 2.7), layout="constrained")
     axes = drawn.subplots()
     for color, (label, (steps, values)) in zip(
-      COLORS, curves.items(), strict=False
+      itertools.cycle(COLORS), curves.items(), strict=False
     ):
       known = ~np.isnan(values).all(axis=0)
       mean = np.nanmean(values[:, known], axis=0)

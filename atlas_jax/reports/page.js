@@ -33,7 +33,9 @@
   // One row for an attempt; its body is built when it is first opened.
   const alone = new Map();
   for (const a of attempts) {
-    if (a.arm === 0 && !alone.has(a.problem)) alone.set(a.problem, a);
+    if (a.arm !== 0) continue;
+    if (!alone.has(a.problem)) alone.set(a.problem, a);
+    alone.set(`${a.problem}/${a.sample}`, a);
   }
   const body = (a) => {
     const p = problems[a.problem];
@@ -42,7 +44,7 @@
     if (a.probe !== null) grid.append(part("Probe (what the teacher read)", a.probe));
     if (a.teacher_text !== null) grid.append(part("Teacher: all it wrote", a.teacher_text));
     if (a.arm !== 0) grid.append(part(`Teaching (${a.status || "constant"}, ${a.tokens} tokens${a.leaked ? ", LEAKS" : ""})`, a.teaching));
-    const own = alone.get(a.problem);
+    const own = alone.get(`${a.problem}/${a.sample}`) || alone.get(a.problem);
     if (a.arm !== 0 && own) grid.append(part(`Answer alone: ${verdict(own.score)} (read: ${own.answer})`, own.text));
     grid.append(part(`Answer${a.arm ? " taught" : ""}: ${verdict(a.score)} (read: ${a.answer}; ${a.rule})`, a.text));
     if (a.reward !== null) grid.append(part("Reward by part", parts(a.reward)));

@@ -26,6 +26,8 @@ _HERE = pathlib.Path(__file__).parent
 
 def escaped_json(value) -> str:
   """JSON that may stand in a script element, whatever its texts are."""
+  # NaN and infinity are no JSON that a browser reads.
+  value = json.loads(json.dumps(value), parse_constant=lambda _: None)
   text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
   for sign in "<>&\u2028\u2029":
     text = text.replace(sign, f"\\u{ord(sign):04x}")
@@ -100,7 +102,7 @@ def page(
   if run.attempts:
     data, omitted = page_data.evaluation(run, most_bytes)
   training, training_note = page_data.training(
-    run.training(), most_training_bytes
+    run.training, most_training_bytes
   )
   data["training"] = training
   table = [] if run.last is None else tables.cells(run.last)
@@ -125,7 +127,7 @@ def page(
   return environment.from_string((_HERE / "page.html").read_text()).render(
     title=f"Report of {run.workdir.name}",
     subtitle="" if run.last is None else tables.title(run.last),
-    verdict=verdict(run.last),
+    verdict=f"{run.note} {verdict(run.last)}".strip(),
     sections=sections,
     table=table,
     omitted=omitted,

@@ -1,7 +1,9 @@
 """What a report page embeds of a run: evaluations and training, as JSON."""
 
+import collections
+import contextlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from atlas_jax.config import RewardConfig
 from atlas_jax.reports import reading
@@ -47,7 +49,7 @@ class _Rewards:
 
   def __init__(self, run: RunFiles):
     self._config = None
-    if "reward" in run.config:
+    with contextlib.suppress(KeyError, TypeError):  # none, or an older one
       self._config = RewardConfig(**run.config["reward"])
     self._longest = run.config["episode"]["max_teaching_tokens"]
     self._alone: dict[str, list[Mapping]] = {}
@@ -186,29 +188,34 @@ def _training_episode(line: Mapping) -> dict:
 
 
 def training(
-  lines: Iterable[Mapping], most_bytes: int
+  lines: Callable[[], Iterable[Mapping]], most_bytes: int
 ) -> tuple[list[dict], str]:
-  """The training problems that came most often, with all their steps."""
+  """The training problems that came most often, with all their steps.
+
+  Args:
+    lines: the episodes, each time that it is called: a file of a long run fits
+      in no memory.
+    most_bytes: of what is embedded.
+  """
+  times = collections.Counter(line["id"] for line in lines())
+  # No episode is smaller: of these at least as many as fit.
+  wanted = dict(times.most_common(1 + most_bytes // 500))
   problems: dict[str, dict] = {}
-  for line in lines:
-    problem = problems.setdefault(
-      line["id"],
-      {
-        "question": line["question"],
-        "answer": line["answer"],
-        "episodes": [],
-      },
-    )
-    problem["episodes"].append(_training_episode(line))
-  ordered = sorted(problems.values(), key=lambda p: -len(p["episodes"]))
+  for line in lines():
+    if line["id"] in wanted:
+      problem = problems.setdefault(
+        line["id"],
+        {key: line[key] for key in ("question", "answer")} | {"episodes": []},
+      )
+      problem["episodes"].append(_training_episode(line))
   kept, left = [], most_bytes
-  for problem in ordered:
+  for problem in sorted(problems.values(), key=lambda p: -len(p["episodes"])):
     left -= len(json.dumps(problem))
     if left < 0 and kept:
       break
     kept.append(problem)
   note = (
-    f"{len(kept)} of the {len(problems)} problems that training sampled, those"
+    f"{len(kept)} of the {len(times)} problems that training sampled, those"
     " that came most often first."
   )
   return kept, note

@@ -175,7 +175,9 @@ def alone_versus_taught(evaluation: Mapping, path: pathlib.Path) -> None:
       va="center",
       fontweight="bold" if row == len(arms) - 1 else "normal",
     )
-  axes.set_yticks(rows, [textwrap.fill(arm["name"], 26) for arm in arms])
+  # A dollar is a dollar, and begins no formula.
+  names = [textwrap.fill(arm["name"], 26).replace("$", r"\$") for arm in arms]
+  axes.set_yticks(rows, names)
   axes.invert_yaxis()
   axes.set_xlim(0, 1.22)
   axes.set_xticks(np.linspace(0, 1, 6))

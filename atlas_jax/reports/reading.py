@@ -9,15 +9,20 @@ optimisation of prompts has one evaluation, report/optimize.json; its attempts
 are the lines of episodes/test.jsonl.
 """
 
+import contextlib
 import itertools
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from atlas_jax import files, metrics
-from atlas_jax.config import PromptsConfig
 from atlas_jax.reports.tables import ReportError
-from atlas_jax.teaching.prompts import fingerprint
+from atlas_jax.secret_names import is_secret
+from atlas_jax.teaching.prompts import (
+  by_new_names,
+  fingerprint,
+  prompts_config,
+)
 
 ALONE = "student alone"
 # How a problem fares in an arm, beside the student alone.
@@ -34,6 +39,7 @@ class RunFiles:
     evaluations: name of the phase -> report/NAME.json, in their order.
     attempts: the lines of all evaluations, one arm after the other.
     metrics: the lines of metrics.jsonl.
+    note: what must be said beside the numbers of the evaluation.
   """
 
   workdir: pathlib.Path
@@ -41,6 +47,7 @@ class RunFiles:
   evaluations: Mapping[str, Mapping]
   attempts: Sequence[Mapping]
   metrics: Sequence[Mapping]
+  note: str = ""
 
   @property
   def last(self) -> Mapping | None:
@@ -53,9 +60,31 @@ class RunFiles:
 
   def training(self) -> Iterator[Mapping]:
     """The episodes of all GRPO phases, one line of a file at a time."""
-    paths = _by_index(self.workdir / "episodes", "*_grpo.jsonl")
-    for path in paths:
-      yield from metrics.read_jsonl(path)
+    for path in _by_index(self.workdir / "episodes", "*_grpo.jsonl"):
+      for where, line in files.lines(path):
+        with contextlib.suppress(files.FileError):  # cut short by a kill
+          yield _current(files.parse(line, where))
+
+
+_SCORES = {"correct": 1.0, "wrong": 0.0, "no_answer": 0.0, "truncated": 0.0}
+
+
+def _current(line: Mapping) -> Mapping:
+  """A line of an older version in the keys of today's."""
+  if line.get("schema", 1) > 1:
+    return line
+  line = dict(line)
+  line["probe"] = line.pop("approach", line.get("probe"))
+  for key in ("kind", "weight_version"):
+    line.setdefault(key, None)
+  line.setdefault("leaked", False)
+  solutions = [line.get("solution"), *line.get("baseline", [])]
+  for teaching in line.get("teachings", []):
+    teaching.setdefault("taught", teaching.pop("guided", None))
+    solutions.append(teaching["taught"])
+  for solution in filter(None, solutions):
+    solution.setdefault("score", _SCORES.get(solution["status"]))
+  return line
 
 
 def _by_index(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
@@ -86,8 +115,9 @@ def read(workdir: pathlib.Path) -> RunFiles:
   }
   attempts: dict[str, list[Mapping]] = {}
   for path in _by_index(workdir / "episodes", "*_evaluate.jsonl"):
-    of_file = metrics.read_jsonl(path)
+    of_file = map(_current, metrics.read_jsonl(path))
     for title, arm in itertools.groupby(of_file, key=lambda x: x["arm"]):
+      attempts.pop(title, None)  # a later one stands where it was sampled
       attempts[title] = list(arm)
   if not lines and not attempts:
     raise ReportError(
@@ -111,10 +141,13 @@ def _optimisation(workdir: pathlib.Path) -> RunFiles:
     (choice["best"], f"candidate {choice['best']}"),
     (0, "seed prompts"),  # the best one may be the seed
   ):
-    prompts = PromptsConfig(**candidates[index]["prompts"])
+    prompts = prompts_config(
+      by_new_names(candidates[index]["prompts"]), str(path)
+    )
     names[fingerprint(prompts)] = name
   attempts: dict[str, dict[str, Mapping]] = {ALONE: {}}
-  for line in metrics.read_jsonl(workdir / "episodes" / "test.jsonl"):
+  lines = metrics.read_jsonl(workdir / "episodes" / "test.jsonl")
+  for line in map(_current, lines):
     if line["prompts"] in names:
       alone, taught = _attempts_of(line, names[line["prompts"]])
       attempts[ALONE].setdefault(line["id"], alone)
@@ -126,7 +159,21 @@ def _optimisation(workdir: pathlib.Path) -> RunFiles:
     {"optimize": choice["evaluation"]},
     [x for name in order for x in attempts.get(name, {}).values()],
     [],
+    _decision(choice),
   )
+
+
+def _decision(choice: Mapping) -> str:
+  """Which prompts an optimisation kept, and why."""
+  text = f"The prompts of candidate {choice['kept']} are kept."
+  if choice["reasons"]:
+    text = f"The seed prompts are kept: {'; '.join(choice['reasons'])}."
+  if choice["harm"] is not None:
+    text += (
+      " Do not use them: the student is worse than alone, by"
+      f" {100 * choice['harm']['estimate']:+.1f} points."
+    )
+  return text
 
 
 def _attempts_of(line: Mapping, arm: str) -> tuple[dict, dict]:
@@ -211,8 +258,12 @@ def config_difference(one: Mapping, other: Mapping) -> list[tuple]:
   """(key, value in one, value in other) where two configs differ."""
   left, right = dict(flat(one)), dict(flat(other))
   keys = [*left, *(key for key in right if key not in left)]
-  return [
+  found = [
     (key, left.get(key), right.get(key))
     for key in keys
-    if left.get(key) != right.get(key)
+    if repr(left.get(key)) != repr(right.get(key))  # NaN is NaN
+  ]
+  return [
+    (key, *("[hidden]" if is_secret(key) else v for v in values))
+    for key, *values in found
   ]

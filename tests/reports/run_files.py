@@ -4,6 +4,7 @@ import json
 
 from atlas_jax.config import RunConfig, to_dict
 from atlas_jax.reports import tables
+from atlas_jax.teaching import transcripts
 
 ALONE, AFTER = "student alone", "teacher after grpo"
 # (alone, taught) of problems 0 to 3: one of each flip.
@@ -14,6 +15,7 @@ def attempt(arm, problem, score, sample=0, **known):
   """One line of an evaluation's episodes."""
   taught = arm != ALONE
   line = {
+    "schema": transcripts.SCHEMA,
     "arm": arm,
     "id": f"p{problem}",
     "sample": sample,
@@ -55,7 +57,8 @@ def evaluation(lines):
   """report/1_evaluate.json, with accuracies of the lines."""
   arms = []
   for title in dict.fromkeys(line["arm"] for line in lines):
-    scores = [x["solution"]["score"] for x in lines if x["arm"] == title]
+    solutions = [x["solution"] for x in lines if x["arm"] == title]
+    scores = [float(s["status"] == "correct") for s in solutions]
     mean = sum(scores) / len(scores)
     arm = dict.fromkeys(tables.METRICS) | {
       "name": title,
@@ -79,6 +82,7 @@ def training_line(step, problem, rewards=(1.0, 0.0)):
   """One line of a GRPO phase's episodes."""
   solution = attempt(ALONE, problem, 0.0)["solution"]
   return {
+    "schema": transcripts.SCHEMA,
     "step": step,
     "id": f"t{problem}",
     "question": f"training question {problem}",

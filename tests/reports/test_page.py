@@ -110,7 +110,7 @@ def test_the_page_asks_for_nothing_and_is_the_same_each_time(tmp_path):
 
 
 def test_a_phase_draws_what_it_has_and_leaves_out_what_stays_zero():
-  lines = [run_files.metrics_line(step, leak_fraction=0.0) for step in (1, 2)]
+  lines = [run_files.metrics_line(step, reward_leak=0.0) for step in (1, 2)]
   ((phase, figures),) = curves.all_figures([lines])
   assert phase == "0_grpo"
   titles = [re.findall(r">([A-Z][^<]*)</text>", svg)[-1] for svg in figures]
