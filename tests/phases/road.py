@@ -117,9 +117,12 @@ class Road:
         env={**os.environ, "ATLAS_SERVER_KEY": self.servers.key},
       )
 
-  def finish(self, workdir: pathlib.Path, *flags: str) -> str:
+  def finish(
+    self, workdir: pathlib.Path, *flags: str, own_servers: bool = False
+  ) -> str:
     """The run to its end; what it said."""
-    assert self.start(workdir, *flags).wait(600) == 0, log_of(workdir)[-6000:]
+    process = self.start(workdir, *flags, own_servers=own_servers)
+    assert process.wait(600) == 0, log_of(workdir)[-6000:]
     return log_of(workdir)
 
 
