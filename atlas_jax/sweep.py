@@ -27,7 +27,6 @@ import logging
 import os
 import pathlib
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -218,14 +217,14 @@ def _naming(tree: Mapping, directories, path: str = "") -> Iterator[str]:
 
 def command(job: Job) -> list[str]:
   """The argv of a run. (teachable writes a model and has no run directory.)"""
-  module = f"{_package()}.{job.launcher}"
+  module = f"{package()}.{job.launcher}"
   argv = [sys.executable, "-m", module, f"--config={job.config}", *job.flags]
   if job.launcher == "teachable":
     return [*argv, f"--config.teacher.path={job.directory}"]
   return [*argv, f"--workdir={job.directory}"]
 
 
-def _package() -> str:
+def package() -> str:
   """Where the launchers lie: the checkout, or the installed package."""
   found = importlib.util.find_spec("launchers")
   return "launchers" if found is not None else "atlas_jax.launchers"
@@ -341,29 +340,3 @@ class Sweep:
       for process in self._running:
         with contextlib.suppress(ProcessLookupError):
           os.kill(process.pid, number)
-
-
-def sbatch(job_array: str, count: int, argv: Sequence[str]) -> str:
-  """The text of a SLURM job array that runs each row's run by its number.
-
-  Args:
-    job_array: the name of the array.
-    count: how many runs.
-    argv: the sweep's own arguments, without --sbatch and --index; its
-      --workdir must be a path that all machines see.
-  """
-  arguments = " ".join(map(shlex.quote, argv))
-  return f"""#!/usr/bin/env bash
-#SBATCH --job-name={job_array}
-#SBATCH --array=0-{count - 1}
-#SBATCH --ntasks=1
-#SBATCH --signal=B:TERM@300
-#SBATCH --requeue
-#SBATCH --output=%x-%A_%a.log
-# Account, partition, time and accelerators: sbatch's own flags, or SBATCH_*
-# variables. Afterwards the same sweep without --index writes the table.
-set -euo pipefail
-cd {shlex.quote(os.getcwd())}
-exec {shlex.quote(sys.executable)} -m {_package()}.sweep {arguments} \\
-  --index="$SLURM_ARRAY_TASK_ID"
-"""

@@ -182,17 +182,6 @@ def test_two_sweeps_share_what_both_need_and_run_it_once(tmp_path, started):
   assert (tmp_path / "count").read_text() == "x\n"
 
 
-def test_the_job_array_is_a_shell_script(tmp_path):
-  argv = ["--config=a b.py", "--workdir=runs/x", "--seeds=0,1"]
-  path = tmp_path / "job.sh"
-  path.write_text(sweep.sbatch("probe", 8, argv))
-  subprocess.run(["bash", "-n", path], check=True)
-  text = path.read_text()
-  assert "#SBATCH --array=0-7" in text
-  assert "'--config=a b.py' --workdir=runs/x --seeds=0,1" in text
-  assert '--index="$SLURM_ARRAY_TASK_ID"' in text
-
-
 def test_a_sweep_of_another_config_is_refused(tmp_path, started):
   first = jobs_of(tmp_path, "a")
   assert sweep.Sweep(tmp_path, 1).run(first) == {"a": "done"}
