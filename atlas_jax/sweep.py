@@ -37,7 +37,7 @@ from dataclasses import dataclass
 
 from ml_collections import ConfigDict
 
-from atlas_jax import config
+from atlas_jax import config, directory
 from atlas_jax.errors import AtlasError
 
 log = logging.getLogger(__name__)
@@ -320,9 +320,8 @@ class Sweep:
         what = "stopped" if self._stopping.is_set() else "failed"
         log.error("%s: %s with status %d; see %s", job.name, what, status, path)
         return what
-      done = self._folder / "done"
-      done.mkdir(exist_ok=True)
-      (done / job.name).write_text(job.identity(), encoding="utf-8")
+      done = self._folder / "done" / job.name
+      directory.write_whole(done, job.identity())
       return "done"
 
   @staticmethod

@@ -215,8 +215,8 @@ def _report(entry: PhaseEntry, arms: Arms, constants: list[str]) -> None:
     "arms": [dataclasses.asdict(r) for r in shown],
     "constants": [dataclasses.asdict(r) for r in of_constants],
     "kinds": {
-      r.name: statistics.by_kind(arms.read(key)[1], alone)
-      for key, r in zip(teachers[::-1], shown[::-1], strict=False)
+      title: statistics.by_kind(outcomes, alone)
+      for title, outcomes in map(arms.read, teachers)
     },
   }
   folder = entry.workdir / "report"

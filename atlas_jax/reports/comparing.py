@@ -95,7 +95,7 @@ def compare(
       b, a, resamples=resamples, seed=seed
     ),
     mcnemar_p=statistics.mcnemar([x > 0.5 for x in b], [x > 0.5 for x in a]),
-    flips={key: reading.flip(before[key], after[key]) for key in common},
+    flips=reading.flips_of(before, after),
   )
 
 

@@ -14,11 +14,16 @@ from atlas_jax.teaching import rewards
 _TELLING = ("broken", "fixed", "still wrong", "still right")
 
 
-def _flips_of_arm(run: RunFiles, arm: str, kinds: Mapping[str, str]) -> dict:
-  """Counts of FLIPS, over all problems and by kind."""
-  alone = reading.rates(x for x in run.attempts if x["arm"] == reading.ALONE)
-  taught = reading.rates(x for x in run.attempts if x["arm"] == arm)
-  of_problem = reading.flips(run, arm)
+def _flips_of_arm(
+  of_problem: Mapping[str, str],
+  alone: Mapping[str, float],
+  taught: Mapping[str, float],
+  kinds: Mapping[str, str],
+) -> dict:
+  """Counts of FLIPS, over all problems and by kind.
+
+  All are by the problem's id: its flip, its two rates, its kind.
+  """
 
   def counts(ids: Sequence[str]) -> dict[str, int]:
     found = [of_problem[key] for key in ids]
@@ -92,10 +97,17 @@ def evaluation(run: RunFiles, most_bytes: int) -> tuple[dict, str]:
   first = {line["id"]: line for line in reversed(run.attempts)}
   ids = list(dict.fromkeys(line["id"] for line in run.attempts))
   kinds = {key: first[key]["kind"] for key in ids}
-  flips = {
-    str(i): _flips_of_arm(run, title, kinds) for i, title in enumerate(arms)
+  rates = {
+    title: reading.rates(x for x in run.attempts if x["arm"] == title)
+    for title in arms
   }
-  by_arm = {title: reading.flips(run, title) for title in arms[1:]}
+  alone = rates.get(reading.ALONE, {})
+  by_arm = {title: reading.flips_of(alone, rates[title]) for title in arms[1:]}
+  flips = {
+    str(i): _flips_of_arm(by_arm[title], alone, rates[title], kinds)
+    for i, title in enumerate(arms)
+    if i
+  }
   parts_of = _Rewards(run)
   of_problem: dict[str, list[dict]] = {key: [] for key in ids}
   for line in sorted(run.attempts, key=lambda x: arms.index(x["arm"])):

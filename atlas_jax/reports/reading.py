@@ -18,11 +18,9 @@ from dataclasses import dataclass
 from atlas_jax import files, metrics
 from atlas_jax.reports.tables import ReportError
 from atlas_jax.secret_names import is_secret
-from atlas_jax.teaching.prompts import (
-  by_new_names,
-  fingerprint,
-  prompts_config,
-)
+from atlas_jax.teaching import statistics
+from atlas_jax.teaching.answers import Verdict
+from atlas_jax.teaching.prompts import fingerprint, prompts_config
 
 ALONE = "student alone"
 # How a problem fares in an arm, beside the student alone.
@@ -66,9 +64,6 @@ class RunFiles:
           yield _current(files.parse(line, where))
 
 
-_SCORES = {"correct": 1.0, "wrong": 0.0, "no_answer": 0.0, "truncated": 0.0}
-
-
 def _current(line: Mapping) -> Mapping:
   """A line of an older version in the keys of today's."""
   if line.get("schema", 1) > 1:
@@ -83,7 +78,8 @@ def _current(line: Mapping) -> Mapping:
     teaching.setdefault("taught", teaching.pop("guided", None))
     solutions.append(teaching["taught"])
   for solution in filter(None, solutions):
-    solution.setdefault("score", _SCORES.get(solution["status"]))
+    verdict = Verdict(solution["status"], solution["answer"], solution["rule"])
+    solution.setdefault("score", verdict.score)
   return line
 
 
@@ -106,9 +102,9 @@ def read(workdir: pathlib.Path) -> RunFiles:
   config = workdir / "config.json"
   if not config.exists():
     raise ReportError(f"{workdir} is not a run directory: no config.json")
-  lines = metrics.read_jsonl(workdir / "metrics.jsonl")
   if (workdir / "report" / "optimize.json").exists():
     return _optimisation(workdir)
+  lines = metrics.read_jsonl(workdir / "metrics.jsonl")
   evaluations = {
     path.stem: files.read_json(path, ReportError)
     for path in _by_index(workdir / "report", "*_evaluate.json")
@@ -141,9 +137,7 @@ def _optimisation(workdir: pathlib.Path) -> RunFiles:
     (choice["best"], f"candidate {choice['best']}"),
     (0, "seed prompts"),  # the best one may be the seed
   ):
-    prompts = prompts_config(
-      by_new_names(candidates[index]["prompts"]), str(path)
-    )
+    prompts = prompts_config(candidates[index]["prompts"], str(path))
     names[fingerprint(prompts)] = name
   attempts: dict[str, dict[str, Mapping]] = {ALONE: {}}
   lines = metrics.read_jsonl(workdir / "episodes" / "test.jsonl")
@@ -209,11 +203,8 @@ def _attempts_of(line: Mapping, arm: str) -> tuple[dict, dict]:
 
 def rates(attempts: Iterable[Mapping]) -> dict[str, float]:
   """problem id -> the mean score of its attempts that were judged."""
-  scores: dict[str, list[float]] = {}
-  for line in attempts:
-    if line["solution"]["score"] is not None:
-      scores.setdefault(line["id"], []).append(line["solution"]["score"])
-  return {key: sum(s) / len(s) for key, s in scores.items()}
+  pairs = ((x["id"], x["solution"]["score"]) for x in attempts)
+  return statistics.means(statistics.scores(pairs))
 
 
 def flip(before: float | None, after: float | None) -> str | None:
@@ -240,8 +231,15 @@ def flips(run: RunFiles, arm: str) -> dict[str, str]:
     )
   alone = rates(x for x in run.attempts if x["arm"] == ALONE)
   taught = rates(x for x in run.attempts if x["arm"] == arm)
+  return flips_of(alone, taught)
+
+
+def flips_of(
+  before: Mapping[str, float], after: Mapping[str, float]
+) -> dict[str, str]:
+  """problem id -> of FLIPS, for the problems of both."""
   return {
-    key: flip(alone[key], rate) for key, rate in taught.items() if key in alone
+    key: flip(before[key], rate) for key, rate in after.items() if key in before
   }
 
 

@@ -6,7 +6,7 @@ binomial form; Efron 1979 (percentile bootstrap, here over problems).
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -200,31 +200,40 @@ def judge(
   return outcomes, verdicts
 
 
+def scores(
+  samples: Iterable[tuple[str, float | None]],
+) -> dict[str, list[float]]:
+  """problem -> the scores of its samples that were judged."""
+  found: dict[str, list[float]] = {}
+  for problem, score in samples:
+    if score is not None:
+      found.setdefault(problem, []).append(score)
+  return found
+
+
+def means(of_problem: Mapping[str, Sequence[float]]) -> dict[str, float]:
+  """problem -> the mean of its scores."""
+  return {key: sum(of) / len(of) for key, of in of_problem.items()}
+
+
 def _scores(outcomes: Sequence[Outcome]) -> dict[str, list[float]]:
-  """problem -> the scores of its judged samples."""
-  scores: dict[str, list[float]] = {}
-  for outcome in outcomes:
-    if outcome.correct is not None:
-      scores.setdefault(outcome.problem_id, []).append(outcome.correct)
-  return scores
+  return scores((o.problem_id, o.correct) for o in outcomes)
 
 
 def _rates(outcomes: Sequence[Outcome]) -> dict[str, float]:
-  """problem -> share of its judged samples that are right."""
-  scores = _scores(outcomes)
-  return {key: sum(values) / len(values) for key, values in scores.items()}
+  return means(_scores(outcomes))
 
 
 def accuracy_interval(
-  scores: Mapping[str, Sequence[float]], *, resamples: int, seed: int
+  of_problem: Mapping[str, Sequence[float]], *, resamples: int, seed: int
 ) -> Interval:
   """The mean over problems of their samples' means, with its interval.
 
   With one sample a problem, of 0 or 1, Wilson's; else the samples of a problem
   are one cluster, and the interval is a bootstrap over problems.
   """
-  rates = [sum(values) / len(values) for values in scores.values()]
-  clustered = any(len(values) > 1 for values in scores.values())
+  rates = list(means(of_problem).values())
+  clustered = any(len(values) > 1 for values in of_problem.values())
   if not clustered and set(rates) <= {0.0, 1.0}:
     return wilson(sum(rates), len(rates))
   nothing = [0.0] * len(rates)
@@ -250,11 +259,12 @@ def arm_result(
   Raises:
     ValueError: no attempt could be judged, or (with alone) no pair.
   """
-  rates, scores = _rates(outcomes), _scores(outcomes)
+  judged = _scores(outcomes)
+  rates = means(judged)
   if not rates:
     raise ValueError(f"arm {name}: none of its attempts could be judged")
-  accuracy = accuracy_interval(scores, resamples=resamples, seed=seed)
-  samples, against = max(map(len, scores.values())), {}
+  accuracy = accuracy_interval(judged, resamples=resamples, seed=seed)
+  samples, against = max(map(len, judged.values())), {}
 
   def mean(field: str) -> float:
     return float(np.mean([getattr(outcome, field) for outcome in outcomes]))
@@ -301,7 +311,7 @@ def arm_result(
     seconds_per_problem=mean("seconds"),
     leak_rate=mean("leaked"),
     samples=samples,
-    pass_at_k=float(np.mean([max(s) > 0.5 for s in scores.values()]))
+    pass_at_k=float(np.mean([max(s) > 0.5 for s in judged.values()]))
     if samples > 1
     else None,
     **against,
