@@ -28,10 +28,10 @@ from dataclasses import dataclass
 
 from atlas_jax.errors import AtlasError
 from atlas_jax.online.calls import notes, verdicts
+from atlas_jax.online.calls.calls import Reply
 from atlas_jax.online.calls.failures import Failures
 from atlas_jax.online.calls.ledger import Ledger
 from atlas_jax.online.calls.record_tables import FORGET, GOOD, TABLES
-from atlas_jax.online.calls.replies import Reply
 from atlas_jax.online.calls.spend import PICO, Amount, Caps
 
 _VERSION = 1
