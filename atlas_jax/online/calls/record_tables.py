@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS attempts (
 CREATE TABLE IF NOT EXISTS shared (  -- failures that several asks waited for
   attempt INTEGER PRIMARY KEY, asks INTEGER NOT NULL
 );
+CREATE TABLE IF NOT EXISTS committed (key TEXT PRIMARY KEY, value TEXT);
 CREATE INDEX IF NOT EXISTS attempts_key ON attempts (key, id);
 """
 # Failures after the last answer of their model (empty or not) are forgotten.
