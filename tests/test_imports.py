@@ -38,6 +38,7 @@ LAYERS = (
     "atlas_jax.fork_server",
     "atlas_jax.lock",
     "atlas_jax.terminal",
+    "atlas_jax.progress",
     "atlas_jax.addresses",
     "atlas_jax.retries",
     "atlas_jax.secret_names",

@@ -48,11 +48,6 @@ from atlas_jax.training.scoring import ema_update
 
 log = logging.getLogger(__name__)
 
-SHOWN = (
-  *("reward_mean", "accuracy_alone", "accuracy_taught"),
-  "tokens_per_second",
-)
-
 
 class NoRewardError(AtlasError):
   """No teaching of a step has a reward; the text says why."""
@@ -262,7 +257,7 @@ def _steps(phase, train_step, teacher, servers, batches, report) -> None:
       / 1e6,
     }
     # First the log: a step in a checkpoint is always in metrics.jsonl.
-    report(step, numbers, SHOWN)
+    report(step, numbers)
     finish_step(phase, step, state)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from atlas_jax import checkpoint, files, metrics, multihost
+from atlas_jax import checkpoint, files, metrics, multihost, progress
 from atlas_jax.config import to_dict
 from atlas_jax.data.packing import PackedBatch
 from atlas_jax.errors import AtlasError
@@ -105,9 +105,9 @@ class TrainingPhase:
 
   @contextlib.contextmanager
   def reporting(self):
-    """report(step, numbers, shown): the metrics files and the live line."""
+    """report(step, numbers): the metrics files and the live line."""
     if not multihost.is_lead():
-      yield lambda step, numbers, shown: None
+      yield lambda step, numbers: None
       return
     entry = self.entry
     writer = metrics.Writer(
@@ -117,17 +117,17 @@ class TrainingPhase:
       wandb_project=entry.config.wandb_project,
       config=to_dict(entry.config),
     )
-    progress = metrics.Progress(entry.name, start=self.done, total=self._steps)
+    steps = progress.Steps(entry.name, self._steps)
 
-    def report(step, numbers, shown):
+    def report(step, numbers):
       writer.write(step, numbers)
-      progress.update(step, {k: numbers[k] for k in shown if k in numbers})
+      steps.update(step, numbers)
 
-    try:
+    with (
+      contextlib.closing(writer),
+      progress.shown(steps.line, at_end=True),
+    ):
       yield report
-    finally:
-      progress.close()
-      writer.close()
 
   def check_update(
     self, step: int, numbers: dict[str, float], packed: PackedBatch

@@ -20,11 +20,11 @@ import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 
-from atlas_jax import directory, files
+from atlas_jax import directory, files, progress
 from atlas_jax.config import to_dict
 from atlas_jax.data.problems import Problem
 from atlas_jax.online.calls.record import Record
-from atlas_jax.online.search import choosing, live, local_servers, report
+from atlas_jax.online.search import choosing, local_servers, report
 from atlas_jax.online.search.budget import Sets
 from atlas_jax.online.search.comparing import ChoosingError
 from atlas_jax.online.search.config import OnlineConfig
@@ -87,6 +87,7 @@ def optimize(
     stack.enter_context(directory.lock(workdir))
     sets = chosen_problems(config)
     directory.claim(workdir, to_dict(config), OPERATIONAL)
+    stack.enter_context(directory.logging_to(workdir))
     finished = workdir / "report" / "optimize.json"
     if finished.exists():
       log.info("this run is finished; another one needs another --workdir")
@@ -103,7 +104,7 @@ def optimize(
       opened(reachable, workdir, environ, sets, record, endpoints)
     )
     _check_budget(run)
-    with live.shown(run.line, sys.stderr), _forgetting(record):
+    with progress.shown(run.line), _forgetting(record):
       _work(run)
   _show(files.read_json(finished), workdir)
 
@@ -202,5 +203,4 @@ def _show(facts: Mapping, workdir: pathlib.Path) -> None:
   print(f"kept: {kept}", *facts["reasons"], sep="\n  ")
   if facts["harm"] is not None:
     print(report.harm_text(Interval(**facts["harm"])))
-  print(f"prompts: {workdir / 'best_prompts.json'}")
-  print(f"report: {workdir / 'report' / 'optimize.md'}", flush=True)
+  print(directory.results(workdir), flush=True)
