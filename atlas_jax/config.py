@@ -10,6 +10,7 @@ import dataclasses
 import datetime
 import math
 import pathlib
+import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -35,6 +36,11 @@ from atlas_jax.server_config import Dtype, ServingConfig
 from atlas_jax.teaching.prompts import PromptsConfig, load_prompts
 
 Phase = Literal["sft", "grpo", "evaluate", "export"]
+# PEFT's names.
+LoraTarget = Literal[
+  *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"),
+  "down_proj",
+]
 # What metrics call reward_NAME already.
 REWARD_NAMES = (
   *("improvement", "degradation", "efficiency", "format", "leak", "length"),
@@ -44,6 +50,9 @@ _FUNCTION = Valid(
   "must be 'module:function' or 'file.py:function'", lambda name: ":" in name
 )
 _LOCAL = Valid("must be a local directory", lambda path: "://" not in path)
+_TARGETS = Valid(
+  "must name matrices, each once", lambda x: x and len({*x}) == len(x)
+)
 _PHASES = Valid("names no phase", len, shown=False)
 _DAY = Valid("is no day such as 2026-01-31", datetime.date.fromisoformat)
 _SEVERAL = Valid("must be at least 2, to be compared", lambda n: n >= 2)
@@ -60,6 +69,19 @@ class MeshConfig:
 
 
 @dataclass(frozen=True)
+class LoraConfig:
+  """Adapters that are trained in place of the weights; see model/lora.py."""
+
+  rank: NonNegativeInt = 0  # 0: none, all weights are trained
+  alpha: PositiveFloat = 32.0  # the update is scaled by alpha / rank
+  # The matrices of each layer that have one. No lm_head: tied embeddings would
+  # move with it.
+  targets: Annotated[tuple[LoraTarget, ...], _TARGETS] = typing.get_args(
+    LoraTarget
+  )
+
+
+@dataclass(frozen=True)
 class ModelConfig:
   """The teacher that is trained."""
 
@@ -72,6 +94,7 @@ class ModelConfig:
   compute_dtype: Dtype = "bfloat16"
   remat: Literal["none", "dots", "full"] = "full"
   logprob_chunk: PositiveInt = 256  # tokens whose logits exist at one time
+  lora: LoraConfig = LoraConfig()
 
 
 @dataclass(frozen=True)

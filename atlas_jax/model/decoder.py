@@ -20,6 +20,7 @@ from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int
 
 from atlas_jax.model import attention
+from atlas_jax.model.adapted import Adapted
 from atlas_jax.model.architecture import DecoderConfig
 from atlas_jax.sharding import (
   add_up,
@@ -295,11 +296,13 @@ def _rms_norm(
 def _project(
   equation: str,
   x: Float[Array, "..."],
-  param: nnx.Param,
+  param: nnx.Param | Adapted,
   embed_axis: int,
   bias: nnx.Param | None = None,
 ) -> Float[Array, "..."]:
   """A product with a weight, whose `embed_axis` is gathered in x's dtype."""
+  if isinstance(param, Adapted):
+    return _biased(param.project(equation, x, embed_axis), bias)
   weight = gather(param[...].astype(x.dtype), "embed", embed_axis)
   precision = attention.matmul_precision(x.dtype)
   y = jnp.einsum(equation, x, weight, precision=precision)
