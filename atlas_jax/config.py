@@ -10,7 +10,6 @@ import dataclasses
 import datetime
 import math
 import pathlib
-import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -33,14 +32,10 @@ from atlas_jax.config_tree import (
 from atlas_jax.episode_config import EpisodeConfig
 from atlas_jax.loss_options import LossOptions
 from atlas_jax.server_config import Dtype, ServingConfig
+from atlas_jax.teacher_config import LoraConfig, ModelConfig  # noqa: F401
 from atlas_jax.teaching.prompts import PromptsConfig, load_prompts
 
 Phase = Literal["sft", "grpo", "evaluate", "export"]
-# PEFT's names.
-LoraTarget = Literal[
-  *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"),
-  "down_proj",
-]
 # What metrics call reward_NAME already.
 REWARD_NAMES = (
   *("improvement", "degradation", "efficiency", "format", "leak", "length"),
@@ -50,9 +45,6 @@ _FUNCTION = Valid(
   "must be 'module:function' or 'file.py:function'", lambda name: ":" in name
 )
 _LOCAL = Valid("must be a local directory", lambda path: "://" not in path)
-_TARGETS = Valid(
-  "must name matrices, each once", lambda x: x and len({*x}) == len(x)
-)
 _PHASES = Valid("names no phase", len, shown=False)
 _DAY = Valid("is no day such as 2026-01-31", datetime.date.fromisoformat)
 _SEVERAL = Valid("must be at least 2, to be compared", lambda n: n >= 2)
@@ -66,35 +58,6 @@ class MeshConfig:
   fsdp: int = -1
   tensor: int = 1
   context: int = 1
-
-
-@dataclass(frozen=True)
-class LoraConfig:
-  """Adapters that are trained in place of the weights; see model/lora.py."""
-
-  rank: NonNegativeInt = 0  # 0: none, all weights are trained
-  alpha: PositiveFloat = 32.0  # the update is scaled by alpha / rank
-  # The matrices of each layer that have one. No lm_head: tied embeddings would
-  # move with it.
-  targets: Annotated[tuple[LoraTarget, ...], _TARGETS] = typing.get_args(
-    LoraTarget
-  )
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-  """The teacher that is trained."""
-
-  # A Hugging Face directory (config.json, *.safetensors, tokenizer files), or
-  # ORG/NAME[@REVISION] of the Hub.
-  path: str = "models/teacher"
-  # True: path holds config.json and a tokenizer, and weights are drawn anew.
-  random_init: bool = False
-  param_dtype: Dtype = "float32"
-  compute_dtype: Dtype = "bfloat16"
-  remat: Literal["none", "dots", "full"] = "full"
-  logprob_chunk: PositiveInt = 256  # tokens whose logits exist at one time
-  lora: LoraConfig = LoraConfig()
 
 
 @dataclass(frozen=True)
@@ -316,7 +279,7 @@ class RunConfig:
   checkpoints_dir: str | None = None
   keep_checkpoints: PositiveInt = 2  # the newest of each phase
   mesh: MeshConfig = MeshConfig()
-  teacher: ModelConfig = ModelConfig()
+  teacher: ModelConfig = field(default_factory=ModelConfig)
   student: StudentConfig = StudentConfig()
   data: DataConfig = DataConfig()
   prompts: PromptsConfig = field(default_factory=PromptsConfig)

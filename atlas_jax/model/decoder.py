@@ -12,7 +12,6 @@ Face, [out, in], so that import and export only reshape.
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -165,25 +164,6 @@ class Decoder(nnx.Module):
     self.blocks = jax.vmap(
       lambda r: Block(config, rngs=r, param_dtype=param_dtype)
     )(rngs.split(config.n_layers))
-
-
-def matrices(model: Decoder) -> Any:
-  """A tree like `model`: True at matrices, False at norms and biases."""
-
-  def is_matrix(path, _):
-    name = path[-2].name  # the attribute; path[-1] is the value of its Param
-    return not name.endswith(("norm", "bias"))
-
-  return jax.tree_util.tree_map_with_path(is_matrix, model)
-
-
-def cast_matrices(model: Decoder, dtype: DTypeLike) -> Decoder:
-  """`model` with matrices of another dtype; norms and biases stay."""
-
-  def cast(is_matrix, x):
-    return x.astype(dtype) if is_matrix else x
-
-  return jax.tree.map(cast, matrices(model), model)
 
 
 def forward(

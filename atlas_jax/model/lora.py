@@ -16,7 +16,8 @@ import safetensors.numpy
 from flax import nnx
 
 from atlas_jax import files
-from atlas_jax.config import LoraConfig
+from atlas_jax.config import LoraConfig, ModelConfig
+from atlas_jax.model import hf
 from atlas_jax.model.adapted import Adapted, Form, Pair
 from atlas_jax.model.architecture import DecoderConfig
 from atlas_jax.model.decoder import Block, Decoder, parameters
@@ -65,6 +66,14 @@ def draw(config: DecoderConfig, options: LoraConfig, seed: int) -> Adapters:
       options.alpha / rank,
     )
   return Adapters(pairs)
+
+
+def abstract(config: DecoderConfig, options: ModelConfig) -> Decoder:
+  """The shapes, dtypes and shardings of a model, adapted if options say so."""
+  base = hf.abstract(config, jnp.dtype(options.param_dtype))
+  if options.lora.rank == 0:
+    return base
+  return join(base, jax.eval_shape(lambda: draw(config, options.lora, 0)))
 
 
 def _same(model: Decoder) -> Decoder:

@@ -19,7 +19,7 @@ from flax import struct
 
 from atlas_jax.config import GrpoConfig, ModelConfig
 from atlas_jax.data.packing import PackedBatch
-from atlas_jax.model import decoder, lora
+from atlas_jax.model import decoder, lora, matrices
 from atlas_jax.model.adapted import Form
 from atlas_jax.training import losses, optimizer
 from atlas_jax.training.losses import Metrics
@@ -76,15 +76,18 @@ def abstract_state(
 def as_trees(state: TrainState) -> dict:
   """The state by parts, for a checkpoint: weights can be read alone.
 
-  The frozen weights of adapters are no part of it.
+  With adapters, "model" is those, and "base" the weights that are frozen.
   """
   rest = {"step": state.step, "opt_state": state.opt_state}
-  return {"model": state.trained, "optimizer": rest}
+  trees = {"model": state.trained, "optimizer": rest}
+  return trees if state.base is None else {**trees, "base": state.base}
 
 
-def from_trees(trees: dict, base: decoder.Decoder | None = None) -> TrainState:
+def from_trees(trees: dict) -> TrainState:
   """The state of `as_trees`; other trees are left alone."""
-  return TrainState(trained=trees["model"], base=base, **trees["optimizer"])
+  return TrainState(
+    trained=trees["model"], base=trees.get("base"), **trees["optimizer"]
+  )
 
 
 def sft_objective(
@@ -176,7 +179,7 @@ def gradients(
   # dtype, in which it is computed anyway.
   weights = trained
   if base is None:
-    weights = decoder.cast_matrices(trained, objective.compute_dtype)
+    weights = matrices.cast_matrices(trained, objective.compute_dtype)
 
   def loss(weights, micro):
     model = lora.join(base, weights, objective.lora_form)
