@@ -95,7 +95,7 @@ def train(
 ) -> None:
   """Trains the teacher for `steps`; resumes from its checkpoint."""
   cfg = entry.config.sft
-  tx, schedule = make_optimizer(cfg.optimizer, steps)
+  tx, schedule = make_optimizer(cfg.optimizer, steps, teacher.options.offload)
   train_step = step_lib.make_train_step(
     step_lib.sft_objective(teacher.decoder_config, teacher.options),
     tx,

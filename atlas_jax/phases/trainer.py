@@ -48,7 +48,9 @@ def make_grpo_step(
   """
   cfg, temperature = config.grpo, config.episode.teacher_temperature
   model = teacher.decoder_config, teacher.options
-  tx, schedule = make_optimizer(cfg.optimizer, cfg.steps * cfg.epochs)
+  tx, schedule = make_optimizer(
+    cfg.optimizer, cfg.steps * cfg.epochs, teacher.options.offload
+  )
   objective = step_lib.grpo_objective(
     *model,
     cfg,
