@@ -67,10 +67,7 @@ def _start(job: Job) -> Confined:
 
 
 class VerifierPool(contextlib.ExitStack):
-  """Processes that compare, of each kind at most so many at one time.
-
-  They start when they are first needed; close the pool after use.
-  """
+  """Processes that compare, so many of each kind, started when needed."""
 
   def __init__(self, *, processes: int, deadline_s: float):
     super().__init__()
