@@ -47,7 +47,7 @@ def main():
   folder = hub.directory(config.teacher.path, "model")
   architecture = DecoderConfig.from_hf(hf.read_config(folder))
 
-  def check(config):
+  def check(config, **options):
     return preflight.check(
       config,
       architecture,
@@ -55,33 +55,28 @@ def main():
       pathlib.Path(_COMPILERS.value),
       rows=_ROWS.value,
       prompt_tokens=_PROMPT.value,
+      **options,
     )
 
   checked = check(config)
-  print(preflight.table(checked, _TARGET.value))
-  result = checked.as_json()
-  if not checked.fits:
-    result["change"] = _what_fits(preflight, config, check)
+  print(preflight.table(checked))
+  fitting = {}
+  if not checked["fits"]:
+    for change, changed in preflight.alternatives(config):
+      tried = check(changed, to_the_end=False)
+      print(f"{'fits' if tried['fits'] else 'does not fit'}: {change}")
+      if tried["fits"]:
+        fitting[change] = tried["estimated_step"]["seconds"]
+    fastest = min(fitting, key=fitting.get, default=None)
+    print(
+      f"the fastest of these that fits: {fastest} ({fitting[fastest]:.1f} s)"
+      if fitting
+      else "nothing that was tried fits: take more chips, or larger ones"
+    )
   if _JSON.value is not None:
-    pathlib.Path(_JSON.value).write_text(json.dumps(result, indent=1) + "\n")
-  sys.exit(0 if checked.fits else 1)
-
-
-def _what_fits(preflight, config, check) -> str | None:
-  """Changes with which it fits, the fastest of those tried; printed too."""
-  fitting = []
-  for change, changed in preflight.alternatives(config):
-    checked = check(changed)
-    gib = checked.peak_bytes / preflight.GIB
-    print(f"with {change}: {gib:.2f} GiB", flush=True)
-    if checked.fits:
-      fitting.append((checked.seconds, change))
-  if not fitting:
-    print("nothing that was tried fits: take more chips, or larger ones")
-    return None
-  seconds, change = min(fitting)
-  print(f"fits, and is the fastest of these: {change} (est. {seconds:.1f} s)")
-  return change
+    text = json.dumps({**checked, "changes_that_fit": fitting}, indent=1)
+    pathlib.Path(_JSON.value).write_text(text + "\n")
+  sys.exit(0 if checked["fits"] else 1)
 
 
 if __name__ == "__main__":
