@@ -9,10 +9,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from atlas_jax import checkpoint, directory, files, metrics, multihost
+from atlas_jax import (
+  checkpoint,
+  directory,
+  files,
+  metrics,
+  multihost,
+  progress,
+)
 from atlas_jax.config import to_dict
 from atlas_jax.data.packing import PackedBatch
 from atlas_jax.errors import AtlasError
+from atlas_jax.model import lora
 from atlas_jax.phases.entry import PhaseEntry
 from atlas_jax.phases.teacher import Teacher
 from atlas_jax.training import scoring
@@ -46,18 +54,24 @@ def start_or_resume(
     With a reference_dtype a copy of the weights of 2 or 3 is one of the trees;
     in case 1 too it is copied from them, if it is `elsewhere`.
   """
-  copy = functools.partial(scoring.copy_model, dtype=reference_dtype)
+  # What an adapter adds is rounded with its weight, and not before.
+  dtype = "float32" if teacher.options.lora.rank else reference_dtype
+  copy = functools.partial(scoring.copy_model, dtype=dtype)
   if checkpoints.latest() is None:
     trees = step_lib.as_trees(step_lib.init_state(teacher.model, tx))
     if reference_dtype:
       trees["reference"] = copy(trees["model"])
     return 0, trees, {"saved": None, "skipped": 0}
   like = step_lib.as_trees(step_lib.abstract_state(teacher.abstract(), tx))
+  if "reference" not in elsewhere and reference_dtype:
+    like["reference"] = jax.eval_shape(copy, like["model"])
   again = {}
   if elsewhere:
-    again["reference"] = copy(teacher.model)
-  elif reference_dtype:
-    like["reference"] = jax.eval_shape(copy, like["model"])
+    base, first = lora.split(teacher.model)
+    if "reference" in elsewhere:
+      again["reference"] = copy(first)
+    if like.pop("base", None) is not None:
+      again["base"] = base
   return checkpoints.restore(like, again)
 
 
@@ -79,8 +93,8 @@ class TrainingPhase:
     teacher: that it trains.
     steps: that it has.
     tx: the optimizer.
-    reference_dtype: of a copy of the first weights that stays beside them;
-      None: there is none.
+    reference_dtype: of a copy of what is trained, as it is at first, that
+      stays beside it; None: there is none.
 
   Attributes:
     entry: as given.
@@ -103,6 +117,10 @@ class TrainingPhase:
     # A frozen reference is not written again and again.
     frozen = reference_dtype and entry.options.ref_ema_alpha == 0
     self._elsewhere = {"reference": _origin(entry)} if frozen else {}
+    if teacher.options.lora.rank:
+      self._elsewhere["base"] = (
+        f"config.teacher.path={entry.config.teacher.path}"
+      )
     try:
       self.done, trees, beside = start_or_resume(
         self._checkpoints, teacher, tx, reference_dtype, self._elsewhere
@@ -123,9 +141,9 @@ class TrainingPhase:
 
   @contextlib.contextmanager
   def reporting(self):
-    """report(step, numbers, shown): the metrics files and the live line."""
+    """report(step, numbers): the metrics files and the live line."""
     if not multihost.is_lead():
-      yield lambda step, numbers, shown: None
+      yield lambda step, numbers: None
       return
     entry = self.entry
     writer = metrics.Writer(
@@ -135,17 +153,17 @@ class TrainingPhase:
       wandb_project=entry.config.wandb_project,
       config=to_dict(entry.config),
     )
-    progress = metrics.Progress(entry.name, start=self.done, total=self._steps)
+    steps = progress.Steps(entry.name, self._steps)
 
-    def report(step, numbers, shown):
+    def report(step, numbers):
       writer.write(step, numbers)
-      progress.update(step, {k: numbers[k] for k in shown if k in numbers})
+      steps.update(step, numbers)
 
-    try:
+    with (
+      contextlib.closing(writer),
+      progress.shown(steps.line, at_end=True),
+    ):
       yield report
-    finally:
-      progress.close()
-      writer.close()
 
   def check_update(
     self, step: int, numbers: dict[str, float], packed: PackedBatch

@@ -18,7 +18,7 @@ from atlas_jax import sharding
 from atlas_jax.checkpoint import abstract as placed
 from atlas_jax.config import RunConfig
 from atlas_jax.data.packing import PackedBatch
-from atlas_jax.model import hf
+from atlas_jax.model import hf, lora
 from atlas_jax.model.architecture import DecoderConfig
 from atlas_jax.phases.trainer import make_update, most_rows
 from atlas_jax.training import scoring
@@ -83,11 +83,12 @@ def _phase(
     *(jax.ShapeDtypeStruct(shape, dtype, sharding=cut) for dtype in dtypes)
   )
   tx, train = make_update(config, phase, architecture, 10**6)
-  model = hf.abstract(architecture, options.param_dtype)
+  model = lora.abstract(architecture, options)
   state, reference = placed(step_lib.abstract_state(model, tx)), None
   if name == "grpo" and phase.beta > 0:
-    copy = functools.partial(scoring.copy_model, dtype=phase.reference_dtype)
-    reference = placed(jax.eval_shape(copy, state.model))
+    dtype = "float32" if options.lora.rank else phase.reference_dtype
+    copy = functools.partial(scoring.copy_model, dtype=dtype)
+    reference = placed(jax.eval_shape(copy, state.trained))
   kept = tree_bytes((state, reference))
 
   def program(kind, function, argument):
@@ -111,7 +112,7 @@ def _phase(
   model = architecture, options
   if reference is not None:
     score = scoring.make_score_step(*model, temperature=temperature)
-    yield program("score", score, reference)
+    yield program("score", score, lora.join(state.base, reference))
   if phase.epochs > 1 or phase.entropy_share is not None:
     prepare = scoring.make_prepare_step(*model, phase, temperature=temperature)
     yield program("prepare", prepare, state.model)

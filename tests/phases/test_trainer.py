@@ -13,8 +13,15 @@ import pytest
 
 from atlas_jax import sharding, stopping
 from atlas_jax.checkpoint import CheckpointError, Checkpoints
-from atlas_jax.config import GrpoConfig, MeshConfig, OptimizerConfig, RunConfig
+from atlas_jax.config import (
+  GrpoConfig,
+  LoraConfig,
+  MeshConfig,
+  OptimizerConfig,
+  RunConfig,
+)
 from atlas_jax.data import packing
+from atlas_jax.model import lora
 from atlas_jax.phases import grpo
 from atlas_jax.phases.entry import PhaseEntry
 from atlas_jax.phases.trainer import make_grpo_step
@@ -63,11 +70,15 @@ def pack(sequences):
   return packing.pack(sequences, length=32, rows_multiple=2)[0]
 
 
-def _trainer(tmp_path, steps=STEPS, **options) -> Phase:
+def _trainer(tmp_path, steps=STEPS, rank=0, **options) -> Phase:
   """On one device, with the tiny model of the training tests."""
+  model, lora_options = tiny.model(), LoraConfig(rank=rank)
+  if rank:
+    model = lora.join(model, tiny.adapters(rank))
+  teacher_options = dataclasses.replace(tiny.OPTIONS, lora=lora_options)
   config = RunConfig(
     phases=("sft", "grpo"),
-    teacher=tiny.OPTIONS,
+    teacher=teacher_options,
     keep_checkpoints=100,
     grpo=GrpoConfig(
       steps=steps,
@@ -82,12 +93,12 @@ def _trainer(tmp_path, steps=STEPS, **options) -> Phase:
     ),
   )
   teacher = types.SimpleNamespace(
-    model=tiny.model(),
-    options=tiny.OPTIONS,
+    model=model,
+    options=teacher_options,
     decoder_config=tiny.ARCHITECTURE,
     put=packing.split_micro,
     mesh=sharding.make_mesh(MeshConfig(fsdp=1)),
-    abstract=lambda: tiny.model(1),
+    abstract=lambda: jax.eval_shape(lambda: model),
   )
   tx, update = make_grpo_step(config, teacher)
   return Phase(PhaseEntry(config, tmp_path, 1), teacher, tx, update)
@@ -187,10 +198,14 @@ def _steps(tmp_path) -> list[int]:
 
 
 @pytest.mark.parametrize(
-  ("beta", "alpha"), [(0.0, 0.0), (0.1, 0.25), (0.1, 0.0)]
+  ("beta", "alpha", "rank"),
+  [(0.0, 0.0, 0), (0.1, 0.25, 0), (0.1, 0.0, 0), (0.1, 0.25, 2), (0.1, 0.0, 2)],
 )
-def test_a_trainer_that_is_restored_goes_on_to_the_bit(tmp_path, beta, alpha):
+def test_a_trainer_that_is_restored_goes_on_to_the_bit(
+  tmp_path, beta, alpha, rank
+):
   options = {
+    "rank": rank,
     "steps": 5,
     "checkpoint_every": 2,
     "beta": beta,
