@@ -52,11 +52,16 @@ def check(
     PreflightError: an unknown target, or no compiler for it.
   """
   chip, devices = chips.devices(target, compilers)
+  # Packed on this machine, so before a mesh of absent devices is set.
+  batches = {
+    phase: work.largest_batch(config, getattr(config, phase), prompt_tokens)
+    for phase in ("sft", "grpo")
+  }
   found, peak, fits, problem, step = [], 0, True, None, {}
   try:
     for program in programs.compiled(config, architecture, devices, rows):
       phase, kind = program.name.split()
-      batch = work.largest_batch(config, getattr(config, phase), prompt_tokens)
+      batch = batches[phase]
       done = work.done_flops(kind, architecture, batch, config.teacher.remat)
       text = hlo.instructions(program.text)
       sent = hlo.collective_bytes(text)
@@ -104,16 +109,16 @@ def check(
 def alternatives(config: RunConfig) -> Iterator[tuple[str, RunConfig]]:
   """(what to change, the config with it), the least costly ones first.
 
-  Each holds those before it, so the first that fits is likely the fastest.
+  Each holds those before it, so the first that fits is the fastest of them.
   """
   phases = [p for p in ("sft", "grpo") if p in config.phases]
   tree, all_changes = tree_of(config), {}
   for changes in (
-    {f"{p}.rows_per_device": 1 for p in phases},
     {"grpo.reference_dtype": "bfloat16"},
-    {f"{p}.optimizer.grad_dtype": "bfloat16" for p in phases},
+    {f"{p}.rows_per_device": 1 for p in phases},
     {"teacher.remat": "full"},
     {"mesh.context": 2 * config.mesh.context, "mesh.fsdp": -1},
+    {f"{p}.optimizer.grad_dtype": "bfloat16" for p in phases},
     {
       f"{p}.optimizer.{key}": value
       for p in phases

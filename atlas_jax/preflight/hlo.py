@@ -134,13 +134,11 @@ def collective_bytes(found: list[Instruction]) -> Counter:
   times, out = runs(found), Counter()
   for i in found:
     kind = i.operation.removesuffix("-start")
-    if kind in _COLLECTIVES and i.arrays:
-      n, sizes = _group(i.line), [a.bytes for a in i.arrays]
-      # A start makes (operand, result), of which the larger is the whole array;
-      # other tuples are several arrays in one operation.
-      started = i.operation.endswith("-start")
-      whole = max(sizes) if started else sum(sizes)
-      if kind == "reduce-scatter" and not started:
+    if kind in _COLLECTIVES:
+      n, whole = _group(i.line), sum(a.bytes for a in i.arrays)
+      if i.operation in ("all-gather-start", "reduce-scatter-start"):
+        whole *= n / (n + 1)  # made are parts and whole arrays
+      elif kind == "reduce-scatter":
         whole *= n
       passes = 2 if kind == "all-reduce" else 1
       out[kind] += int(passes * whole * (n - 1) / n * times[i.computation])

@@ -76,6 +76,16 @@ def test_groups_of_four_in_every_spelling(groups):
   assert hlo.collective_bytes(found)["all-reduce"] == 2 * (8 * 4 * 4) * 3 // 4
 
 
+def test_operations_that_start_name_operands_too():
+  gather = "(bf16[8,4], bf16[32,4]) all-gather-start"
+  several = "((f32[4,4], f32[4,4]), (f32[1,4], f32[1,4])) reduce-scatter-start"
+  text = KNOWN.replace("bf16[32,4] all-gather", gather)
+  text = text.replace("f32[2,4] reduce-scatter", several)
+  found = hlo.collective_bytes(hlo.instructions(text))
+  assert found["all-gather"] == 36 * 32 * 4 * 2 * 3 // 4
+  assert found["reduce-scatter"] == 36 * 2 * (4 * 4 * 4) * 3 // 4
+
+
 def test_the_largest_array_and_its_source_line():
   found = hlo.instructions(KNOWN)
   assert hlo.largest(found, 1) == [(65536, "f32[1024,16]", "model/b.py:7")]
