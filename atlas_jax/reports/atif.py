@@ -10,8 +10,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import atlas_jax
-from atlas_jax import directory
-from atlas_jax.reports import reading
+from atlas_jax import config_tree, directory
 from atlas_jax.reports.reading import RunFiles
 
 SCHEMA = "ATIF-v1.4"
@@ -19,7 +18,7 @@ SCHEMA = "ATIF-v1.4"
 
 def _models(config: Mapping) -> dict[str, str]:
   """role -> its model, of a run that trains or one that optimises."""
-  flat = dict(reading.flat(config))
+  flat = dict(config_tree.flat(config))
   return {
     role: str(flat[key])
     for role in ("student", "teacher")
