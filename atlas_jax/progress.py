@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from atlas_jax.terminal import live_line
+from atlas_jax.terminal import show_live
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def shown(text: Callable[[], str], *, at_end: bool = False):
   def tick():
     due = time.monotonic() + LOG_EVERY_S
     while not over.wait(DRAW_EVERY_S):
-      live_line.show(text())
+      show_live(text())
       if time.monotonic() >= due:
         due += LOG_EVERY_S
         keep()
@@ -62,7 +62,7 @@ def shown(text: Callable[[], str], *, at_end: bool = False):
   finally:
     over.set()
     ticker.join()
-    live_line.show("")
+    show_live("")
     if at_end:
       keep()
 

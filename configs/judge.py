@@ -21,9 +21,9 @@ import re
 import sqlite3
 import time
 
-from atlas_jax.online.litellm_calls import LiteLlmCalls
-from atlas_jax.online.replies import ChatRequest
-from atlas_jax.online.retrying import Answer, CallFailed, pause_s
+from atlas_jax.online.calls.litellm_calls import LiteLlmCalls
+from atlas_jax.online.calls.replies import ChatRequest
+from atlas_jax.online.calls.retrying import Answer, CallFailed, pause_s
 from atlas_jax.serving.events import EventLoop
 from atlas_jax.serving.http import MOST_BYTES
 

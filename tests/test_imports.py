@@ -86,7 +86,7 @@ MAY_READ_ENVIRONMENT = (
   # It hands its whole environment on to the server that it watches.
   "atlas_jax.serving.supervisor",
   # It sets what LiteLLM reads while it is imported.
-  "atlas_jax.online.litellm_calls",
+  "atlas_jax.online.calls.litellm_calls",
 )
 TOP_LEVEL = {
   *("atlas_jax", "configs", "launchers", "third_party", "tests", ".ci"),

@@ -5,12 +5,12 @@ import types
 
 import pytest
 
-from atlas_jax.online import local_servers
-from atlas_jax.online.model_config import ChatModelConfig
-from atlas_jax.online.models import open_model
-from atlas_jax.online.record import Record
-from atlas_jax.online.replies import ChatRequest
-from atlas_jax.online.spend import Caps
+from atlas_jax.online.calls.model_config import ChatModelConfig
+from atlas_jax.online.calls.models import open_model
+from atlas_jax.online.calls.record import Record
+from atlas_jax.online.calls.replies import ChatRequest
+from atlas_jax.online.calls.spend import Caps
+from atlas_jax.online.search import local_servers
 from atlas_jax.serving import http
 from atlas_jax.serving.client import ServerDown
 from atlas_jax.serving.events import EventLoop

@@ -9,15 +9,15 @@ import pytest
 from aiohttp import web
 
 from atlas_jax.config import ConfigError
-from atlas_jax.online.proxy.config import (
+from atlas_jax.online.calls.replies import ChatRequest
+from atlas_jax.online.calls.url_calls import UrlCalls
+from atlas_jax.online.production.proxy.config import (
   ChatServerConfig,
   Keys,
   ProxyConfig,
   UpstreamConfig,
   read_keys,
 )
-from atlas_jax.online.replies import ChatRequest
-from atlas_jax.online.url_calls import UrlCalls
 from tests.online.proxied import (
   ASK,
   application,

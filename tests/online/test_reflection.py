@@ -2,12 +2,12 @@
 
 import pytest
 
-from atlas_jax.online.reflection import (
+from atlas_jax.online.calls.replies import BudgetSpent, Reply
+from atlas_jax.online.calls.retrying import ModelRefused
+from atlas_jax.online.search.reflection import (
   Refusal,
   read_proposal,
 )
-from atlas_jax.online.replies import BudgetSpent, Reply
-from atlas_jax.online.retrying import ModelRefused
 from tests.online.scripted_reflection import (
   GOOD,
   NOW,

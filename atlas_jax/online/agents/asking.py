@@ -21,11 +21,11 @@ from typing import Protocol
 import regex
 
 from atlas_jax import retries
-from atlas_jax.online import retrying, threads, told_errors
 from atlas_jax.online.agents import paths
 from atlas_jax.online.agents.credentials import Credentials
-from atlas_jax.online.chat_json import is_unicode, judged, used
-from atlas_jax.online.replies import Reply
+from atlas_jax.online.calls import retrying, threads, told_errors
+from atlas_jax.online.calls.chat_json import is_unicode, judged, used
+from atlas_jax.online.calls.replies import Reply
 from atlas_jax.scrubbing import error_line
 from atlas_jax.serving.http import TooLarge
 
