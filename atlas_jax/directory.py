@@ -178,7 +178,7 @@ def logging_to(workdir: pathlib.Path):
   path.parent.mkdir(exist_ok=True)
   with path.open("a", encoding="utf-8") as file:
     handler = logging.StreamHandler(terminal.Printable(file))
-    form = "%(asctime)s %(levelname)s %(module)s: %(message)s"
+    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
     handler.setFormatter(logging.Formatter(form))
     logging.root.addHandler(handler)
     try:

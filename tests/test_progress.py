@@ -168,13 +168,13 @@ def test_the_log_of_a_run_has_what_the_console_leaves_out(
   assert "sent" not in stream.getvalue() and "phase" in stream.getvalue()
   lines = (tmp_path / "logs" / "run.log").read_text().splitlines()
   ends = [
-    r"DEBUG test_progress: sent \x1b weights",
-    "INFO test_progress: phase",
+    r"DEBUG atlas_jax.serving: sent \x1b weights",
+    "INFO atlas_jax.serving: phase",
   ]
   assert [a.endswith(b) for a, b in zip(lines, ends, strict=False)] == [
     True
   ] * 2
-  assert lines[2].endswith("DEBUG directory: ended by KeyError: 'x'")
+  assert lines[2].endswith("DEBUG atlas_jax.directory: ended by KeyError: 'x'")
 
 
 def test_a_run_says_where_its_results_lie(tmp_path):

@@ -82,7 +82,10 @@ def test_the_page_draws_a_curve_a_row_with_a_band_over_its_seeds(workdir, rows):
   page = (workdir / "index.html").read_text()
   figures = page.split("<figure>")[1:]
   titles = [re.findall(r">([A-Z][^<]*)</text>", svg)[-1] for svg in figures]
-  assert titles == ["Accuracy, taught", "KL"]  # what the runs have logged
+  # What the runs have logged.
+  assert titles == [
+    *("Accuracy on training problems: accuracy_taught", "KL: kl")
+  ]
   for name in NAMES:
     assert f">{name}</text>" in figures[0]
   # "lost" has one finished seed, and so no band.
