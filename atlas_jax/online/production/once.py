@@ -7,9 +7,8 @@ new one.
 import logging
 from collections.abc import Coroutine
 
-from atlas_jax.online.calls.chat_json import judged
-from atlas_jax.online.calls.replies import Reply
-from atlas_jax.online.calls.retrying import Answer, CallFailed
+from atlas_jax.online.calls.calls import Answer, CallFailed, Reply
+from atlas_jax.online.calls.chat_json import judge
 from atlas_jax.serving import http
 
 log = logging.getLogger(__name__)
@@ -65,7 +64,7 @@ async def reply_of(
       "prompt_tokens": answer.prompt_tokens,
       "completion_tokens": answer.completion_tokens,
     }
-    status = judged(answer, 0, accept_cut=True)
+    status = judge(answer, 0, accept_cut=True)
     return Reply(status, text=answer.text or "", **tokens)
   except CallFailed as failed:
     complain(failed)

@@ -23,8 +23,12 @@ from dataclasses import dataclass
 from atlas_jax.config import PromptsConfig
 from atlas_jax.episode_config import EpisodeConfig, TeachConfig
 from atlas_jax.errors import AtlasError
-from atlas_jax.online.calls.replies import Agent, BudgetSpent, ChatModel
-from atlas_jax.online.calls.retrying import ModelRefused
+from atlas_jax.online.calls.calls import (
+  Agent,
+  BudgetSpent,
+  ChatModel,
+  ModelRefused,
+)
 from atlas_jax.online.calls.speakers import AgentSpeaker, ModelSpeaker
 from atlas_jax.online.calls.url_calls import Wording
 from atlas_jax.online.production.outcomes import (

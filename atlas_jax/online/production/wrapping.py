@@ -7,7 +7,7 @@ from atlas_jax import addresses
 from atlas_jax.config import ConfigError
 from atlas_jax.online.agents.python import InThisProcess
 from atlas_jax.online.calls import variables
-from atlas_jax.online.calls.replies import Agent, ChatModel, ChatRequest, Reply
+from atlas_jax.online.calls.calls import Agent, ChatModel, Reply, Request
 from atlas_jax.online.calls.url_calls import UrlCalls, Wording
 from atlas_jax.online.production.once import Complaints, reply_of
 from atlas_jax.scrubbing import answer_scrubber, error_line
@@ -100,7 +100,7 @@ class _AskedOnce:
       address="teacher, its address and the name of its model",
     )
 
-  async def chat(self, request: ChatRequest) -> Reply:
+  async def chat(self, request: Request) -> Reply:
     reply = await reply_of(self._calls.send(request), self._complain)
     text = None if reply.text is None else self._hide(reply.text)
     return dataclasses.replace(reply, text=text)
