@@ -26,6 +26,7 @@ LAYERS = (
     "atlas_jax.config_tree",
     "atlas_jax.loss_options",
     "atlas_jax.server_config",
+    "atlas_jax.teacher_config",
     "atlas_jax.episode_config",
     "atlas_jax.teaching.prompts",
     "atlas_jax.stopping",

@@ -271,7 +271,7 @@ def finish_step(phase: TrainingPhase, step: int, state: Callable) -> None:
   follows = cfg.ref_ema_alpha > 0 and step % cfg.ref_ema_every == 0
   if phase.reference is not None and follows:
     phase.reference = ema_update(
-      phase.reference, phase.state.model, cfg.ref_ema_alpha
+      phase.reference, phase.state.trained, cfg.ref_ema_alpha
     )
   if phase.is_due(step):
     phase.save(step, state)
