@@ -66,8 +66,9 @@ class Job:
   base: str = ""  # the base of the rows, as JSON
 
   def identity(self) -> str:
-    """What decides the results of the run."""
-    return json.dumps([self.launcher, self.config, self.flags, self.base])
+    """What decides the results of the run, wherever its file lies."""
+    name = pathlib.PurePath(self.config).name
+    return json.dumps([self.launcher, name, self.flags, self.base])
 
 
 @dataclass(frozen=True)
