@@ -49,11 +49,14 @@ def shown(text: Callable[[], str], *, at_end: bool = False):
 
   def tick():
     due = time.monotonic() + LOG_EVERY_S
-    while not over.wait(DRAW_EVERY_S):
-      show_live(text())
-      if time.monotonic() >= due:
-        due += LOG_EVERY_S
-        keep()
+    try:
+      while not over.wait(DRAW_EVERY_S):
+        show_live(text())
+        if time.monotonic() >= due:
+          due += LOG_EVERY_S
+          keep()
+    finally:  # here: a signal may end the wait for this thread
+      show_live("")
 
   ticker = threading.Thread(target=tick, name="progress", daemon=True)
   ticker.start()
@@ -62,7 +65,6 @@ def shown(text: Callable[[], str], *, at_end: bool = False):
   finally:
     over.set()
     ticker.join()
-    show_live("")
     if at_end:
       keep()
 
