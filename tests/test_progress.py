@@ -153,11 +153,10 @@ def test_the_log_of_a_run_has_what_the_console_leaves_out(tmp_path):
 
 
 def test_a_run_says_where_its_results_lie(tmp_path):
-  assert directory.results(tmp_path) == ""
   (tmp_path / "export").mkdir()
   (tmp_path / "metrics.jsonl").touch()
   assert directory.results(tmp_path) == (
-    f"model    {tmp_path}/export\nmetrics  {tmp_path}/metrics.jsonl"
+    f"results:\n  {tmp_path}/export\n  {tmp_path}/metrics.jsonl"
   )
 
 

@@ -8,10 +8,8 @@ from tests.screens import launched, seen
 
 
 def ends(workdir) -> list[str]:
-  return [
-    *(f"model    {workdir}/export", f"metrics  {workdir}/metrics.jsonl"),
-    *(f"log      {workdir}/logs/run.log", ""),
-  ]
+  names = ("export", "metrics.jsonl", "logs/run.log")
+  return ["results:", *(f"  {workdir}/{name}" for name in names), ""]
 
 
 def test_a_run_on_a_terminal(whole):
@@ -20,10 +18,10 @@ def test_a_run_on_a_terminal(whole):
   drawn = re.findall(r"\r\x1b\[K(0_sft \d/6[^\r\n]*)\r", written)
   assert drawn and all(" | loss " in line for line in drawn)
   lines = seen(written)
-  assert lines[-4:] == ends(whole)
+  assert lines[-5:] == ends(whole)
   # Each line of the log begins with a clock: nothing is glued to another.
-  log = [line[9:] for line in lines[:-4] if re.match(r"\d\d:\d\d:\d\d ", line)]
-  assert log == [line[9:] for line in lines[:-4]]
+  log = [line[9:] for line in lines[:-5] if re.match(r"\d\d:\d\d:\d\d ", line)]
+  assert log == [line[9:] for line in lines[:-5]]
   (last,) = [line for line in log if line.startswith("0_sft 6/6 | took 0:")]
   order = ["phase sft (1 of 2)", last, "phase export (2 of 2)"]
   assert [line for line in log if line in order] == order
@@ -35,7 +33,7 @@ def test_a_run_that_goes_on_in_a_file(model, whole):
     small_sft.run(model, whole)
   text = stream.getvalue()
   assert not set(text) & {"\r", "\x1b"}
-  assert text.splitlines()[-3:] == ends(whole)[:3]
+  assert text.splitlines()[-4:] == ends(whole)[:4]
   assert "0_sft continues from step 6 of 6" in text
   log = (whole / "logs" / "run.log").read_text()
   assert "INFO atlas_jax.phases.training_phase: 0_sft continues" in log
