@@ -31,6 +31,10 @@ SHOWN = {
 }
 
 
+# The lines that are open; the innermost is drawn.
+_open: list[Callable[[], str]] = []
+
+
 @contextlib.contextmanager
 def shown(text: Callable[[], str], *, at_end: bool = False):
   """Shows text() while the context is open.
@@ -51,13 +55,15 @@ def shown(text: Callable[[], str], *, at_end: bool = False):
     due = time.monotonic() + LOG_EVERY_S
     try:
       while not over.wait(DRAW_EVERY_S):
-        show_live(text())
+        if _open[-1] is text:
+          show_live(text())
         if time.monotonic() >= due:
           due += LOG_EVERY_S
           keep()
     finally:  # here: a signal may end the wait for this thread
       show_live("")
 
+  _open.append(text)
   ticker = threading.Thread(target=tick, name="progress", daemon=True)
   ticker.start()
   try:
@@ -65,6 +71,7 @@ def shown(text: Callable[[], str], *, at_end: bool = False):
   finally:
     over.set()
     ticker.join()
+    _open.remove(text)
     if at_end:
       keep()
 

@@ -110,6 +110,24 @@ def test_on_a_terminal_the_line_is_redrawn_below_what_stays(quick):
   assert len(drawn) > 1 and {len(line) for line in drawn} == {39}
 
 
+def test_a_line_within_another_is_drawn_alone(quick):
+  screen = Screen()
+  with (
+    os.fdopen(os.dup(screen.fd), "w") as stream,
+    launched(stream),
+    progress.shown(lambda: "outer"),
+  ):
+    assert wait(lambda: "outer" in screen.text)
+    with progress.shown(lambda: "inner"):
+      assert wait(lambda: "inner" in screen.text)
+      begun = len(screen.text)
+      assert wait(lambda: screen.text[begun:].count("inner") > 5)
+      drawn = screen.text[begun:]
+    assert wait(lambda: screen.text.endswith("outer\r"))
+  assert "Kouter" not in drawn
+  assert seen(screen.close())[-1] == ""
+
+
 def test_in_a_file_there_is_no_live_line_and_no_control_character(quick):
   stream = io.StringIO()
   with launched(stream):
