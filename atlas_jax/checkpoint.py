@@ -15,7 +15,7 @@ import logging
 import os
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -105,8 +105,20 @@ def _files(folder: epath.Path) -> dict[str, list[int]]:
   return out
 
 
+class _Newest(NamedTuple):
+  """Orbax's policy: which checkpoints stay."""
+
+  checkpoints: "Checkpoints"
+  keep: int
+
+  def should_preserve(self, checkpoints, *, context) -> list[bool]:
+    steps = [checkpoint.step for checkpoint in checkpoints]
+    kept = {*sorted(steps)[-self.keep :], self.checkpoints.best}
+    return [step in kept for step in steps]
+
+
 class Checkpoints:
-  """The checkpoints of one directory; the newest `keep` stay.
+  """The checkpoints of one directory; the newest `keep`, and `best`, stay.
 
   Use it as a context manager, or call `close`.
   """
@@ -116,12 +128,13 @@ class Checkpoints:
   ):
     remote = "://" in str(folder)
     self._directory = epath.Path(folder if remote else os.path.abspath(folder))
+    self.best: int | None = None  # a step that stays among older ones
     self._damaged: list[int] = []  # the newer ones
     self._content: dict = {}  # of the step that is being saved
     self._manager = ocp.CheckpointManager(
       self._directory,
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=keep,
+        preservation_policy=_Newest(self, keep),
         create=True,
         enable_async_checkpointing=True,
         async_options=ocp.AsyncOptions(
@@ -135,6 +148,9 @@ class Checkpoints:
 
   def __exit__(self, *_):
     self.close()
+
+  def __contains__(self, step: int) -> bool:
+    return step in self._manager.all_steps()
 
   def latest(self) -> int | None:
     """The newest complete step that is not known to be damaged, or None."""
@@ -186,18 +202,23 @@ class Checkpoints:
       text = json.dumps({**self._content, "files": _files(place)})
       (place / _CONTENT).write_text(f"{zlib.crc32(text.encode())} {text}")
 
-  def restore(self, like: Mapping[str, Any]) -> tuple[int, dict, dict]:
-    """(step, trees, extra) of the newest checkpoint that is whole.
+  def restore(
+    self, like: Mapping[str, Any], step: int | None = None
+  ) -> tuple[int, dict, dict]:
+    """(step, trees, extra) of the newest checkpoint that is whole, or of one.
 
     Args:
       like: name -> tree whose shapes, dtypes and shardings the arrays get
         (abstract or not). Trees that are not named are not read.
+      step: to read; None: the newest.
 
     Raises:
       CheckpointError: none, or another tree, shape or dtype (the text names
         the first arrays that differ); or all are damaged.
     """
     self._manager.wait_until_finished()
+    if step is not None:
+      return step, *self._read(step, like)
     # The lead's: another host may see an older state of a shared disk.
     steps = sorted(multihost.broadcast_json(list(self._manager.all_steps())))
     if not steps:

@@ -27,6 +27,7 @@ LAYERS = (
     "atlas_jax.loss_options",
     "atlas_jax.server_config",
     "atlas_jax.episode_config",
+    "atlas_jax.evaluate_config",
     "atlas_jax.teaching.prompts",
     "atlas_jax.stopping",
     "atlas_jax.checkpoint",

@@ -1,12 +1,12 @@
-"""Evaluation on held-out problems: alone, constant teachings, the teacher.
+"""Evaluation on held-out problems: alone, constant teachings, teachers.
 
-All arms answer the same problems. Arms that do not depend on the teacher
-(alone and the constants) are sampled once a run. Every evaluation's table
-holds the teachers of the evaluations before it, so one run shows what each of
-its phases brought.
+All arms answer the same problems. Arms that do not depend on the run's teacher
+(alone, the constants, teachers of other runs) are sampled once a run. Every
+evaluation's table holds the teachers of the evaluations before it, so one run
+shows what each of its phases brought.
 
   report/INDEX_evaluate.json   arms of this evaluation (reports/tables.py)
-  report/INDEX_evaluate.md     the table
+  report/INDEX_evaluate.md     the tables, one a student
   report/alone_versus_taught.png, report/learning_curve.png
   report/index.html            all of it in one page, and every episode
   report/arms/ARM.json         outcomes an arm, for the pairing
@@ -18,36 +18,24 @@ import json
 import logging
 import pathlib
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from atlas_jax import directory, files, metrics, multihost
-from atlas_jax.config import Phase, RunConfig
-from atlas_jax.confined import NoAnswer
-from atlas_jax.data import splits
+from atlas_jax.config import EvaluateConfig, Phase
 from atlas_jax.data.problems import Problem
+from atlas_jax.phases import arms
+from atlas_jax.phases.arms import Arm
 from atlas_jax.phases.entry import PhaseEntry
+from atlas_jax.phases.guests import Guests
 from atlas_jax.phases.servers import Servers
+from atlas_jax.phases.teacher import Teacher
 from atlas_jax.reports import page, plots, reading, tables
 from atlas_jax.teaching import statistics, transcripts
 from atlas_jax.teaching.answers import AnswerChecker
-from atlas_jax.teaching.arms import run_arm
 from atlas_jax.teaching.prompts import Prompts
-from atlas_jax.teaching.statistics import Outcome
+from atlas_jax.teaching.statistics import ArmResult, Outcome
 
 log = logging.getLogger(__name__)
-
-
-def chosen_problems(config: RunConfig, held: splits.Splits) -> list[Problem]:
-  """config.evaluate.problems of the split.
-
-  Raises:
-    DataError: it is empty.
-  """
-  c = config.evaluate
-  return splits.sample(
-    held, c.split, c.problems, source=config.data.source, seed=config.seed
-  )
 
 
 def teacher_name(before: Sequence[Phase]) -> str:
@@ -60,124 +48,122 @@ def teacher_name(before: Sequence[Phase]) -> str:
 
 
 class Arms:
-  """Outcomes of every arm of the run, kept in report/arms."""
+  """The arms of an evaluation, in the order of its table.
+
+  Attributes:
+    alone, constants, of_others: the same in every evaluation of the run.
+    own: by the name of the evaluation, up to this one: its teacher's arms,
+      the one with the run's prompts last.
+    guests: who else is there.
+  """
 
   def __init__(
     self,
     entry: PhaseEntry,
-    *,
-    servers: Servers,
+    teacher: Teacher,
     prompts: Prompts,
-    problems: list[Problem],
-    checker: AnswerChecker,
+    guests: Guests,
   ):
-    self._config, self._servers, self._prompts = entry.config, servers, prompts
-    self._problems, self._checker = problems, checker
+    self.guests = guests
+    self.alone = Arm("alone", reading.ALONE, prompts)
+    self.constants = [
+      Arm(f"constant_{i}", f'constant "{text}"', prompts, constant=text)
+      for i, text in enumerate(entry.config.evaluate.constant_teachings)
+    ]
+    self.of_others = [
+      Arm(f"teacher_{i}", f"teacher of {name}", words, other)
+      for i, (name, other, words) in enumerate(guests.teachers)
+    ]
+    self.own = {}
+    for at in entry.entries("evaluate"):
+      title = teacher_name(entry.config.phases[: at.index])
+      evolved = [
+        Arm(f"{at.name}_prompts_{i}", f"{title}, {name}", words, teacher)
+        for i, (name, words) in enumerate(guests.prompts)
+      ]
+      last = Arm(at.name, title, prompts, teacher)
+      self.own[at.name] = [*evolved, last]
+
+  def of_students(self, own: Sequence[Arm]) -> Iterator[tuple[str, list[Arm]]]:
+    """(name, arms) of each student that the run's teacher never met."""
+    for i, student in enumerate(self.guests.students):
+      shown = [self.alone, *self.of_others, *own]
+      yield student.name, [arm.of(i, student) for arm in shown]
+
+
+class Kept:
+  """Outcomes of the arms of a run, in report/arms."""
+
+  def __init__(self, entry: PhaseEntry):
     self._directory = entry.workdir / "report" / "arms"
-    self._episodes = entry.episodes
+    self._entry = entry
 
-  def _path(self, key: str) -> pathlib.Path:
-    return self._directory / f"{key}.json"
+  def _path(self, arm: Arm) -> pathlib.Path:
+    return self._directory / f"{arm.key}.json"
 
-  def sample(
-    self, key: str, title: str, *, constant=None, teacher: bool = False
-  ) -> None:
-    """Samples and judges an arm unless it is there already. A collective."""
-    if multihost.broadcast_json(self._path(key).exists()):
+  def sample(self, arm: Arm, problems: Sequence[Problem], **given) -> None:
+    """Samples an arm, unless it is there already. A collective."""
+    if multihost.broadcast_json(self._path(arm).exists()):
       return
-    c, servers = self._config, self._servers
-    episode = dataclasses.replace(
-      c.episode,
-      teacher_temperature=c.evaluate.teacher_temperature,
-      student_temperature=c.evaluate.student_temperature,
+    config = self._entry.config
+    samples = config.evaluate.samples
+    found = arms.sample(arm, problems, config=config, samples=samples, **given)
+    multihost.call_on_lead(lambda: self._keep(arm, found))
+
+  def _keep(self, arm: Arm, found: arms.Sampled) -> None:
+    # A run that was killed here before left the arm's lines.
+    others = metrics.read_jsonl(self._entry.episodes)
+    lines = [line for line in others if line["arm"] != arm.title]
+    student = arm.student and arm.student.name
+    lines += [
+      transcripts.attempt_json(arm.title, student, a, v, o.leaked)
+      for a, v, o in zip(
+        found.attempts, found.verdicts, found.outcomes, strict=True
+      )
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    directory.write_whole(self._entry.episodes, text)
+    directory.write_json(
+      self._path(arm),
+      {
+        "title": arm.title,
+        "wall_seconds": found.seconds,
+        "outcomes": [dataclasses.asdict(o) for o in found.outcomes],
+      },
     )
 
-    def ask():
-      teacher_role, student = servers.roles()
-      return servers.ask(
-        run_arm(
-          self._problems,
-          student=student,
-          prompts=self._prompts,
-          config=episode,
-          samples=c.evaluate.samples,
-          seed=c.seed,
-          teacher=teacher_role if teacher else None,
-          constant=constant,
-        )
-      )
-
-    begin = time.perf_counter()
-    attempts = servers.call(ask)
-    seconds = time.perf_counter() - begin
-
-    def keep():
-      outcomes, verdicts = statistics.judge(attempts, self._checker)
-      if all(verdict.score is None for verdict in verdicts):
-        raise NoAnswer(
-          f"{title}: no verdict on any of {len(verdicts)} responses; the last"
-          f" failure: {self._checker.failure}"
-        )
-      # A run that was killed here before left the arm's lines.
-      others = metrics.read_jsonl(self._episodes)
-      lines = [line for line in others if line["arm"] != title]
-      lines += [
-        transcripts.attempt_json(title, a, v, o.leaked)
-        for a, v, o in zip(attempts, verdicts, outcomes, strict=True)
-      ]
-      text = "".join(json.dumps(line) + "\n" for line in lines)
-      directory.write_whole(self._episodes, text)
-      directory.write_json(
-        self._path(key),
-        {
-          "title": title,
-          "wall_seconds": seconds,
-          "outcomes": [dataclasses.asdict(o) for o in outcomes],
-        },
-      )
-      log.info("%s: %d attempts in %.1f s", title, len(attempts), seconds)
-
-    multihost.call_on_lead(keep)
-
-  def read(self, key: str) -> tuple[str, list[Outcome]]:
-    saved = files.read_json(self._path(key))
-    return saved["title"], [Outcome(**o) for o in saved["outcomes"]]
+  def read(self, arm: Arm) -> list[Outcome]:
+    saved = files.read_json(self._path(arm))
+    return [Outcome(**o) for o in saved["outcomes"]]
 
 
 def evaluate(
   entry: PhaseEntry,
   *,
+  teacher: Teacher,
   servers: Servers,
   prompts: Prompts,
+  guests: Guests,
   problems: list[Problem],
 ) -> None:
   """Samples every arm, writes the report, prints the table."""
-  config, c = entry.config, entry.config.evaluate
   report = entry.workdir / "report" / f"{entry.name}.json"
   if multihost.broadcast_json(report.exists()):
     log.info("%s is there already", report)
     multihost.call_on_lead(lambda: _write_page(report))
     return
   servers.publish()
-  constants = [
-    (f"constant_{i}", f'constant "{text}"', text)
-    for i, text in enumerate(c.constant_teachings)
-  ]
-  with AnswerChecker(data=config.data) as checker:
-    arms = Arms(
-      entry,
-      servers=servers,
-      prompts=prompts,
-      problems=problems,
-      checker=checker,
-    )
-    arms.sample("alone", "student alone")
-    for key, title, text in constants:
-      arms.sample(key, title, constant=text)
-    before = config.phases[: entry.index]
-    arms.sample(entry.name, teacher_name(before), teacher=True)
-  keys = [k for k, _, _ in constants]
-  multihost.call_on_lead(lambda: _report(entry, arms, keys))
+  every, kept = Arms(entry, teacher, prompts, guests), Kept(entry)
+  own = every.own[entry.name]
+  wanted = [every.alone, *every.constants, *every.of_others, *own]
+  for _, of_student in every.of_students(own):
+    wanted += of_student
+  with AnswerChecker(data=entry.config.data) as checker:
+    for arm in wanted:
+      kept.sample(arm, problems, servers=servers, checker=checker)
+      for _, other, _ in guests.teachers:
+        other.forget()
+  multihost.call_on_lead(lambda: _report(entry, every, kept))
 
 
 def _write_page(evaluation: pathlib.Path) -> None:
@@ -188,36 +174,54 @@ def _write_page(evaluation: pathlib.Path) -> None:
   page.write(reading.read(evaluation.parent.parent), path)
 
 
-def _report(entry: PhaseEntry, arms: Arms, constants: list[str]) -> None:
-  c = entry.config.evaluate
-  _, alone = arms.read("alone")
-
-  def result(key):
-    title, outcomes = arms.read(key)
-    return statistics.arm_result(
-      title,
-      outcomes,
-      alone=None if key == "alone" else alone,
+def _results(
+  c: EvaluateConfig, seed: int, kept: Kept, of_student: Sequence[Arm]
+) -> list[ArmResult]:
+  """The numbers of a student's arms, the one that is alone first."""
+  alone = kept.read(of_student[0])
+  return [
+    statistics.arm_result(
+      arm.title,
+      kept.read(arm),
+      alone=alone if i else None,
       resamples=c.bootstrap_resamples,
-      seed=entry.config.seed,
+      seed=seed,
     )
+    for i, arm in enumerate(of_student)
+  ]
 
-  of_constants = [result(key) for key in constants]
-  shown = [result("alone")]
+
+def _report(entry: PhaseEntry, every: Arms, kept: Kept) -> None:
+  c, seed = entry.config.evaluate, entry.config.seed
+  own = [arm for of_evaluation in every.own.values() for arm in of_evaluation]
+  taught = [*every.of_others, *own]
+  shown = [every.alone, *every.constants, *taught]
+  alone, *others = _results(c, seed, kept, shown)
+  of_constants = others[: len(every.constants)]
+  best = []
   if of_constants:
-    best = max(of_constants, key=lambda r: r.accuracy)
-    shown.append(dataclasses.replace(best, name=f"best {best.name}"))
-  teachers = entry.names("evaluate")
-  shown += [result(key) for key in teachers]
+    found = max(of_constants, key=lambda r: r.accuracy)
+    best = [dataclasses.replace(found, name=f"best {found.name}")]
+  results = [alone, *best, *others[len(every.constants) :]]
+  before = kept.read(every.alone)
   evaluation = {
-    "problems": len({o.problem_id for o in alone}),
+    "problems": len({o.problem_id for o in before}),
     "split": c.split,
-    "arms": [dataclasses.asdict(r) for r in shown],
+    "judge": entry.config.data.verifier,
+    "arms": [dataclasses.asdict(r) for r in results],
     "constants": [dataclasses.asdict(r) for r in of_constants],
     "kinds": {
-      title: statistics.by_kind(outcomes, alone)
-      for title, outcomes in map(arms.read, teachers)
+      arm.title: statistics.by_kind(kept.read(arm), before) for arm in taught
     },
+    "students": [
+      {
+        "name": name,
+        "arms": [
+          dataclasses.asdict(r) for r in _results(c, seed, kept, of_student)
+        ],
+      }
+      for name, of_student in every.of_students(own)
+    ],
   }
   folder = entry.workdir / "report"
   directory.write_whole(

@@ -6,6 +6,7 @@ this file:
 
   sample_batch   problems -> episodes -> scores
   _steps         -> packed rows -> train step -> published weights
+                 -> now and then, validation problems
 
 With config.grpo.max_staleness = n the batches of the next n steps are sampled
 while a step trains (ahead.py): the batch of step k comes from the weights
@@ -28,6 +29,7 @@ from atlas_jax.config import GrpoConfig, RunConfig
 from atlas_jax.data.problems import Problem, ProblemStream
 from atlas_jax.errors import AtlasError
 from atlas_jax.phases.ahead import AheadQueue
+from atlas_jax.phases.arms import Validation
 from atlas_jax.phases.entry import PhaseEntry
 from atlas_jax.phases.rollouts import (
   flat_groups,
@@ -50,7 +52,7 @@ log = logging.getLogger(__name__)
 
 SHOWN = (
   *("reward_mean", "accuracy_alone", "accuracy_taught"),
-  "tokens_per_second",
+  *("tokens_per_second", "validation_accuracy_taught"),
 )
 
 
@@ -163,6 +165,7 @@ def train(
   servers: Servers,
   prompts: Prompts,
   problems: Sequence[Problem],
+  validation: Sequence[Problem] = (),
 ) -> None:
   """Trains the teacher for config.grpo.steps; resumes from its checkpoint."""
   config, cfg = entry.config, entry.config.grpo
@@ -174,15 +177,19 @@ def train(
     stack.callback(phase.close)
     teacher.advance(phase.state.model, phase.done)
     if phase.done == cfg.steps:
+      phase.leave_best(teacher)
       return
     servers.publish()
+    checker = stack.enter_context(AnswerChecker(data=config.data))
+    given = {"servers": servers, "prompts": prompts, "checker": checker}
+    look = Validation(config, teacher, problems=validation, **given)
     stream = ProblemStream(problems, seed=config.seed)
     sample = functools.partial(
       sample_batch,
       config=config,
       prompts=prompts,
       ask=servers.ask,
-      checker=stack.enter_context(AnswerChecker(data=config.data)),
+      checker=checker,
       stream=stream,
       baselines={},
     )
@@ -190,10 +197,11 @@ def train(
     stack.callback(batches.close)
     report = stack.enter_context(phase.reporting())
     stack.enter_context(stopping.held())
-    _steps(phase, train_step, teacher, servers, batches, report)
+    _steps(phase, train_step, teacher, servers, batches, look, report)
+    phase.leave_best(teacher)
 
 
-def _steps(phase, train_step, teacher, servers, batches, report) -> None:
+def _steps(phase, train_step, teacher, servers, batches, look, report) -> None:
   """The steps that are left."""
   entry, flat_steps = phase.entry, 0
   cfg = entry.config.grpo
@@ -250,6 +258,8 @@ def _steps(phase, train_step, teacher, servers, batches, report) -> None:
     # A signal here is heard in is_due; the next start publishes.
     with contextlib.suppress(stopping.Stopped):
       numbers |= servers.publish()
+      if cfg.is_validated(step):
+        numbers |= look.numbers()
     seconds = time.perf_counter() - begin
     numbers |= {
       "wait_seconds": waited - begin,
@@ -261,6 +271,9 @@ def _steps(phase, train_step, teacher, servers, batches, report) -> None:
       "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
       / 1e6,
     }
+    accuracy = numbers.get("validation_accuracy_taught")
+    if cfg.keep_best and accuracy is not None:
+      phase.keep_best(step, accuracy)
     # First the log: a step in a checkpoint is always in metrics.jsonl.
     report(step, numbers, SHOWN)
     finish_step(phase, step, state)

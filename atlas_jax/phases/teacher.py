@@ -4,7 +4,9 @@ Every process holds its shard of the weights and enters every method here that
 reads them.
 """
 
+import copy
 import pathlib
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -42,21 +44,42 @@ class Teacher:
   ):
     self.options, self.chat, self.version = options, chat, 0
     self.mesh = jax.sharding.get_mesh()
-    self._directory, self._seed = directory, seed
+    self.directory, self._seed = directory, seed
     self._hf_config = hf.read_config(directory)
     self.decoder_config = decoder.DecoderConfig.from_hf(self._hf_config)
     self._dtype = jnp.dtype(options.param_dtype)
-    self._model = self._score = None
+    self._model, self._read = None, self._first
+    self._score = scoring.make_score_step(
+      self.decoder_config, options, temperature=1.0
+    )
 
   @property
   def model(self) -> decoder.Decoder:
     """The parameters as they are now; read, or drawn, when first asked for."""
     if self._model is None:
-      if self.options.random_init:
-        self._model = hf.init(self.decoder_config, self._seed, self._dtype)
-      else:
-        _, self._model = hf.load(self._directory, self._dtype)
+      self._model = self._read()
     return self._model
+
+  def _first(self) -> decoder.Decoder:
+    if self.options.random_init:
+      return hf.init(self.decoder_config, self._seed, self._dtype)
+    return self.stored(self.directory)
+
+  def stored(self, path: pathlib.Path) -> decoder.Decoder:
+    """The weights of a model directory as parameters of this teacher."""
+    return hf.load(path, self._dtype)[1]
+
+  def other(
+    self, version: int, read: Callable[[], decoder.Decoder]
+  ) -> "Teacher":
+    """A teacher that is as this one but for its weights, which `read` gives."""
+    other = copy.copy(self)
+    other.version, other._model, other._read = version, None, read
+    return other
+
+  def forget(self) -> None:
+    """Frees the weights; they are read again when they are asked for."""
+    self._model = None
 
   def advance(self, model: decoder.Decoder, updates: int) -> None:
     """`model` is what the teacher has become after so many more updates."""
@@ -78,10 +101,6 @@ class Teacher:
 
   def logprobs(self, ids: list[int]) -> np.ndarray:
     """The log-probs of ids[1:] at temperature 1."""
-    if self._score is None:
-      self._score = scoring.make_score_step(
-        self.decoder_config, self.options, temperature=1.0
-      )
     mask = np.ones(len(ids), np.float32)
     mask[0] = 0
     parts = self.mesh.shape["context"]
@@ -104,13 +123,13 @@ class Teacher:
       self.model,
       self.decoder_config,
       self._hf_config,
-      source_dir=self._directory,
+      source_dir=self.directory,
       dtype=jnp.dtype(dtype),
     )
 
   def first_directory(self, workdir: pathlib.Path, dtype: str) -> pathlib.Path:
     """What a server starts from, before any update. A collective."""
     if not self.options.random_init:
-      return self._directory
+      return self.directory
     self.export(workdir / "initial", dtype)
     return workdir / "initial"

@@ -21,6 +21,11 @@ FIGURES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     "share right",
     ("accuracy_alone", "accuracy_taught"),
   ),
+  (
+    "Accuracy on validation problems",
+    "share right",
+    ("validation_accuracy_alone", "validation_accuracy_taught"),
+  ),
   ("Reward", "mean of a batch", ("reward_mean", "reward_std")),
   ("Reward by part", "mean of a batch", ("reward_*",)),
   ("KL", "nats a token", ("kl", "mismatch_kl")),
@@ -185,7 +190,9 @@ def of_rows(rows: Mapping[str, Sequence[Sequence[Mapping]]]) -> list[str]:
   for title, unit, name in OF_ROWS:
     found = {}
     for row, runs in rows.items():
-      trained = [p for p in phases(itertools.chain(*runs)) if p.endswith("_grpo")]
+      trained = [
+        p for p in phases(itertools.chain(*runs)) if p.endswith("_grpo")
+      ]
       known = series(runs, trained[-1], name) if trained else None
       if known is not None:
         found[row] = known

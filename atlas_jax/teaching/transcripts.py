@@ -11,8 +11,9 @@ from atlas_jax.teaching.rewards import ScoredEpisode
 from atlas_jax.teaching.speakers import Said
 
 # Counts the changes of a line's keys: 1 had approach and guided in place of
-# probe and taught, and neither kind, leaked nor weight_version of an attempt.
-SCHEMA = 2
+# probe and taught, and neither kind, leaked nor weight_version of an attempt;
+# 2 had no student.
+SCHEMA = 3
 
 
 def _solution(solution: Said, verdict: Verdict) -> dict:
@@ -86,12 +87,20 @@ def episode_json(scored: ScoredEpisode, step: int) -> dict:
 
 
 def attempt_json(
-  arm: str, attempt: Attempt, verdict: Verdict, leaked: bool
+  arm: str,
+  student: str | None,
+  attempt: Attempt,
+  verdict: Verdict,
+  leaked: bool,
 ) -> dict:
-  """One attempt of an evaluation as plain JSON values."""
+  """One attempt of an evaluation as plain JSON values.
+
+  student is the name of one that the run's teacher never met, else None.
+  """
   return {
     "schema": SCHEMA,
     "arm": arm,
+    "student": student,
     "id": attempt.problem.id,
     "sample": attempt.sample,
     "question": attempt.problem.question,

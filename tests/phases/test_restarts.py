@@ -30,9 +30,10 @@ class FailingServers(Servers):
 
   def __init__(self, *happens, restarts=2, says=(-1.0, -2.0), bound=0.1):
     config = ServingConfig(restarts=restarts, max_logprob_gap=bound)
-    super().__init__(config, None, FakeTeacher(), None, None, None)
+    super().__init__(config, None, FakeTeacher(), None, None)
     self.happens, self.log = list(happens), []
     self._started = True
+    self._student = self._served = types.SimpleNamespace(chat=None)
     self._clients = (types.SimpleNamespace(score=lambda *ids: says), None)
     self._sender = types.SimpleNamespace(send=self.send)
 
