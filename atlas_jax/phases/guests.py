@@ -140,6 +140,5 @@ def _check(
     raise ConfigError(
       f"config.evaluate.teachers: {name} has another {which} than"
       f" config.teacher.path={config.teacher.path}, in whose server it would"
-      f" stand; evaluate it by a run of its own with"
-      f" --config.teacher.path={model}"
+      " stand; evaluate it in a run of its own, as config.teacher.path"
     )

@@ -34,7 +34,7 @@ class World:
     saves: step -> the state beside a checkpoint.
     fail: so many run_episodes from now on find a server that is gone.
     at: (place, step) -> called there; places are sampling, recording,
-      training, publishing.
+      training, publishing, validating.
   """
 
   def __init__(self, workdir, *, done=0, saved=None, problems=PROBLEMS, **grpo):
@@ -148,6 +148,10 @@ class World:
       seconds={},
     )
 
+  def _look(self):
+    self._reach("validating")
+    return {"validation_accuracy_taught": self.version % 3}
+
   # The run.
 
   def pack(self, kept, cfg, at_once):
@@ -169,6 +173,8 @@ class World:
       patch.setattr(grpo, "TrainingPhase", lambda *_, **__: self)
       steps = None, lambda state, *_: (state, {})
       patch.setattr(grpo, "make_grpo_step", lambda *_: steps)
+      look = types.SimpleNamespace(numbers=self._look)
+      patch.setattr(grpo, "Validation", lambda *_, **__: look)
       patch.setattr(grpo, "run_episodes", self.run_episodes)
       patch.setattr(grpo, "pack_rollouts", self.pack)
       patch.setattr(grpo, "rows_at_once", lambda *_: 1)

@@ -15,6 +15,8 @@ CHANGES = {
   "grpo.group_size": 3,
   "grpo.refill_rounds": 1,
   "grpo.row_length": 512,
+  "grpo.evaluate_every": 3,
+  "grpo.evaluate_problems": 2,
   "episode.max_teaching_tokens": 24,
   "episode.max_solution_tokens": 8,
   "episode.max_probe_tokens": 8,
@@ -28,13 +30,18 @@ CHANGES = {
 CLOCKS = ("seconds", "_per_second", "time", "_gb", "programs_compiled")
 
 
-def run(model, workdir, **changes):
-  """(numbers, episodes of 1_grpo, the state of the teacher server)."""
+def run(model, workdir, states=(), **changes):
+  """(numbers, episodes of 1_grpo, the state of the teacher server).
+
+  The state is appended to the list `states` before the run begins.
+  """
   encode = ChatTokenizer.from_dir(model).encode
   with (
     serve(True, encode) as (teacher, state),
     serve(False, encode) as (student, _),
   ):
+    if isinstance(states, list):
+      states.append(state)
     urls = {"serving.teacher.url": teacher, "serving.student.url": student}
     given = {**CHANGES, **urls, "student.path": str(model)}
     changes = {k.replace("__", "."): v for k, v in changes.items()}

@@ -21,6 +21,9 @@ def test_a_run_that_is_stopped_goes_on_exactly(
   numbers, episodes, state = whole
   assert grpo_steps(numbers) == [1, 2, 3, 4]
   assert any(x.get("1_grpo/trained_tokens", 0) > 0 for x in numbers)
+  # The validation problems: every third step, and the last.
+  looked = [x["step"] for x in numbers if "1_grpo/validation_high" in x]
+  assert looked == [3, 4]
   # SFT made 2 updates; each step of GRPO is published.
   assert state["updates"] == [2, 3, 4, 5, 6]
   versions = {
@@ -31,11 +34,11 @@ def test_a_run_that_is_stopped_goes_on_exactly(
 
   call, calls = Servers.call, []
 
-  def stop(self, work):
+  def stop(self, work, hold=False):
     calls.append(work)
     if len(calls) == 3:
       raise Stopped(15)
-    return call(self, work)
+    return call(self, work, hold)
 
   with monkeypatch.context() as patch:
     patch.setattr(Servers, "call", stop)
