@@ -115,7 +115,7 @@ def test_the_best_stays_among_the_newest_and_can_be_read(tmp_path):
       saved.save(step, {"state": {"w": jnp.full((2,), step)}}, {"n": step})
     like = {"state": {"w": jnp.zeros((2,), int)}}
     assert saved.restore(like)[0] == 4
-    step, trees, extra = saved.restore(like, 2)
+    step, trees, extra = saved.restore(like, step=2)
     assert (step, extra) == (2, {"n": 2}) and trees["state"]["w"].tolist() == [
       *(2, 2)
     ]

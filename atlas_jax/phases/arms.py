@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from atlas_jax import multihost
+from atlas_jax import multihost, progress
 from atlas_jax.config import RunConfig
 from atlas_jax.confined import NoAnswer
 from atlas_jax.data.problems import Problem
@@ -93,18 +93,19 @@ def sample(
   def work() -> Sampled:
     begin = time.perf_counter()
     teacher, student = servers.roles()
-    attempts = servers.ask(
-      run_arm(
-        problems,
-        student=student,
-        prompts=arm.prompts,
-        config=episode,
-        samples=samples,
-        seed=config.seed,
-        teacher=None if arm.teacher is None else teacher,
-        constant=arm.constant,
+    with progress.shown(progress.timed(arm.title)):
+      attempts = servers.ask(
+        run_arm(
+          problems,
+          student=student,
+          prompts=arm.prompts,
+          config=episode,
+          samples=samples,
+          seed=config.seed,
+          teacher=None if arm.teacher is None else teacher,
+          constant=arm.constant,
+        )
       )
-    )
     seconds = time.perf_counter() - begin
     outcomes, verdicts = statistics.judge(attempts, checker)
     if all(verdict.score is None for verdict in verdicts):

@@ -11,15 +11,19 @@ All are read and checked here, but for weights, before anything starts.
 """
 
 import contextlib
-import functools
+import dataclasses
 import pathlib
 from dataclasses import dataclass
 
 from atlas_jax import directory, files, hub, multihost
-from atlas_jax.config import ConfigError, PromptsConfig, RunConfig
+from atlas_jax.config import (
+  ConfigError,
+  LoraConfig,
+  PromptsConfig,
+  RunConfig,
+)
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.model import decoder
-from atlas_jax.model.architecture import DecoderConfig, read_config
 from atlas_jax.phases import trained
 from atlas_jax.phases.servers import AGREEMENT_TEXT, Student
 from atlas_jax.phases.teacher import Teacher
@@ -36,6 +40,24 @@ class Guests:
   teachers: tuple[tuple[str, Teacher, Prompts], ...] = ()
   prompts: tuple[tuple[str, Prompts], ...] = ()
   students: tuple[Student, ...] = ()
+
+
+class Guest(Teacher):
+  """A teacher whose weights are read each time that they are asked for.
+
+  Attributes:
+    run: (directory, config) of the run that trained it; no config: they are
+      as the directory has them.
+  """
+
+  run: tuple[pathlib.Path, RunConfig | None]
+
+  def _read(self) -> decoder.Decoder:
+    path, config = self.run
+    if config is None:
+      return self.first_model()
+    with _locked(path):
+      return trained.read(path, config, self)[1]
 
 
 def invited(config: RunConfig, own: Teacher, prompts: Prompts) -> Guests:
@@ -60,13 +82,17 @@ def invited(config: RunConfig, own: Teacher, prompts: Prompts) -> Guests:
   for number, name in enumerate(c.teachers):
     path = hub.directory(name, "model")
     run = _run_of(path)
-    model = path if run is None else hub.directory(run.teacher.path, "model")
-    _check(name, model, own, config)
-    read = functools.partial(own.stored, path)
-    if run is not None:
-      read = functools.partial(_trained, path, run, own)
-    teacher = own.other(_FIRST_VERSION + number, read)
-    words = prompts if run is None else parsed(run.prompts)
+    if run is None:
+      options = dataclasses.replace(
+        own.options, path=name, random_init=False, lora=LoraConfig()
+      )
+      words, model = prompts, path
+    else:
+      options, words = run.teacher, parsed(run.prompts)
+      model = hub.directory(run.teacher.path, "model")
+    teacher = Guest(options, model, own.chat, (run or config).seed)
+    teacher.version, teacher.run = _FIRST_VERSION + number, (path, run)
+    _check(name, teacher, own, config)
     teachers.append((name, teacher, words))
   urls = c.student_urls or [None] * len(c.students)
   return Guests(
@@ -117,22 +143,13 @@ def _locked(path: pathlib.Path):
     yield
 
 
-def _trained(
-  path: pathlib.Path, run: RunConfig, own: Teacher
-) -> decoder.Decoder:
-  with _locked(path):
-    return trained.read(path, run, own)[1]
-
-
-def _check(
-  name: str, model: pathlib.Path, own: Teacher, config: RunConfig
-) -> None:
+def _check(name: str, guest: Guest, own: Teacher, config: RunConfig) -> None:
   """One server has the teachers in turn: all but their weights is the same."""
   which = ""
-  if DecoderConfig.from_hf(read_config(model)) != own.decoder_config:
+  if guest.decoder_config != own.decoder_config:
     which = "architecture"
-  elif model != own.directory:
-    one, two = own.chat, _chat(model, config)
+  elif guest.directory != own.directory:
+    one, two = own.chat, _chat(guest.directory, config)
     ids = (chat.prompt_ids(AGREEMENT_TEXT) for chat in (one, two))
     if one.vocab_size != two.vocab_size or len({*map(tuple, ids)}) > 1:
       which = "tokenizer or chat template"

@@ -4,9 +4,8 @@ Every process holds its shard of the weights and enters every method here that
 reads them.
 """
 
-import copy
+import functools
 import pathlib
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from atlas_jax.config import ModelConfig
 from atlas_jax.data import packing
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.data.packing import PackedBatch
-from atlas_jax.model import decoder, hf
+from atlas_jax.model import decoder, hf, lora
 from atlas_jax.training import scoring
 
 
@@ -48,7 +47,7 @@ class Teacher:
     self._hf_config = hf.read_config(directory)
     self.decoder_config = decoder.DecoderConfig.from_hf(self._hf_config)
     self._dtype = jnp.dtype(options.param_dtype)
-    self._model, self._read = None, self._first
+    self._model = None
     self._score = scoring.make_score_step(
       self.decoder_config, options, temperature=1.0
     )
@@ -60,25 +59,23 @@ class Teacher:
       self._model = self._read()
     return self._model
 
-  def _first(self) -> decoder.Decoder:
+  def first_model(self) -> decoder.Decoder:
+    """The parameters that the config names: read, or drawn."""
+    options = self.options.lora
     if self.options.random_init:
-      return hf.init(self.decoder_config, self._seed, self._dtype)
-    return self.stored(self.directory)
+      model = hf.init(self.decoder_config, self._seed, self._dtype)
+    else:
+      _, model = hf.load(self.directory, self._dtype)
+    if options.rank:
+      draw = functools.partial(lora.draw, self.decoder_config, options)
+      model = lora.join(model, jax.jit(draw)(self._seed))
+    return model
 
-  def stored(self, path: pathlib.Path) -> decoder.Decoder:
-    """The weights of a model directory as parameters of this teacher."""
-    return hf.load(path, self._dtype)[1]
-
-  def other(
-    self, version: int, read: Callable[[], decoder.Decoder]
-  ) -> "Teacher":
-    """A teacher that is as this one but for its weights, which `read` gives."""
-    other = copy.copy(self)
-    other.version, other._model, other._read = version, None, read
-    return other
+  def _read(self) -> decoder.Decoder:
+    return self.first_model()
 
   def forget(self) -> None:
-    """Frees the weights; they are read again when they are asked for."""
+    """Frees the parameters; they are read again when they are asked for."""
     self._model = None
 
   def advance(self, model: decoder.Decoder, updates: int) -> None:
@@ -87,7 +84,7 @@ class Teacher:
 
   def abstract(self) -> decoder.Decoder:
     """The model's shapes and shardings, to restore into."""
-    return hf.abstract(self.decoder_config, self._dtype)
+    return lora.abstract(self.decoder_config, self.options)
 
   def put(
     self, batch: PackedBatch, micro_batches: int, room: int = 0
@@ -117,7 +114,14 @@ class Teacher:
     return hf.export_tensors(self.model, self.decoder_config, jnp.dtype(dtype))
 
   def export(self, path: pathlib.Path, dtype: str) -> None:
-    """Writes the teacher as a Hugging Face directory. A collective."""
+    """Writes the teacher as a Hugging Face directory. A collective.
+
+    Adapters are merged into it, and written for PEFT as PATH-adapter, too.
+    """
+    options, (base, adapters) = self.options, lora.split(self.model)
+    if base is not None:
+      beside = path.with_name(f"{path.name}-adapter")
+      lora.save_peft(beside, adapters, options.lora, options.path)
     hf.save(
       path,
       self.model,

@@ -5,7 +5,7 @@ import pathlib
 from atlas_jax import directory
 from atlas_jax.checkpoint import CheckpointError, Checkpoints
 from atlas_jax.config import RunConfig
-from atlas_jax.model import decoder
+from atlas_jax.model import decoder, lora
 from atlas_jax.phases.entry import PhaseEntry
 from atlas_jax.phases.teacher import Teacher
 
@@ -26,27 +26,44 @@ def last_phase(workdir: pathlib.Path, config: RunConfig) -> PhaseEntry:
   raise CheckpointError(f"{workdir} has no checkpoint to export")
 
 
-def kept(
-  checkpoints: Checkpoints, teacher: Teacher
-) -> tuple[int, decoder.Decoder]:
-  """(step, weights) of the newest checkpoint, or of the best that it names.
+def weights(
+  checkpoints: Checkpoints,
+  teacher: Teacher,
+  base: decoder.Decoder | None,
+  step: int | None = None,
+) -> tuple[int, decoder.Decoder, dict]:
+  """(step, weights, what was saved beside them) of one checkpoint.
 
-  Weights are as `teacher` has them on its devices. A collective.
+  A collective.
+
+  Args:
+    checkpoints: of a phase.
+    teacher: as it has them on its devices.
+    base: what its adapters stand beside; None: it has none.
+    step: None is the newest.
 
   Raises:
     CheckpointError: it is not there, or of another model.
   """
-  like = {"model": teacher.abstract()}
-  step, trees, beside = checkpoints.restore(like)
-  best = beside["best"]
-  if best is not None and best["step"] != step:
-    step, trees, _ = checkpoints.restore(like, best["step"])
-  return step, trees["model"]
+  like = {"model": lora.split(teacher.abstract())[1]}
+  again = {} if base is None else {"base": base}
+  step, trees, beside = checkpoints.restore(like, again, step)
+  return step, lora.join(trees.get("base"), trees["model"]), beside
 
 
 def read(
   workdir: pathlib.Path, config: RunConfig, teacher: Teacher
 ) -> tuple[int, decoder.Decoder]:
-  """`kept` of the phase of a run that has trained last."""
+  """(updates, weights) of what a run trained last, the best where it says so.
+
+  A collective; raises as `last_phase` and `weights`.
+  """
+  base = None
+  if teacher.options.lora.rank:
+    base, _ = lora.split(teacher.first_model())
   with last_phase(workdir, config).checkpoints() as checkpoints:
-    return kept(checkpoints, teacher)
+    step, model, beside = weights(checkpoints, teacher, base)
+    best = beside.get("best")  # the first ones had none
+    if best is not None and best["step"] != step:
+      step, model, _ = weights(checkpoints, teacher, base, best["step"])
+    return step, model

@@ -190,9 +190,8 @@ def of_rows(rows: Mapping[str, Sequence[Sequence[Mapping]]]) -> list[str]:
   for title, unit, name in OF_ROWS:
     found = {}
     for row, runs in rows.items():
-      trained = [
-        p for p in phases(itertools.chain(*runs)) if p.endswith("_grpo")
-      ]
+      names = phases(itertools.chain(*runs))
+      trained = [phase for phase in names if phase.endswith("_grpo")]
       known = series(runs, trained[-1], name) if trained else None
       if known is not None:
         found[row] = known

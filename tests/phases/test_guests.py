@@ -53,6 +53,7 @@ def test_guests_stand_beside_the_teacher_and_leave_it_as_it_is(
         workdir,
         phases=("evaluate", "grpo"),
         grpo__steps=1,
+        grpo__evaluate_every=None,
         grpo__optimizer__warmup_steps=0,
         evaluate__teachers=(str(whole), export),
         evaluate__prompts=(words,),
