@@ -91,9 +91,9 @@ def run_phases(
     if "evaluate" in config.phases:
       c = config.evaluate
       questions = draw(c.split, c.problems)
-    validation = []
+    held_out = []
     if "grpo" in config.phases and config.grpo.evaluate_every is not None:
-      validation = draw("validation", config.grpo.evaluate_problems)
+      held_out = draw("validation", config.grpo.evaluate_problems)
     if "sft" in config.phases:
       steps = sft.total_steps(config, run.sft_sequences)
 
@@ -119,7 +119,7 @@ def run_phases(
           given = {"sequences": run.sft_sequences, "steps": steps}
           sft.train(entry, teacher=teacher, **given)
         case "grpo":
-          given = {"problems": run.splits.train, "validation": validation}
+          given = {"problems": run.splits.train, "held_out": held_out}
           grpo.train(entry, **given, **sampling)
         case "evaluate":
           given = {"problems": questions, "guests": run.guests}

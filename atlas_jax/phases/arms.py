@@ -1,14 +1,14 @@
 """An arm: who is taught by whom, in which words, and how that is sampled.
 
-An evaluation has many arms over the same problems; a GRPO phase has two on
+An evaluation has many arms over the same problems; a GRPO phase has two over
 validation problems while it trains.
 """
 
-import dataclasses
+import functools
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from atlas_jax import multihost, progress
 from atlas_jax.config import RunConfig
@@ -37,6 +37,8 @@ class Arm:
     teacher: who teaches; None: nobody.
     constant: the teaching of all problems, in a teacher's place.
     student: who is taught; None: the run's student.
+    evaluation: the evaluation whose teacher this is; None: the arm is the same
+      in all of them.
   """
 
   key: str
@@ -45,25 +47,16 @@ class Arm:
   teacher: Teacher | None = None
   constant: str | None = None
   student: Student | None = None
+  evaluation: str | None = None
 
   def of(self, number: int, student: Student) -> "Arm":
     """The same arm of another student, the config's `number`."""
-    return dataclasses.replace(
-      self,
-      key=f"{self.key}_student_{number}",
-      title=reading.titled(self.title, student.name),
-      student=student,
-    )
+    key = f"{self.key}_student_{number}"
+    title = reading.titled(self.title, student.name)
+    return replace(self, key=key, title=title, student=student)
 
 
-@dataclass(frozen=True)
-class Sampled:
-  """The attempts of an arm with what counts of each."""
-
-  attempts: list[Attempt]
-  outcomes: list[Outcome]
-  verdicts: list[Verdict]
-  seconds: float
+Judged = tuple[list[Attempt], list[Outcome], list[Verdict]]
 
 
 def sample(
@@ -75,7 +68,7 @@ def sample(
   checker: AnswerChecker,
   samples: int,
   hold: bool = False,
-) -> Sampled | None:
+) -> Judged | None:
   """Samples and judges an arm; None on all processes but the lead.
 
   With `hold` a signal waits for its end. A collective.
@@ -84,13 +77,13 @@ def sample(
     NoAnswer: there is no verdict on any response.
     ServerError, ServerDown, DisagreementError: of the servers.
   """
-  episode = dataclasses.replace(
+  episode = replace(
     config.episode,
     teacher_temperature=config.evaluate.teacher_temperature,
     student_temperature=config.evaluate.student_temperature,
   )
 
-  def work() -> Sampled:
+  def work() -> Judged:
     begin = time.perf_counter()
     teacher, student = servers.roles()
     with progress.shown(progress.timed(arm.title)):
@@ -114,65 +107,48 @@ def sample(
         f" failure: {checker.failure}"
       )
     log.info("%s: %d attempts in %.1f s", arm.title, len(attempts), seconds)
-    return Sampled(attempts, outcomes, verdicts, seconds)
+    return attempts, outcomes, verdicts
 
   with servers.holding(arm.teacher, arm.student):
     return servers.call(work, hold)
 
 
-class Validation:
-  """How the teacher does on validation problems while it trains.
+def validation(
+  config: RunConfig, teacher: Teacher, prompts: Prompts, **given
+) -> Callable[[], dict[str, float]]:
+  """Gives the metrics of the published teacher on validation problems.
 
-  Args:
-    config: of the run; one solution a problem, else sampled as an evaluation.
-    teacher: that is trained.
-    servers, prompts, problems, checker: that an arm needs.
+  One solution a problem, else sampled as an evaluation; `given` is what
+  `sample` takes besides. A collective, each time that it is called.
   """
 
-  def __init__(
-    self,
-    config: RunConfig,
-    teacher: Teacher,
-    *,
-    servers: Servers,
-    prompts: Prompts,
-    problems: Sequence[Problem],
-    checker: AnswerChecker,
-  ):
-    self._given = {"config": config, "servers": servers, "checker": checker}
-    self._problems = problems
-    self._alone = Arm("alone", "validation, student alone", prompts)
-    self._taught = Arm("taught", "validation, taught", prompts, teacher)
-    self._accuracy_alone: float | None = None  # the student stays as it is
+  def accuracy(arm: Arm) -> tuple[float, float, float]:
+    found = sample(arm, config=config, samples=1, hold=True, **given)
 
-  def numbers(self) -> dict[str, float]:
-    """Of the teacher as it is published, for metrics. A collective."""
-    begin = time.perf_counter()
-    if self._accuracy_alone is None:
-      self._accuracy_alone = self._result(self._alone)["accuracy"]
-    taught = self._result(self._taught)
+    def interval():
+      result = statistics.arm_result(
+        *(arm.title, found[1]),
+        alone=None,
+        resamples=config.evaluate.bootstrap_resamples,
+        seed=config.seed,
+      )
+      return result.accuracy, result.accuracy_low, result.accuracy_high
+
+    return multihost.broadcast_json(interval() if found else None)
+
+  @functools.cache  # the student stays as it is
+  def alone() -> float:
+    return accuracy(Arm("alone", "validation, student alone", prompts))[0]
+
+  def numbers() -> dict[str, float]:
+    begin, before = time.perf_counter(), alone()
+    taught = accuracy(Arm("taught", "validation, taught", prompts, teacher))
     return {
-      "validation_accuracy_alone": self._accuracy_alone,
-      "validation_accuracy_taught": taught["accuracy"],
-      "validation_low": taught["accuracy_low"],
-      "validation_high": taught["accuracy_high"],
-      "validation_unjudged": taught["unjudged"],
+      "validation_accuracy_alone": before,
+      "validation_accuracy_taught": taught[0],
+      "validation_taught_low": taught[1],
+      "validation_taught_high": taught[2],
       "validation_seconds": time.perf_counter() - begin,
     }
 
-  def _result(self, arm: Arm) -> dict:
-    found = sample(arm, self._problems, samples=1, hold=True, **self._given)
-    config = self._given["config"]
-
-    def result() -> dict:
-      return dataclasses.asdict(
-        statistics.arm_result(
-          arm.title,
-          found.outcomes,
-          alone=None,
-          resamples=config.evaluate.bootstrap_resamples,
-          seed=config.seed,
-        )
-      )
-
-    return multihost.call_on_lead(result, hold=True)
+  return numbers

@@ -18,10 +18,10 @@ import json
 import logging
 import pathlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from atlas_jax import directory, files, metrics, multihost
-from atlas_jax.config import EvaluateConfig, Phase
+from atlas_jax.config import Phase
 from atlas_jax.data.problems import Problem
 from atlas_jax.phases import arms
 from atlas_jax.phases.arms import Arm
@@ -33,7 +33,7 @@ from atlas_jax.reports import page, plots, reading, tables
 from atlas_jax.teaching import statistics, transcripts
 from atlas_jax.teaching.answers import AnswerChecker
 from atlas_jax.teaching.prompts import Prompts
-from atlas_jax.teaching.statistics import ArmResult, Outcome
+from atlas_jax.teaching.statistics import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -47,94 +47,75 @@ def teacher_name(before: Sequence[Phase]) -> str:
   return f"teacher after {trained[-1]}{f' {times}' if times > 1 else ''}"
 
 
-class Arms:
-  """The arms of an evaluation, in the order of its table.
+def arms_of(
+  entry: PhaseEntry, teacher: Teacher, prompts: Prompts, guests: Guests
+) -> list[Arm]:
+  """The arms of an evaluation and of those before it, in the table's order.
 
-  Attributes:
-    alone, constants, of_others: the same in every evaluation of the run.
-    own: by the name of the evaluation, up to this one: its teacher's arms,
-      the one with the run's prompts last.
-    guests: who else is there.
+  The run's student first: alone, under constant teachings, taught by guests,
+  and by the run's teacher, the newest last. Then each student that the teacher
+  never met, alone and taught.
   """
-
-  def __init__(
-    self,
-    entry: PhaseEntry,
-    teacher: Teacher,
-    prompts: Prompts,
-    guests: Guests,
-  ):
-    self.guests = guests
-    self.alone = Arm("alone", reading.ALONE, prompts)
-    self.constants = [
-      Arm(f"constant_{i}", f'constant "{text}"', prompts, constant=text)
-      for i, text in enumerate(entry.config.evaluate.constant_teachings)
-    ]
-    self.of_others = [
-      Arm(f"teacher_{i}", f"teacher of {name}", words, other)
-      for i, (name, other, words) in enumerate(guests.teachers)
-    ]
-    self.own = {}
-    for at in entry.entries("evaluate"):
-      title = teacher_name(entry.config.phases[: at.index])
-      evolved = [
-        Arm(f"{at.name}_prompts_{i}", f"{title}, {name}", words, teacher)
-        for i, (name, words) in enumerate(guests.prompts)
-      ]
-      last = Arm(at.name, title, prompts, teacher)
-      self.own[at.name] = [*evolved, last]
-
-  def of_students(self, own: Sequence[Arm]) -> Iterator[tuple[str, list[Arm]]]:
-    """(name, arms) of each student that the run's teacher never met."""
-    for i, student in enumerate(self.guests.students):
-      shown = [self.alone, *self.of_others, *own]
-      yield student.name, [arm.of(i, student) for arm in shown]
+  alone = Arm("alone", reading.ALONE, prompts)
+  constants = [
+    Arm(f"constant_{i}", f'constant "{text}"', prompts, constant=text)
+    for i, text in enumerate(entry.config.evaluate.constant_teachings)
+  ]
+  taught = [
+    Arm(f"teacher_{i}", f"teacher of {name}", words, guest)
+    for i, (name, guest, words) in enumerate(guests.teachers)
+  ]
+  for at in entry.entries("evaluate"):
+    title = teacher_name(entry.config.phases[: at.index])
+    own = Arm(at.name, title, prompts, teacher, evaluation=at.name)
+    for i, (name, words) in enumerate(guests.prompts):
+      told = {"key": f"{at.name}_prompts_{i}", "title": f"{title}, {name}"}
+      taught.append(dataclasses.replace(own, prompts=words, **told))
+    taught.append(own)
+  of_guests = [
+    arm.of(i, student)
+    for i, student in enumerate(guests.students)
+    for arm in (alone, *taught)
+  ]
+  return [alone, *constants, *taught, *of_guests]
 
 
-class Kept:
-  """Outcomes of the arms of a run, in report/arms."""
+def _path(entry: PhaseEntry, arm: Arm) -> pathlib.Path:
+  return entry.workdir / "report" / "arms" / f"{arm.key}.json"
 
-  def __init__(self, entry: PhaseEntry):
-    self._directory = entry.workdir / "report" / "arms"
-    self._entry = entry
 
-  def _path(self, arm: Arm) -> pathlib.Path:
-    return self._directory / f"{arm.key}.json"
+def outcomes(entry: PhaseEntry, arm: Arm) -> list[Outcome]:
+  """What counts of an arm that was sampled."""
+  saved = files.read_json(_path(entry, arm))
+  return [Outcome(**o) for o in saved["outcomes"]]
 
-  def sample(self, arm: Arm, problems: Sequence[Problem], **given) -> None:
-    """Samples an arm, unless it is there already. A collective."""
-    if multihost.broadcast_json(self._path(arm).exists()):
-      return
-    config = self._entry.config
-    samples = config.evaluate.samples
-    found = arms.sample(arm, problems, config=config, samples=samples, **given)
-    multihost.call_on_lead(lambda: self._keep(arm, found))
 
-  def _keep(self, arm: Arm, found: arms.Sampled) -> None:
+def sample(
+  entry: PhaseEntry, arm: Arm, problems: Sequence[Problem], **given
+) -> None:
+  """Samples an arm and keeps it, unless it is there. A collective."""
+  path, config = _path(entry, arm), entry.config
+  if multihost.broadcast_json(path.exists()):
+    return
+  samples = config.evaluate.samples
+  found = arms.sample(arm, problems, config=config, samples=samples, **given)
+
+  def keep():
+    attempts, counted, verdicts = found
     # A run that was killed here before left the arm's lines.
-    others = metrics.read_jsonl(self._entry.episodes)
+    others = metrics.read_jsonl(entry.episodes)
     lines = [line for line in others if line["arm"] != arm.title]
-    student = arm.student and arm.student.name
+    student = {"student": arm.student and arm.student.name}
     lines += [
-      transcripts.attempt_json(arm.title, student, a, v, o.leaked)
-      for a, v, o in zip(
-        found.attempts, found.verdicts, found.outcomes, strict=True
-      )
+      student | transcripts.attempt_json(arm.title, a, v, o.leaked)
+      for a, v, o in zip(attempts, verdicts, counted, strict=True)
     ]
     text = "".join(json.dumps(line) + "\n" for line in lines)
-    directory.write_whole(self._entry.episodes, text)
-    directory.write_json(
-      self._path(arm),
-      {
-        "title": arm.title,
-        "wall_seconds": found.seconds,
-        "outcomes": [dataclasses.asdict(o) for o in found.outcomes],
-      },
-    )
+    directory.write_whole(entry.episodes, text)
+    saved = [dataclasses.asdict(o) for o in counted]
+    directory.write_json(path, {"title": arm.title, "outcomes": saved})
 
-  def read(self, arm: Arm) -> list[Outcome]:
-    saved = files.read_json(self._path(arm))
-    return [Outcome(**o) for o in saved["outcomes"]]
+  multihost.call_on_lead(keep)
 
 
 def evaluate(
@@ -153,17 +134,14 @@ def evaluate(
     multihost.call_on_lead(lambda: _write_page(report))
     return
   servers.publish()
-  every, kept = Arms(entry, teacher, prompts, guests), Kept(entry)
-  own = every.own[entry.name]
-  wanted = [every.alone, *every.constants, *every.of_others, *own]
-  for _, of_student in every.of_students(own):
-    wanted += of_student
+  shown = arms_of(entry, teacher, prompts, guests)
   with AnswerChecker(data=entry.config.data) as checker:
-    for arm in wanted:
-      kept.sample(arm, problems, servers=servers, checker=checker)
-      for _, other, _ in guests.teachers:
-        other.forget()
-  multihost.call_on_lead(lambda: _report(entry, every, kept))
+    for arm in shown:
+      if arm.evaluation in (None, entry.name):
+        sample(entry, arm, problems, servers=servers, checker=checker)
+      if arm.teacher not in (None, teacher):
+        arm.teacher.forget()
+  multihost.call_on_lead(lambda: _report(entry, shown))
 
 
 def _write_page(evaluation: pathlib.Path) -> None:
@@ -174,54 +152,38 @@ def _write_page(evaluation: pathlib.Path) -> None:
   page.write(reading.read(evaluation.parent.parent), path)
 
 
-def _results(
-  c: EvaluateConfig, seed: int, kept: Kept, of_student: Sequence[Arm]
-) -> list[ArmResult]:
-  """The numbers of a student's arms, the one that is alone first."""
-  alone = kept.read(of_student[0])
-  return [
-    statistics.arm_result(
-      arm.title,
-      kept.read(arm),
-      alone=alone if i else None,
+def _report(entry: PhaseEntry, shown: Sequence[Arm]) -> None:
+  c, found = entry.config.evaluate, {}
+  of_student: dict[str | None, list[dict]] = {}
+  constants, kinds = [], {}
+  for arm in shown:
+    name = arm.student and arm.student.name
+    found[arm.title] = mine = outcomes(entry, arm)
+    alone = found[reading.titled(reading.ALONE, name)]
+    result = statistics.arm_result(
+      *(arm.title, mine),
+      alone=None if mine is alone else alone,
       resamples=c.bootstrap_resamples,
-      seed=seed,
+      seed=entry.config.seed,
     )
-    for i, arm in enumerate(of_student)
-  ]
-
-
-def _report(entry: PhaseEntry, every: Arms, kept: Kept) -> None:
-  c, seed = entry.config.evaluate, entry.config.seed
-  own = [arm for of_evaluation in every.own.values() for arm in of_evaluation]
-  taught = [*every.of_others, *own]
-  shown = [every.alone, *every.constants, *taught]
-  alone, *others = _results(c, seed, kept, shown)
-  of_constants = others[: len(every.constants)]
-  best = []
-  if of_constants:
-    found = max(of_constants, key=lambda r: r.accuracy)
-    best = [dataclasses.replace(found, name=f"best {found.name}")]
-  results = [alone, *best, *others[len(every.constants) :]]
-  before = kept.read(every.alone)
+    if arm.constant is not None:
+      constants.append(dataclasses.asdict(result))
+      continue
+    of_student.setdefault(name, []).append(dataclasses.asdict(result))
+    if arm.teacher is not None and name is None:
+      kinds[arm.title] = statistics.by_kind(mine, alone)
+  own = of_student.pop(None)
+  if constants:
+    best = max(constants, key=lambda r: r["accuracy"])
+    own.insert(1, best | {"name": f"best {best['name']}"})
   evaluation = {
-    "problems": len({o.problem_id for o in before}),
+    "problems": len({o.problem_id for o in found[reading.ALONE]}),
     "split": c.split,
     "judge": entry.config.data.verifier,
-    "arms": [dataclasses.asdict(r) for r in results],
-    "constants": [dataclasses.asdict(r) for r in of_constants],
-    "kinds": {
-      arm.title: statistics.by_kind(kept.read(arm), before) for arm in taught
-    },
-    "students": [
-      {
-        "name": name,
-        "arms": [
-          dataclasses.asdict(r) for r in _results(c, seed, kept, of_student)
-        ],
-      }
-      for name, of_student in every.of_students(own)
-    ],
+    "arms": own,
+    "constants": constants,
+    "kinds": kinds,
+    "students": [{"name": n, "arms": of} for n, of in of_student.items()],
   }
   folder = entry.workdir / "report"
   directory.write_whole(

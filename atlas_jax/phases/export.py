@@ -29,6 +29,7 @@ def export_run(workdir: pathlib.Path, path: pathlib.Path, dtype: str) -> None:
     model = hub.directory(config.teacher.path, "model")
     with jax.set_mesh(sharding.make_mesh(config.mesh)):
       teacher = Teacher(config.teacher, model, None, config.seed)
-      step, weights = trained.read(workdir, config, teacher)
+      entry, _ = trained.newest(workdir, config)
+      step, weights = trained.read(entry, teacher)
       teacher.advance(weights, step)
       teacher.export(path, dtype)

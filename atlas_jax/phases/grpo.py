@@ -28,8 +28,9 @@ from atlas_jax import metrics, multihost, stopping
 from atlas_jax.config import GrpoConfig, RunConfig
 from atlas_jax.data.problems import Problem, ProblemStream
 from atlas_jax.errors import AtlasError
+from atlas_jax.phases import trained
 from atlas_jax.phases.ahead import AheadQueue
-from atlas_jax.phases.arms import Validation
+from atlas_jax.phases.arms import validation
 from atlas_jax.phases.entry import PhaseEntry
 from atlas_jax.phases.rollouts import (
   flat_groups,
@@ -153,16 +154,28 @@ def _warn(cfg: GrpoConfig, problems: int) -> None:
     )
 
 
-def train(
+def train(entry: PhaseEntry, *, teacher: Teacher, **given) -> None:
+  """Trains the teacher for config.grpo.steps; resumes from its checkpoint.
+
+  With config.grpo.keep_best the teacher gets the weights back that were best.
+  """
+  best = _train(entry, teacher=teacher, **given)
+  if best is not None and best["step"] != entry.config.grpo.steps:
+    log.info("the weights after step %d, the best, are kept", best["step"])
+    _, model = trained.read(entry, teacher, best["step"])
+    teacher.advance(model, 1)  # a version of their own
+
+
+def _train(
   entry: PhaseEntry,
   *,
   teacher: Teacher,
   servers: Servers,
   prompts: Prompts,
   problems: Sequence[Problem],
-  validation: Sequence[Problem] = (),
-) -> None:
-  """Trains the teacher for config.grpo.steps; resumes from its checkpoint."""
+  held_out: Sequence[Problem] = (),
+) -> dict | None:
+  """All steps that are left; TrainingPhase.best at their end."""
   config, cfg = entry.config, entry.config.grpo
   _warn(cfg, len(problems))
   tx, train_step = make_grpo_step(config, teacher)
@@ -172,12 +185,11 @@ def train(
     stack.callback(phase.close)
     teacher.advance(phase.state.model, phase.done)
     if phase.done == cfg.steps:
-      phase.leave_best(teacher)
-      return
+      return phase.best
     servers.publish()
     checker = stack.enter_context(AnswerChecker(data=config.data))
-    given = {"servers": servers, "prompts": prompts, "checker": checker}
-    look = Validation(config, teacher, problems=validation, **given)
+    given = {"servers": servers, "checker": checker, "problems": held_out}
+    look = validation(config, teacher, prompts, **given)
     stream = ProblemStream(problems, seed=config.seed)
     sample = functools.partial(
       sample_batch,
@@ -193,7 +205,7 @@ def train(
     report = stack.enter_context(phase.reporting())
     stack.enter_context(stopping.held())
     _steps(phase, train_step, teacher, servers, batches, look, report)
-    phase.leave_best(teacher)
+    return phase.best
 
 
 def _steps(phase, train_step, teacher, servers, batches, look, report) -> None:
@@ -254,7 +266,7 @@ def _steps(phase, train_step, teacher, servers, batches, look, report) -> None:
     with contextlib.suppress(stopping.Stopped):
       numbers |= servers.publish()
       if cfg.is_validated(step):
-        numbers |= look.numbers()
+        numbers |= look()
     seconds = time.perf_counter() - begin
     numbers |= {
       "wait_seconds": waited - begin,

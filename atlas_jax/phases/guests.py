@@ -1,7 +1,7 @@
 """Teachers, prompts and students that an evaluation has beside the run's own.
 
   config.evaluate.teachers   run directories, whose teachers are as they were
-                             trained last, each with the prompts of its run;
+                             trained last and have the prompts of their runs;
                              or models, with the prompts of this run
   config.evaluate.prompts    files such as best_prompts.json, for this run's
                              teacher
@@ -10,7 +10,6 @@
 All are read and checked here, but for weights, before anything starts.
 """
 
-import contextlib
 import dataclasses
 import pathlib
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from atlas_jax.config import (
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.model import decoder
 from atlas_jax.phases import trained
+from atlas_jax.phases.entry import PhaseEntry
 from atlas_jax.phases.servers import AGREEMENT_TEXT, Student
 from atlas_jax.phases.teacher import Teacher
 from atlas_jax.teaching.prompts import Prompts, load_prompts
@@ -33,31 +33,29 @@ from atlas_jax.teaching.prompts import Prompts, load_prompts
 _FIRST_VERSION = 1_000_000
 
 
-@dataclass(frozen=True)
-class Guests:
-  """By their names in the config; teachers with their prompts."""
-
-  teachers: tuple[tuple[str, Teacher, Prompts], ...] = ()
-  prompts: tuple[tuple[str, Prompts], ...] = ()
-  students: tuple[Student, ...] = ()
-
-
 class Guest(Teacher):
   """A teacher whose weights are read each time that they are asked for.
 
   Attributes:
-    run: (directory, config) of the run that trained it; no config: they are
-      as the directory has them.
+    trained: (phase, step) of the checkpoint; None: as its directory has them.
   """
 
-  run: tuple[pathlib.Path, RunConfig | None]
+  trained: tuple[PhaseEntry, int] | None = None
 
   def _read(self) -> decoder.Decoder:
-    path, config = self.run
-    if config is None:
+    if self.trained is None:
       return self.first_model()
-    with _locked(path):
-      return trained.read(path, config, self)[1]
+    entry, step = self.trained
+    return trained.read(entry, self, step)[1]
+
+
+@dataclass(frozen=True)
+class Guests:
+  """By their names in the config; teachers with their prompts."""
+
+  teachers: tuple[tuple[str, Guest, Prompts], ...] = ()
+  prompts: tuple[tuple[str, Prompts], ...] = ()
+  students: tuple[Student, ...] = ()
 
 
 def invited(config: RunConfig, own: Teacher, prompts: Prompts) -> Guests:
@@ -80,67 +78,40 @@ def invited(config: RunConfig, own: Teacher, prompts: Prompts) -> Guests:
 
   teachers = []
   for number, name in enumerate(c.teachers):
-    path = hub.directory(name, "model")
-    run = _run_of(path)
-    if run is None:
-      options = dataclasses.replace(
-        own.options, path=name, random_init=False, lora=LoraConfig()
-      )
-      words, model = prompts, path
+    path, run = hub.directory(name, "model"), config
+    last = None
+    if multihost.call_on_lead(lambda at=path: _is_run(at)):
+      run = directory.read_config(path)
+      last = trained.newest(path, run)
+      options, model = run.teacher, hub.directory(run.teacher.path, "model")
     else:
-      options, words = run.teacher, parsed(run.prompts)
-      model = hub.directory(run.teacher.path, "model")
-    teacher = Guest(options, model, own.chat, (run or config).seed)
-    teacher.version, teacher.run = _FIRST_VERSION + number, (path, run)
-    _check(name, teacher, own, config)
-    teachers.append((name, teacher, words))
+      plain = {"random_init": False, "lora": LoraConfig()}
+      options, model = (
+        dataclasses.replace(own.options, path=name, **plain),
+        path,
+      )
+    guest = Guest(options, model, own.chat, run.seed)
+    guest.version, guest.trained = _FIRST_VERSION + number, last
+    _check(name, guest, own, config)
+    teachers.append((name, guest, parsed(run.prompts)))
   urls = c.student_urls or [None] * len(c.students)
   return Guests(
     tuple(teachers),
     tuple((name, parsed(load_prompts(name))) for name in c.prompts),
     tuple(
-      Student(name, _chat(name, config), url, name)
+      Student(name, _chat(hub.directory(name, "model"), config), url, name)
       for name, url in zip(c.students, urls, strict=True)
     ),
   )
 
 
-def _chat(path: str | pathlib.Path, config: RunConfig) -> ChatTokenizer:
-  model = hub.directory(path, "model")
+def _is_run(path: pathlib.Path) -> bool:
+  file = path / "config.json"
+  return file.exists() and "phases" in files.read_json(file)
+
+
+def _chat(model: pathlib.Path, config: RunConfig) -> ChatTokenizer:
   return ChatTokenizer.from_dir(model, config.template_date)
-
-
-def _run_of(path: pathlib.Path) -> RunConfig | None:
-  """The config of the run in `path` that has trained; None: it is a model."""
-
-  def is_run() -> bool:
-    file = path / "config.json"
-    return file.exists() and "phases" in files.read_json(file)
-
-  if not multihost.call_on_lead(is_run):
-    return None
-  run = directory.read_config(path)
-  with _locked(path):
-    trained.last_phase(path, run)
-  return run
-
-
-@contextlib.contextmanager
-def _locked(path: pathlib.Path):
-  """Holds a run directory; one in progress is refused. A collective."""
-  with contextlib.ExitStack() as stack:
-
-    def lock() -> None:
-      try:
-        stack.enter_context(directory.lock(path))
-      except OSError as error:
-        raise ConfigError(
-          f"config.evaluate.teachers: {path} cannot be locked"
-          f" ({error.strerror}); name a model that it has exported"
-        ) from None
-
-    multihost.call_on_lead(lock)
-    yield
 
 
 def _check(name: str, guest: Guest, own: Teacher, config: RunConfig) -> None:

@@ -18,6 +18,7 @@ from atlas_jax.config import ServingConfig
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.errors import AtlasError
 from atlas_jax.phases.teacher import Teacher
+from atlas_jax.server_config import ServerConfig
 from atlas_jax.serving.client import ServerDown
 from atlas_jax.serving.events import EventLoop
 from atlas_jax.serving.server import StudentServer, TeacherServer, start
@@ -223,9 +224,7 @@ class Servers:
 
   def _start_on_lead(self, teacher_path: pathlib.Path) -> None:
     c = self._config
-    teacher = TeacherServer(
-      c.teacher, model_path=teacher_path, **self._shared()
-    )
+    teacher = self._server(TeacherServer, c.teacher, teacher_path)
     student = self._student_server()
     self._servers = teacher, student
     self._sender = WeightSender(teacher, c)
@@ -249,12 +248,13 @@ class Servers:
 
   def _student_server(self) -> StudentServer:
     config = replace(self._config.student, url=self._student.url)
-    path = self._student.path
-    return StudentServer(config, model_path=path, **self._shared())
+    return self._server(StudentServer, config, self._student.path)
 
-  def _shared(self) -> dict[str, Any]:
-    return {
-      "workdir": self._workdir,
-      "start_timeout_s": self._config.start_timeout_s,
-      "api_key": self._key,
-    }
+  def _server(self, kind: type, config: ServerConfig, path):
+    return kind(
+      config,
+      model_path=path,
+      workdir=self._workdir,
+      start_timeout_s=self._config.start_timeout_s,
+      api_key=self._key,
+    )

@@ -3,15 +3,15 @@
 import pathlib
 
 from atlas_jax import directory
-from atlas_jax.checkpoint import CheckpointError, Checkpoints
+from atlas_jax.checkpoint import CheckpointError
 from atlas_jax.config import RunConfig
 from atlas_jax.model import decoder, lora
 from atlas_jax.phases.entry import PhaseEntry
 from atlas_jax.phases.teacher import Teacher
 
 
-def last_phase(workdir: pathlib.Path, config: RunConfig) -> PhaseEntry:
-  """The phase of a run that has trained last.
+def newest(workdir: pathlib.Path, config: RunConfig) -> tuple[PhaseEntry, int]:
+  """The phase of a run that has trained last, and its newest checkpoint.
 
   Raises:
     CheckpointError: none has a checkpoint.
@@ -21,49 +21,33 @@ def last_phase(workdir: pathlib.Path, config: RunConfig) -> PhaseEntry:
     entry = PhaseEntry(config, workdir, index)
     if (root / entry.name).is_dir():
       with entry.checkpoints() as checkpoints:
-        if checkpoints.latest() is not None:
-          return entry
+        if (step := checkpoints.latest()) is not None:
+          return entry, step
   raise CheckpointError(f"{workdir} has no checkpoint to export")
 
 
-def weights(
-  checkpoints: Checkpoints,
-  teacher: Teacher,
-  base: decoder.Decoder | None,
-  step: int | None = None,
-) -> tuple[int, decoder.Decoder, dict]:
-  """(step, weights, what was saved beside them) of one checkpoint.
+def read(
+  entry: PhaseEntry, teacher: Teacher, step: int | None = None
+) -> tuple[int, decoder.Decoder]:
+  """(step, weights) of a phase, those that were best if it kept them.
 
   A collective.
 
   Args:
-    checkpoints: of a phase.
-    teacher: as it has them on its devices.
-    base: what its adapters stand beside; None: it has none.
-    step: None is the newest.
+    entry: of the phase.
+    teacher: on whose devices the weights come.
+    step: of a checkpoint, which says what was best until then; None: the
+      newest that is whole.
 
   Raises:
     CheckpointError: it is not there, or of another model.
   """
-  like = {"model": lora.split(teacher.abstract())[1]}
-  again = {} if base is None else {"base": base}
-  step, trees, beside = checkpoints.restore(like, again, step)
-  return step, lora.join(trees.get("base"), trees["model"]), beside
-
-
-def read(
-  workdir: pathlib.Path, config: RunConfig, teacher: Teacher
-) -> tuple[int, decoder.Decoder]:
-  """(updates, weights) of what a run trained last, the best where it says so.
-
-  A collective; raises as `last_phase` and `weights`.
-  """
-  base = None
+  like, again = {"model": lora.split(teacher.abstract())[1]}, {}
   if teacher.options.lora.rank:
-    base, _ = lora.split(teacher.first_model())
-  with last_phase(workdir, config).checkpoints() as checkpoints:
-    step, model, beside = weights(checkpoints, teacher, base)
-    best = beside.get("best")  # the first ones had none
+    again["base"] = lora.split(teacher.first_model())[0]
+  with entry.checkpoints() as checkpoints:
+    step, trees, beside = checkpoints.restore(like, again, step)
+    best = beside.get("best")  # the first checkpoints had none
     if best is not None and best["step"] != step:
-      step, model, _ = weights(checkpoints, teacher, base, best["step"])
-    return step, model
+      step, trees, _ = checkpoints.restore(like, again, best["step"])
+  return step, lora.join(trees.get("base"), trees["model"])

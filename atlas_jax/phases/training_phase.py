@@ -21,7 +21,6 @@ from atlas_jax.config import to_dict
 from atlas_jax.data.packing import PackedBatch
 from atlas_jax.errors import AtlasError
 from atlas_jax.model import lora
-from atlas_jax.phases import trained
 from atlas_jax.phases.entry import PhaseEntry
 from atlas_jax.phases.teacher import Teacher
 from atlas_jax.training import scoring
@@ -208,17 +207,6 @@ class TrainingPhase:
     if self.best is None or accuracy > self.best["accuracy"]:
       self.best = {"step": step, "accuracy": accuracy}
       self._checkpoints.best = step
-
-  def leave_best(self, teacher: Teacher) -> None:
-    """Gives the teacher the best weights, where they are not the last."""
-    if self.best is not None and self.best["step"] != self._steps:
-      self.state = None  # room for them
-      base = lora.split(teacher.model)[0]
-      step, model, _ = trained.weights(
-        self._checkpoints, teacher, base, self.best["step"]
-      )
-      teacher.advance(model, 1)  # a version of their own
-      log.info("the weights after step %d, the best, are kept", step)
 
   def is_due(self, step: int) -> bool:
     """Whether to `save` after a step; a signal to any process asks for it."""

@@ -12,7 +12,7 @@ from atlas_jax.teaching.speakers import Said
 
 # Counts the changes of a line's keys: 1 had approach and guided in place of
 # probe and taught, and neither kind, leaked nor weight_version of an attempt;
-# 2 had no student.
+# 2 did not have the student of an attempt.
 SCHEMA = 3
 
 
@@ -87,20 +87,12 @@ def episode_json(scored: ScoredEpisode, step: int) -> dict:
 
 
 def attempt_json(
-  arm: str,
-  student: str | None,
-  attempt: Attempt,
-  verdict: Verdict,
-  leaked: bool,
+  arm: str, attempt: Attempt, verdict: Verdict, leaked: bool
 ) -> dict:
-  """One attempt of an evaluation as plain JSON values.
-
-  student is the name of one that the run's teacher never met, else None.
-  """
+  """One attempt of an evaluation as plain JSON values."""
   return {
     "schema": SCHEMA,
     "arm": arm,
-    "student": student,
     "id": attempt.problem.id,
     "sample": attempt.sample,
     "question": attempt.problem.question,

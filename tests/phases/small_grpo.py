@@ -52,7 +52,7 @@ class World:
     self.kept, self.numbers, self.saves = {}, {}, {}
     self.state = types.SimpleNamespace(model="weights")
     self.reference, self.mesh = None, None
-    self._stopped = None
+    self._stopped = self.best = None
 
   @property
   def step(self):
@@ -104,9 +104,6 @@ class World:
 
   def keep_best(self, step, accuracy):
     self.log.append(("best", step))
-
-  def leave_best(self, teacher):
-    pass
 
   def is_due(self, step):
     self._stopped = multihost.stop_asked()
@@ -173,8 +170,7 @@ class World:
       patch.setattr(grpo, "TrainingPhase", lambda *_, **__: self)
       steps = None, lambda state, *_: (state, {})
       patch.setattr(grpo, "make_grpo_step", lambda *_: steps)
-      look = types.SimpleNamespace(numbers=self._look)
-      patch.setattr(grpo, "Validation", lambda *_, **__: look)
+      patch.setattr(grpo, "validation", lambda *_, **__: self._look)
       patch.setattr(grpo, "run_episodes", self.run_episodes)
       patch.setattr(grpo, "pack_rollouts", self.pack)
       patch.setattr(grpo, "rows_at_once", lambda *_: 1)

@@ -10,9 +10,9 @@ import pytest
 from atlas_jax.config import DataConfig, RewardConfig, RunConfig
 from atlas_jax.confined import NoAnswer
 from atlas_jax.data.problems import make_problem
+from atlas_jax.phases import evaluate
 from atlas_jax.phases.arms import Arm
 from atlas_jax.phases.entry import PhaseEntry
-from atlas_jax.phases.evaluate import Kept
 from atlas_jax.phases.grpo import NoRewardError
 from atlas_jax.teaching.answers import AnswerChecker
 from atlas_jax.teaching.arms import Attempt
@@ -131,7 +131,8 @@ def test_an_arm_without_a_verdict_ends_the_evaluation(tmp_path, file, checker):
     ask=lambda requests: requests.close() or attempts,
   )
   with pytest.raises(NoAnswer) as caught:
-    Kept(entry).sample(
+    evaluate.sample(
+      entry,
       Arm("alone", "student alone", None),
       problems(),
       servers=servers,

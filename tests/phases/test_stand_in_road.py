@@ -22,7 +22,7 @@ def test_a_run_that_is_stopped_goes_on_exactly(
   assert grpo_steps(numbers) == [1, 2, 3, 4]
   assert any(x.get("1_grpo/trained_tokens", 0) > 0 for x in numbers)
   # The validation problems: every third step, and the last.
-  looked = [x["step"] for x in numbers if "1_grpo/validation_high" in x]
+  looked = [x["step"] for x in numbers if "1_grpo/validation_taught_high" in x]
   assert looked == [3, 4]
   # SFT made 2 updates; each step of GRPO is published.
   assert state["updates"] == [2, 3, 4, 5, 6]

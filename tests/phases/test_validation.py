@@ -71,7 +71,7 @@ def test_the_best_weights_are_kept_over_a_stop_evaluated_and_exported(
     patch.setattr(Servers, "call", stop)
     with pytest.raises(Stopped):
       judged(workdir, states=states)
-  with caplog.at_level(logging.INFO, "atlas_jax.phases.training_phase"):
+  with caplog.at_level(logging.INFO, "atlas_jax.phases.grpo"):
     numbers, _, state = judged(workdir)
   found = accuracies(numbers)
   assert [*found] == [1, 2, 3, 4] and len({*found.values()}) == STEPS
