@@ -86,6 +86,7 @@ def check(workdir: pathlib.Path) -> None:
 OPERATIONAL = (
   "wandb_project",
   "keep_checkpoints",
+  "evaluate.student_urls",
   "prompts_path",  # its texts are in `prompts`
   "serving.start_timeout_s",
   "serving.request_timeout_s",

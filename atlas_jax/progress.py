@@ -23,6 +23,7 @@ SHOWN = {
   "grpo": (
     "reward {reward_mean:.3f} ± {reward_std:.3f}",
     "taught {accuracy_taught:.0%}, alone {accuracy_alone:.0%}",
+    "validation {validation_accuracy_taught:.0%}",
     "KL {kl:.3g}",
     "cut {truncated_fraction:.0%}",
     "flat groups {zero_variance_fraction:.0%}",

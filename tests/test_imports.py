@@ -28,6 +28,7 @@ LAYERS = (
     "atlas_jax.server_config",
     "atlas_jax.teacher_config",
     "atlas_jax.episode_config",
+    "atlas_jax.evaluate_config",
     "atlas_jax.teaching.prompts",
     "atlas_jax.stopping",
     "atlas_jax.checkpoint",

@@ -21,6 +21,11 @@ FIGURES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     "share right",
     ("accuracy_taught", "accuracy_alone"),
   ),
+  (
+    "Accuracy on validation problems",
+    "share right",
+    ("validation_accuracy_alone", "validation_accuracy_taught"),
+  ),
   ("Reward", "mean of a batch", ("reward_mean", "reward_std")),
   ("Reward by part", "mean of a batch", ("reward_*",)),
   ("KL", "nats a token", ("kl", "mismatch_kl")),
