@@ -3,7 +3,7 @@
 import asyncio
 
 from atlas_jax.config import PromptsConfig
-from atlas_jax.online.calls.replies import Reply
+from atlas_jax.online.calls.calls import Reply
 from atlas_jax.online.search.config import ReflectionConfig
 from atlas_jax.online.search.reflection import Memory, Reflector
 

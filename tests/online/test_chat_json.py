@@ -5,8 +5,8 @@ import random
 
 import pytest
 
+from atlas_jax.online.calls.calls import CallFailed
 from atlas_jax.online.calls.chat_json import MOST_PARTS, parsed, parts_of
-from atlas_jax.online.calls.retrying import CallFailed
 from atlas_jax.online.production.chats import read_chat
 from atlas_jax.online.production.errors import Refused
 

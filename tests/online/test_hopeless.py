@@ -8,7 +8,7 @@ from aiohttp import web
 
 from atlas_jax.config import ConfigError
 from atlas_jax.online.agents.recorded_agent import open_recorded_agent
-from atlas_jax.online.calls.retrying import ModelRefused
+from atlas_jax.online.calls.calls import ModelRefused
 from atlas_jax.online.search import optimize
 from tests.online import small_world
 from tests.online.agents.asked import configured

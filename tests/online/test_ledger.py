@@ -5,8 +5,8 @@ import random
 
 import pytest
 
+from atlas_jax.online.calls.calls import BudgetSpent
 from atlas_jax.online.calls.ledger import Ledger
-from atlas_jax.online.calls.replies import BudgetSpent
 from atlas_jax.online.calls.spend import PICO, Amount, Caps, picodollars
 
 

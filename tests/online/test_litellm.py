@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from atlas_jax.config import ConfigError
-from atlas_jax.online.calls.retrying import ModelRefused
+from atlas_jax.online.calls.calls import ModelRefused
 from atlas_jax.online.calls.spend import Caps
 from tests.online.opened import Run, ask, request
 from tests.online.stub_server import Faults, StubServer

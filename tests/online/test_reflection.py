@@ -2,8 +2,7 @@
 
 import pytest
 
-from atlas_jax.online.calls.replies import BudgetSpent, Reply
-from atlas_jax.online.calls.retrying import ModelRefused
+from atlas_jax.online.calls.calls import BudgetSpent, ModelRefused, Reply
 from atlas_jax.online.search.reflection import (
   Refusal,
   read_proposal,

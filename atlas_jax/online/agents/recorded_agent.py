@@ -15,15 +15,14 @@ from atlas_jax.online.agents.build import open_agent
 from atlas_jax.online.agents.config import AgentConfig
 from atlas_jax.online.calls import asks
 from atlas_jax.online.calls import record as record_lib
+from atlas_jax.online.calls.calls import ModelRefused, Reply
 from atlas_jax.online.calls.ledger import Ledger
 from atlas_jax.online.calls.record import Record
-from atlas_jax.online.calls.replies import Reply
-from atlas_jax.online.calls.retrying import ModelRefused
 from atlas_jax.online.calls.spend import Amount, picodollars
 
 
 class RecordedAgent:
-  """See replies.Agent. Equal asks of one replicate are made once.
+  """See calls.Agent. Equal asks of one replicate are made once.
 
   The agent samples by itself: a seed is not part of what is asked.
   """

@@ -15,7 +15,7 @@ from atlas_jax.online.agents.credentials import (
   masked,
 )
 from atlas_jax.online.calls import httpx_policy, told_errors
-from atlas_jax.online.calls.retrying import refused
+from atlas_jax.online.calls.calls import refused
 
 _TRANSIENT_CODES = ("server_error", "rate_limit_exceeded")
 

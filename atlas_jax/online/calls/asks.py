@@ -5,10 +5,10 @@ import dataclasses
 import time
 from collections.abc import Awaitable, Callable
 
+from atlas_jax.online.calls.calls import Reply
 from atlas_jax.online.calls.ledger import Ledger
 from atlas_jax.online.calls.record import Attempt, Record
 from atlas_jax.online.calls.record_tables import ANSWERED, GOOD
-from atlas_jax.online.calls.replies import Reply
 from atlas_jax.online.calls.spend import Amount
 
 

@@ -3,9 +3,8 @@
 from collections.abc import Callable
 
 from atlas_jax.online.calls import threads
+from atlas_jax.online.calls.calls import Answer, CallFailed, Request
 from atlas_jax.online.calls.chat_json import is_unicode
-from atlas_jax.online.calls.replies import ChatRequest
-from atlas_jax.online.calls.retrying import Answer, CallFailed
 
 
 class CallableCalls:
@@ -29,7 +28,7 @@ class CallableCalls:
   async def name(self) -> str:
     return self._name
 
-  async def send(self, request: ChatRequest) -> Answer:
+  async def send(self, request: Request) -> Answer:
     """One attempt.
 
     Raises:

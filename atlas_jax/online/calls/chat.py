@@ -5,7 +5,7 @@ One call goes this way:
   2. an equal call is under way: its answer serves both;
   3. each attempt waits for its endpoint's limits, reserves its bound in the
      ledger, is noted in the record, sent, judged, and settled;
-  4. a failed attempt is tried again by the rules of retrying.py.
+  4. a failed attempt is tried again by the policy of calls.py.
 """
 
 import asyncio
@@ -15,10 +15,16 @@ import logging
 import time
 
 from atlas_jax.online.calls import asks
-from atlas_jax.online.calls.chat_json import judged
+from atlas_jax.online.calls.calls import (
+  BudgetSpent,
+  CallFailed,
+  ModelRefused,
+  Reply,
+  Request,
+  pause_s,
+)
+from atlas_jax.online.calls.chat_json import judge
 from atlas_jax.online.calls.record import Attempt, reply_of
-from atlas_jax.online.calls.replies import BudgetSpent, ChatRequest, Reply
-from atlas_jax.online.calls.retrying import CallFailed, ModelRefused, pause_s
 from atlas_jax.online.calls.spend import Amount
 from atlas_jax.scrubbing import error_line
 
@@ -63,7 +69,7 @@ class Chat:
   async def aclose(self) -> None:
     await self._calls.aclose()
 
-  async def chat(self, request: ChatRequest) -> Reply:
+  async def chat(self, request: Request) -> Reply:
     """One answer; see ChatModel.
 
     Raises:
@@ -166,7 +172,7 @@ class Chat:
         except TimeoutError:
           limit = f"no answer in {self._config.timeout_s:g} s"
           raise CallFailed(limit, status="timeout") from None
-        status = judged(answer, request.max_tokens, cut or last)
+        status = judge(answer, request.max_tokens, cut or last)
       except CallFailed as error:
         failed, status = error, error.status
       final = failed is None or last or not failed.again

@@ -6,7 +6,7 @@ import logging
 import re
 
 from atlas_jax.online.calls import told_errors
-from atlas_jax.online.calls.retrying import Answer, CallFailed
+from atlas_jax.online.calls.calls import Answer, CallFailed
 
 # Words in reasons to finish, in lower case: the model declined; the server
 # failed, which may pass by; the answer was cut. Any other is as good as none
@@ -162,7 +162,7 @@ def _first(counts: dict, names: tuple[str, ...]) -> int | None:
 def is_answer(content: bytes) -> bool:
   """Whether the body of HTTP 200 is an answer with a text, ended or cut."""
   try:
-    judged(answer_of(parsed(content)), 0, accept_cut=True)
+    judge(answer_of(parsed(content)), 0, accept_cut=True)
   except CallFailed:
     return False
   return True
@@ -205,7 +205,7 @@ def count(value) -> int | None:
   return value if type(value) is int and 0 <= value <= _MOST_TOKENS else None
 
 
-def judged(answer: Answer, max_tokens: int, accept_cut: bool) -> str:
+def judge(answer: Answer, max_tokens: int, accept_cut: bool) -> str:
   """The status of an answer that is one: ok or truncated.
 
   accept_cut: one that is cut before max_tokens counts as truncated.

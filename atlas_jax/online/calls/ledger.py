@@ -22,8 +22,8 @@ import contextlib
 import time
 from dataclasses import fields
 
+from atlas_jax.online.calls.calls import BudgetSpent
 from atlas_jax.online.calls.limits import Limits
-from atlas_jax.online.calls.replies import BudgetSpent
 from atlas_jax.online.calls.spend import (
   NOTHING,
   PICO,

@@ -13,9 +13,14 @@ import os
 
 from atlas_jax.config import ConfigError
 from atlas_jax.online.calls import httpx_policy
+from atlas_jax.online.calls.calls import (
+  Answer,
+  CallFailed,
+  Request,
+  refused,
+  untaken,
+)
 from atlas_jax.online.calls.chat_json import answer_of
-from atlas_jax.online.calls.replies import ChatRequest
-from atlas_jax.online.calls.retrying import Answer, CallFailed, refused, untaken
 
 # The other tariffs that a table may hold; asked for by extra.service_tier.
 _TIERS = ("batches", "flex", "priority")
@@ -141,7 +146,7 @@ class LiteLlmCalls:
   async def name(self) -> str:
     return self._model
 
-  async def send(self, request: ChatRequest) -> Answer:
+  async def send(self, request: Request) -> Answer:
     """One attempt.
 
     Raises:

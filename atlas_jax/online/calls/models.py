@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from atlas_jax import config_tree, targets
 from atlas_jax.config import ConfigError
 from atlas_jax.online.calls import variables
+from atlas_jax.online.calls.calls import ChatModel
 from atlas_jax.online.calls.chat import Chat
 from atlas_jax.online.calls.ledger import Ledger
 from atlas_jax.online.calls.model_config import ChatModelConfig
 from atlas_jax.online.calls.pricing import Price, extra_bound
 from atlas_jax.online.calls.record import Record
-from atlas_jax.online.calls.replies import ChatModel
 from atlas_jax.scrubbing import answer_scrubber, scrubber
 
 

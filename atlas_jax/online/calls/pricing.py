@@ -5,8 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from atlas_jax.online.calls.replies import ChatRequest
-from atlas_jax.online.calls.retrying import Answer
+from atlas_jax.online.calls.calls import Answer, Request
 from atlas_jax.online.calls.spend import Amount, picodollars
 
 # A chat template may put a system prompt of its own before the messages.
@@ -14,7 +13,7 @@ _TEMPLATE_TOKENS = 128
 _MESSAGE_TOKENS = 8
 
 
-def prompt_bound(request: ChatRequest) -> int:
+def prompt_bound(request: Request) -> int:
   """At least the tokens of a request's messages: one has a byte or more."""
   return _TEMPLATE_TOKENS + sum(
     len(value.encode()) + _MESSAGE_TOKENS
@@ -44,11 +43,11 @@ class Price:
   own: bool = False
   fixed_tokens: int = 0
 
-  def bound(self, request: ChatRequest) -> Amount:
+  def bound(self, request: Request) -> Amount:
     """The most that one attempt can cost."""
     return self._amount(self._prompt_bound(request), request.max_tokens)
 
-  def cost(self, answer: Answer, request: ChatRequest) -> tuple[Amount, bool]:
+  def cost(self, answer: Answer, request: Request) -> tuple[Amount, bool]:
     """(cost, whether its dollars are known) of an answer that came.
 
     Counts that the server does not say are taken at their bound: it may have
@@ -68,7 +67,7 @@ class Price:
       return dataclasses.replace(cost, pico=pico), True
     return cost, self.per_million is not None
 
-  def _prompt_bound(self, request: ChatRequest) -> int:
+  def _prompt_bound(self, request: Request) -> int:
     extra = extra_bound(request.extra)
     return self.fixed_tokens + extra + prompt_bound(request)
 

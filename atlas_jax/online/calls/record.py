@@ -28,10 +28,10 @@ from dataclasses import dataclass
 
 from atlas_jax.errors import AtlasError
 from atlas_jax.online.calls import notes, verdicts
+from atlas_jax.online.calls.calls import Reply
 from atlas_jax.online.calls.failures import Failures
 from atlas_jax.online.calls.ledger import Ledger
 from atlas_jax.online.calls.record_tables import FORGET, GOOD, TABLES
-from atlas_jax.online.calls.replies import Reply
 from atlas_jax.online.calls.spend import PICO, Amount, Caps
 
 _VERSION = 1
@@ -138,6 +138,36 @@ class Record:
   def _seconds(self) -> float:
     """Of this and earlier processes, the start of servers included."""
     return self._before_s + time.monotonic() - self._began
+
+  def read(self, key: str):
+    """What was committed under `key`, a value of JSON; None: nothing."""
+    query = "SELECT value FROM committed WHERE key=?"
+    with self._lock:
+      row = self._db.execute(query, (key,)).fetchone()
+    return None if row is None else json.loads(row[0])
+
+  def commit(self, key: str, value) -> None:
+    """Keeps a value of JSON for good, in one transaction.
+
+    Good replies are kept by themselves, by the content of their requests:
+    whoever walks again through what was answered gets it at no cost. What
+    depends on failures, on the clock or on the spend is committed here by the
+    search, and read before it is made again:
+
+      evaluation N HASH  (the Nth of the run, of these jobs) when its rollouts
+          are made and nothing was raised: which of them were left out and why,
+          and the verdicts. Those left out are not asked again when it is read.
+          One that raised was not committed: its failures are tried again.
+      reflection N  a call of the reflection model that brought no text, once
+          the search goes on with another text, or has ended.
+      candidate N  the spend when it was accepted, at the first time.
+      rounds, ended, problems  as their readers say.
+    """
+    with self._lock:
+      self._db.execute(
+        "INSERT OR REPLACE INTO committed VALUES (?, ?)",
+        (key, json.dumps(value)),
+      )
 
   def evaluation_begins(self) -> None:
     """What was met before is history."""

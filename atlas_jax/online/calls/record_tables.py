@@ -18,7 +18,7 @@ CREATE TABLE IF NOT EXISTS attempts (
   bound_pico INTEGER NOT NULL,
   calls INTEGER NOT NULL,      -- of the bound, then as sent
   settled INTEGER,             -- order of settling; NULL: under way or killed
-  status TEXT,                 -- of replies.py, or lost
+  status TEXT,                 -- of Reply.status, or lost
   final INTEGER NOT NULL DEFAULT 0,  -- the outcome of an ask
   text TEXT,
   prompt_tokens INTEGER,
@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS attempts (
 CREATE TABLE IF NOT EXISTS shared (  -- failures that several asks waited for
   attempt INTEGER PRIMARY KEY, asks INTEGER NOT NULL
 );
+CREATE TABLE IF NOT EXISTS committed (key TEXT PRIMARY KEY, value TEXT);
 CREATE INDEX IF NOT EXISTS attempts_key ON attempts (key, id);
 """
 # Failures after the last answer of their model (empty or not) are forgotten.

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from atlas_jax.episode_config import ChatTemplateKwargs
-from atlas_jax.online.calls.replies import Agent, ChatModel, ChatRequest, Reply
+from atlas_jax.online.calls.calls import Agent, ChatModel, Reply, Request
 from atlas_jax.teaching.speakers import STAGES, Ask, NoAnswer, Said
 
 # Statuses of replies that say nothing about the prompts.
@@ -45,7 +45,7 @@ class ModelSpeaker:
     Raises:
       BudgetSpent: as ChatModel.chat.
     """
-    request = ChatRequest(
+    request = Request(
       role=ask.role,
       messages=({"role": "user", "content": prompt},),
       max_tokens=ask.max_tokens,

@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Iterator
 
-from atlas_jax.online.calls.retrying import CallFailed
+from atlas_jax.online.calls.calls import CallFailed
 from atlas_jax.retries import may_pass
 
 # Keys are compared in lower case and without underscores.

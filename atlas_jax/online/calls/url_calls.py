@@ -8,9 +8,14 @@ from typing import Literal
 
 import aiohttp
 
+from atlas_jax.online.calls.calls import (
+  Answer,
+  CallFailed,
+  Request,
+  refused,
+  untaken,
+)
 from atlas_jax.online.calls.chat_json import answer_of, is_unicode, parsed
-from atlas_jax.online.calls.replies import ChatRequest
-from atlas_jax.online.calls.retrying import Answer, CallFailed, refused, untaken
 from atlas_jax.serving import http
 
 _NAME_TIMEOUT_S = 30.0
@@ -121,7 +126,7 @@ class UrlCalls:
       )
     return names[0]
 
-  async def send(self, request: ChatRequest) -> Answer:
+  async def send(self, request: Request) -> Answer:
     """One attempt, without a deadline of its own.
 
     Raises:

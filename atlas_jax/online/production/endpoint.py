@@ -12,8 +12,8 @@ from contextlib import AbstractAsyncContextManager
 import aiohttp
 
 from atlas_jax import scrubbing
+from atlas_jax.online.calls.calls import Answer, CallFailed, refused
 from atlas_jax.online.calls.chat_json import answer_of, parsed
-from atlas_jax.online.calls.retrying import Answer, CallFailed, refused
 from atlas_jax.online.calls.url_calls import base_of
 from atlas_jax.online.production import errors
 from atlas_jax.online.production.config import Keys, ProxyConfig

@@ -7,7 +7,7 @@ from aiohttp import web
 
 from atlas_jax.errors import AtlasError
 from atlas_jax.online.calls import chat_json
-from atlas_jax.online.calls.retrying import CallFailed
+from atlas_jax.online.calls.calls import CallFailed
 from atlas_jax.serving import http
 
 _LONGEST = 2000  # characters of an upstream's own words

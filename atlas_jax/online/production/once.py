@@ -12,9 +12,15 @@ from atlas_jax import addresses
 from atlas_jax.config_tree import ConfigError
 from atlas_jax.online.agents.python import InThisProcess
 from atlas_jax.online.calls import variables
-from atlas_jax.online.calls.chat_json import judged
-from atlas_jax.online.calls.replies import Agent, ChatModel, ChatRequest, Reply
-from atlas_jax.online.calls.retrying import Answer, CallFailed
+from atlas_jax.online.calls.calls import (
+  Agent,
+  Answer,
+  CallFailed,
+  ChatModel,
+  Reply,
+  Request,
+)
+from atlas_jax.online.calls.chat_json import judge
 from atlas_jax.online.calls.url_calls import UrlCalls, Wording
 from atlas_jax.scrubbing import answer_scrubber, error_line
 from atlas_jax.serving import http
@@ -71,7 +77,7 @@ async def reply_of(
       "prompt_tokens": answer.prompt_tokens,
       "completion_tokens": answer.completion_tokens,
     }
-    status = judged(answer, 0, accept_cut=True)
+    status = judge(answer, 0, accept_cut=True)
     return Reply(status, text=answer.text or "", **tokens)
   except CallFailed as failed:
     complain(failed)
@@ -110,7 +116,7 @@ class _Named:
       address="teacher, its address and the name of its model",
     )
 
-  async def chat(self, request: ChatRequest) -> Reply:
+  async def chat(self, request: Request) -> Reply:
     reply = await reply_of(self._calls.send(request), self._complain)
     text = None if reply.text is None else self._hide(reply.text)
     return dataclasses.replace(reply, text=text)

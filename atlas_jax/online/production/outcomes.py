@@ -15,8 +15,7 @@ import logging
 import traceback
 from collections.abc import Awaitable
 
-from atlas_jax.online.calls.replies import BudgetSpent
-from atlas_jax.online.calls.retrying import ModelRefused
+from atlas_jax.online.calls.calls import BudgetSpent, ModelRefused
 from atlas_jax.teaching.protocol import Teaching
 from atlas_jax.teaching.speakers import NoAnswer
 

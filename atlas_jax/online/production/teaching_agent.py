@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from atlas_jax.config import PromptsConfig
 from atlas_jax.episode_config import EpisodeConfig, TeachConfig
 from atlas_jax.errors import AtlasError
-from atlas_jax.online.calls.replies import Agent, ChatModel
+from atlas_jax.online.calls.calls import Agent, ChatModel
 from atlas_jax.online.calls.speakers import AgentSpeaker, ModelSpeaker
 from atlas_jax.online.calls.url_calls import Wording
 from atlas_jax.online.production import outcomes

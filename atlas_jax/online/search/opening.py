@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from atlas_jax.data import splits
 from atlas_jax.data.problems import Problem
 from atlas_jax.online.agents.recorded_agent import open_recorded_agent
+from atlas_jax.online.calls.calls import ChatModel
 from atlas_jax.online.calls.ledger import Ledger
 from atlas_jax.online.calls.models import open_model
 from atlas_jax.online.calls.record import Record
-from atlas_jax.online.calls.replies import ChatModel
 from atlas_jax.online.calls.speakers import AgentSpeaker, ModelSpeaker
 from atlas_jax.online.calls.verdicts import RecordedChecker
 from atlas_jax.online.search import live

@@ -19,13 +19,13 @@ from dataclasses import dataclass, field
 
 from atlas_jax.config import PromptsConfig
 from atlas_jax.errors import AtlasError
-from atlas_jax.online.calls.replies import (
+from atlas_jax.online.calls.calls import (
   BudgetSpent,
   ChatModel,
-  ChatRequest,
+  ModelRefused,
   Reply,
+  Request,
 )
-from atlas_jax.online.calls.retrying import ModelRefused
 from atlas_jax.online.search import fences
 from atlas_jax.online.search.config import ReflectionConfig
 from atlas_jax.serving.events import EventLoop
@@ -295,7 +295,7 @@ class Reflector:
       self.stopped = "the search ended here before"
       return None
     self.calls += 1
-    request = ChatRequest(
+    request = Request(
       role="reflection",
       messages=({"role": "user", "content": prompt},),
       max_tokens=self.config.max_tokens,

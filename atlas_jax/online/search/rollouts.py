@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from atlas_jax.config import PromptsConfig
 from atlas_jax.data.problems import Problem
 from atlas_jax.errors import AtlasError
-from atlas_jax.online.calls.replies import BudgetSpent
+from atlas_jax.online.calls.calls import BudgetSpent
 from atlas_jax.online.search import scoring
 from atlas_jax.online.search.config import OnlineConfig
 from atlas_jax.serving.events import EventLoop

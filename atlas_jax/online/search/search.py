@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from atlas_jax.config import PromptsConfig
 from atlas_jax.errors import AtlasError
+from atlas_jax.online.calls.calls import BudgetSpent
 from atlas_jax.online.calls.notes import Notes
-from atlas_jax.online.calls.replies import BudgetSpent
 from atlas_jax.online.search.budget import Budget, SearchOver, length
 from atlas_jax.online.search.config import OnlineConfig
 from atlas_jax.online.search.gepa_adapter import (
