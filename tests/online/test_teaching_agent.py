@@ -260,7 +260,7 @@ def test_an_open_agent_that_raises_under_the_teaching(caplog):
   broken = Raises(ValueError("a private question"), "GUIDED")
   with teacher() as teach, TeachingAgent(broken, teach.url, PROMPTS) as taught:
     answer = taught.ask("1+1?")
-    assert (answer.text, answer.outcome) == ("re ALONE", "alone_guided_failed")
+    assert (answer.text, answer.outcome) == ("re ALONE", "alone_taught_failed")
     assert answer.teaching.text == "count twice"
   assert "ValueError at " in caplog.text and "private" not in caplog.text
 
@@ -281,7 +281,7 @@ def test_an_agent_that_fails_under_the_teaching_keeps_its_first_answer():
 
   with teacher() as teach, TeachingAgent(fails, teach.url, PROMPTS) as taught:
     answer = taught.ask("1+1?")
-    assert (answer.text, answer.outcome) == ("two", "alone_guided_failed")
+    assert (answer.text, answer.outcome) == ("two", "alone_taught_failed")
     assert answer.teaching.text == "count twice"
     assert answer.teaching.taught is None
 
