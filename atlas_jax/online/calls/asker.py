@@ -211,7 +211,7 @@ class Asker:
     made: list[Attempt],
     last: bool,
   ) -> tuple[CallFailed | None, bool]:
-    """(why it failed, whether it is the outcome) of an attempt added to made."""
+    """(why it failed, whether it is the outcome) of an attempt; made grows."""
     bound = self.price.bound(request)
     cut = self._is_agent or last or any(a.status == "truncated" for a in made)
     async with self._limits.turn():

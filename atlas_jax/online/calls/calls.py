@@ -108,6 +108,11 @@ class Reply:
   def ok(self) -> bool:
     return self.status == "ok"
 
+  @property
+  def code(self) -> int | None:
+    """The HTTP status of a refusal."""
+    return None if self.failed is None else self.failed.code
+
 
 class BudgetSpent(AtlasError):
   """A call would overshoot a cap; nothing was sent. The text names the cap."""

@@ -7,8 +7,8 @@ import sys
 import time
 
 import pytest
-
 from atlas_jax.online.calls.asks import answered, attempted
+
 from atlas_jax.online.calls.record import Attempt, Record, RecordError, reply_of
 from atlas_jax.online.calls.spend import Amount, Caps
 from tests.online.calls.recorded import BOUND, put
