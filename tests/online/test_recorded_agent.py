@@ -5,9 +5,9 @@ import time
 
 import pytest
 from aiohttp import web
+from atlas_jax.online.agents.recorded_agent import open_recorded_agent
 
 from atlas_jax.online.agents.config import AgentConfig, HttpAgentConfig
-from atlas_jax.online.agents.recorded_agent import open_recorded_agent
 from atlas_jax.online.calls import record as record_lib
 from atlas_jax.online.calls.record import Record
 from atlas_jax.online.calls.spend import Amount, Caps

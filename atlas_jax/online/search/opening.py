@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from atlas_jax.data import splits
 from atlas_jax.data.problems import Problem
-from atlas_jax.online.agents.recorded_agent import open_recorded_agent
+from atlas_jax.online.agents.build import open_agent
 from atlas_jax.online.calls.calls import ChatModel
 from atlas_jax.online.calls.ledger import Ledger
 from atlas_jax.online.calls.models import open_model
@@ -92,7 +92,7 @@ def open_models(
   teacher, reflection = opened("teacher"), opened("reflection_model")
   if config.agent_mode:
     student = AgentSpeaker(
-      open_recorded_agent(
+      open_agent(
         config.agent,
         where="config.agent",
         environ=environ,

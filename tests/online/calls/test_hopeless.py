@@ -5,9 +5,9 @@ import sys
 
 import pytest
 from aiohttp import web
+from atlas_jax.online.agents.recorded_agent import open_recorded_agent
 
 from atlas_jax.config import ConfigError
-from atlas_jax.online.agents.recorded_agent import open_recorded_agent
 from atlas_jax.online.calls.calls import ModelRefused
 from atlas_jax.online.search import optimize
 from tests.online import small_world
