@@ -204,13 +204,12 @@ class Budget:
     # Those who come later may take more calls than those who are there.
     plan = self.plan()
     calls = plan["choosing and test"].calls
-    lines = self.ledger.snapshot().lines
-    measured = sum(x.answered_calls for x in lines) >= _MEASURED
+    measured = self.ledger.snapshot().calls >= _MEASURED
     whole = sum(
       (part.calls for name, part in plan.items() if name != "one round"), 0
     )
     minutes = self.config.caps.minutes
-    self.ledger.set_aside(
+    self.ledger.keep(
       Caps(
         calls=calls,
         tokens=keep.tokens if measured else None,
@@ -221,23 +220,26 @@ class Budget:
 
   def free(self) -> None:
     """What was set aside may be used."""
-    self.ledger.set_aside(Caps())
+    self.ledger.keep(Caps())
 
   def check(self, need: Amount, what: str) -> None:
     """Raises SearchOver where the room is less than `need`."""
-    room = self.ledger.room()
+    left_of = self.ledger.left()
     for cap, needed in (
       ("calls", need.calls),
       ("tokens", need.tokens),
       ("dollars", need.dollars),
     ):
-      left = getattr(room, cap)
+      left = left_of.get("pico" if cap == "dollars" else cap)
+      if left is not None and cap == "dollars":
+        left /= 10**12
       if left is not None and needed > left:
         raise SearchOver(
           f"config.caps.{cap} leaves {left:,.6g} for the search, and {what}"
           f" takes {_bound(cap)} {needed:,.6g}"
         )
-    if room.seconds is not None and room.seconds <= 0:
+    seconds = self.ledger.seconds_left
+    if seconds is not None and seconds <= 0:
       raise SearchOver("the part of config.caps.minutes for the search is over")
 
   def _first_jobs(self) -> list[Job]:
@@ -273,17 +275,7 @@ class Budget:
     tokens_in = math.ceil(prompt / _BYTES_PER_TOKEN) + n * _CHAT_TOKENS
     price = self.prices[role]
     pico = 0 if price is None else price.pico(n, tokens_in, n * most)
-    bound = Amount(n, tokens_in + n * most, pico)
-    seen = [x for x in self.ledger.snapshot().lines if x.role == role]
-    answers = sum(x.answered_calls for x in seen)
-    if answers < _MEASURED:
-      return bound
-    mean = n * _MARGIN / answers
-    return Amount(
-      n,
-      min(bound.tokens, math.ceil(mean * sum(x.spent.tokens for x in seen))),
-      min(bound.pico, math.ceil(mean * sum(x.spent.pico for x in seen))),
-    )
+    return Amount(n, tokens_in + n * most, pico)
 
   def _later_bytes(self, role: str) -> int:
     """Of a prompt, what another model will have said."""

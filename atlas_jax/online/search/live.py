@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import IO
 
-from atlas_jax.online.calls.spend import Snapshot
+from atlas_jax.online.calls.ledger import Snapshot
 
 log = logging.getLogger(__name__)
 LOG_EVERY_S = 30.0

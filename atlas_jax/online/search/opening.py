@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from atlas_jax.data import splits
 from atlas_jax.data.problems import Problem
 from atlas_jax.online.agents.recorded_agent import open_recorded_agent
-from atlas_jax.online.calls.calls import ChatModel
+from atlas_jax.online.calls.asker import Asker
 from atlas_jax.online.calls.ledger import Ledger
 from atlas_jax.online.calls.models import open_model
 from atlas_jax.online.calls.record import Record
-from atlas_jax.online.calls.speakers import AgentSpeaker, ModelSpeaker
-from atlas_jax.online.calls.verdicts import RecordedChecker
+from atlas_jax.online.calls.speakers import AskerSpeaker
 from atlas_jax.online.search import live
 from atlas_jax.online.search.budget import Budget, Price, Sets
 from atlas_jax.online.search.config import OnlineConfig
@@ -21,6 +20,7 @@ from atlas_jax.online.search.episodes import Episodes
 from atlas_jax.online.search.journal import Journal
 from atlas_jax.online.search.reflection import Memory, Reflector
 from atlas_jax.online.search.rollouts import Rollouts
+from atlas_jax.online.search.verdicts import KeptChecker
 from atlas_jax.serving.events import EventLoop
 
 
@@ -28,9 +28,9 @@ from atlas_jax.serving.events import EventLoop
 class Models:
   """Who is asked. prices: role -> its price; None: unpriced."""
 
-  student: AgentSpeaker | ModelSpeaker
-  teacher: ModelSpeaker
-  reflection: ChatModel
+  student: AskerSpeaker
+  teacher: AskerSpeaker
+  reflection: Asker
   prices: Mapping[str, Price | None]
 
   async def aclose(self) -> None:
@@ -74,7 +74,7 @@ def open_models(
     ConfigError: a value is wrong or a variable is missing.
   """
 
-  def opened(key: str) -> ChatModel:
+  def opened(key: str) -> Asker:
     return open_model(
       getattr(config, key),
       where=f"config.{key}",
@@ -91,7 +91,7 @@ def open_models(
   kwargs = config.episode.chat_template_kwargs
   teacher, reflection = opened("teacher"), opened("reflection_model")
   if config.agent_mode:
-    student = AgentSpeaker(
+    student = AskerSpeaker(
       open_recorded_agent(
         config.agent,
         where="config.agent",
@@ -105,7 +105,7 @@ def open_models(
     of_student = None if dollars is None else Price(per_call=dollars)
   else:
     model = opened("student")
-    student = ModelSpeaker(model, kwargs)
+    student = AskerSpeaker(model, kwargs)
     of_student = price(model)
   prices = {
     "student_baseline": of_student,
@@ -114,7 +114,7 @@ def open_models(
     "teacher": price(teacher),
     "reflection": price(reflection),
   }
-  return Models(student, ModelSpeaker(teacher, kwargs), reflection, prices)
+  return Models(student, AskerSpeaker(teacher, kwargs), reflection, prices)
 
 
 @dataclass
@@ -159,9 +159,7 @@ def opened(
   """A Run, closed at the end; see open_models."""
   ledger = record.ledger(config.caps)
   with contextlib.ExitStack() as stack:
-    checker = stack.enter_context(
-      RecordedChecker(record.verdicts, data=config.data)
-    )
+    checker = stack.enter_context(KeptChecker(data=config.data))
     loop = EventLoop()
     stack.callback(loop.close)
     models = open_models(config, environ, ledger, record, endpoints)
@@ -172,7 +170,7 @@ def opened(
       config,
       loop,
       checker,
-      record.evaluation_begins,
+      record,
       Episodes(workdir).write,
     )
     yield Run(
@@ -189,6 +187,7 @@ def opened(
         config.seed,
         loop,
         Memory(),
+        record,
       ),
       budget=Budget(config, sets, rollouts, ledger, models.prices),
       journal=Journal(workdir),

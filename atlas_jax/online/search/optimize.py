@@ -26,12 +26,10 @@ from atlas_jax.data.problems import Problem
 from atlas_jax.online.calls.record import Record
 from atlas_jax.online.search import choosing, live, local_servers, report
 from atlas_jax.online.search.budget import Sets
-from atlas_jax.online.search.comparing import ChoosingError
 from atlas_jax.online.search.config import OnlineConfig
 from atlas_jax.online.search.opening import Run, chosen_problems, opened
 from atlas_jax.online.search.plan import BudgetTooSmall
-from atlas_jax.online.search.rollouts import RolloutError
-from atlas_jax.online.search.search import Search, SearchFailed
+from atlas_jax.online.search.search import Search
 from atlas_jax.reports import tables
 from atlas_jax.teaching.statistics import Interval
 
@@ -40,7 +38,7 @@ log = logging.getLogger(__name__)
 _PATIENCE = (
   *("concurrency", "timeout_s", "retries", "requests_per_minute"),
   "max_response_bytes",
-  *("tokens_per_minute", "api_key_env"),
+  "api_key_env",
 )
 # What may change between two starts of a run: none of it changes an answer.
 # A cap that is raised lets a search go on, until it has ended once.
@@ -103,22 +101,9 @@ def optimize(
       opened(reachable, workdir, environ, sets, record, endpoints)
     )
     _check_budget(run)
-    with live.shown(run.line, sys.stderr), _forgetting(record):
+    with live.shown(run.line, sys.stderr):
       _work(run)
   _show(files.read_json(finished), workdir)
-
-
-@contextlib.contextmanager
-def _forgetting(record: Record):
-  """A run that stops because of failures tries them again when it goes on."""
-  try:
-    yield
-  except SearchFailed:
-    record.failures.forget_reflection()
-    raise
-  except (RolloutError, ChoosingError):
-    record.forget_evaluation()
-    raise
 
 
 def _same_problems(sets: Sets, record: Record, workdir: pathlib.Path) -> None:
@@ -127,9 +112,9 @@ def _same_problems(sets: Sets, record: Record, workdir: pathlib.Path) -> None:
     name: hashlib.sha256(_text_of(problems).encode()).hexdigest()
     for name, problems in vars(sets).items()
   }
-  before = record.notes.read("problems")
+  before = record.read("problems")
   if before is None:
-    record.notes.write("problems", now)
+    record.commit("problems", now)
   elif now != before:
     changed = ", ".join(name for name in now if now[name] != before[name])
     raise directory.RunError(
@@ -174,12 +159,11 @@ def _work(run: Run) -> None:
     run.reflector,
     run.budget,
     run.journal,
-    run.record.notes,
+    run.record,
     on_accepted,
   )
   ended = search.run()
   log.info("the search ended: %s", ended)
-  run.record.evaluation_begins()  # what the search met is history
   if not run.journal.candidates:
     raise BudgetTooSmall(
       f"the seed could not be evaluated: {ended}; raise config.caps"

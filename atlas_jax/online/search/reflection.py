@@ -19,13 +19,14 @@ from dataclasses import dataclass, field
 
 from atlas_jax.config import PromptsConfig
 from atlas_jax.errors import AtlasError
+from atlas_jax.online.calls.asker import Asker
 from atlas_jax.online.calls.calls import (
   BudgetSpent,
-  ChatModel,
   ModelRefused,
   Reply,
   Request,
 )
+from atlas_jax.online.calls.record import Record
 from atlas_jax.online.search import fences
 from atlas_jax.online.search.config import ReflectionConfig
 from atlas_jax.serving.events import EventLoop
@@ -192,18 +193,20 @@ class Reflector:
     seed: of the run.
     loop: where the model's coroutines live.
     memory: shared with the acceptance.
+    record: of the run.
 
   `stopped` says why the search must end; `failed` whether the model is to
   blame. calls are those that the ledger let through. total_cost is what gepa
   may ask for; the ledger keeps the budget.
   """
 
-  model: ChatModel
+  model: Asker
   config: ReflectionConfig
   prompts: PromptsConfig
   seed: int
   loop: EventLoop
   memory: Memory
+  record: Record
   stopped: str | None = None
   failed: bool = False
   total_cost: float = 0.0
@@ -211,6 +214,14 @@ class Reflector:
   most_calls: int | None = None  # of a search that ended before
   _lost: int = 0  # calls in a row without a reply
   _unusable: int = 0  # proposals in a row that were refused
+  # Of calls since the last text; the search may yet stop for them.
+  _failures: dict[str, dict] = field(default_factory=dict)
+
+  def commit(self) -> None:
+    """The search goes on, or has ended, with the failures so far."""
+    for key, failure in self._failures.items():
+      self.record.commit(key, failure)
+    self._failures.clear()
 
   def reflect(self, candidate, reflective_dataset, components_to_update):
     """One job; see reflect_many."""
@@ -303,8 +314,12 @@ class Reflector:
       seed=request_seed(self.seed, "reflection", self.calls),
       replicate=self.calls,
     )
+    key = f"reflection {self.calls}"
     try:
-      reply = self.loop.run(self.model.chat(request))
+      if (before := self.record.read(key)) is not None:
+        reply = Reply(**before)
+      else:
+        reply = self.loop.run(self.model.ask(request))
     except (BudgetSpent, ModelRefused) as error:
       self.calls -= 1
       self.stopped = str(error)
@@ -312,8 +327,10 @@ class Reflector:
       return None
     self.total_cost += reply.dollars or 0.0
     if reply.status in ("ok", "truncated"):
+      self.commit()
       self._lost = 0
       return reply
+    self._failures[key] = {"status": reply.status, "error": reply.error}
     self._lost += 1
     if self._lost >= self.config.max_failures:
       self.failed = True

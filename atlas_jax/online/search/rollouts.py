@@ -14,6 +14,8 @@ without words is an answer: it is not right.
 
 import asyncio
 import collections
+import hashlib
+import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +24,11 @@ from atlas_jax.config import PromptsConfig
 from atlas_jax.data.problems import Problem
 from atlas_jax.errors import AtlasError
 from atlas_jax.online.calls.calls import BudgetSpent
+from atlas_jax.online.calls.record import Record
 from atlas_jax.online.search import scoring
 from atlas_jax.online.search.config import OnlineConfig
+from atlas_jax.online.search.verdicts import KeptChecker
 from atlas_jax.serving.events import EventLoop
-from atlas_jax.teaching.answers import AnswerChecker
 from atlas_jax.teaching.prompts import Prompts
 from atlas_jax.teaching.protocol import (
   Question,
@@ -85,7 +88,7 @@ class Rollouts:
     config: of the run.
     loop: where they live.
     checker: judges.
-    on_begin: called as an evaluation begins.
+    record: of the run; holds what evaluations left out, and their verdicts.
     on_scored: gets every new rollout that was scored, in the order of the
       jobs.
   """
@@ -94,13 +97,14 @@ class Rollouts:
   teacher: Speaker
   config: OnlineConfig
   loop: EventLoop
-  checker: AnswerChecker
-  on_begin: Callable[[], None]
+  checker: KeptChecker
+  record: Record
   on_scored: Callable[[Rollout], None]
 
   def __post_init__(self):
     self._done: dict[tuple, Rollout] = {}
     self._asked: dict[tuple, asyncio.Task] = {}
+    self._evaluations = 0
 
   def evaluate(self, jobs: Sequence[Job]) -> list[list[Rollout]]:
     """The rollouts of each job, in the order of its problems.
@@ -111,24 +115,37 @@ class Rollouts:
       RolloutError: more than half have no answer because a model failed, or
         none has a verdict because the user's verifier did.
     """
-    self.on_begin()
     wanted = {
       (job.prompts, problem.id, job.replicate): (job, problem)
       for job in jobs
       for problem in job.problems
     }
+    self._evaluations += 1
+    key = f"evaluation {self._evaluations} {_hash(wanted)}"
+    before = self.record.read(key) or {"down": {}, "verdicts": {}}
+    self.checker.begin(before["verdicts"])
     found = {k: self._done[k] for k in wanted if k in self._done}
+    left_out = {}
+    for i, (k, (job, problem)) in enumerate(wanted.items()):
+      if (why := before["down"].get(str(i))) is not None:
+        where = (job.prompts, problem, job.split, job.replicate)
+        left_out[k] = Rollout(*where, why=why, down=True)
+    found |= left_out
     for _ in range(_TRIES):
-      missing = [k for k in wanted if k not in found or found[k].score is None]
+      missing = [
+        k
+        for k in wanted
+        if k not in left_out and (k not in found or found[k].score is None)
+      ]
       if not missing:
         break
       made = self.loop.run(self._make([wanted[k] for k in missing]))
       _warn_of_equals(made)
       found.update(zip(missing, self._judged(made), strict=True))
-    for key in wanted:
-      if found[key].score is not None and key not in self._done:
-        self._done[key] = found[key]
-        self.on_scored(found[key])
+    for k in wanted:
+      if found[k].score is not None and k not in self._done:
+        self._done[k] = found[k]
+        self.on_scored(found[k])
     down = [r for r in found.values() if r.down]
     if 2 * len(down) > len(found):
       raise RolloutError(
@@ -141,6 +158,8 @@ class Rollouts:
         f"none of {len(found)} problems could be judged; the last failure:"
         f" {failure}. Run the same command again to go on"
       )
+    down = {i: found[k].why for i, k in enumerate(wanted) if found[k].down}
+    self.record.commit(key, {"down": down, "verdicts": self.checker.verdicts()})
     return [
       [found[job.prompts, p.id, job.replicate] for p in job.problems]
       for job in jobs
@@ -249,6 +268,13 @@ class Rollouts:
     (leaked,) = scored.leaked
     score = scoring.score_of(objectives, leaked, self.config.objectives)
     return {"scored": scored, "objectives": objectives, "score": score}
+
+
+def _hash(wanted) -> str:
+  text = json.dumps(
+    [[list(vars(prompts).values()), *rest] for prompts, *rest in wanted]
+  )
+  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _wordless(episode: TeachingEpisode) -> str | None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from atlas_jax.config import PromptsConfig
 from atlas_jax.errors import AtlasError
 from atlas_jax.online.calls.calls import BudgetSpent
-from atlas_jax.online.calls.notes import Notes
+from atlas_jax.online.calls.record import Record
 from atlas_jax.online.search.budget import Budget, SearchOver, length
 from atlas_jax.online.search.config import OnlineConfig
 from atlas_jax.online.search.gepa_adapter import (
@@ -57,7 +57,7 @@ class Search:
   """One search.
 
   Args:
-    config, rollouts, reflector, budget, journal, notes: of the run.
+    config, rollouts, reflector, budget, journal, record: of the run.
     on_accepted: called after each acceptance, when the files are written.
   """
 
@@ -66,7 +66,7 @@ class Search:
   reflector: Reflector
   budget: Budget
   journal: Journal
-  notes: Notes
+  record: Record
   on_accepted: Callable[[], None]
 
   def __post_init__(self):
@@ -74,9 +74,9 @@ class Search:
     self.ended: str | None = None
     self._rounds = -1  # done; -1: not even the seed is evaluated
     # By earlier processes of the run.
-    done = self.notes.read("rounds")
-    self._replayed = -1 if done is None else done
-    self._end = self.notes.read("ended")
+    done = self.record.read("rounds")
+    self._replayed = -2 if done is None else done
+    self._end = self.record.read("ended")
     if self._end is not None:
       self.reflector.most_calls = self._end["reflections"]
 
@@ -127,14 +127,14 @@ class Search:
     if self._end is not None:
       self.ended = self._end["why"]
     elif self.journal.candidates:
-      self.notes.write(
+      self.reflector.commit()
+      self.record.commit(
         "ended",
         {
           "rounds": self._rounds,
           "why": self.ended,
           "reflections": self.reflector.calls,
         },
-        final=True,
       )
     return self.ended
 
@@ -160,7 +160,7 @@ class Search:
     if self._end is not None:
       return False
     self.budget.hold(self._choosable(new))
-    return self._rounds >= self._replayed
+    return self._rounds > self._replayed
 
   def _choosable(self, new: Sequence[PromptsConfig]) -> list[PromptsConfig]:
     """The prompts that choosing may meet: seed, best ones, longest new one."""
@@ -175,7 +175,7 @@ class Search:
     c = self.config.search
     self._rounds = state.i + 1
     if self._rounds > self._replayed:
-      self.notes.write("rounds", self._rounds)
+      self.record.commit("rounds", self._rounds)
     if self._end is not None and self._rounds >= self._end["rounds"]:
       return True
     if self.reflector.stopped is not None:
@@ -198,7 +198,11 @@ class Search:
       prompts = with_templates(self.config.prompts, event["candidate"])
       job = Job(prompts, self.budget.sets.validation, "validation")
       known = self.rollouts.known(job)
-      snapshot = self.budget.ledger.snapshot()
+      key = f"candidate {event['candidate_idx']}"
+      if self.record.read(key) is None:
+        now = self.budget.ledger.snapshot()
+        names = ("calls", "tokens", "dollars")
+        self.record.commit(key, {n: getattr(now, n) for n in names})
       self.journal.candidates.append(
         Candidate(
           index=event["candidate_idx"],
@@ -207,9 +211,7 @@ class Search:
           prompts=prompts,
           score=event["average_score"],
           scores={r.problem.id: r.score for r in known},
-          calls=snapshot.calls,
-          tokens=snapshot.tokens,
-          dollars=snapshot.dollars,
+          **self.record.read(key),
         )
       )
       log.info(
