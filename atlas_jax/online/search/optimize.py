@@ -137,7 +137,7 @@ def _write_costs(record: Record, workdir: pathlib.Path) -> None:
 
 
 def _check_budget(run: Run) -> None:
-  if run.record.notes.read("ended") is not None:
+  if run.record.read("ended") is not None:
     return  # what is left is the choosing, which the ledger holds to the caps
   small = run.budget.too_small()
   if small is None:
