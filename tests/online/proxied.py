@@ -10,14 +10,13 @@ import openai
 from aiohttp import web
 
 from atlas_jax.config import PromptsConfig
-from atlas_jax.online.production.proxy.app import make_app
-from atlas_jax.online.production.proxy.config import (
+from atlas_jax.online.production import app as proxy
+from atlas_jax.online.production.config import (
   ChatServerConfig,
   Keys,
   ProxyConfig,
   UpstreamConfig,
 )
-from atlas_jax.online.production.proxy.connections import listening
 from tests.online.stub_server import StubServer
 
 PROMPTS = PromptsConfig(
@@ -130,6 +129,7 @@ def run(
         **{
           "port": 0,
           "drain_s": 1.0,
+          "prompts": PROMPTS,
           "upstream": UpstreamConfig(
             **{"url": await address(up), "model": "stub", **(sent or {})}
           ),
@@ -143,9 +143,7 @@ def run(
           **changes,
         }
       )
-      server = await stack.enter_async_context(
-        listening(make_app(config, PROMPTS, keys), config)
-      )
+      server = await stack.enter_async_context(proxy.serving(config, keys))
       url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
       session = await stack.enter_async_context(aiohttp.ClientSession())
       proxied = Proxied(url, session, client_key)

@@ -11,7 +11,7 @@ from aiohttp import web
 from atlas_jax.config import ConfigError
 from atlas_jax.online.calls.calls import Request
 from atlas_jax.online.calls.url_calls import UrlCalls
-from atlas_jax.online.production.proxy.config import (
+from atlas_jax.online.production.config import (
   ChatServerConfig,
   Keys,
   ProxyConfig,

@@ -45,8 +45,8 @@ def test_a_guided_answer_that_is_an_error(body):
     return web.Response(text=body, content_type="application/json")
 
   async def check(proxied):
-    assert await proxied.ask() == ("alone_guided_failed", "re ALONE")
-    assert await proxied.counts() == {"alone_guided_failed": 1}
+    assert await proxied.ask() == ("alone_taught_failed", "re ALONE")
+    assert await proxied.counts() == {"alone_taught_failed": 1}
 
   with upstream(answer) as up, teacher() as teach:
     run(check, up, teach)
@@ -165,8 +165,8 @@ async def streamed(proxied) -> tuple[str, str]:
 )
 def test_a_guided_stream_that_begins_with_an_error_or_has_no_word(events):
   async def check(proxied):
-    assert await streamed(proxied) == ("alone_guided_failed", "re ALONE")
-    assert await proxied.counts() == {"alone_guided_failed": 1}
+    assert await streamed(proxied) == ("alone_taught_failed", "re ALONE")
+    assert await proxied.counts() == {"alone_taught_failed": 1}
 
   with teacher() as teach:
     run(check, streams(*events), teach)

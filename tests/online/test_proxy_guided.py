@@ -45,9 +45,9 @@ async def streamed(proxied) -> tuple[str, str]:
 @pytest.mark.parametrize("status", [400, 404, 413, 422, 500, 503])
 def test_a_guided_request_that_fails_is_followed_by_the_unaided_one(status):
   async def check(proxied):
-    assert await proxied.ask() == ("alone_guided_failed", "re ALONE")
-    assert await streamed(proxied) == ("alone_guided_failed", "re ALONE")
-    assert await proxied.counts() == {"alone_guided_failed": 2}
+    assert await proxied.ask() == ("alone_taught_failed", "re ALONE")
+    assert await streamed(proxied) == ("alone_taught_failed", "re ALONE")
+    assert await proxied.counts() == {"alone_taught_failed": 2}
 
   with refuses(status, "GUIDED") as up, teacher() as teach:
     run(check, up, teach)
@@ -74,7 +74,7 @@ def test_the_unaided_request_is_not_followed_by_another():
     with pytest.raises(openai.InternalServerError) as error:
       await proxied.ask()
     how = error.value.response.headers["x-atlas-teaching"]
-    assert how == "alone_guided_failed"
+    assert how == "alone_taught_failed"
     assert await proxied.counts() == {"failed": 1}
 
   with refuses(500, "GUIDED", "ALONE") as up, teacher() as teach:
@@ -112,9 +112,9 @@ def breaks_off(when: str, seen: list) -> web.Application:
 @pytest.mark.parametrize("when", ["", "head"])
 def test_a_connection_that_breaks_before_the_first_byte(when):
   async def check(proxied):
-    assert await proxied.ask() == ("alone_guided_failed", "re ALONE")
-    assert await streamed(proxied) == ("alone_guided_failed", "re ALONE")
-    assert await proxied.counts() == {"alone_guided_failed": 2}
+    assert await proxied.ask() == ("alone_taught_failed", "re ALONE")
+    assert await streamed(proxied) == ("alone_taught_failed", "re ALONE")
+    assert await proxied.counts() == {"alone_taught_failed": 2}
 
   seen = []
   with teacher() as teach:
@@ -144,8 +144,8 @@ def test_a_stream_that_brings_nothing_ends_so():
     return await begin_stream(request)
 
   async def check(proxied):
-    assert await streamed(proxied) == ("alone_guided_failed", "")
-    assert await proxied.counts() == {"alone_guided_failed": 1}
+    assert await streamed(proxied) == ("alone_taught_failed", "")
+    assert await proxied.counts() == {"alone_taught_failed": 1}
 
   with teacher() as teach:
     run(check, application(chat), teach)

@@ -214,7 +214,7 @@ class Broke:
 
   name = "broke"
 
-  async def chat(self, request):
+  async def ask(self, request):
     raise BudgetSpent("config.budget.calls=5")
 
   async def aclose(self):
@@ -234,13 +234,10 @@ class Raises:
   def __init__(self, error, word=""):
     self.error, self.word = error, word
 
-  async def ask(self, prompt, **_):
-    if prompt.startswith(self.word):
+  async def ask(self, request):
+    if request.prompt.startswith(self.word):
       raise self.error
-    return Reply("ok", agent(prompt))
-
-  async def chat(self, request):
-    raise self.error
+    return Reply("ok", agent(request.prompt))
 
   async def aclose(self):
     pass
@@ -260,7 +257,7 @@ def test_an_open_agent_that_raises_under_the_teaching(caplog):
   broken = Raises(ValueError("a private question"), "GUIDED")
   with teacher() as teach, TeachingAgent(broken, teach.url, PROMPTS) as taught:
     answer = taught.ask("1+1?")
-    assert (answer.text, answer.outcome) == ("re ALONE", "alone_guided_failed")
+    assert (answer.text, answer.outcome) == ("re ALONE", "alone_taught_failed")
     assert answer.teaching.text == "count twice"
   assert "ValueError at " in caplog.text and "private" not in caplog.text
 
@@ -281,7 +278,7 @@ def test_an_agent_that_fails_under_the_teaching_keeps_its_first_answer():
 
   with teacher() as teach, TeachingAgent(fails, teach.url, PROMPTS) as taught:
     answer = taught.ask("1+1?")
-    assert (answer.text, answer.outcome) == ("two", "alone_guided_failed")
+    assert (answer.text, answer.outcome) == ("two", "alone_taught_failed")
     assert answer.teaching.text == "count twice"
     assert answer.teaching.taught is None
 
@@ -306,9 +303,9 @@ def test_an_open_agent_and_how_the_teacher_is_sampled():
     roles = ()
     closed = threading.Event()
 
-    async def ask(self, prompt, *, role, seed, replicate):
-      self.roles += (role,)
-      return Reply("ok", agent(prompt))
+    async def ask(self, request):
+      self.roles += (request.role,)
+      return Reply("ok", agent(request.prompt))
 
     async def aclose(self):
       self.closed.set()

@@ -4,7 +4,8 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from atlas_jax.online.production.proxy.errors import Refused
+from atlas_jax.online.production.errors import Refused
+from atlas_jax.teaching.speakers import Ask
 
 # A request that holds one of these is for a machine to read: words around the
 # question would do harm. OpenAI's first, then those of vLLM, SGLang,
@@ -43,26 +44,17 @@ return_tokens_as_token_ids echo add_generation_prompt continue_final_message
 add_special_tokens documents include_reasoning thinking_token_budget cache_salt
 """
 _FIELDS = _STRUCTURED.union(_OF_PROBE, _SENT.split())
-PASS_REASONS = (
-  *sorted(_STRUCTURED),
-  "n",
-  "media",
-  "not_a_question",
-  "too_long",
-)
+_OTHER_REASONS = ("n", "media", "not_a_question", "too_long")
+PASS_REASONS = (*sorted(_STRUCTURED), *_OTHER_REASONS)
 
 
 @dataclass(frozen=True)
-class Chat:
-  """A request. question is None where it passes untaught, for `reason`."""
+class ClientChat:
+  """A client's request. question is None where it passes untaught."""
 
   body: Mapping
   question: str | None
-  reason: str | None
-
-  @property
-  def stream(self) -> bool:
-    return self.body.get("stream") is True
+  reason: str | None  # of PASS_REASONS, where it does
 
   def with_prompt(self, prompt: str) -> dict:
     """The request with `prompt` in place of the question."""
@@ -70,34 +62,29 @@ class Chat:
     last = {**self.body["messages"][-1], "content": prompt}
     return {**self.body, "messages": [*earlier, last]}
 
-  def probe(self, prompt: str, max_tokens: int, temperature: float) -> dict:
-    """A short request of our own, after the same earlier turns."""
-    # Newer models refuse max_tokens: the client knows its model's word.
-    newer = "max_completion_tokens" in self.body
-    kept = {key: self.body[key] for key in _OF_PROBE if key in self.body}
-    return {
-      **kept,
-      "messages": self.with_prompt(prompt)["messages"],
-      "max_completion_tokens" if newer else "max_tokens": max_tokens,
-      "temperature": temperature,
-    }
+  def asking(self, prompt: str, ask: Ask) -> dict:
+    """A request of ours: a probe after the same earlier turns, or a teaching.
 
-  def for_teacher(
-    self, prompt: str, max_tokens: int, temperature: float
-  ) -> dict:
-    """A request for a teaching, with the seed of the client."""
-    seed = self.body.get("seed")
-    return {
-      **({"seed": seed} if type(seed) is int else {}),
-      "messages": [{"role": "user", "content": prompt}],
-      "max_tokens": max_tokens,
-      "temperature": temperature,
-    }
+    Both have the seed of the client.
+    """
+    limit = "max_tokens"
+    if ask.role == "teacher":
+      seed = self.body.get("seed")
+      kept = {"seed": seed} if type(seed) is int else {}
+      messages = [{"role": "user", "content": prompt}]
+    else:
+      kept = {key: self.body[key] for key in _OF_PROBE if key in self.body}
+      messages = self.with_prompt(prompt)["messages"]
+      # Newer models refuse max_tokens: the client knows its model's word.
+      if "max_completion_tokens" in self.body:
+        limit = "max_completion_tokens"
+    length = {limit: ask.max_tokens, "temperature": ask.temperature}
+    return {**kept, "messages": messages, **length}
 
 
 def read_chat(
   data: bytes, max_question_bytes: int, extra_fields: Collection[str] = ()
-) -> Chat:
+) -> ClientChat:
   """Reads a request.
 
   Args:
@@ -113,20 +100,15 @@ def read_chat(
   except (ValueError, RecursionError) as error:
     raise Refused(400, f"the body is not JSON: {error}") from None
   messages = body.get("messages") if isinstance(body, dict) else None
-  if (
-    not isinstance(messages, list)
-    or not messages
-    or not all(isinstance(message, dict) for message in messages)
-  ):
+  is_list = isinstance(messages, list) and messages
+  if not is_list or not all(isinstance(m, dict) for m in messages):
     raise Refused(400, "'messages' must be a list of at least one message")
   if not isinstance(body.get("stream"), (bool, type(None))):
     raise Refused(400, "'stream' must be true or false")
-  unknown = [k for k in body if k not in _FIELDS and k not in extra_fields]
-  if unknown:
-    raise Refused(
-      400,
-      f"{unknown[0][:80]!r} is no field of a chat completion that is passed on",
-    )
+  for key in body:
+    if key not in _FIELDS and key not in extra_fields:
+      words = "is no field of a chat completion that is passed on"
+      raise Refused(400, f"{key[:80]!r} {words}")
   reason, question = _structure(body, messages), None
   if reason is None:
     question = _text(messages[-1].get("content"))
@@ -134,7 +116,7 @@ def read_chat(
     size = len(question.encode(errors="surrogatepass"))
     if size > max_question_bytes:
       reason, question = "too_long", None
-  return Chat(body, question, reason)
+  return ClientChat(body, question, reason)
 
 
 def _structure(body: Mapping, messages: list[dict]) -> str | None:

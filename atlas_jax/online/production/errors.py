@@ -56,14 +56,9 @@ def no_answer(
 
 
 def check_known(response: aiohttp.ClientResponse, *kinds: str) -> None:
-  """Refuses an upstream's status or content type that no client knows.
+  """Raises Strange where no client knows an upstream's status or type.
 
-  Args:
-    response: of the upstream.
-    kinds: the content types that an answer may have.
-
-  Raises:
-    Strange
+  kinds: the content types that an answer may have.
   """
   if response.status not in _KNOWN:
     raise Strange(f"HTTP {response.status}")
@@ -74,12 +69,7 @@ def check_known(response: aiohttp.ClientResponse, *kinds: str) -> None:
 def passed_on(
   status: int, content: bytes, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-  """A whole response of the upstream; its errors get the form of OpenAI's.
-
-  Args:
-    status, content: of the upstream, without its key.
-    headers: to add.
-  """
+  """A whole response of the upstream; its errors get the form of OpenAI's."""
   try:
     formed = status < 400 or isinstance(
       chat_json.parsed(content)["error"], dict

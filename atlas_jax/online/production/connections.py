@@ -16,11 +16,11 @@ import logging
 import resource
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Set
 
 from aiohttp import web
 
-from atlas_jax.online.production.proxy.config import ProxyConfig
+from atlas_jax.online.production.config import ProxyConfig
 
 _LIBRARIES = ("server", "web", "client", "internal", "access", "websocket")
 _LOGGERS = ("asyncio", *(f"aiohttp.{name}" for name in _LIBRARIES))
@@ -28,9 +28,6 @@ _AGAIN_S = 60.0
 # The rest of a refused body is thrown away for so long: a client that is
 # still sending when the connection closes never reads why.
 _LINGER_S = 1.0
-
-# The connections whose requests are being answered: the handlers keep it.
-BUSY = web.AppKey("busy", set)
 
 
 class _Wordless(logging.Filter):
@@ -65,19 +62,23 @@ def reserve_files() -> None:
 
 @contextlib.asynccontextmanager
 async def listening(
-  app: web.Application, config: ProxyConfig
+  app: web.Application, busy: Set, config: ProxyConfig
 ) -> AsyncIterator[asyncio.Server]:
   """Serves the application while it is entered.
 
   Handlers are cancelled when their client goes away, and bodies come as they
   are sent: compressed ones are not inflated.
+
+  Args:
+    app: whose handlers keep `busy`.
+    busy: the connections whose requests are being answered.
+    config: of the proxy.
   """
 
   def connect():
     """The protocol of a new connection."""
     connections = runner.server.connections
     if len(connections) >= config.max_connections:
-      busy = app[BUSY]
       idle = (c for c in connections if c.connected and c not in busy)
       oldest = next(idle, None)
       if oldest is None:
@@ -85,7 +86,7 @@ async def listening(
       oldest.force_close()
     return runner.server()
 
-  wordless, most = _Wordless(), int(1000 * config.write_timeout_s)
+  wordless = _Wordless()
   for name in _LOGGERS:
     logging.getLogger(name).addFilter(wordless)
   runner = web.AppRunner(
@@ -105,7 +106,10 @@ async def listening(
     with contextlib.closing(door):
       for listener in door.sockets:
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # for all that it accepts
-          listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, most)
+          most_ms = int(1000 * config.write_timeout_s)
+          listener.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, most_ms
+          )
       await door.start_serving()
       yield door
   finally:

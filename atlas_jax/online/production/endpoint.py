@@ -1,11 +1,11 @@
 """One OpenAI-compatible server, asked once: a proxy's client does not wait.
 
-The models of an optimisation (online/models.py) retry, keep a ledger and a
-record; here there is a deadline instead. All that a server says loses the
+There is a deadline here in place of retries. All that a server says loses the
 proxy's keys first: some servers repeat what they were sent.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 
@@ -15,34 +15,23 @@ from atlas_jax import scrubbing
 from atlas_jax.online.calls.calls import Answer, CallFailed, refused
 from atlas_jax.online.calls.chat_json import answer_of, parsed
 from atlas_jax.online.calls.url_calls import base_of
+from atlas_jax.online.production import errors
+from atlas_jax.online.production.config import Keys, ProxyConfig
 from atlas_jax.online.production.once import Complaints
-from atlas_jax.online.production.proxy import errors
-from atlas_jax.online.production.proxy.config import Keys, ProxyConfig
 from atlas_jax.serving import http
 
 _LARGE = 64 << 10  # such a text is searched beside the event loop
+_KEPT_S = 1.0  # a state: no server is asked more often, whoever asks
 
 
-class Hiding:
-  """Takes keys out of what servers say: whole answers, or whole lines."""
-
-  def __init__(self, *secrets: str | None):
-    # Of any length in errors; in an answer a short one is honest text.
-    self.in_text = scrubbing.scrubber({}, *secrets)
-    self._in_answer = scrubbing.answer_scrubber({}, *secrets)
-    self._nothing = not any(secrets)
-
-  async def in_body(self, content: bytes, status: int = 200) -> bytes:
-    """What a server sent with this status, or a line of it."""
-    if self._nothing:
-      return content
-    scrub = self._in_answer if status == 200 else self.in_text
-    text = content.decode(errors="surrogateescape")
-    if len(text) > _LARGE:
-      text = await asyncio.to_thread(scrub, text)
-    else:
-      text = scrub(text)
-    return text.encode(errors="surrogateescape")
+async def _hidden(scrub, content: bytes) -> bytes:
+  """What a server sent, without secrets."""
+  text = content.decode(errors="surrogateescape")
+  if len(text) > _LARGE:
+    text = await asyncio.to_thread(scrub, text)
+  else:
+    text = scrub(text)
+  return text.encode(errors="surrogateescape")
 
 
 class Endpoint:
@@ -54,6 +43,9 @@ class Endpoint:
     config: the address, and how it is asked. Where a model is named, that
       takes the place of the one in a body.
     keys: one of that name is its bearer token; none of them is passed on.
+
+  Where its config forwards a client's Authorization header, that is sent in
+  place of the key, and hidden from whoever else reads an answer.
   """
 
   def __init__(
@@ -64,13 +56,18 @@ class Endpoint:
     keys: Keys,
   ):
     self._session = session
-    self._config = getattr(config, name)
+    self._config, self._key = getattr(config, name), getattr(keys, name)
     self._url = base_of(self._config.url)
-    self._key = getattr(keys, name)
+    self._forwards = getattr(self._config, "forward_authorization", False)
     self._most = config.max_response_bytes
+    self._health_timeout_s = config.health_timeout_s
     # Of a request whose whole has a deadline.
     self._quick = aiohttp.ClientTimeout(sock_connect=config.connect_timeout_s)
-    self.hiding = Hiding(*vars(keys).values())
+    secrets = [key for key in vars(keys).values() if key]
+    # Of any length in errors; in an answer a short one is honest text.
+    self.hide = scrubbing.scrubber({}, *secrets)
+    self._hide_in_answer = scrubbing.answer_scrubber({}, *secrets)
+    self._has_secrets = bool(secrets)
     where = f"config.{name}"
     self.complain = Complaints(
       f"the {name}",
@@ -78,20 +75,23 @@ class Endpoint:
       key=f"{where}.api_key_env",
       address=f"{where}.url and {where}.model",
     )
+    self._state, self._asked_at = "down", -_KEPT_S
+    self._asking = asyncio.Lock()
 
-  def _headers(self, authorization: str | None) -> dict[str, str]:
-    if authorization is None and self._key:
-      authorization = f"Bearer {self._key}"
-    return {} if authorization is None else {"Authorization": authorization}
+  def _headers(self, client: str | None) -> dict[str, str]:
+    sent = f"Bearer {self._key}" if self._key else None
+    # To a client without a key the upstream says so.
+    sent = client if self._forwards else sent
+    return {} if sent is None else {"Authorization": sent}
 
   def post(
-    self, body: Mapping, authorization: str | None = None, **options
+    self, body: Mapping, client: str | None, **options
   ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
     """The response to a chat completion, with its content still to come.
 
     Args:
       body: the request.
-      authorization: the header to send in place of the key.
+      client: the Authorization header of the client.
       **options: of http.request.
 
     Raises:
@@ -99,19 +99,25 @@ class Endpoint:
     """
     if self._config.model is not None:
       body = {**body, "model": self._config.model}
-    url, headers = self._url + "/chat/completions", self._headers(authorization)
+    url, headers = self._url + "/chat/completions", self._headers(client)
     return http.request(
       self._session, "POST", url, json=body, headers=headers, **options
     )
 
+  async def _without_keys(self, content: bytes, status: int = 200) -> bytes:
+    if not self._has_secrets:
+      return content
+    hide = self._hide_in_answer if status == 200 else self.hide
+    return await _hidden(hide, content)
+
   async def read(self, response: aiohttp.ClientResponse) -> bytes:
-    """The whole body of an answer, without keys.
+    """The whole body of an answer.
 
     Raises:
       aiohttp.ClientError, TimeoutError: it broke off, or is too large.
     """
     content = await http.read(response, self._most)
-    return await self.hiding.in_body(content, response.status)
+    return await self._without_keys(content, response.status)
 
   async def lines(
     self, response: aiohttp.ClientResponse
@@ -126,23 +132,23 @@ class Endpoint:
       end = 1 + max(piece.rfind(b"\n"), piece.rfind(b"\r"))
       rest += piece[:end]
       if end:
-        yield await self.hiding.in_body(bytes(rest))
+        yield await self._without_keys(bytes(rest))
         rest.clear()
       rest += piece[end:]
       if len(rest) > self._most:
         raise http.TooLarge(self._most)
     if rest:
-      yield await self.hiding.in_body(bytes(rest))
+      yield await self._without_keys(bytes(rest))
 
   async def models(
-    self, timeout_s: float, authorization: str | None = None
+    self, timeout_s: float, client: str | None = None
   ) -> tuple[int, bytes]:
     """(status, body) of the list of models.
 
     Raises:
       aiohttp.ClientError, TimeoutError: no answer.
     """
-    url, headers = f"{self._url}/models", self._headers(authorization)
+    url, headers = f"{self._url}/models", self._headers(client)
     try:
       async with (
         asyncio.timeout(timeout_s),
@@ -154,30 +160,48 @@ class Endpoint:
       self.complain(error)
       raise
 
-  async def send(
-    self, body: Mapping, authorization: str | None = None
-  ) -> Answer:
+  async def state(self) -> str:
+    """up, down, or HTTP 401, 404, ... as the question for the models brings.
+
+    Such a status says that a key or an address is wrong, or that the server
+    has no list.
+    """
+    async with self._asking:
+      if time.monotonic() >= self._asked_at + _KEPT_S:
+        self._state = await self._ask_state()
+        self._asked_at = time.monotonic()
+    return self._state
+
+  async def _ask_state(self) -> str:
+    try:
+      status, _ = await self.models(self._health_timeout_s)
+    except (aiohttp.ClientError, TimeoutError):
+      return "down"
+    # A client's own key is not at hand here.
+    if status < 400 or (self._forwards and status in (401, 403)):
+      return "up"
+    return "down" if status >= 500 else f"HTTP {status}"
+
+  async def send(self, body: Mapping, client: str | None) -> Answer:
     """The answer to a request of ours; the caller has a deadline.
 
     Args:
-      body: the request; its max_tokens, temperature and seed are sent as the
-        config says.
-      authorization: the header to send in place of the key.
+      body: its max_tokens, temperature and seed are sent as the config says.
+      client: the Authorization header of the client.
 
     Raises:
       CallFailed: there is none.
     """
+    body = self._config.worded(body)
     try:
-      async with self.post(
-        self._config.worded(body), authorization, timeout=self._quick
-      ) as response:
+      async with self.post(body, client, timeout=self._quick) as response:
         content = await self.read(response)
     except aiohttp.ClientError as error:
       status = "timeout" if isinstance(error, TimeoutError) else "error"
       raise CallFailed(type(error).__name__, status=status) from error
-    if authorization is not None:  # of a client: a key that is not ours
-      own = Hiding(authorization.partition(" ")[2])
-      content = await own.in_body(content, response.status)
+    if self._forwards and client is not None:
+      key = client.partition(" ")[2]
+      content = await _hidden(scrubbing.answer_scrubber({}, key), content)
     if response.status != 200:
       words = content.decode(errors="replace")
       raise refused(response.status, words, response.headers)

@@ -6,6 +6,7 @@ trial   then one call at a time is; its success closes, its failure opens
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable
 
@@ -27,42 +28,37 @@ class Breaker:
     open_s: float,
     clock: Callable[[], float] = time.monotonic,
   ):
-    self._limit = failures
-    self._open_s = open_s
-    self._clock = clock
+    self._most, self._open_s, self._clock = failures, open_s, clock
     self._failed = 0
-    self._opened: float | None = None
-    self._trying = False
+    self._until: float | None = None  # the next trial; None: closed
 
   @property
   def state(self) -> str:
-    """closed, open or trial."""
-    if self._opened is None:
+    """closed, open (also while one call tries) or trial."""
+    if self._until is None:
       return "closed"
-    return "open" if self._clock() < self._opened + self._open_s else "trial"
+    return "open" if self._clock() < self._until else "trial"
 
   def admit(self) -> str | None:
-    """The state to give back to `report`; None: do not call."""
+    """What to give back to `report`; None: do not call."""
     state = self.state
-    if state == "open" or (state == "trial" and self._trying):
-      return None
-    self._trying |= state == "trial"
-    return state
+    if state == "trial":
+      self._until = math.inf  # one at a time
+    return None if state == "open" else state
 
   def report(self, admitted: str, succeeded: bool | None) -> None:
     """How an admitted call ended; None: given up, which counts as nothing."""
-    if admitted == "trial":
-      self._trying = False
     if succeeded:
-      if self._opened is not None:
+      if self._until is not None:
         log.warning("the teacher answers again")
-      self._failed, self._opened = 0, None
-    elif succeeded is False and admitted == "trial":
-      self._opened = self._clock()
-    elif succeeded is False and self._opened is None:
+      self._failed, self._until = 0, None
+    elif admitted == "trial":
+      wait_s = 0.0 if succeeded is None else self._open_s
+      self._until = self._clock() + wait_s
+    elif succeeded is False and self._until is None:
       self._failed += 1
-      if self._failed >= self._limit:
-        self._opened = self._clock()
+      if self._failed == self._most:
+        self._until = self._clock() + self._open_s
         log.warning(
           "the teacher failed %d times in a row; students answer alone for"
           " %g s",

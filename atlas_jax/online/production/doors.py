@@ -24,17 +24,17 @@ import contextlib
 import functools
 import hmac
 import re
+from collections.abc import AsyncIterator
 
 from aiohttp import web
 
 from atlas_jax.addresses import is_loopback
 from atlas_jax.online.calls import chat_json
-from atlas_jax.online.production.proxy import errors
-from atlas_jax.online.production.proxy.config import Keys, ProxyConfig
-from atlas_jax.online.production.proxy.errors import Refused
+from atlas_jax.online.production import errors
+from atlas_jax.online.production.config import Keys, ProxyConfig
+from atlas_jax.online.production.errors import Refused
 
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([\w.-]+))(?::\d{1,5})?", re.I | re.A)
-_OWN_PAGE = {"same-origin", "none"}
 _HEADER_NAMES = re.compile(r"[\w-]+(?:, ?[\w-]+)*", re.A)
 # What a chat takes in memory: its text, parsed and sent on, and each value.
 _OF_A_BYTE = 8
@@ -50,7 +50,6 @@ class Doors:
     self._names = {n.lower() for n in (config.host, *config.allowed_hosts)}
     # Clients name one host again and again.
     self._is_known = functools.lru_cache(maxsize=64)(self._names_us)
-    self._origins = set(config.allow_origins)
     self._held = 0
 
   def check_sender(self, request: web.Request) -> None:
@@ -64,11 +63,9 @@ class Doors:
       raise Refused(403, "Host names neither this machine nor an allowed host")
     if self._allowed_page(request) is not None:
       return
-    origin = request.headers.getall("Origin", ())
-    sites = request.headers.getall("Sec-Fetch-Site", ())
-    if (origin and set(origin) != {f"http://{host}"}) or (
-      sites and not _OWN_PAGE.issuperset(sites)
-    ):
+    origins = set(request.headers.getall("Origin", ()))
+    sites = set(request.headers.getall("Sec-Fetch-Site", ()))
+    if origins - {f"http://{host}"} or sites - {"same-origin", "none"}:
       raise Refused(403, "web pages of other sites may not ask")
 
   def _names_us(self, host: str) -> bool:
@@ -78,9 +75,9 @@ class Doors:
 
   def _allowed_page(self, request: web.Request) -> str | None:
     """The origin of a page that config.allow_origins names."""
-    origins = request.headers.getall("Origin", ()) if self._origins else ()
-    allowed = len(origins) == 1 and origins[0] in self._origins
-    return origins[0] if allowed else None
+    allowed = self._config.allow_origins
+    origins = request.headers.getall("Origin", ()) if allowed else ()
+    return origins[0] if len(origins) == 1 and origins[0] in allowed else None
 
   def preflight(self, request: web.Request) -> web.Response | None:
     """The answer to a browser that asks whether a page may ask."""
@@ -112,47 +109,35 @@ class Doors:
     if self._key is not None and not self.knows_key(request):
       raise Refused(*errors.WRONG_KEY)
 
-  def check_body(self, request: web.Request) -> None:
-    """Refuses a chat that is not plain JSON, before it is read."""
+  @contextlib.asynccontextmanager
+  async def body(self, request: web.Request) -> AsyncIterator[bytes]:
+    """The body of a chat, whose bytes are held while this is entered."""
     if request.content_type != errors.JSON:
       raise Refused(415, "Content-Type must be application/json")
     if request.headers.get("Content-Encoding", "identity") != "identity":
       raise Refused(415, "the body must not be compressed")
-
-  async def body(self, request: web.Request) -> tuple[bytes, int]:
-    """(the body, what to `free` when its chat is over)."""
-    config, content = self._config, request.content
+    most, wait_s = self._config.max_request_bytes, self._config.body_timeout_s
     body, held = bytearray(), 0
-    timer = None
-    if not content.is_eof():  # most bodies have come with their head
-      timer = asyncio.timeout(config.body_timeout_s)
     try:
-      async with timer or contextlib.nullcontext():
-        while piece := await content.readany():
-          body += piece
-          held += self._hold(len(piece))
-          if len(body) > config.max_request_bytes:
-            reason = f"the body is over {config.max_request_bytes} bytes"
-            raise Refused(413, reason)
+      try:
+        async with asyncio.timeout(wait_s):
+          while piece := await request.content.readany():
+            body += piece
+            held += self._hold(len(piece))
+            if len(body) > most:
+              raise Refused(413, f"the body is over {most} bytes")
+      except TimeoutError:
+        raise Refused(408, f"the body took over {wait_s:g} s") from None
       parts = chat_json.parts_of(body)
       if parts > chat_json.MOST_PARTS:
-        reason = f"the body has over {chat_json.MOST_PARTS} values"
-        raise Refused(413, reason)
+        raise Refused(413, f"the body has over {chat_json.MOST_PARTS} values")
       held += self._hold(_OF_A_BYTE * len(body) + _OF_A_PART * parts)
-      return bytes(body), held
-    except BaseException as reason:
-      self.free(held)
-      if not isinstance(reason, TimeoutError):
-        raise
-      late = f"the body took over {config.body_timeout_s:g} s"
-      raise Refused(408, late) from None
+      yield bytes(body)
+    finally:
+      self._held -= held
 
   def _hold(self, size: int) -> int:
     if self._held + size > self._config.max_held_bytes:
       raise Refused(*errors.FULL)
     self._held += size
     return size
-
-  def free(self, size: int) -> None:
-    """Gives back what a body took."""
-    self._held -= size
