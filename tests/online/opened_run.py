@@ -42,7 +42,7 @@ def opened_with(config, workdir, path=None):
     history = History(record)
     yield Run(
       *(config, sets, asked.ledger, record),
-      Budget(parts(config, sets), asked.ledger, record),
+      Budget(parts(config, sets), asked.ledger),
       Rollouts(asked, config, judge, history, Episodes(workdir).write),
       Reflector(asked, config, history),
       Journal(workdir),

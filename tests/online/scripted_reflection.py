@@ -36,7 +36,7 @@ class Scripted:
     self.replies = list(replies)
     self.requests = []
 
-  async def chat(self, request):
+  async def ask(self, request):
     self.requests.append(request)
     reply = self.replies[min(len(self.requests), len(self.replies)) - 1]
     if isinstance(reply, Exception):

@@ -3,7 +3,7 @@
   search | best 0.712 | 7 candidates | 1,204 calls | $0.83 | 12:30 left
 
 On a terminal it is rewritten in place; in a log file it is a line now and
-then. The spend is that of the whole run, as its record has it.
+then. Numbers of the spend are those of the whole run.
 """
 
 import contextlib
@@ -12,42 +12,30 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import IO
 
+from atlas_jax.online.calls.ledger import Snapshot
+
 log = logging.getLogger(__name__)
 LOG_EVERY_S = 30.0
 
 
-def line(
-  stage: str,
-  scores: Sequence[float],
-  costs: Sequence[dict],
-  seconds_left: float | None,
-) -> str:
-  """The line's text.
-
-  Args:
-    stage: of the run.
-    scores: of the candidates on validation.
-    costs: of Record.costs.
-    seconds_left: until the cap on minutes; None: there is none.
-  """
-
-  def total(name: str):
-    return sum(cost[name] for cost in costs)
-
+def line(stage: str, scores: Sequence[float], s: Snapshot) -> str:
+  """The line's text; scores are those of the candidates on validation."""
   parts = [stage]
   if scores:
     parts.append(f"best {max(scores):.3f}")
   parts.append(f"{len(scores)} candidate{'s' * (len(scores) != 1)}")
-  parts.append(f"{total('calls'):,} calls")
-  if total("lost_calls"):
-    parts.append(f"{total('lost_calls'):,} lost")
-  money = f"${total('dollars'):,.2f}"
-  if total("unpriced_calls"):
-    money += f" and {total('unpriced_calls'):,} calls unpriced"
+  parts.append(f"{s.calls:,} calls")
+  if s.lost.calls:
+    parts.append(f"{s.lost.calls:,} lost")
+  money = f"${s.dollars:,.2f}"
+  if s.unpriced_calls:
+    money += f" and {s.unpriced_calls:,} calls unpriced"
   parts.append(money)
-  if seconds_left is not None:
-    left = max(0, round(seconds_left))
+  if s.seconds_left is not None:
+    left = max(0, round(s.seconds_left))
     parts.append(f"{left // 60}:{left % 60:02d} left")
+  if s.shares:
+    parts.append(f"{s.share:.0%} of the caps")
   return " | ".join(parts)
 
 

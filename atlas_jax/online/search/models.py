@@ -1,19 +1,21 @@
 """Who is asked in an optimisation, and about which problems."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from atlas_jax.data import splits
 from atlas_jax.data.problems import Problem
 from atlas_jax.online.agents.recorded_agent import open_recorded_agent
-from atlas_jax.online.calls.calls import ChatModel
+from atlas_jax.online.calls.asker import Asker
 from atlas_jax.online.calls.ledger import Ledger
 from atlas_jax.online.calls.models import open_model
+from atlas_jax.online.calls.pricing import CallPrice, TokenPrice
 from atlas_jax.online.calls.record import Record
-from atlas_jax.online.calls.speakers import AgentSpeaker, ModelSpeaker
+from atlas_jax.online.calls.speakers import AskerSpeaker
 from atlas_jax.online.search.config import OnlineConfig
 from atlas_jax.serving.events import EventLoop
+from atlas_jax.teaching.prompts import FIELDS
 
 
 @dataclass(frozen=True)
@@ -47,16 +49,16 @@ def chosen_problems(config: OnlineConfig) -> Sets:
 class Models:
   """Who is asked, by coroutines of `loop`, on the account of `ledger`.
 
-  prices: role -> dollars per million (prompt, completion) tokens, of an agent
-  dollars a call; None: unpriced.
+  prices: role -> of its calls; unpriced: roles whose dollars are not known.
   """
 
-  student: AgentSpeaker | ModelSpeaker
-  teacher: ModelSpeaker
-  reflection: ChatModel
+  student: AskerSpeaker
+  teacher: AskerSpeaker
+  reflection: Asker
   loop: EventLoop
   ledger: Ledger
-  prices: Mapping[str, tuple[float, float] | float | None]
+  prices: Mapping[str, TokenPrice | CallPrice]
+  unpriced: Sequence[str]
 
 
 @contextlib.contextmanager
@@ -77,49 +79,37 @@ def opened(
     ConfigError: a value is wrong or a variable is missing.
   """
   ledger, loop = record.ledger(config.caps), EventLoop()
-  kwargs = config.episode.chat_template_kwargs
   account = {"environ": environ, "ledger": ledger, "record": record}
-
-  def model(key: str) -> ChatModel:
-    return open_model(
-      getattr(config, key),
-      where=f"config.{key}",
-      endpoint=endpoints.get(key),
-      **account,
-    )
-
   with contextlib.ExitStack() as stack:
     stack.callback(loop.close)
 
-    def closed(one):
-      stack.callback(lambda: loop.run(one.aclose()))
-      return one
+    def opened(open_one, key: str, **more) -> Asker:
+      where, given = f"config.{key}", getattr(config, key)
+      asker = open_one(given, where=where, **more, **account)
+      stack.callback(lambda: loop.run(asker.aclose()))
+      return asker
 
-    teacher = closed(model("teacher"))
-    reflection = closed(model("reflection_model"))
+    def model(key: str) -> Asker:
+      return opened(open_model, key, endpoint=endpoints.get(key))
+
+    teacher, reflection = model("teacher"), model("reflection_model")
+    dollars = config.agent_dollars_per_call
     if config.agent_mode:
-      price = config.agent_dollars_per_call
-      agent = open_recorded_agent(
-        config.agent, where="config.agent", dollars_per_call=price, **account
-      )
-      student = closed(AgentSpeaker(agent))
+      student = opened(open_recorded_agent, "agent", dollars_per_call=dollars)
     else:
-      asked = model("student")
-      price, student = (
-        asked.price.per_million,
-        closed(ModelSpeaker(asked, kwargs)),
-      )
+      student = model("student")
+    askers = {
+      role: teacher if role == "teacher" else student for role in FIELDS
+    } | {"reflection": reflection}
+    kwargs = config.episode.chat_template_kwargs
     yield Models(
-      student,
-      ModelSpeaker(teacher, kwargs),
-      reflection,
-      loop,
-      ledger,
-      {
-        **dict.fromkeys(
-          ("student_baseline", "student_probe", "student_taught"), price
-        ),
-        "teacher": teacher.price.per_million,
-        "reflection": reflection.price.per_million,
-      },
+      AskerSpeaker(student, kwargs),
+      AskerSpeaker(teacher, kwargs),
+      *(reflection, loop, ledger),
+      {role: asker.price for role, asker in askers.items()},
+      [
+        role
+        for role, asker in askers.items()
+        if getattr(asker.price, "per_million", dollars) is None
+      ],
     )

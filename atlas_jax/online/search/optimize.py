@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 _PATIENCE = (
   *("concurrency", "timeout_s", "retries", "requests_per_minute"),
   "max_response_bytes",
-  *("tokens_per_minute", "api_key_env"),
+  "api_key_env",
 )
 # What may change between two starts of a run: none of it changes an answer.
 # A cap that is raised lets a search go on, until it has ended once.
@@ -109,7 +109,7 @@ def optimize(
     asked = stack.enter_context(
       models.opened(reachable, environ, record, servers.endpoints(config))
     )
-    budget = Budget(parts(config, sets), asked.ledger, record)
+    budget = Budget(parts(config, sets), asked.ledger)
     if record.read("ended") is None:
       budget.check()
     journal, history = Journal(workdir), History(record)
@@ -120,7 +120,7 @@ def optimize(
 
     def line() -> str:
       scores = [c.score for c in journal.candidates]
-      return live.line(stage, scores, record.costs(), asked.ledger.seconds_left)
+      return live.line(stage, scores, asked.ledger.snapshot())
 
     def accepted() -> None:
       _write_costs(record, workdir)

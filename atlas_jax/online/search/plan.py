@@ -24,20 +24,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from atlas_jax.errors import AtlasError
+from atlas_jax.online.calls.calls import Request
 from atlas_jax.online.calls.ledger import Ledger
 from atlas_jax.online.calls.record import Record
-from atlas_jax.online.calls.spend import Amount, Caps, picodollars
+from atlas_jax.online.calls.spend import Amount, Caps
 from atlas_jax.online.search import servers
 from atlas_jax.online.search.config import OnlineConfig
 from atlas_jax.online.search.history import SearchOver
-from atlas_jax.online.search.models import Sets, chosen_problems, opened
+from atlas_jax.online.search.models import Models, Sets, chosen_problems, opened
 from atlas_jax.online.search.reflection import prompt_chars
 from atlas_jax.teaching.prompts import FIELDS
 from atlas_jax.teaching.protocol import sampling
 
 # Choosing meets longer prompts than the search did on average.
 _MARGIN = 1.25
-_CHAT_TOKENS = 128  # what a chat template adds
 
 
 class BudgetTooSmall(AtlasError):
@@ -99,13 +99,11 @@ class Budget:
 
   Args:
     parts: of the run.
-    ledger: holds the caps.
-    record: knows what was paid, by earlier processes too.
+    ledger: holds the caps, and knows what was paid.
   """
 
   parts: Parts
   ledger: Ledger
-  record: Record
 
   def check(self) -> None:
     """Raises BudgetTooSmall where the cap on calls allows no round."""
@@ -119,11 +117,11 @@ class Budget:
 
   def keep(self) -> None:
     """Keeps what choosing and the test take; the search has the rest."""
-    self.ledger.set_aside(Caps(**self._share(self.parts.end.total())))
+    self.ledger.keep(Caps(**self._share(self.parts.end.total())))
 
   def free(self) -> None:
     """What was kept may be used."""
-    self.ledger.set_aside(Caps())
+    self.ledger.keep(Caps())
 
   def begin_round(self) -> None:
     """Keeps the share of the end anew.
@@ -147,12 +145,12 @@ class Budget:
         )
 
   def _used(self) -> dict[str, float]:
-    paid, minutes = self.record.paid(), self.ledger.seconds / 60
+    s = self.ledger.snapshot()
     return {
-      "calls": paid.calls,
-      "tokens": paid.tokens,
-      "dollars": paid.dollars,
-      "minutes": minutes,
+      "calls": s.calls + s.lost.calls,
+      "tokens": s.tokens + s.lost.tokens,
+      "dollars": s.dollars + s.lost.dollars,
+      "minutes": s.seconds / 60,
     }
 
   def _share(self, calls: int) -> dict[str, float]:
@@ -185,8 +183,8 @@ def plan(config: OnlineConfig, environ: Mapping[str, str]) -> str:
     Record() as record,
     opened(replace(config, **free), environ, record, {}) as models,
   ):
-    budget = Budget(parts(config, sets), models.ledger, record)
-    text = _plan_text(config, sets, budget.parts, models.prices)
+    budget = Budget(parts(config, sets), models.ledger)
+    text = _plan_text(config, sets, budget.parts, models)
   try:
     budget.check()
   except BudgetTooSmall as error:
@@ -194,7 +192,7 @@ def plan(config: OnlineConfig, environ: Mapping[str, str]) -> str:
   return text
 
 
-def _plan_text(config, sets, parts: Parts, prices: Mapping) -> str:
+def _plan_text(config, sets, parts: Parts, models: Models) -> str:
   rounds, caps = config.search.max_rounds, asdict(config.caps)
   whole = Counter({role: rounds * n for role, n in parts.round.items()})
   rows = {
@@ -204,13 +202,15 @@ def _plan_text(config, sets, parts: Parts, prices: Mapping) -> str:
     "choosing and test": parts.end,
     "whole run": parts.seed + whole + parts.end,
   }
-  bounds = {
-    name: sum(
-      (_bound(config, sets, prices[role], role, n) for role, n in row.items()),
-      Amount(),
+
+  def bound(calls: Counter) -> Amount:
+    of_roles = (
+      _bound(config, sets, models.prices[role], role, n)
+      for role, n in calls.items()
     )
-    for name, row in rows.items()
-  }
+    return sum(of_roles, Amount())
+
+  bounds = {name: bound(calls) for name, calls in rows.items()}
   heads = "".join(f"{x + ', at most':>18}" for x in ("calls", "tokens", "$"))
   lines = [
     f"{len(sets.train)} train, {len(sets.validation)} validation,"
@@ -222,12 +222,10 @@ def _plan_text(config, sets, parts: Parts, prices: Mapping) -> str:
       for name, amount in bounds.items()
     ),
   ]
-  unpriced = sorted(role for role in prices if prices[role] is None)
-  if unpriced:
+  if models.unpriced:
     agent = ", and agent_dollars_per_call" if config.agent_mode else ""
-    lines.append(
-      f"unpriced: {', '.join(unpriced)}; say price_in and price_out{agent}"
-    )
+    roles = ", ".join(sorted(models.unpriced))
+    lines.append(f"unpriced: {roles}; say price_in and price_out{agent}")
   said = [
     f"{value:g} {cap}" for cap, value in caps.items() if value is not None
   ]
@@ -249,7 +247,7 @@ def _plan_text(config, sets, parts: Parts, prices: Mapping) -> str:
 def _bound(
   config: OnlineConfig, sets: Sets, price, role: str, n: int
 ) -> Amount:
-  """The most that n calls of a role take; price: of models.Models.prices."""
+  """The most that n calls of a role take."""
   e, r = config.episode, config.reflection
   if role == "reflection":
     read, said = prompt_chars(r, config.sizes.minibatch), r.max_tokens
@@ -258,19 +256,14 @@ def _bound(
     if role in config.search.evolve:
       template = max(template, r.max_prompt_chars)
     questions = (*sets.train, *sets.validation, *sets.test)
+    plan = min(e.max_probe_tokens, e.shown_probe_tokens)
     heard = {
-      "teacher": min(e.max_probe_tokens, e.shown_probe_tokens),
+      "teacher": config.agent_probe_chars if config.agent_mode else plan,
       "student_taught": e.max_teaching_tokens,
     }
-    if config.agent_mode:
-      heard["teacher"] = config.agent_probe_chars
     read = template + max(len(p.question.encode()) for p in questions)
-    read += heard.get(role, 0)
-    said = sampling(e, role)[0]
-  if config.agent_mode and role.startswith("student"):
-    # What an agent reads and says besides is its own.
-    return Amount(n, 0, picodollars(n * (price or 0.0)))
-  read, (a, b) = read + _CHAT_TOKENS, price or (0.0, 0.0)
-  return Amount(
-    n, n * (read + said), picodollars(n * (read * a + said * b) / 1e6)
+    read, said = read + heard.get(role, 0), sampling(e, role)[0]
+  one = price.bound(
+    Request(role, ({"role": "user", "content": "x" * read},), said)
   )
+  return Amount(n * one.calls, n * one.tokens, n * one.pico)

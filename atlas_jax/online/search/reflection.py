@@ -278,7 +278,7 @@ class Reflector:
       replicate=self._calls,
     )
     try:
-      reply = self._models.loop.run(self._models.reflection.chat(request))
+      reply = self._models.loop.run(self._models.reflection.ask(request))
     except ModelRefused as error:
       raise SearchFailed(f"{error}{_GO_ON}") from None
     return [reply.status, reply.text, reply.error]

@@ -171,11 +171,8 @@ class Search:
     record, key = self._history.record, f"candidate {index}"
     spend = record.read(key)
     if spend is None:
-      costs = record.costs()
-      spend = {
-        name: sum(x[name] for x in costs)
-        for name in ("calls", "tokens", "dollars")
-      }
+      s = self._budget.ledger.snapshot()
+      spend = {"calls": s.calls, "tokens": s.tokens, "dollars": s.dollars}
       record.commit(key, spend)
     self._journal.candidates.append(
       Candidate(

@@ -7,6 +7,8 @@ import pytest
 from atlas_jax.config import default_config, resolve
 from atlas_jax.data import splits
 from atlas_jax.directory import RunError
+from atlas_jax.online.calls.ledger import Snapshot
+from atlas_jax.online.calls.spend import Amount
 from atlas_jax.online.search import live
 from atlas_jax.online.search.reflection import SearchFailed, prompt_chars
 from atlas_jax.teaching.prompts import fingerprint, load_prompts
@@ -164,16 +166,18 @@ def test_a_dead_reflection_model_stops_the_run_with_a_reason(tmp_path):
 
 
 def test_the_live_line():
-  zero = {"unpriced_calls": 0, "lost_calls": 0}
-  costs = [
-    zero | {"calls": 1200, "dollars": 0.8, "lost_calls": 3},
-    zero | {"calls": 4, "dollars": 0.031},
-  ]
-  assert live.line("search", [0.2, 0.7123, 0.5], costs, 750.2) == (
-    "search | best 0.712 | 3 candidates | 1,204 calls | 3 lost | $0.83"
-    " | 12:30 left"
+  snapshot = Snapshot(
+    calls=1204,
+    tokens=10,
+    dollars=0.831,
+    unpriced_calls=0,
+    lost=Amount(3, 0, 0),
+    open_calls=0,
+    seconds=1.0,
+    seconds_left=750.2,
+    shares={"calls": 0.5, "dollars": 0.083},
   )
-  unpriced = [costs[1] | {"unpriced_calls": 4}]
-  assert live.line("search", [], unpriced, None) == (
-    "search | 0 candidates | 4 calls | $0.03 and 4 calls unpriced"
+  assert live.line("search", [0.2, 0.7123, 0.5], snapshot) == (
+    "search | best 0.712 | 3 candidates | 1,204 calls | 3 lost | $0.83"
+    " | 12:30 left | 50% of the caps"
   )

@@ -1,12 +1,15 @@
 """What gepa is told: gaps, splits, and who is better than the parent."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
 
 from atlas_jax.config import PromptsConfig
 from atlas_jax.data.problems import make_problem
+from atlas_jax.online.calls.ledger import Ledger
 from atlas_jax.online.calls.record import Record
+from atlas_jax.online.calls.spend import Amount
 from atlas_jax.online.search.config import ObjectivesConfig, OnlineConfig
 from atlas_jax.online.search.history import History, SearchOver
 from atlas_jax.online.search.rollouts import Rollout
@@ -124,28 +127,25 @@ def test_a_round_that_began_is_not_asked_for_its_budget_again(tmp_path):
   # Room for the seed, the end and two rounds.
   caps = {"caps__calls": 370 + 2 * 46}
   with opened(tmp_path, "http://127.0.0.1:9", **caps) as r:
-    paid = r.budget.parts.seed.total()
+    seed = r.budget.parts.seed.total()
 
-    def begins(number):
+    def begins(number, paid):
+      ledger = Ledger(r.config.caps, spent=Amount(paid))
+      budget = dataclasses.replace(r.budget, ledger=ledger)
       one = Search(
-        *(r.config, r.sets, r.rollouts, r.reflector, r.budget, r.journal),
+        *(r.config, r.sets, r.rollouts, r.reflector, budget, r.journal),
         *(r.history, None),
       )
       return one._begin_round(SimpleNamespace(i=number - 2))
 
-    r.record.paid = lambda: SimpleNamespace(
-      calls=paid, tokens=0, dollars=0.0, pico=0
-    )
-    assert begins(1) is False
-    paid += 46
-    assert begins(2) is False
-    paid += 46
+    assert begins(1, seed) is begins(2, seed + 46) is False
+    over = seed + 2 * 46
     # By another process, which goes through all of them again.
-    assert begins(1) is begins(2) is False
-    with pytest.raises(SearchOver, match="config.caps.calls leaves 0"):
-      begins(3)
+    assert begins(1, over) is begins(2, over) is False
+    with pytest.raises(SearchOver, match=r"config\.caps\.calls leaves 0"):
+      begins(3, over)
     r.record.commit("ended", "it was")
     r.history.ended = "it was"
-    assert begins(3) is False
+    assert begins(3, over) is False
     with pytest.raises(SearchOver, match="it was"):
       r.history.read("anything that is new")

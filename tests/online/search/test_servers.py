@@ -54,7 +54,7 @@ def test_a_server_that_another_process_started(tmp_path, key):
       request = Request(
         "teacher", ({"role": "user", "content": "q"},), 4, 0.0, 1
       )
-      reply = loop.run(teacher.chat(request))
+      reply = loop.run(teacher.ask(request))
       assert (reply.status, reply.text) == ("ok", "yes")
       loop.run(teacher.aclose())
     loop.close()
@@ -77,7 +77,7 @@ def test_what_one_server_said_another_one_need_not(tmp_path):
       record=record,
       **named,
     )
-    loop.run(model.chat(request))
+    loop.run(model.ask(request))
     loop.run(model.aclose())
 
   with (
@@ -136,7 +136,7 @@ def test_roles_of_one_directory_share_a_server(tmp_path):
       request = Request(
         "teacher", ({"role": "user", "content": "w5 w6"},), 4, 0.0, 1
       )
-      reply = loop.run(teacher.chat(request))
+      reply = loop.run(teacher.ask(request))
       assert reply.status in ("ok", "truncated"), reply
       loop.run(teacher.aclose())
     finally:
