@@ -107,14 +107,7 @@ def test_an_agent_is_asked_no_more(kind, text, tmp_path):
     dollars_per_call=None,
   )
 
-  class Chats:
-    async def chat(self, question):
-      text = question.messages[0]["content"]
-      return await agent.ask(text, role="r", seed=None, replicate=0)
-
-    aclose = agent.aclose
-
-  ends = ask(Chats(), *(request(f"q {i}") for i in range(5)))
+  ends = ask(agent, *(request(f"q {i}") for i in range(5)))
   assert {type(end) for end in ends} == {ModelRefused}
   assert text.split(":")[0].strip('{"') in str(ends[-1])
   assert count.read_text() == "x"
