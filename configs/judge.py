@@ -21,7 +21,8 @@ import re
 import sqlite3
 import time
 
-from atlas_jax.online.calls.calls import Answer, CallFailed, Request, pause_s
+from atlas_jax import retries
+from atlas_jax.online.calls.calls import Answer, CallFailed, Request
 from atlas_jax.online.calls.litellm_calls import LiteLlmCalls
 from atlas_jax.serving.events import EventLoop
 from atlas_jax.serving.http import MOST_BYTES
@@ -104,7 +105,7 @@ class Judge:
           self._settle(number, None, 0.0)
         if not error.again or attempt == self._retries:
           raise JudgeError(f"{self._name}: {error}") from None
-        time.sleep(pause_s(error, key, attempt))
+        time.sleep(retries.pause_s(key, attempt, error.retry_after))
         continue
       self._settle(number, answer.text or "", self._cost(answer))
       return answer.text or ""

@@ -214,7 +214,7 @@ class Broke:
 
   name = "broke"
 
-  async def chat(self, request):
+  async def ask(self, request):
     raise BudgetSpent("config.budget.calls=5")
 
   async def aclose(self):
@@ -234,13 +234,10 @@ class Raises:
   def __init__(self, error, word=""):
     self.error, self.word = error, word
 
-  async def ask(self, prompt, **_):
-    if prompt.startswith(self.word):
+  async def ask(self, request):
+    if request.prompt.startswith(self.word):
       raise self.error
-    return Reply("ok", agent(prompt))
-
-  async def chat(self, request):
-    raise self.error
+    return Reply("ok", agent(request.prompt))
 
   async def aclose(self):
     pass
@@ -306,9 +303,9 @@ def test_an_open_agent_and_how_the_teacher_is_sampled():
     roles = ()
     closed = threading.Event()
 
-    async def ask(self, prompt, *, role, seed, replicate):
-      self.roles += (role,)
-      return Reply("ok", agent(prompt))
+    async def ask(self, request):
+      self.roles += (request.role,)
+      return Reply("ok", agent(request.prompt))
 
     async def aclose(self):
       self.closed.set()

@@ -15,7 +15,7 @@ class CallableCalls:
   TimeoutError are tried again; another exception is an error at once.
   """
 
-  prices = None
+  prices, target, repeats = None, "", True
 
   def __init__(self, function: Callable, *, name: str, extra: dict):
     self._function = function
@@ -24,9 +24,6 @@ class CallableCalls:
 
   async def aclose(self) -> None:
     """Nothing to do."""
-
-  async def name(self) -> str:
-    return self._name
 
   async def send(self, request: Request) -> Answer:
     """One attempt.

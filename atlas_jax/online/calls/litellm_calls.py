@@ -68,6 +68,8 @@ class LiteLlmCalls:
       that keeps to our policy.
   """
 
+  repeats = True
+
   def __init__(
     self,
     model: str,
@@ -108,6 +110,7 @@ class LiteLlmCalls:
         f" {' or '.join(missing)}, or name the one that holds it"
       )
     self._model = model
+    self.target = url or ""
     self._fixed = extra | {"api_base": url, "api_key": key}
     self._timeout_s = timeout_s
     self._most_bytes = most_bytes
@@ -142,9 +145,6 @@ class LiteLlmCalls:
 
   async def aclose(self) -> None:
     """Nothing to do: LiteLLM keeps connections of its own."""
-
-  async def name(self) -> str:
-    return self._model
 
   async def send(self, request: Request) -> Answer:
     """One attempt.

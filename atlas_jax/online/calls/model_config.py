@@ -52,7 +52,6 @@ class ChatModelConfig(Wording):
   timeout_s: PositiveFloat = 120.0  # of one attempt
   retries: NonNegativeInt = 4  # attempts after the first
   requests_per_minute: PositiveFloat | None = None
-  tokens_per_minute: PositiveFloat | None = None
   # Dollars per million tokens; 0 is a price. None: what LiteLLM says, else
   # unpriced, which a cap on dollars refuses.
   price_in: NonNegativeFloat | None = None

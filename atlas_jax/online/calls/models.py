@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from atlas_jax import config_tree, targets
 from atlas_jax.config import ConfigError
 from atlas_jax.online.calls import variables
-from atlas_jax.online.calls.calls import ChatModel
-from atlas_jax.online.calls.chat import Chat
+from atlas_jax.online.calls.asker import Asker
 from atlas_jax.online.calls.ledger import Ledger
 from atlas_jax.online.calls.model_config import ChatModelConfig
-from atlas_jax.online.calls.pricing import Price, extra_bound
+from atlas_jax.online.calls.pricing import TokenPrice
 from atlas_jax.online.calls.record import Record
 from atlas_jax.scrubbing import answer_scrubber, scrubber
 
@@ -22,7 +21,7 @@ def open_model(
   ledger: Ledger,
   record: Record,
   endpoint: str | None = None,
-) -> ChatModel:
+) -> Asker:
   """The model that `config` names; nothing is sent yet.
 
   Args:
@@ -44,34 +43,32 @@ def open_model(
     key = variables.read(environ, config.api_key_env, f"{where}.api_key_env")
   calls = _calls(config, where, key)
   own = config.price_in is not None
-  price = Price(
-    (config.price_in, config.price_out) if own else calls.prices,
-    own,
-    extra_bound(config.extra),
-  )
-  if price.per_million is None and ledger.caps.dollars is not None:
+  prices = (config.price_in, config.price_out) if own else calls.prices
+  if prices is None and ledger.caps.dollars is not None:
     raise ConfigError(
       f"{where}: the price of {config.model or config.url} is not known, and"
       f" the run has a cap on dollars: give {where}.price_in and"
       f" {where}.price_out (dollars per million tokens; 0 is a price)"
     )
   limits = ledger.limits[config.url or config.model]
-  limits.tighten(
-    concurrency=config.concurrency,
-    requests_per_minute=config.requests_per_minute,
-    tokens_per_minute=config.tokens_per_minute,
-  )
-  return Chat(
-    config,
+  limits.tighten(config.concurrency, config.requests_per_minute)
+  identity = {"base_url": endpoint or config.url, "extra": config.extra}
+  if endpoint is not None:  # it has another name at another server
+    identity["model"] = None
+  return Asker(
     calls,
+    name=config.model,
     where=where,
+    identity=identity,
+    key=config.api_key_env,
+    price=TokenPrice(prices, own, config.extra),
+    timeout_s=config.timeout_s,
+    retries=config.retries,
+    scrub=scrubber(environ, key),
+    scrub_answer=answer_scrubber({}, key),
     ledger=ledger,
     record=record,
     limits=limits,
-    endpoint=endpoint or config.url,
-    price=price,
-    scrub=scrubber(environ, key),
-    scrub_own=answer_scrubber({}, key),
   )
 
 

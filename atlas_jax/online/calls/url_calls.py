@@ -19,6 +19,7 @@ from atlas_jax.online.calls.chat_json import answer_of, is_unicode, parsed
 from atlas_jax.serving import http
 
 _NAME_TIMEOUT_S = 30.0
+_CHAT = "/chat/completions"
 
 
 MaxTokensKey = Literal["max_tokens", "max_completion_tokens"]
@@ -46,8 +47,13 @@ class Wording:
 
 
 def base_of(url: str) -> str:
-  """The address that /chat/completions is added to."""
-  url = url.rstrip("/").removesuffix("/chat/completions")
+  """The address that /chat/completions is added to; /v1 is put after a host.
+
+  One that ends so already is taken as it is written.
+  """
+  url = url.rstrip("/")
+  if url.endswith(_CHAT):
+    return url.removesuffix(_CHAT)
   return url if urllib.parse.urlsplit(url).path else url + "/v1"
 
 
@@ -60,14 +66,14 @@ class UrlCalls:
 
   Args:
     url: see base_of.
-    model: None: the only one that the server tells of.
+    model: None: the one that find_name finds.
     key: a bearer token or None.
     extra: sampling parameters that go with every call.
     most_bytes: of one answer.
     wording: of the server.
   """
 
-  prices = None
+  prices, repeats = None, True
 
   def __init__(
     self,
@@ -79,32 +85,25 @@ class UrlCalls:
     most_bytes: int,
     wording: Wording = _WORDING,
   ):
-    self._base = base_of(url)
+    self._base, self.target = base_of(url), url
     self._model = model
     self._extra = extra
     self._most_bytes = most_bytes
     self._wording = wording
     self._headers = {"Authorization": f"Bearer {key}"} if key else {}
     self._session: aiohttp.ClientSession | None = None
-    self._naming = asyncio.Lock()
 
   async def aclose(self) -> None:
     if self._session is not None:
       await self._session.close()
     self._session = None
 
-  async def name(self) -> str:
-    """The model's name, asked from the server once.
+  async def find_name(self) -> str:
+    """The name of the only model that the server tells of.
 
     Raises:
       CallFailed: it does not answer, or serves several.
     """
-    async with self._naming:
-      if self._model is None:
-        self._model = await self._ask_name()
-      return self._model
-
-  async def _ask_name(self) -> str:
     try:
       async with asyncio.timeout(_NAME_TIMEOUT_S):
         body = await self._json("GET", "/models", None)
@@ -124,7 +123,8 @@ class UrlCalls:
         f" key model: {', '.join(names[:20])}",
         again=False,
       )
-    return names[0]
+    (self._model,) = names
+    return self._model
 
   async def send(self, request: Request) -> Answer:
     """One attempt, without a deadline of its own.
@@ -136,7 +136,7 @@ class UrlCalls:
       self._extra
       | request.extra
       | {
-        "model": await self.name(),
+        "model": self._model,
         "messages": [dict(m) for m in request.messages],
         "max_tokens": request.max_tokens,
         "temperature": request.temperature,
@@ -145,7 +145,7 @@ class UrlCalls:
     if request.seed is not None:
       body["seed"] = request.seed
     body = self._wording.worded(body)
-    return answer_of(await self._json("POST", "/chat/completions", body))
+    return answer_of(await self._json("POST", _CHAT, body))
 
   async def _json(self, method: str, path: str, body):
     if self._session is None:

@@ -12,17 +12,17 @@ from atlas_jax import addresses
 from atlas_jax.config_tree import ConfigError
 from atlas_jax.online.agents.python import InThisProcess
 from atlas_jax.online.calls import variables
+from atlas_jax.online.calls.asker import Asker
 from atlas_jax.online.calls.calls import (
-  Agent,
   Answer,
   CallFailed,
-  ChatModel,
   Reply,
   Request,
+  Transport,
 )
 from atlas_jax.online.calls.chat_json import judge
 from atlas_jax.online.calls.url_calls import UrlCalls, Wording
-from atlas_jax.scrubbing import answer_scrubber, error_line
+from atlas_jax.scrubbing import answer_scrubber, error_line, scrubber
 from atlas_jax.serving import http
 
 log = logging.getLogger(__name__)
@@ -83,18 +83,18 @@ async def reply_of(
     complain(failed)
     # A model that declines is well, and has said nothing.
     status = "empty" if failed.declined else failed.status
-    return Reply(status, error=str(failed), code=failed.code, **tokens)
+    return Reply(status, error=str(failed), failed=failed, **tokens)
 
 
 class _Function:
-  """A Python function, sync or async, as an Agent."""
+  """A Python function, sync or async, as an agent."""
 
   def __init__(self, function: Callable):
     self.name = getattr(function, "__qualname__", type(function).__name__)
     self._kind = InThisProcess(self.name, function)
 
-  async def ask(self, prompt: str, **_) -> Reply:
-    reply = (await self._kind.send(prompt)).reply
+  async def ask(self, request: Request) -> Reply:
+    reply = (await self._kind.send(request.prompt)).reply
     error = None if reply.error is None else error_line(str, reply.error)
     return dataclasses.replace(reply, error=error)
 
@@ -105,40 +105,50 @@ class _Function:
 class _Named:
   """A teacher at an address or by a name."""
 
-  def __init__(self, name: str, calls, key: str | None):
-    self.name = name
-    self._hide = answer_scrubber({}, key)
-    self._calls = calls
+  def __init__(
+    self, teacher: str, name: str | None, transport: Transport, key: str | None
+  ):
+    self._asker = Asker(
+      transport,
+      name=name,
+      where="teacher",
+      scrub=scrubber({}, key),
+      scrub_answer=answer_scrubber({}, key),
+    )
     self._complain = Complaints(
-      f"the teacher {addresses.bare(name)}",
+      f"the teacher {addresses.bare(teacher)}",
       wording="wording, how its requests say their length and sampling",
       key="teacher_key",
       address="teacher, its address and the name of its model",
     )
 
-  async def chat(self, request: Request) -> Reply:
-    reply = await reply_of(self._calls.send(request), self._complain)
-    text = None if reply.text is None else self._hide(reply.text)
-    return dataclasses.replace(reply, text=text)
+  async def ask(self, request: Request) -> Reply:
+    reply = await self._asker.ask(request)
+    if reply.failed is None:
+      return reply
+    self._complain(reply.failed)
+    # A model that declines is well, and has said nothing.
+    declined = reply.failed.declined
+    return dataclasses.replace(reply, status="empty") if declined else reply
 
   async def aclose(self) -> None:
-    await self._calls.aclose()
+    await self._asker.aclose()
 
 
-def as_agent(agent: Agent | Callable[[str], object]) -> Agent:
-  """An Agent as it is; a function as an Agent; else TypeError."""
+def as_agent(agent: Asker | Callable[[str], object]) -> Asker:
+  """An open agent as it is; a function as one; else TypeError."""
   if hasattr(agent, "ask"):
     return agent
   if callable(agent):
     return _Function(agent)
   kind = type(agent).__name__
-  raise TypeError(f"agent must be an open Agent or a function, got {kind}")
+  raise TypeError(f"agent must be an open agent or a function, got {kind}")
 
 
 def as_teacher(
-  teacher: ChatModel | str, key: str | None, timeout_s: float, wording: Wording
-) -> ChatModel:
-  """A ChatModel as it is; an address or a LiteLLM name as one.
+  teacher: Asker | str, key: str | None, timeout_s: float, wording: Wording
+) -> Asker:
+  """An open model as it is; an address or a LiteLLM name as one.
 
   Args:
     teacher: the address may hold the model: http://HOST:PORT/v1#MODEL; without
@@ -152,11 +162,11 @@ def as_teacher(
       address is not valid or holds a key, or the key has a control character.
     TypeError: it is neither.
   """
-  if hasattr(teacher, "chat"):
+  if hasattr(teacher, "ask"):
     return teacher
   if not isinstance(teacher, str):
     raise TypeError(
-      "teacher must be an open ChatModel, an address or a LiteLLM name, got"
+      "teacher must be an open model, an address or a LiteLLM name, got"
       f" {type(teacher).__name__}"
     )
   if key is not None:
@@ -166,9 +176,9 @@ def as_teacher(
     from atlas_jax.online.calls.litellm_calls import LiteLlmCalls
 
     shared |= {"url": None, "timeout_s": timeout_s, "where": "teacher"}
-    return _Named(teacher, LiteLlmCalls(teacher, **shared), key)
+    return _Named(teacher, teacher, LiteLlmCalls(teacher, **shared), key)
   url, _, model = teacher.partition("#")
   if problem := addresses.problem(url):
     raise ConfigError(f"the teacher's address {problem}")
   calls = UrlCalls(url, model=model or None, wording=wording, **shared)
-  return _Named(teacher, calls, key)
+  return _Named(teacher, model or None, calls, key)

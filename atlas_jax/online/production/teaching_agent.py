@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from atlas_jax.config import PromptsConfig
 from atlas_jax.episode_config import EpisodeConfig, TeachConfig
 from atlas_jax.errors import AtlasError
-from atlas_jax.online.calls.calls import Agent, ChatModel
-from atlas_jax.online.calls.speakers import AgentSpeaker, ModelSpeaker
+from atlas_jax.online.calls.asker import Asker
+from atlas_jax.online.calls.speakers import AskerSpeaker
 from atlas_jax.online.calls.url_calls import Wording
 from atlas_jax.online.production import outcomes
 from atlas_jax.online.production.once import as_agent, as_teacher
@@ -71,9 +71,9 @@ class TeachingAgent:
   questions ended with each outcome.
 
   Args:
-    agent: an open Agent, or a function (sync or async) from a prompt to an
+    agent: an open agent, or a function (sync or async) from a prompt to an
       answer.
-    teacher: an open ChatModel (with its retries and ledger), or the address
+    teacher: an open model (with its retries and ledger), or the address
       of an OpenAI-compatible server (http://HOST:PORT/v1, or
       http://HOST:PORT/v1#MODEL where it has several), or a LiteLLM name;
       those are asked once a question, without a cap on spend.
@@ -96,8 +96,8 @@ class TeachingAgent:
 
   def __init__(
     self,
-    agent: Agent | Callable[[str], object],
-    teacher: ChatModel | str,
+    agent: Asker | Callable[[str], object],
+    teacher: Asker | str,
     prompts: PromptsConfig | Mapping[str, str] | str | pathlib.Path,
     *,
     inject: str | None = None,
@@ -111,8 +111,8 @@ class TeachingAgent:
     self._agent = as_agent(agent)
     self._teacher = as_teacher(teacher, teacher_key, teach_deadline_s, wording)
     self._protocol = TeachingProtocol(
-      AgentSpeaker(self._agent),
-      ModelSpeaker(self._teacher, teach.chat_template_kwargs),
+      AskerSpeaker(self._agent),
+      AskerSpeaker(self._teacher, teach.chat_template_kwargs),
       templates,
       EpisodeConfig(**vars(teach)),
       agent_chars=_PROBE_CHARS,

@@ -1,6 +1,8 @@
 """Asks a server many things and prints what came of it: a run to be killed.
 
-  python -m tests.online.ask_many URL DIRECTORY ROUNDS TIMEOUT_S [CAPS AS JSON]
+  python -m tests.online.calls.ask_many URL DIRECTORY ROUNDS TIMEOUT_S [CAPS]
+
+CAPS are those of the run, as JSON.
 
 Each round asks 8 questions at one time; the next one waits for it. The
 replies of a round go into the questions of the next.
@@ -26,7 +28,7 @@ WIDTH = 8
 async def ask(model, text: str):
   messages = ({"role": "user", "content": text},)
   try:
-    return await model.chat(Request("student", messages, 20, 0.0, seed=1))
+    return await model.ask(Request("student", messages, 20, 0.0, seed=1))
   except BudgetSpent:
     return None
 

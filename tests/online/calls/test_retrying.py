@@ -150,7 +150,7 @@ def test_models_that_share_a_server_share_its_limits():
 
     async def main():
       await asyncio.gather(
-        *[m.chat(request(f"{i}")) for i in range(9) for m in (wide, narrow)]
+        *[m.ask(request(f"{i}")) for i in range(9) for m in (wide, narrow)]
       )
       await wide.aclose()
       await narrow.aclose()

@@ -7,11 +7,11 @@ import sys
 import time
 
 import pytest
-
 from atlas_jax.online.calls.asks import answered, attempted
+
 from atlas_jax.online.calls.record import Attempt, Record, RecordError, reply_of
 from atlas_jax.online.calls.spend import Amount, Caps
-from tests.online.recorded import BOUND, put
+from tests.online.calls.recorded import BOUND, put
 
 
 def test_an_answer_is_charged_once_in_each_process(tmp_path):
@@ -132,7 +132,7 @@ def test_a_call_under_way_at_a_kill_is_lost(tmp_path):
   script = (
     "import os, pathlib, sys\n"
     "from atlas_jax.online.calls.record import Record\n"
-    "from tests.online.recorded import put, BOUND\n"
+    "from tests.online.calls.recorded import put, BOUND\n"
     "record = Record(pathlib.Path(sys.argv[1]))\n"
     "put(record, 'k', text='kept', cost=type(BOUND)(1, 10, 20))\n"
     "record.begin('k2', 'role', 'm', {}, BOUND)\n"

@@ -35,7 +35,7 @@ def load(caps, faults=None):
     async def main():
       try:
         return await asyncio.gather(
-          *[model.chat(request(f"say {i}")) for i in range(WANTED)],
+          *[model.ask(request(f"say {i}")) for i in range(WANTED)],
           return_exceptions=True,
         )
       finally:

@@ -86,11 +86,11 @@ def test_the_record_answers_equal_requests_and_no_others():
     ]
 
     async def main():
-      await model.chat(base)
-      again = [await model.chat(r) for r in (base, request(role="other"))]
+      await model.ask(base)
+      again = [await model.ask(r) for r in (base, request(role="other"))]
       assert len(stub.calls) == 1 and all(r.cached for r in again)
       for n, other in enumerate(others, 2):
-        assert not (await model.chat(other)).cached
+        assert not (await model.ask(other)).cached
         assert len(stub.calls) == n
       await model.aclose()
 
@@ -114,14 +114,14 @@ def test_a_caller_that_leaves_does_not_end_the_call_of_another():
 
     async def main():
       first, second = (
-        asyncio.create_task(model.chat(request())) for _ in range(2)
+        asyncio.create_task(model.ask(request())) for _ in range(2)
       )
       while not stub.calls:
         await asyncio.sleep(0.01)
       first.cancel()
       assert (await second).text == "x"
       # The last one that leaves ends it; it may have been paid.
-      third = asyncio.create_task(model.chat(request("other")))
+      third = asyncio.create_task(model.ask(request("other")))
       while len(stub.calls) < 2:
         await asyncio.sleep(0.01)
       third.cancel()

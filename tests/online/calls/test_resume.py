@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from tests.online.ask_many import WIDTH
+from tests.online.calls.ask_many import WIDTH
 from tests.online.stub_server import Faults, StubServer
 
 ROUNDS = 5
@@ -29,7 +29,7 @@ def answer(messages):
 def start(stub, directory, *, caps=None, timeout_s=60.0):
   return subprocess.Popen(
     [
-      *(sys.executable, "-m", "tests.online.ask_many", stub.url),
+      *(sys.executable, "-m", "tests.online.calls.ask_many", stub.url),
       *(str(directory), str(ROUNDS), str(timeout_s), json.dumps(caps or {})),
     ],
     env=os.environ | {"STUB_KEY": SECRET},
