@@ -32,7 +32,6 @@ from atlas_jax.online.production.chats import read_chat
 from atlas_jax.online.production.config import Keys, ProxyConfig
 from atlas_jax.online.production.counters import Counters
 from atlas_jax.online.production.endpoint import Endpoint
-from atlas_jax.online.production.once import reply_of
 from atlas_jax.teaching.prompts import Prompts
 from atlas_jax.teaching.protocol import Question, Teaching, TeachingProtocol
 from atlas_jax.teaching.speakers import Ask, Said
@@ -132,8 +131,7 @@ class Asked:
     if teaches and time.monotonic() <= self._fair_until:
       self._well = False
     with shared.counters.seconds[stage].time():
-      sending = server.send(body, self._authorization)
-      reply = await reply_of(sending, server.complain)
+      reply = await server.ask(body, self._authorization)
     shared.counters.tokens[stage].inc(reply.completion_tokens or 0)
     if teaches:
       self._well = reply.status not in FAILED

@@ -12,8 +12,8 @@ from contextlib import AbstractAsyncContextManager
 import aiohttp
 
 from atlas_jax import scrubbing
-from atlas_jax.online.calls.calls import Answer, CallFailed, refused
-from atlas_jax.online.calls.chat_json import answer_of, parsed
+from atlas_jax.online.calls.calls import Answer, CallFailed, Reply, refused
+from atlas_jax.online.calls.chat_json import answer_of, judge, parsed
 from atlas_jax.online.calls.url_calls import base_of
 from atlas_jax.online.production import errors
 from atlas_jax.online.production.config import Keys, ProxyConfig
@@ -143,18 +143,28 @@ class Endpoint:
       self._asked_at = time.monotonic()
       return self._state
 
-  async def send(self, body: Mapping, client: str | None) -> Answer:
-    """The answer to a request of ours; the caller has a deadline.
+  async def ask(self, body: Mapping, client: str | None) -> Reply:
+    """What one attempt at a request of ours brings; a cut answer is one too.
 
     Args:
       body: its max_tokens, temperature and seed are sent as the config says.
       client: the Authorization header of the client.
-
-    Raises:
-      CallFailed: there is none.
     """
+    tokens = None
     try:
-      async with self.post(self._config.worded(body), client) as response:
+      answer = await self._send(self._config.worded(body), client)
+      tokens = answer.completion_tokens
+      status = judge(answer, 0, accept_cut=True)
+      return Reply(status, answer.text or "", completion_tokens=tokens)
+    except CallFailed as failed:
+      self.complain(failed)
+      # A model that declines is well, and has said nothing.
+      status = "empty" if failed.declined else failed.status
+      return Reply(status, completion_tokens=tokens, failed=failed)
+
+  async def _send(self, body: Mapping, client: str | None) -> Answer:
+    try:
+      async with self.post(body, client) as response:
         content = await self.read(response)
     except aiohttp.ClientError as error:
       status = "timeout" if isinstance(error, TimeoutError) else "error"
