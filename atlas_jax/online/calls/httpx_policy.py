@@ -7,6 +7,7 @@ exception from here they would take for a lost connection.
 
 import contextlib
 import contextvars
+import http.cookiejar
 import json
 import zlib
 from dataclasses import dataclass
@@ -27,15 +28,17 @@ class Taking:
     _TAKING.set(self)
 
 
+_NO_COOKIES = http.cookiejar.DefaultCookiePolicy(allowed_domains=())
 _TAKING: contextvars.ContextVar[Taking] = contextvars.ContextVar("taking")
 
 
 def bind(client: httpx.AsyncClient | httpx.Client):
-  """`client`, which follows no redirect and reads up to `most_bytes`.
+  """`client`, without redirects and cookies; it reads up to `most_bytes`.
 
   A client that blocks is not bounded; no chat of ours goes by one.
   """
   client.follow_redirects = False
+  client.cookies.jar.set_policy(_NO_COOKIES)
   hooks = client.event_hooks
   if isinstance(client, httpx.AsyncClient) and _take not in hooks["response"]:
     client.headers["Accept-Encoding"] = "gzip, deflate"
