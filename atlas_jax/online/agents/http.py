@@ -7,7 +7,6 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from atlas_jax import retries
 from atlas_jax.online.agents.cleaning import decoded
 from atlas_jax.online.agents.config import PROMPT, AgentConfig
 from atlas_jax.online.agents.credentials import Credentials, masked
@@ -17,8 +16,8 @@ from atlas_jax.online.calls.calls import (
   CallFailed,
   Request,
   refused,
-  untaken,
 )
+from atlas_jax.online.calls.url_calls import fetched
 from atlas_jax.serving import http
 
 _SENT = ("method", "url", "headers", "query", "body")
@@ -71,21 +70,15 @@ class HttpAgent:
       # Slots and deadline are the caller's.
       self._session = http.open_session()
     sent = self._put(self._sent, request.prompt)
-    try:
-      async with http.request(
-        self._session,
-        sent["method"],
-        sent["url"],
-        headers=sent["headers"],
-        params=sent["query"],
-        json=sent["body"] or None,
-      ) as response:
-        content = await http.read(response, self._most_bytes)
-    except http.Untaken as error:
-      raise untaken(error) from None
-    except (aiohttp.ClientError, OSError) as error:
-      text = f"{type(error).__name__}: {error}"
-      raise CallFailed(text, again=retries.may_pass(error)) from None
+    response, content = await fetched(
+      self._session,
+      sent["method"],
+      sent["url"],
+      self._most_bytes,
+      headers=sent["headers"],
+      params=sent["query"],
+      json=sent["body"] or None,
+    )
     how = f"HTTP {response.status}"
     if response.status // 100 != 2:
       text = content.decode(errors="replace").strip()

@@ -12,6 +12,7 @@ import zlib
 from dataclasses import dataclass
 
 import httpx
+from httpx._utils import URLPattern
 
 from atlas_jax.serving.http import Redirected, TooLarge, Untaken
 
@@ -42,7 +43,7 @@ def bind(client: httpx.AsyncClient | httpx.Client):
   # LiteLLM's transport chooses a proxy by itself, httpx by these mounts.
   straight = getattr(client._transport, "proxy_cache", {})
   straight |= dict.fromkeys(_THIS_MACHINE)
-  mounts = {httpx.URLPattern(f"all://{h}"): None for h in _THIS_MACHINE}
+  mounts = {URLPattern(f"all://{h}"): None for h in _THIS_MACHINE}
   client._mounts = mounts | client._mounts
   hooks = client.event_hooks
   if isinstance(client, httpx.AsyncClient) and _take not in hooks["response"]:

@@ -8,6 +8,7 @@ from typing import Literal
 
 import aiohttp
 
+from atlas_jax import retries
 from atlas_jax.online.calls.calls import (
   Answer,
   CallFailed,
@@ -147,20 +148,32 @@ class UrlCalls:
     if self._session is None:
       # The limits say how many requests are under way.
       self._session = http.open_session(headers=self._headers)
-    url = self._base + path
-    try:
-      async with http.request(
-        self._session, method, url, json=body, proxy=http.proxy_of(url)
-      ) as response:
-        content = await http.read(response, self._most_bytes)
-        code, headers = response.status, response.headers
-    except http.Untaken as error:
-      raise untaken(error) from None
-    except aiohttp.ClientConnectorError as error:
-      raise CallFailed(f"no connection: {error}", billed=False) from None
-    except (aiohttp.ClientError, OSError) as error:
-      raise CallFailed(f"{type(error).__name__}: {error}") from None
-    if code != 200:
+    response, content = await fetched(
+      self._session, method, self._base + path, self._most_bytes, json=body
+    )
+    if response.status != 200:
       text = content.decode(errors="replace")
-      raise refused(code, text, headers, see=WORDS)
+      raise refused(response.status, text, response.headers, see=WORDS)
     return parsed(content)
+
+
+async def fetched(
+  session: aiohttp.ClientSession, method: str, url: str, most_bytes: int, **how
+) -> tuple[aiohttp.ClientResponse, bytes]:
+  """(a response of any status, its body), by the environment's proxy.
+
+  Raises:
+    CallFailed: there is none.
+  """
+  try:
+    async with http.request(
+      session, method, url, proxy=http.proxy_of(url), **how
+    ) as response:
+      return response, await http.read(response, most_bytes)
+  except http.Untaken as error:
+    raise untaken(error) from None
+  except aiohttp.ClientConnectorError as error:
+    raise CallFailed(f"no connection: {error}", billed=False) from None
+  except (aiohttp.ClientError, OSError) as error:
+    text = f"{type(error).__name__}: {error}"
+    raise CallFailed(text, again=retries.may_pass(error)) from None
