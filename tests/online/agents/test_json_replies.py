@@ -42,7 +42,7 @@ def test_what_is_no_path(path):
   keys = {"url": "http://a", "body": {"q": "{prompt}"}, "answer": path}
   if path:  # an empty one is none that is set
     with pytest.raises(
-      ConfigError, match=r"config\.http\.answer=.* is no path"
+      ConfigError, match=r"config\.http\.answer=.* must be a path"
     ):
       opened("http", keys)
 
