@@ -145,11 +145,12 @@ def _connected(config: AgentConfig, where: str, credentials: Credentials):
   import openai
 
   sdk, key = config.agents_sdk, _NO_KEY
+  base = sdk.base_url and sdk.base_url.removesuffix("/chat/completions")
   if sdk.api_key_env is not None:
     key = credentials.variable(sdk.api_key_env, f"{where}.api_key_env")
   return openai.AsyncOpenAI(
     api_key=key,
-    base_url=sdk.base_url,
+    base_url=base and base.removesuffix("/responses"),
     max_retries=config.retries,
     timeout=config.timeout_s,
     http_client=httpx_policy.bind(
