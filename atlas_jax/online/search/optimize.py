@@ -38,7 +38,8 @@ from atlas_jax.online.search.files import Episodes, Journal
 from atlas_jax.online.search.history import History
 from atlas_jax.online.search.plan import Budget, parts
 from atlas_jax.online.search.reflection import Reflector
-from atlas_jax.online.search.rollouts import Judge, Rollouts
+from atlas_jax.online.search.rollouts import Rollouts
+from atlas_jax.online.search.scoring import Judge
 from atlas_jax.online.search.search import Search
 from atlas_jax.reports import tables
 from atlas_jax.teaching.statistics import Interval
@@ -113,7 +114,7 @@ def optimize(
     if record.read("ended") is None:
       budget.check()
     journal, history = Journal(workdir), History(record)
-    judge = stack.enter_context(Judge(data=config.data))
+    judge = stack.enter_context(Judge(record, config.data))
     rollouts = Rollouts(asked, config, judge, history, Episodes(workdir).write)
     reflector = Reflector(asked, config, history)
     stage = "search"

@@ -9,14 +9,13 @@ of no use, end the search. A call without a reply is history, and never made
 again, once a later one was answered or the search has ended.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 
 from atlas_jax.errors import AtlasError
 from atlas_jax.online.calls.calls import ModelRefused, Request
 from atlas_jax.online.search import proposals
 from atlas_jax.online.search.config import OnlineConfig, ReflectionConfig
-from atlas_jax.online.search.history import History, SearchOver
+from atlas_jax.online.search.history import History, SearchOver, key_of
 from atlas_jax.online.search.models import Models
 from atlas_jax.online.search.rollouts import Rollout
 from atlas_jax.teaching.prompts import FIELDS
@@ -249,14 +248,13 @@ class Reflector:
   def _ask(self, prompt: str) -> tuple[str, str] | None:
     """(status, text) of one call, or None where there was no reply."""
     self._calls += 1
-    digest = hashlib.sha256(f"{self._calls} {prompt}".encode()).hexdigest()
-    key = f"reflection {digest}"
+    key = key_of("reflection", self._calls, prompt)
     said = self._history.read(key)
     if said is None:
       said = self._call(prompt)
     status, text, error = said
     if status in ("ok", "truncated"):
-      self._history.commit(key, said)
+      self._history.record.commit(key, said)
       self.commit_failures()
       return status, text
     self._lost.append(key)
@@ -286,7 +284,7 @@ class Reflector:
   def commit_failures(self) -> None:
     """The search went on with the calls that failed: they are history."""
     for key in self._lost:
-      self._history.commit(key, ["error", None, None])
+      self._history.record.commit(key, ["error", None, None])
     self._lost.clear()
 
 

@@ -159,7 +159,7 @@ class Search:
     if number > self._begun and self._history.ended is None:
       self._budget.begin_round()
       self._begun = number
-      self._history.commit("rounds", number)
+      self._history.record.commit("rounds", number)
     return False
 
   def _accepted(
