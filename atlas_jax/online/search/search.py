@@ -53,7 +53,7 @@ class Search:
 
   Args:
     config, sets, rollouts, reflector, budget, journal, history: of the run.
-    on_accepted: called after each acceptance, when the files are written.
+    on_accepted: called after each new acceptance, when the files are written.
   """
 
   def __init__(
@@ -100,7 +100,7 @@ class Search:
     if ended is None:
       self._reflector.commit_failures()
       record.commit("ended", why)
-    self._journal.write(all_known=True)
+    self._journal.write()
     return ended or why
 
   def _optimize(self) -> None:
@@ -139,19 +139,42 @@ class Search:
   # gepa's stop conditions: it asks before each round.
 
   def _note_accepted(self, state) -> bool:
-    """Journals the candidates that came by the last round."""
-    for index in range(
-      len(self._journal.candidates), len(state.parent_program_for_candidate)
-    ):
-      self._accepted(
-        index,
-        parents=tuple(
-          p for p in state.parent_program_for_candidate[index] if p is not None
-        ),
-        number=state.i + 1,
-        texts=state.program_candidates[index],
-        score=state.program_full_scores_val_set[index],
+    """Journals the candidate that the last round accepted, if it did."""
+    index = len(self._journal.candidates)
+    if index == len(state.program_candidates):
+      return False
+    texts = state.program_candidates[index]
+    parents = [
+      p for p in state.parent_program_for_candidate[index] if p is not None
+    ]
+    score = state.program_full_scores_val_set[index]
+    prompts, ledger = self._prompts(texts), self._budget.ledger
+    job = Job(prompts, self._sets.validation, "validation")
+    (known,) = self._rollouts.evaluate([job])
+    record, key = self._history.record, f"candidate {index}"
+    before, s = record.read(key), ledger.snapshot()
+    spend = before or {
+      "calls": s.calls,
+      "tokens": s.tokens,
+      "dollars": s.dollars,
+    }
+    self._journal.candidates.append(
+      Candidate(
+        index=index,
+        parents=tuple(parents),
+        round=state.i + 1,
+        prompts=prompts,
+        score=score,
+        scores={r.problem.id: r.score for r in known if r.score is not None},
+        **spend,
       )
+    )
+    whom = ", ".join(map(str, parents)) or "nobody"
+    log.info("candidate %d (of %s): %.4f on validation", index, whom, score)
+    if before is None:
+      record.commit(key, spend)
+      self._journal.write()
+      self._on_accepted()
     return False
 
   def _begin_round(self, state) -> bool:
@@ -161,36 +184,6 @@ class Search:
       self._begun = number
       self._history.record.commit("rounds", number)
     return False
-
-  def _accepted(
-    self, index: int, *, parents: tuple[int, ...], number: int, texts, score
-  ) -> None:
-    prompts = self._prompts(texts)
-    job = Job(prompts, self._sets.validation, "validation")
-    (known,) = self._rollouts.evaluate([job])
-    record, key = self._history.record, f"candidate {index}"
-    spend = record.read(key)
-    if spend is None:
-      s = self._budget.ledger.snapshot()
-      spend = {"calls": s.calls, "tokens": s.tokens, "dollars": s.dollars}
-      record.commit(key, spend)
-    self._journal.candidates.append(
-      Candidate(
-        index=index,
-        parents=parents,
-        round=number,
-        prompts=prompts,
-        score=score,
-        scores={r.problem.id: r.score for r in known if r.score is not None},
-        **spend,
-      )
-    )
-    log.info(
-      "candidate %d (of %s): %.4f on validation",
-      *(index, ", ".join(map(str, parents)) or "nobody", score),
-    )
-    self._journal.write()
-    self._on_accepted()
 
   # gepa's adapter.
 
