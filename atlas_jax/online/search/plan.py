@@ -134,9 +134,9 @@ class Budget:
     used, kept = self._used(), self._takes(self.parts.end)
     for cap, need in self._takes(self.parts.round).items():
       limit = getattr(self.ledger.caps, cap)
-      left = (
-        math.inf if limit is None else max(0, limit - used[cap] - kept[cap])
-      )
+      if limit is None:
+        continue
+      left = max(0, limit - used[cap] - kept[cap])
       if need > left:
         bound = "at most" if cap == "calls" else "about"
         raise SearchOver(

@@ -143,21 +143,15 @@ class Search:
     index = len(self._journal.candidates)
     if index == len(state.program_candidates):
       return False
-    texts = state.program_candidates[index]
-    parents = [
-      p for p in state.parent_program_for_candidate[index] if p is not None
-    ]
+    parents = state.parent_program_for_candidate[index]
+    parents = [p for p in parents if p is not None]
     score = state.program_full_scores_val_set[index]
-    prompts, ledger = self._prompts(texts), self._budget.ledger
+    prompts = self._prompts(state.program_candidates[index])
     job = Job(prompts, self._sets.validation, "validation")
     (known,) = self._rollouts.evaluate([job])
     record, key = self._history.record, f"candidate {index}"
-    before, s = record.read(key), ledger.snapshot()
-    spend = before or {
-      "calls": s.calls,
-      "tokens": s.tokens,
-      "dollars": s.dollars,
-    }
+    before, now = record.read(key), vars(self._budget.ledger.snapshot())
+    spend = before or {x: now[x] for x in ("calls", "tokens", "dollars")}
     self._journal.candidates.append(
       Candidate(
         index=index,
