@@ -18,8 +18,7 @@ The header x-atlas-teaching says which it was.
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
 
 import aiohttp
 from aiohttp import web
@@ -33,7 +32,6 @@ from atlas_jax.online.production.chats import read_chat
 from atlas_jax.online.production.config import Keys, ProxyConfig
 from atlas_jax.online.production.counters import Counters
 from atlas_jax.online.production.endpoint import Endpoint
-from atlas_jax.online.production.once import reply_of
 from atlas_jax.teaching.prompts import Prompts
 from atlas_jax.teaching.protocol import Question, Teaching, TeachingProtocol
 from atlas_jax.teaching.speakers import Ask, Said
@@ -56,29 +54,18 @@ class _TaughtFailed(AtlasError):
   """The upstream did not answer under the teaching."""
 
 
-@dataclass(frozen=True)
 class Shared:
   """What all chats of a proxy use."""
 
-  config: ProxyConfig
-  prompts: Prompts
-  upstream: Endpoint
-  teacher: Endpoint
-  breaker: Breaker
-  counters: Counters
-
-  @classmethod
-  def open(
-    cls, config: ProxyConfig, keys: Keys, session: aiohttp.ClientSession
-  ) -> "Shared":
-    return cls(
-      config,
-      Prompts(config.prompts, config.episode.stated_probe_tokens),
-      Endpoint(session, "upstream", config, keys),
-      Endpoint(session, "teacher", config, keys),
-      Breaker(config.breaker_failures, config.breaker_open_s),
-      Counters(),
-    )
+  def __init__(
+    self, config: ProxyConfig, keys: Keys, session: aiohttp.ClientSession
+  ):
+    self.config = config
+    self.prompts = Prompts(config.prompts, config.episode.stated_probe_tokens)
+    self.upstream = Endpoint(session, "upstream", config, keys)
+    self.teacher = Endpoint(session, "teacher", config, keys)
+    self.breaker = Breaker(config.breaker_failures, config.breaker_open_s)
+    self.counters = Counters()
 
 
 class Asked:
@@ -101,43 +88,35 @@ class Asked:
 
   async def answer(self) -> tuple[str, web.StreamResponse]:
     """(what to count, the response)."""
-    counters, how, prompt = self._shared.counters, "passed_through", None
+    counters, how, teaching = self._shared.counters, "passed_through", None
     if self._chat.question is None:
       counters.passed[self._chat.reason].inc()
     else:
-      how, prompt = await self._teach()
+      how, teaching = await self._teach()
     with counters.seconds["answer"].time():
       try:
-        return await self._forward(how, prompt)
+        return await self._forward(how, teaching)
       except _TaughtFailed:
-        return await self._forward("alone_taught_failed", self._prompt(None))
+        return await self._forward("alone_taught_failed", None)
 
-  def _prompt(self, teaching: Teaching | None) -> str:
-    prompts, question = self._shared.prompts, self._chat.question
-    if teaching is None:
-      return prompts.render("student_baseline", {"question": question})
-    fields = {"question": question, "teaching": teaching.text}
-    return prompts.render("student_taught", fields)
-
-  async def _teach(self) -> tuple[str, str]:
-    """(outcome, prompt for the upstream), at the deadline at the latest."""
+  async def _teach(self) -> tuple[str, Teaching | None]:
+    """(outcome so far, teaching), at the deadline at the latest."""
     shared, deadline_s = self._shared, self._shared.config.teach_deadline_s
-    outcome, teaching = "alone_down", None
-    if (admitted := shared.breaker.admit()) is not None:
-      self._fair_until = time.monotonic() + deadline_s / 2
-      try:
-        outcome, teaching = await outcomes.teaching(self._walk(), deadline_s)
-      finally:
-        shared.breaker.report(admitted, self._well)
-    return outcome, self._prompt(teaching if outcome == "taught" else None)
+    admitted = shared.breaker.admit()
+    if admitted is None:
+      return "alone_down", None
+    self._fair_until = time.monotonic() + deadline_s / 2
 
-  async def _walk(self) -> list[Teaching]:
-    question, shared = Question(self._chat.question), self._shared
-    protocol = TeachingProtocol(
-      self, self, shared.prompts, shared.config.episode
-    )
-    probe = protocol.read(await protocol.probe(question))
-    return await protocol.teach(question, probe)
+    async def walk() -> list[Teaching]:
+      question, config = Question(self._chat.question), shared.config.episode
+      protocol = TeachingProtocol(self, self, shared.prompts, config)
+      probe = protocol.read(await protocol.probe(question))
+      return await protocol.teach(question, probe)
+
+    try:
+      return await outcomes.teaching(walk(), deadline_s)
+    finally:
+      shared.breaker.report(admitted, self._well)
 
   async def say(self, prompt: str, ask: Ask) -> list[Said]:
     """The upstream's plan, after the client's own turns, or the teaching."""
@@ -152,8 +131,7 @@ class Asked:
     if teaches and time.monotonic() <= self._fair_until:
       self._well = False
     with shared.counters.seconds[stage].time():
-      sending = server.send(body, self._authorization)
-      reply = await reply_of(sending, server.complain)
+      reply = await server.ask(body, self._authorization)
     shared.counters.tokens[stage].inc(reply.completion_tokens or 0)
     if teaches:
       self._well = reply.status not in FAILED
@@ -161,20 +139,30 @@ class Asked:
         self._well = None
     return [said_of(reply, ask.role)]
 
+  def _body(self, how: str, teaching: Teaching | None) -> Mapping:
+    """What the upstream is asked."""
+    question, prompts = self._chat.question, self._shared.prompts
+    if question is None:
+      return self._chat.body
+    role, fields = "student_baseline", {"question": question}
+    if how == "taught":
+      role, fields = "student_taught", fields | {"teaching": teaching.text}
+    return self._chat.with_prompt(prompts.render(role, fields))
+
   async def _forward(
-    self, how: str, prompt: str | None
+    self, how: str, teaching: Teaching | None
   ) -> tuple[str, web.StreamResponse]:
     """(what to count, the upstream's response); a stream is written here.
 
     Raises:
       _TaughtFailed: `how` is taught, and nothing was passed on.
     """
-    upstream, headers, chat = self._shared.upstream, {HEADER: how}, self._chat
-    body = chat.body if prompt is None else chat.with_prompt(prompt)
+    upstream, headers = self._shared.upstream, {HEADER: how}
+    body = self._body(how, teaching)
     taught = how == "taught"
     try:
       async with upstream.post(body, self._authorization) as answer:
-        status, streams = answer.status, chat.body.get("stream")
+        status, streams = answer.status, body.get("stream")
         if taught and status >= 400 and status not in _NOT_THE_TEACHINGS_FAULT:
           raise _TaughtFailed
         kinds = (errors.JSON, errors.EVENTS) if streams else (errors.JSON,)
@@ -198,7 +186,7 @@ class Asked:
       if taught and not isinstance(reason, TimeoutError):
         raise _TaughtFailed from None
       return "failed", errors.no_answer(reason, headers)
-    if status == 200 and prompt is not None and not is_answer(content):
+    if status == 200 and how != "passed_through" and not is_answer(content):
       if taught:
         raise _TaughtFailed
       how = "failed"

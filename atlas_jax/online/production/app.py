@@ -95,7 +95,7 @@ class _Proxy:
     self.doors = Doors(config, keys)
     self.busy = set()  # connections whose requests are being answered
     self._config = config
-    self._shared = Shared.open(config, keys, session)
+    self._shared = Shared(config, keys, session)
     self._counters = self._shared.counters
     self._chats = 0  # under way
     breaker = self._shared.breaker

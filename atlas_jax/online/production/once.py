@@ -1,28 +1,18 @@
-"""Who is asked once a question: first answers wait for no second attempt.
-
-There are no retries, ledger or record, and a question that comes again is a
-new one.
-"""
+"""Who is asked without retries, ledger and record, and what is logged of it."""
 
 import dataclasses
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 
 from atlas_jax import addresses
 from atlas_jax.config_tree import ConfigError
-from atlas_jax.online.agents.python import InThisProcess
+from atlas_jax.online.agents.python import FunctionAgent
 from atlas_jax.online.calls import variables
 from atlas_jax.online.calls.asker import Asker
-from atlas_jax.online.calls.calls import (
-  Answer,
-  CallFailed,
-  Reply,
-  Request,
-  Transport,
-)
-from atlas_jax.online.calls.chat_json import judge
+from atlas_jax.online.calls.calls import Reply, Request
+from atlas_jax.online.calls.pricing import TokenPrice
 from atlas_jax.online.calls.url_calls import UrlCalls, Wording
-from atlas_jax.scrubbing import answer_scrubber, error_line, scrubber
+from atlas_jax.scrubbing import answer_scrubber, scrubber
 from atlas_jax.serving import http
 
 log = logging.getLogger(__name__)
@@ -53,65 +43,24 @@ class Complaints:
       return
     self._logged.add(kind)
     words = "brings no answer to a request of ours"
-    if code is not None:
-      mend = f"; see {self._mends[code]}" if code in self._mends else ""
-      words = f"answers a request of ours with HTTP {code}{mend}"
-    elif isinstance(reason, http.Redirected):
+    if isinstance(reason, http.Redirected):
       words = str(reason)
+    elif code is not None:
+      words = f"answers a request of ours with HTTP {code}"
+    if code in self._mends:
+      words += f"; see {self._mends[code]}"
     log.warning("%s: %s (logged once)", self._who, words)
 
 
-async def reply_of(
-  sending: Coroutine[None, None, Answer], complain: Complaints
-) -> Reply:
-  """What one attempt brought; a cut answer is one too.
+class _NamedTeacher(Asker):
+  """A teacher at an address or by a name, whose failures are logged."""
 
-  Args:
-    sending: raises CallFailed where there is no answer.
-    complain: of the server.
-  """
-  tokens = {}
-  try:
-    answer = await sending
-    tokens = {
-      "prompt_tokens": answer.prompt_tokens,
-      "completion_tokens": answer.completion_tokens,
-    }
-    status = judge(answer, 0, accept_cut=True)
-    return Reply(status, text=answer.text or "", **tokens)
-  except CallFailed as failed:
-    complain(failed)
-    # A model that declines is well, and has said nothing.
-    status = "empty" if failed.declined else failed.status
-    return Reply(status, error=str(failed), failed=failed, **tokens)
-
-
-class _Function:
-  """A Python function, sync or async, as an agent."""
-
-  def __init__(self, function: Callable):
-    self.name = getattr(function, "__qualname__", type(function).__name__)
-    self._kind = InThisProcess(self.name, function)
-
-  async def ask(self, request: Request) -> Reply:
-    reply = (await self._kind.send(request.prompt)).reply
-    error = None if reply.error is None else error_line(str, reply.error)
-    return dataclasses.replace(reply, error=error)
-
-  async def aclose(self) -> None:
-    """Nothing is open."""
-
-
-class _Named:
-  """A teacher at an address or by a name."""
-
-  def __init__(
-    self, teacher: str, name: str | None, transport: Transport, key: str | None
-  ):
-    self._asker = Asker(
+  def __init__(self, teacher: str, name: str | None, transport, key):
+    super().__init__(
       transport,
       name=name,
       where="teacher",
+      price=TokenPrice(None),
       scrub=scrubber({}, key),
       scrub_answer=answer_scrubber({}, key),
     )
@@ -123,7 +72,7 @@ class _Named:
     )
 
   async def ask(self, request: Request) -> Reply:
-    reply = await self._asker.ask(request)
+    reply = await super().ask(request)
     if reply.failed is None:
       return reply
     self._complain(reply.failed)
@@ -131,16 +80,15 @@ class _Named:
     declined = reply.failed.declined
     return dataclasses.replace(reply, status="empty") if declined else reply
 
-  async def aclose(self) -> None:
-    await self._asker.aclose()
-
 
 def as_agent(agent: Asker | Callable[[str], object]) -> Asker:
   """An open agent as it is; a function as one; else TypeError."""
   if hasattr(agent, "ask"):
     return agent
   if callable(agent):
-    return _Function(agent)
+    name = getattr(agent, "__qualname__", type(agent).__name__)
+    function = FunctionAgent(name, agent)
+    return Asker(function, name=name, where="agent", is_agent=True)
   kind = type(agent).__name__
   raise TypeError(f"agent must be an open agent or a function, got {kind}")
 
@@ -149,13 +97,6 @@ def as_teacher(
   teacher: Asker | str, key: str | None, timeout_s: float, wording: Wording
 ) -> Asker:
   """An open model as it is; an address or a LiteLLM name as one.
-
-  Args:
-    teacher: the address may hold the model: http://HOST:PORT/v1#MODEL; without
-      it, the server must have one model only.
-    key: of a teacher that is named.
-    timeout_s: of a LiteLLM call.
-    wording: of requests to an address.
 
   Raises:
     ConfigError: LiteLLM is not installed or does not know the name, the
@@ -176,9 +117,10 @@ def as_teacher(
     from atlas_jax.online.calls.litellm_calls import LiteLlmCalls
 
     shared |= {"url": None, "timeout_s": timeout_s, "where": "teacher"}
-    return _Named(teacher, teacher, LiteLlmCalls(teacher, **shared), key)
+    transport = LiteLlmCalls(teacher, **shared)
+    return _NamedTeacher(teacher, teacher, transport, key)
   url, _, model = teacher.partition("#")
   if problem := addresses.problem(url):
     raise ConfigError(f"the teacher's address {problem}")
   calls = UrlCalls(url, model=model or None, wording=wording, **shared)
-  return _Named(teacher, model or None, calls, key)
+  return _NamedTeacher(teacher, model or None, calls, key)

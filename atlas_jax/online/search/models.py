@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from atlas_jax.data import splits
 from atlas_jax.data.problems import Problem
-from atlas_jax.online.agents.recorded_agent import open_recorded_agent
+from atlas_jax.online.agents.build import open_agent
 from atlas_jax.online.calls.asker import Asker
 from atlas_jax.online.calls.ledger import Ledger
 from atlas_jax.online.calls.models import open_model
@@ -95,7 +95,7 @@ def opened(
     teacher, reflection = model("teacher"), model("reflection_model")
     dollars = config.agent_dollars_per_call
     if config.agent_mode:
-      student = opened(open_recorded_agent, "agent", dollars_per_call=dollars)
+      student = opened(open_agent, "agent", dollars_per_call=dollars)
     else:
       student = model("student")
     askers = {

@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 
 from atlas_jax.config import ConfigError
-from atlas_jax.online.agents.recorded_agent import open_recorded_agent
+from atlas_jax.online.agents.build import open_agent
 from atlas_jax.online.calls.calls import ModelRefused
 from atlas_jax.online.search import optimize
 from tests.online import small_world
@@ -98,7 +98,7 @@ def test_an_agent_is_asked_no_more(kind, text, tmp_path):
     script = f"import sys\n{code}\nsys.stdout.write({text!r})"
     keys = {"argv": (sys.executable, "-c", script)}
   run = Run()
-  agent = open_recorded_agent(
+  agent = open_agent(
     configured(kind, keys, concurrency=1, retries=3),
     where="config.agent",
     environ={"PATH": "/usr/bin"},

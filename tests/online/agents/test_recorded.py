@@ -5,8 +5,8 @@ import time
 
 from aiohttp import web
 
+from atlas_jax.online.agents.build import open_agent
 from atlas_jax.online.agents.config import AgentConfig, HttpAgentConfig
-from atlas_jax.online.agents.recorded_agent import open_recorded_agent
 from atlas_jax.online.calls.record import Record
 from atlas_jax.online.calls.spend import Caps
 from tests.online.agents.serving import Serving
@@ -16,7 +16,7 @@ from tests.online.opened import request
 def asked(server, record, *, retries=2, timeout_s=60.0):
   """(the reply to one question, the ledger's snapshot after it)."""
   ledger = record.ledger(Caps())
-  agent = open_recorded_agent(
+  agent = open_agent(
     AgentConfig(
       kind="http",
       timeout_s=timeout_s,
