@@ -46,7 +46,7 @@ def opened_with(config, workdir, path=None):
       Budget(parts(config, sets), asked.ledger),
       Rollouts(asked, config, judge, history, Episodes(workdir).write),
       Reflector(asked, config, history),
-      Journal(workdir),
+      Journal(workdir, record),
       history,
     )
 

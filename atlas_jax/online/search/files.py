@@ -3,6 +3,7 @@
 candidates.json    the accepted ones in order, rewritten whole
 best_prompts.json  the one with the best validation score so far, or, in the
                    end, the one that was chosen; see best_prompts.py
+costs.json         of each role and model
 episodes/train.jsonl       rollouts of the rounds
 episodes/validation.jsonl  of accepted candidates, and fresh samples
 episodes/test.jsonl        of the test split
@@ -19,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 
 from atlas_jax import directory
 from atlas_jax.config import PromptsConfig
+from atlas_jax.online.calls.record import Record
 from atlas_jax.online.search.rollouts import Rollout
 from atlas_jax.teaching import transcripts
 from atlas_jax.teaching.prompts import fingerprint
@@ -45,10 +47,12 @@ class Candidate:
 
 @dataclass
 class Journal:
-  """Keeps candidates, and writes them to the run directory."""
+  """Keeps candidates, and writes them to the run directory, with the costs."""
 
   workdir: pathlib.Path
+  record: Record
   candidates: list[Candidate] = field(default_factory=list)
+  stage: str = "search"
 
   def best(self, n: int) -> list[Candidate]:
     """The n best on validation; of equals the earlier."""
@@ -56,14 +60,20 @@ class Journal:
     return ranked[:n]
 
   def write(self) -> None:
-    """Writes both files."""
+    """Writes all three files, the best so far among them."""
     rows = [asdict(c) for c in self.candidates]
     directory.write_json(self.workdir / "candidates.json", rows)
     (best,) = self.best(1)
-    self.write_best(best, stage="search")
+    self.write_best(best)
+    self.write_costs()
+
+  def write_costs(self) -> None:
+    """costs.json: what each role and model did cost by now."""
+    directory.write_json(self.workdir / "costs.json", self.record.costs())
 
   def write_best(self, candidate: Candidate, **facts) -> None:
     """best_prompts.json: the templates, and facts about them."""
+    facts = {"stage": self.stage, **facts}
     c = candidate
     spend = {"calls": c.calls, "tokens": c.tokens, "dollars": c.dollars}
     directory.write_json(

@@ -8,14 +8,13 @@ costs.json                  spend by role and model
 """
 
 import difflib
-import pathlib
 from collections.abc import Sequence
 from dataclasses import asdict
 
 from atlas_jax import directory
 from atlas_jax.config import PromptsConfig
 from atlas_jax.online.search.choosing import Choice
-from atlas_jax.online.search.files import Candidate
+from atlas_jax.online.search.files import Candidate, Journal
 from atlas_jax.reports import page, plots, reading, tables
 from atlas_jax.teaching.prompts import FIELDS
 from atlas_jax.teaching.statistics import Interval
@@ -151,21 +150,23 @@ def _points(gain) -> str:
   return f"{mean:+.1f} [{low:.1f}, {high:.1f}]"
 
 
-def write(
-  workdir: pathlib.Path,
-  choice: Choice,
-  candidates: Sequence[Candidate],
-  ended: str,
-  costs: Sequence[dict],
-) -> None:
-  """Writes all files of the report, optimize.json last."""
-  folder = workdir / "report"
-  before, after = candidates[0].prompts, candidates[choice.kept].prompts
-  directory.write_json(workdir / "costs.json", list(costs))
-  directory.write_whole(folder / "prompts.diff", prompt_diff(before, after))
+def write(journal: Journal, choice: Choice, ended: str) -> None:
+  """Writes all files of the report, and best_prompts.json; optimize.json last.
+
+  Args:
+    journal, choice: of the run.
+    ended: why its search did.
+  """
+  workdir, candidates = journal.workdir, journal.candidates
+  folder, kept = workdir / "report", candidates[choice.kept]
+  journal.stage = "chosen"
+  journal.write_best(kept, choice=asdict(choice))
+  journal.write_costs()
   directory.write_whole(
-    folder / "optimize.md", markdown(choice, candidates, ended, costs)
+    folder / "prompts.diff", prompt_diff(candidates[0].prompts, kept.prompts)
   )
+  text = markdown(choice, candidates, ended, journal.record.costs())
+  directory.write_whole(folder / "optimize.md", text)
   plots.alone_versus_taught(
     choice.evaluation, folder / "alone_versus_taught.png"
   )

@@ -18,7 +18,7 @@ problems that both have a score for.
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from atlas_jax.config import PromptsConfig
 from atlas_jax.data.problems import Problem
@@ -53,7 +53,6 @@ class Search:
 
   Args:
     config, sets, rollouts, reflector, budget, journal, history: of the run.
-    on_accepted: called after each new acceptance, when the files are written.
   """
 
   def __init__(
@@ -65,12 +64,10 @@ class Search:
     budget: Budget,
     journal: Journal,
     history: History,
-    on_accepted: Callable[[], None],
   ):
     self._config, self._sets, self._budget = config, sets, budget
     self._rollouts, self._reflector = rollouts, reflector
     self._journal, self._history = journal, history
-    self._on_accepted = on_accepted
     # By earlier processes of the run.
     self._begun = history.record.read("rounds") or 0
 
@@ -168,7 +165,6 @@ class Search:
     if before is None:
       record.commit(key, spend)
       self._journal.write()
-      self._on_accepted()
     return False
 
   def _begin_round(self, state) -> bool:

@@ -3,6 +3,7 @@
 import json
 
 from atlas_jax.config import PromptsConfig
+from atlas_jax.online.calls.record import Record
 from atlas_jax.online.search.files import Candidate, Episodes, Journal
 from atlas_jax.online.search.rollouts import Job
 from tests.online import small_world
@@ -17,7 +18,7 @@ def candidate(index: int, score: float) -> Candidate:
 
 
 def test_the_best_so_far_is_written(tmp_path):
-  journal = Journal(tmp_path)
+  journal = Journal(tmp_path, Record())
   for index, score in enumerate((0.1, 0.5, 0.5, 0.2)):
     journal.candidates.append(candidate(index, score))
     journal.write()
