@@ -10,8 +10,8 @@ from atlas_jax.online.agents.python import FunctionAgent
 from atlas_jax.online.calls import variables
 from atlas_jax.online.calls.asker import Asker
 from atlas_jax.online.calls.calls import Reply, Request
+from atlas_jax.online.calls.model_config import Wording
 from atlas_jax.online.calls.pricing import TokenPrice
-from atlas_jax.online.calls.url_calls import UrlCalls, Wording
 from atlas_jax.scrubbing import answer_scrubber, scrubber
 from atlas_jax.serving import http
 
