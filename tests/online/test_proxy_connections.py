@@ -8,7 +8,7 @@ import resource
 
 import pytest
 
-from atlas_jax.online.production import connections
+from atlas_jax.online.production import doors
 from atlas_jax.online.production.config import Keys
 from tests.online import raw_http
 from tests.online.proxied import (
@@ -281,7 +281,7 @@ def test_files_for_all_connections_are_allowed(monkeypatch):
   seen = []
   monkeypatch.setattr(resource, "setrlimit", lambda *a: seen.append(a))
   monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 476))
-  connections.reserve_files()
+  doors.reserve_files()
   assert seen == [(resource.RLIMIT_NOFILE, (476, 476))]
 
 
