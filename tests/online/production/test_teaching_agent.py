@@ -14,15 +14,16 @@ from atlas_jax.online import TeachConfig, TeachingAgent, Wording
 from atlas_jax.online.calls.calls import BudgetSpent, Reply
 from atlas_jax.online.production.teaching_agent import AgentFailed
 from atlas_jax.teaching.prompts import PromptError
-from tests.online.proxied import TEACHING, contents, teacher
+from tests.online.production.proxied import (
+  PROMPTS,
+  TEACHING,
+  application,
+  contents,
+  served,
+  teacher,
+  whole,
+)
 from tests.online.stub_server import StubServer
-
-PROMPTS = {
-  "student_baseline": "ALONE {question}",
-  "student_probe": "PROBE {question}",
-  "teacher": "TEACH {question} FROM {probe}",
-  "student_taught": "GUIDED {question} BY {teaching}",
-}
 
 
 def agent(prompt: str) -> str:
@@ -196,6 +197,24 @@ def test_without_a_teaching_the_first_answer_is_the_answer(text, outcome):
       answer = taught.ask("1+1?")
   assert (answer.text, answer.outcome) == ("re ALONE", outcome)
   assert asked == ["ALONE 1+1?"]
+
+
+async def test_a_cookie_of_one_teaching_is_not_sent_with_the_next():
+  seen = []
+
+  async def chat(request):
+    seen.append(request.headers.get("Cookie"))
+    response = whole(TEACHING)
+    response.set_cookie("session", f"of {len(seen)}")
+    return response
+
+  # Cookies of a bare address are kept by nobody.
+  async with served(application(chat), "localhost") as url:
+    taught = TeachingAgent(agent, f"{url}/v1#stub", PROMPTS)
+    for _ in range(2):
+      assert (await taught.aask("1+1?")).outcome == "taught"
+    await taught.aclose()
+  assert seen == [None, None]
 
 
 def test_a_late_teacher_is_not_waited_for():
