@@ -141,7 +141,6 @@ MEANINGS = {
     "litellm, url, callable; in an optimisation also local."
   ),
   "ChatModelConfig.requests_per_minute": "at the most; None: no bound",
-  "ChatModelConfig.tokens_per_minute": "at the most; None: no bound",
   "ChatModelConfig.price_in": "of prompt tokens:",
   "ChatModelConfig.price_out": "of answer tokens, as price_in",
   "AgentConfig.kind": (

@@ -110,7 +110,7 @@ def test_an_optimisation(tmp_path, plan):
     StubServer(answer) as stub,
     opened(tmp_path, stub.url, student__retries=0) as run,
   ):
-    problem = run.budget.sets.validation[0]
+    problem = run.sets.validation[0]
     ((rollout,),) = run.rollouts.evaluate(
       [Job(run.config.prompts, [problem], "validation")]
     )
@@ -129,9 +129,7 @@ def test_an_empty_plan_or_teaching_ends_nothing(tmp_path, start):
     StubServer(answer) as stub,
     opened(tmp_path, stub.url, student__retries=0, teacher__retries=0) as run,
   ):
-    even = [
-      p for p in run.budget.sets.validation if int(p.question[:4]) % 2 == 0
-    ]
+    even = [p for p in run.sets.validation if int(p.question[:4]) % 2 == 0]
     (made,) = run.rollouts.evaluate(
       [Job(run.config.prompts, even, "validation")]
     )
@@ -190,7 +188,7 @@ def test_a_long_plan_is_shown_up_to_its_bound(qwen3, tmp_path):
     "episode__shown_probe_tokens": 20,
   }
   with StubServer(answer) as stub, opened(tmp_path, stub.url, **bounds) as run:
-    problem = run.budget.sets.validation[0]
+    problem = run.sets.validation[0]
     ((rollout,),) = run.rollouts.evaluate(
       [Job(run.config.prompts, [problem], "validation")]
     )

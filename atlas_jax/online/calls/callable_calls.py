@@ -32,14 +32,11 @@ class CallableCalls:
       CallFailed: the function raised, or returned what is no text.
     """
     messages = [dict(m) for m in request.messages]
-    sampling = self._extra | {
-      "max_tokens": request.max_tokens,
-      "temperature": request.temperature,
-      "seed": request.seed,
-      "replicate": request.replicate,
-    }
+    sampling = {"replicate": request.replicate} | request.sampling
     try:
-      text = await threads.call(self._function, messages, sampling)
+      text = await threads.call(
+        self._function, messages, self._extra | sampling
+      )
     except (ConnectionError, TimeoutError) as error:
       raise CallFailed(f"{type(error).__name__}: {error}") from None
     except (Exception, SystemExit) as error:

@@ -70,6 +70,12 @@ class Request:
     return self.messages[-1]["content"]
 
   @property
+  def sampling(self) -> dict:
+    """How long the answer may be, and how it is drawn."""
+    names = ("max_tokens", "temperature", "seed")
+    return {name: getattr(self, name) for name in names}
+
+  @property
   def extra(self) -> dict:
     """What a server takes beside the fields of OpenAI; often nothing."""
     kwargs = dict(self.template_kwargs)
@@ -213,16 +219,21 @@ class CallFailed(AtlasError):
     return _HOPELESS.get(self.code)
 
 
-def refused(code: int, text: str, headers: Mapping[str, str]) -> CallFailed:
-  """The failure that an HTTP status other than 200 means; text: its body."""
-  body = text if code == 429 else ""
+def refused(
+  code: int, text: str, headers: Mapping[str, str], *, see: str = ""
+) -> CallFailed:
+  """The failure that an HTTP status other than 200 means.
+
+  text: the body. see: what may mend a request that the server does not like.
+  """
+  hint = f"see {see}; it said: " if see and code in (400, 422) else ""
   return CallFailed(
-    f"HTTP {code}: {text}",
+    f"HTTP {code}: {hint}{text}",
     status="timeout" if code == 408 else "error",
     code=code,
     again=retries.may_pass(code),
     billed=False,
-    retry_after=retries.retry_after(headers, body=body),
+    retry_after=retries.retry_after(headers, body=text if code == 429 else ""),
   )
 
 

@@ -157,7 +157,7 @@ class Ledger:
           self._unpriced_calls += reservation.cost.calls
       self._changed.set()
 
-  def _left(self) -> dict[str, int]:
+  def left(self) -> dict[str, int]:
     """Field of Amount -> what is neither paid nor kept; only what has a cap."""
     kept, paid = self._kept.amounts, vars(self._spent + self._lost)
     return {
@@ -167,7 +167,7 @@ class Ledger:
 
   def _lacking(self, need: Amount) -> str | None:
     """The field of Amount by which `need` would overshoot a cap."""
-    left = self._left()
+    left = self.left()
     return next((n for n in left if getattr(need, n) > left[n]), None)
 
   def _refusal(self, cap: str, used: float) -> BudgetSpent:

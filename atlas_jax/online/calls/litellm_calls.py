@@ -21,6 +21,7 @@ from atlas_jax.online.calls.calls import (
   untaken,
 )
 from atlas_jax.online.calls.chat_json import answer_of
+from atlas_jax.online.calls.url_calls import PLAIN, WORDS, Wording
 
 # The other tariffs that a table may hold; asked for by extra.service_tier.
 _TIERS = ("batches", "flex", "priority")
@@ -62,6 +63,7 @@ class LiteLlmCalls:
     timeout_s: of one attempt.
     most_bytes: of one answer.
     where: the config key, for errors.
+    wording: of requests.
 
   Raises:
     ConfigError: LiteLLM is not installed, or knows no provider for the name
@@ -80,6 +82,7 @@ class LiteLlmCalls:
     timeout_s: float,
     most_bytes: int,
     where: str,
+    wording: Wording = PLAIN,
   ):
     try:
       self._litellm = _library()
@@ -112,7 +115,7 @@ class LiteLlmCalls:
     self._model = model
     self.target = url or ""
     self._fixed = extra | {"api_base": url, "api_key": key}
-    self._timeout_s = timeout_s
+    self._wording, self._timeout_s = wording, timeout_s
     self._most_bytes = most_bytes
     self.prices = self._table(extra)
 
@@ -153,19 +156,22 @@ class LiteLlmCalls:
       CallFailed: it brought no answer.
     """
     taking = httpx_policy.Taking(self._most_bytes)
-    seed = {} if request.seed is None else {"seed": request.seed}
+    body = {
+      "max_tokens": request.max_tokens,
+      "temperature": request.temperature,
+    }
+    if request.seed is not None:
+      body["seed"] = request.seed
     try:
       response = await self._litellm.acompletion(
         model=self._model,
         messages=[dict(m) for m in request.messages],
-        max_tokens=request.max_tokens,
-        temperature=request.temperature,
         timeout=self._timeout_s,
         num_retries=0,
         max_retries=0,
         # Providers differ in what they take: a seed, say.
         drop_params=True,
-        **seed,
+        **self._wording.worded(request.sampling),
         **self._fixed,
       )
     except Exception as error:
@@ -201,7 +207,7 @@ def _failed(error: Exception) -> CallFailed:
   if code is None:
     return CallFailed(text, again=False)
   code, headers = int(code), getattr(error, "litellm_response_headers", None)
-  failed = refused(code, text, headers or {})
+  failed = refused(code, text, headers or {}, see=WORDS)
   if failed.code != code:  # a key that is missing here, say
     return failed
   # 200: what came could not be read. Without headers, 408 and 500 are its own

@@ -33,7 +33,8 @@ _UNBOUNDED = (
 class ChatModelConfig(Wording):
   """A model that answers chat messages; see README.md for each kind.
 
-  The wording is of kind url; LiteLLM leaves out what a provider refuses.
+  The wording is of the kinds url, local and litellm, which also leaves out
+  what it knows that a provider refuses.
   """
 
   # local: the run starts its server.

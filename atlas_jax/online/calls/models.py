@@ -84,6 +84,7 @@ def _calls(config: ChatModelConfig, where: str, key: str | None):
       timeout_s=config.timeout_s,
       most_bytes=config.max_response_bytes,
       where=where,
+      wording=config,
     )
   if config.kind == "url":
     from atlas_jax.online.calls.url_calls import UrlCalls

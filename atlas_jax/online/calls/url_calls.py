@@ -8,6 +8,7 @@ from typing import Literal
 
 import aiohttp
 
+from atlas_jax import retries
 from atlas_jax.online.calls.calls import (
   Answer,
   CallFailed,
@@ -41,7 +42,7 @@ class Wording:
       body[self.max_tokens_key] = body.pop("max_tokens")
     if not self.send_temperature:
       body.pop("temperature", None)
-    if not self.send_seed:
+    if not self.send_seed or body.get("seed") is None:
       body.pop("seed", None)
     return body
 
@@ -57,8 +58,8 @@ def base_of(url: str) -> str:
   return url if urllib.parse.urlsplit(url).path else url + "/v1"
 
 
-_WORDING = Wording()
-_WORDS = [field.name for field in fields(Wording)]
+PLAIN = Wording()
+WORDS = ", ".join(field.name for field in fields(Wording))
 
 
 class UrlCalls:
@@ -83,7 +84,7 @@ class UrlCalls:
     key: str | None,
     extra: dict,
     most_bytes: int,
-    wording: Wording = _WORDING,
+    wording: Wording = PLAIN,
   ):
     self._base, self.target = base_of(url), url
     self._model = model
@@ -138,34 +139,41 @@ class UrlCalls:
       | {
         "model": self._model,
         "messages": [dict(m) for m in request.messages],
-        "max_tokens": request.max_tokens,
-        "temperature": request.temperature,
       }
+      | self._wording.worded(request.sampling)
     )
-    if request.seed is not None:
-      body["seed"] = request.seed
-    body = self._wording.worded(body)
     return answer_of(await self._json("POST", _CHAT, body))
 
   async def _json(self, method: str, path: str, body):
     if self._session is None:
       # The limits say how many requests are under way.
       self._session = http.open_session(headers=self._headers)
-    try:
-      async with http.request(
-        self._session, method, self._base + path, json=body
-      ) as response:
-        content = await http.read(response, self._most_bytes)
-        code, headers = response.status, response.headers
-    except http.Untaken as error:
-      raise untaken(error) from None
-    except aiohttp.ClientConnectorError as error:
-      raise CallFailed(f"no connection: {error}", billed=False) from None
-    except (aiohttp.ClientError, OSError) as error:
-      raise CallFailed(f"{type(error).__name__}: {error}") from None
-    if code != 200:
+    response, content = await fetched(
+      self._session, method, self._base + path, self._most_bytes, json=body
+    )
+    if response.status != 200:
       text = content.decode(errors="replace")
-      if code in (400, 422):
-        text = f"see {', '.join(_WORDS)}; it said: {text}"
-      raise refused(code, text, headers)
+      raise refused(response.status, text, response.headers, see=WORDS)
     return parsed(content)
+
+
+async def fetched(
+  session: aiohttp.ClientSession, method: str, url: str, most_bytes: int, **how
+) -> tuple[aiohttp.ClientResponse, bytes]:
+  """(a response of any status, its body), by the environment's proxy.
+
+  Raises:
+    CallFailed: there is none.
+  """
+  try:
+    async with http.request(
+      session, method, url, proxy=http.proxy_of(url), **how
+    ) as response:
+      return response, await http.read(response, most_bytes)
+  except http.Untaken as error:
+    raise untaken(error) from None
+  except aiohttp.ClientConnectorError as error:
+    raise CallFailed(f"no connection: {error}", billed=False) from None
+  except (aiohttp.ClientError, OSError) as error:
+    text = f"{type(error).__name__}: {error}"
+    raise CallFailed(text, again=retries.may_pass(error)) from None

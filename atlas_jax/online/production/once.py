@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 from atlas_jax import addresses
 from atlas_jax.config_tree import ConfigError
-from atlas_jax.online.agents.python import InThisProcess
+from atlas_jax.online.agents.python import FunctionAgent
 from atlas_jax.online.calls import variables
 from atlas_jax.online.calls.asker import Asker
 from atlas_jax.online.calls.calls import Reply, Request
 from atlas_jax.online.calls.pricing import TokenPrice
 from atlas_jax.online.calls.url_calls import UrlCalls, Wording
-from atlas_jax.scrubbing import answer_scrubber, error_line, scrubber
+from atlas_jax.scrubbing import answer_scrubber, scrubber
 from atlas_jax.serving import http
 
 log = logging.getLogger(__name__)
@@ -52,22 +52,6 @@ class Complaints:
     log.warning("%s: %s (logged once)", self._who, words)
 
 
-class _Function:
-  """A Python function, sync or async, as an agent."""
-
-  def __init__(self, function: Callable):
-    self.name = getattr(function, "__qualname__", type(function).__name__)
-    self._kind = InThisProcess(self.name, function)
-
-  async def ask(self, request: Request) -> Reply:
-    reply = (await self._kind.send(request.prompt)).reply
-    error = None if reply.error is None else error_line(str, reply.error)
-    return dataclasses.replace(reply, error=error)
-
-  async def aclose(self) -> None:
-    """Nothing is open."""
-
-
 class _NamedTeacher(Asker):
   """A teacher at an address or by a name, whose failures are logged."""
 
@@ -102,7 +86,9 @@ def as_agent(agent: Asker | Callable[[str], object]) -> Asker:
   if hasattr(agent, "ask"):
     return agent
   if callable(agent):
-    return _Function(agent)
+    name = getattr(agent, "__qualname__", type(agent).__name__)
+    function = FunctionAgent(name, agent)
+    return Asker(function, name=name, where="agent", is_agent=True)
   kind = type(agent).__name__
   raise TypeError(f"agent must be an open agent or a function, got {kind}")
 

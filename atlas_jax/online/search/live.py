@@ -3,27 +3,27 @@
   search | best 0.712 | 7 candidates | 1,204 calls | $0.83 | 12:30 left
 
 On a terminal it is rewritten in place; in a log file it is a line now and
-then. Numbers of the spend are those of this search, replays included.
+then. Numbers of the spend are those of the whole run.
 """
 
 import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import IO
 
-from atlas_jax.online.calls.spend import Snapshot
+from atlas_jax.online.calls.ledger import Snapshot
 
 log = logging.getLogger(__name__)
 LOG_EVERY_S = 30.0
 
 
-def line(stage: str, best: float | None, candidates: int, s: Snapshot) -> str:
-  """The line's text."""
+def line(stage: str, scores: Sequence[float], s: Snapshot) -> str:
+  """The line's text; scores are those of the candidates on validation."""
   parts = [stage]
-  if best is not None:
-    parts.append(f"best {best:.3f}")
-  parts.append(f"{candidates} candidate{'s' * (candidates != 1)}")
+  if scores:
+    parts.append(f"best {max(scores):.3f}")
+  parts.append(f"{len(scores)} candidate{'s' * (len(scores) != 1)}")
   parts.append(f"{s.calls:,} calls")
   if s.lost.calls:
     parts.append(f"{s.lost.calls:,} lost")

@@ -7,15 +7,15 @@ report/index.html           the choice, the table, and every test episode
 costs.json                  spend by role and model
 """
 
-import dataclasses
 import difflib
 import pathlib
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from atlas_jax import directory
 from atlas_jax.config import PromptsConfig
 from atlas_jax.online.search.choosing import Choice
-from atlas_jax.online.search.journal import Candidate
+from atlas_jax.online.search.files import Candidate
 from atlas_jax.reports import page, plots, reading, tables
 from atlas_jax.teaching.prompts import FIELDS
 from atlas_jax.teaching.statistics import Interval
@@ -34,45 +34,6 @@ def prompt_diff(before: PromptsConfig, after: PromptsConfig) -> str:
   return "".join(line + "\n" for line in lines)
 
 
-def facts(choice: Choice) -> dict:
-  """The choice as plain JSON values."""
-
-  def interval(value):
-    return None if value is None else dataclasses.asdict(value)
-
-  return {
-    "kept": choice.kept.index,
-    "best": choice.best.candidate.index,
-    "reasons": list(choice.reasons),
-    "proven": choice.proven,
-    "harm": interval(choice.harm),
-    "validation_score": choice.best.candidate.score,
-    "fresh_score": choice.best.score,
-    "winners_curse_gap": choice.best.gap,
-    "test_score": choice.test_score,
-    "fresh": [
-      {
-        "candidate": f.candidate.index,
-        "validation_score": f.candidate.score,
-        "fresh_score": f.score,
-        "gain": f.gain,
-        "gap": f.gap,
-        "accuracy": f.accuracy,
-        "non_degradation": f.non_degradation,
-        "pairs": f.pairs,
-        "judged": f.judged,
-        "samples": f.samples,
-      }
-      for f in choice.fresh
-    ],
-    "pairs": choice.pairs,
-    "score_gain": interval(choice.score_gain),
-    "accuracy_gain": interval(choice.accuracy_gain),
-    "mcnemar_p": choice.mcnemar_p,
-    "evaluation": choice.evaluation,
-  }
-
-
 def harm_text(harm: Interval) -> str:
   """What is to be told where choice.harm is."""
   return (
@@ -82,7 +43,10 @@ def harm_text(harm: Interval) -> str:
 
 
 def markdown(
-  choice: Choice, ended: str, seed: PromptsConfig, costs: Sequence[dict]
+  choice: Choice,
+  candidates: Sequence[Candidate],
+  ended: str,
+  costs: Sequence[dict],
 ) -> str:
   """The report for a person."""
   gain = choice.accuracy_gain
@@ -91,7 +55,7 @@ def markdown(
     parts.append("**The seed prompts are kept**: " + "; ".join(choice.reasons))
   else:
     parts.append(
-      f"**The prompts of candidate {choice.kept.index} are kept.** Their gain"
+      f"**The prompts of candidate {choice.kept} are kept.** Their gain"
       " over the seed is "
       + ("shown" if choice.proven else "not shown")
       + " on the test split (the 95% interval "
@@ -102,7 +66,7 @@ def markdown(
     parts.append(f"\n\n**{harm_text(choice.harm)}**")
   if gain is not None:
     parts.append(
-      f"\n\nAccuracy on the test split, candidate {choice.best.candidate.index}"
+      f"\n\nAccuracy on the test split, candidate {choice.best}"
       f" less seed: {_points(gain)} points, McNemar p = {choice.mcnemar_p:.4g};"
       f" score: {choice.score_gain.estimate:+.4f}"
       f" [{choice.score_gain.low:.4f}, {choice.score_gain.high:.4f}]."
@@ -121,7 +85,8 @@ def markdown(
     + ".\n",
     *_fresh(choice),
     "\n## Prompts, seed to kept\n\n```diff\n",
-    prompt_diff(seed, choice.kept.prompts) or "(no change)\n",
+    prompt_diff(candidates[0].prompts, candidates[choice.kept].prompts)
+    or "(no change)\n",
     "```\n\n## Costs\n\n",
     "| role | model | calls | tokens | dollars | lost calls |\n"
     "| --- | --- | ---: | ---: | ---: | ---: |\n",
@@ -149,35 +114,34 @@ def _lost(cost: dict) -> str:
 
 def _fresh(choice: Choice) -> list[str]:
   """The part on how the best was chosen."""
-  best = choice.best.candidate
-  parts = []
-  if choice.best.gap is None:
-    parts += [
-      "\n## Chosen on the scores of the search\n\n",
-      "Without fresh samples the winner's curse is not measured.\n\n",
-    ]
-  else:
-    parts += [
-      "\n## Chosen on fresh samples\n\n",
-      "The gap is the winner's curse: the score by which a candidate was picked"
-      " less its score on fresh samples of the same problems.\n\n",
-    ]
-  parts += [
+  how = (
+    "\n## Chosen on fresh samples\n\nThe gap is the winner's curse: the score"
+    " by which a candidate was picked less its score on fresh samples of the"
+    " same problems.\n\n"
+  )
+  if choice.winners_curse_gap is None:
+    how = (
+      "\n## Chosen on the scores of the search\n\nWithout fresh samples the"
+      " winner's curse is not measured.\n\n"
+    )
+  parts = [
+    how,
     "| candidate | validation | again | less seed | gap | accuracy |"
     " not made worse | judged |\n"
     "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
     *(
-      f"| {f.candidate.index} | {f.candidate.score:.4f} | {f.score:.4f} |"
+      f"| {f.candidate} | {f.validation_score:.4f} | {f.fresh_score:.4f} |"
       f" {f.gain:+.4f} | {'–' if f.gap is None else f'{f.gap:+.4f}'} |"
       f" {f.accuracy:.1%} | {f.non_degradation:.1%} |"
       f" {f.judged} of {f.samples} |\n"
       for f in choice.fresh
     ),
   ]
-  if choice.test_score is not None:
+  score, test = choice.validation_score, choice.test_score
+  if test is not None:
     parts.append(
-      f"\nValidation less test, candidate {best.index}: {best.score:.4f} -"
-      f" {choice.test_score:.4f} = {best.score - choice.test_score:+.4f}.\n"
+      f"\nValidation less test, candidate {choice.best}: {score:.4f} -"
+      f" {test:.4f} = {score - test:+.4f}.\n"
     )
   return parts
 
@@ -195,13 +159,12 @@ def write(
   costs: Sequence[dict],
 ) -> None:
   """Writes all files of the report, optimize.json last."""
-  folder, seed = workdir / "report", candidates[0].prompts
+  folder = workdir / "report"
+  before, after = candidates[0].prompts, candidates[choice.kept].prompts
   directory.write_json(workdir / "costs.json", list(costs))
+  directory.write_whole(folder / "prompts.diff", prompt_diff(before, after))
   directory.write_whole(
-    folder / "prompts.diff", prompt_diff(seed, choice.kept.prompts)
-  )
-  directory.write_whole(
-    folder / "optimize.md", markdown(choice, ended, seed, costs)
+    folder / "optimize.md", markdown(choice, candidates, ended, costs)
   )
   plots.alone_versus_taught(
     choice.evaluation, folder / "alone_versus_taught.png"
@@ -211,6 +174,6 @@ def write(
     folder / "score_vs_spend.png",
   )
   directory.write_json(
-    folder / "optimize.json", facts(choice) | {"ended": ended}
+    folder / "optimize.json", asdict(choice) | {"ended": ended}
   )
   page.write(reading.read(workdir), folder / "index.html")

@@ -102,7 +102,7 @@ def test_the_environment_is_what_was_allowed():
   }
   code = "import os; print(sorted(k for k in os.environ if k != 'LC_CTYPE'))"
   reply = script(code, environ=environ, env=("TOLD",))
-  assert reply.text == "['HOME', 'PATH', 'TOLD']\n"
+  assert reply.text == "['HOME', 'PATH', 'TMPDIR', 'TOLD']\n"
   code = "import os, sys; sys.exit(os.environ['TOLD'])"
   reply = script(code, environ=environ, env=("TOLD",))
   assert reply.error == "exit status 1; standard error ends with '***'"

@@ -44,7 +44,7 @@ def test_each_file_builds_and_names_its_kind(kind):
     (
       "http",
       HTTP | {"headers": {"X-Api-Key": "${MISSING}"}},
-      "config.http.headers['X-Api-Key']: the variable MISSING is not set",
+      "config.http: the variable MISSING is not set",
     ),
     (
       "http",
@@ -74,7 +74,7 @@ def test_each_file_builds_and_names_its_kind(kind):
     (
       "http",
       HTTP | {"body": BODY | {"a": "${MISSING}"}},
-      "config.http.body: the variable MISSING is not set",
+      "config.http: the variable MISSING is not set",
     ),
     *[
       (
@@ -99,6 +99,7 @@ def test_each_file_builds_and_names_its_kind(kind):
         ("API_KEY=sk-secret",),
       )
     ],
+    ("http", HTTP | {"url": "http://a/{prompt}"}, "config.http.url must not"),
     ("http", HTTP | {"url": "http://[a"}, "must be an http:// or https://"),
     ("cli", {}, "config.cli.argv must name a command"),
     *(
@@ -165,6 +166,19 @@ def test_each_file_builds_and_names_its_kind(kind):
       {"model": "m", "extra": {"tools": [{"authorization": "sk-secret"}]}},
       "config.responses.extra['tools'][0]['authorization'] looks like",
     ),
+    *(
+      (
+        "responses",
+        {"model": "m", "extra": extra},
+        "would be shared by all prompts",
+      )
+      for extra in (
+        {"previous_response_id": "resp_1"},
+        {"conversation": {"id": "conv_1"}},
+        {"extra_body": {"conversation": "conv_1"}},
+        {"tools": [{"type": "code_interpreter", "container": "cntr_1"}]},
+      )
+    ),
     (
       "responses",
       {"model": "m", "base_url": "http://me:sk-secret@a/v1"},
@@ -230,6 +244,14 @@ def test_what_is_refused_of_every_kind(config, message):
     # -c of another program is its own.
     ("cli", {"argv": ("talk", "-c", "{prompt}"), "prompt_by": "argument"}),
     ("http", HTTP | {"query": {"max_tokens": "9"}}),
+    (
+      "responses",
+      {
+        "model": "m",
+        "api_key_env": None,
+        "extra": {"tools": [{"container": {"type": "auto"}}]},
+      },
+    ),
     ("http", HTTP | {"url": "http://a?key=${KEY}"}),
     ("http", HTTP | {"body": BODY | {"key": "${KEY}", "token": 3}}),
     ("http", HTTP | {"body": {"key": "{prompt}"}}),

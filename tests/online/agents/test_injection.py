@@ -72,7 +72,7 @@ def test_http_body_is_filled_and_the_prompt_is_not():
     agent = opened(
       "http", {"url": server.url, "body": body}, environ={"KEY": "v"}
     )
-    shown = agent.shown("${KEY}")["body"]
+    shown = agent.transport.shown("${KEY}")["body"]
     ask(agent, "${KEY} ${OTHER}")
     (seen,) = server.seen
   assert seen.json == {"q": "${KEY} ${OTHER}", "a": [{"key": "k v"}]}

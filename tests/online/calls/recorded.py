@@ -6,21 +6,7 @@ from atlas_jax.online.calls.spend import Amount
 BOUND = Amount(1, 100, 1000)
 
 
-def put(
-  record,
-  key,
-  status="ok",
-  *,
-  role="role",
-  model="m",
-  final=True,
-  cost=BOUND,
-  **more,
-):
-  """Notes one attempt as begun and ended."""
+def put(record, key, status="ok", *, role="role", model="m", **ended):
+  """Notes one attempt as begun and ended; it cost its bound, if not told."""
   row = record.begin(key, role, model, {"messages": [key]}, BOUND)
-  record.settle(
-    row,
-    key,
-    Attempt(role, model, status, final, BOUND, cost, True, **more),
-  )
+  record.settle(row, Attempt(status, **{"cost": BOUND} | ended))

@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 
 from atlas_jax.config import ConfigError
-from atlas_jax.online.agents.recorded_agent import open_recorded_agent
+from atlas_jax.online.agents.build import open_agent
 from atlas_jax.online.calls.calls import ModelRefused
 from atlas_jax.online.search import optimize
 from tests.online import small_world
@@ -98,7 +98,7 @@ def test_an_agent_is_asked_no_more(kind, text, tmp_path):
     script = f"import sys\n{code}\nsys.stdout.write({text!r})"
     keys = {"argv": (sys.executable, "-c", script)}
   run = Run()
-  agent = open_recorded_agent(
+  agent = open_agent(
     configured(kind, keys, concurrency=1, retries=3),
     where="config.agent",
     environ={"PATH": "/usr/bin"},
@@ -107,14 +107,7 @@ def test_an_agent_is_asked_no_more(kind, text, tmp_path):
     dollars_per_call=None,
   )
 
-  class Chats:
-    async def chat(self, question):
-      text = question.messages[0]["content"]
-      return await agent.ask(text, role="r", seed=None, replicate=0)
-
-    aclose = agent.aclose
-
-  ends = ask(Chats(), *(request(f"q {i}") for i in range(5)))
+  ends = ask(agent, *(request(f"q {i}") for i in range(5)))
   assert {type(end) for end in ends} == {ModelRefused}
   assert text.split(":")[0].strip('{"') in str(ends[-1])
   assert count.read_text() == "x"

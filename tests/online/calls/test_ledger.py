@@ -10,12 +10,12 @@ from atlas_jax.online.calls.ledger import Ledger
 from atlas_jax.online.calls.spend import PICO, Amount, Caps, picodollars
 
 
-async def call(ledger, bound, cost, *, until=None, role="r", model="m"):
+async def call(ledger, bound, cost, *, until=None, priced=True):
   """One call; 'refused' or 'done'."""
   try:
-    async with ledger.reserve(role, model, bound) as held:
+    async with ledger.reserve(bound) as held:
       await (asyncio.sleep(0) if until is None else until.wait())
-      held.settle(cost)
+      held.settle(cost, priced=priced)
   except BudgetSpent:
     return "refused"
   return "done"
@@ -94,7 +94,7 @@ def test_a_call_that_is_broken_off_is_lost_at_its_bound():
   async def main():
     ledger = Ledger(Caps(tokens=100))
     with pytest.raises(KeyError):
-      async with ledger.reserve("r", "m", Amount(1, 70)):
+      async with ledger.reserve(Amount(1, 70)):
         raise KeyError
     snapshot = ledger.snapshot()
     return snapshot, await call(ledger, Amount(1, 31), Amount(1, 1))
@@ -114,7 +114,7 @@ def test_random_load_never_overshoots():
     # Our own account of the worst case, beside the ledger's.
     tokens, pico = draw.randrange(1, 400), draw.randrange(PICO // 100)
     bound = Amount(1, tokens, pico)
-    async with ledger.reserve("r", "m", bound) as held:
+    async with ledger.reserve(bound) as held:
       for name in ("calls", "tokens", "pico"):
         state[name] += getattr(bound, name)
       used = (
@@ -184,14 +184,14 @@ def test_minutes_count_over_processes_and_end_calls_under_way():
   asyncio.run(main())
 
 
-def test_a_part_can_be_set_aside_for_later():
+def test_a_part_can_be_kept_for_later():
   async def main():
     ledger, one = Ledger(Caps(calls=10)), Amount(1)
-    ledger.set_aside(Caps(calls=4))
+    ledger.keep(Caps(calls=4))
     early = [await call(ledger, one, one) for _ in range(7)]
-    assert ledger.room().calls == 0
-    ledger.set_aside(Caps())
-    assert ledger.room().calls == 4
+    assert ledger.left() == {"calls": 0}
+    ledger.keep(Caps())
+    assert ledger.left() == {"calls": 4}
     return early, [await call(ledger, one, one) for _ in range(5)]
 
   early, late = asyncio.run(main())
@@ -199,39 +199,33 @@ def test_a_part_can_be_set_aside_for_later():
   assert late == ["done"] * 4 + ["refused"]
 
 
-def test_a_replay_shows_spend_again_while_caps_know_it_from_the_start():
+def test_a_part_of_the_minutes_can_be_kept_for_later():
+  ledger = Ledger(Caps(minutes=2.0), seconds=30.0, clock=lambda: 9.0)
+  assert ledger.seconds_left == 90.0
+  ledger.keep(Caps(minutes=1.5))
+  assert ledger.seconds_left == 0.0
+
+
+def test_what_earlier_processes_paid_or_lost_counts():
   async def main():
-    ledger = Ledger(Caps(tokens=100), paid=Amount(3, 90))
-    assert ledger.snapshot().tokens == 0 and ledger.room().tokens == 100
+    before = {"spent": Amount(3, 60, PICO), "lost": Amount(1, 30)}
+    ledger = Ledger(Caps(tokens=100), unpriced_calls=2, **before)
     assert await call(ledger, Amount(1, 11), Amount(1, 1)) == "refused"
-    ledger.charge("r", "m", spent=Amount(3, 90))
-    assert ledger.snapshot().tokens == 90 and ledger.room().tokens == 10
-    return await call(ledger, Amount(1, 10), Amount(1, 10))
+    end = await call(ledger, Amount(1, 10), Amount(1, 7), priced=False)
+    return end, ledger.snapshot()
 
-  assert asyncio.run(main()) == "done"
-
-
-def test_spend_is_kept_by_role_and_model():
-  async def main():
-    ledger = Ledger(Caps())
-    for role, model, tokens in (("b", "m", 1), ("a", "n", 2), ("b", "m", 4)):
-      cost = Amount(1, tokens, tokens * PICO)
-      await call(ledger, cost, cost, role=role, model=model)
-    ledger.charge("a", "free", spent=Amount(1, 8), priced=False)
-    return ledger.snapshot()
-
-  snapshot = asyncio.run(main())
-  found = [(n.role, n.model, n.spent.tokens) for n in snapshot.lines]
-  assert found == [("a", "free", 8), ("a", "n", 2), ("b", "m", 5)]
-  assert snapshot.dollars == 7.0 and snapshot.unpriced_calls == 1
-  assert snapshot.share == 0.0 and snapshot.seconds_left is None
+  end, snapshot = asyncio.run(main())
+  assert end == "done" and snapshot.lost == Amount(1, 30)
+  assert (snapshot.calls, snapshot.tokens, snapshot.dollars) == (4, 67, 1.0)
+  assert snapshot.unpriced_calls == 3 and snapshot.share == 0.97
+  assert snapshot.seconds_left is None
 
 
 def test_half_a_second_is_time_and_none_is_not():
   async def main(seconds):
     ledger = Ledger(Caps(minutes=1.0), seconds=seconds, clock=lambda: 9.0)
     async with ledger.deadline():
-      return ledger.room().seconds
+      return ledger.seconds_left
 
   assert asyncio.run(main(59.5)) == 0.5
   with pytest.raises(BudgetSpent, match="minutes"):
@@ -240,7 +234,7 @@ def test_half_a_second_is_time_and_none_is_not():
 
 def test_used_and_reserved_calls_fill_a_cap_together():
   async def main():
-    ledger, gate = Ledger(Caps(calls=3), paid=Amount(1)), asyncio.Event()
+    ledger, gate = Ledger(Caps(calls=3), spent=Amount(1)), asyncio.Event()
     one = Amount(1)
     first = asyncio.create_task(call(ledger, one, one, until=gate))
     await asyncio.sleep(0)
@@ -249,6 +243,6 @@ def test_used_and_reserved_calls_fill_a_cap_together():
     await asyncio.sleep(0.01)
     assert not third.done()  # the first might have cost nothing
     gate.set()
-    return await first, await third, ledger.room().calls
+    return await first, await third
 
-  assert asyncio.run(main()) == ("done", "refused", 1)
+  assert asyncio.run(main()) == ("done", "refused")

@@ -26,14 +26,12 @@ class Quick(asyncio.SelectorEventLoop):
 
 
 def seconds(work, *rates) -> float:
-  """How long `await work(limits)` takes; (requests, tokens) per minute."""
+  """How long `await work(limits)` takes; rates: requests per minute."""
 
   async def main():
     limits = Limits()
-    for requests, tokens in rates or [(None, None)]:
-      limits.tighten(
-        concurrency=8, requests_per_minute=requests, tokens_per_minute=tokens
-      )
+    for rate in rates or [None]:
+      limits.tighten(8, rate)
     start = asyncio.get_running_loop().time()
     await work(limits)
     return asyncio.get_running_loop().time() - start
@@ -42,31 +40,19 @@ def seconds(work, *rates) -> float:
     return runner.run(main())
 
 
-async def one(limits, tokens=1):
-  async with limits.turn(tokens):
-    pass
+async def one(limits, for_s=0.0):
+  async with limits.turn():
+    await asyncio.sleep(for_s)
 
 
-@pytest.mark.parametrize(("used", "wait"), [(20, 2), (5, 0.5), (40, 4)])
-def test_the_next_request_waits_for_the_tokens_that_were_used(used, wait):
-  async def work(limits):
-    async with limits.turn(20) as spent:
-      spent(used)
-    await one(limits, 20)
-
-  # 600 a minute are ten a second.
-  assert seconds(work, (None, 600)) == pytest.approx(wait)
-
-
-def test_the_smaller_rate_of_two_models_holds():
+@pytest.mark.parametrize("rates", [(30,), (30, 90), (90, 30), (None, 30)])
+def test_the_smaller_rate_of_two_models_holds(rates):
   async def work(limits):
     for _ in range(3):
       await one(limits)
 
-  for rates in ([(30, None)], [(30, None), (90, None)], [(90, 9999), (30, 9)]):
-    # Three requests at one in two seconds; the first goes at once.
-    slow = 20 / 3 if rates[-1][1] else 2
-    assert seconds(work, *rates) == pytest.approx(2 * slow)
+  # Three requests at one in two seconds; the first goes at once.
+  assert seconds(work, *rates) == pytest.approx(4)
   assert seconds(work) == 0
 
 
@@ -79,16 +65,20 @@ def test_a_pause_holds_all_and_a_shorter_one_does_not_end_it():
   assert seconds(work) == pytest.approx(3)
 
 
+def test_a_pause_holds_those_who_wait_for_their_turn_already():
+  async def work(limits):
+    await one(limits)
+    waiting = asyncio.create_task(one(limits))
+    await asyncio.sleep(1)
+    limits.pause(5)
+    await waiting
+
+  assert seconds(work, 30) == pytest.approx(6)
+
+
 def test_no_more_requests_than_the_smaller_concurrency():
   async def work(limits):
-    limits.tighten(
-      concurrency=2, requests_per_minute=None, tokens_per_minute=None
-    )
-
-    async def slow():
-      async with limits.turn(1):
-        await asyncio.sleep(1)
-
-    await asyncio.gather(*(slow() for _ in range(4)))
+    limits.tighten(2)
+    await asyncio.gather(*(one(limits, 1) for _ in range(4)))
 
   assert seconds(work) == pytest.approx(2)

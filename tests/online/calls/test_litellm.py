@@ -161,7 +161,7 @@ def test_its_settings_are_made_before_it_is_imported(tmp_path):
     " os.environ['LITELLM_LOCAL_MODEL_COST_MAP'],"
     " os.environ.get('FROM_DOTENV')]))\n"
   )
-  root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+  root = os.getcwd()
   done = subprocess.run(
     [sys.executable, "-c", script],
     cwd=tmp_path,

@@ -87,7 +87,7 @@ def test_dollars_can_only_be_capped_where_there_is_a_price():
   ("key", "value"),
   [
     *[(key, 0) for key in ("concurrency", "max_response_bytes")],
-    *[(key, 0.0) for key in ("timeout_s", "tokens_per_minute")],
+    ("timeout_s", 0.0),
     *[("requests_per_minute", 0.0), ("retries", -1)],
     *[("price_in", -0.1), ("price_out", -1.0)],
   ],

@@ -50,7 +50,8 @@ def test_what_is_sent_and_what_comes_back():
   assert reply.attempts == 1 and not reply.cached and reply.seconds > 0
   snapshot = run.ledger.snapshot()
   assert (snapshot.tokens, snapshot.dollars) == (5, reply.dollars)
-  assert snapshot.lines[0].role == "r" and snapshot.lines[0].model == "stub"
+  (line,) = run.record.costs()
+  assert (line["role"], line["model"]) == ("r", "stub")
 
 
 def test_extra_is_a_part_of_the_bound():

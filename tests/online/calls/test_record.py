@@ -1,130 +1,58 @@
-"""What a record hands back to a run that starts again."""
+"""What a record knows in a later process."""
 
-import asyncio
 import sqlite3
 import subprocess
 import sys
 import time
 
 import pytest
-from atlas_jax.online.calls.asks import answered, attempted
 
-from atlas_jax.online.calls.record import Attempt, Record, RecordError, reply_of
+from atlas_jax.online.calls.record import Record, RecordError
 from atlas_jax.online.calls.spend import Amount, Caps
-from tests.online.calls.recorded import BOUND, put
+from tests.online.calls.recorded import put
 
 
-def test_an_answer_is_charged_once_in_each_process(tmp_path):
+def test_an_answer_is_kept_and_paid_once(tmp_path):
   path = tmp_path / "r" / "record.sqlite"
   with Record(path) as record:
-    assert record.past("k").reply is None
+    assert record.reply("k") is None
     put(record, "k", text="seven", cost=Amount(1, 9, 90), completion_tokens=3)
-    own = record.past("k")
-    assert own.attempts == () and own.reply.text == "seven"
+    assert record.reply("k").text == "seven"
   with Record(path) as record:
-    first, second = record.past("k"), record.past("k")
-    assert [a.cost for a in first.attempts] == [Amount(1, 9, 90)]
-    assert second.attempts == ()
-    for past in (first, second):
-      reply = past.reply
+    for _ in range(2):
+      reply = record.reply("k")
       assert (reply.text, reply.completion_tokens) == ("seven", 3)
-      assert reply.cached and reply.dollars == 90e-12
-    assert record.past("other").reply is None
+      assert reply.ok and reply.cached and reply.dollars == 90e-12
+    assert record.reply("other") is None
     assert record.paid() == Amount(1, 9, 90)
-    assert record.ledger(Caps(tokens=10)).room().tokens == 10
+    assert record.ledger(Caps(tokens=10)).left() == {"tokens": 1}
+    assert record.ledger(Caps()).snapshot().tokens == 9
 
 
-def test_asks_of_one_key_come_back_in_their_order(tmp_path):
-  # Asked: it fails for good. Asked again: an answer after one more failure.
+def test_an_answer_without_words_is_kept_and_a_failure_is_not(tmp_path):
   path = tmp_path / "record.sqlite"
   with Record(path) as record:
-    put(record, "k", "error", final=False, error="500")
-    put(record, "k", "error", final=True, error="503")
-    put(record, "k", "timeout", final=False, cost=None)
-    put(record, "k", "ok", text="seven")
+    put(record, "failed", "error", error="503")
+    put(record, "silent", "empty", text="", error="an answer without text")
+    put(record, "late", "timeout", cost=None)
+    put(record, "late", "ok", text="at last")
   with Record(path) as record:
-    first, second, third = (record.past("k") for _ in range(3))
-  assert first.reply.status == "error" and first.reply.error == "503"
-  assert first.reply.attempts == 2 and len(first.attempts) == 2
-  assert second.reply.text == "seven"
-  assert [a.cost for a in second.attempts] == [None, BOUND]
-  assert third.reply.text == "seven" and third.attempts == ()
+    assert record.reply("failed") is None
+    silent = record.reply("silent")
+    assert (silent.status, silent.text) == ("empty", "")
+    assert record.reply("late").text == "at last"
+    assert record.paid() == Amount(4, 400, 4000)
+    assert record.ledger(Caps()).snapshot().lost == Amount(1, 100, 1000)
 
 
-def test_a_failure_that_two_asks_shared_comes_back_twice(tmp_path):
-  path = tmp_path / "record.sqlite"
-
-  async def asks(record, statuses, *, at_once):
-    """Two asks of one key at one time, then one more; what is sent."""
-    ledger, sent = record.ledger(Caps()), []
-
-    async def send():
-      await asyncio.sleep(0)
-      status = statuses[len(sent)]
-      sent.append(status)
-      return Attempt(
-        *("role", "m", status, True, BOUND, BOUND, True), text=status
-      )
-
-    async def work(past):
-      done = await attempted(
-        *(ledger, record),
-        **{"key": "k", "role": "role", "model": "m", "request": {}},
-        bound=BOUND,
-        send=send,
-      )
-      return reply_of([*past, done], cached=False)
-
-    def one():
-      return answered(ledger, record, "k", work)
-
-    if at_once:
-      replies = await asyncio.gather(one(), one())
-    else:
-      replies = [await one(), await one()]
-    replies.append(await one())
-    return [r.status for r in replies], sent, ledger.snapshot().calls
-
-  wanted = ["error", "error", "ok"]
-  with Record(path) as record:
-    found = asyncio.run(asks(record, ["error", "ok"], at_once=True))
-    assert found == (wanted, ["error", "ok"], 2)
-  for at_once in (True, False):
-    with Record(path) as record:
-      found = asyncio.run(asks(record, [], at_once=at_once))
-      assert found == (wanted, [], 2)
-
-
-def test_failures_that_came_last_are_tried_again(tmp_path):
-  # a failed while m still answered later: history. b failed in the outage
-  # that ended the run; that n answers later does not matter.
-  path = tmp_path / "record.sqlite"
-  with Record(path) as record:
-    put(record, "a", "error")
-    put(record, "good", text="x")
-    put(record, "b", "error")
-    put(record, "c", model="n", text="x")
-  with Record(path) as record:
-    assert record.past("a").reply.status == "error"
-    again = record.past("b")
-    assert again.reply is None and len(again.attempts) == 1
-    put(record, "b", text="at last")
-  with Record(path) as record:
-    # As in the second process, where b was asked once.
-    assert record.past("b").reply.text == "at last"
-
-
-def test_an_empty_answer_that_came_last_is_history(tmp_path):
-  # It is scored, and shows that its model answers: a failed before it.
-  path = tmp_path / "record.sqlite"
-  with Record(path) as record:
-    put(record, "a", "error")
-    put(record, "b", "empty")
-    put(record, "c", "error")
-  with Record(path) as record:
-    assert record.past("a").reply.status == "error"
-    assert record.past("b").reply.status == "empty"
-    assert record.past("c").reply is None
+def test_what_was_committed_outlives_the_process(tmp_path):
+  with Record(tmp_path / "r.sqlite") as record:
+    assert record.read("a") is None
+    record.commit("a", {"n": 1})
+    record.commit("a", {"n": 2})
+    record.commit("b", 0)
+  with Record(tmp_path / "r.sqlite") as record:
+    assert record.read("a") == {"n": 2} and record.read("b") == 0
 
 
 def test_a_call_under_way_at_a_kill_is_lost(tmp_path):
@@ -141,10 +69,7 @@ def test_a_call_under_way_at_a_kill_is_lost(tmp_path):
   done = subprocess.run([sys.executable, "-c", script, path])
   assert done.returncode == -9
   with Record(path) as record:
-    assert record.past("k").reply.text == "kept"
-    lost = record.past("k2")
-    assert lost.reply is None and [a.status for a in lost.attempts] == ["lost"]
-    assert lost.attempts[0].bound == BOUND and lost.attempts[0].cost is None
+    assert record.reply("k").text == "kept" and record.reply("k2") is None
     assert record.paid() == Amount(2, 110, 1020)
     (line,) = record.costs()
   assert (line["calls"], line["tokens"]) == (1, 10)
@@ -172,7 +97,7 @@ def test_the_start_of_servers_counts_in_the_process_that_starts_them(tmp_path):
 def test_costs_are_a_line_for_each_role_and_model():
   with Record() as record:
     put(record, "a", text="x", cost=Amount(1, 5, 10**12), prompt_tokens=2)
-    put(record, "b", "empty", final=False, cost=Amount(1, 3, 0))
+    put(record, "b", "empty", text="", cost=Amount(1, 3, 0))
     put(record, "c", model="a", text="x")
     lines = record.costs()
   assert [(n["model"], n["attempts"], n["answered"]) for n in lines] == [
@@ -187,8 +112,9 @@ def test_a_file_that_is_no_record_is_refused(tmp_path):
   path.write_text("not a database, but quite long enough to be looked at" * 9)
   with pytest.raises(RecordError, match=r"record\.sqlite is not a record"):
     Record(path)
-  newer = tmp_path / "newer.sqlite"
-  with sqlite3.connect(newer) as db:
-    db.execute("PRAGMA user_version=99")
-  with pytest.raises(RecordError, match="version 99"):
-    Record(newer)
+  for version in (1, 99):
+    other = tmp_path / f"{version}.sqlite"
+    with sqlite3.connect(other) as db:
+      db.execute(f"PRAGMA user_version={version}")
+    with pytest.raises(RecordError, match=f"version {version};.*directory"):
+      Record(other)

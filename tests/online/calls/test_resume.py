@@ -74,7 +74,8 @@ def answered(directory) -> set[str]:
   """The questions that the record has an answer to."""
   with sqlite3.connect(directory / "record.sqlite") as db:
     rows = db.execute(
-      "SELECT request FROM requests JOIN attempts USING (key) WHERE final"
+      "SELECT request FROM requests JOIN attempts USING (key)"
+      " WHERE text NOTNULL"
     ).fetchall()
   return {json.loads(row[0])["messages"][0]["content"] for row in rows}
 

@@ -1,12 +1,12 @@
-"""Chat models and agents as speakers of the teaching protocol."""
+"""Models and agents as speakers of the teaching protocol."""
 
 import asyncio
 
 import pytest
 
 from atlas_jax.episode_config import ChatTemplateKwargs
-from atlas_jax.online.calls.calls import Reply
-from atlas_jax.online.calls.speakers import AgentSpeaker, ModelSpeaker, said_of
+from atlas_jax.online.calls.calls import Reply, Request
+from atlas_jax.online.calls.speakers import AskerSpeaker, said_of
 from atlas_jax.teaching.speakers import Ask, NoAnswer, Said
 from tests.online.opened import Run
 from tests.online.stub_server import StubServer
@@ -14,34 +14,29 @@ from tests.online.stub_server import StubServer
 ASK = Ask("student_probe", 5, 0.5, seed=3, replicate=2)
 
 
-def test_a_model_gets_the_prompt_as_the_one_message():
-  class Model:
-    async def chat(self, request):
+def test_the_prompt_is_the_one_message():
+  class Asked:
+    async def ask(self, request):
       self.request = request
       return Reply("ok", "add", completion_tokens=4, seconds=1.5)
 
-  model = Model()
-  said = asyncio.run(ModelSpeaker(model).say("q", ASK))
+  asked = Asked()
+  said = asyncio.run(AskerSpeaker(asked).say("q", ASK))
   assert said == [Said("add", 4, "stop", 1.5)]
-  request = model.request
-  assert request.messages == ({"role": "user", "content": "q"},)
-  assert (request.role, request.max_tokens, request.temperature) == (
-    *("student_probe", 5),
-    0.5,
+  message = {"role": "user", "content": "q"}
+  assert asked.request == Request(
+    "student_probe", (message,), 5, 0.5, seed=3, replicate=2
   )
-  assert (request.seed, request.replicate, request.extra) == (3, 2, {})
+  assert asked.request.prompt == "q"
 
 
-def test_an_agent_gets_the_prompt():
-  class Agent:
-    async def ask(self, prompt, *, role, seed, replicate):
-      self.asked = (prompt, role, seed, replicate)
+def test_a_cut_reply_without_counts():
+  class Asked:
+    async def ask(self, request):
       return Reply("truncated", "add ones")
 
-  agent = Agent()
-  said = asyncio.run(AgentSpeaker(agent).say("q", ASK))
+  said = asyncio.run(AskerSpeaker(Asked()).say("q", ASK))
   assert said == [Said("add ones", 2, "length")]  # a token is four bytes
-  assert agent.asked == ("q", "student_probe", 3, 2)
 
 
 def test_an_empty_reply_is_an_answer_and_a_failure_is_none():
@@ -60,7 +55,7 @@ def test_template_arguments_are_sent_only_where_they_are_asked_for(asked):
 
   async def main():
     model = run.open(kind="url", url=stub.url, extra={"top_p": 0.5})
-    speaker = ModelSpeaker(model, ChatTemplateKwargs(probe=given))
+    speaker = AskerSpeaker(model, ChatTemplateKwargs(probe=given))
     try:
       for role in ("student_probe", "student_taught", "teacher"):
         await speaker.say(f"{role}?", Ask(role, 5, 0.5))

@@ -10,7 +10,7 @@ from atlas_jax.online.calls.model_config import ChatModelConfig
 from atlas_jax.online.calls.models import open_model
 from atlas_jax.online.calls.record import Record
 from atlas_jax.online.calls.spend import Caps
-from atlas_jax.online.search import local_servers
+from atlas_jax.online.search import servers
 from atlas_jax.serving import http
 from atlas_jax.serving.client import ServerDown
 from atlas_jax.serving.events import EventLoop
@@ -19,14 +19,14 @@ from tests.online import small_world
 from tests.online.stub_server import StubServer
 from tests.serving import tiny_vllm
 
-ROLES = local_servers.ROLES
+ROLES = servers.ROLES
 
 
 def test_models_that_are_served_elsewhere_are_left_alone(tmp_path):
   config = small_world.config(tmp_path, "http://127.0.0.1:1")
-  with local_servers.served(config, tmp_path, {"A": "b"}) as found:
+  with servers.served(config, tmp_path, {"A": "b"}) as found:
     assert found == (config, {"A": "b"})
-  assert local_servers.endpoints(config) == {}
+  assert servers.endpoints(config) == {}
   assert not (tmp_path / "logs").exists()
 
 
@@ -41,7 +41,7 @@ def test_a_server_that_another_process_started(tmp_path, key):
     loop = EventLoop()
     with (
       Record() as record,
-      local_servers.served(config, tmp_path, {}, key) as (reachable, environ),
+      servers.served(config, tmp_path, {}, key) as (reachable, environ),
     ):
       teacher = open_model(
         reachable.teacher,
@@ -49,12 +49,12 @@ def test_a_server_that_another_process_started(tmp_path, key):
         environ=environ,
         ledger=record.ledger(Caps()),
         record=record,
-        endpoint=local_servers.endpoints(config)["teacher"],
+        endpoint=servers.endpoints(config)["teacher"],
       )
       request = Request(
         "teacher", ({"role": "user", "content": "q"},), 4, 0.0, 1
       )
-      reply = loop.run(teacher.chat(request))
+      reply = loop.run(teacher.ask(request))
       assert (reply.status, reply.text) == ("ok", "yes")
       loop.run(teacher.aclose())
     loop.close()
@@ -77,7 +77,7 @@ def test_what_one_server_said_another_one_need_not(tmp_path):
       record=record,
       **named,
     )
-    loop.run(model.chat(request))
+    loop.run(model.ask(request))
     loop.run(model.aclose())
 
   with (
@@ -114,11 +114,11 @@ def test_roles_of_one_directory_share_a_server(tmp_path):
     if value is not None:
       changes[f"servers__student__{key}"] = value
   config = small_world.config(tmp_path, "http://127.0.0.1:1", **changes)
-  endpoints = local_servers.endpoints(config)
+  endpoints = servers.endpoints(config)
   assert endpoints == dict.fromkeys(ROLES, f"local:{model}")
   with (
     Record(tmp_path / "record.sqlite") as record,
-    local_servers.served(config, tmp_path, {}) as (reachable, environ),
+    servers.served(config, tmp_path, {}) as (reachable, environ),
   ):
     urls = {getattr(reachable, role).url for role in ROLES}
     assert len(urls) == 1
@@ -136,7 +136,7 @@ def test_roles_of_one_directory_share_a_server(tmp_path):
       request = Request(
         "teacher", ({"role": "user", "content": "w5 w6"},), 4, 0.0, 1
       )
-      reply = loop.run(teacher.chat(request))
+      reply = loop.run(teacher.ask(request))
       assert reply.status in ("ok", "truncated"), reply
       loop.run(teacher.aclose())
     finally:
@@ -153,8 +153,8 @@ def test_roles_of_one_directory_share_a_server(tmp_path):
 
 def test_tags_that_are_special_tokens_are_asked_for(tmp_path):
   plain = published.write(tmp_path / "plain", "qwen3")
-  assert local_servers._shown(plain) == {}
-  assert local_servers._shown(tmp_path / "none") == {}
+  assert servers._shown(plain) == {}
+  assert servers._shown(tmp_path / "none") == {}
   tag = {"id": 151669, "content": "<teaching>", "special": True}
   hides = published.write(tmp_path / "hides", "qwen3", extra=[tag])
   server = types.SimpleNamespace(
@@ -162,7 +162,7 @@ def test_tags_that_are_special_tokens_are_asked_for(tmp_path):
   )
   server.model_path = hides
   model = ChatModelConfig(kind="local", model="m", extra={"top_p": 0.9})
-  assert local_servers._at(server, model).extra == {
+  assert servers._at(server, model).extra == {
     "top_p": 0.9,
     "skip_special_tokens": False,
   }

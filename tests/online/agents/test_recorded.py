@@ -3,21 +3,20 @@
 import asyncio
 import time
 
-import pytest
 from aiohttp import web
 
+from atlas_jax.online.agents.build import open_agent
 from atlas_jax.online.agents.config import AgentConfig, HttpAgentConfig
-from atlas_jax.online.agents.recorded_agent import open_recorded_agent
-from atlas_jax.online.calls import record as record_lib
 from atlas_jax.online.calls.record import Record
-from atlas_jax.online.calls.spend import Amount, Caps
+from atlas_jax.online.calls.spend import Caps
 from tests.online.agents.serving import Serving
+from tests.online.opened import request
 
 
 def asked(server, record, *, retries=2, timeout_s=60.0):
   """(the reply to one question, the ledger's snapshot after it)."""
   ledger = record.ledger(Caps())
-  agent = open_recorded_agent(
+  agent = open_agent(
     AgentConfig(
       kind="http",
       timeout_s=timeout_s,
@@ -33,7 +32,7 @@ def asked(server, record, *, retries=2, timeout_s=60.0):
 
   async def main():
     try:
-      return await agent.ask("q", role="r", seed=None, replicate=0)
+      return await agent.ask(request("q"))
     finally:
       await agent.aclose()
 
@@ -55,52 +54,6 @@ def test_retry_after_is_obeyed():
     reply, _ = asked(server, record)
   assert (reply.status, reply.attempts) == ("ok", 2)
   assert arrivals[1] - arrivals[0] > 1.1  # without it: 0.25 to 0.5
-
-
-@pytest.mark.parametrize(
-  ("statuses", "more"),
-  [
-    # The record knows so many attempts; of 3 so many are left.
-    (("error",), 2),
-    (("error", "error"), 1),
-    # Killed while it was under way: nothing is known of it.
-    (("error", "lost"), 2),
-    (("lost", "lost", "lost"), 3),
-    # All failed, and the record forgot that it was final: it begins anew.
-    (("error", "error", "error"), 3),
-  ],
-)
-def test_a_run_that_starts_again_goes_on_with_the_count(
-  statuses, more, tmp_path
-):
-  path = tmp_path / "record.sqlite"
-  with Serving(lambda _: busy()) as server:
-    with Record(path) as record:
-      asked(server, record, retries=0)
-      (key,) = record._db.execute("SELECT key FROM requests").fetchone()
-    with Record(path) as record:
-      record._db.execute("DELETE FROM attempts")
-      for status in statuses:
-        row = record.begin(key, "r", "a", {}, Amount(1, 0, 0))
-        if status != "lost":
-          record.settle(row, key, failed(status))
-    server.seen.clear()
-    with Record(path) as record:
-      reply, _ = asked(server, record)
-  assert reply.status == "error"
-  assert len(server.seen) == more
-
-
-def failed(status):
-  return record_lib.Attempt(
-    role="r",
-    model="a",
-    status=status,
-    final=False,
-    bound=Amount(1, 0, 0),
-    cost=Amount(1, 0, 0),
-    priced=True,
-  )
 
 
 def test_an_attempt_that_was_cut_off_is_lost_at_its_bound():

@@ -12,7 +12,7 @@ def proposed(reply):
   """(the text that is taken, else None; why it is not)."""
   r = reflector(Scripted(reply), attempts=1)
   text = ask(r).get("teacher")
-  return text, r.memory.refused[-1][2] if r.memory.refused else None
+  return text, r.refused[-1][2] if r.refused else None
 
 
 HOLDS = f"{GOOD}\n{CODE}\nBe kind."

@@ -1,6 +1,5 @@
 """Whole runs against a stub: found, planned, refused, kept secret."""
 
-import dataclasses
 import json
 
 import pytest
@@ -8,12 +7,10 @@ import pytest
 from atlas_jax.config import default_config, resolve
 from atlas_jax.data import splits
 from atlas_jax.directory import RunError
-from atlas_jax.online.calls.spend import Amount, Snapshot
+from atlas_jax.online.calls.ledger import Snapshot
+from atlas_jax.online.calls.spend import Amount
 from atlas_jax.online.search import live
-from atlas_jax.online.search.plan import BudgetTooSmall, plan
-from atlas_jax.online.search.reflection import prompt_chars
-from atlas_jax.online.search.rollouts import Job
-from atlas_jax.online.search.search import SearchFailed
+from atlas_jax.online.search.reflection import SearchFailed, prompt_chars
 from atlas_jax.teaching.prompts import fingerprint, load_prompts
 from tests.online import small_world
 from tests.online.opened_run import opened
@@ -107,86 +104,15 @@ def test_the_loop_closes(finished):
   assert len(examples) == len(right) < len({r["question"] for r in rows})
 
 
-def test_the_dry_run_says_what_an_evaluation_takes(tmp_path):
-  with StubServer(small_world.answer) as stub:
-    config = small_world.config(tmp_path, stub.url)
-    text = plan(config, tmp_path / "run", {})
-    assert not stub.calls and not (tmp_path / "run").exists()
-    with opened(tmp_path, stub.url) as r:
-      planned = r.budget.plan()
-      seed = Job(r.config.prompts, r.budget.sets.validation, "validation")
-      r.rollouts.evaluate([seed])
-    assert len(stub.calls) == planned["seed on validation"].calls == 40
-  # A round: baseline, probe and twice teaching and guided of 4 problems, the
-  # child on 10, two proposals.
-  assert planned["one round"].calls == 4 * 6 + 10 * 2 + 2
-  rows = [line.split() for line in text.splitlines()]
-  assert ["one", "round", "46"] in [row[:3] for row in rows]
-  assert ["4", "rounds", "184"] in [row[:3] for row in rows]
-
-
-def test_a_budget_without_a_round_is_refused_before_any_call(tmp_path):
-  with StubServer(small_world.answer) as stub:
-    # Seed 40, round 46, choosing 10 * (1 + 2 * 4), test 40 * (2 + 2 * 2).
-    need = 40 + 46 + 90 + 240
-    with pytest.raises(BudgetTooSmall, match=rf"they take at most {need}"):
-      run(tmp_path, stub.url, caps__calls=need - 1)
-    assert not stub.calls
-    with pytest.raises(BudgetTooSmall, match=r"calls=415.*one round"):
-      plan(
-        small_world.config(tmp_path, stub.url, caps__calls=need - 1),
-        tmp_path / "run",
-        {},
-      )
-    workdir = run(tmp_path, stub.url, caps__calls=need)
-    assert len(stub.calls) <= need
-  ended = read(workdir / "report" / "optimize.json")["ended"]
-  assert ended.startswith("config.caps.calls leaves")
-
-
-def test_the_dry_run_says_for_how_many_rounds_it_is_enough(tmp_path):
-  def said(**caps):
-    config = small_world.config(tmp_path, "http://127.0.0.1:9", **caps)
-    return plan(config, tmp_path / "run", {})
-
-  # Beside them 370 calls, as above; 46 a round.
-  assert "enough for about 4 of 4 rounds" in said()
-  assert "enough for about 2 of 4 rounds" in said(caps__calls=370 + 3 * 46 - 1)
-  assert "about 1 of 4" in said(caps__calls=416)
-  # Tokens and dollars are estimates: a run begins, and so a plan is shown.
-  for cap, most in (("tokens", 1000), ("dollars", 0.001)):
-    text = said(**{f"caps__{cap}": most})
-    assert "enough for about 0 of 4 rounds" in text
-    assert f"warning: config.caps.{cap}={most:g} is too small" in text
-    assert "they take about" in text
-
-
-def test_estimates_count_bytes_and_what_the_ask_says(tmp_path):
+def test_a_full_prompt_of_the_reflection_is_within_its_bound(tmp_path):
   with opened(tmp_path, "http://127.0.0.1:9") as r:
-    problem = r.budget.sets.train[0]
-    long = dataclasses.replace(problem, question="é" * 700)
-    plain = dataclasses.replace(problem, question="e" * 700)
-    one, other = (
-      r.budget.evaluation([Job(r.config.prompts, (p,), "train")])
-      for p in (long, plain)
-    )
-    # Four prompts with 700 bytes more in each, 3.5 of them a token.
-    assert one.tokens - other.tokens == pytest.approx(4 * 700 / 3.5, abs=4)
-    asked = r.reflector.prompt(
-      "teacher",
-      "x" * r.config.reflection.max_prompt_chars,
-      [dict.fromkeys("abcde", "y" * r.config.reflection.max_example_chars)]
-      * r.config.sizes.minibatch,
-    )
-    for _ in range(9):
-      r.reflector.memory.refuse("teacher", "z" * 9999, "refused")
-    full = r.reflector.prompt(
-      "teacher",
-      "x" * r.config.reflection.max_prompt_chars,
-      [dict.fromkeys("abcde", "y" * r.config.reflection.max_example_chars)]
-      * r.config.sizes.minibatch,
-    )
-    bound = prompt_chars(r.config.reflection, r.config.sizes.minibatch)
+    c = r.config.reflection
+    example = dict.fromkeys("abcde", "y" * c.max_example_chars)
+    examples = [example] * r.config.sizes.minibatch
+    asked = r.reflector.prompt("teacher", "x" * c.max_prompt_chars, examples)
+    r.reflector.refused += 9 * [("teacher", "z" * 9999, "refused")]
+    full = r.reflector.prompt("teacher", "x" * c.max_prompt_chars, examples)
+    bound = prompt_chars(c, r.config.sizes.minibatch)
     assert len(asked) < len(full) <= bound < 1.3 * len(full)
 
 
@@ -250,9 +176,8 @@ def test_the_live_line():
     seconds=1.0,
     seconds_left=750.2,
     shares={"calls": 0.5, "dollars": 0.083},
-    lines=(),
   )
-  assert live.line("search", 0.7123, 7, snapshot) == (
-    "search | best 0.712 | 7 candidates | 1,204 calls | 3 lost | $0.83"
+  assert live.line("search", [0.2, 0.7123, 0.5], snapshot) == (
+    "search | best 0.712 | 3 candidates | 1,204 calls | 3 lost | $0.83"
     " | 12:30 left | 50% of the caps"
   )

@@ -6,9 +6,8 @@ import pytest
 
 from atlas_jax.config import PromptsConfig
 from atlas_jax.online.search import choosing
-from atlas_jax.online.search.choosing import Choice, Fresh
-from atlas_jax.online.search.journal import Candidate
-from atlas_jax.online.search.search import Search
+from atlas_jax.online.search.choosing import Fresh
+from atlas_jax.online.search.files import Candidate
 from atlas_jax.teaching.statistics import Interval
 
 FLOOR = 0.875
@@ -27,19 +26,17 @@ def candidate(index, prompts=None):
 
 def fresh(index, gain, non_degradation, **counts):
   counts = {"pairs": 8, "judged": 8, "samples": 8, **counts}
-  return Fresh(
-    candidate(index), 0.5, gain, 0.5, non_degradation, None, **counts
-  )
+  return Fresh(index, 0.5, 0.5, gain, None, 0.5, non_degradation, **counts)
 
 
 def test_the_floor_itself_is_met():
   seed = fresh(0, 0.0, 1.0)
   on, below = fresh(1, 0.1, FLOOR), fresh(2, 0.3, FLOOR - 0.125)
-  assert choosing._best([seed, on, below], FLOOR) is on
-  assert choosing._best([seed, below], FLOOR) is below
-  assert choosing._best([seed, fresh(3, 0.0, 1.0)], FLOOR) is seed
+  assert choosing.pick([seed, on, below], FLOOR) is on
+  assert choosing.pick([seed, below], FLOOR) is below
+  assert choosing.pick([seed, fresh(3, 0.0, 1.0)], FLOOR) is seed
   twin = fresh(4, 0.1, FLOOR)
-  assert choosing._best([seed, twin, on], FLOOR) is on  # the earlier one
+  assert choosing.pick([seed, twin, on], FLOOR) is on  # the earlier one
   assert choosing._doubts(config(), on, seed, []) == []
   (reason,) = choosing._doubts(config(), below, seed, [])
   assert "75.0%" in reason
@@ -53,7 +50,7 @@ def test_of_the_test_split():
       "accuracy_gain": Interval(estimate, low, 1),
       "evaluation": {"arms": [{"non_degradation_all": 0.0}, arm]},
     }
-    return choosing._test_doubts(config(**changes), test)
+    return choosing._doubts_of_test(config(**changes), test)
 
   assert doubts(0.1, 0.0, FLOOR) == []
   assert len(doubts(0.0, 0.0, FLOOR)) == 1
@@ -67,14 +64,17 @@ def test_of_the_test_split():
 def test_harm_is_that_of_the_prompts_that_are_kept(kept, arm):
   def harm(high):
     good = {"gain": 0.5, "gain_low": 0.1, "gain_high": 0.9}
-    arms = [dict(good) for _ in range(3)]
-    arms[arm] = {"gain": -0.3, "gain_low": -0.5, "gain_high": high}
+    arms = [good | {"non_degradation_all": 1.0} for _ in range(3)]
+    arms[arm] |= {"gain": -0.3, "gain_low": -0.5, "gain_high": high}
     nothing = dict.fromkeys(
       ("test_score", "score_gain", "accuracy_gain", "mcnemar_p")
     )
-    return Choice(
-      (), None, candidate(kept), (), {"arms": arms}, **nothing, pairs=1
-    ).harm
+    test = {"evaluation": {"arms": arms}, "pairs": 1, **nothing}
+    both = [fresh(0, 0.0, 1.0), fresh(3, 0.1, 1.0)]
+    why = [] if kept else ["why"]
+    choice = choosing.decide(config(), both, [], both[1], test, why)
+    assert choice.kept == kept
+    return choice.harm
 
   assert harm(-0.1) == Interval(-0.3, -0.5, -0.1)
   assert harm(0.0) is None
@@ -107,40 +107,25 @@ def test_half_of_the_samples_is_enough(n, samples, missing):
       made.append(rollout(problem, job.replicate, score))
     return made
 
-  rollouts = SimpleNamespace(
-    known=known, evaluate=lambda jobs: [known(job) for job in jobs]
-  )
-  found, dropped = choosing._score_again(
-    config(fresh_samples=n),
-    rollouts,
-    SimpleNamespace(sets=SimpleNamespace(validation=problems)),
-    [candidate(i, p) for i, p in enumerate(prompts)],
+  def evaluate(jobs, needed):
+    assert needed == prompts[0]
+    return [known(job) for job in jobs]
+
+  candidates = [candidate(i, p) for i, p in enumerate(prompts)]
+  found, dropped = choosing.score_again(
+    config(fresh_samples=n, best_of=1),
+    SimpleNamespace(evaluate=evaluate),
+    SimpleNamespace(validation=problems),
+    SimpleNamespace(candidates=candidates, best=lambda n: candidates[-n:]),
   )
   replicates = [0] if n == 0 else [1, 2]
   assert asked == [(i, r) for i in (0, 1) for r in replicates]
-  assert [f.candidate.index for f in found] == [0, *([] if missing else [1])]
+  assert [f.candidate for f in found] == [0, *([] if missing else [1])]
   assert len(dropped) == missing
   if not missing:
     child = found[1]
     assert (child.judged, child.pairs) == (samples // 2, samples // 2)
-    assert (child.score, child.gain, child.samples) == (0.5, 0.25, samples)
+    assert (child.fresh_score, child.gain) == (0.5, 0.25)
+    assert child.samples == samples
     # Picked by 0.75 on problem a; without fresh samples no gap is known.
     assert child.gap == (0.25 if n else None)
-
-
-@pytest.mark.parametrize(
-  ("weights", "perfect"),
-  [
-    # accuracy, non-degradation, completion, efficiency
-    ((1.0, 1.0, 0.0, 0.5), 0.8),
-    ((3.0, 0.0, 1.0, 0.0), 1.0),
-    ((0.0, 0.0, 0.0, 1.0), 1.0),
-  ],
-)
-def test_the_score_from_which_on_nothing_is_to_learn(weights, perfect):
-  names = ("accuracy", "non_degradation", "completion", "efficiency")
-  objectives = SimpleNamespace(**dict(zip(names, weights, strict=True)))
-  search = SimpleNamespace(config=SimpleNamespace(objectives=objectives))
-  found = Search._perfect(search)
-  assert perfect - 1e-8 < found <= perfect
-  assert (found < perfect) is any(weights[:3])

@@ -1,11 +1,13 @@
 """Which prompts are kept: by fresh samples, the floor, and the test split."""
 
+from dataclasses import asdict
+
 import pytest
 
-from atlas_jax.online.calls.spend import Caps
-from atlas_jax.online.search import budget, choosing, optimize, report
+from atlas_jax.online.search import optimize, report
+from atlas_jax.online.search.rollouts import Job
 from tests.online import small_world
-from tests.online.contests import choose, contest, texts, world
+from tests.online.contests import choose, contest, world
 
 
 def test_the_best_of_the_fresh_samples_is_kept(tmp_path):
@@ -15,14 +17,14 @@ def test_the_best_of_the_fresh_samples_is_kept(tmp_path):
     calls = len(stub.calls)
   # 10 validation problems: baseline, probe, 2 for each of seed and 3 others.
   assert calls == 10 * (2 + 2 * 4) + 40 * (2 + 2 * 2)
-  assert [f.candidate.index for f in choice.fresh] == [0, 1, 2, 3]
-  assert choice.kept.index == choice.best.candidate.index == 2
+  assert [f.candidate for f in choice.fresh] == [0, 1, 2, 3]
+  assert choice.kept == choice.best == 2
   assert choice.reasons == () and choice.proven
   # Half are odd and are fixed; right ones save 5 of 7 tokens.
   right, wrong = (1.5 + 0.1 * 5 / 7) / 1.6, 0.5 / 1.6
-  assert choice.fresh[1].score == pytest.approx((right + wrong) / 2)
-  assert choice.best.score == pytest.approx(right)
-  assert choice.best.gap == pytest.approx(0.8 - right)
+  assert choice.fresh[1].fresh_score == pytest.approx((right + wrong) / 2)
+  assert choice.fresh_score == pytest.approx(right)
+  assert choice.winners_curse_gap == pytest.approx(0.8 - right)
   assert choice.accuracy_gain.estimate == 0.5
   assert choice.pairs == 40
   # 20 of 40 flip, all to the good.
@@ -31,7 +33,7 @@ def test_the_best_of_the_fresh_samples_is_kept(tmp_path):
   assert names == ["student alone", "seed prompts", "candidate 2"]
   accuracy = [arm["accuracy"] for arm in choice.evaluation["arms"]]
   assert accuracy == [0.5, 0.5, 1.0]
-  text = report.markdown(choice, "done", run.config.prompts, [])
+  text = report.markdown(choice, run.journal.candidates, "done", [])
   for part in ("Few pairs", "shown", "+50.0", "TEACH 2", "student alone"):
     assert part in text
   # All but the efficiency, alone 7 words and taught 2: picked at 0.8.
@@ -44,7 +46,7 @@ def test_the_seed_is_kept_when_nothing_is_better(tmp_path):
   with contest(tmp_path, world(), (0.5, 0.9)) as (run, stub):
     choice = choose(run)
     calls = len(stub.calls)
-  assert choice.kept.index == 0
+  assert choice.kept == 0
   assert "no candidate scored above" in choice.reasons[0]
   # There is nothing to compare on the test split but the student alone.
   assert calls == 10 * (2 + 2 * 2) + 40 * (2 + 2)
@@ -67,7 +69,7 @@ def test_costs_that_are_not_known_are_no_zeros(tmp_path):
     zero | {"model": "both", "unpriced_calls": 1, "dollars": 0.5},
     zero | {"model": "lossy", "lost_calls": 3, "lost_dollars": 0.25},
   ]
-  text = report.markdown(choice, "done", run.config.prompts, costs)
+  text = report.markdown(choice, run.journal.candidates, "done", costs)
   for line in (
     "| r | free | 2 | 1,000 | 0.0000 | 0 |",
     "| r | local | 2 | 1,000 | unpriced | 0 |",
@@ -86,12 +88,12 @@ def test_prompts_that_are_kept_and_do_harm_are_told(tmp_path, capsys):
 
   with contest(tmp_path, harmful, (0.5, 0.4)) as (run, _):
     choice = choose(run)
-  assert choice.kept.index == 0
+  assert choice.kept == 0
   # Half are right alone, none is under the teaching.
   assert choice.harm.estimate == -0.5 and choice.harm.high < 0
-  text = report.markdown(choice, "done", run.config.prompts, [])
+  text = report.markdown(choice, run.journal.candidates, "done", [])
   assert "worse than alone, by -50.0 [" in text
-  facts = report.facts(choice)
+  facts = asdict(choice)
   assert facts["harm"]["estimate"] == -0.5
   optimize._show(facts, tmp_path)
   assert "Do not use the prompts that are kept" in capsys.readouterr().out
@@ -102,10 +104,10 @@ def test_below_the_floor_the_seed_is_kept(tmp_path):
   scores = (0.5, 0.9)
   with contest(tmp_path, world(breaks=(1,)), scores) as (run, _):
     choice = choose(run)
-  assert choice.best.candidate.index == 1 and choice.kept.index == 0
-  assert choice.best.score > choice.fresh[0].score
+  assert choice.best == 1 and choice.kept == 0
+  assert choice.fresh_score > choice.fresh[0].fresh_score
   # 2000, 2004, 2008 of 2000..2009.
-  assert choice.best.non_degradation == pytest.approx(0.7)
+  assert choice.fresh[1].non_degradation == pytest.approx(0.7)
   assert all("non_degradation_floor" in why for why in choice.reasons)
   assert len(choice.reasons) == 2  # on validation, and on the test split
 
@@ -119,7 +121,7 @@ def test_one_that_meets_the_floor_goes_before_a_better_one(tmp_path):
     objectives__efficiency=0.0,
   ) as (run, _):
     choice = choose(run)
-  assert choice.kept.index == 2
+  assert choice.kept == 2
 
 
 def test_a_floor_of_0_lets_all_pass(tmp_path):
@@ -130,7 +132,7 @@ def test_a_floor_of_0_lets_all_pass(tmp_path):
     choosing__non_degradation_floor=0.0,
   ) as (run, _):
     choice = choose(run)
-  assert choice.kept.index == 1 and choice.reasons == ()
+  assert choice.kept == 1 and choice.reasons == ()
 
 
 def test_proof_can_be_asked_for(tmp_path):
@@ -149,7 +151,7 @@ def test_proof_can_be_asked_for(tmp_path):
     choice = choose(run)
   assert choice.accuracy_gain.estimate == pytest.approx(1 / 40)
   assert choice.accuracy_gain.low == 0.0
-  assert choice.kept.index == 0 and "require_proof" in choice.reasons[0]
+  assert choice.kept == 0 and "require_proof" in choice.reasons[0]
 
 
 def test_no_gain_on_the_test_split_keeps_the_seed(tmp_path):
@@ -162,7 +164,7 @@ def test_no_gain_on_the_test_split_keeps_the_seed(tmp_path):
 
   with contest(tmp_path, answer, (0.5, 0.9)) as (run, _):
     choice = choose(run)
-  assert choice.best.candidate.index == 1 and choice.kept.index == 0
+  assert choice.best == 1 and choice.kept == 0
   assert "score no more" in choice.reasons[0]
 
 
@@ -172,41 +174,14 @@ def test_without_fresh_samples_the_scores_of_the_search_decide(tmp_path):
     stub,
   ):
     for candidate in run.journal.candidates:
-      job = choosing.Job(
-        candidate.prompts, run.budget.sets.validation, "validation"
-      )
+      job = Job(candidate.prompts, run.sets.validation, "validation")
       run.rollouts.evaluate([job])
     before = len(stub.calls)
     choice = choose(run)
     assert len(stub.calls) - before == 40 * (2 + 2 * 2)
-  assert choice.kept.index == 1
+  assert choice.kept == 1
   # The scores that they were picked by: no winner's curse is measured.
   assert [f.gap for f in choice.fresh] == [None, None]
-  text = report.markdown(choice, "done", run.config.prompts, [])
+  text = report.markdown(choice, run.journal.candidates, "done", [])
   assert "not measured" in text and "fresh samples\n" not in text
-  assert report.facts(choice)["winners_curse_gap"] is None
-
-
-def test_what_choosing_takes_is_set_aside(tmp_path):
-  with contest(tmp_path, world(1), (0.5, 0.9), caps__calls=1000) as (run, stub):
-    run.budget.hold([c.prompts for c in run.journal.candidates])
-    kept = 1000 - run.ledger.room().calls
-    run.budget.free()
-    assert run.ledger.room().calls == 1000
-    choose(run)
-    # Room for as many candidates as there may be: best_of and the seed. The
-    # search has the probes, which are greedy.
-    assert kept == 10 * (1 + 2 * 4) + 40 * (2 + 2 * 2)
-    assert len(stub.calls) == 10 * (2 + 2 * 2) + 40 * (2 + 2 * 2)
-  assert run.config.caps == Caps(calls=1000)
-
-
-def test_what_is_set_aside_is_for_another_than_the_seed(tmp_path):
-  # All of them shorter than the seed.
-  with contest(tmp_path, world(1), (0.5,), caps__calls=1000) as (run, _):
-    short = [texts(run.config, f"{i} {{question}} {{probe}}") for i in range(3)]
-    assert max(short, key=budget.length) != run.config.prompts
-    need = run.budget.aside([run.config.prompts, *short])
-    assert need.calls == 10 * (1 + 2 * 4) + 40 * (2 + 2 * 2)
-    alone = run.budget.aside([run.config.prompts])
-    assert alone.calls == 10 * (1 + 2) + 40 * (2 + 2 * 2)
+  assert asdict(choice)["winners_curse_gap"] is None

@@ -9,13 +9,11 @@ from atlas_jax.data.problems import make_problem
 from atlas_jax.directory import RunError
 from atlas_jax.online.calls.record import Record
 from atlas_jax.online.search import optimize
-from atlas_jax.online.search.budget import Sets
-from atlas_jax.online.search.comparing import ChoosingError
 from atlas_jax.online.search.config import resolve
+from atlas_jax.online.search.models import Sets
+from atlas_jax.online.search.reflection import SearchFailed
 from atlas_jax.online.search.rollouts import RolloutError
-from atlas_jax.online.search.search import SearchFailed
 from tests.online import small_world
-from tests.online.recorded import BOUND, put
 from tests.online.stub_server import StubServer
 from tests.online.whole_runs import read, run
 
@@ -74,54 +72,6 @@ def test_an_empty_reflection_model_stops_a_run_and_not_for_good(tmp_path):
   assert (workdir / "report" / "optimize.json").exists()
 
 
-@pytest.mark.parametrize("stop", [RolloutError, ChoosingError, SearchFailed])
-def test_only_what_the_run_stops_for_is_forgotten(tmp_path, stop):
-  path = tmp_path / "record.sqlite"
-  with Record(path) as record, pytest.raises(stop):
-    put(record, "history", "error")
-    put(record, "mute", "empty", role="reflection")
-    record.evaluation_begins()
-    put(record, "failed", "timeout")
-    put(record, "no answer", "empty")
-    put(record, "later", text="x")
-    with optimize._forgetting(record):
-      raise stop()
-  reflected = stop is SearchFailed
-  with Record(path) as record:
-    assert record.past("history").reply.status == "error"
-    assert record.past("no answer").reply.status == "empty"
-    assert (record.past("failed").reply is None) is not reflected
-    assert (record.past("mute").reply is None) is reflected
-
-
-def test_failures_that_the_record_hands_out_count_too(tmp_path):
-  """The process that met them first was killed."""
-  path = tmp_path / "record.sqlite"
-  with Record(path) as record:
-    put(record, "k", "error")
-    put(record, "later", text="x")
-  with Record(path) as record, pytest.raises(RolloutError):
-    record.evaluation_begins()
-    assert record.past("k").reply.status == "error"
-    with optimize._forgetting(record):
-      raise RolloutError
-  with Record(path) as record:
-    past = record.past("k")
-    assert past.reply is None and [a.cost for a in past.attempts] == [BOUND]
-
-
-def test_a_reflection_that_came_ends_the_streak(tmp_path):
-  path = tmp_path / "record.sqlite"
-  with Record(path) as record:
-    put(record, "a", "empty", role="reflection")
-    put(record, "b", text="x", role="reflection")
-    put(record, "c", "empty", role="reflection")
-    record.failures.forget_reflection()
-  with Record(path) as record:
-    assert record.past("a").reply.status == "empty"
-    assert record.past("c").reply is None
-
-
 @pytest.mark.parametrize(
   "changed",
   [
@@ -137,6 +87,6 @@ def test_all_of_a_problem_must_be_as_it_was(tmp_path, changed):
   sets = Sets((before,), (), ())
   with Record() as record:
     for _ in range(2):
-      optimize._same_problems(sets, record, tmp_path)
+      optimize._check_problems(sets, record, tmp_path)
     with pytest.raises(RunError, match=r"began with \(in train\)"):
-      optimize._same_problems(Sets((after,), (), ()), record, tmp_path)
+      optimize._check_problems(Sets((after,), (), ()), record, tmp_path)

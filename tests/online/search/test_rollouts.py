@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from atlas_jax.online.search import feedback
+from atlas_jax.online.search.reflection import example, verdict
 from atlas_jax.online.search.rollouts import Job, RolloutError
 from tests.online import small_world
 from tests.online.opened_run import better, broken_for, opened
@@ -16,14 +16,11 @@ def test_what_no_candidate_changes_is_asked_once(tmp_path):
     StubServer(small_world.answer) as stub,
     opened(tmp_path, stub.url) as run,
   ):
-    problems = run.budget.sets.validation[:3]
+    problems = run.sets.validation[:3]
     seed = Job(run.config.prompts, problems, "validation")
     child = Job(better(run), problems, "validation")
-    assert len(run.rollouts.calls_needed([seed])) == 12
-    assert len(run.rollouts.calls_needed([seed, child])) == 18
     run.rollouts.evaluate([seed])
     assert len(stub.calls) == 12  # baseline, probe, teaching, guided
-    assert len(run.rollouts.calls_needed([child])) == 6
     run.rollouts.evaluate([seed, child])
     assert len(stub.calls) == 18  # teaching, guided
     run.rollouts.evaluate([child, seed])
@@ -38,41 +35,6 @@ def test_what_no_candidate_changes_is_asked_once(tmp_path):
   assert len(seeds) == 21
 
 
-CHANGED = {
-  "student_probe": (" in short", 3),
-  "teacher": (" in numbered steps", 2),
-  "student_taught": (" now", 1),
-}
-
-
-@pytest.mark.parametrize("template", CHANGED)
-def test_calls_are_planned_as_they_are_made(tmp_path, template):
-  more, a_problem = CHANGED[template]
-
-  def answer(messages):
-    prompt = messages[0]["content"]
-    # Another outline gives another teaching, so that all after it changes.
-    said = small_world.answer(messages)
-    if more not in prompt:
-      return said
-    return said.replace("</teaching>", f"{more}</teaching>") + more
-
-  with StubServer(answer) as stub, opened(tmp_path, stub.url) as run:
-    problems = run.budget.sets.validation[:3]
-    seed = Job(run.config.prompts, problems, "validation")
-    text = getattr(run.config.prompts, template) + more
-    child = Job(
-      dataclasses.replace(run.config.prompts, **{template: text}),
-      problems,
-      "validation",
-    )
-    assert len(run.rollouts.calls_needed([seed, child])) == 12 + 3 * a_problem
-    run.rollouts.evaluate([seed])
-    assert len(run.rollouts.calls_needed([child])) == 3 * a_problem
-    run.rollouts.evaluate([child])
-    assert len(stub.calls) == 12 + 3 * a_problem
-
-
 @pytest.mark.parametrize("solution", [0.0, 0.7])
 @pytest.mark.parametrize("probe", [0.0, 0.7])
 def test_a_greedy_sample_is_paid_once(tmp_path, solution, probe):
@@ -85,12 +47,10 @@ def test_a_greedy_sample_is_paid_once(tmp_path, solution, probe):
       episode__probe_temperature=probe,
     ) as run,
   ):
-    problems = run.budget.sets.validation[:2]
+    problems = run.sets.validation[:2]
     jobs = [Job(run.config.prompts, problems, "validation", i) for i in (0, 1)]
-    needed = len(run.rollouts.calls_needed(jobs))
     run.rollouts.evaluate(jobs)
     asked = [c.body["messages"][0]["content"] for c in stub.calls]
-  assert len(asked) == needed
   for start, temperature in (("SOLVE", solution), ("OUTLINE", probe)):
     found = sum(p.startswith(start) for p in asked)
     assert found == (2 if temperature == 0 else 4)
@@ -114,25 +74,22 @@ def test_an_empty_reply_is_an_answer_that_is_not_right(tmp_path, start, why):
     StubServer(answer) as stub,
     opened(tmp_path, stub.url, student__retries=0, teacher__retries=0) as run,
   ):
-    even = [
-      p for p in run.budget.sets.validation if int(p.question[:4]) % 2 == 0
-    ]
+    even = [p for p in run.sets.validation if int(p.question[:4]) % 2 == 0]
     jobs = [Job(run.config.prompts, even, "validation")]
-    needed = len(run.rollouts.calls_needed(jobs))
     (made,) = run.rollouts.evaluate(jobs)
     before = len(stub.calls)
     run.rollouts.evaluate(jobs)
     run.rollouts.evaluate([Job(better(run), even, "validation")])
     asked = [c.body["messages"][0]["content"] for c in stub.calls]
-  assert before <= needed
+  assert before <= 4 * len(even)
   taught = float(start == "SOLVE")
   for rollout in made:
-    assert rollout.why.startswith(why) and not rollout.down
+    assert rollout.why.startswith(why) and rollout.scored is not None
     assert rollout.objectives["accuracy"] == taught
     assert rollout.objectives["completion"] == taught
     assert rollout.objectives["non_degradation"] == taught
-    assert ("A reply held no answer" in feedback.verdict(rollout)) is True
-    assert feedback.record(rollout, 100)["Question"] == rollout.problem.question
+    assert ("A reply held no answer" in verdict(rollout)) is True
+    assert example(rollout, 100)["Question"] == rollout.problem.question
   # It came: neither a second try nor the next candidate asks for it again.
   if start == "SOLVE":
     assert sum(p.startswith(start) for p in asked) == len(even)
@@ -151,10 +108,10 @@ def test_a_failure_beside_an_empty_reply_is_not_scored(tmp_path):
     StubServer(answer) as stub,
     opened(tmp_path, stub.url, student__retries=0) as run,
   ):
-    jobs = [Job(run.config.prompts, run.budget.sets.validation, "validation")]
+    jobs = [Job(run.config.prompts, run.sets.validation, "validation")]
     (made,) = run.rollouts.evaluate(jobs)
   (lost,) = [r for r in made if r.score is None]
-  assert lost.down and lost.why.startswith("taught: error HTTP 500")
+  assert lost.scored is None and lost.why.startswith("taught: error HTTP 500")
 
 
 def test_scores_are_the_weighted_objectives(tmp_path):
@@ -163,8 +120,8 @@ def test_scores_are_the_weighted_objectives(tmp_path):
     opened(tmp_path, stub.url) as run,
   ):
     even, odd = sorted(
-      run.budget.sets.validation, key=lambda p: int(p.question[:4]) % 2
-    )[:: len(run.budget.sets.validation) - 1]
+      run.sets.validation, key=lambda p: int(p.question[:4]) % 2
+    )[:: len(run.sets.validation) - 1]
     (before,) = run.rollouts.evaluate(
       [Job(run.config.prompts, (even, odd), "validation")]
     )
@@ -209,7 +166,7 @@ def test_a_teaching_that_states_the_answer_loses_the_penalty(
       objectives__efficiency=0.0,
     ) as run,
   ):
-    problems = run.budget.sets.validation[:1]
+    problems = run.sets.validation[:1]
     ((rollout,),) = run.rollouts.evaluate(
       [Job(run.config.prompts, problems, "validation")]
     )
@@ -222,16 +179,19 @@ def test_an_error_is_tried_again_then_left_out_and_never_scored(tmp_path):
     StubServer(broken_for("2003+", "GUIDED")) as stub,
     opened(tmp_path, stub.url, student__retries=0) as run,
   ):
-    problems = run.budget.sets.validation
+    problems = run.sets.validation
     (made,) = run.rollouts.evaluate(
       [Job(run.config.prompts, problems, "validation")]
     )
-    known = run.rollouts.known(Job(run.config.prompts, problems, "validation"))
+    # Left out, for the rest of the run.
+    before = len(stub.calls)
+    job = Job(run.config.prompts, problems[:4], "validation")
+    assert run.rollouts.evaluate([job]) == [made[:4]]
+    assert len(stub.calls) == before
   lost = [r for r in made if r.score is None]
   assert [r.problem.question[:5] for r in lost] == ["2003+"]
-  assert lost[0].scored is None and lost[0].down
+  assert lost[0].scored is None
   assert lost[0].why.startswith("taught: error HTTP 500")
-  assert len(known) == len(problems) - 1
   asked = [c.body["messages"][0]["content"] for c in stub.calls]
   assert sum(p.startswith("GUIDED 2003+") for p in asked) == 2
   # The second try asks for nothing that was answered before.
@@ -246,7 +206,7 @@ def test_a_dead_model_stops_the_run(tmp_path):
     opened(tmp_path, stub.url, teacher__retries=0) as run,
     pytest.raises(RolloutError, match=r"2 of 2 .*teach: error HTTP 500"),
   ):
-    problems = run.budget.sets.validation[:2]
+    problems = run.sets.validation[:2]
     run.rollouts.evaluate([Job(run.config.prompts, problems, "validation")])
 
 
@@ -260,13 +220,12 @@ def test_an_agent_is_not_probed(tmp_path):
       agent__python__target="tests.online.small_world:student",
     ) as run,
   ):
-    problems = run.budget.sets.validation[:2]
+    problems = run.sets.validation[:2]
     jobs = [Job(run.config.prompts, problems, "validation")]
-    needed = sorted(role for role, _ in run.rollouts.calls_needed(jobs))
     (made,) = run.rollouts.evaluate(jobs)
-    spent = {x.role: x.spent.calls for x in run.ledger.snapshot().lines}
-  assert needed == sorted(2 * ["student_baseline", "teacher", "student_taught"])
-  assert spent == dict.fromkeys(needed, 2)
+    spent = {x["role"]: x["calls"] for x in run.record.costs()}
+  roles = ("student_baseline", "teacher", "student_taught")
+  assert spent == dict.fromkeys(roles, 2)
   episode = made[0].scored.episode
   assert [len(stub.calls), episode.probe] == [2, episode.baseline[0].text]
   assert made[0].score is not None
@@ -290,7 +249,7 @@ def test_equal_answers_to_all_questions_are_told(
     return said.replace("think", messages[0]["content"].split()[1])
 
   with StubServer(answer) as stub, opened(tmp_path, stub.url) as run:
-    problems = run.budget.sets.validation
+    problems = run.sets.validation
     for count, told in ((3, 0), (5, 1)):
       caplog.clear()
       job = Job(run.config.prompts, problems[:count], "validation", count)

@@ -3,10 +3,10 @@
 import pytest
 
 from atlas_jax.online.calls.calls import BudgetSpent, ModelRefused, Reply
-from atlas_jax.online.search.reflection import (
-  Refusal,
-  read_proposal,
-)
+from atlas_jax.online.calls.record import Record
+from atlas_jax.online.search import proposals
+from atlas_jax.online.search.history import History, SearchOver
+from atlas_jax.online.search.reflection import SearchFailed
 from tests.online.scripted_reflection import (
   GOOD,
   NOW,
@@ -36,19 +36,16 @@ def fenced(text):
   ],
 )
 def test_what_is_refused(reply, why):
-  with pytest.raises(Refusal, match=why):
-    read_proposal(Reply("ok", text=reply), "teacher", NOW, PROMPTS, 4000)
+  with pytest.raises(proposals.Refusal, match=why):
+    proposals.read(reply, "teacher", NOW, PROMPTS, 4000)
 
 
 def test_a_reply_that_was_cut_is_refused():
-  with pytest.raises(Refusal, match="cut"):
-    read_proposal(
-      Reply("truncated", text=fenced(GOOD)),
-      "teacher",
-      NOW,
-      PROMPTS,
-      4000,
-    )
+  r = reflector(Scripted(Reply("truncated", text=fenced(GOOD))), attempts=1)
+  assert ask(r) == {}
+  assert r.refused == [
+    ("teacher", GOOD, "refused: the reply was cut at its length")
+  ]
 
 
 @pytest.mark.parametrize(
@@ -61,10 +58,7 @@ def test_a_reply_that_was_cut_is_refused():
   ],
 )
 def test_what_is_read(reply):
-  assert (
-    read_proposal(Reply("ok", text=reply), "teacher", NOW, PROMPTS, 4000)
-    == GOOD
-  )
+  assert proposals.read(reply, "teacher", NOW, PROMPTS, 4000) == GOOD
 
 
 def test_the_model_is_told_why_and_asked_again():
@@ -89,7 +83,7 @@ def test_of_a_refused_reply_the_template_is_shown_not_the_thinking():
   )
   r = reflector(model, attempts=4)
   assert ask(r) == {"teacher": GOOD}
-  assert [text for _, text, _ in r.memory.refused] == [
+  assert [text for _, text, _ in r.refused] == [
     "Only {question}.",
     "I will not.",
     "",
@@ -102,15 +96,15 @@ def test_a_candidate_is_proposed_once():
   r = reflector(model, attempts=1)
   assert ask(r) == {"teacher": GOOD}
   assert ask(r) == {}
-  assert "tried before" in r.memory.refused[-1][2]
+  assert "tried before" in r.refused[-1][2]
 
 
 def test_what_scored_worse_is_told():
   model = Scripted(fenced(GOOD))
   r = reflector(model)
   for i in range(6):
-    r.memory.refuse("teacher", f"text {i}", f"reason {i}")
-  r.memory.refuse("student_probe", "other", "of another template")
+    r.refused.append(("teacher", f"text {i}", f"reason {i}"))
+  r.refused.append(("student_probe", "other", "of another template"))
   ask(r)
   shown = [i for i in range(6) if f"reason {i}" in model.prompt(0)]
   assert shown == [2, 3, 4, 5]  # the last `remembered`
@@ -120,36 +114,69 @@ def test_what_scored_worse_is_told():
 def test_refusals_in_a_row_end_the_search():
   model = Scripted("no fences")
   r = reflector(model, attempts=2, max_failures=3)
-  for _ in range(4):
-    assert ask(r) == {}
+  assert ask(r) == {}
+  with pytest.raises(SearchOver, match="3 proposals"):
+    ask(r)
   assert len(model.requests) == 3
-  assert "3 proposals" in r.stopped and not r.failed
+
+
+DOWN = Reply("error", error="HTTP 500: down")
 
 
 def test_failed_calls_in_a_row_end_the_search_and_say_so():
-  model = Scripted(Reply("error", error="HTTP 500: down"))
+  model = Scripted(DOWN)
   r = reflector(model, attempts=2, max_failures=3)
-  for _ in range(4):
-    assert ask(r) == {}
+  assert ask(r) == {}
+  with pytest.raises(SearchFailed, match=r"3 calls .* HTTP 500: down"):
+    ask(r)
   assert len(model.requests) == 3
-  assert r.failed and "HTTP 500: down" in r.stopped
 
 
 def test_a_reply_resets_the_latch():
-  down = Reply("timeout")
-  model = Scripted(down, down, fenced(GOOD), down, down, fenced(GOOD + "!"))
+  model = Scripted(DOWN, DOWN, fenced(GOOD), DOWN, DOWN, fenced(GOOD + "!"))
   r = reflector(model, attempts=3, max_failures=3)
   assert ask(r) and ask(r)
-  assert r.stopped is None
 
 
 @pytest.mark.parametrize(
-  ("error", "failed"),
-  [(BudgetSpent("calls are spent"), False), (ModelRefused("401"), True)],
+  ("error", "raised"),
+  [
+    (BudgetSpent("calls are spent"), BudgetSpent),
+    (ModelRefused("401"), SearchFailed),
+  ],
 )
-def test_what_gepa_would_swallow_stops_at_once(error, failed):
+def test_what_no_other_call_can_mend_is_raised(error, raised):
   model = Scripted(error)
-  r = reflector(model)
-  assert ask(r) == {} and ask(r) == {}
+  with pytest.raises(raised, match=str(error)):
+    ask(reflector(model))
   assert len(model.requests) == 1
-  assert (r.stopped, r.failed) == (str(error), failed)
+
+
+def test_what_was_asked_is_not_asked_again():
+  history = History(Record())
+  said = ["no fences", DOWN, fenced(GOOD), DOWN, DOWN]
+  first = Scripted(*said)
+  r = reflector(first, history, attempts=3, max_failures=2)
+  assert ask(r) == {"teacher": GOOD}
+  with pytest.raises(SearchFailed):
+    ask(r)
+  # The failure that the search went on with is history; the last ones, for
+  # which the run stopped, are tried again.
+  second = Scripted(fenced(GOOD + "!"))
+  r = reflector(second, history, attempts=3, max_failures=2)
+  assert ask(r) == {"teacher": GOOD}
+  assert second.requests == []
+  assert ask(r) == {"teacher": GOOD + "!"}
+  assert second.requests == first.requests[3:4]
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_failures_at_the_end_of_a_search_are_history(ended):
+  history = History(Record())
+  r = reflector(Scripted(DOWN), history, attempts=1)
+  assert ask(r) == {}
+  if ended:
+    r.commit_failures()
+  again = Scripted(fenced(GOOD))
+  r = reflector(again, history, attempts=1)
+  assert ask(r) == ({} if ended else {"teacher": GOOD})

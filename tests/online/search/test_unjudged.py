@@ -31,7 +31,7 @@ def test_a_candidate_that_falls_silent_is_wrong_there(tmp_path):
   (_, fresh) = choice.fresh
   assert (fresh.accuracy, fresh.non_degradation) == (0.5, 0.5)
   assert (fresh.judged, fresh.samples, fresh.pairs) == (10, 10, 10)
-  assert choice.kept.index == 0
+  assert choice.kept == 0
   arms = {a["name"]: a for a in choice.evaluation["arms"]}
   assert [a["unjudged"] for a in arms.values()] == [0] * len(arms)
 
@@ -47,7 +47,7 @@ def test_one_under_which_models_fail_more_often_is_not_kept(tmp_path):
   answer = silent(1, lambda a: a >= 3000 and a % 10 == 0, failing)
   with contest(tmp_path, answer, (0.5, 0.9), **QUIET) as (run, _):
     choice = choose(run)
-  assert choice.best.candidate.index == 1 and choice.kept.index == 0
+  assert choice.best == 1 and choice.kept == 0
   assert choice.reasons == (
     "4 of 40 test problems could not be judged under the chosen prompts, 0"
     " under the seed prompts",
@@ -57,7 +57,7 @@ def test_one_under_which_models_fail_more_often_is_not_kept(tmp_path):
   assert [a["problems"] for a in arms] == [36] * 3 and choice.pairs == 36
   assert [a["unjudged"] for a in arms] == [0, 0, 4]
   assert [a["accuracy"] for a in arms] == [16 / 36, 16 / 36, 1.0]
-  text = report.markdown(choice, "done", run.config.prompts, [])
+  text = report.markdown(choice, run.journal.candidates, "done", [])
   assert "Compared on the 36 problems that all were judged on." in text
   assert "candidate 1 4." in text
 
@@ -74,7 +74,7 @@ def test_few_pairs_keep_the_seed(tmp_path):
 
   with contest(tmp_path, answer, (0.5, 0.9), **QUIET) as (run, _):
     choice = choose(run)
-  assert choice.kept.index == 0
+  assert choice.kept == 0
   (reason,) = choice.reasons
   assert reason.startswith("only 34 of 40 test problems")
   assert [a["unjudged"] for a in choice.evaluation["arms"]] == [6, 6, 6]
@@ -84,12 +84,12 @@ def test_none_of_the_test_problems_under_the_candidate(tmp_path):
   answer = silent(1, lambda a: a >= 3000, failing)
   with contest(tmp_path, answer, (0.5, 0.9), **QUIET) as (run, _):
     choice = choose(run)
-  assert choice.kept.index == 0 and choice.pairs == 0
+  assert choice.kept == 0 and choice.pairs == 0
   assert choice.score_gain is None and choice.test_score is None
   assert "40 of 40 test problems could not be judged" in choice.reasons[0]
   names = [a["name"] for a in choice.evaluation["arms"]]
   assert names == ["student alone", "seed prompts"]
-  report.markdown(choice, "done", run.config.prompts, [])
+  report.markdown(choice, run.journal.candidates, "done", [])
 
 
 def test_each_is_compared_on_its_own_problems(tmp_path):
@@ -108,16 +108,16 @@ def test_each_is_compared_on_its_own_problems(tmp_path):
     _,
   ):
     choice = choose(run)
-  assert [f.candidate.index for f in choice.fresh] == [0, 1]
+  assert [f.candidate for f in choice.fresh] == [0, 1]
   assert [f.pairs for f in choice.fresh] == [10, 10]
-  assert choice.kept.index == 1 and choice.reasons == ()
+  assert choice.kept == 1 and choice.reasons == ()
 
 
 def test_a_dropped_one_is_named(tmp_path):
   answer = silent(1, lambda a: 2000 <= a < 2006, failing)
   with contest(tmp_path, answer, (0.5, 0.9), **QUIET) as (run, _):
     choice = choose(run)
-  assert choice.kept.index == 0
+  assert choice.kept == 0
   assert choice.reasons[1] == (
     "candidate 1 could be judged on 4 of 10 samples of the validation problems"
   )
@@ -128,10 +128,10 @@ def test_the_gap_is_of_the_same_problems(tmp_path):
   answer = silent(1, lambda a: a == 2000, failing)
   with contest(tmp_path, answer, (0.5, 0.9), **QUIET) as (run, _):
     scores = run.journal.candidates[1].scores
-    for problem in run.budget.sets.validation:
+    for problem in run.sets.validation:
       if problem.question.startswith("2000+"):
         scores[problem.id] = 0.0
     choice = choose(run)
   right = (1.5 + 0.1 * 5 / 7) / 1.6
-  assert choice.best.pairs == 9
-  assert choice.best.gap == pytest.approx(0.9 - right)
+  assert choice.fresh[1].pairs == 9
+  assert choice.winners_curse_gap == pytest.approx(0.9 - right)
