@@ -112,7 +112,8 @@ def as_teacher(
     )
   if key is not None:
     variables.check_key(key, "teacher_key")
-  shared = {"key": key, "extra": {}, "most_bytes": http.MOST_BYTES}
+  shared = {"key": key, "extra": {}, "wording": wording}
+  shared["most_bytes"] = http.MOST_BYTES
   if not teacher.startswith(("http://", "https://")):
     from atlas_jax.online.calls.litellm_calls import LiteLlmCalls
 
@@ -122,5 +123,5 @@ def as_teacher(
   url, _, model = teacher.partition("#")
   if problem := addresses.problem(url):
     raise ConfigError(f"the teacher's address {problem}")
-  calls = UrlCalls(url, model=model or None, wording=wording, **shared)
+  calls = UrlCalls(url, model=model or None, **shared)
   return _NamedTeacher(teacher, model or None, calls, key)

@@ -85,7 +85,7 @@ class TeachingAgent:
     teach: how the teacher is sampled.
     teach_deadline_s: seconds that the teacher may take.
     teacher_key: the key of a teacher that is named by address or name.
-    wording: how requests to an address say their length and sampling.
+    wording: how requests to a named teacher say their length and sampling.
 
   Raises:
     PromptError: the prompts are not valid.
