@@ -45,7 +45,7 @@ def open_model(
   config = config_tree.build(ChatModelConfig, config, where)
   if config.api_key_env is not None:
     key = variables.read(environ, config.api_key_env, f"{where}.api_key_env")
-  transport = _transport(config, where, key)
+  transport = transport_of(config, where, key)
   own = config.price_in is not None
   prices = (config.price_in, config.price_out) if own else transport.prices
   if prices is None and ledger is not None and ledger.caps.dollars is not None:
@@ -76,9 +76,10 @@ def open_model(
   )
 
 
-def _transport(
+def transport_of(
   config: ChatModelConfig, where: str, key: str | None
 ) -> Transport:
+  """What carries requests to the model of a config; see open_model."""
   if config.kind == "litellm":
     from atlas_jax.online.calls.litellm_calls import LiteLlmCalls
 
