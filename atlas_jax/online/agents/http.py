@@ -3,11 +3,11 @@
 import dataclasses
 import json
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import aiohttp
 
-from atlas_jax import retries
 from atlas_jax.online.agents.cleaning import decoded
 from atlas_jax.online.agents.config import PROMPT, AgentConfig
 from atlas_jax.online.agents.credentials import Credentials, masked
@@ -17,82 +17,61 @@ from atlas_jax.online.calls.calls import (
   CallFailed,
   Request,
   refused,
-  untaken,
 )
+from atlas_jax.online.calls.url_calls import fetched
 from atlas_jax.serving import http
 
 _SENT = ("method", "url", "headers", "query", "body")
 
 
+@dataclass
 class HttpAgent:
   """One address; connections are kept between prompts, cookies are not.
 
-  Args:
-    target: the address, for a person.
-    template: JSON of _SENT, with ${VARIABLE}s and {prompt}s in its strings.
-    fixed: of the body, as it stands.
-    read: (how it came, of what type, content) -> the answer.
-    config: how much of a reply is read.
-    where: its key, for errors.
-    credentials: the values of the variables.
+  sent, shown_as: JSON of _SENT with {prompt}s in its strings, for the server
+  and for a person. fixed: of the body, as it stands. read makes an answer of
+  how a reply came, its type, and its content.
   """
 
-  repeats = True
+  target: str
+  sent: str
+  shown_as: str
+  fixed: dict
+  read: Callable[[str, str, bytes], Answer]
+  most_bytes: int
 
-  def __init__(
-    self,
-    target: str,
-    template: str,
-    fixed: dict,
-    read: Callable[[str, str, bytes], Answer],
-    config: AgentConfig,
-    where: str,
-    credentials: Credentials,
-  ):
-    self.target = target
-    self._shown, self._sent = (
-      masked(template),
-      credentials.fill(template, where),
-    )
-    self._fixed, self._read = fixed, read
-    self._most_bytes = config.max_response_bytes
-    self._session: aiohttp.ClientSession | None = None
+  repeats = True
+  _session: aiohttp.ClientSession | None = field(default=None, init=False)
 
   def shown(self, prompt: str) -> dict:
-    return {k: v for k, v in self._put(self._shown, prompt).items() if v}
+    return {k: v for k, v in self._put(self.shown_as, prompt).items() if v}
 
   def _put(self, template: str, prompt: str) -> dict:
     """A request with the prompt in its strings, as it is."""
     request = json.loads(template.replace(PROMPT, json.dumps(prompt)[1:-1]))
-    return request | {"body": request["body"] | self._fixed}
+    return request | {"body": request["body"] | self.fixed}
 
   async def send(self, request: Request) -> Answer:
     if self._session is None:
       # Slots and deadline are the caller's.
       self._session = http.open_session()
-    sent = self._put(self._sent, request.prompt)
-    try:
-      async with http.request(
-        self._session,
-        sent["method"],
-        sent["url"],
-        headers=sent["headers"],
-        params=sent["query"],
-        json=sent["body"] or None,
-      ) as response:
-        content = await http.read(response, self._most_bytes)
-    except http.Untaken as error:
-      raise untaken(error) from None
-    except (aiohttp.ClientError, OSError) as error:
-      text = f"{type(error).__name__}: {error}"
-      raise CallFailed(text, again=retries.may_pass(error)) from None
+    sent = self._put(self.sent, request.prompt)
+    response, content = await fetched(
+      self._session,
+      sent["method"],
+      sent["url"],
+      self.most_bytes,
+      headers=sent["headers"],
+      params=sent["query"],
+      json=sent["body"] or None,
+    )
     how = f"HTTP {response.status}"
     if response.status // 100 != 2:
       text = content.decode(errors="replace").strip()
       raise refused(response.status, text, response.headers)
     if not content.strip():
       raise CallFailed(f"{how} with an empty body")
-    return self._read(how, response.content_type, content)
+    return self.read(how, response.content_type, content)
 
   async def aclose(self) -> None:
     if self._session is not None:
@@ -120,4 +99,5 @@ def open_http(
     return answer_in(text, paths, how, f"{len(content)} bytes of {kind}")
 
   target = f"{address.netloc}{address.path}"
-  return HttpAgent(target, template, {}, read, config, where, credentials)
+  sent, most = credentials.fill(template, where), config.max_response_bytes
+  return HttpAgent(target, sent, masked(template), {}, read, most)

@@ -174,8 +174,7 @@ class Reflector:
     records: Mapping[str, Sequence[Mapping[str, str]]],
     names: Sequence[str],
   ) -> dict[str, str]:
-    """New texts for the templates `names` of a candidate, as far as any are
-    of use.
+    """New texts for the templates `names` of a candidate, where any is of use.
 
     Raises:
       SearchOver: nothing more can be expected of the model.
@@ -185,8 +184,7 @@ class Reflector:
     texts: dict[str, str] = {}
     for name in names:
       text = self._propose({**candidate, **texts}, name, records[name])
-      if text is not None:
-        texts[name] = text
+      texts |= {} if text is None else {name: text}
     return texts
 
   def _propose(self, candidate, name: str, records) -> str | None:
@@ -250,11 +248,9 @@ class Reflector:
     self._calls += 1
     key = key_of("reflection", self._calls, prompt)
     said = self._history.read(key)
-    if said is None:
-      said = self._call(prompt)
-    status, text, error = said
+    status, text, error = self._call(prompt) if said is None else said
     if status in ("ok", "truncated"):
-      self._history.record.commit(key, said)
+      self._history.record.commit(key, [status, text, None])
       self.commit_failures()
       return status, text
     self._lost.append(key)
@@ -266,7 +262,7 @@ class Reflector:
       )
     return None
 
-  def _call(self, prompt: str) -> list[str | None]:
+  def _call(self, prompt: str) -> tuple[str, str | None, str | None]:
     request = Request(
       role="reflection",
       messages=({"role": "user", "content": prompt},),
@@ -279,7 +275,7 @@ class Reflector:
       reply = self._models.loop.run(self._models.reflection.ask(request))
     except ModelRefused as error:
       raise SearchFailed(f"{error}{_GO_ON}") from None
-    return [reply.status, reply.text, reply.error]
+    return reply.status, reply.text, reply.error
 
   def commit_failures(self) -> None:
     """The search went on with the calls that failed: they are history."""

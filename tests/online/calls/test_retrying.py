@@ -140,6 +140,32 @@ def test_retry_after_of_the_last_attempt_holds_too():
   assert at[1] - at[0] >= 1.0
 
 
+GOOGLE = {
+  "error": {
+    "code": 429,
+    "status": "RESOURCE_EXHAUSTED",
+    "details": [
+      {
+        "@type": "type.googleapis.com/google.rpc.RetryInfo",
+        "retryDelay": "1.2s",
+      }
+    ],
+  }
+}
+
+
+@pytest.mark.parametrize(
+  ("headers", "body"),
+  [({"retry-after-ms": "1200"}, {}), ({}, GOOGLE), ({}, [GOOGLE])],
+)
+def test_other_ways_to_ask_for_a_wait(headers, body):
+  refusals = [web.json_response(body, status=429, headers=headers)]
+  with StubServer(lambda m: refusals.pop() if refusals else "x") as stub:
+    (reply,) = ask(Run().open(url=stub.url, model="stub"), request())
+    first, second = (call.at for call in stub.calls)
+  assert reply.ok and 1.2 <= second - first < 20
+
+
 def test_models_that_share_a_server_share_its_limits():
   run = Run()
   with StubServer(lambda m: "x", latency_s=0.05) as stub:
