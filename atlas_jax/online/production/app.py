@@ -1,8 +1,7 @@
 """The HTTP side: chat completions, the upstream's models, health and metrics.
 
-Who may ask is in doors.py, how many connect in connections.py, what one chat
-completion goes through in answering.py. Nothing of what is asked or answered
-is logged.
+Who gets in is in doors.py, what one chat completion goes through in
+answering.py. Nothing of what is asked or answered is logged.
 """
 
 import asyncio
@@ -17,10 +16,9 @@ from aiohttp import web
 from atlas_jax.config import resolve
 from atlas_jax.config_tree import ConfigError
 from atlas_jax.online.calls import chat_json
-from atlas_jax.online.production import connections, errors
+from atlas_jax.online.production import doors, errors
 from atlas_jax.online.production.answering import Asked, Shared
 from atlas_jax.online.production.config import Keys, ProxyConfig, read_keys
-from atlas_jax.online.production.doors import Doors
 from atlas_jax.online.production.errors import Refused
 from atlas_jax.online.production.outcomes import place
 from atlas_jax.serving import http
@@ -44,7 +42,7 @@ def serve(config: ProxyConfig, environ: Mapping[str, str]) -> None:
   """
   config = resolve(config, cls=ProxyConfig)
   keys = read_keys(config, environ)
-  connections.reserve_files()
+  doors.reserve_files()
 
   async def until_signalled() -> None:
     loop, asked = asyncio.get_running_loop(), asyncio.Event()
@@ -86,13 +84,13 @@ async def serving(
     app.router.add_get("/v1/models/{id:.+}", proxy.model)
     app.router.add_get("/health", proxy.health)
     app.router.add_get("/metrics", proxy.metrics)
-    async with connections.listening(app, proxy.busy, config) as server:
+    async with doors.listening(app, proxy.busy, config) as server:
       yield server
 
 
 class _Proxy:
   def __init__(self, config: ProxyConfig, keys: Keys, session):
-    self.doors = Doors(config, keys)
+    self.doors = doors.Doors(config, keys)
     self.busy = set()  # connections whose requests are being answered
     self._config = config
     self._shared = Shared(config, keys, session)

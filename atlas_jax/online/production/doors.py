@@ -1,30 +1,37 @@
-"""Which requests are answered: those of clients, and not of web pages.
+"""Who gets in: clients, and not web pages, in bounded numbers and sizes.
 
-A browser reaches a proxy on its own machine for any page, by a name of the
-page's own as well (DNS rebinding). So without a key that clients show:
-
-  1. Host names this machine, config.host or one of config.allowed_hosts, at
-     any port;
-  2. where a browser says that another page asks (Origin, Sec-Fetch-Site),
-     the request is refused, unless config.allow_origins names the page.
-
-With a key or without: the target is a path (that Host stands there once, the
-web framework sees to), a chat is application/json, which no page may send
-unasked, and is not compressed. CORS headers are sent to the pages of
-config.allow_origins alone.
-
-A body is read before its request takes a place in the proxy, and is given up
-at its deadline, so that slow clients hold nobody up. All that are being read
-or answered may take config.max_held_bytes together, as large as they are in
-memory once they are parsed; what comes above that is refused for now.
+1. max_connections at most: one more ends the oldest one that asks nothing, or
+   is itself closed where all are being answered. Who sends no whole head of a
+   request in idle_timeout_s is closed, and who takes nothing of an answer in
+   write_timeout_s (where the system has TCP_USER_TIMEOUT: Linux), which ends
+   the upstream's work too.
+2. A browser reaches a proxy on its own machine for any page, by a name of the
+   page's own as well (DNS rebinding). So without a key that clients show, Host
+   names this machine, config.host or one of config.allowed_hosts, at any port;
+   and where a browser says that another page asks (Origin, Sec-Fetch-Site), the
+   request is refused, unless config.allow_origins names the page. CORS headers
+   are sent to those pages alone.
+3. With a key or without, the target is a path (that Host stands there once, the
+   web framework sees to), a chat is application/json, which no page may send
+   unasked, and is not compressed.
+4. A body is read before its request takes a place in the proxy, and is given up
+   at its deadline. All that are being read or answered may take max_held_bytes
+   together, as large as they are in memory once they are parsed; what comes
+   above that is refused for now.
+5. Of a record of the web framework its kind is logged, once a minute: its words
+   repeat what was sent, keys and questions among it.
 """
 
 import asyncio
 import contextlib
 import functools
 import hmac
+import logging
 import re
-from collections.abc import AsyncIterator
+import resource
+import socket
+import time
+from collections.abc import AsyncIterator, Set
 
 from aiohttp import web
 
@@ -39,6 +46,12 @@ _HEADER_NAMES = re.compile(r"[\w-]+(?:, ?[\w-]+)*", re.A)
 # What a chat takes in memory: its text, parsed and sent on, and each value.
 _OF_A_BYTE = 8
 _OF_A_PART = 128
+_LIBRARIES = ("server", "web", "client", "internal", "access", "websocket")
+_LOGGERS = ("asyncio", *(f"aiohttp.{name}" for name in _LIBRARIES))
+_AGAIN_S = 60.0
+# The rest of a refused body is thrown away for so long: a client that is
+# still sending when the connection closes never reads why.
+_LINGER_S = 1.0
 
 
 class Doors:
@@ -141,3 +154,91 @@ class Doors:
       raise Refused(*errors.FULL)
     self._held += size
     return size
+
+
+class _Wordless(logging.Filter):
+  """Leaves of a record its kind, and of each kind one a minute."""
+
+  def __init__(self):
+    super().__init__()
+    self._next: dict[str, float] = {}
+
+  def filter(self, record: logging.LogRecord) -> bool:
+    error = (record.exc_info or (None,))[0]
+    kind = record.levelname if error is None else error.__name__
+    now = time.monotonic()
+    if now < self._next.get(f"{record.name} {kind}", now):
+      return False
+    self._next[f"{record.name} {kind}"] = now + _AGAIN_S
+    record.msg, record.args = f"{kind} (logged once a minute)", ()
+    record.exc_info = record.exc_text = record.stack_info = None
+    return True
+
+
+class _NoRoom(asyncio.Protocol):
+  def connection_made(self, transport) -> None:
+    transport.abort()
+
+
+def reserve_files() -> None:
+  """Lets this process open as many files as the system allows it."""
+  _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+@contextlib.asynccontextmanager
+async def listening(
+  app: web.Application, busy: Set, config: ProxyConfig
+) -> AsyncIterator[asyncio.Server]:
+  """Serves the application while it is entered.
+
+  Handlers are cancelled when their client goes away, and bodies come as they
+  are sent: compressed ones are not inflated.
+
+  Args:
+    app: whose handlers keep `busy`.
+    busy: the connections whose requests are being answered.
+    config: of the proxy.
+  """
+
+  def connect():
+    """The protocol of a new connection."""
+    connections = runner.server.connections
+    if len(connections) >= config.max_connections:
+      idle = (c for c in connections if c.connected and c not in busy)
+      oldest = next(idle, None)
+      if oldest is None:
+        return _NoRoom()
+      oldest.force_close()
+    return runner.server()
+
+  wordless = _Wordless()
+  for name in _LOGGERS:
+    logging.getLogger(name).addFilter(wordless)
+  runner = web.AppRunner(
+    app,
+    access_log=None,
+    auto_decompress=False,
+    handler_cancellation=True,
+    keepalive_timeout=config.idle_timeout_s,
+    lingering_time=_LINGER_S,
+    shutdown_timeout=config.drain_s,
+  )
+  try:
+    await runner.setup()
+    door = await asyncio.get_running_loop().create_server(
+      connect, config.host, config.port, start_serving=False
+    )
+    with contextlib.closing(door):
+      for listener in door.sockets:
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # for all that it accepts
+          most_ms = int(1000 * config.write_timeout_s)
+          listener.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, most_ms
+          )
+      await door.start_serving()
+      yield door
+  finally:
+    await runner.cleanup()
+    for name in _LOGGERS:
+      logging.getLogger(name).removeFilter(wordless)

@@ -22,8 +22,8 @@ from atlas_jax.config import PromptsConfig
 from atlas_jax.episode_config import EpisodeConfig, TeachConfig
 from atlas_jax.errors import AtlasError
 from atlas_jax.online.calls.asker import Asker
+from atlas_jax.online.calls.model_config import Wording
 from atlas_jax.online.calls.speakers import AskerSpeaker
-from atlas_jax.online.calls.url_calls import Wording
 from atlas_jax.online.production import outcomes
 from atlas_jax.online.production.once import as_agent, as_teacher
 from atlas_jax.serving.events import EventLoop
@@ -85,7 +85,7 @@ class TeachingAgent:
     teach: how the teacher is sampled.
     teach_deadline_s: seconds that the teacher may take.
     teacher_key: the key of a teacher that is named by address or name.
-    wording: how requests to an address say their length and sampling.
+    wording: how requests to a named teacher say their length and sampling.
 
   Raises:
     PromptError: the prompts are not valid.

@@ -10,7 +10,7 @@ import pytest
 
 from atlas_jax.online import TeachingAgent
 from atlas_jax.online.production.teaching_agent import AgentFailed
-from tests.online.proxied import PROMPTS, teacher
+from tests.online.production.proxied import PROMPTS, teacher
 
 
 def test_who_still_asks_is_told_that_it_was_closed():
@@ -44,7 +44,7 @@ def test_who_still_asks_is_told_that_it_was_closed():
 _PROGRAM = """
 import sys, threading, time
 from atlas_jax.online import TeachingAgent
-from tests.online.proxied import PROMPTS
+from tests.online.production.proxied import PROMPTS
 
 slowly = threading.Event()
 

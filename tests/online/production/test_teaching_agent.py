@@ -1,6 +1,7 @@
 """TeachingAgent around functions, with a teacher on a real HTTP server."""
 
 import asyncio
+import contextlib
 import json
 import threading
 import time
@@ -14,15 +15,16 @@ from atlas_jax.online import TeachConfig, TeachingAgent, Wording
 from atlas_jax.online.calls.calls import BudgetSpent, Reply
 from atlas_jax.online.production.teaching_agent import AgentFailed
 from atlas_jax.teaching.prompts import PromptError
-from tests.online.proxied import TEACHING, contents, teacher
+from tests.online.production.proxied import (
+  PROMPTS,
+  TEACHING,
+  application,
+  contents,
+  served,
+  teacher,
+  whole,
+)
 from tests.online.stub_server import StubServer
-
-PROMPTS = {
-  "student_baseline": "ALONE {question}",
-  "student_probe": "PROBE {question}",
-  "teacher": "TEACH {question} FROM {probe}",
-  "student_taught": "GUIDED {question} BY {teaching}",
-}
 
 
 def agent(prompt: str) -> str:
@@ -30,13 +32,18 @@ def agent(prompt: str) -> str:
   return f"re {prompt.split()[0]}"
 
 
-def test_an_agent_is_taught_after_its_own_answer():
-  asked = []
+def listener(asked: list):
+  """The same, and keeps each prompt."""
 
-  def listens(prompt):
+  def listens(prompt: str) -> str:
     asked.append(prompt)
     return agent(prompt)
 
+  return listens
+
+
+def test_an_agent_is_taught_after_its_own_answer():
+  listens = listener(asked := [])
   with teacher() as teach, TeachingAgent(listens, teach.url, PROMPTS) as taught:
     answer = taught.ask("1+1?")
     assert (str(answer), answer.outcome) == ("re GUIDED", "taught")
@@ -171,95 +178,75 @@ def test_a_teacher_that_refuses_is_logged_once(status, mend, caplog):
   assert "private" not in caplog.text and "sk-key" not in caplog.text
 
 
-@pytest.mark.parametrize(
-  ("text", "outcome"),
-  [
-    ("no tags", "alone_bad_teaching"),
-    ("", "alone_bad_teaching"),
-    (None, "alone_down"),
-  ],
-)
-def test_without_a_teaching_the_first_answer_is_the_answer(text, outcome):
-  asked = []
+class Opened:
+  """An open agent or model of somebody's own, which may raise.
 
-  def listens(prompt):
-    asked.append(prompt)
-    return agent(prompt)
+  word: a prompt that begins so raises.
+  """
 
-  with teacher(text) as teach:
-    url = teach.url
-    if text is not None:
-      with TeachingAgent(listens, url, PROMPTS) as taught:
-        answer = taught.ask("1+1?")
-  if text is None:  # the server is gone
-    with TeachingAgent(listens, url, PROMPTS) as taught:
-      answer = taught.ask("1+1?")
-  assert (answer.text, answer.outcome) == ("re ALONE", outcome)
-  assert asked == ["ALONE 1+1?"]
+  name = "opened"
 
-
-def test_a_late_teacher_is_not_waited_for():
-  with (
-    teacher(latency_s=60) as teach,
-    TeachingAgent(agent, teach.url, PROMPTS, teach_deadline_s=0.2) as taught,
-  ):
-    start = time.monotonic()
-    answer = taught.ask("1+1?")
-    assert (answer.text, answer.outcome) == ("re ALONE", "alone_late")
-    assert time.monotonic() - start < 20
-
-
-class Broke:
-  """A teacher whose budget is spent."""
-
-  name = "broke"
-
-  async def ask(self, request):
-    raise BudgetSpent("config.budget.calls=5")
-
-  async def aclose(self):
-    pass
-
-
-def test_a_spent_budget_of_the_teacher_leaves_the_agent_alone():
-  with TeachingAgent(agent, Broke(), PROMPTS) as taught:
-    assert taught.ask("1+1?").outcome == "alone_down"
-
-
-class Raises:
-  """An open agent or teacher of somebody's own."""
-
-  name = "raises"
-
-  def __init__(self, error, word=""):
+  def __init__(self, error: Exception | None = None, word: str = ""):
     self.error, self.word = error, word
+    self.roles, self.closed = [], threading.Event()
 
   async def ask(self, request):
-    if request.prompt.startswith(self.word):
+    self.roles.append(request.role)
+    if self.error is not None and request.prompt.startswith(self.word):
       raise self.error
     return Reply("ok", agent(request.prompt))
 
   async def aclose(self):
-    pass
+    self.closed.set()
 
 
-@pytest.mark.parametrize("kind", [ConnectionError, ValueError, KeyError])
-def test_a_teacher_that_raises_leaves_the_agent_alone(kind, caplog):
-  broken = Raises(kind("a private question"))
-  with TeachingAgent(agent, broken, PROMPTS) as taught:
-    answer = taught.ask("1+1?")
-    assert (answer.text, answer.outcome) == ("re ALONE", "alone_down")
-    assert taught.counts == {"alone_down": 1}
-  assert f"{kind.__name__} at " in caplog.text and "private" not in caplog.text
+PRIVATE = "a private question"
 
 
-def test_an_open_agent_that_raises_under_the_teaching(caplog):
-  broken = Raises(ValueError("a private question"), "GUIDED")
-  with teacher() as teach, TeachingAgent(broken, teach.url, PROMPTS) as taught:
-    answer = taught.ask("1+1?")
-    assert (answer.text, answer.outcome) == ("re ALONE", "alone_taught_failed")
-    assert answer.teaching.text == "count twice"
-  assert "ValueError at " in caplog.text and "private" not in caplog.text
+@pytest.mark.parametrize(
+  ("teaches", "outcome"),
+  [
+    *((teacher(text), "alone_bad_teaching") for text in ("no tags", "")),
+    (teacher(latency_s=60), "alone_late"),
+    ("http://127.0.0.1:9/v1#gone", "alone_down"),
+    (Opened(BudgetSpent("config.budget.calls=5")), "alone_down"),
+    (Opened(ConnectionError(PRIVATE)), "alone_down"),
+    (Opened(KeyError(PRIVATE)), "alone_down"),
+  ],
+)
+def test_without_a_teaching_the_first_answer_is_the_answer(
+  teaches, outcome, caplog
+):
+  with contextlib.ExitStack() as stack:
+    if isinstance(teaches, StubServer):
+      teaches = stack.enter_context(teaches).url
+    changes = {"teach_deadline_s": 0.2} if outcome == "alone_late" else {}
+    taught = TeachingAgent(listener(asked := []), teaches, PROMPTS, **changes)
+    with taught:
+      answer = taught.ask("1+1?")
+      assert (answer.text, answer.outcome) == ("re ALONE", outcome)
+      assert taught.counts == {outcome: 1}
+  assert asked == ["ALONE 1+1?"] and "private" not in caplog.text
+  if isinstance(teaches, Opened) and PRIVATE in str(teaches.error):
+    assert f"{type(teaches.error).__name__} at " in caplog.text
+
+
+async def test_a_cookie_of_one_teaching_is_not_sent_with_the_next():
+  seen = []
+
+  async def chat(request):
+    seen.append(request.headers.get("Cookie"))
+    response = whole(TEACHING)
+    response.set_cookie("session", f"of {len(seen)}")
+    return response
+
+  # Cookies of a bare address are kept by nobody.
+  async with served(application(chat), "localhost") as url:
+    taught = TeachingAgent(agent, f"{url}/v1#stub", PROMPTS)
+    for _ in range(2):
+      assert (await taught.aask("1+1?")).outcome == "taught"
+    await taught.aclose()
+  assert seen == [None, None]
 
 
 @pytest.mark.parametrize("name", ["http://x/v1", "openai/stub"])
@@ -270,17 +257,28 @@ def test_a_key_with_a_control_character_is_refused_at_once(name, key):
   assert "sk" not in str(error.value)
 
 
-def test_an_agent_that_fails_under_the_teaching_keeps_its_first_answer():
-  def fails(prompt):
-    if prompt.startswith("GUIDED"):
-      raise ConnectionError("gone")
-    return "<think>hm</think>two"
+def fails_when_taught(prompt):
+  if prompt.startswith("GUIDED"):
+    raise ConnectionError("gone")
+  return "<think>hm</think>two"
 
+
+@pytest.mark.parametrize(
+  ("fails", "text"),
+  [
+    (fails_when_taught, "two"),
+    (Opened(ValueError(PRIVATE), "GUIDED"), "re ALONE"),
+  ],
+)
+def test_an_agent_that_fails_under_the_teaching_keeps_its_first_answer(
+  fails, text, caplog
+):
   with teacher() as teach, TeachingAgent(fails, teach.url, PROMPTS) as taught:
     answer = taught.ask("1+1?")
-    assert (answer.text, answer.outcome) == ("two", "alone_taught_failed")
+    assert (answer.text, answer.outcome) == (text, "alone_taught_failed")
     assert answer.teaching.text == "count twice"
     assert answer.teaching.taught is None
+  assert "private" not in caplog.text
 
 
 @pytest.mark.parametrize("returned", [None, " ", 3, ValueError("no")])
@@ -298,28 +296,17 @@ def test_an_agent_without_an_answer_is_an_error(returned):
 
 
 def test_an_open_agent_and_how_the_teacher_is_sampled():
-  class Open:
-    name = "open"
-    roles = ()
-    closed = threading.Event()
-
-    async def ask(self, request):
-      self.roles += (request.role,)
-      return Reply("ok", agent(request.prompt))
-
-    async def aclose(self):
-      self.closed.set()
-
-  opened = Open()
-  config = TeachConfig(max_teaching_tokens=7, teacher_temperature=0.25)
+  opened = Opened()
+  changes = {
+    "teach": TeachConfig(max_teaching_tokens=7, teacher_temperature=0.25),
+    "teacher_key": "sk-t",
+  }
   with (
     teacher() as teach,
-    TeachingAgent(
-      opened, teach.url, PROMPTS, teach=config, teacher_key="sk-t"
-    ) as taught,
+    TeachingAgent(opened, teach.url, PROMPTS, **changes) as taught,
   ):
     assert taught.ask("1+1?").outcome == "taught"
-  assert opened.roles == ("student_baseline", "student_taught")
+  assert opened.roles == ["student_baseline", "student_taught"]
   assert opened.closed.is_set()
   (call,) = teach.calls
   assert (call.body["max_tokens"], call.body["temperature"]) == (7, 0.25)
@@ -328,11 +315,15 @@ def test_an_open_agent_and_how_the_teacher_is_sampled():
 
 @pytest.mark.slow  # LiteLLM takes seconds to import
 def test_a_teacher_by_its_litellm_name(monkeypatch):
+  changes = {"teacher_key": "sk-t", "teach_deadline_s": 60.0}
   with teacher(api_key="sk-t") as teach:
     monkeypatch.setenv("OPENAI_API_BASE", teach.url + "/v1")
-    with TeachingAgent(
-      agent, "openai/stub", PROMPTS, teacher_key="sk-t", teach_deadline_s=60.0
-    ) as taught:
-      assert taught.ask("1+1?").outcome == "taught"
+    for wording in (Wording(), NEWER):
+      with TeachingAgent(
+        agent, "openai/stub", PROMPTS, wording=wording, **changes
+      ) as taught:
+        assert taught.ask("1+1?").outcome == "taught"
+  assert "max_tokens" in teach.calls[0].body
+  assert "max_tokens" not in teach.calls[1].body
   with pytest.raises(ConfigError, match="no provider for 'nobody'"):
     TeachingAgent(agent, "nobody", PROMPTS)
