@@ -28,8 +28,7 @@ from atlas_jax.online.calls.chat_json import used
 
 # A server without a key must not be sent OpenAI's.
 _NO_KEY = "none"
-_TOOLS = ("tool_calls", "function_call")
-# Why each model call of the run in this context ended; None: as it should.
+# Why each model call of the run in this context ended.
 _ENDINGS: contextvars.ContextVar[list[str | None]] = contextvars.ContextVar(
   "endings"
 )
@@ -82,13 +81,8 @@ class SdkAgent:
   def shown(self, prompt: str) -> dict:
     shown = {"target": self.target}
     if self._is_object:
-      agent = self._agent
-      shown |= {
-        "agent": agent.name,
-        "tools": [tool.name for tool in agent.tools],
-        "handoffs": [getattr(h, "name", str(h)) for h in agent.handoffs],
-        "mcp_servers": [server.name for server in agent.mcp_servers],
-      }
+      names = {"tools": self._agent.tools, "servers": _servers(self._agent)}
+      shown |= {key: [n.name for n in named] for key, named in names.items()}
     return shown | {"max_turns": self._config.max_turns, "input": prompt}
 
   async def send(self, request: Request) -> Answer:
@@ -184,8 +178,7 @@ async def _note_ending(response) -> None:
       reason = (value["incomplete_details"] or {"reason": None})["reason"]
   except (ValueError, LookupError, TypeError, RecursionError):
     return  # no answer of a model; the client says what is wrong with it
-  # A run may end with what a tool gave, if its agent says so.
-  _ENDINGS.get().append(None if reason in _TOOLS else reason)
+  _ENDINGS.get().append(reason)
 
 
 def _text(output) -> str:
