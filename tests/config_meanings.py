@@ -159,10 +159,6 @@ MEANINGS = {
     "where the count of answer tokens stands:"
   ),
   "PythonAgentConfig.target": "the function:",
-  "PythonAgentConfig.own_process": (
-    "True: in a process that can be killed at the deadline; its crash is an"
-    " error."
-  ),
   "CliAgentConfig.argv": "the command and its arguments",
   "CliAgentConfig.prompt_by": "how the prompt reaches it:",
   "CliAgentConfig.output_regex": "searched in stdout:",

@@ -17,19 +17,13 @@ from atlas_jax.online.calls.pricing import CallPrice
 from atlas_jax.online.calls.record import Record
 from atlas_jax.scrubbing import answer_scrubber, scrubber
 
-_OPEN = dict(
-  zip(
-    KINDS,
-    (
-      http.open_http,
-      python.open_python,
-      command.open_cli,
-      responses.open_responses,
-      agents_sdk.SdkAgent,
-    ),
-    strict=True,
-  )
-)
+_OPEN = {
+  "http": http.open_http,
+  "python": python.open_python,
+  "cli": command.open_cli,
+  "responses": responses.open_responses,
+  "agents_sdk": agents_sdk.SdkAgent,
+}
 
 
 def open_agent(

@@ -204,7 +204,7 @@ def _reader(keys: CliAgentConfig, timeout_s: float, credentials: Credentials):
       where = {"answer": keys.output_path, "failure_path": keys.failure_path}
       return answer_in(text, where, how, f"{len(text)} characters")
     if keys.output_regex is None:
-      return Answer(text, None, read=how)
+      return Answer(text, None, read=how, final=True)
     if (told := told_errors.of_text(text)) is not None:
       raise told
     pattern = regex.compile(keys.output_regex)
@@ -216,7 +216,7 @@ def _reader(keys: CliAgentConfig, timeout_s: float, credentials: Credentials):
       raise CallFailed(missing, again=False)
     answer = found[1 if pattern.groups else 0]
     how += ", last match of output_regex"
-    return Answer(answer, None, said=text, read=how)
+    return Answer(answer, None, said=text, read=how, final=True)
 
   return read
 

@@ -54,10 +54,7 @@ Method = Annotated[
   str,
   Valid("must be such as GET or POST", lambda m: m.isalpha() and m.isupper()),
 ]
-_A_PATH = (
-  "is no path; write it as choices[0].message.content, data.items.0.text or"
-  ' ["a.b"][0]'
-)
+_A_PATH = "must be a path such as choices[0].message.content"
 Path = Annotated[str, Valid(_A_PATH, steps_of)]
 _A_TARGET = "must be module:name or path/to/file.py:name"
 Target = Annotated[str, Valid(_A_TARGET, _TARGET.fullmatch)]

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -23,58 +24,43 @@ from atlas_jax.serving import http
 _SENT = ("method", "url", "headers", "query", "body")
 
 
+@dataclass
 class HttpAgent:
   """One address; connections are kept between prompts, cookies are not.
 
-  Args:
-    target: the address, for a person.
-    template: JSON of _SENT, with ${VARIABLE}s and {prompt}s in its strings.
-    fixed: of the body, as it stands.
-    read: (how it came, of what type, content) -> the answer.
-    config: how much of a reply is read.
-    where: its key, for errors.
-    credentials: the values of the variables.
+  sent, shown_as: JSON of _SENT with {prompt}s in its strings, for the server
+  and for a person. fixed: of the body, as it stands. read makes an answer of
+  how a reply came, its type, and its content.
   """
 
-  repeats = True
+  target: str
+  sent: str
+  shown_as: str
+  fixed: dict
+  read: Callable[[str, str, bytes], Answer]
+  most_bytes: int
 
-  def __init__(
-    self,
-    target: str,
-    template: str,
-    fixed: dict,
-    read: Callable[[str, str, bytes], Answer],
-    config: AgentConfig,
-    where: str,
-    credentials: Credentials,
-  ):
-    self.target = target
-    self._shown, self._sent = (
-      masked(template),
-      credentials.fill(template, where),
-    )
-    self._fixed, self._read = fixed, read
-    self._most_bytes = config.max_response_bytes
-    self._session: aiohttp.ClientSession | None = None
+  repeats = True
+  _session: aiohttp.ClientSession | None = field(default=None, init=False)
 
   def shown(self, prompt: str) -> dict:
-    return {k: v for k, v in self._put(self._shown, prompt).items() if v}
+    return {k: v for k, v in self._put(self.shown_as, prompt).items() if v}
 
   def _put(self, template: str, prompt: str) -> dict:
     """A request with the prompt in its strings, as it is."""
     request = json.loads(template.replace(PROMPT, json.dumps(prompt)[1:-1]))
-    return request | {"body": request["body"] | self._fixed}
+    return request | {"body": request["body"] | self.fixed}
 
   async def send(self, request: Request) -> Answer:
     if self._session is None:
       # Slots and deadline are the caller's.
       self._session = http.open_session()
-    sent = self._put(self._sent, request.prompt)
+    sent = self._put(self.sent, request.prompt)
     response, content = await fetched(
       self._session,
       sent["method"],
       sent["url"],
-      self._most_bytes,
+      self.most_bytes,
       headers=sent["headers"],
       params=sent["query"],
       json=sent["body"] or None,
@@ -85,7 +71,7 @@ class HttpAgent:
       raise refused(response.status, text, response.headers)
     if not content.strip():
       raise CallFailed(f"{how} with an empty body")
-    return self._read(how, response.content_type, content)
+    return self.read(how, response.content_type, content)
 
   async def aclose(self) -> None:
     if self._session is not None:
@@ -113,4 +99,5 @@ def open_http(
     return answer_in(text, paths, how, f"{len(content)} bytes of {kind}")
 
   target = f"{address.netloc}{address.path}"
-  return HttpAgent(target, template, {}, read, config, where, credentials)
+  sent, most = credentials.fill(template, where), config.max_response_bytes
+  return HttpAgent(target, sent, masked(template), {}, read, most)

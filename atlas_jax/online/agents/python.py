@@ -80,4 +80,5 @@ def _answer(status: int, said: str) -> Answer:
   """What python_worker says of a call; see CallFailed."""
   if status:
     raise CallFailed(said, again=status == python_worker.PASSES)
-  return Answer(cleaned(said), None, read="what the function returned")
+  read = "what the function returned"
+  return Answer(cleaned(said), None, read=read, final=True)

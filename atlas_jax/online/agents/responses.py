@@ -6,7 +6,7 @@ from atlas_jax import addresses
 from atlas_jax.config import ConfigError
 from atlas_jax.online.agents.cleaning import cleaned
 from atlas_jax.online.agents.config import PROMPT, AgentConfig
-from atlas_jax.online.agents.credentials import Credentials
+from atlas_jax.online.agents.credentials import Credentials, masked
 from atlas_jax.online.agents.http import HttpAgent
 from atlas_jax.online.calls import told_errors
 from atlas_jax.online.calls.calls import Answer, CallFailed
@@ -36,22 +36,23 @@ def open_responses(
   # As the stock client takes them, beside the body.
   extra = dict(keys.extra)
   more = {p: extra.pop(f"extra_{p}", {}) for p in ("headers", "query", "body")}
-  template = {
-    "method": "POST",
-    "url": f"{base}/responses",
-    "headers": headers | more["headers"],
-    "query": more["query"],
-    "body": extra | more["body"] | {"input": PROMPT},
-  }
+  template = json.dumps(
+    {
+      "method": "POST",
+      "url": f"{base}/responses",
+      "headers": headers | more["headers"],
+      "query": more["query"],
+      "body": extra | more["body"] | {"input": PROMPT},
+    }
+  )
   fixed = {n: getattr(keys, n) for n in _FIXED if getattr(keys, n) is not None}
   return HttpAgent(
-    f"{keys.model or 'prompt'} at {base}/",
-    json.dumps(template),
-    fixed,
-    _read,
-    config,
-    where,
-    credentials,
+    target=f"{keys.model or 'prompt'} at {base}/",
+    sent=credentials.fill(template, where),
+    shown_as=masked(template),
+    fixed=fixed,
+    read=_read,
+    most_bytes=config.max_response_bytes,
   )
 
 

@@ -21,7 +21,7 @@ from atlas_jax.online.calls.calls import (
   untaken,
 )
 from atlas_jax.online.calls.chat_json import answer_of
-from atlas_jax.online.calls.url_calls import PLAIN, WORDS, Wording
+from atlas_jax.online.calls.model_config import WORDS, ChatModelConfig
 
 # The other tariffs that a table may hold; asked for by extra.service_tier.
 _TIERS = ("batches", "flex", "priority")
@@ -56,14 +56,10 @@ class LiteLlmCalls:
   """Calls one LiteLLM model. Its own retries and cache stay off.
 
   Args:
-    model: a LiteLLM name such as openai/gpt-5-mini.
-    url: api_base, or None.
-    key: api_key; None: LiteLLM reads the variable of the provider.
-    extra: sampling parameters (and mock_response) for every call.
-    timeout_s: of one attempt.
-    most_bytes: of one answer.
+    config: its model is a LiteLLM name such as openai/gpt-5-mini, its url the
+      api_base, its extra also mock_response.
+    key: None: LiteLLM reads the variable of the provider.
     where: the config key, for errors.
-    wording: of requests.
 
   Raises:
     ConfigError: LiteLLM is not installed, or knows no provider for the name
@@ -72,18 +68,8 @@ class LiteLlmCalls:
 
   repeats = True
 
-  def __init__(
-    self,
-    model: str,
-    *,
-    url: str | None,
-    key: str | None,
-    extra: dict,
-    timeout_s: float,
-    most_bytes: int,
-    where: str,
-    wording: Wording = PLAIN,
-  ):
+  def __init__(self, config: ChatModelConfig, key: str | None, where: str):
+    model, url, extra = config.model, config.url, config.extra
     try:
       self._litellm = _library()
     except ImportError as error:
@@ -112,17 +98,14 @@ class LiteLlmCalls:
         f"{where}.api_key_env: {model} needs a key; set the variable"
         f" {' or '.join(missing)}, or name the one that holds it"
       )
-    self._model = model
-    self.target = url or ""
+    self._config, self.target = config, url or ""
     self._fixed = extra | {"api_base": url, "api_key": key}
-    self._wording, self._timeout_s = wording, timeout_s
-    self._most_bytes = most_bytes
     self.prices = self._table(extra)
 
   def _table(self, extra: dict) -> tuple[float, float] | None:
     """The most that (prompt, completion) cost, dollars a million tokens."""
     try:
-      info = self._litellm.get_model_info(self._model)
+      info = self._litellm.get_model_info(self._config.model)
     except Exception:  # it raises bare ones for a model that it lacks
       return None
     skipped = _CHEAPER + (() if "service_tier" in extra else _TIERS)
@@ -155,7 +138,7 @@ class LiteLlmCalls:
     Raises:
       CallFailed: it brought no answer.
     """
-    taking = httpx_policy.Taking(self._most_bytes)
+    taking = httpx_policy.Taking(self._config.max_response_bytes)
     body = {
       "max_tokens": request.max_tokens,
       "temperature": request.temperature,
@@ -164,14 +147,14 @@ class LiteLlmCalls:
       body["seed"] = request.seed
     try:
       response = await self._litellm.acompletion(
-        model=self._model,
+        model=self._config.model,
         messages=[dict(m) for m in request.messages],
-        timeout=self._timeout_s,
+        timeout=self._config.timeout_s,
         num_retries=0,
         max_retries=0,
         # Providers differ in what they take: a seed, say.
         drop_params=True,
-        **self._wording.worded(request.sampling),
+        **self._config.worded(request.sampling),
         **self._fixed,
       )
     except Exception as error:

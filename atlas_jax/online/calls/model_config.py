@@ -1,6 +1,7 @@
 """The config of one chat model."""
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,7 +12,6 @@ from atlas_jax.config_tree import (
   PositiveFloat,
   PositiveInt,
 )
-from atlas_jax.online.calls.url_calls import Wording
 from atlas_jax.online.calls.variables import VariableName
 from atlas_jax.serving.http import MOST_BYTES
 
@@ -27,6 +27,33 @@ _UNBOUNDED = (
   *("tools", "tool_choice", "functions", "web_search_options"),
   *("prediction", "modalities", "audio"),
 )
+
+
+MaxTokensKey = Literal["max_tokens", "max_completion_tokens"]
+
+
+@dataclass(frozen=True)
+class Wording:
+  """How a server is told the length and the sampling of an answer."""
+
+  # How a request says its limit; newer models want max_completion_tokens.
+  max_tokens_key: MaxTokensKey = "max_tokens"
+  send_temperature: bool = True  # some models refuse one
+  send_seed: bool = True  # some servers refuse one
+
+  def worded(self, body: Mapping) -> dict:
+    """A body with max_tokens, temperature and seed, as the server takes it."""
+    body = dict(body)
+    if "max_tokens" in body:
+      body[self.max_tokens_key] = body.pop("max_tokens")
+    if not self.send_temperature:
+      body.pop("temperature", None)
+    if not self.send_seed or body.get("seed") is None:
+      body.pop("seed", None)
+    return body
+
+
+WORDS = ", ".join(field.name for field in dataclasses.fields(Wording))
 
 
 @dataclass(frozen=True)

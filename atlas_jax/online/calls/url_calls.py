@@ -2,9 +2,6 @@
 
 import asyncio
 import urllib.parse
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Literal
 
 import aiohttp
 
@@ -17,34 +14,11 @@ from atlas_jax.online.calls.calls import (
   untaken,
 )
 from atlas_jax.online.calls.chat_json import answer_of, is_unicode, parsed
+from atlas_jax.online.calls.model_config import WORDS, ChatModelConfig
 from atlas_jax.serving import http
 
 _NAME_TIMEOUT_S = 30.0
 _CHAT = "/chat/completions"
-
-
-MaxTokensKey = Literal["max_tokens", "max_completion_tokens"]
-
-
-@dataclass(frozen=True)
-class Wording:
-  """How a server is told the length and the sampling of an answer."""
-
-  # How a request says its limit; newer models want max_completion_tokens.
-  max_tokens_key: MaxTokensKey = "max_tokens"
-  send_temperature: bool = True  # some models refuse one
-  send_seed: bool = True  # some servers refuse one
-
-  def worded(self, body: Mapping) -> dict:
-    """A body with max_tokens, temperature and seed, as the server takes it."""
-    body = dict(body)
-    if "max_tokens" in body:
-      body[self.max_tokens_key] = body.pop("max_tokens")
-    if not self.send_temperature:
-      body.pop("temperature", None)
-    if not self.send_seed or body.get("seed") is None:
-      body.pop("seed", None)
-    return body
 
 
 def base_of(url: str) -> str:
@@ -58,39 +32,14 @@ def base_of(url: str) -> str:
   return url if urllib.parse.urlsplit(url).path else url + "/v1"
 
 
-PLAIN = Wording()
-WORDS = ", ".join(field.name for field in fields(Wording))
-
-
 class UrlCalls:
-  """Calls one model of one server.
-
-  Args:
-    url: see base_of.
-    model: None: the one that find_name finds.
-    key: a bearer token or None.
-    extra: sampling parameters that go with every call.
-    most_bytes: of one answer.
-    wording: of the server.
-  """
+  """Calls one model of one server; key: a bearer token or None."""
 
   prices, repeats = None, True
 
-  def __init__(
-    self,
-    url: str,
-    *,
-    model: str | None,
-    key: str | None,
-    extra: dict,
-    most_bytes: int,
-    wording: Wording = PLAIN,
-  ):
-    self._base, self.target = base_of(url), url
-    self._model = model
-    self._extra = extra
-    self._most_bytes = most_bytes
-    self._wording = wording
+  def __init__(self, config: ChatModelConfig, key: str | None):
+    self._config, self._model = config, config.model
+    self._base, self.target = base_of(config.url), config.url
     self._headers = {"Authorization": f"Bearer {key}"} if key else {}
     self._session: aiohttp.ClientSession | None = None
 
@@ -134,13 +83,13 @@ class UrlCalls:
       CallFailed: it brought no answer.
     """
     body = (
-      self._extra
+      self._config.extra
       | request.extra
       | {
         "model": self._model,
         "messages": [dict(m) for m in request.messages],
       }
-      | self._wording.worded(request.sampling)
+      | self._config.worded(request.sampling)
     )
     return answer_of(await self._json("POST", _CHAT, body))
 
@@ -149,7 +98,11 @@ class UrlCalls:
       # The limits say how many requests are under way.
       self._session = http.open_session(headers=self._headers)
     response, content = await fetched(
-      self._session, method, self._base + path, self._most_bytes, json=body
+      self._session,
+      method,
+      self._base + path,
+      self._config.max_response_bytes,
+      json=body,
     )
     if response.status != 200:
       text = content.decode(errors="replace")

@@ -15,7 +15,7 @@ from atlas_jax.config_tree import (
 )
 from atlas_jax.episode_config import TeachConfig
 from atlas_jax.online.calls import variables
-from atlas_jax.online.calls.url_calls import Wording
+from atlas_jax.online.calls.model_config import Wording
 from atlas_jax.online.calls.variables import VariableName
 from atlas_jax.online.production.outcomes import TEACH_DEADLINE_S
 from atlas_jax.serving import http

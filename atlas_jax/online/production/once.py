@@ -7,11 +7,11 @@ from collections.abc import Callable
 from atlas_jax import addresses
 from atlas_jax.config_tree import ConfigError
 from atlas_jax.online.agents.python import FunctionAgent
-from atlas_jax.online.calls import variables
+from atlas_jax.online.calls import models, variables
 from atlas_jax.online.calls.asker import Asker
 from atlas_jax.online.calls.calls import Reply, Request
+from atlas_jax.online.calls.model_config import ChatModelConfig, Wording
 from atlas_jax.online.calls.pricing import TokenPrice
-from atlas_jax.online.calls.url_calls import UrlCalls, Wording
 from atlas_jax.scrubbing import answer_scrubber, scrubber
 from atlas_jax.serving import http
 
@@ -112,16 +112,14 @@ def as_teacher(
     )
   if key is not None:
     variables.check_key(key, "teacher_key")
-  shared = {"key": key, "extra": {}, "wording": wording}
-  shared["most_bytes"] = http.MOST_BYTES
-  if not teacher.startswith(("http://", "https://")):
-    from atlas_jax.online.calls.litellm_calls import LiteLlmCalls
-
-    shared |= {"url": None, "timeout_s": timeout_s, "where": "teacher"}
-    transport = LiteLlmCalls(teacher, **shared)
-    return _NamedTeacher(teacher, teacher, transport, key)
-  url, _, model = teacher.partition("#")
-  if problem := addresses.problem(url):
-    raise ConfigError(f"the teacher's address {problem}")
-  calls = UrlCalls(url, model=model or None, **shared)
-  return _NamedTeacher(teacher, model or None, calls, key)
+  options = {"timeout_s": timeout_s, **vars(wording)}
+  if teacher.startswith(("http://", "https://")):
+    url, _, model = teacher.partition("#")
+    if problem := addresses.problem(url):
+      raise ConfigError(f"the teacher's address {problem}")
+    options |= {"model": model or None, "url": url}
+    config = ChatModelConfig(kind="url", **options)
+  else:
+    config = ChatModelConfig(kind="litellm", model=teacher, **options)
+  transport = models.transport_of(config, "teacher", key)
+  return _NamedTeacher(teacher, config.model, transport, key)

@@ -22,8 +22,8 @@ from atlas_jax.config import PromptsConfig
 from atlas_jax.episode_config import EpisodeConfig, TeachConfig
 from atlas_jax.errors import AtlasError
 from atlas_jax.online.calls.asker import Asker
+from atlas_jax.online.calls.model_config import Wording
 from atlas_jax.online.calls.speakers import AskerSpeaker
-from atlas_jax.online.calls.url_calls import Wording
 from atlas_jax.online.production import outcomes
 from atlas_jax.online.production.once import as_agent, as_teacher
 from atlas_jax.serving.events import EventLoop

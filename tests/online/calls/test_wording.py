@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 from aiohttp import web
 
-from atlas_jax.online.calls.url_calls import Wording
+from atlas_jax.online.calls.model_config import Wording
 from tests.hostile_server import Hostile
 from tests.online.opened import Run, ask, request
 from tests.online.stub_server import StubServer
