@@ -22,7 +22,7 @@ _LOOK_S = 0.05  # between two looks for the owner
 def main() -> None:
   owner, file, locale, *argv = sys.argv[1:]
   if not locale:
-    os.environ.pop("LC_CTYPE", None)
+    os.unsetenv("LC_CTYPE")
   stopped = []
   # Only noted: the command may be about to start.
   signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
