@@ -21,9 +21,8 @@ import re
 import sqlite3
 import time
 
-from atlas_jax.online.litellm_calls import LiteLlmCalls
-from atlas_jax.online.replies import ChatRequest
-from atlas_jax.online.retrying import Answer, CallFailed, pause_s
+from atlas_jax.online.calls.calls import Answer, CallFailed, Request, pause_s
+from atlas_jax.online.calls.litellm_calls import LiteLlmCalls
 from atlas_jax.serving.events import EventLoop
 from atlas_jax.serving.http import MOST_BYTES
 
@@ -110,9 +109,9 @@ class Judge:
       self._settle(number, answer.text or "", self._cost(answer))
       return answer.text or ""
 
-  def _request(self, prompt: str) -> ChatRequest:
+  def _request(self, prompt: str) -> Request:
     messages = ({"role": "user", "content": prompt},)
-    return ChatRequest("judge", messages, self._max_tokens, temperature=0.0)
+    return Request("judge", messages, self._max_tokens, temperature=0.0)
 
   def _open(self) -> None:
     if self._calls is not None:

@@ -7,7 +7,7 @@ be overridden: `--config.data.source=jsonl --config.data.path=FILE.jsonl
 --config.student.model=openai/gpt-5-nano --config.caps.dollars=5.0`.
 """
 
-from atlas_jax.online.config import default_config
+from atlas_jax.online.search.config import default_config
 
 try:
   from configs import quickstart
@@ -93,7 +93,7 @@ def _demo():
   config.teacher.kind = "local"
   config.teacher.model = "runs/quickstart/teacher/export"
   config.reflection_model.kind = "callable"
-  config.reflection_model.model = "atlas_jax.online.demo:reflect"
+  config.reflection_model.model = "atlas_jax.online.search.demo:reflect"
   config.reflection_model.price_in = 0.0
   config.reflection_model.price_out = 0.0
   config.prompts.update(quickstart.PROMPTS)

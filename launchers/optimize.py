@@ -23,8 +23,8 @@ _DRY_RUN = flags.DEFINE_bool(
 
 def main():
   from atlas_jax import stopping
-  from atlas_jax.online import config as online_config
-  from atlas_jax.online import optimize, plan
+  from atlas_jax.online.search import config as online_config
+  from atlas_jax.online.search import optimize, plan
 
   workdir = common.workdir()
   config = online_config.resolve(config_flag.tree(), workdir)

@@ -20,8 +20,8 @@ from collections.abc import Iterator
 
 from atlas_jax.config import RunConfig
 from atlas_jax.online.agents.config import AgentConfig
-from atlas_jax.online.config import OnlineConfig
-from atlas_jax.online.proxy.config import ProxyConfig
+from atlas_jax.online.production.proxy.config import ProxyConfig
+from atlas_jax.online.search.config import OnlineConfig
 from tests.config_meanings import MEANINGS
 
 PATH = pathlib.Path(__file__).resolve().parent.parent / "configs" / "keys.md"

@@ -4,8 +4,8 @@ import pytest
 
 from atlas_jax.config import RunConfig
 from atlas_jax.config_tree import ConfigError, build, tree_of
-from atlas_jax.online.config import OnlineConfig
-from atlas_jax.online.proxy.config import ProxyConfig
+from atlas_jax.online.production.proxy.config import ProxyConfig
+from atlas_jax.online.search.config import OnlineConfig
 
 URL = "http://127.0.0.1:1/v1"
 KWARGS = "episode.chat_template_kwargs"

@@ -26,18 +26,22 @@ LAYERS = (
     "atlas_jax.config_tree",
     "atlas_jax.loss_options",
     "atlas_jax.server_config",
+    "atlas_jax.teacher_config",
     "atlas_jax.episode_config",
+    "atlas_jax.evaluate_config",
     "atlas_jax.teaching.prompts",
     "atlas_jax.stopping",
     "atlas_jax.checkpoint",
     "atlas_jax.directory",
     "atlas_jax.sweep",
     "atlas_jax.files",
+    "atlas_jax.gpus",
     "atlas_jax.hub",
     "atlas_jax.confined",
     "atlas_jax.fork_server",
     "atlas_jax.lock",
     "atlas_jax.terminal",
+    "atlas_jax.progress",
     "atlas_jax.addresses",
     "atlas_jax.retries",
     "atlas_jax.secret_names",
@@ -85,7 +89,7 @@ MAY_READ_ENVIRONMENT = (
   # It hands its whole environment on to the server that it watches.
   "atlas_jax.serving.supervisor",
   # It sets what LiteLLM reads while it is imported.
-  "atlas_jax.online.litellm_calls",
+  "atlas_jax.online.calls.litellm_calls",
 )
 TOP_LEVEL = {
   *("atlas_jax", "configs", "launchers", "third_party", "tests", ".ci"),

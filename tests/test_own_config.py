@@ -9,7 +9,7 @@ from atlas_jax.config import (
   default_config,
   resolve,
 )
-from atlas_jax.online import config as online_config
+from atlas_jax.online.search import config as online_config
 from atlas_jax.teaching.rewards import reward
 
 

@@ -4,9 +4,10 @@ import pytest
 
 from atlas_jax import addresses, config, config_tree, secret_names
 from atlas_jax.config import ConfigError
-from atlas_jax.online import config as online_config
-from atlas_jax.online import model_config, variables, wrapping
 from atlas_jax.online.agents import config as agent_config
+from atlas_jax.online.calls import model_config, variables
+from atlas_jax.online.production import wrapping
+from atlas_jax.online.search import config as online_config
 
 KEY = "sk-proj-4eC39HqLyjWDarjtT1zdp7dc"
 

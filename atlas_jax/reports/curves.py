@@ -7,7 +7,7 @@ a line is their mean and the band around it their range.
 import io
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -19,7 +19,12 @@ FIGURES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
   (
     "Accuracy on training problems",
     "share right",
-    ("accuracy_alone", "accuracy_taught"),
+    ("accuracy_taught", "accuracy_alone"),
+  ),
+  (
+    "Accuracy on validation problems",
+    "share right",
+    ("validation_accuracy_alone", "validation_accuracy_taught"),
   ),
   ("Reward", "mean of a batch", ("reward_mean", "reward_std")),
   ("Reward by part", "mean of a batch", ("reward_*",)),
@@ -29,7 +34,7 @@ FIGURES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     "Lengths",
     "tokens",
     (
-      *("teacher_tokens_mean", "teaching_tokens_mean"),
+      *("teaching_tokens_mean", "teacher_tokens_mean"),
       *("response_tokens_alone", "response_tokens_taught"),
     ),
   ),
@@ -44,22 +49,18 @@ FIGURES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     "Seconds by stage",
     "seconds",
     (
-      *("sample_seconds", "score_seconds", "wait_seconds"),
-      *("train_seconds", "publish_seconds", "step_seconds"),
+      *("step_seconds", "sample_seconds", "score_seconds"),
+      *("wait_seconds", "train_seconds", "publish_seconds"),
     ),
   ),
   ("Loss", "mean", ("loss",)),
-)
-COLORS = (
-  *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
-  *("#7F7F7F", "#8C564B"),
 )
 # Text of the figures in this colour takes that of the page around it.
 _TEXT = "#010203"
 _OWN_FIGURE = {"mean", "std"}  # of reward_*: they have a figure of their own
 
 
-def phases(lines: Sequence[Mapping]) -> list[str]:
+def phases(lines: Iterable[Mapping]) -> list[str]:
   """The phases that the lines of metrics.jsonl are of, in their order."""
   return list(dict.fromkeys(line["phase"] for line in lines))
 
@@ -131,33 +132,10 @@ def figure(
   with matplotlib.rc_context(style):
     drawn = Figure(figsize=(5.2, 2.7), layout="constrained")
     axes = drawn.subplots()
-    for color, (label, (steps, values)) in zip(
-      itertools.cycle(COLORS), curves.items(), strict=False
-    ):
-      known = ~np.isnan(values).all(axis=0)
-      mean = np.nanmean(values[:, known], axis=0)
-      at = steps[known]
-      if len(values) > 1:
-        low, high = (
-          f(values[:, known], axis=0) for f in (np.nanmin, np.nanmax)
-        )
-        axes.fill_between(at, low, high, color=color, alpha=0.15, linewidth=0)
-        axes.plot(at, mean, color=color, linewidth=1.6, label=label)
-      elif len(at) < plots.MIN_STEPS_TO_SMOOTH:
-        axes.plot(at, mean, color=color, marker="o", markersize=3, label=label)
-      else:
-        shown = plots.smooth(mean, max(5, len(at) // 12))
-        axes.plot(at, mean, color=color, alpha=0.25, linewidth=0.7)
-        axes.plot(at, shown, color=color, linewidth=1.6, label=label)
+    plots.draw_curves(axes, curves)
     axes.set(xlabel="step", ylabel=unit)
-    axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#888888", alpha=0.25, linewidth=0.6)
-    if len(curves) > 1:
-      axes.legend(
-        frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5)
-      )
+    plots.finish(axes, title)
     drawn.patch.set_alpha(0)
     axes.patch.set_alpha(0)
     return _svg(drawn)
@@ -186,3 +164,24 @@ def all_figures(
     if drawn:
       out.append((phase, drawn))
   return out
+
+
+def of_rows(rows: Mapping[str, Sequence[Sequence[Mapping]]]) -> list[str]:
+  """The first metric of each figure, with a curve for each row of a sweep.
+
+  Args:
+    rows: name -> of each seed the lines of metrics.jsonl. Of a run with
+      several phases of GRPO the last is shown.
+  """
+  drawn = []
+  for title, unit, (name, *_) in FIGURES:
+    curves = {}
+    for row, runs in rows.items():
+      names = phases(itertools.chain(*runs))
+      trained = [phase for phase in names if phase.endswith("_grpo")]
+      found = series(runs, trained[-1], name) if trained else None
+      if found is not None:
+        curves[row] = found
+    if curves:
+      drawn.append(figure(f"{title}: {name}", unit, curves))
+  return drawn

@@ -31,11 +31,13 @@
     text.length > most ? text.slice(0, most) + " …" : text;
 
   // One row for an attempt; its body is built when it is first opened.
+  const isTaught = (a) => data.alone[a.arm] !== a.arm;
   const alone = new Map();
   for (const a of attempts) {
-    if (a.arm !== 0) continue;
-    if (!alone.has(a.problem)) alone.set(a.problem, a);
-    alone.set(`${a.problem}/${a.sample}`, a);
+    if (isTaught(a)) continue;
+    const key = `${a.arm}/${a.problem}`;
+    if (!alone.has(key)) alone.set(key, a);
+    alone.set(`${key}/${a.sample}`, a);
   }
   const body = (a) => {
     const p = problems[a.problem];
@@ -43,12 +45,13 @@
     grid.append(part("Problem", p.question), part("Right answer", p.answer));
     if (a.probe !== null) grid.append(part("Probe (what the teacher read)", a.probe));
     if (a.teacher_text !== null) grid.append(part("Teacher: all it wrote", a.teacher_text));
-    if (a.arm !== 0) grid.append(part(`Teaching (${a.status || "constant"}, ${a.tokens} tokens${a.leaked ? ", LEAKS" : ""})`, a.teaching));
-    const own = alone.get(`${a.problem}/${a.sample}`) || alone.get(a.problem);
-    if (a.arm !== 0 && own) grid.append(part(`Answer alone: ${verdict(own.score)} (read: ${own.answer})`, own.text));
-    grid.append(part(`Answer${a.arm ? " taught" : ""}: ${verdict(a.score)} (read: ${a.answer}; ${a.rule})`, a.text));
+    if (isTaught(a)) grid.append(part(`Teaching (${a.status || "constant"}, ${a.teaching_tokens} tokens${a.leaked ? ", LEAKS" : ""})`, a.teaching));
+    const beside = `${data.alone[a.arm]}/${a.problem}`;
+    const own = alone.get(`${beside}/${a.sample}`) || alone.get(beside);
+    if (isTaught(a) && own) grid.append(part(`Answer alone: ${verdict(own.solution.score)} (read: ${own.solution.answer})`, own.solution.text));
+    grid.append(part(`Answer${isTaught(a) ? " taught" : ""}: ${verdict(a.solution.score)} (read: ${a.solution.answer}; ${a.solution.rule})`, a.solution.text));
     if (a.reward !== null) grid.append(part("Reward by part", parts(a.reward)));
-    grid.append(part("Sampling", `problem ${p.id}\nsample ${a.sample}\n${a.finish}\nweights ${a.version === null ? "–" : a.version}\n${a.seconds.toFixed(2)} s`));
+    grid.append(part("Sampling", `problem ${p.id}\nsample ${a.sample}\n${a.solution.finish_reason}\nweights ${a.weight_version === null ? "–" : a.weight_version}\n${a.seconds.toFixed(2)} s`));
     return grid;
   };
   const link = (a) => `episode=${problems[a.problem].id}&arm=${a.arm}&sample=${a.sample}`;
@@ -59,7 +62,7 @@
     head.append(make("span", short(p.question, 140)));
     if (a.teaching !== null) head.append(make("span", short(a.teaching, 60), "soft"));
     head.append(make("span", short(arms[a.arm], 34), "soft"));
-    const name = a.flip === null ? verdict(a.score) : a.flip;
+    const name = a.flip === null ? verdict(a.solution.score) : a.flip;
     head.append(make("span", name, name.replace("still ", "")));
     row.append(head);
     row.addEventListener("toggle", () => {
@@ -71,18 +74,18 @@
   const filters = $("filters");
   if (filters) {
     const haystack = attempts.map((a) => [problems[a.problem].question,
-      problems[a.problem].id, a.probe, a.teacher_text, a.teaching, a.text,
+      problems[a.problem].id, a.probe, a.teacher_text, a.teaching, a.solution.text,
     ].join("\n").toLowerCase());
     const kinds = [...new Set(problems.map((p) => p.kind))].filter((k) => k !== null).sort();
     const counts = new Map();
     for (const a of attempts) {
-      if (a.arm === 0 || a.status === null) continue;
+      if (a.status === null) continue;
       const key = JSON.stringify([a.arm, a.teaching]);
       const entry = counts.get(key) || {arm: a.arm, teaching: a.teaching, times: 0, fixed: 0, broken: 0, right: 0};
       entry.times += 1;
       entry.fixed += a.flip === "fixed";
       entry.broken += a.flip === "broken";
-      entry.right += a.score !== null && a.score > 0.5;
+      entry.right += a.solution.score !== null && a.solution.score > 0.5;
       counts.set(key, entry);
     }
     const common = [...counts.values()].sort((x, y) => y.times - x.times);
@@ -181,7 +184,7 @@
 
     // The 2 x 2 table and the kinds below it: of the whole evaluation.
     const flipArm = $("flip-arm");
-    arms.forEach((title, i) => { if (i) option(flipArm, String(i), title); });
+    arms.forEach((title, i) => { if (data.flips[i]) option(flipArm, String(i), title); });
     flipArm.value = String(arms.length - 1);
     const drawFlips = () => {
       const arm = data.flips[flipArm.value];
@@ -198,7 +201,8 @@
         button.addEventListener("click", () => choose({arm: flipArm.value, kind: k.kind}));
         cell.append(button);
         row.append(cell);
-        for (const t of [k.problems, percent(k.alone), percent(k.taught), k.fixed, k.broken]) row.append(make("td", t));
+        const kept = k["still right"], all = kept + k["still wrong"] + k.fixed + k.broken;
+        for (const t of [all, percent((kept + k.broken) / all), percent((kept + k.fixed) / all), k.fixed, k.broken]) row.append(make("td", t));
         table.append(row);
       }
       $("kinds").replaceChildren(...(arm.kinds.length ? [table] : []));
@@ -207,7 +211,7 @@
     for (const b of document.querySelectorAll("[data-flip]")) {
       b.addEventListener("click", () => choose({arm: flipArm.value, flip: b.dataset.flip}));
     }
-    if (arms.length > 1) drawFlips(); else $("flips").hidden = true;
+    if (data.flips[flipArm.value]) drawFlips(); else $("flips").hidden = true;
 
     const rows = $("teaching-table").tBodies[0];
     for (const c of common.slice(0, 200)) {
@@ -250,13 +254,13 @@
         // Equal teachings of a group stand once.
         const groups = new Map();
         for (const g of e.teachings) {
-          const key = JSON.stringify([g.text, g.taught, g.reward]);
+          const key = JSON.stringify([g.text, g.taught.text, g.reward]);
           groups.set(key, {...g, times: (groups.get(key) || {times: 0}).times + 1});
         }
         for (const g of groups.values()) {
           const inner = make("div");
-          inner.append(part(`${g.times} × teaching (${g.status}${g.leaked ? ", LEAKS" : ""}), reward ${g.reward === null ? "–" : g.reward.toFixed(3)}, weights ${g.version}`, g.text),
-            part(`Taught: ${verdict(g.score)}`, g.taught), part("Reward by part", parts(g.parts)));
+          inner.append(part(`${g.times} × teaching (${g.status}${g.leaked ? ", LEAKS" : ""}), reward ${g.reward === null ? "–" : g.reward.toFixed(3)}, weights ${g.weight_version}`, g.text),
+            part(`Taught: ${verdict(g.taught.score)}`, g.taught.text), part("Reward by part", parts(g.reward_parts)));
           grid.append(inner);
         }
         box.append(line, grid);

@@ -10,12 +10,13 @@ are the lines of episodes/test.jsonl.
 """
 
 import contextlib
+import functools
 import itertools
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from atlas_jax import files, metrics
+from atlas_jax import config_tree, files, metrics
 from atlas_jax.reports.tables import ReportError
 from atlas_jax.secret_names import is_secret
 from atlas_jax.teaching import statistics
@@ -35,7 +36,8 @@ class RunFiles:
     workdir: its directory.
     config: config.json.
     evaluations: name of the phase -> report/NAME.json, in their order.
-    attempts: the lines of all evaluations, one arm after the other.
+    attempts: the lines of all evaluations, one arm after the other; those of
+      students that the run's teacher never met first.
     metrics: the lines of metrics.jsonl.
     note: what must be said beside the numbers of the evaluation.
   """
@@ -52,9 +54,30 @@ class RunFiles:
     """The newest evaluation; None where there is none."""
     return next(reversed(self.evaluations.values()), None)
 
+  @functools.cached_property
+  def alone(self) -> Mapping[str, str]:
+    """Title of an arm -> of the arm in which its student is alone."""
+    return {x["arm"]: titled(ALONE, x["student"]) for x in self.attempts}
+
   def arms(self) -> list[str]:
     """The titles of the arms, in the order of their attempts."""
     return list(dict.fromkeys(line["arm"] for line in self.attempts))
+
+  def arm(self, title: str | None = None) -> tuple[str, list[Mapping]]:
+    """The title and the attempts of an arm; None: the last one's.
+
+    Raises:
+      ReportError: there is none; the valid ones are listed.
+    """
+    titles = self.arms()
+    if not titles:
+      raise ReportError(f"{self.workdir} has no evaluation")
+    title = titles[-1] if title is None else title
+    if title not in titles:
+      raise ReportError(
+        f"{self.workdir} has no arm {title!r}; valid: {', '.join(titles)}"
+      )
+    return title, [line for line in self.attempts if line["arm"] == title]
 
   def training(self) -> Iterator[Mapping]:
     """The episodes of all GRPO phases, one line of a file at a time."""
@@ -64,11 +87,19 @@ class RunFiles:
           yield _current(files.parse(line, where))
 
 
+def titled(arm: str, student: str | None) -> str:
+  """The title of an arm; student: one that the run's teacher never met."""
+  return arm if student is None else f"{student}: {arm}"
+
+
 def _current(line: Mapping) -> Mapping:
   """A line of an older version in the keys of today's."""
-  if line.get("schema", 1) > 1:
+  schema = line.get("schema", 1)
+  if schema > 2:
     return line
-  line = dict(line)
+  line = {"student": None, **line}
+  if schema > 1:
+    return line
   line["probe"] = line.pop("approach", line.get("probe"))
   for key in ("kind", "weight_version"):
     line.setdefault(key, None)
@@ -119,11 +150,13 @@ def read(workdir: pathlib.Path) -> RunFiles:
     raise ReportError(
       f"{workdir} has neither metrics.jsonl nor an evaluation: nothing to show"
     )
+  found = list(itertools.chain.from_iterable(attempts.values()))
+  found.sort(key=lambda line: line["student"] is None)
   return RunFiles(
     workdir,
     files.read_json(config, ReportError),
     evaluations,
-    list(itertools.chain.from_iterable(attempts.values())),
+    found,
     lines,
   )
 
@@ -174,7 +207,7 @@ def _attempts_of(line: Mapping, arm: str) -> tuple[dict, dict]:
   """A scored rollout as an attempt alone and one in the arm."""
   (teaching,), (solution, *_) = line["teachings"], line["baseline"]
   both = {key: line[key] for key in ("id", "question", "answer", "kind")}
-  both |= {"sample": 0, "weight_version": None}
+  both |= {"sample": 0, "weight_version": None, "student": None}
   alone = dict.fromkeys(("probe", "teacher_text", "teaching", "status"))
   alone |= {"teaching_tokens": 0, "leaked": False}
   seconds = line["seconds"]
@@ -207,54 +240,38 @@ def rates(attempts: Iterable[Mapping]) -> dict[str, float]:
   return statistics.means(statistics.scores(pairs))
 
 
-def flip(before: float | None, after: float | None) -> str | None:
-  """Of FLIPS; None where one of the two was not judged.
-
-  A rate of several samples counts as right above one half.
-  """
-  if before is None or after is None:
-    return None
-  if after > 0.5:
-    return "still right" if before > 0.5 else "fixed"
-  return "broken" if before > 0.5 else "still wrong"
-
-
 def flips(run: RunFiles, arm: str) -> dict[str, str]:
   """problem id -> how it fares in `arm`, of the problems judged in both.
 
   Raises:
     ReportError: the run has no such arm; the valid ones are listed.
   """
-  if arm not in run.arms():
-    raise ReportError(
-      f"{run.workdir} has no arm {arm!r}; valid: {', '.join(run.arms())}"
-    )
-  alone = rates(x for x in run.attempts if x["arm"] == ALONE)
-  taught = rates(x for x in run.attempts if x["arm"] == arm)
-  return flips_of(alone, taught)
+  title = run.alone.get(arm)
+  alone = [line for line in run.attempts if line["arm"] == title]
+  return flips_of(rates(alone), rates(run.arm(arm)[1]))
 
 
 def flips_of(
   before: Mapping[str, float], after: Mapping[str, float]
 ) -> dict[str, str]:
-  """problem id -> of FLIPS, for the problems of both."""
+  """problem id -> of FLIPS, for the problems of both.
+
+  A rate of several samples counts as right above one half.
+  """
+
+  def flip(was: float, is_now: float) -> str:
+    if is_now > 0.5:
+      return "still right" if was > 0.5 else "fixed"
+    return "broken" if was > 0.5 else "still wrong"
+
   return {
     key: flip(before[key], rate) for key, rate in after.items() if key in before
   }
 
 
-def flat(tree: Mapping, path: str = "") -> Iterator[tuple[str, object]]:
-  """(dotted key, value) of every leaf of a config."""
-  for key, value in tree.items():
-    if isinstance(value, Mapping) and value:
-      yield from flat(value, f"{path}{key}.")
-    else:
-      yield f"{path}{key}", value
-
-
 def config_difference(one: Mapping, other: Mapping) -> list[tuple]:
   """(key, value in one, value in other) where two configs differ."""
-  left, right = dict(flat(one)), dict(flat(other))
+  left, right = dict(config_tree.flat(one)), dict(config_tree.flat(other))
   keys = [*left, *(key for key in right if key not in left)]
   found = [
     (key, left.get(key), right.get(key))

@@ -39,6 +39,8 @@ from atlas_jax.serving.weight_files import WeightManifest
 # costs more than copying one.
 _DELTA_FRACTION = 0.5
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Sent:
@@ -74,7 +76,7 @@ class WeightSender:
     if not isinstance(server, TeacherServer):
       raise TypeError(f"weights go to a TeacherServer, not {type(server)}")
     self._server, self._config = server, config
-    self._begun = False
+    self._sent: int | None = None  # the version that was sent last
     # What the server holds, the base of the next delta: version, tensors,
     # checksums. None: the next file is a full one.
     self._held: tuple[int, Mapping, dict[str, str]] | None = None
@@ -86,7 +88,8 @@ class WeightSender:
     Args:
       tensors: all of the model's, in Hugging Face names, in the dtype that the
         server runs in. They must not change any more.
-      version: a number that grows; completions carry it from now on.
+      version: completions carry it from now on. One that is smaller than the
+        last begins anew: of another teacher's weights, or the run's own again.
 
     Raises:
       ServerError: refused (the old weights serve on), or the server holds
@@ -110,7 +113,7 @@ class WeightSender:
       try:
         sent = self._write_and_announce(entries, version, sums, base[0])
       except WeightsRefused as refusal:
-        logging.warning("sending the full weights instead: %s", refusal)
+        log.warning("sending the full weights instead: %s", refusal)
     is_delta = sent is not None
     manifest, size, written, answer = sent or self._write_and_announce(
       tensors, version, sums, None
@@ -127,12 +130,12 @@ class WeightSender:
       seconds_apply=answer["seconds_apply"],
       seconds_verify=time.perf_counter() - applied,
     )
-    self._begun, self._deltas = True, self._deltas + 1 if is_delta else 0
+    self._sent, self._deltas = version, self._deltas + 1 if is_delta else 0
     self._held = (
       (version, tensors, sums) if self._config.publish_changes else None
     )
     weight_files.delete_old(server.weights_root, version)
-    logging.info("sent weights %d: %s", version, took)
+    log.debug("sent weights %d: %s", version, took)
     return took
 
   def _base(self, tensors, version: int):
@@ -153,7 +156,7 @@ class WeightSender:
     try:
       answer = self._server.update_weights(
         *(name, str(version), sums, self._config.request_timeout_s),
-        restart=not self._begun,
+        restart=self._sent is None or version < self._sent,
       )
     except WeightsRefused:
       (root / name).unlink()

@@ -18,10 +18,10 @@ import pathlib
 import tempfile
 import time
 
-from atlas_jax.online import opening
-from atlas_jax.online.config import resolve
-from atlas_jax.online.record import Record
-from atlas_jax.online.rollouts import Job
+from atlas_jax.online.calls.record import Record
+from atlas_jax.online.search import opening
+from atlas_jax.online.search.config import resolve
+from atlas_jax.online.search.rollouts import Job
 from tests.online import small_world
 from tests.online.stub_server import StubServer
 

@@ -13,7 +13,7 @@ import pytest
 from atlas_jax import config as training
 from atlas_jax.config import to_dict
 from atlas_jax.directory import write_json
-from atlas_jax.online import config as online
+from atlas_jax.online.search import config as online
 from atlas_jax.teaching.prompts import PromptError
 from launchers import common
 from tests.online import small_world

@@ -14,11 +14,11 @@ import os
 import pathlib
 import sys
 
-from atlas_jax.online.model_config import ChatModelConfig
-from atlas_jax.online.models import open_model
-from atlas_jax.online.record import Record
-from atlas_jax.online.replies import BudgetSpent, ChatRequest
-from atlas_jax.online.spend import Caps
+from atlas_jax.online.calls.calls import BudgetSpent, Request
+from atlas_jax.online.calls.model_config import ChatModelConfig
+from atlas_jax.online.calls.models import open_model
+from atlas_jax.online.calls.record import Record
+from atlas_jax.online.calls.spend import Caps
 
 WIDTH = 8
 
@@ -26,7 +26,7 @@ WIDTH = 8
 async def ask(model, text: str):
   messages = ({"role": "user", "content": text},)
   try:
-    return await model.chat(ChatRequest("student", messages, 20, 0.0, seed=1))
+    return await model.chat(Request("student", messages, 20, 0.0, seed=1))
   except BudgetSpent:
     return None
 

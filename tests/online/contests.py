@@ -3,8 +3,8 @@
 import contextlib
 import dataclasses
 
-from atlas_jax.online import choosing
-from atlas_jax.online.journal import Candidate
+from atlas_jax.online.search import choosing
+from atlas_jax.online.search.journal import Candidate
 from tests.online import small_world
 from tests.online.opened_run import opened
 from tests.online.stub_server import StubServer

@@ -2,16 +2,16 @@
 
 import asyncio
 
-from atlas_jax.online.model_config import ChatModelConfig
-from atlas_jax.online.models import open_model
-from atlas_jax.online.record import Record
-from atlas_jax.online.replies import ChatRequest
-from atlas_jax.online.spend import Caps
+from atlas_jax.online.calls.calls import Request
+from atlas_jax.online.calls.model_config import ChatModelConfig
+from atlas_jax.online.calls.models import open_model
+from atlas_jax.online.calls.record import Record
+from atlas_jax.online.calls.spend import Caps
 
 
 def request(text="hi you", *, role="r", max_tokens=9, replicate=0, seed=None):
   messages = ({"role": "user", "content": text},)
-  return ChatRequest(role, messages, max_tokens, 0.0, seed, replicate)
+  return Request(role, messages, max_tokens, 0.0, seed, replicate)
 
 
 class Run:

@@ -3,8 +3,8 @@
 import contextlib
 import dataclasses
 
-from atlas_jax.online import opening
-from atlas_jax.online.record import Record
+from atlas_jax.online.calls.record import Record
+from atlas_jax.online.search import opening
 from tests.online import small_world
 
 

@@ -10,14 +10,14 @@ import openai
 from aiohttp import web
 
 from atlas_jax.config import PromptsConfig
-from atlas_jax.online.proxy.app import make_app
-from atlas_jax.online.proxy.config import (
+from atlas_jax.online.production.proxy.app import make_app
+from atlas_jax.online.production.proxy.config import (
   ChatServerConfig,
   Keys,
   ProxyConfig,
   UpstreamConfig,
 )
-from atlas_jax.online.proxy.connections import listening
+from atlas_jax.online.production.proxy.connections import listening
 from tests.online.stub_server import StubServer
 
 PROMPTS = PromptsConfig(

@@ -1,7 +1,7 @@
 """A record with calls that a test puts into it."""
 
-from atlas_jax.online.record import Attempt
-from atlas_jax.online.spend import Amount
+from atlas_jax.online.calls.record import Attempt
+from atlas_jax.online.calls.spend import Amount
 
 BOUND = Amount(1, 100, 1000)
 

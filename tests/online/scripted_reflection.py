@@ -3,9 +3,9 @@
 import asyncio
 
 from atlas_jax.config import PromptsConfig
-from atlas_jax.online.config import ReflectionConfig
-from atlas_jax.online.reflection import Memory, Reflector
-from atlas_jax.online.replies import Reply
+from atlas_jax.online.calls.calls import Reply
+from atlas_jax.online.search.config import ReflectionConfig
+from atlas_jax.online.search.reflection import Memory, Reflector
 
 PROMPTS = PromptsConfig()
 

@@ -9,7 +9,7 @@ reflection model finds that out from the verdicts, after two bad proposals.
 import json
 import re
 
-from atlas_jax.online.config import default_config, resolve
+from atlas_jax.online.search.config import default_config, resolve
 
 SEED = {
   "student_baseline": "SOLVE {question}",

@@ -6,14 +6,14 @@ import pytest
 
 from atlas_jax.config import PromptsConfig
 from atlas_jax.data.problems import make_problem
-from atlas_jax.online.gepa_adapter import (
+from atlas_jax.online.search.gepa_adapter import (
   Acceptance,
   Loader,
   filled,
   make_adapter,
 )
-from atlas_jax.online.reflection import Memory
-from atlas_jax.online.rollouts import Rollout
+from atlas_jax.online.search.reflection import Memory
+from atlas_jax.online.search.rollouts import Rollout
 
 PROBLEM = make_problem("1+1=?", "2")
 

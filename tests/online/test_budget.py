@@ -5,10 +5,15 @@ import dataclasses
 
 import pytest
 
-from atlas_jax.online.budget import Price, SearchOver, Sets, choosing_jobs
-from atlas_jax.online.budget import test_jobs as jobs_of_test
-from atlas_jax.online.rollouts import Job
-from atlas_jax.online.spend import PICO, Amount
+from atlas_jax.online.calls.spend import PICO, Amount
+from atlas_jax.online.search.budget import (
+  Price,
+  SearchOver,
+  Sets,
+  choosing_jobs,
+)
+from atlas_jax.online.search.budget import test_jobs as jobs_of_test
+from atlas_jax.online.search.rollouts import Job
 from tests.online import small_world
 from tests.online.opened_run import better, broken_for, opened
 from tests.online.stub_server import Faults, StubServer

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from atlas_jax.online.replies import BudgetSpent
-from atlas_jax.online.spend import Caps
+from atlas_jax.online.calls.calls import BudgetSpent
+from atlas_jax.online.calls.spend import Caps
 from tests.online.opened import Run, request
 from tests.online.stub_server import Faults, StubServer, words
 

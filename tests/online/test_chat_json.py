@@ -5,10 +5,10 @@ import random
 
 import pytest
 
-from atlas_jax.online.chat_json import MOST_PARTS, parsed, parts_of
-from atlas_jax.online.proxy.chats import read_chat
-from atlas_jax.online.proxy.errors import Refused
-from atlas_jax.online.retrying import CallFailed
+from atlas_jax.online.calls.calls import CallFailed
+from atlas_jax.online.calls.chat_json import MOST_PARTS, parsed, parts_of
+from atlas_jax.online.production.proxy.chats import read_chat
+from atlas_jax.online.production.proxy.errors import Refused
 
 
 def values(body) -> int:

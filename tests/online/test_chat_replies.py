@@ -5,7 +5,7 @@ import logging
 import pytest
 from aiohttp import web
 
-from atlas_jax.online.spend import Caps
+from atlas_jax.online.calls.spend import Caps
 from tests.online.opened import Run, ask, request
 from tests.online.stub_server import StubServer
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from atlas_jax.online import budget, choosing, optimize, report
-from atlas_jax.online.spend import Caps
+from atlas_jax.online.calls.spend import Caps
+from atlas_jax.online.search import budget, choosing, optimize, report
 from tests.online import small_world
 from tests.online.contests import choose, contest, texts, world
 

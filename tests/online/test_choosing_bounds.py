@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 
 from atlas_jax.config import PromptsConfig
-from atlas_jax.online import choosing
-from atlas_jax.online.choosing import Choice, Fresh
-from atlas_jax.online.journal import Candidate
-from atlas_jax.online.search import Search
+from atlas_jax.online.search import choosing
+from atlas_jax.online.search.choosing import Choice, Fresh
+from atlas_jax.online.search.journal import Candidate
+from atlas_jax.online.search.search import Search
 from atlas_jax.teaching.statistics import Interval
 
 FLOOR = 0.875

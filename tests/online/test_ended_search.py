@@ -12,8 +12,8 @@ from aiohttp import web
 
 from atlas_jax import metrics
 from atlas_jax.directory import RunError
-from atlas_jax.online import optimize
-from atlas_jax.online.rollouts import RolloutError
+from atlas_jax.online.search import optimize
+from atlas_jax.online.search.rollouts import RolloutError
 from tests.online import small_world
 from tests.online.agents.serving import Serving
 from tests.online.stub_server import StubServer

@@ -7,13 +7,13 @@ from aiohttp import web
 
 from atlas_jax.data.problems import make_problem
 from atlas_jax.directory import RunError
-from atlas_jax.online import optimize
-from atlas_jax.online.budget import Sets
-from atlas_jax.online.comparing import ChoosingError
-from atlas_jax.online.config import resolve
-from atlas_jax.online.record import Record
-from atlas_jax.online.rollouts import RolloutError
-from atlas_jax.online.search import SearchFailed
+from atlas_jax.online.calls.record import Record
+from atlas_jax.online.search import optimize
+from atlas_jax.online.search.budget import Sets
+from atlas_jax.online.search.comparing import ChoosingError
+from atlas_jax.online.search.config import resolve
+from atlas_jax.online.search.rollouts import RolloutError
+from atlas_jax.online.search.search import SearchFailed
 from tests.online import small_world
 from tests.online.recorded import BOUND, put
 from tests.online.stub_server import StubServer

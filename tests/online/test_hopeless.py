@@ -7,9 +7,9 @@ import pytest
 from aiohttp import web
 
 from atlas_jax.config import ConfigError
-from atlas_jax.online import optimize
-from atlas_jax.online.recorded_agent import open_recorded_agent
-from atlas_jax.online.retrying import ModelRefused
+from atlas_jax.online.agents.recorded_agent import open_recorded_agent
+from atlas_jax.online.calls.calls import ModelRefused
+from atlas_jax.online.search import optimize
 from tests.online import small_world
 from tests.online.agents.asked import configured
 from tests.online.opened import Run, ask, request

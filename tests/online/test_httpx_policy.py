@@ -114,7 +114,7 @@ def test_a_provider_with_a_client_that_follows_is_refused():
 
 def test_a_client_that_blocks_does_not_follow_either():
   _skip_without("litellm")
-  from atlas_jax.online import litellm_calls
+  from atlas_jax.online.calls import litellm_calls
 
   library = litellm_calls._library()
   with Hostile() as thief, Hostile(redirect(307, thief.url)) as server:

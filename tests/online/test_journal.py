@@ -1,7 +1,7 @@
 """The files of candidates, over several processes of one run."""
 
 from atlas_jax.config import PromptsConfig
-from atlas_jax.online.journal import Candidate, Journal
+from atlas_jax.online.search.journal import Candidate, Journal
 from tests.online.whole_runs import read
 
 

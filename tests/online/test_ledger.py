@@ -5,9 +5,9 @@ import random
 
 import pytest
 
-from atlas_jax.online.ledger import Ledger
-from atlas_jax.online.replies import BudgetSpent
-from atlas_jax.online.spend import PICO, Amount, Caps, picodollars
+from atlas_jax.online.calls.calls import BudgetSpent
+from atlas_jax.online.calls.ledger import Ledger
+from atlas_jax.online.calls.spend import PICO, Amount, Caps, picodollars
 
 
 async def call(ledger, bound, cost, *, until=None, role="r", model="m"):

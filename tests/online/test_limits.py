@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from atlas_jax.online.limits import Limits
+from atlas_jax.online.calls.limits import Limits
 
 
 class Quick(asyncio.SelectorEventLoop):

@@ -9,8 +9,8 @@ import pytest
 from aiohttp import web
 
 from atlas_jax.config import ConfigError
-from atlas_jax.online.retrying import ModelRefused
-from atlas_jax.online.spend import Caps
+from atlas_jax.online.calls.calls import ModelRefused
+from atlas_jax.online.calls.spend import Caps
 from tests.online.opened import Run, ask, request
 from tests.online.stub_server import Faults, StubServer
 

@@ -5,12 +5,12 @@ import types
 
 import pytest
 
-from atlas_jax.online import local_servers
-from atlas_jax.online.model_config import ChatModelConfig
-from atlas_jax.online.models import open_model
-from atlas_jax.online.record import Record
-from atlas_jax.online.replies import ChatRequest
-from atlas_jax.online.spend import Caps
+from atlas_jax.online.calls.calls import Request
+from atlas_jax.online.calls.model_config import ChatModelConfig
+from atlas_jax.online.calls.models import open_model
+from atlas_jax.online.calls.record import Record
+from atlas_jax.online.calls.spend import Caps
+from atlas_jax.online.search import local_servers
 from atlas_jax.serving import http
 from atlas_jax.serving.client import ServerDown
 from atlas_jax.serving.events import EventLoop
@@ -51,7 +51,7 @@ def test_a_server_that_another_process_started(tmp_path, key):
         record=record,
         endpoint=local_servers.endpoints(config)["teacher"],
       )
-      request = ChatRequest(
+      request = Request(
         "teacher", ({"role": "user", "content": "q"},), 4, 0.0, 1
       )
       reply = loop.run(teacher.chat(request))
@@ -65,9 +65,7 @@ def test_a_server_that_another_process_started(tmp_path, key):
 
 def test_what_one_server_said_another_one_need_not(tmp_path):
   """The run's own, and one at a URL, call the same model by other names."""
-  request = ChatRequest(
-    "teacher", ({"role": "user", "content": "q"},), 4, 0.0, 1
-  )
+  request = Request("teacher", ({"role": "user", "content": "q"},), 4, 0.0, 1)
   loop = EventLoop()
 
   def ask(stub, record, **named):
@@ -135,7 +133,7 @@ def test_roles_of_one_directory_share_a_server(tmp_path):
         record=record,
         endpoint=endpoints["teacher"],
       )
-      request = ChatRequest(
+      request = Request(
         "teacher", ({"role": "user", "content": "w5 w6"},), 4, 0.0, 1
       )
       reply = loop.run(teacher.chat(request))

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from atlas_jax.config import ConfigError, build, tree_of
-from atlas_jax.online.model_config import ChatModelConfig
-from atlas_jax.online.spend import Caps
+from atlas_jax.online.calls.model_config import ChatModelConfig
+from atlas_jax.online.calls.spend import Caps
 from tests.online.opened import Run, ask, request
 from tests.online.stub_server import StubServer
 

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from atlas_jax.config import ConfigError
-from atlas_jax.online.spend import Caps
+from atlas_jax.online.calls.spend import Caps
 from tests.online import scripted
 from tests.online.opened import Run, ask, request
 from tests.online.stub_server import StubServer

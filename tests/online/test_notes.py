@@ -1,7 +1,7 @@
 """What a run remembers of itself, beside its calls."""
 
-from atlas_jax.online.record import Attempt, Record
-from atlas_jax.online.spend import Amount
+from atlas_jax.online.calls.record import Attempt, Record
+from atlas_jax.online.calls.spend import Amount
 
 ONE = Amount(1, 5, 7)
 

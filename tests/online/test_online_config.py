@@ -6,7 +6,7 @@ import re
 import pytest
 
 from atlas_jax.config import ConfigError, PromptsConfig
-from atlas_jax.online.config import OnlineConfig, default_config, resolve
+from atlas_jax.online.search.config import OnlineConfig, default_config, resolve
 from atlas_jax.teaching.prompts import PromptError
 from configs import online
 from tests.online import small_world

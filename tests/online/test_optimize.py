@@ -8,12 +8,12 @@ import pytest
 from atlas_jax.config import default_config, resolve
 from atlas_jax.data import splits
 from atlas_jax.directory import RunError
-from atlas_jax.online import live
-from atlas_jax.online.plan import BudgetTooSmall, plan
-from atlas_jax.online.reflection import prompt_chars
-from atlas_jax.online.rollouts import Job
-from atlas_jax.online.search import SearchFailed
-from atlas_jax.online.spend import Amount, Snapshot
+from atlas_jax.online.calls.spend import Amount, Snapshot
+from atlas_jax.online.search import live
+from atlas_jax.online.search.plan import BudgetTooSmall, plan
+from atlas_jax.online.search.reflection import prompt_chars
+from atlas_jax.online.search.rollouts import Job
+from atlas_jax.online.search.search import SearchFailed
 from atlas_jax.teaching.prompts import fingerprint, load_prompts
 from tests.online import small_world
 from tests.online.opened_run import opened

@@ -2,7 +2,7 @@
 
 import pytest
 
-from atlas_jax.online.rollouts import RolloutError
+from atlas_jax.online.search.rollouts import RolloutError
 from tests.online import small_world
 from tests.online.stub_server import StubServer
 from tests.online.whole_runs import read, run

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from atlas_jax.episode_config import ChatTemplateKwargs
-from atlas_jax.online.protocol import AgentSpeaker, ModelSpeaker, said_of
-from atlas_jax.online.replies import Reply
+from atlas_jax.online.calls.calls import Reply
+from atlas_jax.online.calls.speakers import AgentSpeaker, ModelSpeaker, said_of
 from atlas_jax.teaching.speakers import Ask, NoAnswer, Said
 from tests.online.opened import Run
 from tests.online.stub_server import StubServer

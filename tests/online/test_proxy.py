@@ -6,7 +6,7 @@ import openai
 import pytest
 from aiohttp import web
 
-from atlas_jax.online.proxy.config import Keys
+from atlas_jax.online.production.proxy.config import Keys
 from tests.online.proxied import (
   ASK,
   application,

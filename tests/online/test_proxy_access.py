@@ -9,15 +9,15 @@ import pytest
 from aiohttp import web
 
 from atlas_jax.config import ConfigError
-from atlas_jax.online.proxy.config import (
+from atlas_jax.online.calls.calls import Request
+from atlas_jax.online.calls.url_calls import UrlCalls
+from atlas_jax.online.production.proxy.config import (
   ChatServerConfig,
   Keys,
   ProxyConfig,
   UpstreamConfig,
   read_keys,
 )
-from atlas_jax.online.replies import ChatRequest
-from atlas_jax.online.url_calls import UrlCalls
 from tests.online.proxied import (
   ASK,
   application,
@@ -110,7 +110,7 @@ def test_a_cookie_for_one_client_is_not_sent_for_another():
 
 def test_a_cookie_of_one_call_is_not_sent_with_the_next():
   seen = []
-  request = ChatRequest(
+  request = Request(
     role="teacher",
     messages=tuple(ASK),
     max_tokens=9,

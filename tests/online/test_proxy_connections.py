@@ -8,8 +8,8 @@ import resource
 
 import pytest
 
-from atlas_jax.online.proxy import connections
-from atlas_jax.online.proxy.config import Keys
+from atlas_jax.online.production.proxy import connections
+from atlas_jax.online.production.proxy.config import Keys
 from tests.online import raw_http
 from tests.online.proxied import (
   application,

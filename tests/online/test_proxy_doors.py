@@ -10,8 +10,8 @@ from aiohttp import web
 from openai.types.chat import completion_create_params
 
 from atlas_jax.config import ConfigError, build, tree_of
-from atlas_jax.online.proxy import chats, errors
-from atlas_jax.online.proxy.config import (
+from atlas_jax.online.production.proxy import chats, errors
+from atlas_jax.online.production.proxy.config import (
   ChatServerConfig,
   Keys,
   ProxyConfig,

@@ -10,9 +10,9 @@ from aiohttp import web
 
 from atlas_jax.config import ConfigError, build, tree_of
 from atlas_jax.episode_config import TeachConfig
-from atlas_jax.online.proxy import answering
-from atlas_jax.online.proxy.app import serve
-from atlas_jax.online.proxy.config import (
+from atlas_jax.online.production.proxy import answering
+from atlas_jax.online.production.proxy.app import serve
+from atlas_jax.online.production.proxy.config import (
   ChatServerConfig,
   ProxyConfig,
   UpstreamConfig,

@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 
 from atlas_jax.config import ConfigError, build
-from atlas_jax.online.proxy.config import (
+from atlas_jax.online.production.proxy.config import (
   ChatServerConfig,
   Keys,
   ProxyConfig,

@@ -9,7 +9,7 @@ import openai
 import pytest
 from aiohttp import web
 
-from atlas_jax.online.proxy.config import Keys
+from atlas_jax.online.production.proxy.config import Keys
 from tests import hostile_server
 from tests.hostile_server import Hostile
 from tests.online.asking_proxy import asked

@@ -10,7 +10,7 @@ import time
 import pytest
 from aiohttp import web
 
-from atlas_jax.online.proxy.breaker import Breaker
+from atlas_jax.online.production.proxy.breaker import Breaker
 from atlas_jax.teaching.prompts import NO_PROBE
 from tests.online.proxied import TEACHING, contents, run, teacher, upstream
 from tests.online.stub_server import StubServer

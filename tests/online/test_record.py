@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from atlas_jax.online.asks import answered, attempted
-from atlas_jax.online.record import Attempt, Record, RecordError, reply_of
-from atlas_jax.online.spend import Amount, Caps
+from atlas_jax.online.calls.asks import answered, attempted
+from atlas_jax.online.calls.record import Attempt, Record, RecordError, reply_of
+from atlas_jax.online.calls.spend import Amount, Caps
 from tests.online.recorded import BOUND, put
 
 
@@ -131,7 +131,7 @@ def test_a_call_under_way_at_a_kill_is_lost(tmp_path):
   path = tmp_path / "record.sqlite"
   script = (
     "import os, pathlib, sys\n"
-    "from atlas_jax.online.record import Record\n"
+    "from atlas_jax.online.calls.record import Record\n"
     "from tests.online.recorded import put, BOUND\n"
     "record = Record(pathlib.Path(sys.argv[1]))\n"
     "put(record, 'k', text='kept', cost=type(BOUND)(1, 10, 20))\n"

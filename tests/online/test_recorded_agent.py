@@ -6,11 +6,11 @@ import time
 import pytest
 from aiohttp import web
 
-from atlas_jax.online import record as record_lib
 from atlas_jax.online.agents.config import AgentConfig, HttpAgentConfig
-from atlas_jax.online.record import Record
-from atlas_jax.online.recorded_agent import open_recorded_agent
-from atlas_jax.online.spend import Amount, Caps
+from atlas_jax.online.agents.recorded_agent import open_recorded_agent
+from atlas_jax.online.calls import record as record_lib
+from atlas_jax.online.calls.record import Record
+from atlas_jax.online.calls.spend import Amount, Caps
 from tests.online.agents.serving import Serving
 
 

@@ -2,12 +2,11 @@
 
 import pytest
 
-from atlas_jax.online.reflection import (
+from atlas_jax.online.calls.calls import BudgetSpent, ModelRefused, Reply
+from atlas_jax.online.search.reflection import (
   Refusal,
   read_proposal,
 )
-from atlas_jax.online.replies import BudgetSpent, Reply
-from atlas_jax.online.retrying import ModelRefused
 from tests.online.scripted_reflection import (
   GOOD,
   NOW,

@@ -8,7 +8,7 @@ from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.data.problems import make_problem
 from atlas_jax.episode_config import ChatTemplateKwargs, EpisodeConfig
 from atlas_jax.online import TeachingAgent
-from atlas_jax.online.rollouts import Job
+from atlas_jax.online.search.rollouts import Job
 from atlas_jax.serving.client import Completion
 from atlas_jax.teaching.arms import run_arm
 from atlas_jax.teaching.episode import run_episodes

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from atlas_jax.online import feedback
-from atlas_jax.online.rollouts import Job, RolloutError
+from atlas_jax.online.search import feedback
+from atlas_jax.online.search.rollouts import Job, RolloutError
 from tests.online import small_world
 from tests.online.opened_run import better, broken_for, opened
 from tests.online.stub_server import StubServer

@@ -11,8 +11,8 @@ from aiohttp import web
 
 from atlas_jax.config import ConfigError
 from atlas_jax.online import TeachConfig, TeachingAgent, Wording
-from atlas_jax.online.replies import BudgetSpent, Reply
-from atlas_jax.online.teaching_agent import AgentFailed
+from atlas_jax.online.calls.calls import BudgetSpent, Reply
+from atlas_jax.online.production.teaching_agent import AgentFailed
 from atlas_jax.teaching.prompts import PromptError
 from tests.online.proxied import TEACHING, contents, teacher
 from tests.online.stub_server import StubServer

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from atlas_jax.online import TeachingAgent
-from atlas_jax.online.teaching_agent import AgentFailed
+from atlas_jax.online.production.teaching_agent import AgentFailed
 from tests.online.proxied import PROMPTS, teacher
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from atlas_jax.online import report
+from atlas_jax.online.search import report
 from tests.online.contests import choose, contest, world
 
 

@@ -6,10 +6,10 @@ import pytest
 
 from atlas_jax.confined import Late
 from atlas_jax.data.problems import make_problem
-from atlas_jax.online import opening
-from atlas_jax.online.record import Record
-from atlas_jax.online.rollouts import Job
-from atlas_jax.online.verdicts import RecordedChecker
+from atlas_jax.online.calls.record import Record
+from atlas_jax.online.calls.verdicts import RecordedChecker
+from atlas_jax.online.search import opening
+from atlas_jax.online.search.rollouts import Job
 from atlas_jax.teaching import answers
 from tests.online import small_world
 from tests.online.stub_server import StubServer

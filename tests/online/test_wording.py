@@ -3,7 +3,7 @@
 import pytest
 from aiohttp import web
 
-from atlas_jax.online.url_calls import Wording
+from atlas_jax.online.calls.url_calls import Wording
 from tests.online.opened import Run, ask, request
 from tests.online.stub_server import StubServer
 

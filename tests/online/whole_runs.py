@@ -2,7 +2,7 @@
 
 import json
 
-from atlas_jax.online import optimize
+from atlas_jax.online.search import optimize
 from tests.online import small_world
 
 SECRET = "sk-atlas-0123456789abcdef"

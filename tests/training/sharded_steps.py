@@ -13,7 +13,7 @@ from atlas_jax import sharding
 from atlas_jax.checkpoint import Checkpoints
 from atlas_jax.config import GrpoConfig, MeshConfig, OptimizerConfig
 from atlas_jax.data import packing
-from atlas_jax.model import logprobs
+from atlas_jax.model import logprobs, lora
 from atlas_jax.training import optimizer, scoring, step
 from tests.training import tiny
 
@@ -51,7 +51,13 @@ OBJECTIVES = {
   "sft": step.sft_objective(tiny.ARCHITECTURE, tiny.OPTIONS),
   "grpo": grpo_objective(tiny.GRPO),
   "sequence": grpo_objective(SEQUENCE),
+  "adapters": grpo_objective(tiny.GRPO),
+  "adapters_applied": grpo_objective(tiny.GRPO)._replace(lora_form="applied"),
 }
+OBJECTIVES["offloaded"] = OBJECTIVES["grpo"]
+# These on a mesh that cuts a weight in every way, and on replicas.
+LATE = ("adapters", "adapters_applied", "offloaded")
+LATE_MESHES = ("none", "data2_fsdp4", "fsdp2_tensor2_context2")
 
 
 def make_batch(name):
@@ -75,7 +81,8 @@ def flat(tree) -> np.ndarray:
 def run(name, put) -> dict[str, np.ndarray]:
   # No clip: after the first update the first moment is (1 - b1) * gradient.
   config = OptimizerConfig(clip_norm=1e9, warmup_steps=0, learning_rate=1e-3)
-  tx, schedule = optimizer.make_optimizer(config, 10)
+  offload = "moments" if name == "offloaded" else "none"
+  tx, schedule = optimizer.make_optimizer(config, 10, offload)
   train = step.make_train_step(
     OBJECTIVES[name], tx, schedule, skip_grad_norm=None
   )
@@ -85,7 +92,10 @@ def run(name, put) -> dict[str, np.ndarray]:
     SEQUENCE if name == "sequence" else tiny.GRPO,
     temperature=tiny.TEMPERATURE,
   )
-  state = step.init_state(tiny.model(), tx)
+  model = tiny.model()
+  if name.startswith("adapters"):
+    model = lora.join(model, tiny.adapters())
+  state = step.init_state(model, tx)
   batch = prepare(state.model, put(make_batch(name)))
   state, metrics = train(state, batch)
   gradient = flat(state.opt_state[1].mu) / (1 - config.b1)
@@ -131,6 +141,8 @@ def main(path: str) -> None:
 
   def record(mesh_name, put):
     for name in OBJECTIVES:
+      if name in LATE and mesh_name not in LATE_MESHES:
+        continue
       for key, value in run(name, put).items():
         out[f"{mesh_name}/{name}/{key}"] = value
     batch = put(make_batch("grpo"))

@@ -13,10 +13,10 @@ import json
 
 from atlas_jax import targets
 from atlas_jax.config import ConfigError
-from atlas_jax.online import httpx_policy
 from atlas_jax.online.agents.asking import Attempt, answered, failed
 from atlas_jax.online.agents.config import AgentConfig
 from atlas_jax.online.agents.credentials import Credentials
+from atlas_jax.online.calls import httpx_policy
 
 _TOOLS = ("tool_calls", "function_call")
 # Why each model call of the run in this context ended; None: as it should.

@@ -21,11 +21,11 @@ from typing import Protocol
 import regex
 
 from atlas_jax import retries
-from atlas_jax.online import retrying, threads, told_errors
 from atlas_jax.online.agents import paths
 from atlas_jax.online.agents.credentials import Credentials
-from atlas_jax.online.chat_json import is_unicode, judged, used
-from atlas_jax.online.replies import Reply
+from atlas_jax.online.calls import calls, threads, told_errors
+from atlas_jax.online.calls.calls import Reply
+from atlas_jax.online.calls.chat_json import is_unicode, judge, used
 from atlas_jax.scrubbing import error_line
 from atlas_jax.serving.http import TooLarge
 
@@ -66,7 +66,7 @@ class Kind(Protocol):
 
 
 class AskedAgent:
-  """An open agent; see replies.Agent. Ask it from one event loop.
+  """An open agent; see calls.Agent. Ask it from one event loop.
 
   name: its kind and what is asked. fingerprint: sha256 of everything in its
   config that can change its answers; neither holds a secret.
@@ -133,7 +133,7 @@ class AskedAgent:
       except Exception as error:
         if isinstance(error, TimeoutError) and clock.expired():
           attempt = late(f"no answer in {self._timeout_s:g} s")
-        elif isinstance(error, retrying.CallFailed):
+        elif isinstance(error, calls.CallFailed):
           attempt = failed_as(error)
         else:
           attempt = failed(f"{type(error).__name__}: {error}")
@@ -194,10 +194,10 @@ def answered(
   if text is not None and not is_unicode(text):
     return failed(f"{read}: the answer is not valid Unicode")
   try:
-    answer = retrying.Answer(text, finish_reason, **tokens)
+    answer = calls.Answer(text, finish_reason, **tokens)
     # An agent has limits of its own: wherever it was cut, it was cut.
-    status = judged(answer, 0, accept_cut=True)
-  except retrying.CallFailed as why:
+    status = judge(answer, 0, accept_cut=True)
+  except calls.CallFailed as why:
     attempt = failed_as(why)
     again = empty_is_transient if why.status == "empty" else why.again
     reply = dataclasses.replace(attempt.reply, **tokens)
@@ -206,11 +206,11 @@ def answered(
 
 
 def failed(error: str, **how) -> Attempt:
-  """An attempt that failed; see retrying.CallFailed for what is in `how`."""
-  return failed_as(retrying.CallFailed(error, **({"again": False} | how)))
+  """An attempt that failed; see calls.CallFailed for what is in `how`."""
+  return failed_as(calls.CallFailed(error, **({"again": False} | how)))
 
 
-def failed_as(why: retrying.CallFailed) -> Attempt:
+def failed_as(why: calls.CallFailed) -> Attempt:
   """An attempt that failed as this call of a model would have."""
   reply = Reply(why.status, error=str(why))
   # 403 and 404 may be of one prompt.
@@ -243,7 +243,7 @@ def answer_at(reply, steps, how: str, read: str) -> str | None:
   if (told := told_errors.of_json(reply, how, answered)) is not None:
     raise told
   if missing is not None:
-    raise retrying.CallFailed(f"{read}: {missing}", again=False)
+    raise calls.CallFailed(f"{read}: {missing}", again=False)
   return text
 
 
@@ -254,4 +254,4 @@ def check_failure(reply, steps, how: str) -> None:
   except paths.NoSuchPath:
     return
   if said:
-    raise retrying.CallFailed(f"{how} with a failure: {json.dumps(said)}")
+    raise calls.CallFailed(f"{how} with a failure: {json.dumps(said)}")

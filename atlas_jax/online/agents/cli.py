@@ -18,7 +18,6 @@ from typing import IO
 
 import regex
 
-from atlas_jax.online import threads, told_errors
 from atlas_jax.online.agents import paths
 from atlas_jax.online.agents.asking import (
   Attempt,
@@ -30,6 +29,7 @@ from atlas_jax.online.agents.asking import (
 from atlas_jax.online.agents.config import PROMPT, PROMPT_FILE, AgentConfig
 from atlas_jax.online.agents.credentials import Credentials
 from atlas_jax.online.agents.processes import Groups
+from atlas_jax.online.calls import threads, told_errors
 from atlas_jax.serving.http import TooLarge
 
 # What a command gets of the environment without being asked for.

@@ -19,7 +19,7 @@ from atlas_jax.config_tree import (
   PositiveInt,
   Valid,
 )
-from atlas_jax.online.variables import VariableName
+from atlas_jax.online.calls.variables import VariableName
 from atlas_jax.serving.http import MOST_BYTES
 
 PROMPT = "{prompt}"

@@ -4,7 +4,7 @@ import functools
 import re
 from collections.abc import Callable, Mapping
 
-from atlas_jax.online import variables
+from atlas_jax.online.calls import variables
 from atlas_jax.scrubbing import answer_scrubber, scrubber
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")

@@ -20,7 +20,7 @@ from atlas_jax.online.agents.credentials import (
   each_string,
   masked,
 )
-from atlas_jax.online.retrying import refused
+from atlas_jax.online.calls.calls import refused
 from atlas_jax.serving import http
 
 _COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")

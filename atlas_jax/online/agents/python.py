@@ -13,11 +13,11 @@ from asyncio.subprocess import PIPE
 from collections.abc import Callable
 
 from atlas_jax import targets
-from atlas_jax.online import threads
 from atlas_jax.online.agents.asking import Attempt, answered, failed
 from atlas_jax.online.agents.config import AgentConfig
 from atlas_jax.online.agents.credentials import Credentials
 from atlas_jax.online.agents.processes import Groups
+from atlas_jax.online.calls import threads
 from atlas_jax.serving.http import TooLarge
 
 _WORKER = (

@@ -1,7 +1,6 @@
 """Agents behind the OpenAI Responses API."""
 
 from atlas_jax.config import ConfigError
-from atlas_jax.online import httpx_policy, told_errors
 from atlas_jax.online.agents.asking import (
   Attempt,
   answered,
@@ -15,7 +14,8 @@ from atlas_jax.online.agents.credentials import (
   each_string,
   masked,
 )
-from atlas_jax.online.retrying import refused
+from atlas_jax.online.calls import httpx_policy, told_errors
+from atlas_jax.online.calls.calls import refused
 
 _TRANSIENT_CODES = ("server_error", "rate_limit_exceeded")
 

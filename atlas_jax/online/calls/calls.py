@@ -1,0 +1,271 @@
+"""What is asked of a model or an agent, what came back, and what it means.
+
+One policy holds for failed attempts, whatever the model is called by:
+
+1. What atlas_jax/retries.py says may pass by, and empty answers and broken
+   JSON too, are tried again, `retries` times at most.
+2. The wait is that of retries.py; a Retry-After holds for all requests to that
+   endpoint.
+3. An answer that is cut before max_tokens is tried again once; cut again, it
+   is a limit of the server and counts as truncated.
+4. A refused or missing key, a spent account or an unknown model fails every
+   call: it is told once, costs nothing, and nothing more is sent.
+5. What is no chat completion is tried again once; twice alike, it stays so.
+6. Any other 4xx, a redirect and an answer that is too large are errors at once.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from atlas_jax import retries
+from atlas_jax.errors import AtlasError
+from atlas_jax.serving import http
+
+_HOPELESS = {
+  401: "refuses the key",
+  402: "wants to be paid",
+  403: "forbids it",
+  404: "does not know the model",
+}
+# What providers say of an account or a key under any status, and its true one.
+_SAID = {
+  402: re.compile(
+    "(?i:insufficient[_ ](?:quota|balance|credits)|credit balance is too low)"
+    "|billing_(?:hard_limit|not_active)|[Pp]ayment_required|Payment Required"
+    "|requires more credits|Arrearage"
+  ),
+  401: re.compile(
+    r"(?:invalid|incorrect|missing|expired|no)[_ ](?:\w+ )?api[_ -]?key"
+    "|api[_ ]key (?:not valid|client option|is (?:invalid|missing|not set))"
+    "|missing credentials|authentication_?error",
+    re.IGNORECASE,
+  ),
+}
+
+
+@dataclass(frozen=True)
+class Request:
+  """One question to a model or an agent.
+
+  role says for what it is made (student_baseline, reflection, ...): the
+  ledger keeps costs by it. Equal requests with different replicate numbers
+  are different samples; seed None leaves sampling to the server.
+  template_kwargs are for the chat template of a server that takes them. An
+  agent has lengths and a temperature of its own (None), and reads the prompt.
+  """
+
+  role: str
+  messages: tuple[Mapping[str, str], ...]
+  max_tokens: int | None = None
+  temperature: float | None = None
+  seed: int | None = None
+  replicate: int = 0
+  template_kwargs: Mapping = field(default_factory=dict)
+
+  @property
+  def prompt(self) -> str:
+    """What the last message says."""
+    return self.messages[-1]["content"]
+
+  @property
+  def extra(self) -> dict:
+    """What a server takes beside the fields of OpenAI; often nothing."""
+    kwargs = dict(self.template_kwargs)
+    return {"chat_template_kwargs": kwargs} if kwargs else {}
+
+
+@dataclass(frozen=True)
+class Reply:
+  """An answer, or why there is none. A reply that is not ok is never scored.
+
+  status is one of
+    ok         an answer
+    truncated  cut at max_tokens; text holds what there was
+    empty      no text (null content, white space only)
+    timeout    no answer at the deadline
+    error      refused, broken, or failed at every attempt
+
+  Tokens are the server's own count (None: it says none), dollars the price of
+  all attempts (None: unpriced), seconds what they took, without the wait for a
+  turn at the client. cached: it came from the record and cost nothing now.
+  """
+
+  status: str
+  text: str | None = None
+  prompt_tokens: int | None = None
+  completion_tokens: int | None = None
+  dollars: float | None = None
+  seconds: float = 0.0
+  attempts: int = 1
+  cached: bool = False
+  error: str | None = None
+  code: int | None = None  # the HTTP status of a refusal
+
+  @property
+  def ok(self) -> bool:
+    return self.status == "ok"
+
+
+class BudgetSpent(AtlasError):
+  """A call would overshoot a cap; nothing was sent. The text names the cap."""
+
+
+class ChatModel(Protocol):
+  """Models by LiteLLM, by URL, or a callable; see models.py."""
+
+  name: str
+
+  async def chat(self, request: Request) -> Reply:
+    """One answer.
+
+    Raises:
+      BudgetSpent: the ledger has no room for it.
+    """
+
+  async def aclose(self) -> None: ...
+
+
+class Agent(Protocol):
+  """Anything that answers one prompt: an agent that the user already has."""
+
+  name: str
+
+  async def ask(
+    self, prompt: str, *, role: str, seed: int | None, replicate: int
+  ) -> Reply:
+    """One answer, never an exception for a failure of the agent itself.
+
+    Raises:
+      BudgetSpent: as in ChatModel.
+    """
+
+  async def aclose(self) -> None: ...
+
+
+class ModelRefused(AtlasError):
+  """No call of this model can succeed; the text says why. Nothing is sent."""
+
+
+@dataclass(frozen=True)
+class Answer:
+  """What a server or an agent said, before it is judged.
+
+  Tokens None: it did not say. dollars is a price told by the library that made
+  the call. text_is_all: nothing was generated besides the text, such as
+  private thinking. said: all that was said, where the text is a part of it
+  (None: the text is all). read: how the text was found, for a person.
+  """
+
+  text: str | None
+  finish_reason: str | None
+  prompt_tokens: int | None = None
+  completion_tokens: int | None = None
+  dollars: float | None = None
+  text_is_all: bool = False
+  said: str | None = None
+  read: str | None = None
+
+
+class Transport(Protocol):
+  """What carries one request once: to LiteLLM, a URL, a function, an agent.
+
+  name: of who answers; None: nobody knows before `find_name` has asked.
+  target: where it goes, without secrets. prices: dollars per million (prompt,
+  completion) tokens, where it knows them. repeats: whether an attempt that
+  failed may be made again.
+  """
+
+  name: str | None
+  target: str
+  prices: tuple[float, float] | None
+  repeats: bool
+
+  async def find_name(self) -> str:
+    """The name, asked from the server; called only where name is None.
+
+    Raises:
+      CallFailed: it does not tell.
+    """
+
+  async def send(self, request: Request) -> Answer:
+    """One attempt; when it is cancelled it leaves nothing running.
+
+    Raises:
+      CallFailed: it brought no answer.
+    """
+
+  async def aclose(self) -> None: ...
+
+
+class CallFailed(AtlasError):
+  """One attempt brought no answer.
+
+  Args:
+    error: what happened.
+    status: as Reply.status: error, timeout or empty.
+    code: the HTTP status, where there is one.
+    again: whether another attempt may succeed.
+    odd: another may, but not if it brings the same.
+    declined: it is the model that will not answer.
+    billed: False where nothing was generated; True: it may have been paid.
+    retry_after: seconds that the server asks to wait.
+  """
+
+  def __init__(
+    self,
+    error: str,
+    *,
+    status: str = "error",
+    code: int | None = None,
+    again: bool = True,
+    odd: bool = False,
+    declined: bool = False,
+    billed: bool = True,
+    retry_after: float | None = None,
+  ):
+    super().__init__(error)
+    said = [code for code, words in _SAID.items() if words.search(error)]
+    if said:
+      (code, *_), again, billed = said, False, False
+    self.status = status
+    self.odd = odd
+    self.declined = declined
+    self.code = code
+    self.again = again
+    self.billed = billed
+    self.retry_after = retry_after
+
+  def hopeless(self, answered: bool) -> str | None:
+    """Why no other call can succeed either.
+
+    answered: the model gave an answer before; then 403 and 404 are about one
+    request (moderation, say).
+    """
+    if answered and self.code in (403, 404):
+      return None
+    return _HOPELESS.get(self.code)
+
+
+def refused(code: int, text: str, headers: Mapping[str, str]) -> CallFailed:
+  """The failure that an HTTP status other than 200 means."""
+  return CallFailed(
+    f"HTTP {code}: {text}",
+    status="timeout" if code == 408 else "error",
+    code=code,
+    again=retries.may_pass(code),
+    billed=False,
+    retry_after=retries.retry_after(headers),
+  )
+
+
+def untaken(error: http.Untaken) -> CallFailed:
+  """The failure that an answer means which the client does not take."""
+  billed = not isinstance(error, http.Redirected)
+  return CallFailed(str(error), again=False, billed=billed)
+
+
+def pause_s(failed: CallFailed, key: str, attempt: int) -> float:
+  """How long to wait after the failed attempt number `attempt`, from 0."""
+  return retries.pause_s(key, attempt, failed.retry_after)

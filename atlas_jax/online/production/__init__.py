@@ -1,0 +1,1 @@
+"""Teaching in production: a proxy, and an agent for Python programs."""

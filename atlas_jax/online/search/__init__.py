@@ -1,0 +1,1 @@
+"""The search for better teaching prompts, from the config to the report."""

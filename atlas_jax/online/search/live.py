@@ -1,0 +1,29 @@
+"""One line that says how a run stands, renewed while it works.
+
+  search | best 0.712 | 7 candidates | 1,204 calls | $0.83 | 12:30 left
+
+Numbers of the spend are those of this search, replays included.
+"""
+
+from atlas_jax.online.calls.spend import Snapshot
+from atlas_jax.progress import duration
+
+
+def line(stage: str, best: float | None, candidates: int, s: Snapshot) -> str:
+  """The line's text."""
+  parts = [stage]
+  if best is not None:
+    parts.append(f"best {best:.3f}")
+  parts.append(f"{candidates} candidate{'s' * (candidates != 1)}")
+  parts.append(f"{s.calls:,} calls")
+  if s.lost.calls:
+    parts.append(f"{s.lost.calls:,} lost")
+  money = f"${s.dollars:,.2f}"
+  if s.unpriced_calls:
+    money += f" and {s.unpriced_calls:,} calls unpriced"
+  parts.append(money)
+  if s.seconds_left is not None:
+    parts.append(f"{duration(s.seconds_left)} left")
+  if s.shares:
+    parts.append(f"{s.share:.0%} of the caps")
+  return " | ".join(parts)
