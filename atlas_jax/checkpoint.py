@@ -66,7 +66,8 @@ def abstract(tree: Any) -> Any:
     elif sharding is None:
       sharding = NamedSharding(mesh, PartitionSpec())
     elif isinstance(getattr(sharding, "mesh", None), AbstractMesh):
-      sharding = NamedSharding(mesh, sharding.spec)
+      kind = sharding.memory_kind
+      sharding = NamedSharding(mesh, sharding.spec, memory_kind=kind)
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
   return jax.tree.map(one, tree)

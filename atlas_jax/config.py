@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 from ml_collections import ConfigDict
 
-from atlas_jax import files
+from atlas_jax import files, gpus
 from atlas_jax.config_tree import (
   ConfigError,  # noqa: F401
   NonNegativeFloat,
@@ -32,7 +32,7 @@ from atlas_jax.config_tree import (
 from atlas_jax.episode_config import EpisodeConfig
 from atlas_jax.evaluate_config import EvaluateConfig
 from atlas_jax.loss_options import LossOptions
-from atlas_jax.server_config import Dtype, ServingConfig
+from atlas_jax.server_config import Dtype, Gpus, ServingConfig
 from atlas_jax.teacher_config import LoraConfig, ModelConfig  # noqa: F401
 from atlas_jax.teaching.prompts import PromptsConfig, load_prompts
 
@@ -59,6 +59,9 @@ class MeshConfig:
   fsdp: int = -1
   tensor: int = 1
   context: int = 1
+  gpus: Gpus = ""  # of this host; "": those that no server of the run has
+  # Of a GPU's memory, for the trainer. None: what JAX takes.
+  gpu_memory_fraction: PositiveShare | None = None
 
 
 @dataclass(frozen=True)
@@ -291,6 +294,7 @@ class RunConfig:
   export: ExportConfig = ExportConfig()
 
   def conflicts(self) -> Iterator[str]:
+    yield from gpus.conflicts(self)
     if "grpo" in self.phases and self.episode.teacher_temperature == 0:
       yield (
         "episode.teacher_temperature=0 makes the teachings of a problem equal;"

@@ -35,6 +35,7 @@ LAYERS = (
     "atlas_jax.directory",
     "atlas_jax.sweep",
     "atlas_jax.files",
+    "atlas_jax.gpus",
     "atlas_jax.hub",
     "atlas_jax.confined",
     "atlas_jax.fork_server",

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import jinja2
 import markupsafe
 
-from atlas_jax import files
+from atlas_jax import config_tree, files
 from atlas_jax.reports import curves, page_data, reading, tables
 from atlas_jax.reports.reading import RunFiles
 
@@ -70,7 +70,7 @@ _TOLD = {
 
 
 def _provenance(run: RunFiles) -> list[tuple[str, str]]:
-  config = dict(reading.flat(run.config))
+  config = dict(config_tree.flat(run.config))
   rows = [("Directory", run.workdir.name)]
   rows += [(title, config.get(key)) for key, title in _TOLD.items()]
   if run.metrics:

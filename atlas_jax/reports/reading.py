@@ -16,7 +16,7 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from atlas_jax import files, metrics
+from atlas_jax import config_tree, files, metrics
 from atlas_jax.reports.tables import ReportError
 from atlas_jax.secret_names import is_secret
 from atlas_jax.teaching import statistics
@@ -269,18 +269,9 @@ def flips_of(
   }
 
 
-def flat(tree: Mapping, path: str = "") -> Iterator[tuple[str, object]]:
-  """(dotted key, value) of every leaf of a config."""
-  for key, value in tree.items():
-    if isinstance(value, Mapping) and value:
-      yield from flat(value, f"{path}{key}.")
-    else:
-      yield f"{path}{key}", value
-
-
 def config_difference(one: Mapping, other: Mapping) -> list[tuple]:
   """(key, value in one, value in other) where two configs differ."""
-  left, right = dict(flat(one)), dict(flat(other))
+  left, right = dict(config_tree.flat(one)), dict(config_tree.flat(other))
   keys = [*left, *(key for key in right if key not in left)]
   found = [
     (key, left.get(key), right.get(key))
