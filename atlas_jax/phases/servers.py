@@ -158,9 +158,10 @@ class Servers:
     while True:
       try:
         return attempt()
-      except (ServerDown, multihost.LeadError) as e:
+      except Exception as e:
         error = e
-      # Processes leave an attempt in the same place: the lead's error decides.
+      # Processes leave an attempt in the same place, whatever the lead raised;
+      # its error decides.
       down = multihost.broadcast_json(isinstance(error, ServerDown))
       if not down or self._restarts == self._config.restarts:
         raise error
