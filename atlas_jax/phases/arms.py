@@ -32,7 +32,7 @@ class Arm:
 
   Attributes:
     key: names its file in report/arms.
-    title: names it in the table and in the episodes.
+    title: names it in the table of its student.
     prompts: the templates.
     teacher: who teaches; None: nobody.
     constant: the teaching of all problems, in a teacher's place.
@@ -49,11 +49,19 @@ class Arm:
   student: Student | None = None
   evaluation: str | None = None
 
+  @property
+  def student_name(self) -> str | None:
+    return self.student and self.student.name
+
+  @property
+  def name(self) -> str:
+    """Names the arm in the episodes, where those of all students are."""
+    return reading.titled(self.title, self.student_name)
+
   def of(self, number: int, student: Student) -> "Arm":
     """The same arm of another student, the config's `number`."""
     key = f"{self.key}_student_{number}"
-    title = reading.titled(self.title, student.name)
-    return replace(self, key=key, title=title, student=student)
+    return replace(self, key=key, student=student)
 
 
 Judged = tuple[list[Attempt], list[Outcome], list[Verdict]]
@@ -86,7 +94,7 @@ def sample(
   def work() -> Judged:
     begin = time.perf_counter()
     teacher, student = servers.roles()
-    with progress.shown(progress.timed(arm.title)):
+    with progress.shown(progress.timed(arm.name)):
       attempts = servers.ask(
         run_arm(
           problems,
@@ -103,10 +111,10 @@ def sample(
     outcomes, verdicts = statistics.judge(attempts, checker)
     if all(verdict.score is None for verdict in verdicts):
       raise Unanswered(
-        f"{arm.title}: no verdict on any of {len(verdicts)} responses; the last"
+        f"{arm.name}: no verdict on any of {len(verdicts)} responses; the last"
         f" failure: {checker.failure}"
       )
-    log.info("%s: %d attempts in %.1f s", arm.title, len(attempts), seconds)
+    log.info("%s: %d attempts in %.1f s", arm.name, len(attempts), seconds)
     return attempts, outcomes, verdicts
 
   with servers.holding(arm.teacher, arm.student):
