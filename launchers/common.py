@@ -67,6 +67,19 @@ def server_key() -> str | None:
   return os.environ.get("ATLAS_SERVER_KEY")
 
 
+def run_phases(config) -> None:
+  """Runs the phases of a RunConfig, held to the trainer's GPUs and share."""
+  from atlas_jax import gpus
+
+  os.environ.update(gpus.of_trainer(config))  # before JAX starts
+  if (split := gpus.split(config)) is not None:
+    logging.info("%s", split)
+  # Imported late: a bad config is refused before JAX starts.
+  from atlas_jax import phases
+
+  phases.run_phases(config, workdir(), server_key(), command())
+
+
 def _cache(root: pathlib.Path) -> pathlib.Path:
   """The checkout's; the user's where the project is installed."""
   if (root / "pyproject.toml").exists():

@@ -55,7 +55,7 @@ def make_update(
     architecture: of the teacher.
     updates: that the phase has, for the schedule.
   """
-  tx, schedule = make_optimizer(cfg.optimizer, updates)
+  tx, schedule = make_optimizer(cfg.optimizer, updates, config.teacher.offload)
   if isinstance(cfg, SftConfig):
     objective, skip = step_lib.sft_objective(architecture, config.teacher), None
   else:
