@@ -40,10 +40,11 @@ class Program:
 
 
 def tree_bytes(tree) -> int:
-  """Bytes of the arrays of an abstract tree on one device."""
+  """Bytes of the arrays of an abstract tree in the memory of one device."""
   return sum(
     x.dtype.itemsize * math.prod(x.sharding.shard_shape(x.shape))
     for x in jax.tree.leaves(tree)
+    if x.sharding.memory_kind != "pinned_host"
   )
 
 
