@@ -117,8 +117,8 @@ def as_teacher(
     url, _, model = teacher.partition("#")
     if problem := addresses.problem(url):
       raise ConfigError(f"the teacher's address {problem}")
-    config = ChatModelConfig("url", model or None, url=url, **options)
+    config = ChatModelConfig(model=model or None, url=url, **options)
   else:
-    config = ChatModelConfig("litellm", teacher, **options)
+    config = ChatModelConfig(kind="litellm", model=teacher, **options)
   transport = models.transport_of(config, "teacher", key)
   return _NamedTeacher(teacher, config.model, transport, key)
