@@ -6,13 +6,15 @@ reads its own shards.
 
 With each checkpoint goes atlas.json: `extra`, the files with their sizes and a
 sum over the bits of each tree. What does not agree with it when it is read is
-damaged, and the newest whole checkpoint takes its place.
+damaged, and the newest whole checkpoint takes its place. Of a tree that lies
+elsewhere no array is written, only its sum and where it came from.
 """
 
 import contextlib
 import json
 import logging
 import os
+import types
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -44,7 +46,9 @@ class Damaged(CheckpointError):
 
 
 _CONTENT = "atlas.json"
+_KEYS = {"step", "extra", "shapes", "sums", "elsewhere", "files"}
 _SMALL = 1 << 20
+_NOTHING: Mapping = types.MappingProxyType({})
 
 
 def abstract(tree: Any) -> Any:
@@ -141,10 +145,17 @@ class Checkpoints:
     steps = set(self._manager.all_steps()) - set(self._damaged)
     return max(steps, default=None)
 
-  def save(self, step: int, trees: Mapping[str, Any], extra: dict) -> None:
+  def save(
+    self,
+    step: int,
+    trees: Mapping[str, Any],
+    extra: dict,
+    elsewhere: Mapping[str, str] = _NOTHING,
+  ) -> None:
     """Saves `trees` by name, and `extra` (JSON: data position, counters).
 
-    A tree is a container of arrays, not one bare array.
+    A tree is a container of arrays, not one bare array. `elsewhere` names those
+    that can be made again, and from what: their arrays are not written.
 
     Returns once the arrays are copied; they are written in the background,
     and the call after it, or close, waits for that. A step that is there
@@ -161,8 +172,13 @@ class Checkpoints:
       "extra": extra,
       "shapes": {name: _shapes(tree) for name, tree in trees.items()},
       "sums": {name: int(_bit_sum(tree)) for name, tree in trees.items()},
+      "elsewhere": dict(elsewhere),
     }
-    items = {n: ocp.args.StandardSave(tree) for n, tree in trees.items()}
+    items = {
+      name: ocp.args.StandardSave(tree)
+      for name, tree in trees.items()
+      if name not in elsewhere
+    }
     with self._writing():
       self._manager.save(step, args=ocp.args.Composite(**items))
 
@@ -186,16 +202,21 @@ class Checkpoints:
       text = json.dumps({**self._content, "files": _files(place)})
       (place / _CONTENT).write_text(f"{zlib.crc32(text.encode())} {text}")
 
-  def restore(self, like: Mapping[str, Any]) -> tuple[int, dict, dict]:
+  def restore(
+    self, like: Mapping[str, Any], again: Mapping[str, Any] = _NOTHING
+  ) -> tuple[int, dict, dict]:
     """(step, trees, extra) of the newest checkpoint that is whole.
 
     Args:
       like: name -> tree whose shapes, dtypes and shardings the arrays get
         (abstract or not). Trees that are not named are not read.
+      again: name -> tree that was made again, also returned. It must be what
+        was saved, whether its arrays are in the checkpoint or not.
 
     Raises:
       CheckpointError: none, or another tree, shape or dtype (the text names
-        the first arrays that differ); or all are damaged.
+        the first arrays that differ); or all are damaged; or what was made
+        again is not what was saved.
     """
     self._manager.wait_until_finished()
     # The lead's: another host may see an older state of a shared disk.
@@ -205,7 +226,7 @@ class Checkpoints:
     self._damaged = []
     for at in reversed(steps):
       try:
-        trees, extra = self._read(at, like)
+        trees, extra = self._read(at, like, again)
       except Damaged as error:
         log.warning("%s", error)
         self._damaged.append(at)
@@ -218,15 +239,22 @@ class Checkpoints:
       " put a whole one there, or remove the directory to begin anew"
     )
 
-  def _read(self, step: int, like) -> tuple[dict[str, Any], dict]:
+  def _read(self, step: int, like, again) -> tuple[dict[str, Any], dict]:
     where = f"checkpoint {step} in {self._directory}"
     # Files are compared first: a process that failed to read its part would
     # leave the others in a collective.
     lost, content = multihost.call_on_lead(lambda: self._compare(step))
     if lost:
       raise Damaged(f"{where} is damaged: {lost}")
-    for name, tree in like.items():
+    for name, tree in {**like, **again}.items():
       self._check(step, name, tree, content["shapes"])
+    for name, tree in again.items():
+      if int(_bit_sum(tree)) != content["sums"][name]:
+        place = content["elsewhere"].get(name, "the weights it was copied from")
+        raise CheckpointError(
+          f"the {name} of {where} is not what was saved: put back {place}, or"
+          " remove the directory to begin anew"
+        )
     args = {n: ocp.args.StandardRestore(abstract(t)) for n, t in like.items()}
     try:
       trees = self._manager.restore(step, args=ocp.args.Composite(**args))
@@ -239,7 +267,7 @@ class Checkpoints:
     for name in like:
       if int(_bit_sum(trees[name])) != content["sums"][name]:
         raise Damaged(f"{where} is damaged: {name} is not what was saved")
-    return {name: trees[name] for name in like}, content["extra"]
+    return {**{n: trees[n] for n in like}, **again}, content["extra"]
 
   def _compare(self, step: int) -> tuple[str | None, dict]:
     """(what is wrong with the files of a step, its atlas.json)."""
@@ -251,7 +279,8 @@ class Checkpoints:
       if int(total) != zlib.crc32(text.encode()):
         return f"{_CONTENT} is not what was saved", {}
       content, there = json.loads(text), _files(folder)
-      if content.keys() != {"step", "extra", "shapes", "sums", "files"}:
+      content = {"elsewhere": {}, **content}  # the first ones had none
+      if content.keys() != _KEYS:
         return f"{_CONTENT} is of another version", {}
       if content["step"] != step:
         return f"it is checkpoint {content['step']} under another name", {}

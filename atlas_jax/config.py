@@ -32,6 +32,7 @@ from atlas_jax.config_tree import (
 from atlas_jax.episode_config import EpisodeConfig
 from atlas_jax.loss_options import LossOptions
 from atlas_jax.server_config import Dtype, ServingConfig
+from atlas_jax.teacher_config import LoraConfig, ModelConfig  # noqa: F401
 from atlas_jax.teaching.prompts import PromptsConfig, load_prompts
 
 Phase = Literal["sft", "grpo", "evaluate", "export"]
@@ -57,21 +58,6 @@ class MeshConfig:
   fsdp: int = -1
   tensor: int = 1
   context: int = 1
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-  """The teacher that is trained."""
-
-  # A Hugging Face directory (config.json, *.safetensors, tokenizer files), or
-  # ORG/NAME[@REVISION] of the Hub.
-  path: str = "models/teacher"
-  # True: path holds config.json and a tokenizer, and weights are drawn anew.
-  random_init: bool = False
-  param_dtype: Dtype = "float32"
-  compute_dtype: Dtype = "bfloat16"
-  remat: Literal["none", "dots", "full"] = "full"
-  logprob_chunk: PositiveInt = 256  # tokens whose logits exist at one time
 
 
 @dataclass(frozen=True)
@@ -293,7 +279,7 @@ class RunConfig:
   checkpoints_dir: str | None = None
   keep_checkpoints: PositiveInt = 2  # the newest of each phase
   mesh: MeshConfig = MeshConfig()
-  teacher: ModelConfig = ModelConfig()
+  teacher: ModelConfig = field(default_factory=ModelConfig)
   student: StudentConfig = StudentConfig()
   data: DataConfig = DataConfig()
   prompts: PromptsConfig = field(default_factory=PromptsConfig)

@@ -8,11 +8,13 @@ config.checkpoints_dir), under any name of the directory.
 The directory itself may be a link; what a run writes in it lies there.
 """
 
+import contextlib
 import datetime
 import difflib
 import fcntl
 import importlib.metadata
 import json
+import logging
 import pathlib
 import platform
 import re
@@ -22,7 +24,7 @@ from etils import epath
 
 import atlas_jax
 from atlas_jax import config as config_lib
-from atlas_jax import files
+from atlas_jax import files, terminal
 from atlas_jax.errors import AtlasError
 
 # What stands there, by its name up to the first dot.
@@ -31,6 +33,16 @@ NAMES = {
   *("costs", "checkpoints", "episodes", "export", "failed", "initial"),
   *("logs", "report", "run_id", "started", "tensorboard", "weights"),
 }
+# What a person looks at when a run has ended.
+RESULTS = {
+  "report": "report/index.html",
+  "prompts": "best_prompts.json",
+  "model": "export",
+  "metrics": "metrics.jsonl",
+  "log": "logs/run.log",
+}
+
+log = logging.getLogger(__name__)
 
 
 class RunError(AtlasError):
@@ -157,6 +169,35 @@ def write_started(workdir: pathlib.Path, command: str | None) -> None:
       "Python": platform.python_version(),
     },
   )
+
+
+@contextlib.contextmanager
+def logging_to(workdir: pathlib.Path):
+  """Appends what is logged in this process to logs/run.log."""
+  path = workdir / "logs" / "run.log"
+  path.parent.mkdir(exist_ok=True)
+  with path.open("a", encoding="utf-8") as file:
+    handler = logging.StreamHandler(terminal.Printable(file))
+    form = "%(asctime)s %(levelname)s %(module)s: %(message)s"
+    handler.setFormatter(logging.Formatter(form))
+    logging.root.addHandler(handler)
+    try:
+      yield
+    except BaseException as error:
+      log.debug("ended by %s: %s", type(error).__name__, error)
+      raise
+    finally:
+      logging.root.removeHandler(handler)
+
+
+def results(workdir: pathlib.Path) -> str:
+  """What a run has left for a person, a line each."""
+  found = [
+    (what, workdir / name)
+    for what, name in RESULTS.items()
+    if (workdir / name).exists()
+  ]
+  return "\n".join(f"{what:8} {path}" for what, path in found)
 
 
 def run_id(workdir: pathlib.Path) -> str:

@@ -1,4 +1,4 @@
-"""Numbers of a run: accumulated as (sum, count), written, and shown live.
+"""Numbers of a run: accumulated as (sum, count), and written.
 
 Names are `phase/name`, with the unit in the name. Only the lead process
 writes; what it writes has been summed over all of them.
@@ -13,11 +13,9 @@ import json
 import logging
 import math
 import pathlib
-import shutil
-import sys
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, TextIO
+from typing import Any
 
 from atlas_jax import directory, files, secret_names
 from atlas_jax.errors import AtlasError
@@ -164,59 +162,3 @@ class Writer:
     except Exception as error:
       self._wandb, text = None, " ".join(str(error).split())
       log.warning("nothing more is logged to Weights & Biases: %s", text)
-
-
-def _duration(seconds: float) -> str:
-  minutes, s = divmod(round(seconds), 60)
-  hours, minutes = divmod(minutes, 60)
-  return f"{hours}:{minutes:02}:{s:02}"
-
-
-class Progress:
-  """One live line: phase, step, numbers, time left.
-
-  On a terminal the line is redrawn; anywhere else a line is printed at most
-  every `every_s` seconds, and at the last step.
-  """
-
-  def __init__(
-    self,
-    phase: str,
-    *,
-    start: int,
-    total: int,
-    every_s: float = 10.0,
-    stream: TextIO | None = None,
-  ):
-    self._phase, self._start, self._total = phase, start, total
-    self._every_s = every_s
-    self._stream = sys.stderr if stream is None else stream
-    self._began = time.monotonic()
-    self._printed = -math.inf
-    # A launcher's stream makes control codes printable; its terminal does not.
-    terminal = getattr(self._stream, "terminal", self._stream)
-    self._terminal = terminal if self._stream.isatty() else None
-
-  def line(self, step: int, shown: Mapping[str, float], now: float) -> str:
-    done, left = step - self._start, self._total - step
-    parts = [f"{self._phase} {step}/{self._total}"]
-    parts += [f"{name} {value:.4g}" for name, value in shown.items()]
-    if done > 0:
-      parts.append(f"ETA {_duration((now - self._began) / done * left)}")
-    return "  ".join(parts)
-
-  def update(self, step: int, shown: Mapping[str, float]) -> None:
-    """Shows `shown` (reward, accuracy alone and taught, tokens/s, ...)."""
-    now = time.monotonic()
-    text = self.line(step, shown, now)
-    if self._terminal is not None:
-      text = text[: shutil.get_terminal_size().columns - 1]
-      # The cursor goes back: what is logged next does not stand behind it.
-      print(f"\r\x1b[K{text}", end="\r", file=self._terminal, flush=True)
-    elif now - self._printed >= self._every_s or step == self._total:
-      self._printed = now
-      print(text, file=self._stream, flush=True)
-
-  def close(self) -> None:
-    if self._terminal is not None:
-      print(file=self._terminal, flush=True)

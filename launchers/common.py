@@ -93,18 +93,36 @@ def _end(text: str, status: int = 1):
   sys.exit(status)
 
 
+class _Line(std_logging.Formatter):
+  """HH:MM:SS, the level where it is worth a word, the message."""
+
+  def formatMessage(self, record):
+    info = record.levelno == std_logging.INFO
+    level = "" if info else f"{record.levelname.lower()}: "
+    return f"{self.formatTime(record, '%H:%M:%S')} {level}{record.message}"
+
+
+def _set_up_logging() -> None:
+  """The console has what --verbosity says; logs/run.log of a run has all."""
+  console = logging.get_absl_handler()
+  level = logging.converter.absl_to_standard(logging.get_verbosity())
+  console.setLevel(level)
+  console.setFormatter(_Line())
+  std_logging.root.setLevel(std_logging.INFO)
+  std_logging.getLogger("atlas_jax").setLevel(std_logging.DEBUG)
+  # JAX names the backends it lacks. Orbax writes a page a checkpoint, and
+  # pages of traceback about what it raises as well.
+  std_logging.getLogger("jax").setLevel(std_logging.WARNING)
+  std_logging.getLogger("absl").setLevel(std_logging.CRITICAL)
+
+
 def launch(main) -> None:
   """Runs `main()`; an error of ours is one line and exit status 1."""
 
   def wrapped(argv):
     if argv[1:]:
       raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
-    logging.set_verbosity(logging.INFO)
-    logging.use_absl_handler()
-    # JAX names the backends it lacks. Orbax writes a page a checkpoint, and
-    # pages of traceback about what it raises as well.
-    std_logging.getLogger("jax").setLevel(std_logging.WARNING)
-    std_logging.getLogger("absl").setLevel(std_logging.CRITICAL)
+    _set_up_logging()
     from atlas_jax.stopping import Stopped
 
     try:
@@ -124,7 +142,9 @@ def launch(main) -> None:
     listed += flags.FLAGS.get_key_flags_for_module(module)
   for flag in listed:
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-  sys.stdout = terminal.Printable(sys.stdout)
-  sys.stderr = terminal.Printable(sys.stderr)
+  flags.FLAGS.set_default("verbosity", logging.INFO)
+  obeys = os.environ.get("TERM") != "dumb"
+  sys.stdout = terminal.Printable(sys.stdout, obeys)
+  sys.stderr = terminal.Printable(sys.stderr, obeys)
   logging.get_absl_handler().python_handler.stream = sys.stderr
   app.run(wrapped, flags_parser=config_flag.parse)

@@ -45,7 +45,11 @@ def declared(mark, cls=config_lib.RunConfig, path="") -> list[str]:
   return found
 
 
-CHOICES = [key for key in declared("Literal") if key != "phases"]
+CHOICES = [
+  key
+  for key in declared("Literal")
+  if key not in ("phases", "teacher.lora.targets")
+]
 POSITIVE, NOT_NEGATIVE = declared("above 0"), declared("not be negative")
 
 

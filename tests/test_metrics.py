@@ -1,6 +1,5 @@
 """Accumulation, the three writers, and the live line."""
 
-import io
 import json
 import math
 import sys
@@ -200,37 +199,3 @@ def test_wandb_itself_offline(tmp_path, monkeypatch):
   kept = (tmp_path / "run" / "run_id").read_text()
   found = list((tmp_path / "out").rglob(f"*{kept}-grpo*.wandb"))
   assert len(found) == 2
-
-
-def test_plain_progress_when_not_a_terminal():
-  stream = io.StringIO()
-  progress = metrics.Progress(
-    "grpo", start=2, total=5, every_s=1000, stream=stream
-  )
-  progress.update(3, {"reward": 0.5, "alone": 0.25})
-  progress.update(4, {"reward": 0.6})  # too soon for another line
-  progress.update(5, {"reward": 0.75})  # the last is always shown
-  progress.close()
-  first, last = stream.getvalue().splitlines()
-  assert first.startswith("grpo 3/5  reward 0.5  alone 0.25  ETA 0:00:0")
-  assert last.startswith("grpo 5/5  reward 0.75")
-
-
-def test_eta_counts_the_steps_of_this_process_only():
-  progress = metrics.Progress("sft", start=10, total=30, stream=io.StringIO())
-  began = progress._began
-  # 5 steps took 100 s: the 15 that are left take 300 s.
-  assert progress.line(15, {}, began + 100).endswith("ETA 0:05:00")
-  assert "ETA" not in progress.line(10, {}, began + 1)
-
-
-def test_live_line_on_a_terminal():
-  class Terminal(io.StringIO):
-    def isatty(self):
-      return True
-
-  stream = Terminal()
-  progress = metrics.Progress("sft", start=0, total=2, stream=stream)
-  progress.update(1, {"loss": 1.5})
-  progress.close()
-  assert "sft 1/2  loss 1.5" in stream.getvalue()

@@ -12,7 +12,6 @@ Face, [out, in], so that import and export only reshape.
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +19,7 @@ from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int
 
 from atlas_jax.model import attention
+from atlas_jax.model.adapted import Adapted
 from atlas_jax.model.architecture import DecoderConfig
 from atlas_jax.sharding import (
   add_up,
@@ -166,25 +166,6 @@ class Decoder(nnx.Module):
     )(rngs.split(config.n_layers))
 
 
-def matrices(model: Decoder) -> Any:
-  """A tree like `model`: True at matrices, False at norms and biases."""
-
-  def is_matrix(path, _):
-    name = path[-2].name  # the attribute; path[-1] is the value of its Param
-    return not name.endswith(("norm", "bias"))
-
-  return jax.tree_util.tree_map_with_path(is_matrix, model)
-
-
-def cast_matrices(model: Decoder, dtype: DTypeLike) -> Decoder:
-  """`model` with matrices of another dtype; norms and biases stay."""
-
-  def cast(is_matrix, x):
-    return x.astype(dtype) if is_matrix else x
-
-  return jax.tree.map(cast, matrices(model), model)
-
-
 def forward(
   model: Decoder,
   config: DecoderConfig,
@@ -295,11 +276,13 @@ def _rms_norm(
 def _project(
   equation: str,
   x: Float[Array, "..."],
-  param: nnx.Param,
+  param: nnx.Param | Adapted,
   embed_axis: int,
   bias: nnx.Param | None = None,
 ) -> Float[Array, "..."]:
   """A product with a weight, whose `embed_axis` is gathered in x's dtype."""
+  if isinstance(param, Adapted):
+    return _biased(param.project(equation, x, embed_axis), bias)
   weight = gather(param[...].astype(x.dtype), "embed", embed_axis)
   precision = attention.matmul_precision(x.dtype)
   y = jnp.einsum(equation, x, weight, precision=precision)

@@ -54,8 +54,8 @@ def iter_tensors(
   ahead: collections.deque[tuple[Tensor, jax.Array]] = collections.deque()
   for t in tensors(config):
     owner = model if t.layer is None else model.blocks
-    value = getattr(owner, t.attribute)[...]
-    value = _rounded(value, t.layer, jnp.dtype(dtype))
+    param = getattr(owner, t.attribute)
+    value = _rounded(param, t.layer, jnp.dtype(dtype))
     value.copy_to_host_async()
     ahead.append((t, value))
     if len(ahead) > _AHEAD:
@@ -69,8 +69,10 @@ def _on_host(t: Tensor, value: jax.Array) -> tuple[str, np.ndarray]:
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
-def _rounded(stacked, layer, dtype):
-  value = stacked if layer is None else stacked[layer]
+def _rounded(param, layer, dtype):
+  if layer is not None:
+    param = jax.tree.map(lambda stacked: stacked[layer], param)
+  value = param[...]  # of an adapted weight the merged one
   # Without a copy jit returns the parameter's own buffer.
   value = jnp.copy(value) if value.dtype == dtype else value.astype(dtype)
   if jax.process_count() > 1:  # a host can only read what it holds itself

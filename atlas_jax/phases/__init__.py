@@ -95,6 +95,7 @@ def run_phases(
       directory.claim_checkpoints(config, workdir)
       directory.claim(workdir, to_dict(config))
       directory.write_started(workdir, command)
+      stack.enter_context(directory.logging_to(workdir))
 
     # Only now: a config that is refused leaves the directory as it was.
     multihost.call_on_lead(claim)
@@ -114,3 +115,4 @@ def run_phases(
           evaluate.evaluate(entry, problems=questions, **sampling)
         case "export":
           export.export(entry, teacher=teacher)
+    multihost.call_on_lead(lambda: print(directory.results(workdir)))

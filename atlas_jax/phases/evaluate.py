@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from atlas_jax import directory, files, metrics, multihost
+from atlas_jax import directory, files, metrics, multihost, progress
 from atlas_jax.config import Phase, RunConfig
 from atlas_jax.confined import NoAnswer
 from atlas_jax.data import splits
@@ -94,18 +94,19 @@ class Arms:
 
     def ask():
       teacher_role, student = servers.roles()
-      return servers.ask(
-        run_arm(
-          self._problems,
-          student=student,
-          prompts=self._prompts,
-          config=episode,
-          samples=c.evaluate.samples,
-          seed=c.seed,
-          teacher=teacher_role if teacher else None,
-          constant=constant,
+      with progress.shown(progress.timed(title)):
+        return servers.ask(
+          run_arm(
+            self._problems,
+            student=student,
+            prompts=self._prompts,
+            config=episode,
+            samples=c.evaluate.samples,
+            seed=c.seed,
+            teacher=teacher_role if teacher else None,
+            constant=constant,
+          )
         )
-      )
 
     begin = time.perf_counter()
     attempts = servers.call(ask)

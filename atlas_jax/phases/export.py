@@ -6,6 +6,7 @@ import jax
 
 from atlas_jax import directory, hub, sharding
 from atlas_jax.checkpoint import CheckpointError
+from atlas_jax.model import lora
 from atlas_jax.phases.entry import PhaseEntry
 from atlas_jax.phases.teacher import Teacher
 
@@ -36,8 +37,11 @@ def export_run(workdir: pathlib.Path, path: pathlib.Path, dtype: str) -> None:
           continue
         with entry.checkpoints() as checkpoints:
           if checkpoints.latest() is not None:
-            like = {"model": teacher.abstract()}
-            step, trees, _ = checkpoints.restore(like)
-            teacher.advance(trees["model"], step)
+            like, again = {"model": lora.split(teacher.abstract())[1]}, {}
+            if config.teacher.lora.rank:
+              again["base"] = lora.split(teacher.model)[0]
+            step, trees, _ = checkpoints.restore(like, again)
+            model = lora.join(trees.get("base"), trees["model"])
+            teacher.advance(model, step)
             return teacher.export(path, dtype)
       raise CheckpointError(f"{workdir} has no checkpoint to export")

@@ -48,11 +48,6 @@ from atlas_jax.training.scoring import ema_update
 
 log = logging.getLogger(__name__)
 
-SHOWN = (
-  *("reward_mean", "accuracy_alone", "accuracy_taught"),
-  "tokens_per_second",
-)
-
 
 class NoRewardError(AtlasError):
   """No teaching of a step has a reward; the text says why."""
@@ -262,7 +257,7 @@ def _steps(phase, train_step, teacher, servers, batches, report) -> None:
       / 1e6,
     }
     # First the log: a step in a checkpoint is always in metrics.jsonl.
-    report(step, numbers, SHOWN)
+    report(step, numbers)
     finish_step(phase, step, state)
 
 
@@ -276,7 +271,7 @@ def finish_step(phase: TrainingPhase, step: int, state: Callable) -> None:
   follows = cfg.ref_ema_alpha > 0 and step % cfg.ref_ema_every == 0
   if phase.reference is not None and follows:
     phase.reference = ema_update(
-      phase.reference, phase.state.model, cfg.ref_ema_alpha
+      phase.reference, phase.state.trained, cfg.ref_ema_alpha
     )
   if phase.is_due(step):
     phase.save(step, state)

@@ -171,7 +171,7 @@ class Servers:
     gap = float(np.abs(ours - multihost.call_on_lead(score)).mean())
     bound, version = self._config.max_logprob_gap, self._teacher.version
     what = "weights %d: mean |trainer - server| log-prob %.2g (bound %.2g)"
-    log.info(what, version, gap, bound)
+    log.debug(what, version, gap, bound)
     if not gap <= bound:
       raise DisagreementError(
         f"trainer and teacher server disagree on weights {version}: mean"

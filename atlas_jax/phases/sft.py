@@ -126,7 +126,7 @@ def train(
         "step_seconds": seconds,
         "tokens_per_second": tokens / seconds,
       }
-      report(step, numbers, ("loss", "tokens_per_second"))
+      report(step, numbers)
       phase.check_update(step, numbers, packed)
 
     pending, logged = None, time.perf_counter()

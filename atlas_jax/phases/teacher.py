@@ -4,6 +4,7 @@ Every process holds its shard of the weights and enters every method here that
 reads them.
 """
 
+import functools
 import pathlib
 
 import jax
@@ -15,7 +16,7 @@ from atlas_jax.config import ModelConfig
 from atlas_jax.data import packing
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.data.packing import PackedBatch
-from atlas_jax.model import decoder, hf
+from atlas_jax.model import decoder, hf, lora
 from atlas_jax.training import scoring
 
 
@@ -52,10 +53,14 @@ class Teacher:
   def model(self) -> decoder.Decoder:
     """The parameters as they are now; read, or drawn, when first asked for."""
     if self._model is None:
+      options = self.options.lora
       if self.options.random_init:
         self._model = hf.init(self.decoder_config, self._seed, self._dtype)
       else:
         _, self._model = hf.load(self._directory, self._dtype)
+      if options.rank:
+        draw = functools.partial(lora.draw, self.decoder_config, options)
+        self._model = lora.join(self._model, jax.jit(draw)(self._seed))
     return self._model
 
   def advance(self, model: decoder.Decoder, updates: int) -> None:
@@ -64,7 +69,7 @@ class Teacher:
 
   def abstract(self) -> decoder.Decoder:
     """The model's shapes and shardings, to restore into."""
-    return hf.abstract(self.decoder_config, self._dtype)
+    return lora.abstract(self.decoder_config, self.options)
 
   def put(
     self, batch: PackedBatch, micro_batches: int, room: int = 0
@@ -98,7 +103,14 @@ class Teacher:
     return hf.export_tensors(self.model, self.decoder_config, jnp.dtype(dtype))
 
   def export(self, path: pathlib.Path, dtype: str) -> None:
-    """Writes the teacher as a Hugging Face directory. A collective."""
+    """Writes the teacher as a Hugging Face directory. A collective.
+
+    Adapters are merged into it, and written for PEFT as PATH-adapter, too.
+    """
+    options, (base, adapters) = self.options, lora.split(self.model)
+    if base is not None:
+      beside = path.with_name(f"{path.name}-adapter")
+      lora.save_peft(beside, adapters, options.lora, options.path)
     hf.save(
       path,
       self.model,

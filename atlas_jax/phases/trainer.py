@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from atlas_jax import metrics, sharding
 from atlas_jax.config import GrpoConfig, RunConfig
+from atlas_jax.model import lora
 from atlas_jax.phases.teacher import Teacher
 from atlas_jax.training import scoring
 from atlas_jax.training import step as step_lib
@@ -72,7 +73,8 @@ def make_grpo_step(
     parts, most = len(packed.tokens) // at_once, -(-most_rows(cfg) // at_once)
     batch = teacher.put(packed, parts, most)
     if reference is not None:
-      batch = batch._replace(ref_logprobs=score(reference, batch))
+      frozen = lora.join(state.base, reference)
+      batch = batch._replace(ref_logprobs=score(frozen, batch))
     batch = prepare(state.model, batch)
     results = []
     for _ in range(cfg.epochs):

@@ -3,16 +3,24 @@
 import contextlib
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from atlas_jax import checkpoint, files, metrics, multihost
+from atlas_jax import (
+  checkpoint,
+  directory,
+  files,
+  metrics,
+  multihost,
+  progress,
+)
 from atlas_jax.config import to_dict
 from atlas_jax.data.packing import PackedBatch
 from atlas_jax.errors import AtlasError
+from atlas_jax.model import lora
 from atlas_jax.phases.entry import PhaseEntry
 from atlas_jax.phases.teacher import Teacher
 from atlas_jax.training import scoring
@@ -30,6 +38,7 @@ def start_or_resume(
   teacher: Teacher,
   tx,
   reference_dtype: str | None,
+  elsewhere: Mapping[str, str],
 ) -> tuple[int, dict[str, Any], dict[str, Any]]:
   """What a phase that trains starts from, the first of these that there is.
 
@@ -42,18 +51,38 @@ def start_or_resume(
 
   Returns:
     (steps done, trees as in the checkpoint, what was saved beside them).
-    With a reference_dtype a copy of the first weights is one of the trees.
+    With a reference_dtype a copy of the weights of 2 or 3 is one of the trees;
+    in case 1 too it is copied from them, if it is `elsewhere`.
   """
+  # What an adapter adds is rounded with its weight, and not before.
+  dtype = "float32" if teacher.options.lora.rank else reference_dtype
+  copy = functools.partial(scoring.copy_model, dtype=dtype)
   if checkpoints.latest() is None:
     trees = step_lib.as_trees(step_lib.init_state(teacher.model, tx))
     if reference_dtype:
-      trees["reference"] = scoring.copy_model(trees["model"], reference_dtype)
+      trees["reference"] = copy(trees["model"])
     return 0, trees, {"saved": None, "skipped": 0}
   like = step_lib.as_trees(step_lib.abstract_state(teacher.abstract(), tx))
-  if reference_dtype:
-    copy = functools.partial(scoring.copy_model, dtype=reference_dtype)
+  if "reference" not in elsewhere and reference_dtype:
     like["reference"] = jax.eval_shape(copy, like["model"])
-  return checkpoints.restore(like)
+  again = {}
+  if elsewhere:
+    base, first = lora.split(teacher.model)
+    if "reference" in elsewhere:
+      again["reference"] = copy(first)
+    if like.pop("base", None) is not None:
+      again["base"] = base
+  return checkpoints.restore(like, again)
+
+
+def _origin(entry: PhaseEntry) -> str:
+  """Where the weights lie that a phase begins with."""
+  before = entry.config.phases[: entry.index]
+  trained = [i for i, k in enumerate(before) if k in ("sft", "grpo")]
+  if not trained:
+    return f"config.teacher.path={entry.config.teacher.path}"
+  root = directory.checkpoints_root(entry.config, entry.workdir)
+  return str(root / PhaseEntry(entry.config, entry.workdir, trained[-1]).name)
 
 
 class TrainingPhase:
@@ -64,8 +93,8 @@ class TrainingPhase:
     teacher: that it trains.
     steps: that it has.
     tx: the optimizer.
-    reference_dtype: of a copy of the first weights that stays beside them;
-      None: there is none.
+    reference_dtype: of a copy of what is trained, as it is at first, that
+      stays beside it; None: there is none.
 
   Attributes:
     entry: as given.
@@ -85,9 +114,16 @@ class TrainingPhase:
   ):
     self.entry, self._steps, self._stopped = entry, steps, None
     self._checkpoints = entry.checkpoints()
+    # A frozen reference is not written again and again.
+    frozen = reference_dtype and entry.options.ref_ema_alpha == 0
+    self._elsewhere = {"reference": _origin(entry)} if frozen else {}
+    if teacher.options.lora.rank:
+      self._elsewhere["base"] = (
+        f"config.teacher.path={entry.config.teacher.path}"
+      )
     try:
       self.done, trees, beside = start_or_resume(
-        self._checkpoints, teacher, tx, reference_dtype
+        self._checkpoints, teacher, tx, reference_dtype, self._elsewhere
       )
     except BaseException:
       self.close()
@@ -105,9 +141,9 @@ class TrainingPhase:
 
   @contextlib.contextmanager
   def reporting(self):
-    """report(step, numbers, shown): the metrics files and the live line."""
+    """report(step, numbers): the metrics files and the live line."""
     if not multihost.is_lead():
-      yield lambda step, numbers, shown: None
+      yield lambda step, numbers: None
       return
     entry = self.entry
     writer = metrics.Writer(
@@ -117,17 +153,17 @@ class TrainingPhase:
       wandb_project=entry.config.wandb_project,
       config=to_dict(entry.config),
     )
-    progress = metrics.Progress(entry.name, start=self.done, total=self._steps)
+    steps = progress.Steps(entry.name, self._steps)
 
-    def report(step, numbers, shown):
+    def report(step, numbers):
       writer.write(step, numbers)
-      progress.update(step, {k: numbers[k] for k in shown if k in numbers})
+      steps.update(step, numbers)
 
-    try:
+    with (
+      contextlib.closing(writer),
+      progress.shown(steps.line, at_end=True),
+    ):
       yield report
-    finally:
-      progress.close()
-      writer.close()
 
   def check_update(
     self, step: int, numbers: dict[str, float], packed: PackedBatch
@@ -181,6 +217,6 @@ class TrainingPhase:
       if self.reference is not None:
         trees["reference"] = self.reference
       extra = {"saved": beside(), "skipped": self._skipped}
-      self._checkpoints.save(step, trees, extra)
+      self._checkpoints.save(step, trees, extra, self._elsewhere)
     if self._stopped:
       raise self._stopped

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 from atlas_jax import checkpoint, sharding
 from atlas_jax.config import GrpoConfig, RunConfig, SftConfig
 from atlas_jax.data.packing import PackedBatch
-from atlas_jax.model import hf
+from atlas_jax.model import lora
 from atlas_jax.model.architecture import DecoderConfig
 from atlas_jax.training import scoring
 from atlas_jax.training import step as step_lib
@@ -89,7 +89,7 @@ def compiled(
   """
   mesh = sharding.make_mesh(config.mesh, devices)
   with jax.set_mesh(mesh):
-    model = hf.abstract(architecture, config.teacher.param_dtype)
+    model = lora.abstract(architecture, config.teacher)
     for name in dict.fromkeys(p for p in config.phases if p in ("sft", "grpo")):
       phase = getattr(config, name)
       most = rows or most_rows(phase)
@@ -110,13 +110,13 @@ def _state(phase: SftConfig | GrpoConfig, model):
   reference = None
   if isinstance(phase, GrpoConfig) and phase.beta > 0:
     copy = functools.partial(scoring.copy_model, dtype=phase.reference_dtype)
-    reference = placed(jax.eval_shape(copy, state.model))
+    reference = placed(jax.eval_shape(copy, state.trained))
   return state, reference, tx, schedule
 
 
 def resident_bytes(config: RunConfig, architecture: DecoderConfig) -> int:
   """State and reference of the GRPO phase on one device of the mesh."""
-  model = hf.abstract(architecture, config.teacher.param_dtype)
+  model = lora.abstract(architecture, config.teacher)
   state, reference, _, _ = _state(config.grpo, model)
   return tree_bytes(state) + tree_bytes(reference)
 
@@ -149,7 +149,8 @@ def _phase(name, phase, config, architecture, model, batch):
     score = scoring.make_score_step(
       architecture, options, temperature=temperature
     )
-    yield _compile("grpo score", score, (reference, batch), tree_bytes(state))
+    policy = lora.join(state.base, reference)
+    yield _compile("grpo score", score, (policy, batch), tree_bytes(state))
   if phase.epochs > 1 or phase.entropy_share is not None:
     prepare = scoring.make_prepare_step(
       architecture, options, phase, temperature=temperature

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from atlas_jax.reports import reading
+from atlas_jax.reports import reading, tables
 from atlas_jax.reports.reading import RunFiles
 from atlas_jax.reports.tables import ReportError
 from atlas_jax.teaching import statistics
@@ -33,33 +33,16 @@ class Comparison:
 
   def rows(self) -> list[tuple[str, str]]:
     """(what, value) for a person."""
-    d = self.difference
     found = list(self.flips.values())
     one, other = self.names
     return [
       ("Problems of both", str(self.problems)),
       (f"Accuracy: {one}", f"{100 * self.accuracy[0]:.1f}%"),
       (f"Accuracy: {other}", f"{100 * self.accuracy[1]:.1f}%"),
-      (
-        "Difference, points [95%]",
-        f"{100 * d.estimate:+.1f} [{100 * d.low:.1f}, {100 * d.high:.1f}]",
-      ),
+      ("Difference, points [95%]", tables.points(self.difference)),
       ("McNemar p", f"{self.mcnemar_p:.4g}"),
       *((name.capitalize(), str(found.count(name))) for name in reading.FLIPS),
     ]
-
-
-def _attempts(run: RunFiles, arm: str | None) -> tuple[str, list[Mapping]]:
-  """The title and the attempts of an arm; None: the last of the run."""
-  titles = run.arms()
-  if not titles:
-    raise ReportError(f"{run.workdir} has no evaluation to compare")
-  title = titles[-1] if arm is None else arm
-  if title not in titles:
-    raise ReportError(
-      f"{run.workdir} has no arm {title!r}; valid: {', '.join(titles)}"
-    )
-  return title, [line for line in run.attempts if line["arm"] == title]
 
 
 def compare(
@@ -76,8 +59,8 @@ def compare(
   Raises:
     ReportError: an arm is not there, or no problem was judged in both.
   """
-  one, first = _attempts(run, arm)
-  two, second = _attempts(other, other_arm)
+  one, first = run.arm(arm)
+  two, second = other.arm(other_arm)
   after, before = reading.rates(first), reading.rates(second)
   common = [key for key in after if key in before]
   if not common:
@@ -121,7 +104,7 @@ def selected(
   Raises:
     ReportError: the arm, the kind or the flip does not exist.
   """
-  title, lines = _attempts(run, arm)
+  title, lines = run.arm(arm)
   kinds = {x["kind"] for x in lines if x["kind"] is not None}
   for name, value, valid in (
     ("flip", flip, reading.FLIPS),

@@ -7,7 +7,7 @@ a line is their mean and the band around it their range.
 import io
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -50,16 +50,12 @@ FIGURES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
   ),
   ("Loss", "mean", ("loss",)),
 )
-COLORS = (
-  *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
-  *("#7F7F7F", "#8C564B"),
-)
 # Text of the figures in this colour takes that of the page around it.
 _TEXT = "#010203"
 _OWN_FIGURE = {"mean", "std"}  # of reward_*: they have a figure of their own
 
 
-def phases(lines: Sequence[Mapping]) -> list[str]:
+def phases(lines: Iterable[Mapping]) -> list[str]:
   """The phases that the lines of metrics.jsonl are of, in their order."""
   return list(dict.fromkeys(line["phase"] for line in lines))
 
@@ -131,33 +127,12 @@ def figure(
   with matplotlib.rc_context(style):
     drawn = Figure(figsize=(5.2, 2.7), layout="constrained")
     axes = drawn.subplots()
-    for color, (label, (steps, values)) in zip(
-      itertools.cycle(COLORS), curves.items(), strict=False
-    ):
-      known = ~np.isnan(values).all(axis=0)
-      mean = np.nanmean(values[:, known], axis=0)
-      at = steps[known]
-      if len(values) > 1:
-        low, high = (
-          f(values[:, known], axis=0) for f in (np.nanmin, np.nanmax)
-        )
-        axes.fill_between(at, low, high, color=color, alpha=0.15, linewidth=0)
-        axes.plot(at, mean, color=color, linewidth=1.6, label=label)
-      elif len(at) < plots.MIN_STEPS_TO_SMOOTH:
-        axes.plot(at, mean, color=color, marker="o", markersize=3, label=label)
-      else:
-        shown = plots.smooth(mean, max(5, len(at) // 12))
-        axes.plot(at, mean, color=color, alpha=0.25, linewidth=0.7)
-        axes.plot(at, shown, color=color, linewidth=1.6, label=label)
+    plots.draw_curves(axes, curves)
     axes.set(xlabel="step", ylabel=unit)
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#888888", alpha=0.25, linewidth=0.6)
-    if len(curves) > 1:
-      axes.legend(
-        frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5)
-      )
     drawn.patch.set_alpha(0)
     axes.patch.set_alpha(0)
     return _svg(drawn)
@@ -186,3 +161,35 @@ def all_figures(
     if drawn:
       out.append((phase, drawn))
   return out
+
+
+# What a sweep shows of its rows' training: title, what the axis counts, name.
+OF_ROWS = (
+  ("Accuracy, taught", "share right", "accuracy_taught"),
+  ("Reward", "mean of a batch", "reward_mean"),
+  ("KL", "nats a token", "kl"),
+  ("Entropy of the teacher", "nats a token", "entropy"),
+  ("Length of a teaching", "tokens", "teaching_tokens_mean"),
+  ("Teachings of the right form", "share", "format_ok_fraction"),
+)
+
+
+def of_rows(rows: Mapping[str, Sequence[Sequence[Mapping]]]) -> list[str]:
+  """Figures as SVG with a curve for each row of a sweep, over its seeds.
+
+  Args:
+    rows: name -> of each seed the lines of metrics.jsonl. Of a run with
+      several phases of GRPO the last is shown.
+  """
+  drawn = []
+  for title, unit, name in OF_ROWS:
+    found = {}
+    for row, runs in rows.items():
+      names = phases(itertools.chain(*runs))
+      trained = [phase for phase in names if phase.endswith("_grpo")]
+      known = series(runs, trained[-1], name) if trained else None
+      if known is not None:
+        found[row] = known
+    if found:
+      drawn.append(figure(title, unit, found))
+  return drawn

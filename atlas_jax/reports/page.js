@@ -43,12 +43,12 @@
     grid.append(part("Problem", p.question), part("Right answer", p.answer));
     if (a.probe !== null) grid.append(part("Probe (what the teacher read)", a.probe));
     if (a.teacher_text !== null) grid.append(part("Teacher: all it wrote", a.teacher_text));
-    if (a.arm !== 0) grid.append(part(`Teaching (${a.status || "constant"}, ${a.tokens} tokens${a.leaked ? ", LEAKS" : ""})`, a.teaching));
+    if (a.arm !== 0) grid.append(part(`Teaching (${a.status || "constant"}, ${a.teaching_tokens} tokens${a.leaked ? ", LEAKS" : ""})`, a.teaching));
     const own = alone.get(`${a.problem}/${a.sample}`) || alone.get(a.problem);
-    if (a.arm !== 0 && own) grid.append(part(`Answer alone: ${verdict(own.score)} (read: ${own.answer})`, own.text));
-    grid.append(part(`Answer${a.arm ? " taught" : ""}: ${verdict(a.score)} (read: ${a.answer}; ${a.rule})`, a.text));
+    if (a.arm !== 0 && own) grid.append(part(`Answer alone: ${verdict(own.solution.score)} (read: ${own.solution.answer})`, own.solution.text));
+    grid.append(part(`Answer${a.arm ? " taught" : ""}: ${verdict(a.solution.score)} (read: ${a.solution.answer}; ${a.solution.rule})`, a.solution.text));
     if (a.reward !== null) grid.append(part("Reward by part", parts(a.reward)));
-    grid.append(part("Sampling", `problem ${p.id}\nsample ${a.sample}\n${a.finish}\nweights ${a.version === null ? "–" : a.version}\n${a.seconds.toFixed(2)} s`));
+    grid.append(part("Sampling", `problem ${p.id}\nsample ${a.sample}\n${a.solution.finish_reason}\nweights ${a.weight_version === null ? "–" : a.weight_version}\n${a.seconds.toFixed(2)} s`));
     return grid;
   };
   const link = (a) => `episode=${problems[a.problem].id}&arm=${a.arm}&sample=${a.sample}`;
@@ -59,7 +59,7 @@
     head.append(make("span", short(p.question, 140)));
     if (a.teaching !== null) head.append(make("span", short(a.teaching, 60), "soft"));
     head.append(make("span", short(arms[a.arm], 34), "soft"));
-    const name = a.flip === null ? verdict(a.score) : a.flip;
+    const name = a.flip === null ? verdict(a.solution.score) : a.flip;
     head.append(make("span", name, name.replace("still ", "")));
     row.append(head);
     row.addEventListener("toggle", () => {
@@ -71,7 +71,7 @@
   const filters = $("filters");
   if (filters) {
     const haystack = attempts.map((a) => [problems[a.problem].question,
-      problems[a.problem].id, a.probe, a.teacher_text, a.teaching, a.text,
+      problems[a.problem].id, a.probe, a.teacher_text, a.teaching, a.solution.text,
     ].join("\n").toLowerCase());
     const kinds = [...new Set(problems.map((p) => p.kind))].filter((k) => k !== null).sort();
     const counts = new Map();
@@ -82,7 +82,7 @@
       entry.times += 1;
       entry.fixed += a.flip === "fixed";
       entry.broken += a.flip === "broken";
-      entry.right += a.score !== null && a.score > 0.5;
+      entry.right += a.solution.score !== null && a.solution.score > 0.5;
       counts.set(key, entry);
     }
     const common = [...counts.values()].sort((x, y) => y.times - x.times);
@@ -198,7 +198,8 @@
         button.addEventListener("click", () => choose({arm: flipArm.value, kind: k.kind}));
         cell.append(button);
         row.append(cell);
-        for (const t of [k.problems, percent(k.alone), percent(k.taught), k.fixed, k.broken]) row.append(make("td", t));
+        const kept = k["still right"], all = kept + k["still wrong"] + k.fixed + k.broken;
+        for (const t of [all, percent((kept + k.broken) / all), percent((kept + k.fixed) / all), k.fixed, k.broken]) row.append(make("td", t));
         table.append(row);
       }
       $("kinds").replaceChildren(...(arm.kinds.length ? [table] : []));
@@ -250,13 +251,13 @@
         // Equal teachings of a group stand once.
         const groups = new Map();
         for (const g of e.teachings) {
-          const key = JSON.stringify([g.text, g.taught, g.reward]);
+          const key = JSON.stringify([g.text, g.taught.text, g.reward]);
           groups.set(key, {...g, times: (groups.get(key) || {times: 0}).times + 1});
         }
         for (const g of groups.values()) {
           const inner = make("div");
-          inner.append(part(`${g.times} × teaching (${g.status}${g.leaked ? ", LEAKS" : ""}), reward ${g.reward === null ? "–" : g.reward.toFixed(3)}, weights ${g.version}`, g.text),
-            part(`Taught: ${verdict(g.score)}`, g.taught), part("Reward by part", parts(g.parts)));
+          inner.append(part(`${g.times} × teaching (${g.status}${g.leaked ? ", LEAKS" : ""}), reward ${g.reward === null ? "–" : g.reward.toFixed(3)}, weights ${g.weight_version}`, g.text),
+            part(`Taught: ${verdict(g.taught.score)}`, g.taught.text), part("Reward by part", parts(g.reward_parts)));
           grid.append(inner);
         }
         box.append(line, grid);

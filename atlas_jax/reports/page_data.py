@@ -3,46 +3,56 @@
 import collections
 import contextlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 from atlas_jax.config import RewardConfig
 from atlas_jax.reports import reading
 from atlas_jax.reports.reading import RunFiles
 from atlas_jax.teaching import rewards
 
-# Of a problem's arms the most telling first, when not all can be shown.
-_TELLING = ("broken", "fixed", "still wrong", "still right")
+# Which problems stand first when not all can be shown.
+_TELLING = ("broken", "fixed", "still wrong", "still right", None)
+# What page.js reads of an attempt, and of a teaching of training.
+_OF_ATTEMPT = (
+  *("sample", "probe", "teacher_text", "teaching", "teaching_tokens"),
+  *("status", "leaked", "weight_version", "solution", "seconds"),
+)
+_OF_TEACHING = (
+  *("text", "status", "leaked", "reward", "reward_parts", "weight_version"),
+  "taught",
+)
 
 
-def _flips_of_arm(
-  of_problem: Mapping[str, str],
-  alone: Mapping[str, float],
-  taught: Mapping[str, float],
-  kinds: Mapping[str, str],
+def _first(items: Iterable, most_bytes: int) -> list:
+  """As many of the items as fit, and one at least."""
+  kept, left = [], most_bytes
+  for item in items:
+    left -= len(json.dumps(item))
+    if left < 0 and kept:
+      break
+    kept.append(item)
+  return kept
+
+
+def _counts(
+  of_problem: Mapping[str, str], kinds: Mapping[str, str | None]
 ) -> dict:
-  """Counts of FLIPS, over all problems and by kind.
+  """How many problems flip in which way: all of them, and those of a kind.
 
-  All are by the problem's id: its flip, its two rates, its kind.
+  Both arguments are by the problem's id.
   """
 
-  def counts(ids: Sequence[str]) -> dict[str, int]:
-    found = [of_problem[key] for key in ids]
-    return {flip: found.count(flip) for flip in reading.FLIPS}
+  def count(flips: Iterable[str]) -> dict[str, int]:
+    return dict.fromkeys(reading.FLIPS, 0) | collections.Counter(flips)
 
-  def row(kind: str) -> dict:
-    ids = [key for key in of_problem if kinds.get(key) == kind]
-    return {
-      "kind": kind,
-      "problems": len(ids),
-      "alone": sum(alone[key] for key in ids) / len(ids),
-      "taught": sum(taught[key] for key in ids) / len(ids),
-      **counts(ids),
-    }
-
-  present = sorted({kinds[key] for key in of_problem if kinds.get(key)})
+  present = sorted({kinds[key] for key in of_problem if kinds[key]})
   return {
-    "counts": counts(list(of_problem)),
-    "kinds": [row(kind) for kind in present],
+    "counts": count(of_problem.values()),
+    "kinds": [
+      {"kind": kind}
+      | count(flip for key, flip in of_problem.items() if kinds[key] == kind)
+      for kind in present
+    ],
   }
 
 
@@ -95,82 +105,49 @@ def evaluation(run: RunFiles, most_bytes: int) -> tuple[dict, str]:
   # The arm of the student alone is number 0.
   arms.sort(key=lambda title: title != reading.ALONE)
   first = {line["id"]: line for line in reversed(run.attempts)}
-  ids = list(dict.fromkeys(line["id"] for line in run.attempts))
-  kinds = {key: first[key]["kind"] for key in ids}
-  rates = {
-    title: reading.rates(x for x in run.attempts if x["arm"] == title)
-    for title in arms
-  }
-  alone = rates.get(reading.ALONE, {})
-  by_arm = {title: reading.flips_of(alone, rates[title]) for title in arms[1:]}
-  flips = {
-    str(i): _flips_of_arm(by_arm[title], alone, rates[title], kinds)
-    for i, title in enumerate(arms)
-    if i
-  }
+  order = dict.fromkeys(line["id"] for line in run.attempts)
+  by_arm = {title: reading.flips(run, title) for title in arms[1:]}
   parts_of = _Rewards(run)
-  of_problem: dict[str, list[dict]] = {key: [] for key in ids}
-  for line in sorted(run.attempts, key=lambda x: arms.index(x["arm"])):
-    solution = line["solution"]
+  of_problem: dict[str, list[dict]] = {key: [] for key in order}
+  for line in run.attempts:
     of_problem[line["id"]].append(
       {
         "arm": arms.index(line["arm"]),
-        "sample": line["sample"],
         "flip": by_arm.get(line["arm"], {}).get(line["id"]),
-        "probe": line["probe"],
-        "teacher_text": line["teacher_text"],
-        "teaching": line["teaching"],
-        "status": line["status"],
-        "tokens": line["teaching_tokens"],
-        "leaked": line["leaked"],
         "reward": parts_of.parts(line),
-        "version": line["weight_version"],
-        "text": solution["text"],
-        "answer": solution["answer"],
-        "score": solution["score"],
-        "rule": solution["rule"],
-        "finish": solution["finish_reason"],
-        "seconds": line["seconds"],
+        **{key: line[key] for key in _OF_ATTEMPT},
       }
     )
-
-  def telling(key: str) -> int:
-    last = by_arm[arms[-1]].get(key) if len(arms) > 1 else None
-    return _TELLING.index(last) if last else len(_TELLING)
-
-  kept, left = [], most_bytes
-  for key in sorted(ids, key=telling):
-    left -= len(json.dumps([of_problem[key], first[key]["question"]]))
-    if left < 0 and kept:
-      break
-    kept.append(key)
-  shown = [key for key in ids if key in set(kept)]
+  last = by_arm.get(arms[-1], {})
+  kept = _first(
+    sorted(of_problem.items(), key=lambda x: _TELLING.index(last.get(x[0]))),
+    most_bytes,
+  )
+  shown = [key for key in order if key in dict(kept)]
   omitted = ""
-  if len(shown) < len(ids):
+  if len(shown) < len(order):
     omitted = (
-      f"Episodes of {len(shown)} of {len(ids)} problems are in this page, first"
-      " those that teaching broke or fixed; tables above count all of them."
+      f"Episodes of {len(shown)} of {len(order)} problems are in this page,"
+      " first those that teaching broke or fixed; tables above count all of"
+      " them."
     )
+  kinds = {key: line["kind"] for key, line in first.items()}
+  attempts = [
+    {"problem": i, **attempt}
+    for i, key in enumerate(shown)
+    for attempt in of_problem[key]
+  ]
+  # Arm by arm, as a reader goes through them.
+  attempts.sort(key=lambda a: (-a["arm"], a["problem"], a["sample"]))
+  wanted = ("id", "question", "answer", "kind")
   data = {
     "arms": arms,
-    "flips": flips,
-    "problems": [
-      {
-        "id": key,
-        "question": first[key]["question"],
-        "answer": first[key]["answer"],
-        "kind": kinds[key],
-      }
-      for key in shown
-    ],
-    "attempts": [
-      {"problem": i, **attempt}
-      for i, key in enumerate(shown)
-      for attempt in of_problem[key]
-    ],
+    "flips": {
+      i: _counts(by_arm[title], kinds) for i, title in enumerate(arms) if i
+    },
+    "problems": [{k: first[key][k] for k in wanted} for key in shown],
+    "attempts": attempts,
   }
-  # Arm by arm, as a reader goes through them.
-  data["attempts"].sort(key=lambda a: (-a["arm"], a["problem"], a["sample"]))
   return data, omitted
 
 
@@ -183,19 +160,7 @@ def _training_episode(line: Mapping) -> dict:
     "pass_rate": line["pass_rate"],
     "taught_rate": sum(judged) / len(judged) if judged else None,
     "baseline": line["baseline"][0]["text"] if line["baseline"] else None,
-    "teachings": [
-      {
-        "text": t["text"],
-        "status": t["status"],
-        "leaked": t["leaked"],
-        "reward": t["reward"],
-        "parts": t["reward_parts"],
-        "version": t["weight_version"],
-        "score": t["taught"]["score"],
-        "taught": t["taught"]["text"],
-      }
-      for t in line["teachings"]
-    ],
+    "teachings": [{k: t[k] for k in _OF_TEACHING} for t in line["teachings"]],
   }
 
 
@@ -220,12 +185,8 @@ def training(
         {key: line[key] for key in ("question", "answer")} | {"episodes": []},
       )
       problem["episodes"].append(_training_episode(line))
-  kept, left = [], most_bytes
-  for problem in sorted(problems.values(), key=lambda p: -len(p["episodes"])):
-    left -= len(json.dumps(problem))
-    if left < 0 and kept:
-      break
-    kept.append(problem)
+  often = sorted(problems.values(), key=lambda p: -len(p["episodes"]))
+  kept = _first(often, most_bytes)
   note = (
     f"{len(kept)} of the {len(times)} problems that training sampled, those"
     " that came most often first."

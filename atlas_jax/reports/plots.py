@@ -7,12 +7,13 @@ picture reads the evaluation that reports/tables.py describes. A phase is named
 INDEX_NAME, as in 1_grpo.
 
 Colours are those of Okabe and Ito (2008), which colour-blind readers tell
-apart; lines are named where they end, so that no legend is needed.
+apart.
 """
 
+import itertools
 import pathlib
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -20,6 +21,10 @@ from atlas_jax import files
 from atlas_jax.reports.tables import ReportError, check
 
 ALONE, TAUGHT, REWARD, OTHER = "#7F7F7F", "#0072B2", "#D55E00", "#8FC1E0"
+COLORS = (
+  *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
+  *("#7F7F7F", "#8C564B"),
+)
 # Fewer steps than this are shown as they are, not smoothed.
 MIN_STEPS_TO_SMOOTH = 20
 
@@ -53,32 +58,35 @@ def finish(axes, title: str, *, grid: bool = True) -> None:
     axes.set_axisbelow(True)
 
 
-def _curves(axes, steps, series: Mapping[str, tuple[str, np.ndarray]]) -> None:
-  """Draws {label: (color, values)}, each named where it ends."""
-  ends = []
-  for label, (color, values) in series.items():
-    shown = values
-    if len(steps) < MIN_STEPS_TO_SMOOTH:
-      axes.plot(steps, values, color=color, marker="o", markersize=4)
+def draw_curves(
+  axes,
+  curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+  colors: Iterable[str] = COLORS,
+) -> None:
+  """Draws {label: (steps [S], values [R, S])}; NaN is a gap.
+
+  Several runs (R > 1, seeds) are their mean, and a band over their range. Many
+  steps of one run are smoothed.
+  """
+  for color, (label, (steps, values)) in zip(
+    itertools.cycle(colors), curves.items(), strict=False
+  ):
+    known = ~np.isnan(values).all(axis=0)
+    at, values = steps[known], values[:, known]
+    mean, style = np.nanmean(values, axis=0), {"color": color, "label": label}
+    if len(values) > 1:
+      low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
+      axes.fill_between(at, low, high, color=color, alpha=0.15, linewidth=0)
+      axes.plot(at, mean, linewidth=1.6, **style)
+    elif len(at) < MIN_STEPS_TO_SMOOTH:
+      axes.plot(at, mean, marker="o", markersize=3, **style)
     else:
-      shown = smooth(values, max(5, len(steps) // 12))
-      axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.9)
-      axes.plot(steps, shown, color=color, linewidth=2.2)
-    known = np.flatnonzero(~np.isnan(shown))
-    if len(known):
-      ends.append((shown[known[-1]], steps[known[-1]], label, color))
-  # Lowest first: a name goes up where it would cover the one below.
-  bottom, top = axes.get_ylim()
-  free = -np.inf
-  for y, x, label, color in sorted(ends):
-    at = max(y, free)
-    free = at + 0.08 * (top - bottom)
-    axes.annotate(
-      f"  {label}",
-      (x, at),
-      va="center",
-      color=color,
-      annotation_clip=False,
+      shown = smooth(mean, max(5, len(at) // 12))
+      axes.plot(at, mean, color=color, alpha=0.25, linewidth=0.7)
+      axes.plot(at, shown, linewidth=1.6, **style)
+  if len(curves) > 1:
+    axes.legend(
+      frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5)
     )
 
 
@@ -101,32 +109,80 @@ def learning_curve(
   if not lines:
     raise ReportError(f"metrics.jsonl has no line of phase {phase!r}")
 
-  def series(name):
+  steps, curves = np.array([line["step"] for line in lines]), {}
+  for name in ("accuracy_taught", "accuracy_alone", "reward_mean"):
     key = f"{phase}/{name}"
     for line in lines:
       if key not in line:
         raise ReportError(f"step {line['step']} of metrics.jsonl has no {key}")
-    return np.array([line[key] for line in lines], np.float64)  # None: NaN
+    values = np.array([[line[key] for line in lines]], np.float64)  # None: NaN
+    curves[name.split("_")[1]] = steps, values
+  reward = {"reward": curves.pop("mean")}
 
   from matplotlib.figure import Figure
   from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-  steps = np.array([line["step"] for line in lines])
   figure = Figure(figsize=(7.5, 5.4), layout="constrained")
-  figure.get_layout_engine().set(w_pad=0.1)
   top, bottom = figure.subplots(
     2, 1, sharex=True, gridspec_kw={"height_ratios": (3, 2)}
   )
   top.set_ylim(0, 1.02)
-  taught, alone = series("accuracy_taught"), series("accuracy_alone")
-  _curves(top, steps, {"taught": (TAUGHT, taught), "alone": (ALONE, alone)})
-  _curves(bottom, steps, {"reward": (REWARD, series("reward_mean"))})
+  draw_curves(top, curves, (TAUGHT, ALONE))
+  draw_curves(bottom, reward, (REWARD,))
   top.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-  name = phase.split("_")[-1]
-  bottom.set_xlabel(f"{name} step")
+  bottom.set_xlabel(f"{phase.split('_')[-1]} step")
   bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
   finish(top, "The student's accuracy on training problems")
   finish(bottom, "The teacher's mean reward")
+  save(figure, path)
+
+
+def bars(
+  rows: Sequence[tuple[str, tuple[float, float, float], str]],
+  path: pathlib.Path,
+  *,
+  title: str,
+  colors: Sequence[str],
+) -> None:
+  """Writes a PNG: a bar of accuracy a row, with its interval.
+
+  Args:
+    rows: (name, (accuracy, low, high), what stands behind the bar).
+    path: the file to write.
+    title: above the bars.
+    colors: of the rows.
+  """
+  from matplotlib.figure import Figure
+  from matplotlib.ticker import PercentFormatter
+
+  names, values, texts = zip(*rows, strict=True)
+  accuracy, low, high = np.array(values).T
+  figure = Figure(figsize=(7.5, 1.3 + 0.62 * len(rows)), layout="constrained")
+  axes = figure.subplots()
+  at = np.arange(len(rows))
+  axes.barh(
+    at,
+    accuracy,
+    # A rounding error must not give a negative length.
+    xerr=(np.maximum(accuracy - low, 0), np.maximum(high - accuracy, 0)),
+    color=colors,
+    height=0.62,
+    error_kw={"ecolor": "#333333", "capsize": 4, "elinewidth": 1.3},
+  )
+  for y, x, text in zip(at, np.maximum(accuracy, high), texts, strict=True):
+    axes.annotate(
+      text, (x, y), xytext=(8, 0), textcoords="offset points", va="center"
+    )
+  # A dollar is a dollar, and begins no formula.
+  names = [textwrap.fill(name, 26).replace("$", r"\$") for name in names]
+  axes.set_yticks(at, names)
+  axes.invert_yaxis()
+  axes.set_xlim(0, 1.3)
+  axes.set_xticks(np.linspace(0, 1, 6))
+  axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+  axes.spines["bottom"].set_bounds(0, 1)
+  axes.tick_params(axis="y", length=0)
+  finish(axes, title, grid=False)
   save(figure, path)
 
 
@@ -142,54 +198,19 @@ def alone_versus_taught(evaluation: Mapping, path: pathlib.Path) -> None:
     if any(arm[k] is None for k in ("accuracy", "accuracy_low")):
       raise ReportError(f"arm {arm['name']!r} has no accuracy to draw")
 
-  from matplotlib.figure import Figure
-  from matplotlib.ticker import PercentFormatter
+  def text(arm) -> str:
+    gain = arm["gain"]
+    behind = "" if gain is None else f"  ({100 * gain:+.1f})"
+    return f"{100 * arm['accuracy']:.1f}%{behind}"
 
-  accuracy = np.array([arm["accuracy"] for arm in arms])
-  # A rounding error must not give a negative length.
-  below = np.maximum(accuracy - [arm["accuracy_low"] for arm in arms], 0)
-  above = np.maximum([arm["accuracy_high"] for arm in arms] - accuracy, 0)
-  colors = [OTHER] * len(arms)
-  colors[-1], colors[0] = TAUGHT, ALONE
-
-  figure = Figure(figsize=(7.5, 1.3 + 0.62 * len(arms)), layout="constrained")
-  axes = figure.subplots()
-  rows = np.arange(len(arms))
-  axes.barh(
-    rows,
-    accuracy,
-    xerr=(below, above),
-    color=colors,
-    height=0.62,
-    error_kw={"ecolor": "#333333", "capsize": 4, "elinewidth": 1.3},
+  bounds = ("accuracy", "accuracy_low", "accuracy_high")
+  bars(
+    [(a["name"], tuple(a[key] for key in bounds), text(a)) for a in arms],
+    path,
+    title=f"The student's accuracy on {evaluation['problems']} problems"
+    f" ({evaluation['split']}), 95% intervals",
+    colors=[ALONE, *[OTHER] * (len(arms) - 2), TAUGHT][: len(arms)],
   )
-  for row, arm in zip(rows, arms, strict=True):
-    text = f"{100 * arm['accuracy']:.1f}%"
-    if arm["gain"] is not None:
-      text += f"  ({100 * arm['gain']:+.1f})"
-    axes.annotate(
-      text,
-      (max(arm["accuracy_high"], arm["accuracy"]), row),
-      xytext=(8, 0),
-      textcoords="offset points",
-      va="center",
-      fontweight="bold" if row == len(arms) - 1 else "normal",
-    )
-  # A dollar is a dollar, and begins no formula.
-  names = [textwrap.fill(arm["name"], 26).replace("$", r"\$") for arm in arms]
-  axes.set_yticks(rows, names)
-  axes.invert_yaxis()
-  axes.set_xlim(0, 1.22)
-  axes.set_xticks(np.linspace(0, 1, 6))
-  axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-  axes.spines["bottom"].set_bounds(0, 1)
-  axes.tick_params(axis="y", length=0)
-  title = (
-    f"The student's accuracy on {evaluation['problems']} problems"
-    f" ({evaluation['split']}), 95% intervals"
-  )
-  finish(axes, title, grid=False)
-  save(figure, path)
 
 
 def score_against_spend(

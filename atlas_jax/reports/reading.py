@@ -56,6 +56,22 @@ class RunFiles:
     """The titles of the arms, in the order of their attempts."""
     return list(dict.fromkeys(line["arm"] for line in self.attempts))
 
+  def arm(self, title: str | None = None) -> tuple[str, list[Mapping]]:
+    """The title and the attempts of an arm; None: the last one's.
+
+    Raises:
+      ReportError: there is none; the valid ones are listed.
+    """
+    titles = self.arms()
+    if not titles:
+      raise ReportError(f"{self.workdir} has no evaluation")
+    title = titles[-1] if title is None else title
+    if title not in titles:
+      raise ReportError(
+        f"{self.workdir} has no arm {title!r}; valid: {', '.join(titles)}"
+      )
+    return title, [line for line in self.attempts if line["arm"] == title]
+
   def training(self) -> Iterator[Mapping]:
     """The episodes of all GRPO phases, one line of a file at a time."""
     for path in _by_index(self.workdir / "episodes", "*_grpo.jsonl"):
@@ -207,37 +223,29 @@ def rates(attempts: Iterable[Mapping]) -> dict[str, float]:
   return statistics.means(statistics.scores(pairs))
 
 
-def flip(before: float | None, after: float | None) -> str | None:
-  """Of FLIPS; None where one of the two was not judged.
-
-  A rate of several samples counts as right above one half.
-  """
-  if before is None or after is None:
-    return None
-  if after > 0.5:
-    return "still right" if before > 0.5 else "fixed"
-  return "broken" if before > 0.5 else "still wrong"
-
-
 def flips(run: RunFiles, arm: str) -> dict[str, str]:
   """problem id -> how it fares in `arm`, of the problems judged in both.
 
   Raises:
     ReportError: the run has no such arm; the valid ones are listed.
   """
-  if arm not in run.arms():
-    raise ReportError(
-      f"{run.workdir} has no arm {arm!r}; valid: {', '.join(run.arms())}"
-    )
-  alone = rates(x for x in run.attempts if x["arm"] == ALONE)
-  taught = rates(x for x in run.attempts if x["arm"] == arm)
-  return flips_of(alone, taught)
+  alone = [line for line in run.attempts if line["arm"] == ALONE]
+  return flips_of(rates(alone), rates(run.arm(arm)[1]))
 
 
 def flips_of(
   before: Mapping[str, float], after: Mapping[str, float]
 ) -> dict[str, str]:
-  """problem id -> of FLIPS, for the problems of both."""
+  """problem id -> of FLIPS, for the problems of both.
+
+  A rate of several samples counts as right above one half.
+  """
+
+  def flip(was: float, is_now: float) -> str:
+    if is_now > 0.5:
+      return "still right" if was > 0.5 else "fixed"
+    return "broken" if was > 0.5 else "still wrong"
+
   return {
     key: flip(before[key], rate) for key, rate in after.items() if key in before
   }

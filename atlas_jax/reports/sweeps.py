@@ -5,7 +5,8 @@ teacher). It is compared with the first row problem by problem, seed by seed;
 the interval of a difference is over seeds and, within them, over problems.
 
   sweep.json   all numbers           sweep.md    the table
-  sweep.png    the differences       index.html  all that, links to the reports
+  sweep.png    the accuracies        index.html  all that, curves of the rows'
+                                                 training, links to the reports
 """
 
 import dataclasses
@@ -14,13 +15,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import jinja2
+import markupsafe
 import numpy as np
 
-from atlas_jax import directory
-from atlas_jax.reports import plots, reading
+from atlas_jax import directory, metrics
+from atlas_jax.reports import curves, plots, reading, tables
 from atlas_jax.reports.tables import ReportError
 from atlas_jax.teaching import statistics
 from atlas_jax.teaching.statistics import Interval
+
+_HERE = pathlib.Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -109,29 +113,22 @@ def table_of(
 def cells(rows: Sequence[Row]) -> list[list[str]]:
   """The table as text, its heading first."""
 
-  def percent(value):
-    return "–" if value is None else f"{100 * value:.1f}%"
+  def number(value: float | None, write: str) -> str:
+    return "–" if value is None else write.format(value)
 
   def line(row: Row) -> list[str]:
-    done = sum(state == "done" for state in row.seeds.values())
+    lost = [(s, state) for s, state in row.seeds.items() if state != "done"]
+    done = f"{len(row.seeds) - len(lost)} of {len(row.seeds)}"
     spread = row.accuracy_spread
-    d = row.difference
     return [
       row.name,
-      f"{done} of {len(row.seeds)}"
-      + "".join(
-        f", seed {seed} {state}"
-        for seed, state in row.seeds.items()
-        if state != "done"
-      ),
-      percent(row.alone),
-      percent(row.accuracy)
+      ", ".join([done, *(f"seed {seed} {state}" for seed, state in lost)]),
+      number(row.alone, "{:.1%}"),
+      number(row.accuracy, "{:.1%}")
       + ("" if spread is None else f" ± {100 * spread:.1f}"),
-      "–"
-      if d is None
-      else f"{100 * d.estimate:+.1f} [{100 * d.low:.1f}, {100 * d.high:.1f}]",
-      percent(row.still_right),
-      "–" if row.teaching_tokens is None else f"{row.teaching_tokens:.1f}",
+      "–" if row.difference is None else tables.points(row.difference),
+      number(row.still_right, "{:.1%}"),
+      number(row.teaching_tokens, "{:.1f}"),
     ]
 
   heading = [
@@ -142,38 +139,20 @@ def cells(rows: Sequence[Row]) -> list[list[str]]:
 
 
 def _picture(rows: Sequence[Row], path: pathlib.Path) -> None:
-  from matplotlib.figure import Figure
-  from matplotlib.ticker import PercentFormatter
-
   shown = [row for row in rows if row.accuracy is not None]
   if not shown:
     return
-  figure = Figure(figsize=(7.5, 1.3 + 0.5 * len(shown)), layout="constrained")
-  axes = figure.subplots()
-  at = np.arange(len(shown))
-  axes.barh(
-    at,
-    [row.accuracy for row in shown],
-    xerr=[row.accuracy_spread or 0 for row in shown],
-    color=[plots.OTHER, *[plots.TAUGHT] * (len(shown) - 1)],
-    height=0.6,
-    error_kw={"ecolor": "#333333", "capsize": 4},
+
+  def bar(row: Row) -> tuple[str, tuple[float, float, float], str]:
+    mean, spread = row.accuracy, row.accuracy_spread or 0
+    return row.name, (mean, mean - spread, mean + spread), cells([row])[1][3]
+
+  plots.bars(
+    list(map(bar, shown)),
+    path,
+    title="The student's accuracy, taught",
+    colors=[plots.OTHER, *[plots.TAUGHT] * (len(shown) - 1)],
   )
-  for row, y in zip(shown, at, strict=True):
-    axes.annotate(
-      cells([row])[1][3],
-      (row.accuracy + (row.accuracy_spread or 0), y),
-      xytext=(8, 0),
-      textcoords="offset points",
-      va="center",
-    )
-  axes.set_yticks(at, [row.name for row in shown])
-  axes.invert_yaxis()
-  axes.set_xlim(0, 1.3)
-  axes.set_xticks(np.linspace(0, 1, 6))
-  axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-  plots.finish(axes, "The student's accuracy, taught", grid=False)
-  plots.save(figure, path)
 
 
 def write(
@@ -181,11 +160,7 @@ def write(
 ) -> str:
   """Writes the four files; returns the table as Markdown."""
   table = cells(rows)
-  heading, *lines = [
-    [text.replace("|", "\\|") for text in line] for line in table
-  ]
-  marks = ["---", *("---:" for _ in heading[1:])]
-  text = "".join(f"| {' | '.join(x)} |\n" for x in (heading, marks, *lines))
+  text = tables.grid(table)
   directory.write_whole(
     folder / "sweep.md", f"# {name}\n\n{question}\n\n{text}"
   )
@@ -194,29 +169,29 @@ def write(
     {"question": question, "rows": [dataclasses.asdict(r) for r in rows]},
   )
   _picture(rows, folder / "sweep.png")
-  here = pathlib.Path(__file__)
-  links = []
+  links, runs = [], {}
   for row in rows:
-    of_seed = {s: f"rows/{row.name}_seed{s}/report" for s in row.seeds}
-    links.append(
-      [
-        (seed, f"{report}/index.html")
-        for seed, report in of_seed.items()
-        if (folder / report / "index.html").exists()
-      ]
-    )
+    of_seed = {s: f"rows/{row.name}_seed{s}" for s in row.seeds}
+    pages = {s: f"{run}/report/index.html" for s, run in of_seed.items()}
+    links.append([x for x in pages.items() if (folder / x[1]).exists()])
+    runs[row.name] = [
+      metrics.read_jsonl(folder / run / "metrics.jsonl")
+      for seed, run in of_seed.items()
+      if row.seeds[seed] == "done"
+    ]
   page = jinja2.Environment(autoescape=True).from_string(
-    here.with_name("sweep.html").read_text()
+    (_HERE / "sweep.html").read_text()
   )
   directory.write_whole(
     folder / "index.html",
     page.render(
       name=name,
       question=question,
-      css=here.with_name("page.css").read_text(),
+      css=(_HERE / "page.css").read_text(),
       heading=table[0],
       rows=list(zip(table[1:], links, strict=True)),
       picture=(folder / "sweep.png").exists(),
+      figures=[markupsafe.Markup(svg) for svg in curves.of_rows(runs)],
     ),
   )
   return text

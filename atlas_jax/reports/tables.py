@@ -9,10 +9,11 @@ evaluation.json, which phases/evaluate.py writes, is one object:
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, NamedTuple
 
 from atlas_jax.errors import AtlasError
+from atlas_jax.teaching.statistics import Interval
 from atlas_jax.terminal import printable
 
 
@@ -108,18 +109,26 @@ def title(evaluation: Mapping) -> str:
   return f"{evaluation['problems']} problems, split {evaluation['split']}"
 
 
+def points(interval: Interval) -> str:
+  """A difference of fractions in points, its bounds behind it."""
+  low, high = 100 * interval.low, 100 * interval.high
+  return f"{100 * interval.estimate:+.1f} [{low:.1f}, {high:.1f}]"
+
+
+def grid(rows: Sequence[Sequence[str]]) -> str:
+  """A Markdown table, its heading first."""
+  heading, *rows = [[text.replace("|", "\\|") for text in x] for x in rows]
+  lines = [heading, ["---", *("---:" for _ in heading[1:])], *rows]
+  return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
 def markdown(evaluation: Mapping) -> str:
   """The evaluation as a Markdown table, its title above it.
 
   Raises:
     ReportError: a key is missing.
   """
-  heading, *rows = [
-    [text.replace("|", "\\|") for text in row] for row in cells(evaluation)
-  ]
-  lines = [heading, ["---", *("---:" for _ in heading[1:])], *rows]
-  body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-  return f"{title(evaluation)}\n\n{body}\n"
+  return f"{title(evaluation)}\n\n{grid(cells(evaluation))}"
 
 
 def show(evaluation: Mapping, stream: IO[str]) -> None:

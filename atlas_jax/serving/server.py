@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from atlas_jax import hub
+from atlas_jax import hub, progress
 from atlas_jax.config import ServingConfig
 from atlas_jax.server_config import ServerConfig
 from atlas_jax.serving import http, supervisor, vllm_command
@@ -28,6 +28,8 @@ from atlas_jax.serving.client import (
   WeightsRefused,
 )
 from atlas_jax.serving.server_log import ServerLog
+
+log = logging.getLogger(__name__)
 
 
 class Server:
@@ -115,18 +117,18 @@ class Server:
       )
     self.port = vllm_command.free_port(self._config.host, self.port, self.role)
     arguments, env = self._command()
-    with self.log.open() as log:
+    with self.log.open() as output:
       self._process = subprocess.Popen(
         [sys.executable, supervisor.__file__],
         stdin=subprocess.PIPE,
-        stdout=log,
+        stdout=output,
         stderr=subprocess.STDOUT,
         start_new_session=True,
       )
     order = {"argv": [sys.executable, *arguments], "env": env}
     self._process.stdin.write(json.dumps(order).encode() + b"\n")
     self._process.stdin.flush()
-    logging.info(
+    log.debug(
       "starting the %s server at %s, log %s",
       self.role,
       self.base_url,
@@ -162,7 +164,7 @@ class Server:
         )
       if self.healthy():
         self._check_offers()
-        logging.info(
+        log.debug(
           "%s server %s after %.1f s", self.role, self.base_url, seconds
         )
         return
@@ -319,11 +321,13 @@ def start(*servers: Server) -> None:
 
   If one fails, all are ended and its error is raised.
   """
+  names = " and ".join(server.role for server in servers)
   try:
-    for server in servers:
-      server.spawn()
-    for server in servers:
-      server.wait()
+    with progress.shown(progress.timed(f"starting servers: {names}")):
+      for server in servers:
+        server.spawn()
+      for server in servers:
+        server.wait()
   except BaseException:
     for server in servers:
       server.end()

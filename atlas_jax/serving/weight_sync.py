@@ -39,6 +39,8 @@ from atlas_jax.serving.weight_files import WeightManifest
 # costs more than copying one.
 _DELTA_FRACTION = 0.5
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Sent:
@@ -110,7 +112,7 @@ class WeightSender:
       try:
         sent = self._write_and_announce(entries, version, sums, base[0])
       except WeightsRefused as refusal:
-        logging.warning("sending the full weights instead: %s", refusal)
+        log.warning("sending the full weights instead: %s", refusal)
     is_delta = sent is not None
     manifest, size, written, answer = sent or self._write_and_announce(
       tensors, version, sums, None
@@ -132,7 +134,7 @@ class WeightSender:
       (version, tensors, sums) if self._config.publish_changes else None
     )
     weight_files.delete_old(server.weights_root, version)
-    logging.info("sent weights %d: %s", version, took)
+    log.debug("sent weights %d: %s", version, took)
     return took
 
   def _base(self, tensors, version: int):

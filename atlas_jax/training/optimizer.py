@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from atlas_jax.config import OptimizerConfig
-from atlas_jax.model import decoder
+from atlas_jax.model import matrices
 
 
 def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
@@ -70,13 +70,13 @@ def make_optimizer(
 
   Gradients and weights are of any float dtype, the moments that it keeps of
   config.moments_dtype, updates float32.
-  Weight decay is on matrices only: see `decoder.matrices`.
+  Weight decay is on matrices only: see `matrices.matrices`.
   """
   schedule = make_schedule(config, total_steps)
   chain = optax.chain(
     optax.clip_by_global_norm(config.clip_norm),
     optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
-    optax.add_decayed_weights(config.weight_decay, mask=decoder.matrices),
+    optax.add_decayed_weights(config.weight_decay, mask=matrices.matrices),
     optax.scale_by_learning_rate(schedule),
   )
 

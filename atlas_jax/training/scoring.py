@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from atlas_jax.config import GrpoConfig, ModelConfig
 from atlas_jax.data.packing import PackedBatch
-from atlas_jax.model import decoder, logprobs
+from atlas_jax.model import decoder, logprobs, matrices
 from atlas_jax.sharding import place
 from atlas_jax.training import losses
 
@@ -145,7 +145,7 @@ def copy_model(model: decoder.Decoder, dtype: str) -> decoder.Decoder:
   Its matrices are of `dtype`. That of the computation gives the same numbers
   as any wider one, since weights are cast to it where they are used.
   """
-  return decoder.cast_matrices(jax.tree.map(jnp.copy, model), dtype)
+  return matrices.cast_matrices(jax.tree.map(jnp.copy, model), dtype)
 
 
 def _ema(reference, policy, alpha):

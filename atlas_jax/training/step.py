@@ -19,7 +19,8 @@ from flax import struct
 
 from atlas_jax.config import GrpoConfig, ModelConfig
 from atlas_jax.data.packing import PackedBatch
-from atlas_jax.model import decoder
+from atlas_jax.model import decoder, lora, matrices
+from atlas_jax.model.adapted import Form
 from atlas_jax.training import losses, optimizer
 from atlas_jax.training.losses import Metrics
 from atlas_jax.training.scoring import filled, micro_batch, score
@@ -29,8 +30,14 @@ class TrainState(struct.PyTreeNode):
   """All that a step changes. Donated to it: the state passed in is gone."""
 
   step: jax.Array  # train steps done, int32; skipped updates count
-  model: decoder.Decoder  # master weights
+  trained: decoder.Decoder | lora.Adapters  # master weights
   opt_state: optax.OptState
+  base: decoder.Decoder | None = None  # the frozen weights of adapters
+
+  @property
+  def model(self) -> decoder.Decoder:
+    """The policy, which holds the arrays of this state."""
+    return lora.join(self.base, self.trained)
 
 
 class Objective(NamedTuple):
@@ -44,17 +51,19 @@ class Objective(NamedTuple):
   micro_sum: Callable
   normalizer: Callable
   compute_dtype: str
+  lora_form: Form = "merged"  # in which adapted weights are used
 
 
 def init_state(
   model: decoder.Decoder, tx: optax.GradientTransformation
 ) -> TrainState:
   """Step 0 from `model`, whose arrays the state takes over."""
+  base, trained = lora.split(model)
   # Under jit the scalars, too, live on every device of the mesh.
   step, opt_state = jax.jit(lambda m: (jnp.zeros((), jnp.int32), tx.init(m)))(
-    model
+    trained
   )
-  return TrainState(step=step, model=model, opt_state=opt_state)
+  return TrainState(step, trained, opt_state, base)
 
 
 def abstract_state(
@@ -65,14 +74,20 @@ def abstract_state(
 
 
 def as_trees(state: TrainState) -> dict:
-  """The state by parts, for a checkpoint: weights can be read alone."""
+  """The state by parts, for a checkpoint: weights can be read alone.
+
+  With adapters, "model" is those, and "base" the weights that are frozen.
+  """
   rest = {"step": state.step, "opt_state": state.opt_state}
-  return {"model": state.model, "optimizer": rest}
+  trees = {"model": state.trained, "optimizer": rest}
+  return trees if state.base is None else {**trees, "base": state.base}
 
 
 def from_trees(trees: dict) -> TrainState:
   """The state of `as_trees`; other trees are left alone."""
-  return TrainState(model=trees["model"], **trees["optimizer"])
+  return TrainState(
+    trained=trees["model"], base=trees.get("base"), **trees["optimizer"]
+  )
 
 
 def sft_objective(
@@ -88,7 +103,7 @@ def sft_objective(
   def normalizer(batch):
     return jnp.maximum(jnp.sum(batch.loss_mask), 1)
 
-  return Objective(micro_sum, normalizer, options.compute_dtype)
+  return Objective(micro_sum, normalizer, options.compute_dtype, "applied")
 
 
 def grpo_objective(
@@ -145,12 +160,14 @@ def grpo_objective(
 
 def gradients(
   objective: Objective,
-  model: decoder.Decoder,
+  trained: decoder.Decoder | lora.Adapters,
   batch: PackedBatch,
   grad_dtype: str = "float32",
-) -> tuple[decoder.Decoder, Metrics]:
+  base: decoder.Decoder | None = None,
+) -> tuple[decoder.Decoder | lora.Adapters, Metrics]:
   """Gradient of the objective on [M, B/M, T], and its metrics.
 
+  Adapters are differentiated beside their base, which is left alone.
   Micro-batches are differentiated one after the other and added up in
   grad_dtype; activation memory is that of one. Empty ones at the end cost
   nothing, so one program serves batches of all sizes. With M = 1 the gradient
@@ -160,10 +177,13 @@ def gradients(
   normalizer = objective.normalizer(batch)
   # Cast once and not at each use; the gradient of the copy is then in its
   # dtype, in which it is computed anyway.
-  weights = decoder.cast_matrices(model, objective.compute_dtype)
+  weights = trained
+  if base is None:
+    weights = matrices.cast_matrices(trained, objective.compute_dtype)
 
   def loss(weights, micro):
-    total, metrics = objective.micro_sum(weights, micro)
+    model = lora.join(base, weights, objective.lora_form)
+    total, metrics = objective.micro_sum(model, micro)
     return total / normalizer, (total, metrics)
 
   differentiate = jax.grad(loss, has_aux=True)
@@ -211,23 +231,25 @@ def make_train_step(
   """
 
   def train_step(state: TrainState, batch: PackedBatch):
-    grads, metrics = gradients(objective, state.model, batch, grad_dtype)
+    grads, metrics = gradients(
+      objective, state.trained, batch, grad_dtype, state.base
+    )
     grad_norm = optax.tree.norm(optimizer.float32(grads))
     good = jnp.isfinite(grad_norm)
     if skip_grad_norm is not None:
       good &= grad_norm <= skip_grad_norm
     rate = schedule(optimizer.updates_done(state.opt_state))
-    updates, opt_state = tx.update(grads, state.opt_state, state.model)
-    model = optax.apply_updates(state.model, updates)
-    model, opt_state = jax.tree.map(
+    updates, opt_state = tx.update(grads, state.opt_state, state.trained)
+    trained = optax.apply_updates(state.trained, updates)
+    trained, opt_state = jax.tree.map(
       lambda new, old: jnp.where(good, new, old),
-      (model, opt_state),
-      (state.model, state.opt_state),
+      (trained, opt_state),
+      (state.trained, state.opt_state),
     )
     one = jnp.float32(1)
     metrics.sums["grad_norm"] = (grad_norm, one)
     metrics.sums["learning_rate"] = (jnp.float32(rate), one)
     metrics.sums["update_skipped"] = (1 - good.astype(jnp.float32), one)
-    return TrainState(state.step + 1, model, opt_state), metrics
+    return TrainState(state.step + 1, trained, opt_state, state.base), metrics
 
   return jax.jit(train_step, donate_argnums=0)

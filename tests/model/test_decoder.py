@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from atlas_jax.model import decoder, hf, logprobs
+from atlas_jax.model import decoder, hf, logprobs, matrices
 from tests.model import tiny
 
 TOKENS = np.random.default_rng(0).integers(0, tiny.VOCAB, (2, 24))
@@ -271,7 +271,7 @@ def test_matrices_are_told_from_norms_and_biases():
     tiny.make_model("qwen2").config.to_dict()
   )
   model = hf.init(config, 0, jnp.float32)
-  flags = jax.tree.leaves(decoder.matrices(model))
+  flags = jax.tree.leaves(matrices.matrices(model))
   for flag, leaf in zip(flags, jax.tree.leaves(model), strict=True):
     # Only matrices are drawn at random.
     assert flag == (np.unique(leaf).size > 2)

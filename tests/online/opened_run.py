@@ -12,7 +12,8 @@ from atlas_jax.online.search.files import Episodes, Journal
 from atlas_jax.online.search.history import History
 from atlas_jax.online.search.plan import Budget, parts
 from atlas_jax.online.search.reflection import Reflector
-from atlas_jax.online.search.rollouts import Judge, Rollouts
+from atlas_jax.online.search.rollouts import Rollouts
+from atlas_jax.online.search.scoring import Judge
 from tests.online import small_world
 
 
@@ -37,7 +38,7 @@ def opened_with(config, workdir, path=None):
   with (
     Record(path) as record,
     models.opened(config, {}, record, {}) as asked,
-    Judge(data=config.data) as judge,
+    Judge(record, config.data) as judge,
   ):
     history = History(record)
     yield Run(
@@ -45,7 +46,7 @@ def opened_with(config, workdir, path=None):
       Budget(parts(config, sets), asked.ledger),
       Rollouts(asked, config, judge, history, Episodes(workdir).write),
       Reflector(asked, config, history),
-      Journal(workdir),
+      Journal(workdir, record),
       history,
     )
 

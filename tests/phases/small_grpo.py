@@ -93,7 +93,7 @@ class World:
 
   @contextlib.contextmanager
   def reporting(self):
-    def report(step, numbers, shown):
+    def report(step, numbers):
       self.numbers[step] = numbers
       self.log.append(("logged", step))
 

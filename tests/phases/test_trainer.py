@@ -1,17 +1,27 @@
 """The trainer of the GRPO phase, without servers, on a model of one table."""
 
 import dataclasses
+import json
 import os
 import signal
 import types
+import zlib
 
 import jax
 import numpy as np
 import pytest
 
 from atlas_jax import sharding, stopping
-from atlas_jax.config import GrpoConfig, MeshConfig, OptimizerConfig, RunConfig
+from atlas_jax.checkpoint import CheckpointError, Checkpoints
+from atlas_jax.config import (
+  GrpoConfig,
+  LoraConfig,
+  MeshConfig,
+  OptimizerConfig,
+  RunConfig,
+)
 from atlas_jax.data import packing
+from atlas_jax.model import lora
 from atlas_jax.phases import grpo
 from atlas_jax.phases.entry import PhaseEntry
 from atlas_jax.phases.trainer import make_grpo_step
@@ -60,11 +70,15 @@ def pack(sequences):
   return packing.pack(sequences, length=32, rows_multiple=2)[0]
 
 
-def _trainer(tmp_path, steps=STEPS, **options) -> Phase:
+def _trainer(tmp_path, steps=STEPS, rank=0, **options) -> Phase:
   """On one device, with the tiny model of the training tests."""
+  model, lora_options = tiny.model(), LoraConfig(rank=rank)
+  if rank:
+    model = lora.join(model, tiny.adapters(rank))
+  teacher_options = dataclasses.replace(tiny.OPTIONS, lora=lora_options)
   config = RunConfig(
     phases=("sft", "grpo"),
-    teacher=tiny.OPTIONS,
+    teacher=teacher_options,
     keep_checkpoints=100,
     grpo=GrpoConfig(
       steps=steps,
@@ -79,12 +93,12 @@ def _trainer(tmp_path, steps=STEPS, **options) -> Phase:
     ),
   )
   teacher = types.SimpleNamespace(
-    model=tiny.model(),
-    options=tiny.OPTIONS,
+    model=model,
+    options=teacher_options,
     decoder_config=tiny.ARCHITECTURE,
     put=packing.split_micro,
     mesh=sharding.make_mesh(MeshConfig(fsdp=1)),
-    abstract=lambda: tiny.model(1),
+    abstract=lambda: jax.eval_shape(lambda: model),
   )
   tx, update = make_grpo_step(config, teacher)
   return Phase(PhaseEntry(config, tmp_path, 1), teacher, tx, update)
@@ -183,13 +197,19 @@ def _steps(tmp_path) -> list[int]:
   return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
 
 
-@pytest.mark.parametrize("beta", [0.0, 0.1])
-def test_a_trainer_that_is_restored_goes_on_to_the_bit(tmp_path, beta):
+@pytest.mark.parametrize(
+  ("beta", "alpha", "rank"),
+  [(0.0, 0.0, 0), (0.1, 0.25, 0), (0.1, 0.0, 0), (0.1, 0.25, 2), (0.1, 0.0, 2)],
+)
+def test_a_trainer_that_is_restored_goes_on_to_the_bit(
+  tmp_path, beta, alpha, rank
+):
   options = {
+    "rank": rank,
     "steps": 5,
     "checkpoint_every": 2,
     "beta": beta,
-    "ref_ema_alpha": 0.25 if beta else 0.0,
+    "ref_ema_alpha": alpha,
     "ref_ema_every": 1,
   }
 
@@ -206,10 +226,57 @@ def test_a_trainer_that_is_restored_goes_on_to_the_bit(tmp_path, beta):
   again = _trainer(tmp_path / "cut", **options)
   assert (again.done, again.saved) == (2, {"after": 2})
   assert (again.reference is not None) is (beta > 0)
+  saved = tmp_path / "cut" / "checkpoints" / "1_grpo" / "2"
+  assert (saved / "reference").exists() is (alpha > 0)
   resumed = go(again, 5)
   assert len(whole) == len(resumed)
   for a, b in zip(whole, resumed, strict=True):
     np.testing.assert_array_equal(a, b)
+
+
+FROZEN = {"steps": 2, "checkpoint_every": 1, "beta": 0.1}
+
+
+def _saved(tmp_path) -> Phase:
+  """A trainer with a frozen reference, closed after one step."""
+  trainer = _trainer(tmp_path, **FROZEN)
+  trainer.update(1, tiny.sequences(6))
+  trainer.finish(1, dict)
+  trainer.close()
+  return trainer
+
+
+def test_a_frozen_reference_must_be_what_it_was(tmp_path, monkeypatch):
+  _saved(tmp_path)
+  other = tiny.model(1)
+  monkeypatch.setattr(tiny, "model", lambda *_: other)
+  with pytest.raises(
+    CheckpointError, match=r"the reference of checkpoint 1 .*checkpoints/0_sft"
+  ) as error:
+    _trainer(tmp_path, **FROZEN)
+  assert "\n" not in str(error.value)
+
+
+def test_a_reference_that_an_older_version_saved_is_compared(
+  tmp_path, monkeypatch
+):
+  with monkeypatch.context() as patch:
+    save = Checkpoints.save
+    patch.setattr(Checkpoints, "save", lambda *a: save(*a[:4]))
+    first = _saved(tmp_path)
+  folder = tmp_path / "checkpoints" / "1_grpo" / "1"
+  assert (folder / "reference").exists()
+  content = json.loads((folder / "atlas.json").read_text().partition(" ")[2])
+  del content["elsewhere"]
+  text = json.dumps(content)
+  (folder / "atlas.json").write_text(f"{zlib.crc32(text.encode())} {text}")
+  again = _trainer(tmp_path, **FROZEN)
+  assert again.done == 1
+  for a, b in zip(
+    *map(jax.tree.leaves, (first.reference, again.reference)), strict=True
+  ):
+    np.testing.assert_array_equal(a, b)
+  again.close()
 
 
 def test_a_restored_trainer_knows_how_many_updates_were_left_out(tmp_path):

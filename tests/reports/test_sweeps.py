@@ -1,6 +1,7 @@
 """The table of a sweep: means over seeds, differences paired by problem."""
 
 import json
+import re
 
 import pytest
 
@@ -74,6 +75,18 @@ def test_all_files_are_written_and_link_the_reports(workdir, rows):
   assert "Does &lt;it&gt; matter?" in page
   assert 'href="rows/better_seed1/report/index.html"' in page
   assert (workdir / "sweep.png").stat().st_size > 1000
+
+
+def test_the_page_draws_a_curve_a_row_with_a_band_over_its_seeds(workdir, rows):
+  sweeps.write(workdir, rows, name="x", question="?")
+  page = (workdir / "index.html").read_text()
+  figures = page.split("<figure>")[1:]
+  titles = [re.findall(r">([A-Z][^<]*)</text>", svg)[-1] for svg in figures]
+  assert titles == ["Accuracy, taught", "KL"]  # what the runs have logged
+  for name in NAMES:
+    assert f">{name}</text>" in figures[0]
+  # "lost" has one finished seed, and so no band.
+  assert figures[0].count('id="FillBetween') == 2
 
 
 def test_an_interval_over_seeds_is_wider_than_over_problems_alone():

@@ -13,7 +13,7 @@ from atlas_jax import sharding
 from atlas_jax.checkpoint import Checkpoints
 from atlas_jax.config import GrpoConfig, MeshConfig, OptimizerConfig
 from atlas_jax.data import packing
-from atlas_jax.model import logprobs
+from atlas_jax.model import logprobs, lora
 from atlas_jax.training import optimizer, scoring, step
 from tests.training import tiny
 
@@ -51,7 +51,11 @@ OBJECTIVES = {
   "sft": step.sft_objective(tiny.ARCHITECTURE, tiny.OPTIONS),
   "grpo": grpo_objective(tiny.GRPO),
   "sequence": grpo_objective(SEQUENCE),
+  "adapters": grpo_objective(tiny.GRPO),
+  "adapters_applied": grpo_objective(tiny.GRPO)._replace(lora_form="applied"),
 }
+# Adapters on those that cut a weight in every way, and on replicas.
+ADAPTED = ("none", "data2_fsdp4", "fsdp2_tensor2_context2")
 
 
 def make_batch(name):
@@ -85,7 +89,10 @@ def run(name, put) -> dict[str, np.ndarray]:
     SEQUENCE if name == "sequence" else tiny.GRPO,
     temperature=tiny.TEMPERATURE,
   )
-  state = step.init_state(tiny.model(), tx)
+  model = tiny.model()
+  if name.startswith("adapters"):
+    model = lora.join(model, tiny.adapters())
+  state = step.init_state(model, tx)
   batch = prepare(state.model, put(make_batch(name)))
   state, metrics = train(state, batch)
   gradient = flat(state.opt_state[1].mu) / (1 - config.b1)
@@ -131,6 +138,8 @@ def main(path: str) -> None:
 
   def record(mesh_name, put):
     for name in OBJECTIVES:
+      if name.startswith("adapters") and mesh_name not in ADAPTED:
+        continue
       for key, value in run(name, put).items():
         out[f"{mesh_name}/{name}/{key}"] = value
     batch = put(make_batch("grpo"))

@@ -14,7 +14,7 @@ import pytest
 
 from atlas_jax.config import GrpoConfig
 from atlas_jax.data import packing
-from atlas_jax.model import decoder
+from atlas_jax.model import matrices
 from atlas_jax.training import losses, scoring, step
 from tests.training import tiny
 
@@ -35,7 +35,7 @@ def table(monkeypatch):
   for module in (step, scoring):
     monkeypatch.setattr(module, "score", _table_score)
   # The "model" is one array and no tree.
-  monkeypatch.setattr(decoder, "cast_matrices", lambda model, dtype: model)
+  monkeypatch.setattr(matrices, "cast_matrices", lambda model, dtype: model)
 
 
 def _prepare(grpo, batch, model=BEFORE):

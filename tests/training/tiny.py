@@ -6,9 +6,9 @@ import numpy as np
 from flax import nnx
 
 from atlas_jax import checkpoint
-from atlas_jax.config import GrpoConfig, ModelConfig
+from atlas_jax.config import GrpoConfig, LoraConfig, ModelConfig
 from atlas_jax.data import packing
-from atlas_jax.model import decoder
+from atlas_jax.model import decoder, lora
 
 # Every kind of parameter: biases, q/k norms, grouped heads, an own head.
 ARCHITECTURE = decoder.DecoderConfig(
@@ -53,6 +53,19 @@ def model(seed=0):
     return jax.device_put(value.astype(np.float32), x.sharding)
 
   return jax.tree_util.tree_map_with_path(draw, checkpoint.abstract(like))
+
+
+def adapters(rank=3):
+  """Adapters that have been trained: B is not zero; see `model`."""
+  options = LoraConfig(rank=rank, alpha=2.0 * rank)
+  drawn = jax.jit(lambda: lora.draw(ARCHITECTURE, options, 5))()
+  rng = np.random.default_rng(1)
+
+  def grown(x):
+    value = np.asarray(x) + 0.3 * rng.normal(size=x.shape)
+    return jax.device_put(value.astype(np.float32), x.sharding)
+
+  return jax.tree.map(grown, drawn)
 
 
 def sequences(count=19, seed=0):

@@ -3,6 +3,7 @@
 candidates.json    the accepted ones in order, rewritten whole
 best_prompts.json  the one with the best validation score so far, or, in the
                    end, the one that was chosen; see best_prompts.py
+costs.json         of each role and model
 episodes/train.jsonl       rollouts of the rounds
 episodes/validation.jsonl  of accepted candidates, and fresh samples
 episodes/test.jsonl        of the test split
@@ -17,8 +18,9 @@ import pathlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
-from atlas_jax import directory, files, metrics
+from atlas_jax import directory
 from atlas_jax.config import PromptsConfig
+from atlas_jax.online.calls.record import Record
 from atlas_jax.online.search.rollouts import Rollout
 from atlas_jax.teaching import transcripts
 from atlas_jax.teaching.prompts import fingerprint
@@ -45,38 +47,33 @@ class Candidate:
 
 @dataclass
 class Journal:
-  """Keeps candidates, and writes them to the run directory."""
+  """Keeps candidates, and writes them to the run directory, with the costs."""
 
   workdir: pathlib.Path
+  record: Record
   candidates: list[Candidate] = field(default_factory=list)
-
-  def __post_init__(self):
-    self._path = self.workdir / "candidates.json"
-    # Of an earlier process, which a resumed run finds one after the other.
-    self._written = 0
-    if self._path.exists():
-      self._written = len(files.parse(files.read(self._path), self._path))
+  stage: str = "search"
 
   def best(self, n: int) -> list[Candidate]:
     """The n best on validation; of equals the earlier."""
     ranked = sorted(self.candidates, key=lambda c: (-c.score, c.index))
     return ranked[:n]
 
-  def write(self, *, all_known: bool = False) -> None:
-    """Writes both files, unless they hold as many candidates or more.
-
-    all_known: the search has ended, so more of them are none of its own.
-    """
-    known = len(self.candidates)
-    if known == self._written or (known < self._written and not all_known):
-      return
-    self._written = known
-    directory.write_json(self._path, [asdict(c) for c in self.candidates])
+  def write(self) -> None:
+    """Writes all three files, the best so far among them."""
+    rows = [asdict(c) for c in self.candidates]
+    directory.write_json(self.workdir / "candidates.json", rows)
     (best,) = self.best(1)
-    self.write_best(best, stage="search")
+    self.write_best(best)
+    self.write_costs()
+
+  def write_costs(self) -> None:
+    """costs.json: what each role and model did cost by now."""
+    directory.write_json(self.workdir / "costs.json", self.record.costs())
 
   def write_best(self, candidate: Candidate, **facts) -> None:
     """best_prompts.json: the templates, and facts about them."""
+    facts = {"stage": self.stage, **facts}
     c = candidate
     spend = {"calls": c.calls, "tokens": c.tokens, "dollars": c.dollars}
     directory.write_json(
@@ -89,37 +86,26 @@ class Journal:
 
 
 class Episodes:
-  """Appends every scored rollout once, also over resumed runs."""
+  """Appends every scored rollout once.
+
+  A process goes through all rollouts of its run, so it begins each file anew.
+  """
 
   def __init__(self, workdir: pathlib.Path):
     self._folder = workdir / "episodes"
-    self._written: dict[str, set[tuple]] = {}
-
-  def _keys(self, path: pathlib.Path) -> set[tuple]:
-    if path.name not in self._written:
-      lines = metrics.read_jsonl(path)
-      if path.exists():  # a kill may have cut the last line
-        text = "".join(json.dumps(x) + "\n" for x in lines)
-        directory.write_whole(path, text)
-      self._written[path.name] = {
-        (x["prompts"], x["id"], x["replicate"]) for x in lines
-      }
-    return self._written[path.name]
+    self._begun: set[str] = set()
 
   def write(self, rollout: Rollout) -> None:
-    """One line, unless it is there."""
-    path = self._folder / f"{rollout.split}.jsonl"
-    prompts, keys = fingerprint(rollout.prompts), self._keys(path)
-    key = (prompts, rollout.problem.id, rollout.replicate)
-    if key in keys:
-      return
-    keys.add(key)
+    """One line."""
     row = transcripts.episode_json(rollout.scored, 0) | {
-      "prompts": prompts,
+      "prompts": fingerprint(rollout.prompts),
       "replicate": rollout.replicate,
       "score": rollout.score,
       "objectives": rollout.objectives,
     }
     self._folder.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
+    mode = "a" if rollout.split in self._begun else "w"
+    self._begun.add(rollout.split)
+    path = self._folder / f"{rollout.split}.jsonl"
+    with open(path, mode, encoding="utf-8") as file:
       file.write(json.dumps(row) + "\n")

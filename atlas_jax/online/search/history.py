@@ -1,10 +1,12 @@
 """What a run has decided for good, by the content of what it decided on.
 
-Good replies are in the record of calls. What else a search depends on, above
-all failures that it went on with, is committed here: a run that starts again
-searches again from its seed, reads this, and asks nobody.
+Good replies and verdicts are kept by themselves. What else a search depends on,
+above all the failures that it went on with, is committed: a run that starts
+again searches again from its seed, reads this, and asks nobody.
 """
 
+import hashlib
+import json
 from dataclasses import dataclass
 
 from atlas_jax.errors import AtlasError
@@ -13,6 +15,12 @@ from atlas_jax.online.calls.record import Record
 
 class SearchOver(AtlasError):
   """The search ends, with what it has; the text says why."""
+
+
+def key_of(kind: str, *parts) -> str:
+  """The name under which something of these parts, values of JSON, is kept."""
+  text = json.dumps(parts)
+  return f"{kind} {hashlib.sha256(text.encode()).hexdigest()}"
 
 
 @dataclass
@@ -36,7 +44,3 @@ class History:
     if value is None and self.ended is not None:
       raise SearchOver(self.ended)
     return value
-
-  def commit(self, key: str, value) -> None:
-    """Keeps a value of JSON for good, in one transaction."""
-    self.record.commit(key, value)

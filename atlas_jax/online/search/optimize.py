@@ -19,9 +19,8 @@ import logging
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 
-from atlas_jax import directory, files
+from atlas_jax import directory, files, progress
 from atlas_jax.config import to_dict
 from atlas_jax.data.problems import Problem
 from atlas_jax.online.calls.record import Record
@@ -38,7 +37,8 @@ from atlas_jax.online.search.files import Episodes, Journal
 from atlas_jax.online.search.history import History
 from atlas_jax.online.search.plan import Budget, parts
 from atlas_jax.online.search.reflection import Reflector
-from atlas_jax.online.search.rollouts import Judge, Rollouts
+from atlas_jax.online.search.rollouts import Rollouts
+from atlas_jax.online.search.scoring import Judge
 from atlas_jax.online.search.search import Search
 from atlas_jax.reports import tables
 from atlas_jax.teaching.statistics import Interval
@@ -95,6 +95,7 @@ def optimize(
     stack.enter_context(directory.lock(workdir))
     sets = models.chosen_problems(config)
     directory.claim(workdir, to_dict(config), OPERATIONAL)
+    stack.enter_context(directory.logging_to(workdir))
     finished = workdir / "report" / "optimize.json"
     if finished.exists():
       log.info("this run is finished; another one needs another --workdir")
@@ -102,7 +103,8 @@ def optimize(
       return
     record = stack.enter_context(Record(workdir / "record.sqlite"))
     _check_problems(sets, record, workdir)
-    stack.callback(_write_costs, record, workdir)
+    history, journal = History(record), Journal(workdir, record)
+    stack.callback(journal.write_costs)
     reachable, environ = stack.enter_context(
       servers.served(config, workdir, environ, server_key)
     )
@@ -112,36 +114,20 @@ def optimize(
     budget = Budget(parts(config, sets), asked.ledger)
     if record.read("ended") is None:
       budget.check()
-    journal, history = Journal(workdir), History(record)
-    judge = stack.enter_context(Judge(data=config.data))
+    judge = stack.enter_context(Judge(record, config.data))
     rollouts = Rollouts(asked, config, judge, history, Episodes(workdir).write)
     reflector = Reflector(asked, config, history)
-    stage = "search"
-
-    def line() -> str:
-      scores = [c.score for c in journal.candidates]
-      return live.line(stage, scores, asked.ledger.snapshot())
-
-    def accepted() -> None:
-      _write_costs(record, workdir)
-      log.info("%s", line())
-
-    with live.shown(line, sys.stderr):
-      ended = Search(
-        *(config, sets, rollouts, reflector, budget, journal, history),
-        accepted,
-      ).run()
+    search = Search(config, sets, rollouts, reflector, budget, journal, history)
+    with progress.shown(lambda: live.line(journal, asked.ledger.snapshot())):
+      ended = search.run()
       log.info("the search ended: %s", ended)
-      stage = "choosing"
+      journal.stage = "choosing"
       budget.free()
       fresh, dropped = choosing.score_again(config, rollouts, sets, journal)
       best = choosing.pick(fresh, config.choosing.non_degradation_floor)
       test = testing.compare(config, rollouts, sets, journal, best)
       choice = choosing.decide(config, fresh, dropped, best, *test)
-      journal.write_best(
-        journal.candidates[choice.kept], stage="chosen", choice=asdict(choice)
-      )
-      report.write(workdir, choice, journal.candidates, ended, record.costs())
+      report.write(journal, choice, ended)
   _show(files.read_json(finished), workdir)
 
 
@@ -173,15 +159,10 @@ def _text_of(problems: Sequence[Problem]) -> str:
   )
 
 
-def _write_costs(record: Record, workdir: pathlib.Path) -> None:
-  directory.write_json(workdir / "costs.json", record.costs())
-
-
 def _show(facts: Mapping, workdir: pathlib.Path) -> None:
   tables.show(facts["evaluation"], sys.stdout)
   kept = "the seed" if facts["kept"] == 0 else f"candidate {facts['kept']}"
   print(f"kept: {kept}", *facts["reasons"], sep="\n  ")
   if facts["harm"] is not None:
     print(report.harm_text(Interval(**facts["harm"])))
-  print(f"prompts: {workdir / 'best_prompts.json'}")
-  print(f"report: {workdir / 'report' / 'optimize.md'}", flush=True)
+  print(directory.results(workdir), flush=True)

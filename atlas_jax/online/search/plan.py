@@ -38,6 +38,7 @@ from atlas_jax.teaching.protocol import sampling
 
 # Choosing meets longer prompts than the search did on average.
 _MARGIN = 1.25
+_CAPS = ("calls", "tokens", "dollars")
 
 
 class BudgetTooSmall(AtlasError):
@@ -117,7 +118,7 @@ class Budget:
 
   def keep(self) -> None:
     """Keeps what choosing and the test take; the search has the rest."""
-    self.ledger.keep(Caps(**self._share(self.parts.end.total())))
+    self.ledger.keep(Caps(**self._takes(self.parts.end)))
 
   def free(self) -> None:
     """What was kept may be used."""
@@ -130,39 +131,31 @@ class Budget:
       SearchOver: a round does not fit beside it.
     """
     self.keep()
-    kept = self._share(self.parts.end.total())
-    need = self._share(self.parts.round.total())
-    for cap, used in self._used().items():
+    used, kept = self._used(), self._takes(self.parts.end)
+    for cap, need in self._takes(self.parts.round).items():
       limit = getattr(self.ledger.caps, cap)
-      if limit is None or cap not in need:
+      if limit is None:
         continue
-      left = max(0, limit - used - kept[cap])
-      if need[cap] > left:
+      left = max(0, limit - used[cap] - kept[cap])
+      if need > left:
         bound = "at most" if cap == "calls" else "about"
         raise SearchOver(
           f"config.caps.{cap} leaves {left:,.6g} for the search, and a round"
-          f" takes {bound} {need[cap]:,.6g}"
+          f" takes {bound} {need:,.6g}"
         )
 
   def _used(self) -> dict[str, float]:
     s = self.ledger.snapshot()
-    return {
-      "calls": s.calls + s.lost.calls,
-      "tokens": s.tokens + s.lost.tokens,
-      "dollars": s.dollars + s.lost.dollars,
-      "minutes": s.seconds / 60,
-    }
+    used = {n: getattr(s, n) + getattr(s.lost, n) for n in _CAPS}
+    return used | {"minutes": s.seconds / 60}
 
-  def _share(self, calls: int) -> dict[str, float]:
-    """Of each cap what so many calls take; of the first ones only calls are
-    known."""
-    used = self._used()
+  def _takes(self, part: Counter) -> dict[str, float]:
+    """Cap -> what a part takes of it; before the first call, of calls alone."""
+    calls, used = part.total(), self._used()
     made = used.pop("calls")
-    if not made:
-      return {"calls": calls}
-    means = {cap: _MARGIN * amount / made for cap, amount in used.items()}
-    share = {cap: calls * mean for cap, mean in means.items()}
-    return {**share, "tokens": math.ceil(share["tokens"]), "calls": calls}
+    mean = _MARGIN * calls / made if made else 0
+    takes = {cap: mean * amount for cap, amount in used.items() if made}
+    return {"calls": calls} | takes
 
 
 def plan(config: OnlineConfig, environ: Mapping[str, str]) -> str:
@@ -233,7 +226,7 @@ def _plan_text(config, sets, parts: Parts, models: Models) -> str:
     f"caps: {', '.join(said) or 'none'}; retries come on top of the calls"
   )
   one = bounds["one round"]
-  for cap in ("calls", "tokens", "dollars"):
+  for cap in _CAPS:
     if caps[cap] is not None and getattr(one, cap):
       need = bounds["seed on validation"] + bounds["choosing and test"]
       left = caps[cap] - getattr(need, cap)

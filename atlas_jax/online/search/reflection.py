@@ -9,14 +9,13 @@ of no use, end the search. A call without a reply is history, and never made
 again, once a later one was answered or the search has ended.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 
 from atlas_jax.errors import AtlasError
 from atlas_jax.online.calls.calls import ModelRefused, Request
 from atlas_jax.online.search import proposals
 from atlas_jax.online.search.config import OnlineConfig, ReflectionConfig
-from atlas_jax.online.search.history import History, SearchOver
+from atlas_jax.online.search.history import History, SearchOver, key_of
 from atlas_jax.online.search.models import Models
 from atlas_jax.online.search.rollouts import Rollout
 from atlas_jax.teaching.prompts import FIELDS
@@ -175,8 +174,7 @@ class Reflector:
     records: Mapping[str, Sequence[Mapping[str, str]]],
     names: Sequence[str],
   ) -> dict[str, str]:
-    """New texts for the templates `names` of a candidate, as far as any are
-    of use.
+    """New texts for the templates `names` of a candidate, where any is of use.
 
     Raises:
       SearchOver: nothing more can be expected of the model.
@@ -186,8 +184,7 @@ class Reflector:
     texts: dict[str, str] = {}
     for name in names:
       text = self._propose({**candidate, **texts}, name, records[name])
-      if text is not None:
-        texts[name] = text
+      texts |= {} if text is None else {name: text}
     return texts
 
   def _propose(self, candidate, name: str, records) -> str | None:
@@ -249,14 +246,11 @@ class Reflector:
   def _ask(self, prompt: str) -> tuple[str, str] | None:
     """(status, text) of one call, or None where there was no reply."""
     self._calls += 1
-    digest = hashlib.sha256(f"{self._calls} {prompt}".encode()).hexdigest()
-    key = f"reflection {digest}"
+    key = key_of("reflection", self._calls, prompt)
     said = self._history.read(key)
-    if said is None:
-      said = self._call(prompt)
-    status, text, error = said
+    status, text, error = self._call(prompt) if said is None else said
     if status in ("ok", "truncated"):
-      self._history.commit(key, said)
+      self._history.record.commit(key, [status, text, None])
       self.commit_failures()
       return status, text
     self._lost.append(key)
@@ -268,7 +262,7 @@ class Reflector:
       )
     return None
 
-  def _call(self, prompt: str) -> list[str | None]:
+  def _call(self, prompt: str) -> tuple[str, str | None, str | None]:
     request = Request(
       role="reflection",
       messages=({"role": "user", "content": prompt},),
@@ -281,12 +275,12 @@ class Reflector:
       reply = self._models.loop.run(self._models.reflection.ask(request))
     except ModelRefused as error:
       raise SearchFailed(f"{error}{_GO_ON}") from None
-    return [reply.status, reply.text, reply.error]
+    return reply.status, reply.text, reply.error
 
   def commit_failures(self) -> None:
     """The search went on with the calls that failed: they are history."""
     for key in self._lost:
-      self._history.commit(key, ["error", None, None])
+      self._history.record.commit(key, ["error", None, None])
     self._lost.clear()
 
 

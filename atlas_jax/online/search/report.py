@@ -8,14 +8,13 @@ costs.json                  spend by role and model
 """
 
 import difflib
-import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
 from atlas_jax import directory
 from atlas_jax.config import PromptsConfig
 from atlas_jax.online.search.choosing import Choice
-from atlas_jax.online.search.files import Candidate
+from atlas_jax.online.search.files import Candidate, Journal
 from atlas_jax.reports import page, plots, reading, tables
 from atlas_jax.teaching.prompts import FIELDS
 from atlas_jax.teaching.statistics import Interval
@@ -49,101 +48,96 @@ def markdown(
   costs: Sequence[dict],
 ) -> str:
   """The report for a person."""
-  gain = choice.accuracy_gain
-  parts = ["# Optimisation\n", f"The search ended: {ended}.\n"]
+  gain, test = choice.accuracy_gain, choice.test_score
+  arms = choice.evaluation["arms"]
+  seed, kept = candidates[0].prompts, candidates[choice.kept].prompts
+  shown = ("shown", "excludes") if choice.proven else ("not shown", "includes")
+  parts = ["# Optimisation", f"The search ended: {ended}."]
   if choice.reasons:
     parts.append("**The seed prompts are kept**: " + "; ".join(choice.reasons))
   else:
     parts.append(
-      f"**The prompts of candidate {choice.kept} are kept.** Their gain"
-      " over the seed is "
-      + ("shown" if choice.proven else "not shown")
-      + " on the test split (the 95% interval "
-      + ("excludes" if choice.proven else "includes")
-      + " 0)."
+      f"**The prompts of candidate {choice.kept} are kept.** Their gain over"
+      f" the seed is {shown[0]} on the test split (the 95% interval {shown[1]}"
+      " 0)."
     )
   if choice.harm is not None:
-    parts.append(f"\n\n**{harm_text(choice.harm)}**")
+    parts.append(f"**{harm_text(choice.harm)}**")
   if gain is not None:
+    score = choice.score_gain
     parts.append(
-      f"\n\nAccuracy on the test split, candidate {choice.best}"
-      f" less seed: {_points(gain)} points, McNemar p = {choice.mcnemar_p:.4g};"
-      f" score: {choice.score_gain.estimate:+.4f}"
-      f" [{choice.score_gain.low:.4f}, {choice.score_gain.high:.4f}]."
+      f"Accuracy on the test split, candidate {choice.best} less seed:"
+      f" {_points(gain)} points, McNemar p = {choice.mcnemar_p:.4g}; score:"
+      f" {score.estimate:+.4f} [{score.low:.4f}, {score.high:.4f}]."
     )
   if choice.pairs < FEW_PAIRS:
     parts.append(
-      f"\n\n**Few pairs**: {choice.pairs}. Below {FEW_PAIRS} a true gain of 9"
+      f"**Few pairs**: {choice.pairs}. Below {FEW_PAIRS} a true gain of 9"
       " points is missed more often than once in four."
     )
-  arms = choice.evaluation["arms"]
+  unjudged = ", ".join(f"{arm['name']} {arm['unjudged']}" for arm in arms)
   parts += [
-    "\n\n" + tables.markdown(choice.evaluation),
-    f"\nCompared on the {arms[0]['problems']} problems that all were judged on."
-    " Not judged: "
-    + ", ".join(f"{arm['name']} {arm['unjudged']}" for arm in arms)
-    + ".\n",
-    *_fresh(choice),
-    "\n## Prompts, seed to kept\n\n```diff\n",
-    prompt_diff(candidates[0].prompts, candidates[choice.kept].prompts)
-    or "(no change)\n",
-    "```\n\n## Costs\n\n",
-    "| role | model | calls | tokens | dollars | lost calls |\n"
-    "| --- | --- | ---: | ---: | ---: | ---: |\n",
-    *(
-      f"| {c['role']} | {c['model']} | {c['calls']:,} | {c['tokens']:,} |"
-      f" {_dollars(c)} | {_lost(c)} |\n"
-      for c in costs
-    ),
+    tables.markdown(choice.evaluation),
+    f"Compared on the {arms[0]['problems']} problems that all were judged on."
+    f" Not judged: {unjudged}.",
   ]
-  return "".join(parts)
-
-
-def _dollars(cost: dict) -> str:
-  if not cost["unpriced_calls"]:
-    return f"{cost['dollars']:.4f}"
-  known = f"{cost['dollars']:.4f} and " if cost["dollars"] else ""
-  return known + "unpriced"
-
-
-def _lost(cost: dict) -> str:
-  dollars = cost["lost_dollars"]
-  bound = f" (at most {dollars:.4f} dollars)" if dollars else ""
-  return f"{cost['lost_calls']}{bound}"
-
-
-def _fresh(choice: Choice) -> list[str]:
-  """The part on how the best was chosen."""
-  how = (
-    "\n## Chosen on fresh samples\n\nThe gap is the winner's curse: the score"
-    " by which a candidate was picked less its score on fresh samples of the"
-    " same problems.\n\n"
-  )
   if choice.winners_curse_gap is None:
-    how = (
-      "\n## Chosen on the scores of the search\n\nWithout fresh samples the"
-      " winner's curse is not measured.\n\n"
+    parts += [
+      "## Chosen on the scores of the search",
+      "Without fresh samples the winner's curse is not measured.",
+    ]
+  else:
+    parts += [
+      "## Chosen on fresh samples",
+      "The gap is the winner's curse: the score by which a candidate was picked"
+      " less its score on fresh samples of the same problems.",
+    ]
+  heads = (
+    "candidate validation again less_seed gap accuracy not_made_worse judged"
+  )
+  parts.append(
+    _table(
+      heads,
+      (
+        f"{f.candidate} | {f.validation_score:.4f} | {f.fresh_score:.4f} |"
+        f" {f.gain:+.4f} | {'–' if f.gap is None else f'{f.gap:+.4f}'} |"
+        f" {f.accuracy:.1%} | {f.non_degradation:.1%} |"
+        f" {f.judged} of {f.samples}"
+        for f in choice.fresh
+      ),
     )
-  parts = [
-    how,
-    "| candidate | validation | again | less seed | gap | accuracy |"
-    " not made worse | judged |\n"
-    "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
-    *(
-      f"| {f.candidate} | {f.validation_score:.4f} | {f.fresh_score:.4f} |"
-      f" {f.gain:+.4f} | {'–' if f.gap is None else f'{f.gap:+.4f}'} |"
-      f" {f.accuracy:.1%} | {f.non_degradation:.1%} |"
-      f" {f.judged} of {f.samples} |\n"
-      for f in choice.fresh
-    ),
-  ]
-  score, test = choice.validation_score, choice.test_score
+  )
   if test is not None:
+    score = choice.validation_score
     parts.append(
-      f"\nValidation less test, candidate {choice.best}: {score:.4f} -"
-      f" {test:.4f} = {score - test:+.4f}.\n"
+      f"Validation less test, candidate {choice.best}: {score:.4f} -"
+      f" {test:.4f} = {score - test:+.4f}."
     )
-  return parts
+  parts += [
+    "## Prompts, seed to kept",
+    f"```diff\n{prompt_diff(seed, kept) or '(no change)'}\n```",
+    "## Costs",
+    _table("role model calls tokens dollars lost_calls", map(_cost, costs)),
+  ]
+  return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
+def _table(heads: str, rows: Iterable[str]) -> str:
+  names = [name.replace("_", " ") for name in heads.split()]
+  lines = [" | ".join(names), " | ".join(["---"] + ["---:"] * (len(names) - 1))]
+  return "\n".join(f"| {line} |" for line in (*lines, *rows))
+
+
+def _cost(cost: dict) -> str:
+  dollars, lost = f"{cost['dollars']:.4f}", f"{cost['lost_calls']}"
+  if cost["unpriced_calls"]:
+    dollars = f"{dollars} and unpriced" if cost["dollars"] else "unpriced"
+  if cost["lost_dollars"]:
+    lost += f" (at most {cost['lost_dollars']:.4f} dollars)"
+  return (
+    f"{cost['role']} | {cost['model']} | {cost['calls']:,} |"
+    f" {cost['tokens']:,} | {dollars} | {lost}"
+  )
 
 
 def _points(gain) -> str:
@@ -151,21 +145,23 @@ def _points(gain) -> str:
   return f"{mean:+.1f} [{low:.1f}, {high:.1f}]"
 
 
-def write(
-  workdir: pathlib.Path,
-  choice: Choice,
-  candidates: Sequence[Candidate],
-  ended: str,
-  costs: Sequence[dict],
-) -> None:
-  """Writes all files of the report, optimize.json last."""
-  folder = workdir / "report"
-  before, after = candidates[0].prompts, candidates[choice.kept].prompts
-  directory.write_json(workdir / "costs.json", list(costs))
-  directory.write_whole(folder / "prompts.diff", prompt_diff(before, after))
+def write(journal: Journal, choice: Choice, ended: str) -> None:
+  """Writes all files of the report, and best_prompts.json; optimize.json last.
+
+  Args:
+    journal, choice: of the run.
+    ended: why its search did.
+  """
+  workdir, candidates = journal.workdir, journal.candidates
+  folder, kept = workdir / "report", candidates[choice.kept]
+  journal.stage = "chosen"
+  journal.write_best(kept, choice=asdict(choice))
+  journal.write_costs()
   directory.write_whole(
-    folder / "optimize.md", markdown(choice, candidates, ended, costs)
+    folder / "prompts.diff", prompt_diff(candidates[0].prompts, kept.prompts)
   )
+  text = markdown(choice, candidates, ended, journal.record.costs())
+  directory.write_whole(folder / "optimize.md", text)
   plots.alone_versus_taught(
     choice.evaluation, folder / "alone_versus_taught.png"
   )

@@ -11,29 +11,27 @@ unaided solution of all candidates, the probe of all with its template.
 2. When more than half of an evaluation's rollouts have none because models
    failed, or nothing could be judged because the user's verifier failed, the
    run stops.
-3. An evaluation that ends is committed to the record, under its content: the
-   same command reads it back, and nobody is asked. One that stopped the run, or
-   was broken off, was never committed: its failures are tried again.
+3. When an evaluation ends, what it left out is committed, under its content:
+   the same command leaves out the same, finds all answers and verdicts in the
+   record, and asks nobody. One that stopped the run, or was broken off, was
+   never committed: its failures are tried again.
 4. A reply that came without words is an answer: it is not right.
 """
 
 import asyncio
 import collections
-import functools
-import hashlib
-import json
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from atlas_jax.config import PromptsConfig, RewardConfig
+from atlas_jax.config import PromptsConfig
 from atlas_jax.data.problems import Problem
 from atlas_jax.errors import AtlasError
 from atlas_jax.online.calls.calls import BudgetSpent
-from atlas_jax.online.search.config import ObjectivesConfig, OnlineConfig
-from atlas_jax.online.search.history import History
+from atlas_jax.online.search import scoring
+from atlas_jax.online.search.config import OnlineConfig
+from atlas_jax.online.search.history import History, key_of
 from atlas_jax.online.search.models import Models
-from atlas_jax.teaching.answers import AnswerChecker, Verdict
 from atlas_jax.teaching.prompts import Prompts, fingerprint
 from atlas_jax.teaching.protocol import (
   Question,
@@ -42,12 +40,11 @@ from atlas_jax.teaching.protocol import (
   wait_all,
 )
 from atlas_jax.teaching.rewards import ScoredEpisode, score_episodes
-from atlas_jax.teaching.speakers import NoAnswer, Once
+from atlas_jax.teaching.speakers import NoAnswer, Said
 
-# Efficiency in full: the objectives weigh it.
-_REWARD = RewardConfig(efficiency_weight=1.0)
 _TRIES = 2
 _ALIKE = 4  # questions whose answers are all the same: too many
+_GO_ON = "Run the same command again to go on"
 log = logging.getLogger(__name__)
 
 
@@ -69,9 +66,8 @@ class Job:
 class Rollout:
   """One problem under one set of prompts.
 
-  scored is None where a model failed, objectives and score also where there
-  was no verdict. `why` says so, and also where a solution had no words, which
-  is scored.
+  scored, objectives and score are None where it is left out. `why` says so, and
+  also where a solution had no words, which is scored. down: a model failed.
   """
 
   prompts: PromptsConfig
@@ -82,66 +78,25 @@ class Rollout:
   objectives: Mapping[str, float] | None = None
   score: float | None = None
   why: str | None = None
+  down: bool = False
 
 
-class Judge(AnswerChecker):
-  """Judges each response once in a run, unless there was no verdict."""
-
-  def __init__(self, **options):
-    super().__init__(**options)
-    self._known: dict[tuple[str, str, str], Verdict] = {}
-
-  def check_many(
-    self, items: Iterable[tuple[Problem, str, str]]
-  ) -> list[Verdict]:
-    """As AnswerChecker's."""
-    items = list(items)
-    asked = {(p.id, *said): (p, *said) for p, *said in items}
-    new = [key for key in asked if key not in self._known]
-    made = dict(
-      zip(new, super().check_many([asked[k] for k in new]), strict=True)
-    )
-    self._known |= {k: v for k, v in made.items() if v.score is not None}
-    found = self._known | made
-    return [found[p.id, *said] for p, *said in items]
-
-  def learn(self, scored: ScoredEpisode) -> None:
-    """Keeps the verdicts of an earlier process."""
-    episode = scored.episode
-    taught = [t.taught for t in episode.teachings]
-    for said, verdict in zip(
-      (*episode.baseline, *taught),
-      (*scored.baseline, *scored.taught),
-      strict=True,
-    ):
-      if verdict.score is not None:
-        key = (episode.problem.id, said.text, said.finish_reason)
-        self._known[key] = verdict
-
-
+@dataclass
 class Rollouts:
   """Makes rollouts, and remembers them for the rest of the run.
 
   Args:
     models: who is asked.
-    config: of the run.
-    judge: of the solutions.
-    history: of the run.
+    config, judge, history: of the run.
     on_scored: gets every rollout that has a score, in the order of the jobs.
   """
 
-  def __init__(
-    self,
-    models: Models,
-    config: OnlineConfig,
-    judge: Judge,
-    history: History,
-    on_scored: Callable[[Rollout], None],
-  ):
-    self._models, self._config, self._judge = models, config, judge
-    self._history, self._on_scored = history, on_scored
-    self._done: dict[tuple, Rollout] = {}
-    self._asked: dict[tuple, asyncio.Task] = {}
+  models: Models
+  config: OnlineConfig
+  judge: scoring.Judge
+  history: History
+  on_scored: Callable[[Rollout], None]
+  _done: dict[tuple, Rollout] = field(default_factory=dict, init=False)
 
   def evaluate(
     self, jobs: Sequence[Job], needed: PromptsConfig | None = None
@@ -158,218 +113,150 @@ class Rollouts:
       RolloutError: too few came back; see the rules of the module.
     """
     wanted = {
-      (job.prompts, problem.id, job.replicate): (job, problem)
+      (job.prompts, p.id, job.replicate): Rollout(
+        job.prompts, p, job.split, job.replicate
+      )
       for job in jobs
-      for problem in job.problems
+      for p in job.problems
     }
-    new = {k: w for k, w in wanted.items() if k not in self._done}
-    found, key = {}, _content(new)
-    stored = self._history.read(key) if new else None
-    if stored is not None:
-      found = self._read(new, stored)
-    elif new:
-      found = self._make(new)
+    new = {k: r for k, r in wanted.items() if k not in self._done}
+    key = key_of("evaluation", *((fingerprint(k[0]), *k[1:]) for k in new))
+    left_out = self.history.read(key) if new else {}
+    if left_out is None:
+      found = self._tried(new)
       self._check(found.values())
-    everyone = [found.get(k) or self._done[k] for k in wanted]
-    of_needed = [r.score for r in everyone if r.prompts == needed]
+    else:
+      whys = dict(zip(new, left_out, strict=True)) if new else {}
+      found = self._made({k: r for k, r in new.items() if whys[k] is None})
+      found = {k: found.get(k) or replace(new[k], why=whys[k]) for k in new}
+    done = self._done | found
+    of_needed = [done[k].score for k in wanted if k[0] == needed]
     if of_needed and all(score is None for score in of_needed):
       raise RolloutError(
-        f"no {everyone[0].split} problem could be judged under the seed"
-        " prompts. Run the same command again to go on"
+        f"no {jobs[0].split} problem could be judged under the seed prompts."
+        f" {_GO_ON}"
       )
-    if found and stored is None:
-      self._history.commit(key, _stored(found.values()))
-    self._done |= found
+    if left_out is None:
+      whys = [None if r.scored else r.why for r in found.values()]
+      self.history.record.commit(key, whys)
+    self._done = done
     for rollout in found.values():
-      if rollout.score is not None:
-        self._on_scored(rollout)
+      if rollout.scored is not None:
+        self.on_scored(rollout)
     return [
-      [self._done[job.prompts, p.id, job.replicate] for p in job.problems]
+      [done[job.prompts, p.id, job.replicate] for p in job.problems]
       for job in jobs
     ]
 
+  def _tried(self, new: Mapping[tuple, Rollout]) -> dict[tuple, Rollout]:
+    found = dict(new)
+    for _ in range(_TRIES):
+      found |= self._made({k: r for k, r in found.items() if r.scored is None})
+    return found
+
   def _check(self, made: Collection[Rollout]) -> None:
     """Raises RolloutError by the second rule of the module."""
-    down = [r for r in made if r.scored is None]
-    failure = self._judge.failure
+    down = [r for r in made if r.down]
+    failure = self.judge.failure
     if 2 * len(down) > len(made):
-      why = (
+      raise RolloutError(
         f"{len(down)} of {len(made)} problems got no answer, the first:"
-        f" {down[0].why}"
+        f" {down[0].why}. {_GO_ON}"
       )
-    elif failure is not None and all(r.score is None for r in made):
-      why = (
+    if failure is not None and all(r.scored is None for r in made):
+      raise RolloutError(
         f"none of {len(made)} problems could be judged; the last failure:"
-        f" {failure}"
+        f" {failure}. {_GO_ON}"
       )
-    else:
-      return
-    raise RolloutError(f"{why}. Run the same command again to go on")
 
-  def _make(self, new: Mapping[tuple, tuple]) -> dict[tuple, Rollout]:
-    found: dict[tuple, Rollout] = {}
-    for _ in range(_TRIES):
-      again = [k for k in new if k not in found or found[k].score is None]
-      if again:
-        made = self._models.loop.run(self._episodes([new[k] for k in again]))
-        _warn_of_equals(made)
-        found.update(zip(again, self._judged(made), strict=True))
-    return {k: found[k] for k in new}
+  def _made(self, new: Mapping[tuple, Rollout]) -> dict[tuple, Rollout]:
+    """Rollouts, once tried."""
+    episodes = self.models.loop.run(self._episodes(new.values()))
+    _warn_of_equals(episodes)
+    scored = iter(
+      score_episodes(
+        [e for e in episodes if not isinstance(e, NoAnswer)],
+        checker=self.judge,
+        config=scoring.REWARD,
+        max_teaching_tokens=self.config.episode.max_teaching_tokens,
+      )
+    )
+    return {
+      key: replace(rollout, why=str(episode), down=True)
+      if isinstance(episode, NoAnswer)
+      else self._rollout(rollout, next(scored))
+      for (key, rollout), episode in zip(new.items(), episodes, strict=True)
+    }
 
-  async def _episodes(self, work) -> list[tuple]:
-    """(job, problem, episode, or why there is none) for each (job, problem)."""
-    tokens = self._config.episode.stated_probe_tokens
-    prompts = {job.prompts: Prompts(job.prompts, tokens) for job, _ in work}
+  def _rollout(self, rollout: Rollout, scored: ScoredEpisode) -> Rollout:
+    objectives = scoring.objectives_of(scored)
+    if objectives is None:
+      why = "the verifier gave no verdict"
+      return replace(rollout, why=why, down=False)
+    (leaked,) = scored.leaked
+    said = _solutions(scored.episode)
+    empty = [f"{role}: empty" for role, one in said.items() if not one.text]
+    return replace(
+      rollout,
+      scored=scored,
+      objectives=objectives,
+      score=scoring.score_of(objectives, leaked, self.config.objectives),
+      why=empty[0] if empty else None,
+      down=False,
+    )
+
+  async def _episodes(
+    self, rollouts: Collection[Rollout]
+  ) -> list[TeachingEpisode | NoAnswer]:
+    tokens = self.config.episode.stated_probe_tokens
+    prompts = {r.prompts: Prompts(r.prompts, tokens) for r in rollouts}
     results = await asyncio.gather(
-      *(self._episode(prompts[job.prompts], job, p) for job, p in work),
+      *(self._episode(r, prompts[r.prompts]) for r in rollouts),
       return_exceptions=True,
     )
     errors = [r for r in results if isinstance(r, BaseException)]
     errors = [e for e in errors if not isinstance(e, NoAnswer)]
     for error in sorted(errors, key=lambda e: isinstance(e, BudgetSpent)):
       raise error
-    return [(*w, r) for w, r in zip(work, results, strict=True)]
+    return results
 
   async def _episode(
-    self, prompts: Prompts, job: Job, problem: Problem
+    self, rollout: Rollout, prompts: Prompts
   ) -> TeachingEpisode:
-    config, models = self._config, self._models
+    config, problem = self.config, rollout.problem
     protocol = TeachingProtocol(
-      Once(models.student, self._asked, lambda *asked: asked),
-      Once(models.teacher, self._asked, lambda *asked: asked),
+      self.models.student,
+      self.models.teacher,
       prompts,
       config.episode,
       agent_chars=config.agent_probe_chars if config.agent_mode else None,
       gather=wait_all,
     )
     question = Question(
-      problem.question, problem.id, (config.seed,), job.replicate
+      problem.question, problem.id, (config.seed,), rollout.replicate
     )
     return await protocol.episode(problem, question)
 
-  def _judged(self, made) -> list[Rollout]:
-    scored = iter(
-      score_episodes(
-        [e for *_, e in made if not isinstance(e, NoAnswer)],
-        checker=self._judge,
-        config=_REWARD,
-        max_teaching_tokens=self._config.episode.max_teaching_tokens,
-      )
-    )
-    return [
-      self._rollout(job, problem, None, str(e))
-      if isinstance(e, NoAnswer)
-      else self._rollout(job, problem, next(scored), _wordless(e))
-      for job, problem, e in made
-    ]
 
-  def _rollout(
-    self, job: Job, problem: Problem, scored: ScoredEpisode | None, why
-  ) -> Rollout:
-    rollout = Rollout(
-      job.prompts, problem, job.split, job.replicate, scored, why=why
-    )
-    if scored is None:
-      return rollout
-    objectives = objectives_of(scored)
-    if objectives is None:
-      return replace(rollout, why="the verifier gave no verdict")
-    (leaked,) = scored.leaked
-    score = score_of(objectives, leaked, self._config.objectives)
-    return replace(rollout, objectives=objectives, score=score)
-
-  def _read(self, new: Mapping[tuple, tuple], stored) -> dict[tuple, Rollout]:
-    """Rollouts as they were committed."""
-    for (_, problem), (scored, _) in zip(new.values(), stored, strict=True):
-      if scored is not None:
-        scored["episode"]["problem"] = problem
-    found = {}
-    for (key, work), (scored, why) in zip(
-      new.items(), _adapter().validate_python(stored), strict=True
-    ):
-      if scored is not None:
-        self._judge.learn(scored)
-      found[key] = self._rollout(*work, scored, why)
-    return found
-
-
-def _content(keys: Iterable[tuple]) -> str:
-  """What an evaluation is of: equal ones are made once in a run."""
-  named = [(fingerprint(prompts), *rest) for prompts, *rest in keys]
-  digest = hashlib.sha256(json.dumps(named).encode()).hexdigest()
-  return f"evaluation {digest}"
-
-
-@functools.cache
-def _adapter():
-  """Between (episode with its verdicts, why) and JSON."""
-  from pydantic import TypeAdapter
-
-  return TypeAdapter(list[tuple[ScoredEpisode | None, str | None]])
-
-
-def _stored(rollouts: Iterable[Rollout]) -> list:
-  """Rollouts as JSON; their problems are those of the run."""
-  return _adapter().dump_python(
-    [(r.scored, r.why) for r in rollouts],
-    mode="json",
-    exclude={"__all__": {0: {"episode": {"problem"}}}},
-  )
-
-
-def objectives_of(scored: ScoredEpisode) -> dict[str, float] | None:
-  """What the search may look at, each in [0, 1]; None without a verdict.
-
-  accuracy         the taught solution is right
-  non_degradation  it is not worse than the unaided one
-  efficiency       the share of the unaided response's tokens that a right
-                   taught one saved
-  completion       it states an answer
-  """
-  (verdict,), (reward,) = scored.taught, scored.rewards
-  if reward.total is None:
-    return None
-  return {
-    "accuracy": verdict.score,
-    "non_degradation": float(verdict.score >= scored.pass_rate),
-    "efficiency": reward.parts["efficiency"],
-    "completion": float(verdict.completed),
-  }
-
-
-def score_of(
-  objectives: Mapping[str, float], leaked: bool, config: ObjectivesConfig
-) -> float:
-  """The weighted mean of the objectives, less for a teaching that leaks."""
-  weights = {name: getattr(config, name) for name in objectives}
-  mean = sum(weights[n] * value for n, value in objectives.items())
-  mean /= sum(weights.values())
-  return max(0.0, mean - config.leak_penalty * leaked)
-
-
-def _wordless(episode: TeachingEpisode) -> str | None:
-  """The solution without words, if there is one."""
+def _solutions(episode: TeachingEpisode) -> dict[str, Said]:
   (alone,), (teaching,) = episode.baseline, episode.teachings
-  for stage, said in (("baseline", alone), ("taught", teaching.taught)):
-    if not said.text:
-      return f"{stage}: empty"
-  return None
+  return {"baseline": alone, "taught": teaching.taught}
 
 
-def _warn_of_equals(made) -> None:
+def _warn_of_equals(episodes: Sequence[TeachingEpisode | NoAnswer]) -> None:
   """A line for each role that answers different questions with one text."""
   texts = collections.defaultdict(dict)
-  for _, problem, episode in made:
+  for episode in episodes:
     if isinstance(episode, NoAnswer):
       continue
-    (alone,), (teaching,) = episode.baseline, episode.teachings
-    for role, said in (
-      ("student_baseline", alone),
-      ("teacher", teaching.said),
-      ("student_taught", teaching.taught),
+    said = _solutions(episode)
+    for role, one in (
+      ("student_baseline", said["baseline"]),
+      ("teacher", episode.teachings[0].said),
+      ("student_taught", said["taught"]),
     ):
-      if said.text and said.finish_reason == "stop":
-        texts[role][problem.question] = said.text
+      if one.text and one.finish_reason == "stop":
+        texts[role][episode.problem.question] = one.text
   for role, by_question in texts.items():
     if len(by_question) >= _ALIKE and len(set(by_question.values())) == 1:
       text = next(iter(by_question.values()))

@@ -18,7 +18,7 @@ problems that both have a score for.
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from atlas_jax.config import PromptsConfig
 from atlas_jax.data.problems import Problem
@@ -53,7 +53,6 @@ class Search:
 
   Args:
     config, sets, rollouts, reflector, budget, journal, history: of the run.
-    on_accepted: called after each acceptance, when the files are written.
   """
 
   def __init__(
@@ -65,12 +64,10 @@ class Search:
     budget: Budget,
     journal: Journal,
     history: History,
-    on_accepted: Callable[[], None],
   ):
     self._config, self._sets, self._budget = config, sets, budget
     self._rollouts, self._reflector = rollouts, reflector
     self._journal, self._history = journal, history
-    self._on_accepted = on_accepted
     # By earlier processes of the run.
     self._begun = history.record.read("rounds") or 0
 
@@ -100,7 +97,7 @@ class Search:
     if ended is None:
       self._reflector.commit_failures()
       record.commit("ended", why)
-    self._journal.write(all_known=True)
+    self._journal.write()
     return ended or why
 
   def _optimize(self) -> None:
@@ -139,19 +136,35 @@ class Search:
   # gepa's stop conditions: it asks before each round.
 
   def _note_accepted(self, state) -> bool:
-    """Journals the candidates that came by the last round."""
-    for index in range(
-      len(self._journal.candidates), len(state.parent_program_for_candidate)
-    ):
-      self._accepted(
-        index,
-        parents=tuple(
-          p for p in state.parent_program_for_candidate[index] if p is not None
-        ),
-        number=state.i + 1,
-        texts=state.program_candidates[index],
-        score=state.program_full_scores_val_set[index],
+    """Journals the candidate that the last round accepted, if it did."""
+    index = len(self._journal.candidates)
+    if index == len(state.program_candidates):
+      return False
+    parents = state.parent_program_for_candidate[index]
+    parents = [p for p in parents if p is not None]
+    score = state.program_full_scores_val_set[index]
+    prompts = self._prompts(state.program_candidates[index])
+    job = Job(prompts, self._sets.validation, "validation")
+    (known,) = self._rollouts.evaluate([job])
+    record, key = self._history.record, f"candidate {index}"
+    before, now = record.read(key), vars(self._budget.ledger.snapshot())
+    spend = before or {x: now[x] for x in ("calls", "tokens", "dollars")}
+    self._journal.candidates.append(
+      Candidate(
+        index=index,
+        parents=tuple(parents),
+        round=state.i + 1,
+        prompts=prompts,
+        score=score,
+        scores={r.problem.id: r.score for r in known if r.score is not None},
+        **spend,
       )
+    )
+    whom = ", ".join(map(str, parents)) or "nobody"
+    log.info("candidate %d (of %s): %.4f on validation", index, whom, score)
+    if before is None:
+      record.commit(key, spend)
+      self._journal.write()
     return False
 
   def _begin_round(self, state) -> bool:
@@ -159,38 +172,8 @@ class Search:
     if number > self._begun and self._history.ended is None:
       self._budget.begin_round()
       self._begun = number
-      self._history.commit("rounds", number)
+      self._history.record.commit("rounds", number)
     return False
-
-  def _accepted(
-    self, index: int, *, parents: tuple[int, ...], number: int, texts, score
-  ) -> None:
-    prompts = self._prompts(texts)
-    job = Job(prompts, self._sets.validation, "validation")
-    (known,) = self._rollouts.evaluate([job])
-    record, key = self._history.record, f"candidate {index}"
-    spend = record.read(key)
-    if spend is None:
-      s = self._budget.ledger.snapshot()
-      spend = {"calls": s.calls, "tokens": s.tokens, "dollars": s.dollars}
-      record.commit(key, spend)
-    self._journal.candidates.append(
-      Candidate(
-        index=index,
-        parents=parents,
-        round=number,
-        prompts=prompts,
-        score=score,
-        scores={r.problem.id: r.score for r in known if r.score is not None},
-        **spend,
-      )
-    )
-    log.info(
-      "candidate %d (of %s): %.4f on validation",
-      *(index, ", ".join(map(str, parents)) or "nobody", score),
-    )
-    self._journal.write()
-    self._on_accepted()
 
   # gepa's adapter.
 

@@ -57,36 +57,29 @@ def served(
   Raises:
     ServerError: a server does not start.
   """
-  models = local(config)
-  if not models:
-    yield config, environ
-    return
-  settings = {
-    "student": config.servers.student,
-    "teacher": config.servers.teacher,
-    "reflection_model": config.servers.reflection,
-  }
-  # One for each model directory and address.
-  wanted = {role: (m.model, settings[role].url) for role, m in models.items()}
   key = server_key or secrets.token_hex(16)
-  servers: dict[tuple, server.Server] = {}
-  for role, (path, url) in wanted.items():
-    if (path, url) not in servers:
-      servers[path, url] = _server_class(role)(
-        settings[role],
-        model_path=path,
-        workdir=workdir,
-        start_timeout_s=config.servers.start_timeout_s,
-        api_key=key if url is None else server_key,
-      )
+  # One for each model directory and address.
+  started: dict[tuple, server.Server] = {}
+  at: dict[str, server.Server] = {}
   with contextlib.ExitStack() as stack:
-    for one in servers.values():
-      stack.callback(one.end)
-    server.start(*servers.values())
-    changed = {
-      role: _at(servers[wanted[role]], model) for role, model in models.items()
-    }
-    yield dataclasses.replace(config, **changed), {**environ, _KEY: key}
+    for role, model in local(config).items():
+      settings = getattr(config.servers, role.removesuffix("_model"))
+      which = model.model, settings.url
+      if which not in started:
+        started[which] = _server_class(role)(
+          settings,
+          model_path=model.model,
+          workdir=workdir,
+          start_timeout_s=config.servers.start_timeout_s,
+          api_key=key if settings.url is None else server_key,
+        )
+        stack.callback(started[which].end)
+      at[role] = started[which]
+    if started:
+      server.start(*started.values())
+      environ = {**environ, _KEY: key}
+    changed = {role: _at(at[role], getattr(config, role)) for role in at}
+    yield dataclasses.replace(config, **changed), environ
 
 
 def _at(one: server.Server, model: ChatModelConfig) -> ChatModelConfig:

@@ -1,7 +1,14 @@
-"""The files of candidates, over several processes of one run."""
+"""The files of a search."""
+
+import json
 
 from atlas_jax.config import PromptsConfig
-from atlas_jax.online.search.files import Candidate, Journal
+from atlas_jax.online.calls.record import Record
+from atlas_jax.online.search.files import Candidate, Episodes, Journal
+from atlas_jax.online.search.rollouts import Job
+from tests.online import small_world
+from tests.online.opened_run import opened
+from tests.online.stub_server import StubServer
 from tests.online.whole_runs import read
 
 
@@ -10,36 +17,31 @@ def candidate(index: int, score: float) -> Candidate:
   return Candidate(index, (), index, prompts, score, {"a": score}, 1, 2, 3.0)
 
 
-def test_a_resumed_run_does_not_throw_its_files_back(tmp_path):
-  first = Journal(tmp_path)
-  for index, score in enumerate((0.1, 0.5, 0.9)):
-    first.candidates.append(candidate(index, score))
-    first.write()
-  names = ("candidates.json", "best_prompts.json")
-  files = [(tmp_path / name).read_bytes() for name in names]
-  again = Journal(tmp_path)
-  for index, score in enumerate((0.1, 0.5, 0.9)):
-    again.candidates.append(candidate(index, score))
-    again.write()
-    assert [(tmp_path / name).read_bytes() for name in names] == files
-  again.candidates.append(candidate(3, 1.0))
-  again.write()
-  assert read(tmp_path / "best_prompts.json")["candidate"] == 3
-  assert len(read(tmp_path / "candidates.json")) == 4
+def test_the_best_so_far_is_written(tmp_path):
+  journal = Journal(tmp_path, Record())
+  for index, score in enumerate((0.1, 0.5, 0.5, 0.2)):
+    journal.candidates.append(candidate(index, score))
+    journal.write()
+    assert len(read(tmp_path / "candidates.json")) == index + 1
+  best = read(tmp_path / "best_prompts.json")
+  # Of equals the earlier.
+  assert (best["candidate"], best["stage"]) == (1, "search")
+  assert [c.index for c in journal.best(3)] == [1, 2, 3]
 
 
-def test_a_search_that_ends_with_fewer_says_so(tmp_path):
-  first = Journal(tmp_path, [candidate(0, 0.1), candidate(1, 0.5)])
-  first.write()
-  again = Journal(tmp_path, [candidate(0, 0.1)])
-  again.write()
-  assert read(tmp_path / "best_prompts.json")["candidate"] == 1
-  again.write(all_known=True)
-  assert read(tmp_path / "best_prompts.json")["candidate"] == 0
-  assert len(read(tmp_path / "candidates.json")) == 1
-
-
-def test_the_seed_alone_is_written(tmp_path):
-  Journal(tmp_path, [candidate(0, 0.1)]).write()
-  assert read(tmp_path / "best_prompts.json")["candidate"] == 0
-  assert len(read(tmp_path / "candidates.json")) == 1
+def test_another_process_begins_the_episodes_anew(tmp_path):
+  with (
+    StubServer(small_world.answer) as stub,
+    opened(tmp_path, stub.url) as run,
+  ):
+    job = Job(run.config.prompts, run.sets.train[:2], "train")
+    ((one, two),) = run.rollouts.evaluate([job])
+  path = tmp_path / "run" / "episodes" / "train.jsonl"
+  before = path.read_text()
+  path.write_text(before + before[: len(before) // 3])  # killed there
+  again = Episodes(tmp_path / "run")
+  again.write(one)
+  again.write(two)
+  assert path.read_text() == before
+  rows = [json.loads(line) for line in before.splitlines()]
+  assert [row["score"] for row in rows] == [one.score, two.score]

@@ -1,6 +1,7 @@
 """Whole runs against a stub: found, planned, refused, kept secret."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -177,7 +178,9 @@ def test_the_live_line():
     seconds_left=750.2,
     shares={"calls": 0.5, "dollars": 0.083},
   )
-  assert live.line("search", [0.2, 0.7123, 0.5], snapshot) == (
+  scores = [SimpleNamespace(score=x) for x in (0.2, 0.7123, 0.5)]
+  journal = SimpleNamespace(stage="search", candidates=scores)
+  assert live.line(journal, snapshot) == (
     "search | best 0.712 | 3 candidates | 1,204 calls | 3 lost | $0.83"
     " | 12:30 left | 50% of the caps"
   )

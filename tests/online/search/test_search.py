@@ -46,7 +46,7 @@ def search(evaluate=None) -> Search:
   reflector = SimpleNamespace(refused=[])
   return Search(
     *(OnlineConfig(), None, SimpleNamespace(evaluate=evaluate), reflector),
-    *(None, None, History(Record()), None),
+    *(None, None, History(Record())),
   )
 
 
@@ -134,7 +134,7 @@ def test_a_round_that_began_is_not_asked_for_its_budget_again(tmp_path):
       budget = dataclasses.replace(r.budget, ledger=ledger)
       one = Search(
         *(r.config, r.sets, r.rollouts, r.reflector, budget, r.journal),
-        *(r.history, None),
+        r.history,
       )
       return one._begin_round(SimpleNamespace(i=number - 2))
 
