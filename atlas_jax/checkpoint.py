@@ -17,7 +17,7 @@ import os
 import types
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +66,8 @@ def abstract(tree: Any) -> Any:
     elif sharding is None:
       sharding = NamedSharding(mesh, PartitionSpec())
     elif isinstance(getattr(sharding, "mesh", None), AbstractMesh):
-      sharding = NamedSharding(mesh, sharding.spec)
+      kind = sharding.memory_kind
+      sharding = NamedSharding(mesh, sharding.spec, memory_kind=kind)
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
   return jax.tree.map(one, tree)
@@ -109,8 +110,20 @@ def _files(folder: epath.Path) -> dict[str, list[int]]:
   return out
 
 
+class _Newest(NamedTuple):
+  """Orbax's policy: which checkpoints stay."""
+
+  checkpoints: "Checkpoints"
+  keep: int
+
+  def should_preserve(self, checkpoints, *, context) -> list[bool]:
+    steps = [checkpoint.step for checkpoint in checkpoints]
+    kept = {*sorted(steps)[-self.keep :], self.checkpoints.best}
+    return [step in kept for step in steps]
+
+
 class Checkpoints:
-  """The checkpoints of one directory; the newest `keep` stay.
+  """The checkpoints of one directory; the newest `keep`, and `best`, stay.
 
   Use it as a context manager, or call `close`.
   """
@@ -120,12 +133,13 @@ class Checkpoints:
   ):
     remote = "://" in str(folder)
     self._directory = epath.Path(folder if remote else os.path.abspath(folder))
+    self.best: int | None = None  # a step that stays among older ones
     self._damaged: list[int] = []  # the newer ones
     self._content: dict = {}  # of the step that is being saved
     self._manager = ocp.CheckpointManager(
       self._directory,
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=keep,
+        preservation_policy=_Newest(self, keep),
         create=True,
         enable_async_checkpointing=True,
         async_options=ocp.AsyncOptions(
@@ -139,6 +153,9 @@ class Checkpoints:
 
   def __exit__(self, *_):
     self.close()
+
+  def __contains__(self, step: int) -> bool:
+    return step in self._manager.all_steps()
 
   def latest(self) -> int | None:
     """The newest complete step that is not known to be damaged, or None."""
@@ -203,15 +220,19 @@ class Checkpoints:
       (place / _CONTENT).write_text(f"{zlib.crc32(text.encode())} {text}")
 
   def restore(
-    self, like: Mapping[str, Any], again: Mapping[str, Any] = _NOTHING
+    self,
+    like: Mapping[str, Any],
+    again: Mapping[str, Any] = _NOTHING,
+    step: int | None = None,
   ) -> tuple[int, dict, dict]:
-    """(step, trees, extra) of the newest checkpoint that is whole.
+    """(step, trees, extra) of the newest checkpoint that is whole, or of one.
 
     Args:
       like: name -> tree whose shapes, dtypes and shardings the arrays get
         (abstract or not). Trees that are not named are not read.
       again: name -> tree that was made again, also returned. It must be what
         was saved, whether its arrays are in the checkpoint or not.
+      step: to read; None: the newest.
 
     Raises:
       CheckpointError: none, or another tree, shape or dtype (the text names
@@ -219,6 +240,8 @@ class Checkpoints:
         again is not what was saved.
     """
     self._manager.wait_until_finished()
+    if step is not None:
+      return step, *self._read(step, like, again)
     # The lead's: another host may see an older state of a shared disk.
     steps = sorted(multihost.broadcast_json(list(self._manager.all_steps())))
     if not steps:

@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 
 from ml_collections import ConfigDict
 
-from atlas_jax import files
+from atlas_jax import files, gpus
 from atlas_jax.config_tree import (
   ConfigError,  # noqa: F401
   NonNegativeFloat,
@@ -30,8 +30,9 @@ from atlas_jax.config_tree import (
   tree_of,
 )
 from atlas_jax.episode_config import EpisodeConfig
+from atlas_jax.evaluate_config import EvaluateConfig
 from atlas_jax.loss_options import LossOptions
-from atlas_jax.server_config import Dtype, ServingConfig
+from atlas_jax.server_config import Dtype, Gpus, ServingConfig
 from atlas_jax.teacher_config import LoraConfig, ModelConfig  # noqa: F401
 from atlas_jax.teaching.prompts import PromptsConfig, load_prompts
 
@@ -58,6 +59,9 @@ class MeshConfig:
   fsdp: int = -1
   tensor: int = 1
   context: int = 1
+  gpus: Gpus = ""  # of this host; "": those that no server of the run has
+  # Of a GPU's memory, for the trainer. None: what JAX takes.
+  gpu_memory_fraction: PositiveShare | None = None
 
 
 @dataclass(frozen=True)
@@ -224,9 +228,26 @@ class GrpoConfig(LossOptions):
   ref_ema_every: PositiveInt = 64  # steps between two syncs of the reference
   optimizer: OptimizerConfig = OptimizerConfig()
   checkpoint_every: PositiveInt = 10
+  # Steps between two looks at the validation problems, the last step's too;
+  # None: none. Temperatures are those of evaluate.
+  evaluate_every: PositiveInt | None = None
+  evaluate_problems: PositiveInt = 64  # of the validation split
+  # The phase ends with the weights that were best on them, and not the last.
+  keep_best: bool = False
+
+  def is_validated(self, step: int) -> bool:
+    """Whether the step ends with a look at the validation problems."""
+    every = self.evaluate_every
+    return every is not None and (step % every == 0 or step == self.steps)
 
   def conflicts(self) -> Iterator[str]:
     yield from super().conflicts()
+    if self.keep_best and (self.evaluate_every or 1) % self.checkpoint_every:
+      yield (
+        f"keep_best=True keeps a checkpoint: evaluate_every="
+        f"{self.evaluate_every} must be a multiple of checkpoint_every="
+        f"{self.checkpoint_every}"
+      )
     yield from self.optimizer.too_short(self.steps * self.epochs)
     if self.max_staleness > 0 and self.mismatch == "none":
       yield (
@@ -240,26 +261,6 @@ class GrpoConfig(LossOptions):
       )
     if self.ref_ema_alpha > 0 and self.beta == 0:
       yield f"ref_ema_alpha={self.ref_ema_alpha} has no effect with beta=0"
-
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-  split: Literal["train", "validation", "test"] = "test"
-  problems: PositiveInt = 256
-  samples: PositiveInt = 1  # solutions a problem in each arm
-  teacher_temperature: NonNegativeFloat = 0.0
-  student_temperature: NonNegativeFloat = 0.0
-  # Teachings given to every problem alike; the best is the constant baseline.
-  constant_teachings: tuple[str, ...] = ()
-  bootstrap_resamples: PositiveInt = 10_000
-
-  def conflicts(self) -> Iterator[str]:
-    hottest = max(self.teacher_temperature, self.student_temperature)
-    if self.samples > 1 and hottest == 0:
-      yield (
-        f"samples={self.samples} at temperature 0 are equal; raise"
-        " config.evaluate.student_temperature, or ask for 1"
-      )
 
 
 @dataclass(frozen=True)
@@ -289,10 +290,11 @@ class RunConfig:
   sft: SftConfig = SftConfig()
   grpo: GrpoConfig = GrpoConfig()
   serving: ServingConfig = field(default_factory=ServingConfig)
-  evaluate: EvaluateConfig = EvaluateConfig()
+  evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
   export: ExportConfig = ExportConfig()
 
   def conflicts(self) -> Iterator[str]:
+    yield from gpus.conflicts(self)
     if "grpo" in self.phases and self.episode.teacher_temperature == 0:
       yield (
         "episode.teacher_temperature=0 makes the teachings of a problem equal;"

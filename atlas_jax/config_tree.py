@@ -101,6 +101,15 @@ def dotted(tree: Mapping, path: str = "") -> Iterator[str]:
       yield from dotted(value, f"{path}{key}.")
 
 
+def flat(tree: Mapping, path: str = "") -> Iterator[tuple[str, Any]]:
+  """(dotted key, value) of every leaf of a tree of mappings."""
+  for key, value in tree.items():
+    if isinstance(value, Mapping) and value:
+      yield from flat(value, f"{path}{key}.")
+    else:
+      yield f"{path}{key}", value
+
+
 def meant(path: str, keys: Iterable[str]) -> str:
   """What to add to the error of an unknown key: its new name, or a guess.
 

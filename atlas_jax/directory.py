@@ -34,13 +34,10 @@ NAMES = {
   *("logs", "report", "run_id", "started", "tensorboard", "weights"),
 }
 # What a person looks at when a run has ended.
-RESULTS = {
-  "report": "report/index.html",
-  "prompts": "best_prompts.json",
-  "model": "export",
-  "metrics": "metrics.jsonl",
-  "log": "logs/run.log",
-}
+RESULTS = (
+  *("report/index.html", "best_prompts.json", "export", "metrics.jsonl"),
+  "logs/run.log",
+)
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +86,7 @@ def check(workdir: pathlib.Path) -> None:
 OPERATIONAL = (
   "wandb_project",
   "keep_checkpoints",
+  "evaluate.student_urls",
   "prompts_path",  # its texts are in `prompts`
   "serving.start_timeout_s",
   "serving.request_timeout_s",
@@ -178,7 +176,7 @@ def logging_to(workdir: pathlib.Path):
   path.parent.mkdir(exist_ok=True)
   with path.open("a", encoding="utf-8") as file:
     handler = logging.StreamHandler(terminal.Printable(file))
-    form = "%(asctime)s %(levelname)s %(module)s: %(message)s"
+    form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
     handler.setFormatter(logging.Formatter(form))
     logging.root.addHandler(handler)
     try:
@@ -191,13 +189,9 @@ def logging_to(workdir: pathlib.Path):
 
 
 def results(workdir: pathlib.Path) -> str:
-  """What a run has left for a person, a line each."""
-  found = [
-    (what, workdir / name)
-    for what, name in RESULTS.items()
-    if (workdir / name).exists()
-  ]
-  return "\n".join(f"{what:8} {path}" for what, path in found)
+  """The paths of what a run has left for a person, a line each."""
+  paths = [workdir / name for name in RESULTS]
+  return "\n  ".join(["results:", *(str(p) for p in paths if p.exists())])
 
 
 def run_id(workdir: pathlib.Path) -> str:

@@ -73,8 +73,10 @@ def broadcast_json(value: Any) -> Any:
   return json.loads(_broadcast(json.dumps(value).encode()))
 
 
-def call_on_lead(function: Callable[[], Any]) -> Any:
+def call_on_lead(function: Callable[[], Any], hold: bool = False) -> Any:
   """`function()` of the lead alone; its JSON value on every process.
+
+  With `hold` a signal waits where it waits outside; else it ends what runs.
 
   Raises:
     LeadError: on the others when it failed. The lead raises what it raised,
@@ -82,12 +84,12 @@ def call_on_lead(function: Callable[[], Any]) -> Any:
     Stopped: on all, when a signal to the lead ended it.
   """
   if jax.process_count() == 1:
-    with stopping.held(False):
+    with stopping.held(hold):
       return function()
   error, value = None, None
   if is_lead():
     try:
-      with stopping.held(False):
+      with stopping.held(hold):
         value = function()
       message = json.dumps({"value": value})
     except stopping.Stopped as e:

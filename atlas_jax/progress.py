@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from atlas_jax.terminal import live_line
+from atlas_jax.terminal import show_live
 
 log = logging.getLogger(__name__)
 
@@ -23,12 +23,17 @@ SHOWN = {
   "grpo": (
     "reward {reward_mean:.3f} ± {reward_std:.3f}",
     "taught {accuracy_taught:.0%}, alone {accuracy_alone:.0%}",
+    "validation {validation_accuracy_taught:.0%}",
     "KL {kl:.3g}",
     "cut {truncated_fraction:.0%}",
     "flat groups {zero_variance_fraction:.0%}",
     "{tokens_per_second:,.0f} tokens/s",
   ),
 }
+
+
+# The lines that are open; the innermost is drawn.
+_open: list[Callable[[], str]] = []
 
 
 @contextlib.contextmanager
@@ -49,12 +54,17 @@ def shown(text: Callable[[], str], *, at_end: bool = False):
 
   def tick():
     due = time.monotonic() + LOG_EVERY_S
-    while not over.wait(DRAW_EVERY_S):
-      live_line.show(text())
-      if time.monotonic() >= due:
-        due += LOG_EVERY_S
-        keep()
+    try:
+      while not over.wait(DRAW_EVERY_S):
+        if _open[-1] is text:
+          show_live(text())
+        if time.monotonic() >= due:
+          due += LOG_EVERY_S
+          keep()
+    finally:  # here: a signal may end the wait for this thread
+      show_live("")
 
+  _open.append(text)
   ticker = threading.Thread(target=tick, name="progress", daemon=True)
   ticker.start()
   try:
@@ -62,7 +72,7 @@ def shown(text: Callable[[], str], *, at_end: bool = False):
   finally:
     over.set()
     ticker.join()
-    live_line.show("")
+    _open.remove(text)
     if at_end:
       keep()
 

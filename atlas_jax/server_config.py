@@ -3,17 +3,21 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from atlas_jax import addresses
+from atlas_jax import addresses, gpus
 from atlas_jax.config_tree import (
   NonNegativeFloat,
   NonNegativeInt,
   PositiveFloat,
   PositiveInt,
+  PositiveShare,
+  Valid,
 )
 
 Dtype = Literal["float32", "bfloat16"]
+_GPUS = Valid("must be GPUs such as 0, 4-7 or 0,2", gpus.covers)
+Gpus = Annotated[str, _GPUS]
 # Flags of vLLM that run code, open a door or serve another model.
 _REFUSED_FLAGS = """
   additional-config allow-credentials allowed-headers allowed-local-media-path
@@ -41,6 +45,9 @@ class ServerConfig:
   max_num_seqs: PositiveInt = 64
   kv_cache_bytes: PositiveInt = 1 << 30
   cpu_cores: str = ""  # CPU builds: the cores that its threads are bound to
+  gpus: Gpus = ""  # of its host, when spawned: 0 or 4-7; "": as vLLM chooses
+  # Of a GPU's memory: vLLM's --gpu-memory-utilization. None: its default.
+  gpu_memory_fraction: PositiveShare | None = None
   extra_args: tuple[str, ...] = ()
 
   def conflicts(self) -> Iterator[str]:

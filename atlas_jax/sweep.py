@@ -31,13 +31,14 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from atlas_jax import config, directory
+from atlas_jax import config, config_tree, directory
 from atlas_jax.errors import AtlasError
 
 log = logging.getLogger(__name__)
@@ -65,8 +66,9 @@ class Job:
   base: str = ""  # the base of the rows, as JSON
 
   def identity(self) -> str:
-    """What decides the results of the run."""
-    return json.dumps([self.launcher, self.config, self.flags, self.base])
+    """What decides the results of the run, wherever its file lies."""
+    name = pathlib.PurePath(self.config).name
+    return json.dumps([self.launcher, name, self.flags, self.base])
 
 
 @dataclass(frozen=True)
@@ -130,12 +132,17 @@ def check(ablation: Ablation, tree: ConfigDict) -> None:
       raise config.ConfigError(f"{ablation.path}, row {name}: {text}") from None
 
 
-def flag(key: str, value, directories: Mapping[str, str]) -> str:
+def _flags(
+  overrides: Mapping[str, Any], directories: Mapping[str, str]
+) -> list[str]:
   """--config.KEY=VALUE, with the directories of shared runs put in."""
-  text = str(value)
-  for name, where in directories.items():
-    text = text.replace(f"{{{name}}}", where)
-  return f"--config.{key}={text}"
+  found = []
+  for key, value in overrides.items():
+    text = str(value)
+    for name, where in directories.items():
+      text = text.replace(f"{{{name}}}", where)
+    found.append(f"--config.{key}={text}")
+  return found
 
 
 def jobs(
@@ -162,57 +169,39 @@ def jobs(
         f"--config.{taken[0]} is what row {name} sets; change it in"
         f" {ablation.path}, or seeds by --seeds"
       )
-  shared_jobs, row_jobs = [], []
+  shared, rows = [], []
+  identity = json.dumps(ablation.base, sort_keys=True, default=str)
   for seed in seeds:
-    directories, before = {}, ()
+    directories: dict[str, str] = {}
+    seeded = f"--config.seed={seed}"
     for name, launcher, file, overrides in ablation.shared:
       where = folder / "shared" / f"seed{seed}" / name
-      own = [flag(k, v, directories) for k, v in overrides.items()]
-      shared_jobs.append(
+      own = _flags(overrides, directories)
+      after = tuple(f"{before}_seed{seed}" for before in directories)
+      shared.append(
         Job(
-          f"{name}_seed{seed}",
-          None,
-          launcher,
-          file,
-          (f"--config.seed={seed}", *own),
-          where,
-          before,
+          *(f"{name}_seed{seed}", None, launcher, file, (seeded, *own)),
+          *(where, after),
         )
       )
       directories[name] = str(where)
-      before = (*before, f"{name}_seed{seed}")
+    after = tuple(f"{name}_seed{seed}" for name in directories)
+    named = {
+      key: value
+      for key, value in config_tree.flat(ablation.base)
+      if any(f"{{{name}}}" in str(value) for name in directories)
+    }
+    first = (seeded, *_flags(named, directories), *flags)
     for name, overrides in ablation.rows:
-      own = [flag(k, v, directories) for k, v in overrides.items()]
-      row_jobs.append(
+      own = (*first, *_flags(overrides, directories))  # a key's last one holds
+      where = folder / "rows" / f"{name}_seed{seed}"
+      rows.append(
         Job(
-          f"{name}_seed{seed}",
-          name,
-          "train",
-          ablation.path,
-          # The last flag of a key holds.
-          (
-            f"--config.seed={seed}",
-            *_naming(ablation.base, directories),
-            *flags,
-            *own,
-          ),
-          folder / "rows" / f"{name}_seed{seed}",
-          before,
-          json.dumps(ablation.base, sort_keys=True, default=str),
+          *(f"{name}_seed{seed}", name, "train", ablation.path, own),
+          *(where, after, identity),
         )
       )
-  return [*shared_jobs, *row_jobs]
-
-
-def _naming(tree: Mapping, directories, path: str = "") -> Iterator[str]:
-  """Flags for the keys of a config whose text names a shared run."""
-  for key, value in tree.items():
-    if isinstance(value, Mapping):
-      yield from _naming(value, directories, f"{path}{key}.")
-    elif isinstance(value, str) and any(
-      f"{{{name}}}" in value for name in directories
-    ):
-      yield flag(f"{path}{key}", value, directories)
+  return [*shared, *rows]
 
 
 def command(job: Job) -> list[str]:
@@ -261,30 +250,21 @@ class Sweep:
     Jobs start in their order, at most `slots` at one time. A job whose shared
     run failed is skipped.
     """
-    state: dict[str, str] = {}
-    ready = threading.Condition(self._lock)
+    futures: dict[str, Future] = {}
 
-    def work(job: Job) -> None:
-      with ready:
-        ready.wait_for(lambda: all(name in state for name in job.after))
-        lost = [name for name in job.after if state[name] != "done"]
-      result = "skipped" if lost else "failed"
-      try:
-        if not lost:
-          result = self._one(job)
-      finally:  # whoever waits for it must not wait for ever
-        with ready:
-          state[job.name] = result
-          ready.notify_all()
+    def work(job: Job) -> str:
+      # Jobs start in their order, so those before it have a slot or are done.
+      lost = [n for n in job.after if futures[n].result() != "done"]
+      return "skipped" if lost else self._one(job)
 
-    # A job waits only for jobs before it, so the first free slot never blocks.
     with ThreadPoolExecutor(self._slots) as pool:
       try:
-        list(pool.map(work, wanted))
+        for job in wanted:
+          futures[job.name] = pool.submit(work, job)
+        return {name: future.result() for name, future in futures.items()}
       except BaseException:
         self.stop()
         raise
-    return state
 
   def _one(self, job: Job) -> str:
     with contextlib.ExitStack() as stack:

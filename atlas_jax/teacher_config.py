@@ -1,6 +1,7 @@
 """The config of the teacher that is trained."""
 
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -12,6 +13,7 @@ from atlas_jax.config_tree import (
 )
 from atlas_jax.server_config import Dtype
 
+Offload = Literal["none", "moments"]
 # PEFT's names.
 LoraTarget = Literal[
   *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"),
@@ -49,3 +51,12 @@ class ModelConfig:
   remat: Literal["none", "dots", "full"] = "full"
   logprob_chunk: PositiveInt = 256  # tokens whose logits exist at one time
   lora: LoraConfig = LoraConfig()
+  # What lies in the memory of the host while it is not needed: AdamW's moments.
+  offload: Offload = "none"
+
+  def conflicts(self) -> Iterator[str]:
+    if self.offload != "none" and self.lora.rank:
+      yield (
+        f"offload={self.offload} has no effect on adapters, whose moments are"
+        " small; valid with lora.rank=0"
+      )

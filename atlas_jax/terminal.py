@@ -26,8 +26,39 @@ def printable(text: str) -> str:
   )
 
 
+_lock = threading.RLock()
+# A process has one terminal, so this is one too: its last line.
+_live = ""
+
+
+def show_live(line: str) -> None:
+  """Draws the live line on the terminal of stderr, if that is one; "" ends it.
+
+  What is written through a Printable stands above it. The cursor waits where
+  the line begins, so that what others write covers it.
+  """
+  global _live
+  with _lock:
+    if line or _live:
+      _draw(line)
+    _live = line
+
+
+def _draw(line: str) -> None:
+  if not getattr(sys.stderr, "can_redraw", False):
+    return
+  from rich.cells import set_cell_size
+
+  terminal = sys.stderr.terminal
+  with contextlib.suppress(OSError):  # it was closed
+    columns = os.get_terminal_size(terminal.fileno()).columns or 80
+    line = set_cell_size(printable(line), columns - 1).rstrip()
+    terminal.write(f"\r\x1b[K{line}\r")
+    terminal.flush()
+
+
 class Printable:
-  """A stream that writes `printable` text to `terminal`, above the live line.
+  """A stream that writes `printable` text to `terminal`, in whole lines.
 
   rich writes to `terminal` itself, since its own commands must arrive.
 
@@ -38,76 +69,32 @@ class Printable:
   def __init__(self, terminal: IO[str], can_redraw: bool = True):
     self.terminal = terminal
     self.can_redraw = can_redraw and terminal.isatty()
+    self._begun = ""  # of a line that has not ended
 
   def write(self, text: str) -> int:
-    with live_line.moved_by(self, text):
-      return self.terminal.write(printable(text))
+    with _lock:
+      lines, end, self._begun = (self._begun + text).rpartition("\n")
+      if end:
+        self._put(lines + end)
+    return len(text)
 
   def writelines(self, texts) -> None:
     self.write("".join(texts))
 
-  def __getattr__(self, name: str):
-    return getattr(self.terminal, name)
-
-
-class LiveLine:
-  """The last line of the terminal, drawn anew in place.
-
-  What is written through a Printable stands above it. The cursor waits where
-  the line begins, so that what others write covers it.
-  """
-
-  def __init__(self):
-    self._lock = threading.RLock()
-    self._stream: IO[str] | None = None
-    self._text = ""
-    self._cut: Printable | None = None  # who has not ended a line
-
-  def show(self, text: str) -> None:
-    """Draws `text` on the terminal of stderr, if it is one; "" takes it off."""
-    with self._lock:
-      if self._cut is None:
-        self._erase()
-      can_redraw = getattr(sys.stderr, "can_redraw", False)
-      self._stream = sys.stderr.terminal if can_redraw else None
-      self._text = text
-      self._draw()
-
-  @contextlib.contextmanager
-  def moved_by(self, stream: Printable, text: str):
-    """The line is off while `text` is written, and comes back below it."""
-    with self._lock:
-      if not (stream.can_redraw and text):
-        yield
-        return
-      if self._cut is None:
-        self._erase()
-      elif self._cut is not stream:
-        stream.terminal.write("\n")
-      yield
-      stream.terminal.flush()
-      self._cut = None if text.endswith("\n") else stream
-      self._draw()
-
-  def _erase(self) -> None:
-    if self._text:
-      self._put("")
-
-  def _draw(self) -> None:
-    if self._text and self._cut is None:
-      self._put(self._text)
+  def flush(self) -> None:
+    with _lock:
+      if self._begun:
+        self._put(self._begun + ("\n" if _live else ""))
+        self._begun = ""
+    self.terminal.flush()
 
   def _put(self, text: str) -> None:
-    from rich.cells import set_cell_size
+    if _live:
+      _draw("")
+    self.terminal.write(printable(text))
+    self.terminal.flush()
+    if _live:
+      _draw(_live)
 
-    if self._stream is None:
-      return
-    with contextlib.suppress(OSError):  # the terminal was closed
-      columns = os.get_terminal_size(self._stream.fileno()).columns or 80
-      line = set_cell_size(printable(text), columns - 1).rstrip()
-      self._stream.write(f"\r\x1b[K{line}\r")
-      self._stream.flush()
-
-
-# A process has one terminal, so this is one too.
-live_line = LiveLine()
+  def __getattr__(self, name: str):
+    return getattr(self.terminal, name)

@@ -67,6 +67,19 @@ def server_key() -> str | None:
   return os.environ.get("ATLAS_SERVER_KEY")
 
 
+def run_phases(config) -> None:
+  """Runs the phases of a RunConfig, held to the trainer's GPUs and share."""
+  from atlas_jax import gpus
+
+  os.environ.update(gpus.of_trainer(config))  # before JAX starts
+  if (split := gpus.split(config)) is not None:
+    logging.info("%s", split)
+  # Imported late: a bad config is refused before JAX starts.
+  from atlas_jax import phases
+
+  phases.run_phases(config, workdir(), server_key(), command())
+
+
 def _cache(root: pathlib.Path) -> pathlib.Path:
   """The checkout's; the user's where the project is installed."""
   if (root / "pyproject.toml").exists():
@@ -82,6 +95,8 @@ def _set_environment() -> None:
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "TF_CPP_MIN_LOG_LEVEL": "2",
+    # Of a GPU's memory; JAX would leave a quarter to nobody.
+    "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95",
     "GRPC_VERBOSITY": "ERROR",
   }.items():
     os.environ.setdefault(key, value)

@@ -4,8 +4,9 @@
       --target=v5p:2x2x2
 
 Says whether they fit, with all that stays resident, and what a step would
-take; where they do not fit it tries what to change. Of the teacher only
-config.json is read; `bash launchers/setup.sh --compile` fetches the compilers.
+take; where they do not fit it tries what to change, the least costly first,
+until they do. Of the teacher only config.json is read; `bash launchers/setup.sh
+--compile` fetches the compilers.
 """
 
 import json
@@ -35,7 +36,10 @@ _JSON = flags.DEFINE_string("json", None, "A file for all numbers.")
 
 def main():
   os.environ.update(
-    JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1"
+    JAX_PLATFORMS="cpu",
+    JAX_ENABLE_COMPILATION_CACHE="false",  # it cannot read such programs
+    TPU_SKIP_MDS_QUERY="1",
+    ALLOW_MULTIPLE_LIBTPU_LOAD="1",
   )
   os.environ.setdefault("XLA_FLAGS", "--xla_gpu_autotune_level=0")
   from atlas_jax import hub
@@ -47,7 +51,7 @@ def main():
   folder = hub.directory(config.teacher.path, "model")
   architecture = DecoderConfig.from_hf(hf.read_config(folder))
 
-  def check(config):
+  def check(config, **options):
     return preflight.check(
       config,
       architecture,
@@ -55,33 +59,26 @@ def main():
       pathlib.Path(_COMPILERS.value),
       rows=_ROWS.value,
       prompt_tokens=_PROMPT.value,
+      **options,
     )
 
   checked = check(config)
-  print(preflight.table(checked, _TARGET.value))
-  result = checked.as_json()
-  if not checked.fits:
-    result["change"] = _what_fits(preflight, config, check)
+  print(preflight.table(checked), flush=True)
+  change = None
+  if not checked["fits"]:
+    for change, changed in preflight.alternatives(config):
+      tried = check(changed, to_the_end=False)
+      fits = "fits" if tried["fits"] else "does not fit"
+      print(f"{fits}: {change}", flush=True)
+      if tried["fits"]:
+        break
+    else:
+      change = None
+      print("nothing that was tried fits: take more chips, or larger ones")
   if _JSON.value is not None:
-    pathlib.Path(_JSON.value).write_text(json.dumps(result, indent=1) + "\n")
-  sys.exit(0 if checked.fits else 1)
-
-
-def _what_fits(preflight, config, check) -> str | None:
-  """Changes with which it fits, the fastest of those tried; printed too."""
-  fitting = []
-  for change, changed in preflight.alternatives(config):
-    checked = check(changed)
-    gib = checked.peak_bytes / preflight.GIB
-    print(f"with {change}: {gib:.2f} GiB", flush=True)
-    if checked.fits:
-      fitting.append((checked.seconds, change))
-  if not fitting:
-    print("nothing that was tried fits: take more chips, or larger ones")
-    return None
-  seconds, change = min(fitting)
-  print(f"fits, and is the fastest of these: {change} (est. {seconds:.1f} s)")
-  return change
+    text = json.dumps({**checked, "change_that_fits": change}, indent=1)
+    pathlib.Path(_JSON.value).write_text(text + "\n")
+  sys.exit(0 if checked["fits"] else 1)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,7 @@ common.define_flags()
 
 
 def main():
-  config = common.config(phases=("evaluate",))
-  from atlas_jax import phases
-
-  phases.run_phases(
-    config, common.workdir(), common.server_key(), common.command()
-  )
+  common.run_phases(common.config(phases=("evaluate",)))
 
 
 if __name__ == "__main__":

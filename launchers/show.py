@@ -3,7 +3,12 @@
 python -m launchers.show --workdir=runs/quickstart/teacher --failures -n 5
 python -m launchers.show --workdir=runs/a --flip=broken \
       --arm="teacher after sft"
+
+With --atif=DIR all that pass the filters are written in place of printed, a
+file each, as ATIF: a transcript format that viewers of agents read.
 """
+
+import pathlib
 
 from absl import flags
 
@@ -21,11 +26,12 @@ _FAILURES = flags.DEFINE_bool(
 _NUMBER = flags.DEFINE_integer(
   "number", 10, "Episodes to print.", short_name="n", lower_bound=1
 )
+_ATIF = flags.DEFINE_string("atif", None, "Directory to write ATIF files to.")
 flags.mark_flag_as_required("workdir")
 
 
 def main():
-  from atlas_jax.reports import comparing, reading
+  from atlas_jax.reports import atif, comparing, reading
 
   run = reading.read(common.workdir())
   found = comparing.selected(
@@ -36,6 +42,10 @@ def main():
     text=_TEXT.value,
     failures=_FAILURES.value,
   )
+  if _ATIF.value is not None:
+    atif.write(run, found, pathlib.Path(_ATIF.value))
+    print(f"{_ATIF.value}: {len(found)} episodes")
+    return
   alone = {
     (x["id"], x["sample"]): x["solution"]
     for x in run.attempts

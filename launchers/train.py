@@ -5,19 +5,48 @@
       --workdir=runs/b --config.grpo.beta=0.04
 """
 
+import pathlib
+import shlex
+
+from absl import flags
+
 from . import common
 
 common.define_flags()
+_DRY_RUN = flags.DEFINE_boolean(
+  "dry_run", False, "Prints what the trainer and its servers would get; stops."
+)
 
 
 def main():
   config = common.config()
-  # Imported late: a bad config is refused before JAX starts.
-  from atlas_jax import phases
+  if _DRY_RUN.value:
+    _show(config)
+  else:
+    common.run_phases(config)
 
-  phases.run_phases(
-    config, common.workdir(), common.server_key(), common.command()
-  )
+
+def _show(config) -> None:
+  from atlas_jax import gpus
+  from atlas_jax.serving import vllm_command
+
+  print(gpus.split(config) or "GPUs: nothing is set")
+  print("trainer:", *(f"{k}={v}" for k, v in gpus.of_trainer(config).items()))
+  for role in ("teacher", "student"):
+    server = getattr(config.serving, role)
+    if server.url is not None:
+      print(f"{role} server: {server.url}")
+      continue
+    arguments, env = vllm_command.command(
+      server,
+      role=role,
+      device="cuda" if gpus.split(config) else vllm_command.vllm_device(),
+      model_path=pathlib.Path(getattr(config, role).path),
+      port=server.port,
+      weights_root=common.workdir() / "weights" if role == "teacher" else None,
+    )
+    given = [f"{name}={value}" for name, value in env.items()]
+    print(f"{role} server:", *given, shlex.join(["python", *arguments]))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,18 @@
-"""A terminal for tests: what is written to a pty, and what a person sees."""
+"""A console for tests: what is written to a pty, and what a person sees."""
 
 import contextlib
 import fcntl
+import logging
 import os
 import pty
 import re
 import struct
+import sys
 import termios
 import threading
+
+from atlas_jax.terminal import Printable
+from launchers import common
 
 
 def seen(text: str) -> list[str]:
@@ -58,3 +63,23 @@ class Screen:
     self._reader.join(timeout=10)
     os.close(self._master)
     return self.text
+
+
+@contextlib.contextmanager
+def launched(stream):
+  """Standard streams and log as a launcher sets them up, on `stream`."""
+  before = sys.stdout, sys.stderr, logging.root.level
+  sys.stdout, sys.stderr = Printable(stream), Printable(stream)
+  handler = logging.StreamHandler(sys.stderr)
+  handler.setFormatter(common._Line())
+  handler.setLevel(logging.INFO)
+  logging.root.addHandler(handler)
+  logging.root.setLevel(logging.INFO)
+  logging.getLogger("atlas_jax").setLevel(logging.DEBUG)
+  try:
+    yield
+  finally:
+    logging.root.removeHandler(handler)
+    logging.getLogger("atlas_jax").setLevel(logging.NOTSET)
+    sys.stdout, sys.stderr, level = before
+    logging.root.setLevel(level)

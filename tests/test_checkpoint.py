@@ -108,6 +108,20 @@ def test_resume_equals_never_stopping(tmp_path):
   assert _equal(again, metrics)
 
 
+def test_the_best_stays_among_the_newest_and_can_be_read(tmp_path):
+  with Checkpoints(tmp_path, keep=1) as saved:
+    for step in (1, 2, 3, 4):
+      saved.best = 2 if step > 1 else 1
+      saved.save(step, {"state": {"w": jnp.full((2,), step)}}, {"n": step})
+    like = {"state": {"w": jnp.zeros((2,), int)}}
+    assert saved.restore(like)[0] == 4
+    step, trees, extra = saved.restore(like, step=2)
+    assert (step, extra) == (2, {"n": 2}) and trees["state"]["w"].tolist() == [
+      *(2, 2)
+    ]
+    assert [n for n in range(1, 5) if n in saved] == [2, 4]
+
+
 _KILLED = """
 import sys, pathlib, os, signal
 import numpy as np, jax

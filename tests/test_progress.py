@@ -12,9 +12,7 @@ import time
 import pytest
 
 from atlas_jax import directory, progress
-from atlas_jax.terminal import Printable
-from launchers import common
-from tests.screens import Screen, seen
+from tests.screens import Screen, launched, seen
 
 GRPO = {
   "reward_mean": -0.0391,
@@ -71,23 +69,6 @@ def quick(monkeypatch):
   monkeypatch.setattr(progress, "LOG_EVERY_S", 0.02)
 
 
-@pytest.fixture
-def console(monkeypatch):
-  """Sets stdout, stderr and the log up as a launcher does."""
-  handlers = []
-
-  def to(stream):
-    for name in ("stdout", "stderr"):
-      monkeypatch.setattr(sys, name, Printable(stream))
-    handlers.append(logging.StreamHandler(sys.stderr))
-    handlers[0].setFormatter(common._Line())
-    logging.root.addHandler(handlers[0])
-
-  monkeypatch.setattr(logging.getLogger("atlas_jax"), "level", logging.DEBUG)
-  yield to
-  logging.root.removeHandler(handlers[0])
-
-
 def work(until):
   """Something that logs, prints and counts under a live line."""
   count = 0
@@ -112,10 +93,9 @@ def wait(condition) -> bool:
   return condition()
 
 
-def test_on_a_terminal_the_line_is_redrawn_below_what_stays(quick, console):
+def test_on_a_terminal_the_line_is_redrawn_below_what_stays(quick):
   screen = Screen(columns=40)
-  with os.fdopen(os.dup(screen.fd), "w") as stream:
-    console(stream)
+  with os.fdopen(os.dup(screen.fd), "w") as stream, launched(stream):
     work(lambda counted: wait(lambda: counted() and "count 7" in screen.text))
   written = screen.close()
   lines = seen(written)
@@ -130,59 +110,71 @@ def test_on_a_terminal_the_line_is_redrawn_below_what_stays(quick, console):
   assert len(drawn) > 1 and {len(line) for line in drawn} == {39}
 
 
-def test_in_a_file_there_is_no_live_line_and_no_control_character(
-  quick, console
-):
+def test_a_line_within_another_is_drawn_alone(quick):
+  screen = Screen()
+  with (
+    os.fdopen(os.dup(screen.fd), "w") as stream,
+    launched(stream),
+    progress.shown(lambda: "outer"),
+  ):
+    assert wait(lambda: "outer" in screen.text)
+    with progress.shown(lambda: "inner"):
+      assert wait(lambda: "inner" in screen.text)
+      begun = len(screen.text)
+      assert wait(lambda: screen.text[begun:].count("inner") > 5)
+      drawn = screen.text[begun:]
+    assert wait(lambda: screen.text.endswith("outer\r"))
+  assert "Kouter" not in drawn
+  assert seen(screen.close())[-1] == ""
+
+
+def test_in_a_file_there_is_no_live_line_and_no_control_character(quick):
   stream = io.StringIO()
-  console(stream)
-  work(wait)
+  with launched(stream):
+    work(wait)
   text = stream.getvalue()
   assert not set(text) & {"\r", "\x1b"}
   assert any(" count " in x for x in text.splitlines())
 
 
-def test_a_line_that_does_not_change_is_logged_once(quick, console):
+def test_a_line_that_does_not_change_is_logged_once(quick):
   stream = io.StringIO()
-  console(stream)
-  with progress.shown(lambda: "step 1", at_end=True):
-    assert wait(lambda: "step 1" in stream.getvalue())
-    time.sleep(0.05)
-  assert stream.getvalue().count("step 1") == 1
-  with progress.shown(lambda: "step 2", at_end=True):
-    pass
+  with launched(stream):
+    with progress.shown(lambda: "step 1", at_end=True):
+      assert wait(lambda: "step 1" in stream.getvalue())
+      time.sleep(0.05)
+    assert stream.getvalue().count("step 1") == 1
+    with progress.shown(lambda: "step 2", at_end=True):
+      pass
   assert stream.getvalue().endswith(" step 2\n")
 
 
-def test_the_log_of_a_run_has_what_the_console_leaves_out(
-  console, tmp_path, monkeypatch
-):
+def test_the_log_of_a_run_has_what_the_console_leaves_out(tmp_path):
   stream = io.StringIO()
-  console(stream)
-  logging.root.handlers[-1].setLevel(logging.INFO)
   log = logging.getLogger("atlas_jax.serving")
-  with pytest.raises(KeyError), directory.logging_to(tmp_path):
-    log.debug("sent \x1b weights")
-    log.info("phase")
-    raise KeyError("x")
-  log.info("later")
+  with launched(stream):
+    with pytest.raises(KeyError), directory.logging_to(tmp_path):
+      log.debug("sent \x1b weights")
+      log.info("phase")
+      raise KeyError("x")
+    log.info("later")
   assert "sent" not in stream.getvalue() and "phase" in stream.getvalue()
   lines = (tmp_path / "logs" / "run.log").read_text().splitlines()
   ends = [
-    r"DEBUG test_progress: sent \x1b weights",
-    "INFO test_progress: phase",
+    r"DEBUG atlas_jax.serving: sent \x1b weights",
+    "INFO atlas_jax.serving: phase",
   ]
   assert [a.endswith(b) for a, b in zip(lines, ends, strict=False)] == [
     True
   ] * 2
-  assert lines[2].endswith("DEBUG directory: ended by KeyError: 'x'")
+  assert lines[2].endswith("DEBUG atlas_jax.directory: ended by KeyError: 'x'")
 
 
 def test_a_run_says_where_its_results_lie(tmp_path):
-  assert directory.results(tmp_path) == ""
   (tmp_path / "export").mkdir()
   (tmp_path / "metrics.jsonl").touch()
   assert directory.results(tmp_path) == (
-    f"model    {tmp_path}/export\nmetrics  {tmp_path}/metrics.jsonl"
+    f"results:\n  {tmp_path}/export\n  {tmp_path}/metrics.jsonl"
   )
 
 

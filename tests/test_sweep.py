@@ -185,6 +185,9 @@ def test_two_sweeps_share_what_both_need_and_run_it_once(tmp_path, started):
 def test_a_sweep_of_another_config_is_refused(tmp_path, started):
   first = jobs_of(tmp_path, "a")
   assert sweep.Sweep(tmp_path, 1).run(first) == {"a": "done"}
+  # The same file, named in another way.
+  again = [replace(first[0], config="/elsewhere/x.py")]
+  assert sweep.Sweep(tmp_path, 1).run(again) == {"a": "done"}
   other = [replace(first[0], flags=("--config.grpo.steps=3",))]
   with pytest.raises(sweep.SweepError, match="finished with another config"):
     sweep.Sweep(tmp_path, 1).run(other)

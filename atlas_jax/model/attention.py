@@ -152,19 +152,19 @@ def _visits(seen: Bool[Array, "n m"]):
   return jnp.sum(seen, axis=1), jnp.argsort(~seen, axis=1, stable=True)
 
 
-def _product(equation: str, a: Array, b: Array) -> Float[Array, "..."]:
+def product(equation: str, a: Array, b: Array, **where) -> Float[Array, "..."]:
+  """An einsum whose result is float32."""
   return jnp.einsum(
-    equation,
-    a,
-    b,
+    *(equation, a, b),
     precision=matmul_precision(b.dtype),
     preferred_element_type=jnp.float32,
+    **where,
   )
 
 
 def _scores(q, k, at, k_at, end) -> Float[Array, "K Q S"]:
   seen = (k_at <= at[:, None]) & (at[:, None] < end)
-  return jnp.where(seen, _product("kqh,ksh->kqs", q, k), _UNSEEN)
+  return jnp.where(seen, product("kqh,ksh->kqs", q, k), _UNSEEN)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -196,7 +196,7 @@ def _row_forward(blocks, q, k, v, at, end):
       weights = jnp.exp(scores - new_top[..., None])
       shrink = jnp.exp(top - new_top)
       total = total * shrink + jnp.sum(weights, axis=-1)
-      part = _product("kqs,ksh->kqh", weights.astype(v.dtype), v)
+      part = product("kqs,ksh->kqh", weights.astype(v.dtype), v)
       return out * shrink[..., None] + part, new_top, total
 
     out = jnp.zeros_like(q, jnp.float32)
@@ -232,11 +232,11 @@ def _row_backward(blocks, saved, d_out):
       q, d_out, log_total, delta, at = (x[order[i]] for x in queries)
       scores = _scores(q, k, at, k_at, end)
       weights = jnp.exp(scores - log_total[..., None])
-      d_v += _product("kqs,kqh->ksh", weights.astype(v.dtype), d_out)
-      d_weights = _product("kqh,ksh->kqs", d_out, v)
+      d_v += product("kqs,kqh->ksh", weights.astype(v.dtype), d_out)
+      d_weights = product("kqh,ksh->kqs", d_out, v)
       d_scores = (weights * (d_weights - delta[..., None])).astype(q.dtype)
-      d_k += _product("kqs,kqh->ksh", d_scores, q)
-      part = _product("kqs,ksh->kqh", d_scores, k)
+      d_k += product("kqs,kqh->ksh", d_scores, q)
+      part = product("kqs,ksh->kqh", d_scores, k)
       return d_q.at[order[i]].add(part), d_k, d_v
 
     zeros = (jnp.zeros_like(k, jnp.float32), jnp.zeros_like(v, jnp.float32))

@@ -24,7 +24,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from atlas_jax.model.architecture import DecoderConfig
-from atlas_jax.model.attention import matmul_precision
+from atlas_jax.model.attention import product
 from atlas_jax.model.decoder import Decoder
 from atlas_jax.sharding import (
   RULES,
@@ -104,14 +104,8 @@ def logits(
 ) -> Float[Array, "B T V"]:
   """All logits in float32: small shapes only."""
   head = place(_head(model, config).astype(hidden.dtype), "vocab", None)
-  return jnp.einsum(
-    "btd,vd->btv",
-    hidden,
-    head,
-    precision=matmul_precision(hidden.dtype),
-    preferred_element_type=jnp.float32,
-    out_sharding=layout("batch", "tokens", "vocab"),
-  )
+  to = layout("batch", "tokens", "vocab")
+  return product("btd,vd->btv", hidden, head, out_sharding=to)
 
 
 def _head(model: Decoder, config: DecoderConfig) -> Float[Array, "V D"]:
@@ -215,16 +209,6 @@ def _put(whole: Array, part: Array, start: Int[Array, ""]) -> Array:
   return jax.lax.dynamic_update_slice_in_dim(whole, part, start, axis=0)
 
 
-def _product(equation: str, a: Array, b: Array) -> Float[Array, "..."]:
-  return jnp.einsum(
-    equation,
-    a,
-    b,
-    precision=matmul_precision(b.dtype),
-    preferred_element_type=jnp.float32,
-  )
-
-
 def _slice(head: Float[Array, "V E"], n: Int[Array, ""], rows: int):
   """(slice n of the head, whole along D; its ids [W, 1]; which are new, there).
 
@@ -248,7 +232,7 @@ def _scores_forward(options, head, hidden, labels, temperature, chunks):
       old = _Sums(*old)
       # [V, C]: sums over the outer axis run along vectors, which takes a CPU
       # a third of the time of sums over the inner one.
-      x = _product("vd,cd->vc", part, h) / temperature
+      x = product("vd,cd->vc", part, h) / temperature
       if head.shape[0] % rows:
         x = jnp.where(new, x, _LOWEST)
       top = jnp.maximum(old.top, jnp.max(x, axis=0))
@@ -294,7 +278,7 @@ def _scores_backward(options, saved, cotangents):
     def one(i, grads):
       d_part, d_hidden = grads
       h, label, log_z, *rest = _at_chunk(tokens, i, size)
-      log_p = _product("vd,cd->vc", part, h) / temperature - log_z
+      log_p = product("vd,cd->vc", part, h) / temperature - log_z
       p = jnp.exp(log_p)
       # d log p[label] = 1[label] - p;  d entropy = -p (log p + entropy).
       dx = ((ids == label) - p) * rest[0]
@@ -304,9 +288,9 @@ def _scores_backward(options, saved, cotangents):
         dx = jnp.where(new, dx, 0.0)
       dx = (dx / temperature).astype(head.dtype)
       (own,) = _at_chunk((d_hidden,), i, size)
-      own += _product("vc,vd->cd", dx, part)
+      own += product("vc,vd->cd", dx, part)
       return (
-        d_part + _product("vc,cd->vd", dx, h),
+        d_part + product("vc,cd->vd", dx, h),
         _put(d_hidden, own, i * size),
       )
 

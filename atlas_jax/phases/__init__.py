@@ -6,6 +6,7 @@ command again resumes.
 """
 
 import contextlib
+import functools
 import logging
 import math
 import pathlib
@@ -17,6 +18,7 @@ import numpy as np
 
 from atlas_jax import directory, multihost, sharding, stopping
 from atlas_jax.config import RunConfig, to_dict
+from atlas_jax.data import splits
 from atlas_jax.model import hf
 from atlas_jax.phases import evaluate, export, grpo, opening, sft
 from atlas_jax.phases.entry import PhaseEntry
@@ -81,13 +83,17 @@ def run_phases(
     stack.enter_context(jax.set_mesh(sharding.make_mesh(config.mesh)))
     run = opening.open_run(config, workdir)
     config, teacher = run.config, run.teacher
-    servers = Servers(
-      *(config.serving, workdir, teacher),
-      *(config.student.path, run.student_chat, server_key),
-    )
+    servers = Servers(config.serving, workdir, teacher, run.student, server_key)
     stack.callback(servers.close)
+    draw = functools.partial(
+      *(splits.sample, run.splits), source=config.data.source, seed=config.seed
+    )
     if "evaluate" in config.phases:
-      questions = evaluate.chosen_problems(config, run.splits)
+      c = config.evaluate
+      questions = draw(c.split, c.problems)
+    held_out = []
+    if "grpo" in config.phases and config.grpo.evaluate_every is not None:
+      held_out = draw("validation", config.grpo.evaluate_problems)
     if "sft" in config.phases:
       steps = sft.total_steps(config, run.sft_sequences)
 
@@ -100,7 +106,11 @@ def run_phases(
     # Only now: a config that is refused leaves the directory as it was.
     multihost.call_on_lead(claim)
     _log_devices(teacher)
-    sampling = {"servers": servers, "prompts": run.prompts}
+    sampling = {
+      "teacher": teacher,
+      "servers": servers,
+      "prompts": run.prompts,
+    }
     for index, kind in enumerate(config.phases):
       log.info("phase %s (%d of %d)", kind, index + 1, len(config.phases))
       entry = PhaseEntry(config, workdir, index)
@@ -109,10 +119,11 @@ def run_phases(
           given = {"sequences": run.sft_sequences, "steps": steps}
           sft.train(entry, teacher=teacher, **given)
         case "grpo":
-          train = run.splits.train
-          grpo.train(entry, teacher=teacher, problems=train, **sampling)
+          given = {"problems": run.splits.train, "held_out": held_out}
+          grpo.train(entry, **given, **sampling)
         case "evaluate":
-          evaluate.evaluate(entry, problems=questions, **sampling)
+          given = {"problems": questions, "guests": run.guests}
+          evaluate.evaluate(entry, **given, **sampling)
         case "export":
           export.export(entry, teacher=teacher)
     multihost.call_on_lead(lambda: print(directory.results(workdir)))

@@ -1,5 +1,6 @@
 """Where one phase of a run stands, and where it writes."""
 
+import dataclasses
 import pathlib
 from dataclasses import dataclass
 
@@ -25,10 +26,14 @@ class PhaseEntry:
     """INDEX_KIND: a phase may stand there twice (evaluate around grpo)."""
     return f"{self.index}_{self.kind}"
 
-  def names(self, kind: Phase) -> list[str]:
-    """The names of the entries of a kind up to this one."""
+  def entries(self, kind: Phase) -> list["PhaseEntry"]:
+    """The entries of a kind up to this one."""
     kinds = self.config.phases[: self.index + 1]
-    return [f"{i}_{k}" for i, k in enumerate(kinds) if k == kind]
+    entry = dataclasses.replace
+    return [entry(self, index=i) for i, k in enumerate(kinds) if k == kind]
+
+  def names(self, kind: Phase) -> list[str]:
+    return [entry.name for entry in self.entries(kind)]
 
   @property
   def options(self) -> SftConfig | GrpoConfig:

@@ -1,12 +1,12 @@
-"""Evaluation on held-out problems: alone, constant teachings, the teacher.
+"""Evaluation on held-out problems: alone, constant teachings, teachers.
 
-All arms answer the same problems. Arms that do not depend on the teacher
-(alone and the constants) are sampled once a run. Every evaluation's table
-holds the teachers of the evaluations before it, so one run shows what each of
-its phases brought.
+All arms answer the same problems. Arms that do not depend on the run's teacher
+(alone, the constants, teachers of other runs) are sampled once a run. Every
+evaluation's table holds the teachers of the evaluations before it, so one run
+shows what each of its phases brought.
 
   report/INDEX_evaluate.json   arms of this evaluation (reports/tables.py)
-  report/INDEX_evaluate.md     the table
+  report/INDEX_evaluate.md     the tables, one a student
   report/alone_versus_taught.png, report/learning_curve.png
   report/index.html            all of it in one page, and every episode
   report/arms/ARM.json         outcomes an arm, for the pairing
@@ -18,36 +18,24 @@ import json
 import logging
 import pathlib
 import sys
-import time
 from collections.abc import Sequence
 
-from atlas_jax import directory, files, metrics, multihost, progress
-from atlas_jax.config import Phase, RunConfig
-from atlas_jax.confined import NoAnswer
-from atlas_jax.data import splits
+from atlas_jax import directory, files, metrics, multihost
+from atlas_jax.config import Phase
 from atlas_jax.data.problems import Problem
+from atlas_jax.phases import arms
+from atlas_jax.phases.arms import Arm
 from atlas_jax.phases.entry import PhaseEntry
+from atlas_jax.phases.guests import Guests
 from atlas_jax.phases.servers import Servers
+from atlas_jax.phases.teacher import Teacher
 from atlas_jax.reports import page, plots, reading, tables
 from atlas_jax.teaching import statistics, transcripts
 from atlas_jax.teaching.answers import AnswerChecker
-from atlas_jax.teaching.arms import run_arm
 from atlas_jax.teaching.prompts import Prompts
 from atlas_jax.teaching.statistics import Outcome
 
 log = logging.getLogger(__name__)
-
-
-def chosen_problems(config: RunConfig, held: splits.Splits) -> list[Problem]:
-  """config.evaluate.problems of the split.
-
-  Raises:
-    DataError: it is empty.
-  """
-  c = config.evaluate
-  return splits.sample(
-    held, c.split, c.problems, source=config.data.source, seed=config.seed
-  )
 
 
 def teacher_name(before: Sequence[Phase]) -> str:
@@ -59,126 +47,101 @@ def teacher_name(before: Sequence[Phase]) -> str:
   return f"teacher after {trained[-1]}{f' {times}' if times > 1 else ''}"
 
 
-class Arms:
-  """Outcomes of every arm of the run, kept in report/arms."""
+def arms_of(
+  entry: PhaseEntry, teacher: Teacher, prompts: Prompts, guests: Guests
+) -> list[Arm]:
+  """The arms of an evaluation and of those before it, in the table's order.
 
-  def __init__(
-    self,
-    entry: PhaseEntry,
-    *,
-    servers: Servers,
-    prompts: Prompts,
-    problems: list[Problem],
-    checker: AnswerChecker,
-  ):
-    self._config, self._servers, self._prompts = entry.config, servers, prompts
-    self._problems, self._checker = problems, checker
-    self._directory = entry.workdir / "report" / "arms"
-    self._episodes = entry.episodes
+  The run's student first: alone, under constant teachings, taught by guests,
+  and by the run's teacher, the newest last. Then each student that the teacher
+  never met, alone and taught.
+  """
+  alone = Arm("alone", reading.ALONE, prompts)
+  constants = [
+    Arm(f"constant_{i}", f'constant "{text}"', prompts, constant=text)
+    for i, text in enumerate(entry.config.evaluate.constant_teachings)
+  ]
+  taught = [
+    Arm(f"teacher_{i}", f"teacher of {name}", words, guest)
+    for i, (name, guest, words) in enumerate(guests.teachers)
+  ]
+  for at in entry.entries("evaluate"):
+    title = teacher_name(entry.config.phases[: at.index])
+    own = Arm(at.name, title, prompts, teacher, evaluation=at.name)
+    for i, (name, words) in enumerate(guests.prompts):
+      told = {"key": f"{at.name}_prompts_{i}", "title": f"{title}, {name}"}
+      taught.append(dataclasses.replace(own, prompts=words, **told))
+    taught.append(own)
+  of_guests = [
+    arm.of(i, student)
+    for i, student in enumerate(guests.students)
+    for arm in (alone, *taught)
+  ]
+  return [alone, *constants, *taught, *of_guests]
 
-  def _path(self, key: str) -> pathlib.Path:
-    return self._directory / f"{key}.json"
 
-  def sample(
-    self, key: str, title: str, *, constant=None, teacher: bool = False
-  ) -> None:
-    """Samples and judges an arm unless it is there already. A collective."""
-    if multihost.broadcast_json(self._path(key).exists()):
-      return
-    c, servers = self._config, self._servers
-    episode = dataclasses.replace(
-      c.episode,
-      teacher_temperature=c.evaluate.teacher_temperature,
-      student_temperature=c.evaluate.student_temperature,
-    )
+def _path(entry: PhaseEntry, arm: Arm) -> pathlib.Path:
+  return entry.workdir / "report" / "arms" / f"{arm.key}.json"
 
-    def ask():
-      teacher_role, student = servers.roles()
-      with progress.shown(progress.timed(title)):
-        return servers.ask(
-          run_arm(
-            self._problems,
-            student=student,
-            prompts=self._prompts,
-            config=episode,
-            samples=c.evaluate.samples,
-            seed=c.seed,
-            teacher=teacher_role if teacher else None,
-            constant=constant,
-          )
-        )
 
-    begin = time.perf_counter()
-    attempts = servers.call(ask)
-    seconds = time.perf_counter() - begin
+def outcomes(entry: PhaseEntry, arm: Arm) -> list[Outcome]:
+  """What counts of an arm that was sampled."""
+  saved = files.read_json(_path(entry, arm))
+  return [Outcome(**o) for o in saved["outcomes"]]
 
-    def keep():
-      outcomes, verdicts = statistics.judge(attempts, self._checker)
-      if all(verdict.score is None for verdict in verdicts):
-        raise NoAnswer(
-          f"{title}: no verdict on any of {len(verdicts)} responses; the last"
-          f" failure: {self._checker.failure}"
-        )
-      # A run that was killed here before left the arm's lines.
-      others = metrics.read_jsonl(self._episodes)
-      lines = [line for line in others if line["arm"] != title]
-      lines += [
-        transcripts.attempt_json(title, a, v, o.leaked)
-        for a, v, o in zip(attempts, verdicts, outcomes, strict=True)
-      ]
-      text = "".join(json.dumps(line) + "\n" for line in lines)
-      directory.write_whole(self._episodes, text)
-      directory.write_json(
-        self._path(key),
-        {
-          "title": title,
-          "wall_seconds": seconds,
-          "outcomes": [dataclasses.asdict(o) for o in outcomes],
-        },
-      )
-      log.info("%s: %d attempts in %.1f s", title, len(attempts), seconds)
 
-    multihost.call_on_lead(keep)
+def sample(
+  entry: PhaseEntry, arm: Arm, problems: Sequence[Problem], **given
+) -> None:
+  """Samples an arm and keeps it, unless it is there. A collective."""
+  path, config = _path(entry, arm), entry.config
+  if multihost.broadcast_json(path.exists()):
+    return
+  samples = config.evaluate.samples
+  found = arms.sample(arm, problems, config=config, samples=samples, **given)
 
-  def read(self, key: str) -> tuple[str, list[Outcome]]:
-    saved = files.read_json(self._path(key))
-    return saved["title"], [Outcome(**o) for o in saved["outcomes"]]
+  def keep():
+    attempts, counted, verdicts = found
+    # A run that was killed here before left the arm's lines.
+    others = metrics.read_jsonl(entry.episodes)
+    lines = [line for line in others if line["arm"] != arm.title]
+    student = {"student": arm.student and arm.student.name}
+    lines += [
+      student | transcripts.attempt_json(arm.title, a, v, o.leaked)
+      for a, v, o in zip(attempts, verdicts, counted, strict=True)
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    directory.write_whole(entry.episodes, text)
+    saved = [dataclasses.asdict(o) for o in counted]
+    directory.write_json(path, {"title": arm.title, "outcomes": saved})
+
+  multihost.call_on_lead(keep)
 
 
 def evaluate(
   entry: PhaseEntry,
   *,
+  teacher: Teacher,
   servers: Servers,
   prompts: Prompts,
+  guests: Guests,
   problems: list[Problem],
 ) -> None:
   """Samples every arm, writes the report, prints the table."""
-  config, c = entry.config, entry.config.evaluate
   report = entry.workdir / "report" / f"{entry.name}.json"
   if multihost.broadcast_json(report.exists()):
     log.info("%s is there already", report)
     multihost.call_on_lead(lambda: _write_page(report))
     return
   servers.publish()
-  constants = [
-    (f"constant_{i}", f'constant "{text}"', text)
-    for i, text in enumerate(c.constant_teachings)
-  ]
-  with AnswerChecker(data=config.data) as checker:
-    arms = Arms(
-      entry,
-      servers=servers,
-      prompts=prompts,
-      problems=problems,
-      checker=checker,
-    )
-    arms.sample("alone", "student alone")
-    for key, title, text in constants:
-      arms.sample(key, title, constant=text)
-    before = config.phases[: entry.index]
-    arms.sample(entry.name, teacher_name(before), teacher=True)
-  keys = [k for k, _, _ in constants]
-  multihost.call_on_lead(lambda: _report(entry, arms, keys))
+  shown = arms_of(entry, teacher, prompts, guests)
+  with AnswerChecker(data=entry.config.data) as checker:
+    for arm in shown:
+      if arm.evaluation in (None, entry.name):
+        sample(entry, arm, problems, servers=servers, checker=checker)
+      if arm.teacher not in (None, teacher):
+        arm.teacher.forget()
+  multihost.call_on_lead(lambda: _report(entry, shown))
 
 
 def _write_page(evaluation: pathlib.Path) -> None:
@@ -189,36 +152,38 @@ def _write_page(evaluation: pathlib.Path) -> None:
   page.write(reading.read(evaluation.parent.parent), path)
 
 
-def _report(entry: PhaseEntry, arms: Arms, constants: list[str]) -> None:
-  c = entry.config.evaluate
-  _, alone = arms.read("alone")
-
-  def result(key):
-    title, outcomes = arms.read(key)
-    return statistics.arm_result(
-      title,
-      outcomes,
-      alone=None if key == "alone" else alone,
+def _report(entry: PhaseEntry, shown: Sequence[Arm]) -> None:
+  c, found = entry.config.evaluate, {}
+  of_student: dict[str | None, list[dict]] = {}
+  constants, kinds = [], {}
+  for arm in shown:
+    name = arm.student and arm.student.name
+    found[arm.title] = mine = outcomes(entry, arm)
+    alone = found[reading.titled(reading.ALONE, name)]
+    result = statistics.arm_result(
+      *(arm.title, mine),
+      alone=None if mine is alone else alone,
       resamples=c.bootstrap_resamples,
       seed=entry.config.seed,
     )
-
-  of_constants = [result(key) for key in constants]
-  shown = [result("alone")]
-  if of_constants:
-    best = max(of_constants, key=lambda r: r.accuracy)
-    shown.append(dataclasses.replace(best, name=f"best {best.name}"))
-  teachers = entry.names("evaluate")
-  shown += [result(key) for key in teachers]
+    if arm.constant is not None:
+      constants.append(dataclasses.asdict(result))
+      continue
+    of_student.setdefault(name, []).append(dataclasses.asdict(result))
+    if arm.teacher is not None and name is None:
+      kinds[arm.title] = statistics.by_kind(mine, alone)
+  own = of_student.pop(None)
+  if constants:
+    best = max(constants, key=lambda r: r["accuracy"])
+    own.insert(1, best | {"name": f"best {best['name']}"})
   evaluation = {
-    "problems": len({o.problem_id for o in alone}),
+    "problems": len({o.problem_id for o in found[reading.ALONE]}),
     "split": c.split,
-    "arms": [dataclasses.asdict(r) for r in shown],
-    "constants": [dataclasses.asdict(r) for r in of_constants],
-    "kinds": {
-      title: statistics.by_kind(outcomes, alone)
-      for title, outcomes in map(arms.read, teachers)
-    },
+    "judge": entry.config.data.verifier,
+    "arms": own,
+    "constants": constants,
+    "kinds": kinds,
+    "students": [{"name": n, "arms": of} for n, of in of_student.items()],
   }
   folder = entry.workdir / "report"
   directory.write_whole(

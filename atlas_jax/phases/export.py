@@ -5,8 +5,7 @@ import pathlib
 import jax
 
 from atlas_jax import directory, hub, sharding
-from atlas_jax.checkpoint import CheckpointError
-from atlas_jax.model import lora
+from atlas_jax.phases import trained
 from atlas_jax.phases.entry import PhaseEntry
 from atlas_jax.phases.teacher import Teacher
 
@@ -19,7 +18,7 @@ def export(entry: PhaseEntry, *, teacher: Teacher) -> None:
 
 
 def export_run(workdir: pathlib.Path, path: pathlib.Path, dtype: str) -> None:
-  """Exports the newest trained weights of a run that is not in progress.
+  """Exports the weights that a run, which is not in progress, trained last.
 
   Raises:
     CheckpointError: the run has trained nothing yet.
@@ -27,21 +26,10 @@ def export_run(workdir: pathlib.Path, path: pathlib.Path, dtype: str) -> None:
   """
   with directory.lock(workdir):
     config = directory.read_config(workdir)
-    root = directory.checkpoints_root(config, workdir)
     model = hub.directory(config.teacher.path, "model")
     with jax.set_mesh(sharding.make_mesh(config.mesh)):
       teacher = Teacher(config.teacher, model, None, config.seed)
-      for index in reversed(range(len(config.phases))):
-        entry = PhaseEntry(config, workdir, index)
-        if not (root / entry.name).is_dir():
-          continue
-        with entry.checkpoints() as checkpoints:
-          if checkpoints.latest() is not None:
-            like, again = {"model": lora.split(teacher.abstract())[1]}, {}
-            if config.teacher.lora.rank:
-              again["base"] = lora.split(teacher.model)[0]
-            step, trees, _ = checkpoints.restore(like, again)
-            model = lora.join(trees.get("base"), trees["model"])
-            teacher.advance(model, step)
-            return teacher.export(path, dtype)
-      raise CheckpointError(f"{workdir} has no checkpoint to export")
+      entry, _ = trained.newest(workdir, config)
+      step, weights = trained.read(entry, teacher)
+      teacher.advance(weights, step)
+      teacher.export(path, dtype)

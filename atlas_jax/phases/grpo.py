@@ -6,6 +6,7 @@ this file:
 
   sample_batch   problems -> episodes -> scores
   _steps         -> packed rows -> train step -> published weights
+                 -> now and then, validation problems
 
 With config.grpo.max_staleness = n the batches of the next n steps are sampled
 while a step trains (ahead.py): the batch of step k comes from the weights
@@ -27,7 +28,9 @@ from atlas_jax import metrics, multihost, stopping
 from atlas_jax.config import GrpoConfig, RunConfig
 from atlas_jax.data.problems import Problem, ProblemStream
 from atlas_jax.errors import AtlasError
+from atlas_jax.phases import trained
 from atlas_jax.phases.ahead import AheadQueue
+from atlas_jax.phases.arms import validation
 from atlas_jax.phases.entry import PhaseEntry
 from atlas_jax.phases.rollouts import (
   flat_groups,
@@ -151,15 +154,28 @@ def _warn(cfg: GrpoConfig, problems: int) -> None:
     )
 
 
-def train(
+def train(entry: PhaseEntry, *, teacher: Teacher, **given) -> None:
+  """Trains the teacher for config.grpo.steps; resumes from its checkpoint.
+
+  With config.grpo.keep_best the teacher gets the weights back that were best.
+  """
+  best = _train(entry, teacher=teacher, **given)
+  if best is not None and best["step"] != entry.config.grpo.steps:
+    log.info("the weights after step %d, the best, are kept", best["step"])
+    _, model = trained.read(entry, teacher, best["step"])
+    teacher.advance(model, 1)  # a version of their own
+
+
+def _train(
   entry: PhaseEntry,
   *,
   teacher: Teacher,
   servers: Servers,
   prompts: Prompts,
   problems: Sequence[Problem],
-) -> None:
-  """Trains the teacher for config.grpo.steps; resumes from its checkpoint."""
+  held_out: Sequence[Problem] = (),
+) -> dict | None:
+  """All steps that are left; TrainingPhase.best at their end."""
   config, cfg = entry.config, entry.config.grpo
   _warn(cfg, len(problems))
   tx, train_step = make_grpo_step(config, teacher)
@@ -169,15 +185,18 @@ def train(
     stack.callback(phase.close)
     teacher.advance(phase.state.model, phase.done)
     if phase.done == cfg.steps:
-      return
+      return phase.best
     servers.publish()
+    checker = stack.enter_context(AnswerChecker(data=config.data))
+    given = {"servers": servers, "checker": checker, "problems": held_out}
+    look = validation(config, teacher, prompts, **given)
     stream = ProblemStream(problems, seed=config.seed)
     sample = functools.partial(
       sample_batch,
       config=config,
       prompts=prompts,
       ask=servers.ask,
-      checker=stack.enter_context(AnswerChecker(data=config.data)),
+      checker=checker,
       stream=stream,
       baselines={},
     )
@@ -185,10 +204,11 @@ def train(
     stack.callback(batches.close)
     report = stack.enter_context(phase.reporting())
     stack.enter_context(stopping.held())
-    _steps(phase, train_step, teacher, servers, batches, report)
+    _steps(phase, train_step, teacher, servers, batches, look, report)
+    return phase.best
 
 
-def _steps(phase, train_step, teacher, servers, batches, report) -> None:
+def _steps(phase, train_step, teacher, servers, batches, look, report) -> None:
   """The steps that are left."""
   entry, flat_steps = phase.entry, 0
   cfg = entry.config.grpo
@@ -245,6 +265,8 @@ def _steps(phase, train_step, teacher, servers, batches, report) -> None:
     # A signal here is heard in is_due; the next start publishes.
     with contextlib.suppress(stopping.Stopped):
       numbers |= servers.publish()
+      if cfg.is_validated(step):
+        numbers |= look()
     seconds = time.perf_counter() - begin
     numbers |= {
       "wait_seconds": waited - begin,
@@ -256,6 +278,9 @@ def _steps(phase, train_step, teacher, servers, batches, report) -> None:
       "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
       / 1e6,
     }
+    accuracy = numbers.get("validation_accuracy_taught")
+    if cfg.keep_best and accuracy is not None:
+      phase.keep_best(step, accuracy)
     # First the log: a step in a checkpoint is always in metrics.jsonl.
     report(step, numbers)
     finish_step(phase, step, state)

@@ -15,6 +15,8 @@ import datetime
 import operator
 import pathlib
 import re
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import jax
 
@@ -24,6 +26,8 @@ from atlas_jax.data import packing, splits
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.data.problems import DataError
 from atlas_jax.phases.fitting import fitting, fitting_sequences
+from atlas_jax.phases.guests import Guests, invited
+from atlas_jax.phases.servers import Student
 from atlas_jax.phases.teacher import Teacher
 from atlas_jax.teaching.prompts import Prompts
 
@@ -32,14 +36,15 @@ _COMMIT = re.compile("@[0-9a-f]{40}$")
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-  """What a run works with; student_chat is None where no phase samples."""
+  """What a run works with; student is None where no phase samples."""
 
   config: RunConfig
   prompts: Prompts
   splits: splits.Splits
   sft_sequences: list[packing.TokenSequence]
   teacher: Teacher
-  student_chat: ChatTokenizer | None
+  student: Student | None
+  guests: Guests
 
 
 def samples(config: RunConfig) -> bool:
@@ -78,19 +83,41 @@ def open_run(config: RunConfig, workdir: pathlib.Path) -> Opened:
   model = hub.directory(config.teacher.path, "model")
   chat, student = ChatTokenizer.from_dir(model, day), None
   if samples(config):
-    student = ChatTokenizer.from_dir(
-      hub.directory(config.student.path, "model"), day
+    directory_of = hub.directory(config.student.path, "model")
+    student = Student(
+      config.student.path,
+      ChatTokenizer.from_dir(directory_of, day),
+      config.serving.student.url,
     )
+  teacher, guests = Teacher(config.teacher, model, chat, config.seed), Guests()
+  if "evaluate" in phases:
+    guests = invited(config, teacher, prompts)
   sequences = []
   if "sft" in phases:
     sequences = fitting_sequences(examples, prompts, chat, config)
-  uses = {"grpo": "train", "evaluate": config.evaluate.split}
-  for split in {uses[phase] for phase in uses if phase in phases}:
+  for split, words, met in _met(config, prompts, student, guests):
     given = getattr(all_splits, split)
-    kept = fitting(given, split, prompts, chat, student, config)
+    served = _with(config, "serving.student.url", met.url)
+    kept = fitting(given, split, words, chat, met.chat, served)
     all_splits = dataclasses.replace(all_splits, **{split: kept})
-  teacher = Teacher(config.teacher, model, chat, config.seed)
-  return Opened(config, prompts, all_splits, sequences, teacher, student)
+  return Opened(
+    *(config, prompts, all_splits, sequences, teacher, student, guests)
+  )
+
+
+def _met(
+  config: RunConfig, prompts: Prompts, student: Student, guests: Guests
+) -> Iterator[tuple[str, Prompts, Student]]:
+  """(split, templates, student) of all problems that are asked of a student."""
+  if "grpo" in config.phases:
+    yield "train", prompts, student
+    if config.grpo.evaluate_every is not None:
+      yield "validation", prompts, student
+  if "evaluate" in config.phases:
+    of_guests = (words for *_, words in (*guests.teachers, *guests.prompts))
+    for words in dict.fromkeys((prompts, *of_guests)):
+      for met in (student, *guests.students):
+        yield config.evaluate.split, words, met
 
 
 def settled(config: RunConfig, workdir: pathlib.Path) -> RunConfig:
@@ -102,27 +129,42 @@ def settled(config: RunConfig, workdir: pathlib.Path) -> RunConfig:
   """
   found = multihost.call_on_lead(lambda: _found(config, workdir))
   for path, value in found.items():
+    value = tuple(value) if isinstance(value, list) else value
     config = _with(config, path, value)
   return config
 
 
-def _found(config: RunConfig, workdir: pathlib.Path) -> dict[str, str]:
+def _found(config: RunConfig, workdir: pathlib.Path) -> dict[str, Any]:
   """Dotted keys -> what they have been settled to."""
   before = config
   if (workdir / "config.json").exists():
     before = directory.read_config(workdir)
   date = config.template_date or before.template_date
   found = {"template_date": date or datetime.date.today().isoformat()}
-  for path in ("teacher.path", "student.path"):
-    name, was = (operator.attrgetter(path)(c) for c in (config, before))
-    if not hub.is_name(name) or not (path == "teacher.path" or samples(config)):
-      continue
-    same = was.partition("@")[0] == name.partition("@")[0]
-    keep = same and _COMMIT.search(was) and not _COMMIT.search(name)
-    found[path] = was if keep else hub.pinned(name)
+  paths = ["teacher.path"]
+  paths += ["student.path"] if samples(config) else []
+  if "evaluate" in config.phases:
+    paths += ["evaluate.teachers", "evaluate.students"]
+  for path in paths:
+    names, were = (operator.attrgetter(path)(c) for c in (config, before))
+    if isinstance(names, str):
+      found[path] = _pinned(names, [were])
+    else:
+      found[path] = [_pinned(name, were) for name in names]
   if dataclasses.replace(before.data, fingerprint=None) == config.data:
     found["data.fingerprint"] = before.data.fingerprint
   return found
+
+
+def _pinned(name: str, were: Iterable[str]) -> str:
+  """A name of the Hub with the commit that it had, or has; a path as it is."""
+  if not hub.is_name(name) or _COMMIT.search(name):
+    return name
+  for was in were:
+    same = was.partition("@")[0] == name.partition("@")[0]
+    if same and _COMMIT.search(was):
+      return was
+  return hub.pinned(name)
 
 
 def _with(config, path: str, value):

@@ -4,9 +4,11 @@ The lead process alone sends requests. A failure of it is sent to every
 process, so that all leave a collective in the same place.
 """
 
+import contextlib
 import logging
 import pathlib
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,6 +18,7 @@ from atlas_jax.config import ServingConfig
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.errors import AtlasError
 from atlas_jax.phases.teacher import Teacher
+from atlas_jax.server_config import ServerConfig
 from atlas_jax.serving.client import ServerDown
 from atlas_jax.serving.events import EventLoop
 from atlas_jax.serving.server import StudentServer, TeacherServer, start
@@ -34,6 +37,23 @@ class DisagreementError(AtlasError):
   """Trainer and server give the same tokens different log-probs."""
 
 
+@dataclass(frozen=True)
+class Student:
+  """A frozen model that is taught.
+
+  Attributes:
+    path: its directory, or its name on the Hub.
+    chat: its tokenizer.
+    url: of a server that has it; None: the run starts one.
+    name: as config.evaluate.students has it; None: the run's own student.
+  """
+
+  path: str
+  chat: ChatTokenizer
+  url: str | None = None
+  name: str | None = None
+
+
 class Servers:
   """Both servers, started when they are first needed, and what they hold.
 
@@ -48,8 +68,7 @@ class Servers:
     config: config.serving.
     workdir: of the run; weights travel through it.
     teacher: whose weights are published.
-    student_path: the frozen student's directory, or its name on the Hub.
-    student_chat: its tokenizer.
+    student: who is taught.
     key: the bearer token of servers that are given as URLs.
   """
 
@@ -58,13 +77,12 @@ class Servers:
     config: ServingConfig,
     workdir: pathlib.Path,
     teacher: Teacher,
-    student_path: str,
-    student_chat: ChatTokenizer,
+    student: Student | None,
     key: str | None,
   ):
     self._config, self._workdir, self._key = config, workdir, key
-    self._teacher = teacher
-    self._student_path, self._student_chat = student_path, student_chat
+    # Those that are wanted; the second is the student that is served.
+    self._teacher, self._student, self._served = teacher, student, student
     self._servers: tuple = ()  # these four are the lead's
     self._sender: WeightSender | None = None
     self._events: EventLoop | None = None
@@ -83,6 +101,19 @@ class Servers:
       for server in self._servers:
         server.end()
 
+  @contextlib.contextmanager
+  def holding(self, teacher: Teacher | None, student: Student | None):
+    """Inside, the servers hold these; None: the one that they held before.
+
+    What is held changes with the next call that needs it.
+    """
+    before = self._teacher, self._student
+    self._teacher, self._student = teacher or before[0], student or before[1]
+    try:
+      yield
+    finally:
+      self._teacher, self._student = before
+
   def publish(self) -> dict[str, float]:
     """Gives the teacher server the present weights; numbers to log.
 
@@ -95,16 +126,17 @@ class Servers:
     """
     return self._with_restarts(self._publish)
 
-  def call(self, work: Callable[[], T]) -> T | None:
+  def call(self, work: Callable[[], T], hold: bool = False) -> T | None:
     """The lead's `work()` with the servers up; None on the others.
 
-    A collective; raises as `publish`, and what `work` raises.
+    With `hold` a signal waits for its end. A collective; raises as `publish`,
+    and what `work` raises.
     """
 
     def attempt():
       self._publish()  # after a restart; else it has nothing to do
       answers = []
-      multihost.call_on_lead(lambda: answers.append(work()))
+      multihost.call_on_lead(lambda: answers.append(work()), hold)
       return answers[0] if answers else None
 
     return self._with_restarts(attempt)
@@ -118,7 +150,7 @@ class Servers:
     teacher, student = self._clients
     return (
       Role(teacher, self._teacher.chat, f"weights-{self._held}"),
-      Role(student, self._student_chat, "frozen"),
+      Role(student, self._student.chat, "frozen"),
     )
 
   def _with_restarts(self, attempt: Callable[[], T]) -> T:
@@ -181,27 +213,48 @@ class Servers:
     return gap
 
   def _start(self) -> None:
-    if self._started:
-      return
-    dtype = self._config.teacher.dtype
-    first = self._teacher.first_directory(self._workdir, dtype)
-    multihost.call_on_lead(lambda: self._start_on_lead(first))
-    self._started = True
+    """Starts both servers, or that of a student that is not served yet."""
+    if not self._started:
+      dtype = self._config.teacher.dtype
+      first = self._teacher.first_directory(self._workdir, dtype)
+      multihost.call_on_lead(lambda: self._start_on_lead(first))
+    elif self._served is not self._student:
+      multihost.call_on_lead(self._exchange_student)
+    self._started, self._served = True, self._student
 
   def _start_on_lead(self, teacher_path: pathlib.Path) -> None:
     c = self._config
-    shared = {
-      "workdir": self._workdir,
-      "start_timeout_s": c.start_timeout_s,
-      "api_key": self._key,
-    }
-    teacher = TeacherServer(c.teacher, model_path=teacher_path, **shared)
-    student = StudentServer(c.student, model_path=self._student_path, **shared)
+    teacher = self._server(TeacherServer, c.teacher, teacher_path)
+    student = self._student_server()
     self._servers = teacher, student
     self._sender = WeightSender(teacher, c)
     start(teacher, student)
     self._events = EventLoop()
     self._clients = (
       teacher.client(self._teacher.chat.decode, c),
-      student.client(self._student_chat.decode, c),
+      student.client(self._student.chat.decode, c),
+    )
+
+  def _exchange_student(self) -> None:
+    """Ends the student's server before that of the wanted one starts."""
+    (teacher, before), (client, old) = self._servers, self._clients
+    before.end()
+    self._events.run(old.aclose())
+    student = self._student_server()
+    self._servers = teacher, student
+    start(student)
+    new = student.client(self._student.chat.decode, self._config)
+    self._clients = client, new
+
+  def _student_server(self) -> StudentServer:
+    config = replace(self._config.student, url=self._student.url)
+    return self._server(StudentServer, config, self._student.path)
+
+  def _server(self, kind: type, config: ServerConfig, path):
+    return kind(
+      config,
+      model_path=path,
+      workdir=self._workdir,
+      start_timeout_s=self._config.start_timeout_s,
+      api_key=self._key,
     )

@@ -5,15 +5,14 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 
-from atlas_jax import metrics, sharding, stopping
+from atlas_jax import metrics, stopping
 from atlas_jax.config import ConfigError, RunConfig
 from atlas_jax.data import packing
 from atlas_jax.data.problems import ProblemStream
 from atlas_jax.phases.entry import PhaseEntry
 from atlas_jax.phases.teacher import Teacher
+from atlas_jax.phases.trainer import make_update, rows_at_once
 from atlas_jax.phases.training_phase import TrainingPhase
-from atlas_jax.training import step as step_lib
-from atlas_jax.training.optimizer import make_optimizer
 
 log = logging.getLogger(__name__)
 
@@ -95,17 +94,8 @@ def train(
 ) -> None:
   """Trains the teacher for `steps`; resumes from its checkpoint."""
   cfg = entry.config.sft
-  tx, schedule = make_optimizer(cfg.optimizer, steps)
-  train_step = step_lib.make_train_step(
-    step_lib.sft_objective(teacher.decoder_config, teacher.options),
-    tx,
-    schedule,
-    skip_grad_norm=None,
-    grad_dtype=cfg.optimizer.grad_dtype,
-  )
-  at_once = sharding.rows_at_once(
-    cfg.batch_rows, cfg.rows_per_device, teacher.mesh
-  )
+  tx, train_step = make_update(entry.config, cfg, teacher.decoder_config, steps)
+  at_once = rows_at_once(cfg, teacher.mesh)
   phase = TrainingPhase(entry, teacher, steps, tx)
   with (
     contextlib.closing(phase),

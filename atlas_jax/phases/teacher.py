@@ -43,25 +43,40 @@ class Teacher:
   ):
     self.options, self.chat, self.version = options, chat, 0
     self.mesh = jax.sharding.get_mesh()
-    self._directory, self._seed = directory, seed
+    self.directory, self._seed = directory, seed
     self._hf_config = hf.read_config(directory)
     self.decoder_config = decoder.DecoderConfig.from_hf(self._hf_config)
     self._dtype = jnp.dtype(options.param_dtype)
-    self._model = self._score = None
+    self._model = None
+    self._score = scoring.make_score_step(
+      self.decoder_config, options, temperature=1.0
+    )
 
   @property
   def model(self) -> decoder.Decoder:
     """The parameters as they are now; read, or drawn, when first asked for."""
     if self._model is None:
-      options = self.options.lora
-      if self.options.random_init:
-        self._model = hf.init(self.decoder_config, self._seed, self._dtype)
-      else:
-        _, self._model = hf.load(self._directory, self._dtype)
-      if options.rank:
-        draw = functools.partial(lora.draw, self.decoder_config, options)
-        self._model = lora.join(self._model, jax.jit(draw)(self._seed))
+      self._model = self._read()
     return self._model
+
+  def first_model(self) -> decoder.Decoder:
+    """The parameters that the config names: read, or drawn."""
+    options = self.options.lora
+    if self.options.random_init:
+      model = hf.init(self.decoder_config, self._seed, self._dtype)
+    else:
+      _, model = hf.load(self.directory, self._dtype)
+    if options.rank:
+      draw = functools.partial(lora.draw, self.decoder_config, options)
+      model = lora.join(model, jax.jit(draw)(self._seed))
+    return model
+
+  def _read(self) -> decoder.Decoder:
+    return self.first_model()
+
+  def forget(self) -> None:
+    """Frees the parameters; they are read again when they are asked for."""
+    self._model = None
 
   def advance(self, model: decoder.Decoder, updates: int) -> None:
     """`model` is what the teacher has become after so many more updates."""
@@ -83,10 +98,6 @@ class Teacher:
 
   def logprobs(self, ids: list[int]) -> np.ndarray:
     """The log-probs of ids[1:] at temperature 1."""
-    if self._score is None:
-      self._score = scoring.make_score_step(
-        self.decoder_config, self.options, temperature=1.0
-      )
     mask = np.ones(len(ids), np.float32)
     mask[0] = 0
     parts = self.mesh.shape["context"]
@@ -116,13 +127,13 @@ class Teacher:
       self.model,
       self.decoder_config,
       self._hf_config,
-      source_dir=self._directory,
+      source_dir=self.directory,
       dtype=jnp.dtype(dtype),
     )
 
   def first_directory(self, workdir: pathlib.Path, dtype: str) -> pathlib.Path:
     """What a server starts from, before any update. A collective."""
     if not self.options.random_init:
-      return self._directory
+      return self.directory
     self.export(workdir / "initial", dtype)
     return workdir / "initial"

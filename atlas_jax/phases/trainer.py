@@ -1,4 +1,4 @@
-"""What a GRPO step does with its batch: scores, epochs, metrics."""
+"""The programs of training phases; what a GRPO step does with its batch."""
 
 import functools
 from collections.abc import Callable
@@ -8,8 +8,9 @@ import optax
 from jax.sharding import Mesh
 
 from atlas_jax import metrics, sharding
-from atlas_jax.config import GrpoConfig, RunConfig
+from atlas_jax.config import GrpoConfig, RunConfig, SftConfig
 from atlas_jax.model import lora
+from atlas_jax.model.architecture import DecoderConfig
 from atlas_jax.phases.teacher import Teacher
 from atlas_jax.training import scoring
 from atlas_jax.training import step as step_lib
@@ -28,14 +29,49 @@ def _compilations() -> list[float]:
   return seconds
 
 
-def most_rows(cfg: GrpoConfig) -> int:
-  """Of a batch: one for every teaching."""
+def most_rows(cfg: SftConfig | GrpoConfig) -> int:
+  """Of a batch; in GRPO one for every teaching."""
+  if isinstance(cfg, SftConfig):
+    return cfg.batch_rows
   return cfg.problems_per_step * cfg.group_size
 
 
-def rows_at_once(cfg: GrpoConfig, mesh: Mesh) -> int:
+def rows_at_once(cfg: SftConfig | GrpoConfig, mesh: Mesh) -> int:
   """Rows of a micro-batch over all devices."""
   return sharding.rows_at_once(most_rows(cfg), cfg.rows_per_device, mesh)
+
+
+def make_update(
+  config: RunConfig,
+  cfg: SftConfig | GrpoConfig,
+  architecture: DecoderConfig,
+  updates: int,
+) -> tuple[optax.GradientTransformation, Callable]:
+  """(the optimizer, the jitted train step) of a phase; see step.py.
+
+  Args:
+    config: of the run.
+    cfg: the part of it that is about the phase.
+    architecture: of the teacher.
+    updates: that the phase has, for the schedule.
+  """
+  tx, schedule = make_optimizer(cfg.optimizer, updates, config.teacher.offload)
+  if isinstance(cfg, SftConfig):
+    objective, skip = step_lib.sft_objective(architecture, config.teacher), None
+  else:
+    skip = cfg.skip_grad_norm
+    objective = step_lib.grpo_objective(
+      architecture,
+      config.teacher,
+      cfg,
+      temperature=config.episode.teacher_temperature,
+      max_completion_tokens=config.episode.max_teaching_tokens,
+    )
+  return tx, step_lib.make_train_step(
+    *(objective, tx, schedule),
+    skip_grad_norm=skip,
+    grad_dtype=cfg.optimizer.grad_dtype,
+  )
 
 
 def make_grpo_step(
@@ -48,19 +84,8 @@ def make_grpo_step(
   """
   cfg, temperature = config.grpo, config.episode.teacher_temperature
   model = teacher.decoder_config, teacher.options
-  tx, schedule = make_optimizer(cfg.optimizer, cfg.steps * cfg.epochs)
-  objective = step_lib.grpo_objective(
-    *model,
-    cfg,
-    temperature=temperature,
-    max_completion_tokens=config.episode.max_teaching_tokens,
-  )
-  update = step_lib.make_train_step(
-    objective,
-    tx,
-    schedule,
-    skip_grad_norm=cfg.skip_grad_norm,
-    grad_dtype=cfg.optimizer.grad_dtype,
+  tx, update = make_update(
+    config, cfg, teacher.decoder_config, cfg.steps * cfg.epochs
   )
   prepare = scoring.make_prepare_step(*model, cfg, temperature=temperature)
   score = scoring.make_score_step(*model, temperature=temperature)

@@ -61,7 +61,7 @@ def start_or_resume(
     trees = step_lib.as_trees(step_lib.init_state(teacher.model, tx))
     if reference_dtype:
       trees["reference"] = copy(trees["model"])
-    return 0, trees, {"saved": None, "skipped": 0}
+    return 0, trees, {"saved": None, "skipped": 0, "best": None}
   like = step_lib.as_trees(step_lib.abstract_state(teacher.abstract(), tx))
   if "reference" not in elsewhere and reference_dtype:
     like["reference"] = jax.eval_shape(copy, like["model"])
@@ -100,6 +100,8 @@ class TrainingPhase:
     entry: as given.
     state, reference: TrainState and copy (or None), as the steps leave them.
     done: steps that were done when it was saved.
+    best: {"step", "accuracy"} of the weights that were best on the validation
+      problems; None: none are kept.
     saved: what `save` was given with the checkpoint; None without one.
   """
 
@@ -131,6 +133,10 @@ class TrainingPhase:
     self.state = step_lib.from_trees(trees)
     self.reference = trees.get("reference")
     self.saved, self._skipped = beside["saved"], beside["skipped"]
+    self.best = None
+    best = beside["best"]
+    if best is not None and best["step"] in self._checkpoints:
+      self.keep_best(**best)
     if self.done:
       text = "%s continues from step %d of %d"
       log.info(text, entry.name, self.done, steps)
@@ -196,6 +202,12 @@ class TrainingPhase:
       f" it began with{too_large if kind == 'grpo' else ''}"
     )
 
+  def keep_best(self, step: int, accuracy: float) -> None:
+    """The checkpoint of the step stays, where none before was as good."""
+    if self.best is None or accuracy > self.best["accuracy"]:
+      self.best = {"step": step, "accuracy": accuracy}
+      self._checkpoints.best = step
+
   def is_due(self, step: int) -> bool:
     """Whether to `save` after a step; a signal to any process asks for it."""
     self._stopped = multihost.stop_asked()
@@ -216,7 +228,7 @@ class TrainingPhase:
       trees = step_lib.as_trees(self.state)
       if self.reference is not None:
         trees["reference"] = self.reference
-      extra = {"saved": beside(), "skipped": self._skipped}
+      extra = {"saved": beside(), "skipped": self._skipped, "best": self.best}
       self._checkpoints.save(step, trees, extra, self._elsewhere)
     if self._stopped:
       raise self._stopped

@@ -28,17 +28,20 @@ class Chip:
 
   memory: int  # bytes that a program may use
   flops: float  # of dense bf16 products, a second
-  bandwidth: float  # bytes of its memory, a second
+  bandwidth: float  # bytes of its memory, a second; the GPUs' compiler asks
   link: float  # bytes that it sends to its neighbours, a second
 
 
-# TPUs: cloud.google.com/tpu/docs; memory as libtpu's compiler bounds it.
+# cloud.google.com/tpu/docs/v5p, /v5e, /v6e: links send half of the 1200, 400
+# and 800 GB/s of both directions. Memory is what libtpu's compiler bounds.
 TPUS = {
   "v5p": Chip(int(95.74 * GIB), 459e12, 2765e9, 600e9),
   "v5e": Chip(int(15.75 * GIB), 197e12, 819e9, 200e9),
   "v6e": Chip(int(31.25 * GIB), 918e12, 1640e9, 400e9),
 }
-# SXM boards; a program may use what JAX takes of 80 (141) GB, 95%.
+# NVIDIA's data sheets of the SXM boards: half of the 1979 TFLOP/s of sparsity,
+# half of NVLink's 900 GB/s of both directions. Memory is the share of 80 (141)
+# GB that launchers let JAX take.
 GPUS = {
   "h100": Chip(int(0.95 * 84942979072), 989e12, 3352e9, 450e9),
   "h200": Chip(int(0.95 * 150754820096), 989e12, 4800e9, 450e9),
@@ -73,43 +76,30 @@ def devices(
   Raises:
     PreflightError: an unknown target, or no compiler for it.
   """
-  name, _, topology = target.partition(":")
-  if name in TPUS and topology:
-    return TPUS[name], _tpus(target, compilers / "tpu")
-  name, _, count = target.partition("x")
-  if name in GPUS and count.isdigit() and int(count) > 0:
-    return GPUS[name], _gpus(GPUS[name], int(count), compilers / "cuda")
-  raise PreflightError(f"unknown --target {target!r}; valid: {VALID}")
-
-
-def _add(folder: pathlib.Path) -> None:
-  if not folder.is_dir():
+  tpu, _, topology = target.partition(":")
+  gpu, _, count = target.partition("x")
+  if tpu in TPUS and topology:
+    chip, folder, described = TPUS[tpu], "tpu", {"topology_name": target}
+  elif gpu in GPUS and count.isdigit() and int(count) > 0:
+    chip, folder = GPUS[gpu], "cuda"
+    text = _GPU.format(memory=chip.memory, bandwidth=chip.bandwidth)
+    described = {"target_config": text, "topology": f"1x1x{count}"}
+  else:
+    raise PreflightError(f"unknown --target {target!r}; valid: {VALID}")
+  path = compilers / folder
+  if not path.is_dir():
     raise PreflightError(
-      f"no compiler in {folder}: run `bash launchers/setup.sh --compile`"
+      f"no compiler in {path}: run `bash launchers/setup.sh --compile`"
     )
-  if str(folder) not in sys.path:
+  if str(path) not in sys.path:
     # JAX looks for plugins when it first looks for devices.
-    sys.path.append(str(folder))
+    sys.path.append(str(path))
     importlib.invalidate_caches()
-
-
-def _tpus(target: str, folder: pathlib.Path) -> list[jax.Device]:
-  _add(folder)
   try:
-    return list(topologies.get_topology_desc(target, "tpu").devices)
-  except Exception as error:  # libtpu has no types of its own
+    found = topologies.get_topology_desc(platform=folder, **described)
+  except Exception as error:  # the compilers have no types of their own
     first = str(error).partition("\n")[0]
-    raise PreflightError(f"--target={target}: libtpu says: {first}") from error
-
-
-def _gpus(chip: Chip, count: int, folder: pathlib.Path) -> list[jax.Device]:
-  _add(folder)
-  text = _GPU.format(memory=chip.memory, bandwidth=chip.bandwidth)
-  try:
-    described = topologies.get_topology_desc(
-      "gpu", "cuda", target_config=text, topology=f"1x1x{count}"
-    )
-  except Exception as error:
-    first = str(error).partition("\n")[0]
-    raise PreflightError(f"JAX's CUDA plugin says: {first}") from error
-  return list(described.devices)
+    raise PreflightError(
+      f"--target={target}: its compiler says: {first}"
+    ) from error
+  return chip, list(found.devices)

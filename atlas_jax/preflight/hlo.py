@@ -1,10 +1,9 @@
 """Collectives and large arrays, read from the text of an optimised program.
 
 XLA's cost analysis counts the body of a loop once, and on GPUs not at all; the
-text has the trip counts of loops whose length is fixed, on GPUs. On TPUs it has
-none: there the innermost loop that carries arrays [layers, ...] is taken for
-that over layers. The body of any other loop (over micro-batches, and on TPUs
-over slices of the vocabulary) is counted once.
+text says how often it runs: on GPUs by a known trip count, on TPUs by the one
+constant in the loop's condition. A loop whose length is data (micro-batches,
+the blocks of keys that are seen) is counted once.
 """
 
 import dataclasses
@@ -16,39 +15,44 @@ _COLLECTIVES = (
   *("all-gather", "reduce-scatter", "all-reduce", "all-to-all"),
   "collective-permute",
 )
-_SIZES = {"f64": 8, "s64": 8, "u64": 8, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
-_SIZES |= {"pred": 1, "s8": 1, "u8": 1, "f32": 4, "s32": 4, "u32": 4}
-_ARRAY = re.compile(rf"\b({'|'.join(_SIZES)})\[([0-9,]*)\]")
-_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = (.*)$")
+_ARRAY = re.compile(r"\b(pred|bf16|[fsu](?:8|16|32|64))\[([0-9,]*)\]")
+_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?[\w.\-]+ = (.*)$")
 _OPERATION = re.compile(r"[)\]}] ([a-z][\w\-]*)\(")
 _CALLED = re.compile(
   r"(?:body|condition|calls|to_apply|called_computations)=\{?%?([\w.\-]+)"
 )
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
-_GROUPS = re.compile(r"replica_groups=(?:\{\{([\d,]+)\}|\[\d+,(\d+)\])")
+_CONSTANT = re.compile(r" = s32\[\]\S* constant\((\d+)\)")
 _FRAME = re.compile(r"stack_frame_id=(\d+)")
+# Devices of a group, in the three ways of writing them.
+_LISTED = re.compile(r"replica_groups=\{\{([\d,]+)\}")
+_COUNTED = re.compile(r"replica_groups=\[\d+,(\d+)\]")
+_NAMED = re.compile(r"replica_groups=mesh\[(.*?)\] ?\{(.*?)\}")
+# What passes arrays on and makes none.
+_VIEWS = ("parameter", "tuple", "get-tuple-element", "while", "bitcast")
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+  text: str
+  dims: tuple[int, ...]
+  bytes: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
   computation: str
   operation: str
-  shape: str  # as in the text; of a tuple all its parts
+  arrays: list[Array]  # that it makes; of a tuple all its parts
   line: str
   source: str  # file:line of ours that made it, or unknown
 
-  def arrays(self) -> list[int]:
-    """Bytes of the arrays that it makes."""
-    return [
-      _SIZES[dtype] * math.prod(int(n) for n in dims.split(",") if n)
-      for dtype, dims in _ARRAY.findall(self.shape)
-    ]
 
-  def dims(self) -> list[tuple[int, ...]]:
-    return [
-      tuple(int(n) for n in dims.split(",") if n)
-      for _, dims in _ARRAY.findall(self.shape)
-    ]
+def _array(dtype: str, dims: str) -> Array:
+  sizes = tuple(int(n) for n in dims.split(",") if n)
+  bits = 8 if dtype == "pred" else int(dtype.lstrip("bfsu"))
+  return Array(f"{dtype}[{dims}]", sizes, bits // 8 * math.prod(sizes))
 
 
 def instructions(text: str) -> list[Instruction]:
@@ -60,12 +64,16 @@ def instructions(text: str) -> list[Instruction]:
       computation = words[0].lstrip("%") if words else ""
       continue
     found = _INSTRUCTION.match(line)
-    operation = found and _OPERATION.search(found[2])
+    operation = found and _OPERATION.search(found[1])
     if operation:
-      shape = found[2][: operation.start() + 1]
+      made = _ARRAY.findall(found[1][: operation.start() + 1])
       frame = _FRAME.search(line)
-      source = frames.get(frame and frame[1], "unknown")
-      out.append(Instruction(computation, operation[1], shape, line, source))
+      out.append(
+        Instruction(
+          *(computation, operation[1], [_array(*a) for a in made], line),
+          source=frames.get(frame and frame[1], "unknown"),
+        )
+      )
   return out
 
 
@@ -86,21 +94,17 @@ def _frames(text: str) -> dict[str | None, str]:
   return {frame: places.get(at, "unknown") for frame, at in frames.items()}
 
 
-def runs(found: list[Instruction], layers: int) -> dict[str, int]:
+def runs(found: list[Instruction]) -> dict[str, int]:
   """How often each computation runs in one call of the program."""
-  callers = defaultdict(list)
-
-  def carries_layers(i):
-    return any(len(d) > 1 and d[0] == layers for d in i.dims())
-
-  loops = [i for i in found if i.operation == "while" and carries_layers(i)]
-  outer = {i.computation for i in loops}
+  constants, callers = defaultdict(list), defaultdict(list)
+  for i in found:
+    constants[i.computation] += map(int, _CONSTANT.findall(i.line))
   for i in found:
     times = 1
     if i.operation == "while":
-      trips = _TRIPS.search(i.line)
-      inner = i in loops and not outer & set(_CALLED.findall(i.line))
-      times = int(trips[1]) if trips else layers if inner else 1
+      known = _TRIPS.findall(i.line)
+      bounds = constants[_CONDITION.search(i.line)[1]]
+      times = int(known[0]) if known else bounds[0] if len(bounds) == 1 else 1
     for called in _CALLED.findall(i.line):
       callers[called].append((i.computation, times))
   counts: dict[str, int] = {}
@@ -110,48 +114,48 @@ def runs(found: list[Instruction], layers: int) -> dict[str, int]:
       counts[name] = sum(n * count(c) for c, n in callers[name]) or 1
     return counts[name]
 
-  return {name: count(name) for name in {i.computation for i in found}}
+  return {name: count(name) for name in constants}
 
 
-def collective_bytes(found: list[Instruction], layers: int) -> Counter:
+def _group(line: str) -> int:
+  """How many devices take part in a collective."""
+  if found := _LISTED.search(line):
+    return found[1].count(",") + 1
+  if found := _COUNTED.search(line):
+    return int(found[1])
+  if found := _NAMED.search(line):
+    sizes = dict(re.findall(r"'(\w+)'=(\d+)", found[1]))
+    return math.prod(int(sizes[a]) for a in re.findall(r"'(\w+)'", found[2]))
+  return 2  # of a pair: collective-permute names source and target
+
+
+def collective_bytes(found: list[Instruction]) -> Counter:
   """kind -> bytes that one device sends, in one call of the program."""
-  times, out = runs(found, layers), Counter()
+  times, out = runs(found), Counter()
   for i in found:
     kind = i.operation.removesuffix("-start")
-    if kind not in _COLLECTIVES or not i.arrays():
-      continue
-    groups = _GROUPS.search(i.line)
-    n = 2
-    if groups:
-      n = int(groups[2]) if groups[2] else groups[1].count(",") + 1
-    # A start makes (operand, result), of which the larger is the whole array;
-    # other tuples are several arrays in one operation.
-    started = i.operation.endswith("-start")
-    whole = max(i.arrays()) if started else sum(i.arrays())
-    if kind == "reduce-scatter" and not started:
-      whole *= n
-    passes = 2 if kind == "all-reduce" else 1
-    sent = passes * whole * (n - 1) / n
-    out[kind] += int(sent * times[i.computation])
+    if kind in _COLLECTIVES:
+      n, whole = _group(i.line), sum(a.bytes for a in i.arrays)
+      if i.operation in ("all-gather-start", "reduce-scatter-start"):
+        whole *= n / (n + 1)  # made are parts and whole arrays
+      elif kind == "reduce-scatter":
+        whole *= n
+      passes = 2 if kind == "all-reduce" else 1
+      out[kind] += int(passes * whole * (n - 1) / n * times[i.computation])
   return out
 
 
 def largest(found: list[Instruction], count: int) -> list[tuple[int, str, str]]:
   """(bytes, type, source line) of the largest arrays that are made.
 
-  Views, loops and arguments are not made; neither is what a fusion has inside.
+  Not those inside of a fusion, which stay in registers.
   """
-  passed_on = ("parameter", "tuple", "get-tuple-element", "while", "bitcast")
-  inside = {
-    called
+  fusions = (i.line for i in found if i.operation == "fusion")
+  inside = {name for line in fusions for name in _CALLED.findall(line)}
+  made = {
+    (a.bytes, a.text, i.source)
     for i in found
-    if i.operation == "fusion"
-    for called in _CALLED.findall(i.line)
+    if i.operation not in _VIEWS and i.computation not in inside
+    for a in i.arrays
   }
-  seen = {}
-  for i in found:
-    if i.operation not in passed_on and i.computation not in inside:
-      for size, array in zip(i.arrays(), _ARRAY.finditer(i.shape), strict=True):
-        seen[array[0], i.source] = size
-  ordered = sorted(((b, t, s) for (t, s), b in seen.items()), reverse=True)
-  return ordered[:count]
+  return sorted(made, reverse=True)[:count]

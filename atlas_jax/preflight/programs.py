@@ -11,63 +11,40 @@ from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from atlas_jax import checkpoint, sharding
-from atlas_jax.config import GrpoConfig, RunConfig, SftConfig
+from atlas_jax import sharding
+from atlas_jax.checkpoint import abstract as placed
+from atlas_jax.config import RunConfig
 from atlas_jax.data.packing import PackedBatch
-from atlas_jax.model import lora
+from atlas_jax.model import hf, lora
 from atlas_jax.model.architecture import DecoderConfig
+from atlas_jax.phases.trainer import make_update, most_rows
 from atlas_jax.training import scoring
 from atlas_jax.training import step as step_lib
-from atlas_jax.training.optimizer import make_optimizer
-
-
-@dataclasses.dataclass(frozen=True)
-class Memory:
-  """Bytes of one device while a program runs."""
-
-  arguments: int
-  temporaries: int
-  peak: int  # arguments included; those that are donated counted once
-  resident: int  # of the run, beside the arguments
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  name: str
-  memory: Memory
-  text: str  # the optimised HLO
-  compile_seconds: float
+  """A program of a phase, or what it does without one. Bytes of one device."""
+
+  name: str  # PHASE KIND
+  rows_at_once: int  # of a micro-batch, over all devices
+  resident: int  # what the run keeps beside the arguments
+  arguments: int
+  temporaries: int = 0
+  peak: int = 0  # arguments included; those that are donated counted once
+  compile_seconds: float = 0.0
+  text: str = ""  # the optimised HLO
 
 
 def tree_bytes(tree) -> int:
   """Bytes of the arrays of an abstract tree on one device."""
-
-  def one(x):
-    part = x.sharding.shard_shape(x.shape)
-    return x.dtype.itemsize * math.prod(part)
-
-  return sum(one(x) for x in jax.tree.leaves(tree))
-
-
-def _batch(rows: int, most: int, length: int, mesh) -> PackedBatch:
-  layout = NamedSharding(mesh, P(None, *sharding.spec("batch")))
-  shape = (-(-most // rows), rows, length)
-  return PackedBatch(
-    *(
-      jax.ShapeDtypeStruct(shape, dtype, sharding=layout)
-      for dtype in [jnp.int32] * 4 + [jnp.float32] * 6
-    )
+  return sum(
+    x.dtype.itemsize * math.prod(x.sharding.shard_shape(x.shape))
+    for x in jax.tree.leaves(tree)
   )
-
-
-def most_rows(phase: SftConfig | GrpoConfig) -> int:
-  """Rows that a step may have: every rollout may fill one."""
-  if isinstance(phase, SftConfig):
-    return phase.batch_rows
-  return phase.problems_per_step * phase.group_size
 
 
 def compiled(
@@ -76,7 +53,7 @@ def compiled(
   devices: list[jax.Device],
   rows: int | None = None,
 ) -> Iterator[Program]:
-  """The train, score and prepare programs of config.phases.
+  """What the SFT and GRPO phases run: train, score, prepare; and publishing.
 
   Args:
     config: of the run.
@@ -89,91 +66,57 @@ def compiled(
   """
   mesh = sharding.make_mesh(config.mesh, devices)
   with jax.set_mesh(mesh):
-    model = lora.abstract(architecture, config.teacher)
     for name in dict.fromkeys(p for p in config.phases if p in ("sft", "grpo")):
-      phase = getattr(config, name)
-      most = rows or most_rows(phase)
-      at_once = sharding.rows_at_once(most, phase.rows_per_device, mesh)
-      batch = _batch(at_once, most, phase.row_length, mesh)
-      yield from _phase(name, phase, config, architecture, model, batch)
+      yield from _phase(name, config, architecture, mesh, rows)
 
 
-def placed(tree):
-  """An abstract tree with the layouts of the mesh that is set."""
-  return checkpoint.abstract(tree)
-
-
-def _state(phase: SftConfig | GrpoConfig, model):
-  """(abstract TrainState, reference or None, optimizer, schedule)."""
-  tx, schedule = make_optimizer(phase.optimizer, 10**6)
-  state = placed(step_lib.abstract_state(model, tx))
-  reference = None
-  if isinstance(phase, GrpoConfig) and phase.beta > 0:
-    copy = functools.partial(scoring.copy_model, dtype=phase.reference_dtype)
-    reference = placed(jax.eval_shape(copy, state.trained))
-  return state, reference, tx, schedule
-
-
-def resident_bytes(config: RunConfig, architecture: DecoderConfig) -> int:
-  """State and reference of the GRPO phase on one device of the mesh."""
-  model = lora.abstract(architecture, config.teacher)
-  state, reference, _, _ = _state(config.grpo, model)
-  return tree_bytes(state) + tree_bytes(reference)
-
-
-def _phase(name, phase, config, architecture, model, batch):
-  state, reference, tx, schedule = _state(phase, model)
-  options, temperature = config.teacher, config.episode.teacher_temperature
-  if name == "sft":
-    objective = step_lib.sft_objective(architecture, options)
-  else:
-    objective = step_lib.grpo_objective(
-      architecture,
-      options,
-      phase,
-      temperature=temperature,
-      max_completion_tokens=config.episode.max_teaching_tokens,
-    )
-  beside = tree_bytes(reference)
-  train = step_lib.make_train_step(
-    objective,
-    tx,
-    schedule,
-    skip_grad_norm=getattr(phase, "skip_grad_norm", None),
-    grad_dtype=phase.optimizer.grad_dtype,
+def _phase(
+  name: str, config: RunConfig, architecture: DecoderConfig, mesh: Mesh, rows
+) -> Iterator[Program]:
+  phase, options = getattr(config, name), config.teacher
+  most = rows or most_rows(phase)
+  at_once = sharding.rows_at_once(most, phase.rows_per_device, mesh)
+  cut = NamedSharding(mesh, P(None, *sharding.spec("batch")))
+  shape = (-(-most // at_once), at_once, phase.row_length)
+  dtypes = [jnp.int32] * 4 + [jnp.float32] * 6
+  batch = PackedBatch(
+    *(jax.ShapeDtypeStruct(shape, dtype, sharding=cut) for dtype in dtypes)
   )
-  yield _compile(f"{name} train", train, (state, batch), beside)
+  tx, train = make_update(config, phase, architecture, 10**6)
+  model = lora.abstract(architecture, options)
+  state, reference = placed(step_lib.abstract_state(model, tx)), None
+  if name == "grpo" and phase.beta > 0:
+    dtype = "float32" if options.lora.rank else phase.reference_dtype
+    copy = functools.partial(scoring.copy_model, dtype=dtype)
+    reference = placed(jax.eval_shape(copy, state.trained))
+  kept = tree_bytes((state, reference))
+
+  def program(kind, function, argument):
+    beside = kept - tree_bytes(argument)
+    start = time.perf_counter()
+    done = function.lower(argument, batch).compile()
+    seconds = time.perf_counter() - start
+    found = done.memory_analysis()
+    given, made = found.argument_size_in_bytes, found.temp_size_in_bytes
+    new = found.output_size_in_bytes - found.alias_size_in_bytes
+    peak = getattr(found, "peak_memory_in_bytes", 0) or given + made + new
+    return Program(
+      *(f"{name} {kind}", at_once, beside, given, made, peak, seconds),
+      text=done.as_text(),
+    )
+
+  yield program("train", train, state)
   if name == "sft":
     return
+  temperature = config.episode.teacher_temperature
+  model = architecture, options
   if reference is not None:
-    score = scoring.make_score_step(
-      architecture, options, temperature=temperature
-    )
-    policy = lora.join(state.base, reference)
-    yield _compile("grpo score", score, (policy, batch), tree_bytes(state))
+    score = scoring.make_score_step(*model, temperature=temperature)
+    yield program("score", score, lora.join(state.base, reference))
   if phase.epochs > 1 or phase.entropy_share is not None:
-    prepare = scoring.make_prepare_step(
-      architecture, options, phase, temperature=temperature
-    )
-    rest = tree_bytes(state) - tree_bytes(state.model) + beside
-    yield _compile("grpo prepare", prepare, (state.model, batch), rest)
-
-
-def _compile(name: str, function, arguments, resident: int) -> Program:
-  start = time.perf_counter()
-  program = function.lower(*arguments).compile()
-  seconds = time.perf_counter() - start
-  found = program.memory_analysis()
-  peak = getattr(found, "peak_memory_in_bytes", 0) or (
-    found.argument_size_in_bytes
-    + found.temp_size_in_bytes
-    + found.output_size_in_bytes
-    - found.alias_size_in_bytes
-  )
-  memory = Memory(
-    arguments=found.argument_size_in_bytes,
-    temporaries=found.temp_size_in_bytes,
-    peak=peak,
-    resident=resident,
-  )
-  return Program(name, memory, program.as_text(), seconds)
+    prepare = scoring.make_prepare_step(*model, phase, temperature=temperature)
+    yield program("prepare", prepare, state.model)
+  # The copy in the servers' dtype, beside everything.
+  sent = hf.abstract(architecture, jnp.dtype(config.serving.teacher.dtype))
+  sent = tree_bytes(placed(sent))
+  yield Program("grpo publish", at_once, kept, sent, peak=sent)

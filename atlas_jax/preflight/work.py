@@ -9,6 +9,7 @@ import numpy as np
 
 from atlas_jax.config import GrpoConfig, RunConfig, SftConfig
 from atlas_jax.data import packing
+from atlas_jax.model import attention
 from atlas_jax.model.architecture import DecoderConfig
 
 
@@ -22,35 +23,17 @@ class Work:
   scored: int  # those whose log-probs are wanted
   pairs: int  # of a query and a key that it sees
 
-  @property
-  def places(self) -> int:
-    """Tokens that are computed, padding included."""
-    return self.rows * self.row_length
-
-
-def visible_pairs(batch: packing.PackedBatch) -> int:
-  """Pairs of a query and a key that it sees, by the rules of data/packing."""
-  total = 0
-  for segments, sequences in zip(
-    batch.segment_ids, batch.sequence_ids, strict=True
-  ):
-    for segment in np.unique(segments[segments > 0]):
-      own = sequences[segments == segment]
-      _, sizes = np.unique(own[own > 0], return_counts=True)
-      shared = int(np.sum(own == 0))
-      total += shared * (shared + 1) // 2
-      total += int(np.sum(shared * sizes + sizes * (sizes + 1) // 2))
-  return total
-
 
 def of_batch(batch: packing.PackedBatch) -> Work:
   rows, length = batch.tokens.shape
+  end = attention.visible_until(batch.segment_ids, batch.sequence_ids)
+  seen_by = np.asarray(end) - np.arange(length)
   return Work(
     rows=rows,
     row_length=length,
     tokens=int(np.sum(batch.segment_ids > 0)),
     scored=int(np.sum(batch.loss_mask)),
-    pairs=visible_pairs(batch),
+    pairs=int(np.sum(np.maximum(seen_by, 0))),
   )
 
 
@@ -61,31 +44,25 @@ def largest_batch(
 
   SFT: rows that one example fills.
   """
-
-  def sequence(prompt, length, problem=0):
-    length = min(length, phase.row_length)
-    mask = np.arange(length) >= prompt
-    tokens = np.full(length, problem, np.int32)
-    return packing.TokenSequence(tokens, mask, prompt_length=prompt)
-
+  row = phase.row_length
+  prompt = min(prompt_tokens, row // 2)
   if isinstance(phase, SftConfig):
-    prompt = min(prompt_tokens, phase.row_length // 2)
-    sequences = [sequence(prompt, phase.row_length)] * phase.batch_rows
-    shared = False
+    length, problems, group, shared = row, phase.batch_rows, 1, False
   else:
-    prompt = min(prompt_tokens, phase.row_length // 2)
-    length = prompt + config.episode.max_teaching_tokens
-    sequences = [
-      sequence(prompt, length, problem)
-      for problem in range(phase.problems_per_step)
-      for _ in range(phase.group_size)
-    ]
+    length = min(prompt + config.episode.max_teaching_tokens, row)
+    problems, group = phase.problems_per_step, phase.group_size
     shared = phase.share_prompts
+  sequences = [
+    packing.TokenSequence(
+      np.full(length, problem, np.int32),
+      np.arange(length) >= prompt,
+      prompt_length=prompt,
+    )
+    for problem in range(problems)
+    for _ in range(group)
+  ]
   batch, _ = packing.pack(
-    sequences,
-    length=phase.row_length,
-    rows_multiple=1,
-    share_prompts=shared,
+    sequences, length=row, rows_multiple=1, share_prompts=shared
   )
   return of_batch(batch)
 
@@ -96,23 +73,28 @@ def layer_weights(a: DecoderConfig) -> int:
   return a.n_layers * a.d_model * (2 * heads * a.head_dim + 3 * a.d_ffw)
 
 
-def forward_flops(a: DecoderConfig, work: Work, tokens: int) -> int:
-  """2 a weight and token, 2 a number of the head and scored token, and 4 H a
-  query head and visible pair."""
-  dense = 2 * layer_weights(a) * tokens
-  head = 2 * a.vocab_size * a.d_model * work.scored
-  return dense + head + 4 * a.n_layers * a.n_heads * a.head_dim * work.pairs
+def _parts(a: DecoderConfig, work: Work, tokens: int) -> tuple[int, int, int]:
+  """Of a forward pass: weights and `tokens`, head and scored, visible pairs."""
+  return (
+    2 * layer_weights(a) * tokens,
+    2 * a.vocab_size * a.d_model * work.scored,
+    4 * a.n_layers * a.n_heads * a.head_dim * work.pairs,
+  )
 
 
 def model_flops(a: DecoderConfig, work: Work) -> int:
   """Of a train step that computes real tokens, and nothing twice: 6ND."""
-  return 3 * forward_flops(a, work, work.tokens)
+  return 3 * sum(_parts(a, work, work.tokens))
 
 
-def done_flops(a: DecoderConfig, work: Work, remat: str) -> int:
-  """Of a train step as it is: with padding and with what is computed again."""
-  forward = forward_flops(a, work, work.places)
-  head = 2 * a.vocab_size * a.d_model * work.scored
-  scores = 2 * a.n_layers * a.n_heads * a.head_dim * work.pairs
-  again = forward - head if remat == "full" else 0
-  return 3 * forward + head + scores + again
+def done_flops(kind: str, a: DecoderConfig, work: Work, remat: str) -> int:
+  """Of a program as it is: with padding and with what is computed again."""
+  dense, head, pairs = _parts(a, work, work.rows * work.row_length)
+  if kind == "publish":
+    return 0
+  if kind != "train":
+    return dense + head + pairs
+  # The backward pass computes logits and scores again, and with full
+  # recomputation the layers.
+  again = dense + pairs if remat == "full" else 0
+  return 3 * (dense + head + pairs) + head + pairs // 2 + again

@@ -114,7 +114,7 @@ def selected(
       raise ReportError(
         f"no {name} {value!r} in arm {title!r}; valid: {', '.join(valid)}"
       )
-  by_problem = {} if title == reading.ALONE else reading.flips(run, title)
+  by_problem = {} if title == run.alone[title] else reading.flips(run, title)
 
   def passes(line: Mapping) -> bool:
     solution = line["solution"]

@@ -19,7 +19,12 @@ FIGURES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
   (
     "Accuracy on training problems",
     "share right",
-    ("accuracy_alone", "accuracy_taught"),
+    ("accuracy_taught", "accuracy_alone"),
+  ),
+  (
+    "Accuracy on validation problems",
+    "share right",
+    ("validation_accuracy_alone", "validation_accuracy_taught"),
   ),
   ("Reward", "mean of a batch", ("reward_mean", "reward_std")),
   ("Reward by part", "mean of a batch", ("reward_*",)),
@@ -29,7 +34,7 @@ FIGURES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     "Lengths",
     "tokens",
     (
-      *("teacher_tokens_mean", "teaching_tokens_mean"),
+      *("teaching_tokens_mean", "teacher_tokens_mean"),
       *("response_tokens_alone", "response_tokens_taught"),
     ),
   ),
@@ -44,8 +49,8 @@ FIGURES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     "Seconds by stage",
     "seconds",
     (
-      *("sample_seconds", "score_seconds", "wait_seconds"),
-      *("train_seconds", "publish_seconds", "step_seconds"),
+      *("step_seconds", "sample_seconds", "score_seconds"),
+      *("wait_seconds", "train_seconds", "publish_seconds"),
     ),
   ),
   ("Loss", "mean", ("loss",)),
@@ -129,10 +134,8 @@ def figure(
     axes = drawn.subplots()
     plots.draw_curves(axes, curves)
     axes.set(xlabel="step", ylabel=unit)
-    axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#888888", alpha=0.25, linewidth=0.6)
+    plots.finish(axes, title)
     drawn.patch.set_alpha(0)
     axes.patch.set_alpha(0)
     return _svg(drawn)
@@ -163,33 +166,22 @@ def all_figures(
   return out
 
 
-# What a sweep shows of its rows' training: title, what the axis counts, name.
-OF_ROWS = (
-  ("Accuracy, taught", "share right", "accuracy_taught"),
-  ("Reward", "mean of a batch", "reward_mean"),
-  ("KL", "nats a token", "kl"),
-  ("Entropy of the teacher", "nats a token", "entropy"),
-  ("Length of a teaching", "tokens", "teaching_tokens_mean"),
-  ("Teachings of the right form", "share", "format_ok_fraction"),
-)
-
-
 def of_rows(rows: Mapping[str, Sequence[Sequence[Mapping]]]) -> list[str]:
-  """Figures as SVG with a curve for each row of a sweep, over its seeds.
+  """The first metric of each figure, with a curve for each row of a sweep.
 
   Args:
     rows: name -> of each seed the lines of metrics.jsonl. Of a run with
       several phases of GRPO the last is shown.
   """
   drawn = []
-  for title, unit, name in OF_ROWS:
-    found = {}
+  for title, unit, (name, *_) in FIGURES:
+    curves = {}
     for row, runs in rows.items():
       names = phases(itertools.chain(*runs))
       trained = [phase for phase in names if phase.endswith("_grpo")]
-      known = series(runs, trained[-1], name) if trained else None
-      if known is not None:
-        found[row] = known
-    if found:
-      drawn.append(figure(title, unit, found))
+      found = series(runs, trained[-1], name) if trained else None
+      if found is not None:
+        curves[row] = found
+    if curves:
+      drawn.append(figure(f"{title}: {name}", unit, curves))
   return drawn

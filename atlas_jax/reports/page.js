@@ -31,11 +31,13 @@
     text.length > most ? text.slice(0, most) + " …" : text;
 
   // One row for an attempt; its body is built when it is first opened.
+  const isTaught = (a) => data.alone[a.arm] !== a.arm;
   const alone = new Map();
   for (const a of attempts) {
-    if (a.arm !== 0) continue;
-    if (!alone.has(a.problem)) alone.set(a.problem, a);
-    alone.set(`${a.problem}/${a.sample}`, a);
+    if (isTaught(a)) continue;
+    const key = `${a.arm}/${a.problem}`;
+    if (!alone.has(key)) alone.set(key, a);
+    alone.set(`${key}/${a.sample}`, a);
   }
   const body = (a) => {
     const p = problems[a.problem];
@@ -43,10 +45,11 @@
     grid.append(part("Problem", p.question), part("Right answer", p.answer));
     if (a.probe !== null) grid.append(part("Probe (what the teacher read)", a.probe));
     if (a.teacher_text !== null) grid.append(part("Teacher: all it wrote", a.teacher_text));
-    if (a.arm !== 0) grid.append(part(`Teaching (${a.status || "constant"}, ${a.teaching_tokens} tokens${a.leaked ? ", LEAKS" : ""})`, a.teaching));
-    const own = alone.get(`${a.problem}/${a.sample}`) || alone.get(a.problem);
-    if (a.arm !== 0 && own) grid.append(part(`Answer alone: ${verdict(own.solution.score)} (read: ${own.solution.answer})`, own.solution.text));
-    grid.append(part(`Answer${a.arm ? " taught" : ""}: ${verdict(a.solution.score)} (read: ${a.solution.answer}; ${a.solution.rule})`, a.solution.text));
+    if (isTaught(a)) grid.append(part(`Teaching (${a.status || "constant"}, ${a.teaching_tokens} tokens${a.leaked ? ", LEAKS" : ""})`, a.teaching));
+    const beside = `${data.alone[a.arm]}/${a.problem}`;
+    const own = alone.get(`${beside}/${a.sample}`) || alone.get(beside);
+    if (isTaught(a) && own) grid.append(part(`Answer alone: ${verdict(own.solution.score)} (read: ${own.solution.answer})`, own.solution.text));
+    grid.append(part(`Answer${isTaught(a) ? " taught" : ""}: ${verdict(a.solution.score)} (read: ${a.solution.answer}; ${a.solution.rule})`, a.solution.text));
     if (a.reward !== null) grid.append(part("Reward by part", parts(a.reward)));
     grid.append(part("Sampling", `problem ${p.id}\nsample ${a.sample}\n${a.solution.finish_reason}\nweights ${a.weight_version === null ? "–" : a.weight_version}\n${a.seconds.toFixed(2)} s`));
     return grid;
@@ -76,7 +79,7 @@
     const kinds = [...new Set(problems.map((p) => p.kind))].filter((k) => k !== null).sort();
     const counts = new Map();
     for (const a of attempts) {
-      if (a.arm === 0 || a.status === null) continue;
+      if (a.status === null) continue;
       const key = JSON.stringify([a.arm, a.teaching]);
       const entry = counts.get(key) || {arm: a.arm, teaching: a.teaching, times: 0, fixed: 0, broken: 0, right: 0};
       entry.times += 1;
@@ -181,7 +184,7 @@
 
     // The 2 x 2 table and the kinds below it: of the whole evaluation.
     const flipArm = $("flip-arm");
-    arms.forEach((title, i) => { if (i) option(flipArm, String(i), title); });
+    arms.forEach((title, i) => { if (data.flips[i]) option(flipArm, String(i), title); });
     flipArm.value = String(arms.length - 1);
     const drawFlips = () => {
       const arm = data.flips[flipArm.value];
@@ -208,7 +211,7 @@
     for (const b of document.querySelectorAll("[data-flip]")) {
       b.addEventListener("click", () => choose({arm: flipArm.value, flip: b.dataset.flip}));
     }
-    if (arms.length > 1) drawFlips(); else $("flips").hidden = true;
+    if (data.flips[flipArm.value]) drawFlips(); else $("flips").hidden = true;
 
     const rows = $("teaching-table").tBodies[0];
     for (const c of common.slice(0, 200)) {

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import jinja2
 import markupsafe
 
-from atlas_jax import files
+from atlas_jax import config_tree, files
 from atlas_jax.reports import curves, page_data, reading, tables
 from atlas_jax.reports.reading import RunFiles
 
@@ -70,7 +70,7 @@ _TOLD = {
 
 
 def _provenance(run: RunFiles) -> list[tuple[str, str]]:
-  config = dict(reading.flat(run.config))
+  config = dict(config_tree.flat(run.config))
   rows = [("Directory", run.workdir.name)]
   rows += [(title, config.get(key)) for key, title in _TOLD.items()]
   if run.metrics:
@@ -98,20 +98,20 @@ def page(
     compared: rows about both, as launchers.compare prints them.
     most_bytes, most_training_bytes: of the episodes that are embedded.
   """
-  data, omitted = {"arms": [], "problems": [], "attempts": []}, ""
+  data, omitted = {"arms": [], "alone": [], "problems": [], "attempts": []}, ""
   if run.attempts:
     data, omitted = page_data.evaluation(run, most_bytes)
   training, training_note = page_data.training(
     run.training, most_training_bytes
   )
   data["training"] = training
-  table = [] if run.last is None else tables.cells(run.last)
+  found = [] if run.last is None else list(tables.parts(run.last))
   sections = [
-    *([("arms", "Arms"), ("flips", "Flips")] if table else []),
-    *([("episodes", "Episodes"), ("teachings", "Teachings")] if table else []),
+    *([("arms", "Arms"), ("flips", "Flips")] if found else []),
+    *([("episodes", "Episodes"), ("teachings", "Teachings")] if found else []),
     *([("steps", "Steps")] if training else []),
     *([("curves", "Curves")] if run.metrics else []),
-    *([("failures", "Failures")] if table else []),
+    *([("failures", "Failures")] if found else []),
     *([("difference", "Difference")] if other else []),
     ("provenance", "Provenance"),
   ]
@@ -126,10 +126,9 @@ def page(
   figures = curves.all_figures([run.metrics]) if run.metrics else []
   return environment.from_string((_HERE / "page.html").read_text()).render(
     title=f"Report of {run.workdir.name}",
-    subtitle="" if run.last is None else tables.title(run.last),
     verdict=f"{run.note} {verdict(run.last)}".strip(),
     sections=sections,
-    table=table,
+    tables=found,
     omitted=omitted,
     training=bool(training),
     training_note=training_note,

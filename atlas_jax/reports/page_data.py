@@ -67,16 +67,16 @@ class _Rewards:
     with contextlib.suppress(KeyError, TypeError):  # none, or an older one
       self._config = RewardConfig(**run.config["reward"])
     self._longest = run.config["episode"]["max_teaching_tokens"]
-    self._alone: dict[str, list[Mapping]] = {}
+    self._alone: dict[tuple, list[Mapping]] = {}
     for line in run.attempts:
-      if line["arm"] == reading.ALONE:
-        self._alone.setdefault(line["id"], []).append(line["solution"])
+      if line["arm"] == run.alone[line["arm"]]:
+        key = line["student"], line["id"]
+        self._alone.setdefault(key, []).append(line["solution"])
 
   def parts(self, line: Mapping) -> Mapping[str, float] | None:
     """None without a teacher, or where something was not judged."""
-    judged = [
-      x for x in self._alone.get(line["id"], []) if x["score"] is not None
-    ]
+    alone = self._alone.get((line["student"], line["id"]), [])
+    judged = [x for x in alone if x["score"] is not None]
     if self._config is None or line["status"] is None or not judged:
       return None
     found = rewards.reward(
@@ -106,7 +106,8 @@ def evaluation(run: RunFiles, most_bytes: int) -> tuple[dict, str]:
   arms.sort(key=lambda title: title != reading.ALONE)
   first = {line["id"]: line for line in reversed(run.attempts)}
   order = dict.fromkeys(line["id"] for line in run.attempts)
-  by_arm = {title: reading.flips(run, title) for title in arms[1:]}
+  taught = [title for title in arms if title != run.alone[title]]
+  by_arm = {title: reading.flips(run, title) for title in taught}
   parts_of = _Rewards(run)
   of_problem: dict[str, list[dict]] = {key: [] for key in order}
   for line in run.attempts:
@@ -142,8 +143,14 @@ def evaluation(run: RunFiles, most_bytes: int) -> tuple[dict, str]:
   wanted = ("id", "question", "answer", "kind")
   data = {
     "arms": arms,
+    # Of each arm the one to hold it against: its own number where nobody
+    # taught, none where that arm is not there.
+    "alone": [
+      {title: i for i, title in enumerate(arms)}.get(run.alone[title])
+      for title in arms
+    ],
     "flips": {
-      i: _counts(by_arm[title], kinds) for i, title in enumerate(arms) if i
+      arms.index(title): _counts(by_arm[title], kinds) for title in taught
     },
     "problems": [{k: first[key][k] for k in wanted} for key in shown],
     "attempts": attempts,

@@ -10,6 +10,7 @@ Colours are those of Okabe and Ito (2008), which colour-blind readers tell
 apart.
 """
 
+import contextlib
 import itertools
 import pathlib
 import textwrap
@@ -44,18 +45,28 @@ def smooth(values: np.ndarray, window: int) -> np.ndarray:
   return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def save(figure, path: pathlib.Path) -> None:
-  """Replaces the picture whole: a reader finds the old one or the new one."""
+def finish(axes, title: str) -> None:
+  axes.set_title(title, fontsize=10, fontweight="bold", loc="left")
+  axes.spines[["top", "right"]].set_visible(False)
+  axes.grid(axis="y", color="#888888", alpha=0.25, linewidth=0.6)
+
+
+@contextlib.contextmanager
+def _picture(path: pathlib.Path, *titles: str, size: tuple[float, float]):
+  """Axes below each title to draw on; a PNG that is written whole."""
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=size, layout="constrained")
+  # Of two the upper one is larger, and both count the same.
+  ratios = (3, 2)[: len(titles)]
+  panels = figure.subplots(
+    len(titles), sharex=True, squeeze=False, height_ratios=ratios
+  )[:, 0]
+  for axes, title in zip(panels, titles, strict=True):
+    finish(axes, title)
+  yield panels
   with files.replacing(path) as file:
     figure.savefig(file, format="png", dpi=144)
-
-
-def finish(axes, title: str, *, grid: bool = True) -> None:
-  axes.set_title(title, fontsize=11, fontweight="bold", loc="left")
-  axes.spines[["top", "right"]].set_visible(False)
-  if grid:
-    axes.grid(axis="y", color="#E5E5E5", linewidth=0.8)
-    axes.set_axisbelow(True)
 
 
 def draw_curves(
@@ -119,22 +130,19 @@ def learning_curve(
     curves[name.split("_")[1]] = steps, values
   reward = {"reward": curves.pop("mean")}
 
-  from matplotlib.figure import Figure
   from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-  figure = Figure(figsize=(7.5, 5.4), layout="constrained")
-  top, bottom = figure.subplots(
-    2, 1, sharex=True, gridspec_kw={"height_ratios": (3, 2)}
+  titles = (
+    "The student's accuracy on training problems",
+    "The teacher's mean reward",
   )
-  top.set_ylim(0, 1.02)
-  draw_curves(top, curves, (TAUGHT, ALONE))
-  draw_curves(bottom, reward, (REWARD,))
-  top.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-  bottom.set_xlabel(f"{phase.split('_')[-1]} step")
-  bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
-  finish(top, "The student's accuracy on training problems")
-  finish(bottom, "The teacher's mean reward")
-  save(figure, path)
+  with _picture(path, *titles, size=(7.5, 5.4)) as (top, bottom):
+    top.set_ylim(0, 1.02)
+    draw_curves(top, curves, (TAUGHT, ALONE))
+    draw_curves(bottom, reward, (REWARD,))
+    top.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    bottom.set_xlabel(f"{phase.split('_')[-1]} step")
+    bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def bars(
@@ -152,38 +160,33 @@ def bars(
     title: above the bars.
     colors: of the rows.
   """
-  from matplotlib.figure import Figure
   from matplotlib.ticker import PercentFormatter
 
   names, values, texts = zip(*rows, strict=True)
   accuracy, low, high = np.array(values).T
-  figure = Figure(figsize=(7.5, 1.3 + 0.62 * len(rows)), layout="constrained")
-  axes = figure.subplots()
-  at = np.arange(len(rows))
-  axes.barh(
-    at,
-    accuracy,
-    # A rounding error must not give a negative length.
-    xerr=(np.maximum(accuracy - low, 0), np.maximum(high - accuracy, 0)),
-    color=colors,
-    height=0.62,
-    error_kw={"ecolor": "#333333", "capsize": 4, "elinewidth": 1.3},
-  )
-  for y, x, text in zip(at, np.maximum(accuracy, high), texts, strict=True):
-    axes.annotate(
-      text, (x, y), xytext=(8, 0), textcoords="offset points", va="center"
+  at, size = np.arange(len(rows)), (7.5, 1.3 + 0.62 * len(rows))
+  with _picture(path, title, size=size) as (axes,):
+    axes.barh(
+      at,
+      accuracy,
+      # A rounding error must not give a negative length.
+      xerr=(np.maximum(accuracy - low, 0), np.maximum(high - accuracy, 0)),
+      color=colors,
+      height=0.62,
+      error_kw={"ecolor": "#333333", "capsize": 4, "elinewidth": 1.3},
     )
-  # A dollar is a dollar, and begins no formula.
-  names = [textwrap.fill(name, 26).replace("$", r"\$") for name in names]
-  axes.set_yticks(at, names)
-  axes.invert_yaxis()
-  axes.set_xlim(0, 1.3)
-  axes.set_xticks(np.linspace(0, 1, 6))
-  axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-  axes.spines["bottom"].set_bounds(0, 1)
-  axes.tick_params(axis="y", length=0)
-  finish(axes, title, grid=False)
-  save(figure, path)
+    for place in zip(np.maximum(accuracy, high), at, texts, strict=True):
+      _write(axes, *place, by=(8, 0), va="center")
+    # A dollar is a dollar, and begins no formula.
+    names = [textwrap.fill(name, 26).replace("$", r"\$") for name in names]
+    axes.set_yticks(at, names)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.3)
+    axes.set_xticks(np.linspace(0, 1, 6))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.spines["bottom"].set_bounds(0, 1)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(False)
 
 
 def alone_versus_taught(evaluation: Mapping, path: pathlib.Path) -> None:
@@ -228,31 +231,22 @@ def score_against_spend(
   """
   if not points:
     raise ReportError("there is no candidate to draw")
-  from matplotlib.figure import Figure
-
   calls, dollars, scores = (
     np.array(column) for column in zip(*points, strict=True)
   )
   priced = dollars.max() > 0
   spend = dollars if priced else calls
-  figure = Figure(figsize=(7.5, 4.0), layout="constrained")
-  axes = figure.subplots()
-  axes.step(
-    spend,
-    np.maximum.accumulate(scores),
-    where="post",
-    color=TAUGHT,
-    linewidth=2.2,
-  )
-  axes.scatter(spend, scores, color=OTHER, zorder=3, s=28)
-  for i, (x, y) in enumerate(zip(spend, scores, strict=True)):
-    axes.annotate(
-      "seed" if i == 0 else str(i),
-      (x, y),
-      xytext=(5, -11),
-      textcoords="offset points",
-      fontsize=8,
-    )
-  axes.set_xlabel("dollars spent" if priced else "calls made")
-  finish(axes, "Validation score: each candidate, and the best so far")
-  save(figure, path)
+  title = "Validation score: each candidate, and the best so far"
+  with _picture(path, title, size=(7.5, 4.0)) as (axes,):
+    best = np.maximum.accumulate(scores)
+    axes.step(spend, best, where="post", color=TAUGHT, linewidth=2.2)
+    axes.scatter(spend, scores, color=OTHER, zorder=3, s=28)
+    names = ["seed", *map(str, range(1, len(scores)))]
+    for place in zip(spend, scores, names, strict=True):
+      _write(axes, *place, by=(5, -11), fontsize=8)
+    axes.set_xlabel("dollars spent" if priced else "calls made")
+
+
+def _write(axes, x: float, y: float, text: str, *, by, **style) -> None:
+  """Writes beside a point, `by` points of the print away from it."""
+  axes.annotate(text, (x, y), xytext=by, textcoords="offset points", **style)

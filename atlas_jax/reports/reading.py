@@ -10,12 +10,13 @@ are the lines of episodes/test.jsonl.
 """
 
 import contextlib
+import functools
 import itertools
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from atlas_jax import files, metrics
+from atlas_jax import config_tree, files, metrics
 from atlas_jax.reports.tables import ReportError
 from atlas_jax.secret_names import is_secret
 from atlas_jax.teaching import statistics
@@ -35,7 +36,8 @@ class RunFiles:
     workdir: its directory.
     config: config.json.
     evaluations: name of the phase -> report/NAME.json, in their order.
-    attempts: the lines of all evaluations, one arm after the other.
+    attempts: the lines of all evaluations, one arm after the other; those of
+      students that the run's teacher never met first.
     metrics: the lines of metrics.jsonl.
     note: what must be said beside the numbers of the evaluation.
   """
@@ -51,6 +53,11 @@ class RunFiles:
   def last(self) -> Mapping | None:
     """The newest evaluation; None where there is none."""
     return next(reversed(self.evaluations.values()), None)
+
+  @functools.cached_property
+  def alone(self) -> Mapping[str, str]:
+    """Title of an arm -> of the arm in which its student is alone."""
+    return {x["arm"]: titled(ALONE, x["student"]) for x in self.attempts}
 
   def arms(self) -> list[str]:
     """The titles of the arms, in the order of their attempts."""
@@ -80,11 +87,19 @@ class RunFiles:
           yield _current(files.parse(line, where))
 
 
+def titled(arm: str, student: str | None) -> str:
+  """The title of an arm; student: one that the run's teacher never met."""
+  return arm if student is None else f"{student}: {arm}"
+
+
 def _current(line: Mapping) -> Mapping:
   """A line of an older version in the keys of today's."""
-  if line.get("schema", 1) > 1:
+  schema = line.get("schema", 1)
+  if schema > 2:
     return line
-  line = dict(line)
+  line = {"student": None, **line}
+  if schema > 1:
+    return line
   line["probe"] = line.pop("approach", line.get("probe"))
   for key in ("kind", "weight_version"):
     line.setdefault(key, None)
@@ -135,11 +150,13 @@ def read(workdir: pathlib.Path) -> RunFiles:
     raise ReportError(
       f"{workdir} has neither metrics.jsonl nor an evaluation: nothing to show"
     )
+  found = list(itertools.chain.from_iterable(attempts.values()))
+  found.sort(key=lambda line: line["student"] is None)
   return RunFiles(
     workdir,
     files.read_json(config, ReportError),
     evaluations,
-    list(itertools.chain.from_iterable(attempts.values())),
+    found,
     lines,
   )
 
@@ -190,7 +207,7 @@ def _attempts_of(line: Mapping, arm: str) -> tuple[dict, dict]:
   """A scored rollout as an attempt alone and one in the arm."""
   (teaching,), (solution, *_) = line["teachings"], line["baseline"]
   both = {key: line[key] for key in ("id", "question", "answer", "kind")}
-  both |= {"sample": 0, "weight_version": None}
+  both |= {"sample": 0, "weight_version": None, "student": None}
   alone = dict.fromkeys(("probe", "teacher_text", "teaching", "status"))
   alone |= {"teaching_tokens": 0, "leaked": False}
   seconds = line["seconds"]
@@ -229,7 +246,8 @@ def flips(run: RunFiles, arm: str) -> dict[str, str]:
   Raises:
     ReportError: the run has no such arm; the valid ones are listed.
   """
-  alone = [line for line in run.attempts if line["arm"] == ALONE]
+  title = run.alone.get(arm)
+  alone = [line for line in run.attempts if line["arm"] == title]
   return flips_of(rates(alone), rates(run.arm(arm)[1]))
 
 
@@ -251,18 +269,9 @@ def flips_of(
   }
 
 
-def flat(tree: Mapping, path: str = "") -> Iterator[tuple[str, object]]:
-  """(dotted key, value) of every leaf of a config."""
-  for key, value in tree.items():
-    if isinstance(value, Mapping) and value:
-      yield from flat(value, f"{path}{key}.")
-    else:
-      yield f"{path}{key}", value
-
-
 def config_difference(one: Mapping, other: Mapping) -> list[tuple]:
   """(key, value in one, value in other) where two configs differ."""
-  left, right = dict(flat(one)), dict(flat(other))
+  left, right = dict(config_tree.flat(one)), dict(config_tree.flat(other))
   keys = [*left, *(key for key in right if key not in left)]
   found = [
     (key, left.get(key), right.get(key))

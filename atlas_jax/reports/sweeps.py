@@ -171,12 +171,19 @@ def write(
   _picture(rows, folder / "sweep.png")
   links, runs = [], {}
   for row in rows:
-    of_seed = {s: f"rows/{row.name}_seed{s}" for s in row.seeds}
-    pages = {s: f"{run}/report/index.html" for s, run in of_seed.items()}
-    links.append([x for x in pages.items() if (folder / x[1]).exists()])
+    names = {seed: f"{row.name}_seed{seed}" for seed in row.seeds}
+    pages = [
+      link
+      for seed, run in names.items()
+      for link in (
+        (f"seed {seed}", f"rows/{run}/report/index.html"),
+        (f"log {seed}", f"logs/{run}.log"),
+      )
+    ]
+    links.append([x for x in pages if (folder / x[1]).exists()])
     runs[row.name] = [
-      metrics.read_jsonl(folder / run / "metrics.jsonl")
-      for seed, run in of_seed.items()
+      metrics.read_jsonl(folder / "rows" / run / "metrics.jsonl")
+      for seed, run in names.items()
       if row.seeds[seed] == "done"
     ]
   page = jinja2.Environment(autoescape=True).from_string(

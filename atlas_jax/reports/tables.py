@@ -5,11 +5,13 @@ evaluation.json, which phases/evaluate.py writes, is one object:
   first and the teacher being evaluated last. An arm is an object with a name
   and every key of METRICS; null says that it has no meaning for this arm
   (the gain of the student alone over itself). Fractions are in [0, 1].
+  judge: the user's own verifier, where there is one; students: those that the
+  teacher never met, objects with name and arms.
   Other keys of the evaluation are for other readers.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, NamedTuple
 
 from atlas_jax.errors import AtlasError
@@ -40,6 +42,10 @@ def _points(value: float) -> str:
   return f"{100 * value:+.1f}"
 
 
+def _count(value: float) -> str:
+  return str(value) if value else "–"
+
+
 def _p_value(value: float) -> str:
   return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
 
@@ -53,6 +59,7 @@ ROWS = (
     "Still right, of those right alone", "non_degradation_correct", _percent
   ),
   _Row("Not made worse, of all", "non_degradation_all", _percent),
+  _Row("Responses without a verdict", "unjudged", _count),
   _Row("Completed", "completion_rate", _percent),
   _Row("Student response tokens", "response_tokens", _number),
   _Row("Teaching tokens", "teaching_tokens", _number),
@@ -106,7 +113,18 @@ def cells(evaluation: Mapping) -> list[list[str]]:
 
 def title(evaluation: Mapping) -> str:
   """The line above the table."""
-  return f"{evaluation['problems']} problems, split {evaluation['split']}"
+  text = f"{evaluation['problems']} problems, split {evaluation['split']}"
+  judge = evaluation.get("judge")
+  return f"{text}, judged by {judge}" if judge else text
+
+
+def parts(evaluation: Mapping) -> Iterator[tuple[str, list[list[str]]]]:
+  """(title, table) of the run's student, then of each that it never met."""
+  yield title(evaluation), cells(evaluation)
+  for student in evaluation.get("students", ()):
+    of_student = {**evaluation, "arms": student["arms"]}
+    name = f"Another student, {student['name']}: {title(evaluation)}"
+    yield name, cells(of_student)
 
 
 def points(interval: Interval) -> str:
@@ -123,16 +141,16 @@ def grid(rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown(evaluation: Mapping) -> str:
-  """The evaluation as a Markdown table, its title above it.
+  """The evaluation as Markdown tables, each with its title above it.
 
   Raises:
     ReportError: a key is missing.
   """
-  return f"{title(evaluation)}\n\n{grid(cells(evaluation))}"
+  return "\n".join(f"{name}\n\n{grid(t)}" for name, t in parts(evaluation))
 
 
 def show(evaluation: Mapping, stream: IO[str]) -> None:
-  """Prints the table to `stream`, in colour where that is a terminal.
+  """Prints the tables to `stream`, in colour where that is a terminal.
 
   Raises:
     ReportError: a key is missing.
@@ -142,14 +160,15 @@ def show(evaluation: Mapping, stream: IO[str]) -> None:
   from rich.table import Table
   from rich.text import Text
 
-  heading, *rows = [[printable(x) for x in row] for row in cells(evaluation)]
-  table = Table(title=printable(title(evaluation)), box=box.SIMPLE_HEAD)
-  for i, name in enumerate(heading):
-    table.add_column(Text(name), justify="right" if i else "left")
-  for row in rows:
-    table.add_row(*(Text(text) for text in row))
   console = Console(file=getattr(stream, "terminal", stream))
-  if not console.is_terminal:
-    # A log file has no width: never fold a column.
-    console.width = 40 + 32 * len(heading)
-  console.print(table)
+  for name, of_student in parts(evaluation):
+    heading, *rows = [[printable(x) for x in row] for row in of_student]
+    table = Table(title=printable(name), box=box.SIMPLE_HEAD)
+    for i, column in enumerate(heading):
+      table.add_column(Text(column), justify="right" if i else "left")
+    for row in rows:
+      table.add_row(*(Text(text) for text in row))
+    if not console.is_terminal:
+      # A log file has no width: never fold a column.
+      console.width = 40 + 32 * len(heading)
+    console.print(table)

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from atlas_jax import hub, progress
+from atlas_jax import gpus, hub, progress
 from atlas_jax.config import ServingConfig
 from atlas_jax.server_config import ServerConfig
 from atlas_jax.serving import http, supervisor, vllm_command
@@ -75,6 +75,11 @@ class Server:
   @property
   def base_url(self) -> str:
     return self._config.url or f"http://{self._config.host}:{self.port}"
+
+  @property
+  def gpus(self) -> set[int]:
+    """Those that a spawned server is bound to."""
+    return set(gpus.numbers(self._config.gpus)) if self.spawned else set()
 
   def __enter__(self):
     start(self)
@@ -139,14 +144,17 @@ class Server:
     """(arguments after python, environment) of the server's process."""
     if self.weights_root is not None:
       self.weights_root.mkdir(parents=True, exist_ok=True)
-    return vllm_command.command(
+    device = vllm_command.vllm_device()
+    vllm_command.check_model(self.model_path, device)
+    arguments, env = vllm_command.command(
       self._config,
       role=self.role,
+      device=device,
       model_path=self.model_path,
       port=self.port,
-      api_key=self.api_key,
       weights_root=self.weights_root,
     )
+    return arguments, {**env, "VLLM_API_KEY": self.api_key}
 
   def wait(self) -> None:
     """Waits until the server is healthy.
@@ -319,12 +327,16 @@ class TeacherServer(Server):
 def start(*servers: Server) -> None:
   """Starts servers side by side, until all are healthy.
 
-  If one fails, all are ended and its error is raised.
+  Those that share a GPU start one after the other: each looks for its memory
+  while it starts. If one fails, all are ended and its error is raised.
   """
   names = " and ".join(server.role for server in servers)
   try:
     with progress.shown(progress.timed(f"starting servers: {names}")):
-      for server in servers:
+      for i, server in enumerate(servers):
+        for other in servers[:i]:
+          if server.gpus & other.gpus:
+            other.wait()
         server.spawn()
       for server in servers:
         server.wait()

@@ -6,7 +6,7 @@ import os
 import socket
 from pathlib import Path
 
-from atlas_jax import files
+from atlas_jax import files, gpus
 from atlas_jax.server_config import ServerConfig
 from atlas_jax.serving.client import ServerError
 
@@ -44,6 +44,14 @@ def device_settings(
   device: str, config: ServerConfig
 ) -> tuple[list[str], dict[str, str]]:
   """(flags, environment) that depend on the device that vLLM runs on."""
+  if device == "cuda":
+    flags, env = [], {}
+    if config.gpu_memory_fraction is not None:
+      flags += ["--gpu-memory-utilization", f"{config.gpu_memory_fraction:g}"]
+    if config.gpus:
+      chosen = gpus.numbers(config.gpus)
+      env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, chosen))
+    return flags, env
   if device != "cpu":
     return [], {}
   env = {
@@ -69,15 +77,12 @@ def _threads(cpu_cores: str) -> int:
   """Threads of one server: its own cores, else half of the machine's."""
   if not cpu_cores:
     return max(1, (os.cpu_count() or 1) // 2)
-  count = 0
-  for part in cpu_cores.split(","):
-    low, _, high = part.partition("-")
-    if not low.isdigit() or (high and not high.isdigit()):
-      raise ServerError(
-        f"cpu_cores={cpu_cores!r} is not a list of cores such as 0-3 or 0,2"
-      )
-    count += int(high or low) - int(low) + 1
-  return count
+  try:
+    return len(gpus.numbers(cpu_cores))
+  except ValueError:
+    raise ServerError(
+      f"cpu_cores={cpu_cores!r} is not a list of cores such as 0-3 or 0,2"
+    ) from None
 
 
 def check_model(model_path: Path, device: str) -> None:
@@ -121,47 +126,44 @@ def command(
   config: ServerConfig,
   *,
   role: str,
+  device: str,
   model_path: Path,
   port: int,
-  api_key: str,
   weights_root: Path | None,
 ) -> tuple[list[str], dict[str, str]]:
-  """(arguments after python, environment) of a server.
+  """(arguments after python, environment) of a server, without its key.
 
   It takes weights from files under `weights_root`; None: they are frozen.
 
   Raises:
-    ServerError: no vLLM, or a model or cores that it cannot use.
+    ServerError: it cannot have the cores that the config names.
   """
-  device = vllm_device()
-  check_model(model_path, device)
   device_flags, device_env = device_settings(device, config)
-  arguments = ["-m", "vllm.entrypoints.openai.api_server"]
-  arguments += ["--model", str(model_path.resolve())]
-  arguments += ["--served-model-name", role]
-  arguments += ["--host", config.host, "--port", str(port)]
-  arguments += ["--dtype", config.dtype]
-  arguments += ["--max-model-len", str(config.max_model_len)]
-  arguments += ["--max-num-seqs", str(config.max_num_seqs)]
-  arguments += ["--kv-cache-memory-bytes", str(config.kv_cache_bytes)]
+  words = ["-m", "vllm.entrypoints.openai.api_server"]
+  words += ["--model", str(model_path.resolve())]
+  words += ["--served-model-name", role]
+  words += ["--host", config.host, "--port", str(port)]
+  words += ["--dtype", config.dtype]
+  words += ["--max-model-len", str(config.max_model_len)]
+  words += ["--max-num-seqs", str(config.max_num_seqs)]
+  words += ["--kv-cache-memory-bytes", str(config.kv_cache_bytes)]
   # Sampling is what the request says, never what a model's files say.
-  arguments += ["--generation-config", "vllm"]
-  arguments += ["--enable-scale-out"]  # token ids in, token ids out
+  words += ["--generation-config", "vllm"]
+  words += ["--enable-scale-out"]  # token ids in, token ids out
   # Log-probs of the distribution that was sampled from.
-  arguments += ["--logprobs-mode", "processed_logprobs"]
-  arguments += ["--disable-uvicorn-access-log"]
-  arguments += ["--middleware", "atlas_vllm.guard.Guard"]
+  words += ["--logprobs-mode", "processed_logprobs"]
+  words += ["--disable-uvicorn-access-log"]
+  words += ["--middleware", "atlas_vllm.guard.Guard"]
   env = {
     **device_env,
-    "VLLM_API_KEY": api_key,
     "VLLM_PLUGINS": "",  # none
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",
   }
   if weights_root is not None:
     root = {"atlas_weights_root": str(weights_root.resolve())}
-    arguments += ["--weight-transfer-config", json.dumps({"backend": "atlas"})]
-    arguments += ["--worker-extension-cls", "atlas_vllm.worker.WeightWorker"]
-    arguments += ["--additional-config", json.dumps(root)]
+    words += ["--weight-transfer-config", json.dumps({"backend": "atlas"})]
+    words += ["--worker-extension-cls", "atlas_vllm.worker.WeightWorker"]
+    words += ["--additional-config", json.dumps(root)]
     env["VLLM_PLUGINS"] = "atlas_weights,atlas_update"
-  return [*arguments, *device_flags, *config.extra_args], env
+  return [*words, *device_flags, *config.extra_args], env

@@ -76,7 +76,7 @@ class WeightSender:
     if not isinstance(server, TeacherServer):
       raise TypeError(f"weights go to a TeacherServer, not {type(server)}")
     self._server, self._config = server, config
-    self._begun = False
+    self._sent: int | None = None  # the version that was sent last
     # What the server holds, the base of the next delta: version, tensors,
     # checksums. None: the next file is a full one.
     self._held: tuple[int, Mapping, dict[str, str]] | None = None
@@ -88,7 +88,8 @@ class WeightSender:
     Args:
       tensors: all of the model's, in Hugging Face names, in the dtype that the
         server runs in. They must not change any more.
-      version: a number that grows; completions carry it from now on.
+      version: completions carry it from now on. One that is smaller than the
+        last begins anew: of another teacher's weights, or the run's own again.
 
     Raises:
       ServerError: refused (the old weights serve on), or the server holds
@@ -129,7 +130,7 @@ class WeightSender:
       seconds_apply=answer["seconds_apply"],
       seconds_verify=time.perf_counter() - applied,
     )
-    self._begun, self._deltas = True, self._deltas + 1 if is_delta else 0
+    self._sent, self._deltas = version, self._deltas + 1 if is_delta else 0
     self._held = (
       (version, tensors, sums) if self._config.publish_changes else None
     )
@@ -155,7 +156,7 @@ class WeightSender:
     try:
       answer = self._server.update_weights(
         *(name, str(version), sums, self._config.request_timeout_s),
-        restart=not self._begun,
+        restart=self._sent is None or version < self._sent,
       )
     except WeightsRefused:
       (root / name).unlink()

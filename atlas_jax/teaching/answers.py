@@ -28,7 +28,6 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from atlas_jax.config import DataConfig
 from atlas_jax.confined import Late, NoAnswer, Raised
@@ -42,9 +41,11 @@ log = logging.getLogger(__name__)
 _DATA = DataConfig()
 _LONGEST_SPAN = 4096  # characters
 _LONGEST_SHOWN = 200  # of a response without a span
-_DEEPEST_NESTING = 32
-_BOXED = re.compile(r"\\f?box(?:ed)?\s*\{")
-_BRACE = re.compile(r"\\[{}]|[{}]")
+# Braces that match, in one another at most so deep; a box may lie in a box.
+_INNER = ""
+for _ in range(32):
+  _INNER = rf"(?:[^{{}}\\]|\\.|\{{{_INNER}\}})*+"
+_BOXED = re.compile(rf"(?s)(?=\\f?box(?:ed)?\s*\{{(?P<span>{_INNER})\}})")
 _FAILURE = re.compile(
   r"(?i)(?:\w*error|\w*exception|traceback|request timed out|timeout)\b"
   r"\s*(?:[:.!({\[]|\Z)"
@@ -60,13 +61,6 @@ _PHRASE = re.compile(
   r"(?im)\banswer(?:\s+is)?\s*(?:[:=]\s*|(?<=is)\s+)"
   r"(?P<span>\S.*?)(?=[.!?](?:\s|$)|$)"
 )
-
-
-class Extraction(NamedTuple):
-  """The answer that a response states, if any, and the rule that found it."""
-
-  answer: str | None
-  rule: str
 
 
 @dataclass(frozen=True)
@@ -92,25 +86,25 @@ class Verdict:
     return self.status not in ("no_answer", "truncated")
 
 
-def extract(text: str) -> Extraction:
-  """Finds the answer in a response; see the rules of the module."""
+def extract(text: str) -> tuple[str | None, str]:
+  """(the answer that a response states, if any; the rule that found it)."""
   text = strip_thinking(text)
   if text is None:
-    return Extraction(None, "unclosed_think")
+    return None, "unclosed_think"
   for rule, span in _spans(text.strip()):
     if span is not None:
-      inner = _boxed(span)
+      inner = _last(_BOXED, span)
       span = (span if inner is None else inner).strip()
       stated = span and len(span) <= _LONGEST_SPAN and not _FAILURE.match(span)
-      return Extraction(span if stated else None, rule)
-  return Extraction(None, "none")
+      return (span if stated else None), rule
+  return None, "none"
 
 
 def _spans(text: str) -> Iterator[tuple[str, str | None]]:
   """(rule, the answer it finds or None), in the order of the module's list."""
   yield "tag", _last(_TAG, text)
   yield "failure_text", "" if _FAILURE.match(text) else None
-  yield "boxed", _boxed(text)
+  yield "boxed", _last(_BOXED, text)
   yield "hashes", _last(_HASHES, text)
   yield "phrase", _last(_PHRASE, text)
   if "\n" not in text and equality.choice(text)[0]:
@@ -122,18 +116,6 @@ def _last(pattern: re.Pattern, text: str) -> str | None:
   """The last match, or what its group `span` holds."""
   *_, match = (None, *pattern.finditer(text))
   return match and match.groupdict().get("span", match[0])
-
-
-def _boxed(text: str) -> str | None:
-  for opening in reversed(list(_BOXED.finditer(text))):
-    depth = 1
-    for brace in _BRACE.finditer(text, opening.end()):
-      depth += {"{": 1, "}": -1}.get(brace[0], 0)
-      if depth > _DEEPEST_NESTING:
-        return None
-      if depth == 0:
-        return text[opening.end() : brace.start()]
-  return None
 
 
 class AnswerChecker(contextlib.ExitStack):
@@ -157,23 +139,15 @@ class AnswerChecker(contextlib.ExitStack):
   ):
     super().__init__()
     self.failure: str | None = None
-    self._pool = VerifierPool(processes=processes, deadline_s=deadline_s)
-    self._own = VerifierPool(
-      processes=data.own_processes, deadline_s=data.own_deadline_s
-    )
+    limits = [(processes, deadline_s)]
+    limits.append((data.own_processes, data.own_deadline_s))
+    pools = (VerifierPool(processes=n, deadline_s=s) for n, s in limits)
+    self._pool, self._own = map(self.enter_context, pools)
     self._threads = ThreadPoolExecutor(max(processes, data.own_processes))
-    self.callback(self._pool.close)
-    self.callback(self._own.close)
     self.callback(self._threads.shutdown, cancel_futures=True)
 
   def check(self, problem: Problem, text: str, finish_reason: str) -> Verdict:
-    """The verdict on one response.
-
-    Args:
-      problem: holds the gold answer and says how to compare.
-      text: the response.
-      finish_reason: 'stop', or 'length' for one that was cut.
-    """
+    """The verdict on a response; 'length' is the reason of one that was cut."""
     answer, rule = extract(text)
     if finish_reason == "length" and (rule != "tag" or answer is None):
       return Verdict("truncated", None, rule)
@@ -184,18 +158,18 @@ class AnswerChecker(contextlib.ExitStack):
     elif answer is None:
       return Verdict("no_answer", None, rule)
     try:
-      if not is_own:
-        right = self._right(problem, answer)
-        return Verdict("correct" if right else "wrong", answer, rule)
-      asked = (problem.question, problem.answer, said)
-      share = self._call(problem.verifier, *asked, share=True)
+      if is_own:
+        asked = (problem.question, problem.answer, said)
+        share = self._call(problem.verifier, *asked, share=True)
+      else:
+        share = self._right(problem, answer)
     except (NoAnswer, NotStarted) as error:
       late = isinstance(error, Late)
       return Verdict("verifier_timeout" if late else "error", answer, rule)
     if share is None:
       return Verdict("no_verdict", answer, rule)
     status = "correct" if share > 0.5 else "wrong"
-    return Verdict(status, answer, rule, share)
+    return Verdict(status, answer, rule, share if is_own else None)
 
   def check_many(
     self, items: Iterable[tuple[Problem, str, str]]
@@ -207,10 +181,8 @@ class AnswerChecker(contextlib.ExitStack):
     """The value of a term of the reward for each item; None where it fails."""
 
     def call(item) -> float | None:
-      try:
+      with contextlib.suppress(NoAnswer, NotStarted):
         return self._call(target, item, share=False)
-      except (NoAnswer, NotStarted):
-        return None
 
     return list(self._threads.map(call, items))
 

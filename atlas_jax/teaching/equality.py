@@ -23,7 +23,7 @@ _SIGNS = str.maketrans(
   {"−": "-", "–": "-", "⁄": "/", "√": r"\sqrt ", "×": r"\times ", "≈": "="}
   | {"·": r"\cdot ", "∈": r"\in ", "∞": r"\infty ", "°": " degree "}
 )
-_COUNTS = "zero one two three four five six seven eight nine ten eleven twelve"
+_COUNTS = "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
 # (what is written, what stands for it), in this order.
 _SPELLED = (
   ("[¼-¾⅐-⅞]", r" \g<0>"),
@@ -46,39 +46,33 @@ _SPELLED = (
   (r"(?<!\\)\binf(?:inity)?\b", r"\\infty "),
   (r"\\approx(?![a-z])", "="),
   (r"(?:√|\\?sqrt) ?\(([^()]*)\)", r"\\sqrt{\1}"),
-  (
-    rf"(?i)^({_COUNTS.replace(' ', '|')})\b",
-    lambda m: str(_COUNTS.split().index(m[1].lower())),
-  ),
+  *((rf"(?i)^{w}\b", str(n)) for n, w in enumerate(_COUNTS.split("|"))),
 )
-_SPELLINGS = [(re.compile(written), plain) for written, plain in _SPELLED]
 _FRACTION = re.compile(r"(?<![\^}_])\\[dtc]?frac\{(-?[\d.,]+)\}\{([\d.,]+)\}")
-_DIGITS = (
-  r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
-  r"(?:[eE][+-]?[0-9]{1,3})?"
-)
+_DIGITS = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
+_DIGITS += "(?:e[+-]?[0-9]{1,3})?"
 _SCALES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3}
 _SCALES |= {"million": 10**6, "billion": 10**9, "trillion": 10**12}
-# A dash before a number in prose is its sign unless something is left of it.
+# A time, a number in a base, or a number. A dash before one in prose is its
+# sign unless something is left of it.
 NUMBER = re.compile(
-  r"(?<![\w.^/])(?<!\^\{)(?![0-9]{200})(?:(?<![0-9)]\s)(?<![\w)])(?P<sign>[+-])\s?)?"
+  r"(?<!\d)(?P<hour>[01]?[0-9]|2[0-4]):(?P<minute>[0-5][0-9])"
+  r"(?:\s?(?P<half>[ap])\.?m)?"
+  r"|(?:\b|\()(?P<digits>[0-9][0-9A-F]*)\)?_\{?(?P<base>[1-9][0-9]?)\}?"
+  r"|(?<![\w.^/])(?<!\^\{)(?![0-9]{200})(?:(?<![0-9)]\s)(?<![\w)])(?P<sign>[+-])\s?)?"
   r"(?:(?:US)?(?P<currency>[$€£¥₹])\s?(?:(?P<inner>-)\s?)?)?"
   rf"(?:(?P<whole>[0-9]+)\s+(?=[0-9]+\s*/))?(?P<top>{_DIGITS})"
   rf"(?:\s*/\s*(?P<bottom>{_DIGITS}))?(?P<percent>\s*(?:%|percent\b))?"
   rf"(?:\s+(?P<scale>{'|'.join(_SCALES)})\b)?",
-  re.IGNORECASE,
+  re.I,
 )
-_TIME = re.compile(
-  r"(?<!\d)([01]?[0-9]|2[0-4]):([0-5][0-9])(?!\d)(?:\s?([ap])\.?m)?", re.I
-)
-_BASED = re.compile(r"(?:\b|\()([0-9][0-9A-F]*)\)?_\{?([0-9]{1,2})\}?")
 # A unit, and what else it is called, without s or es at the end.
 _NAMES = """
   km kilometer kilometr, m meter metr, cm centimeter centimetr, mm millimeter,
   kg kilogram kilo, g gram, mg milligram, l liter litr, ml milliliter,
   h hour hr, min minut, s second sec, ft feet foot, in inch, yd yard, mi mil,
   lb pound £, oz ounc, m/s mp, mi/h mph, km/h kmh kph, dollar usd $, euro eur €,
-  c celsiu, f fahrenheit
+  c celsiu, f fahrenheit, / per
 """
 _CALLED = {
   other: names.split()[0]
@@ -101,8 +95,7 @@ _WORDS = r"""
   times(?!\s(?:an?|per|each)\b)\s\w+
   (?:square|cube|inverse|reciprocal|opposite|multiples?).of divisible minus
   negative plus divided multiplied squared cubed root power log pi sqrt until
-  up.to two three four five six seven eight nine ten eleven twelve \w+teen
-  twenty thirty forty fifty
+  up.to \w+teen twenty thirty forty fifty
   (?:third|quarter|(?:four|fif|six|seven|eigh|nin|ten|hundred|thousand)th)s?
 """
 _CHANGES = re.compile(
@@ -111,12 +104,12 @@ _CHANGES = re.compile(
   r"|#(?!(?:k?m?g|[cmk]?m|m?l|s|h|min|hrs?|lbs?|oz|ft|in|mph|kmh)(?![a-z]))\w"
   r"|#\s*(?:(?-i:[KMBT])|bn|mil|lakh|crore|ppm|factorial|st|nd|rd|to|till|and"
   r"|[xyznkei])\b"
-  rf"|\b(?:{'|'.join(_WORDS.split())})(?!\w)",
+  rf"|\b(?:{'|'.join(_WORDS.split())}|(?!one\b|zero)(?:{_COUNTS}))(?!\w)",
   re.I,
 )
 # A name, or a label or arithmetic without one, that is dropped before `=`.
 _LABEL = re.compile(
-  r"(?:[A-Za-z](?:_\{?\w+\}?)?\s*|(?:(?![<>!=\\]|\b(?:half|twice|double|triple"
+  r"^(?:[A-Za-z](?:_\{?\w+\}?)?\s*|(?:(?![<>!=\\]|\b(?:half|twice|double|triple"
   r"|times)\b|(?<![A-Za-z])(?!(?:[ckm]m|kg|of)\b)[A-Za-z]{1,2}(?![A-Za-z])).)*)="
 )
 # A letter or a word that is marked as the choice, and no second one after it.
@@ -132,8 +125,7 @@ _CHOICE = re.compile(
 _EXPLANATION = re.compile(r"[,.;:]?\s(?:because|since)\b.*")
 # What is no formula: words, two numbers side by side, a base, a time, a date.
 _PROSE = re.compile(
-  r"(?<![\\A-Za-z{])(?!(?:and|or)(?![a-z]))"
-  r"(?:[A-Za-z]{3,}|(?:to|is|of|in|by|at|so|no|it|an)(?![A-Za-z]))"
+  r"(?<![\\A-Za-z{])(?!(?:and|or)(?![a-z]))(?:[A-Za-z]{3,}|to(?![A-Za-z]))"
   r"|(?<![\d_^])\d+\s+\d|\d_|\d:\d\d|\d{4}-\d\d-\d\d"
 )
 _MEASURE = re.compile(
@@ -155,8 +147,8 @@ class Number(NamedTuple):
 def normalise(text: str) -> str:
   """The text as it would be typed: no typesetting and no emphasis."""
   text = " ".join(text.split())
-  for written, plain in _SPELLINGS:
-    text = written.sub(plain, text)
+  for written, plain in _SPELLED:
+    text = re.sub(written, plain, text)
   text = unicodedata.normalize("NFKC", text).translate(_SIGNS)
   text = " ".join(text.split())
   return text.strip(" *_`\"'“”‘’").rstrip(".;, ")
@@ -165,56 +157,51 @@ def normalise(text: str) -> str:
 @functools.lru_cache(4096)
 def parse_number(text: str, *, prose: bool = False) -> Number | None:
   """The one number that `text` states (in prose: words may come before it)."""
-  label = _LABEL.match(text := normalise(text))
-  text = _FRACTION.sub(r" \1/\2", text[label.end() if label else 0 :]).strip()
-  patterns = (_TIME, _BASED, NUMBER)
-  found = next(filter(None, ([*p.finditer(text)] for p in patterns)), [])
+  found = _found(_LABEL.sub("", normalise(text)))
   if len(found) != 1 or (found[0].start() and not prose):
     return None
-  tail = text[found[0].end() :]
-  if _CHANGES.search(f"{text[: found[0].start()]}#{tail}"):
-    return None
-  unit = _UNIT.match(tail)
-  return _number(found[0], unit[1] if unit else "")
+  changed = _CHANGES.search(NUMBER.sub("#", found[0].string))
+  return None if changed else _number(found[0])
 
 
-def _number(match: re.Match, unit: str = "") -> Number | None:
-  if match.re is _TIME:
-    hour, half = int(match[1]), (match[3] or "").lower()
-    since = Fraction(hour % 12 * 60 + int(match[2]))
+def numbers_in(text: str) -> list[Number]:
+  """Every number that stands in running text, in order."""
+  return [*filter(None, map(_number, _found(normalise(text))))]
+
+
+def _found(text: str) -> list[re.Match]:
+  return [*NUMBER.finditer(_FRACTION.sub(r" \1/\2", text).strip())]
+
+
+def _number(match: re.Match) -> Number | None:
+  if match["hour"]:
+    hour, half = int(match["hour"]), (match["half"] or "").lower()
     half = {0: "a", 24: "a"}.get(hour, "p" if hour > 12 else half)
-    return Number(since, half, "time")
-  if match.re is _BASED:
-    digits, base = match[1], int(match[2])
-    if base > 36 or any(int(digit, 36) >= base for digit in digits):
-      return None
-    return Number(Fraction(int(digits, base)), "", "base")
-  parts = (match[part] or "1" for part in ("top", "bottom"))
-  top, bottom = (Fraction(part.replace(",", "")) for part in parts)
-  if bottom == 0:
+    return Number(Fraction(hour % 12 * 60 + int(match["minute"])), half, "time")
+  try:
+    if match["base"]:
+      value = Fraction(int(match["digits"], int(match["base"])))
+      return Number(value, "", "base")
+    parts = (match[part] or "1" for part in ("top", "bottom"))
+    top, bottom = (Fraction(part.replace(",", "")) for part in parts)
+    value = int(match["whole"] or 0) + top / bottom
+  except (ValueError, ZeroDivisionError):
     return None
-  value = int(match["whole"] or 0) + top / bottom
   value *= _SCALES[match["scale"].lower()] if match["scale"] else 1
+  unit = _UNIT.match(match.string, match.end())
   return Number(
     -value if "-" in (match["sign"], match["inner"]) else value,
-    _CALLED.get(match["currency"]) or _one_name(unit),
+    _CALLED.get(match["currency"]) or _one_name(unit[1] if unit else ""),
     "%" if match["percent"] else "",
   )
 
 
 def _one_name(unit: str) -> str:
-  unit = re.sub(r"\bper\b", "/", unit.lower())
-  unit = re.sub(r"\b(?:sq|square)\b\.? ?(\w+)", r"\1^2", unit)
+  unit = re.sub(r"\b(?:sq|square)\b\.? ?(\w+)", r"\1^2", unit.lower())
   unit = re.sub(r"\bcubic (\w+)", r"\1^3", unit)
   words = re.findall(r"[a-z]+|[^\s.{}]", unit)
   words = [w.rstrip("es") if len(w) > 2 else w for w in words]
   return "".join(_CALLED.get(word, word) for word in words)
-
-
-def numbers_in(text: str) -> list[Number]:
-  """Every number that stands in running text, in order."""
-  text = _FRACTION.sub(r" \1/\2", normalise(text))
-  return [*filter(None, map(_number, NUMBER.finditer(text)))]
 
 
 def equal_numbers(a: Number, b: Number) -> bool:

@@ -31,8 +31,8 @@ _SPELLINGS = (
     lambda m: f"({m[1]}.{m[2]}0+{m[3]}/{'9' * len(m[3])}{'0' * len(m[2])})",
   ),
   (r"(?<=\d)e([+-]?\d+)", r"\\cdot 10^{\1}"),
-  (r"\^(-?\d+)", r"^{\1}"),
   (r"(?<=\d)i\b", " i"),
+  (r".*\\pm.*", lambda m: ", ".join(m[0].replace(r"\pm", s) for s in "+-")),
   # Not a mixed number, as a fraction in brackets would be.
   (r"((?<![_^\d.])\d+|\)) ?(?=(?:\\left ?)?\()", r"\1 \\cdot "),
   (r"(\d*)\.(\d+)", lambda m: rf"\frac{{{m[1]}{m[2]}}}{{{10 ** len(m[2])}}}"),
@@ -45,23 +45,14 @@ def equal(gold: str, answer: str) -> bool:
   names = [{name for name, _ in side} for side in (wanted, given)]
   if {None} in names and max(map(len, names)) > 1:
     return False  # whose value is whose?
-  if len(wanted) != len(given):
-    return False
-  for one in wanted:
-    found = next((other for other in given if _same(*one, *other)), None)
-    if found is None:
-      return False
-    given.remove(found)
-  return wanted != []
+  same = [[_same(*one, *other) for other in given] for one in wanted]
+  return wanted != [] and all(map(any, [*same, *zip(*same, strict=True)]))
 
 
 def _statements(text: str) -> list[tuple]:
   """(name or None, value) of each; none where the text cannot be read."""
   for written, read in _SPELLINGS:
     text = re.sub(written, read, text)
-  if r"\pm" in text:
-    both = (text.replace(r"\pm", sign) for sign in "+-")
-    return [statement for one in both for statement in _statements(one)]
   # Their own time limits use SIGALRM; ours is the deadline outside.
   found = parse(f"${text}$", (_WHOLE,), "no_fallback", parsing_timeout=None)
   if not found or found[0].has(sympy.zoo, sympy.nan):
@@ -87,9 +78,7 @@ def _named(read) -> tuple:
     named = left.is_Symbol or isinstance(left, AppliedUndef)
     if not symbols - {left} or (named and len(chain) == 1):
       return (left if named else None), right
-  elif (
-    all(isinstance(part, Relational) for part in chain) and len(symbols) == 1
-  ):
+  elif isinstance(chain[0], Relational) and len(symbols) == 1:
     return *symbols, sympy.And(*chain).as_set()
   return None, read
 
@@ -100,22 +89,19 @@ def _same(name, value, other_name, other) -> bool:
     value, other = _equation(name, value), _equation(other_name, other)
   if any(isinstance(value, k) is not isinstance(other, k) for k in _KINDS):
     return False
-  is_value = isinstance(value, sympy.Expr)
-  if is_value and (value.is_Symbol or other.is_Symbol):
-    value, other = value.doit(), other.doit()  # not x and 1 * x
+  if isinstance(value, sympy.Expr):
+    return bool(value == other or value.equals(other))
   if not verify(value, other, numeric_precision=300, timeout_seconds=None):
     return False
   if isinstance(value, Relational):
     # Those without a solution are all the same to math-verify.
     ratio = (value.lhs - value.rhs) / (other.lhs - other.rhs)
     return bool(sympy.simplify(ratio).is_number)
-  return not is_value or bool(value == other or value.equals(other))
+  return True
 
 
 def _equation(name, value) -> Relational | None:
   """None for a number: what is not solved yet is no answer to it."""
-  if isinstance(value, Relational):
-    return value
-  if name is None or not isinstance(value, sympy.Expr) or value.is_number:
-    return None
+  if name is None or value.is_number:
+    return value if isinstance(value, Relational) else None
   return sympy.Eq(name, value, evaluate=False)

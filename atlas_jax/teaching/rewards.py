@@ -233,12 +233,12 @@ def leaks(teaching: str, problem: Problem) -> bool:
 
 
 def _states(text: str, answer: str) -> bool:
-  gold = equality.parse_number(answer)
-  if gold is not None and gold.kind in ("", "%"):
-    return any(n.value == gold.value for n in equality.numbers_in(text))
+  if gold := equality.parse_number(answer):
+    stated = (gold.value, gold.kind.strip("%"))
+    found = equality.numbers_in(text)
+    return any((n.value, n.kind.strip("%")) == stated for n in found)
   words, text = (equality.normalise(t).casefold() for t in (answer, text))
-  stated = re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text)
-  return words != "" and stated is not None
+  return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text) is not None
 
 
 def group_advantages(

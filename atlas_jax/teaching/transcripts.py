@@ -11,8 +11,9 @@ from atlas_jax.teaching.rewards import ScoredEpisode
 from atlas_jax.teaching.speakers import Said
 
 # Counts the changes of a line's keys: 1 had approach and guided in place of
-# probe and taught, and neither kind, leaked nor weight_version of an attempt.
-SCHEMA = 2
+# probe and taught, and neither kind, leaked nor weight_version of an attempt;
+# 2 did not have the student of an attempt.
+SCHEMA = 3
 
 
 def _solution(solution: Said, verdict: Verdict) -> dict:

@@ -8,11 +8,11 @@ so the process is locked (lock.py). Functions of the user's own (own.py) are
 trusted with files, programs, sockets and memory: theirs has the deadline alone.
 """
 
+import contextlib
 import functools
 import os
-import threading
+import queue
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from atlas_jax import lock
@@ -55,10 +55,9 @@ def _prepare(job: Job) -> str:
 
 
 def _start(job: Job) -> Confined:
+  memory = MEMORY_BYTES if job.locked else 0
   try:
-    process = Confined(
-      job.prepare, memory_bytes=MEMORY_BYTES if job.locked else 0
-    )
+    process = Confined(job.prepare, memory_bytes=memory)
     why = process.call(_prepare, job, cpu_s=_START_S, wall_s=_START_S)
   except NoAnswer as error:
     raise NotStarted(f"a verifier did not start: it {error}") from None
@@ -67,22 +66,17 @@ def _start(job: Job) -> Confined:
   return process
 
 
-class VerifierPool:
-  """Threads that compare; each has a process of its own for each job.
-
-  Threads and processes start when they are first needed.
-  """
+class VerifierPool(contextlib.ExitStack):
+  """Processes that compare, so many of each kind, started when needed."""
 
   def __init__(self, *, processes: int, deadline_s: float):
+    super().__init__()
     self._deadline_s = deadline_s
-    self._threads = ThreadPoolExecutor(processes)
     self._processes: dict[tuple[int, Job], Confined] = {}
-
-  def close(self) -> None:
-    """Ends the processes, each when its comparison has ended."""
-    self._threads.shutdown(cancel_futures=True)
-    for process in self._processes.values():
-      process.end()
+    # Those that were used last come first: few answers start few processes.
+    self._free = queue.LifoQueue()
+    for number in range(processes):
+      self._free.put(number)
 
   def ask(self, job: Job, *arguments):
     """Calls the job's function in a process; any thread may ask.
@@ -90,15 +84,15 @@ class VerifierPool:
     Raises:
       NoAnswer, NotStarted: there is no verdict.
     """
-    return self._threads.submit(self._answer, job, arguments).result()
-
-  def _answer(self, job: Job, arguments: tuple):
-    mine = (threading.get_ident(), job)
-    process = self._processes.get(mine)
-    if process is None or not process.alive:
-      process = self._processes[mine] = _start(job)
-    cores = 1 if job.locked else os.cpu_count()
-    limits = {"cpu_s": cores * self._deadline_s, "wall_s": self._deadline_s}
-    answer = process.call(job.function, *arguments, **limits)
+    mine = (number := self._free.get(), job)
+    try:
+      if mine not in self._processes or not self._processes[mine].alive:
+        self._processes[mine] = _start(job)
+        self.callback(self._processes[mine].end)
+      cores = 1 if job.locked else os.cpu_count()
+      limits = {"cpu_s": cores * self._deadline_s, "wall_s": self._deadline_s}
+      answer = self._processes[mine].call(job.function, *arguments, **limits)
+    finally:
+      self._free.put(number)
     # A locked process may have been led to lie: True alone is true.
     return answer is True if job.locked else answer

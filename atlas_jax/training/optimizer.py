@@ -13,6 +13,9 @@ import optax
 
 from atlas_jax.config import OptimizerConfig
 from atlas_jax.model import matrices
+from atlas_jax.teacher_config import Offload
+from atlas_jax.training import offload as offload_lib
+from atlas_jax.training.offload import HOST
 
 
 def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
@@ -64,31 +67,42 @@ def _moments(opt_state: optax.OptState, dtype: str) -> optax.OptState:
 
 
 def make_optimizer(
-  config: OptimizerConfig, total_steps: int
-) -> tuple[optax.GradientTransformation, optax.Schedule]:
+  config: OptimizerConfig, total_steps: int, offload: Offload = "none"
+) -> tuple[optax.GradientTransformationExtraArgs, optax.Schedule]:
   """The transformation, and the schedule it follows (to log it).
 
+  Gradients are clipped by their global norm, which `update` may be given as
+  grad_norm. With offload="moments" it puts its moments into the memory of the
+  host: `offload.update` then takes the place of its own update.
   Gradients and weights are of any float dtype, the moments that it keeps of
   config.moments_dtype, updates float32.
   Weight decay is on matrices only: see `matrices.matrices`.
   """
   schedule = make_schedule(config, total_steps)
   chain = optax.chain(
-    optax.clip_by_global_norm(config.clip_norm),
+    optax.identity(),  # held the clip; checkpoints know the places
     optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
     optax.add_decayed_weights(config.weight_decay, mask=matrices.matrices),
     optax.scale_by_learning_rate(schedule),
   )
 
   def init(params):
-    return _moments(chain.init(float32(params)), config.moments_dtype)
+    state = _moments(chain.init(float32(params)), config.moments_dtype)
+    return state if offload == "none" else offload_lib.put(state, HOST)
 
-  def update(grads, state, params):
+  def update(grads, state, params, *, grad_norm=None):
+    if grad_norm is None:
+      grad_norm = optax.tree.norm(float32(grads))
+    below = grad_norm < config.clip_norm
+    grads = jax.tree.map(
+      lambda g: jnp.where(below, g, g / grad_norm * config.clip_norm),
+      float32(grads),
+    )
     state = _moments(state, "float32")
-    updates, state = chain.update(float32(grads), state, float32(params))
+    updates, state = chain.update(grads, state, float32(params))
     return updates, _moments(state, config.moments_dtype)
 
-  return optax.GradientTransformation(init, update), schedule
+  return optax.GradientTransformationExtraArgs(init, update), schedule
 
 
 def updates_done(opt_state: optax.OptState) -> jax.Array:

@@ -21,7 +21,7 @@ from atlas_jax.config import GrpoConfig, ModelConfig
 from atlas_jax.data.packing import PackedBatch
 from atlas_jax.model import decoder, lora, matrices
 from atlas_jax.model.adapted import Form
-from atlas_jax.training import losses, optimizer
+from atlas_jax.training import losses, offload, optimizer
 from atlas_jax.training.losses import Metrics
 from atlas_jax.training.scoring import filled, micro_batch, score
 
@@ -70,7 +70,10 @@ def abstract_state(
   model: decoder.Decoder, tx: optax.GradientTransformation
 ) -> TrainState:
   """Shapes, dtypes and shardings of `init_state`; model may be abstract."""
-  return jax.eval_shape(lambda m: init_state(m, tx), model)
+  traced = jax.jit(lambda m: init_state(m, tx)).trace(model)
+  # eval_shape, and out_info, leave out which memory an array is in.
+  leaves, tree = jax.tree.flatten(traced.out_info)
+  return tree.unflatten(map(offload.placed, leaves, traced.jaxpr.out_avals))
 
 
 def as_trees(state: TrainState) -> dict:
@@ -239,13 +242,19 @@ def make_train_step(
     if skip_grad_norm is not None:
       good &= grad_norm <= skip_grad_norm
     rate = schedule(optimizer.updates_done(state.opt_state))
-    updates, opt_state = tx.update(grads, state.opt_state, state.trained)
-    trained = optax.apply_updates(state.trained, updates)
-    trained, opt_state = jax.tree.map(
-      lambda new, old: jnp.where(good, new, old),
-      (trained, opt_state),
-      (state.trained, state.opt_state),
-    )
+    before = state.trained, state.opt_state
+    if offload.is_on_host(state.opt_state):
+      trained, opt_state = offload.update(
+        tx, grads, state.opt_state, state.trained, grad_norm, good
+      )
+    else:
+      updates, opt_state = tx.update(
+        grads, state.opt_state, state.trained, grad_norm=grad_norm
+      )
+      trained = optax.apply_updates(state.trained, updates)
+      trained, opt_state = jax.tree.map(
+        lambda new, old: jnp.where(good, new, old), (trained, opt_state), before
+      )
     one = jnp.float32(1)
     metrics.sums["grad_norm"] = (grad_norm, one)
     metrics.sums["learning_rate"] = (jnp.float32(rate), one)

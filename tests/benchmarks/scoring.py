@@ -43,8 +43,8 @@ def gym_items(count: int):
 def processor_s(checker: AnswerChecker) -> float:
   """What this process and the verifiers have taken of the processors."""
   spent = time.process_time()
-  for worker in checker._pool._workers:
-    path = pathlib.Path(f"/proc/{worker._process.pid}/schedstat")
+  for process in checker._pool._processes.values():
+    path = pathlib.Path(f"/proc/{process.pid}/schedstat")
     spent += int(path.read_text().split()[0]) / 1e9
   return spent
 

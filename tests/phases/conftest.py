@@ -3,12 +3,15 @@
 Both are made once, and many tests read them.
 """
 
+import os
 import pathlib
 
 import pytest
 
+from atlas_jax import progress
 from tests.phases import road as road_lib
 from tests.phases import small_sft, tiny_road
+from tests.screens import Screen, launched
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +41,18 @@ def undisturbed(road, tmp_path_factory) -> tuple[pathlib.Path, str]:
 
 @pytest.fixture(scope="session")
 def whole(model, tmp_path_factory) -> pathlib.Path:
-  """The directory of the run of SFT and export."""
+  """The directory of the run of SFT and export.
+
+  Beside it lies `console`: what it wrote to its terminal, of 200 columns.
+  """
   workdir = tmp_path_factory.mktemp("whole") / "run"
-  small_sft.run(model, workdir)
+  screen = Screen(columns=200)
+  with (
+    pytest.MonkeyPatch.context() as patch,
+    os.fdopen(os.dup(screen.fd), "w") as stream,
+    launched(stream),
+  ):
+    patch.setattr(progress, "DRAW_EVERY_S", 0.001)
+    small_sft.run(model, workdir)
+  workdir.with_name("console").write_text(screen.close(), newline="")
   return workdir

@@ -34,7 +34,7 @@ class World:
     saves: step -> the state beside a checkpoint.
     fail: so many run_episodes from now on find a server that is gone.
     at: (place, step) -> called there; places are sampling, recording,
-      training, publishing.
+      training, publishing, validating.
   """
 
   def __init__(self, workdir, *, done=0, saved=None, problems=PROBLEMS, **grpo):
@@ -52,7 +52,7 @@ class World:
     self.kept, self.numbers, self.saves = {}, {}, {}
     self.state = types.SimpleNamespace(model="weights")
     self.reference, self.mesh = None, None
-    self._stopped = None
+    self._stopped = self.best = None
 
   @property
   def step(self):
@@ -102,6 +102,9 @@ class World:
   def check_update(self, step, numbers, packed):
     pass
 
+  def keep_best(self, step, accuracy):
+    self.log.append(("best", step))
+
   def is_due(self, step):
     self._stopped = multihost.stop_asked()
     every = self.entry.options.checkpoint_every
@@ -142,6 +145,10 @@ class World:
       seconds={},
     )
 
+  def _look(self):
+    self._reach("validating")
+    return {"validation_accuracy_taught": self.version % 3}
+
   # The run.
 
   def pack(self, kept, cfg, at_once):
@@ -163,6 +170,7 @@ class World:
       patch.setattr(grpo, "TrainingPhase", lambda *_, **__: self)
       steps = None, lambda state, *_: (state, {})
       patch.setattr(grpo, "make_grpo_step", lambda *_: steps)
+      patch.setattr(grpo, "validation", lambda *_, **__: self._look)
       patch.setattr(grpo, "run_episodes", self.run_episodes)
       patch.setattr(grpo, "pack_rollouts", self.pack)
       patch.setattr(grpo, "rows_at_once", lambda *_: 1)

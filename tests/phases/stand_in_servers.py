@@ -43,7 +43,8 @@ class _Handler(BaseHTTPRequestHandler):
     body = json.loads(self.rfile.read(size))
     if self.path == "/v1/atlas/update":
       state["version"], state["checksums"] = body["version"], body["checksums"]
-      state["updates"].append(body["version"])
+      state["updates"].append(int(body["version"]))
+      state["sums"][state["updates"][-1]] = body["checksums"]
       self._answer({"seconds_check": 0.0, "seconds_apply": 0.0})
       return
     state["requests"] += 1
@@ -78,7 +79,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serve(takes_weights: bool, encode):
-  """(URL, state) of one server; state counts requests and lists updates."""
+  """(URL, state) of one server.
+
+  The state counts requests, lists updates, and has the checksums of each.
+  """
   server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
   server.daemon_threads = True
   server.state = {
@@ -87,6 +91,7 @@ def serve(takes_weights: bool, encode):
     "version": "default",
     "checksums": {},
     "updates": [],
+    "sums": {},
     "requests": 0,
   }
   thread = threading.Thread(target=server.serve_forever, daemon=True)

@@ -51,6 +51,18 @@ def test_a_signal_saves_the_last_step_that_is_whole(
   assert world.log == expected
 
 
+def test_a_signal_while_it_validates_is_heard_when_the_step_is_saved(
+  monkeypatch, world, checker
+):
+  world = world(evaluate_every=3, checkpoint_every=1, keep_best=True)
+  world.at["validating", 4] = lambda: os.kill(os.getpid(), signal.SIGTERM)
+  with pytest.raises(Stopped):
+    world.train(monkeypatch, checker)
+  assert world.log[-3:] == [("best", 3), ("logged", 3), ("saved", 3)]
+  looked = [n for n, x in world.numbers.items() if "validation" in str(x)]
+  assert looked == [3]
+
+
 def test_steps_without_a_spread_of_rewards_are_warned_of(
   monkeypatch, world, checker, caplog
 ):

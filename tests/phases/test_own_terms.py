@@ -1,5 +1,6 @@
 """Functions of the user's in the batches of GRPO and in an evaluation."""
 
+import contextlib
 import dataclasses
 import json
 import types
@@ -9,8 +10,9 @@ import pytest
 from atlas_jax.config import DataConfig, RewardConfig, RunConfig
 from atlas_jax.confined import NoAnswer
 from atlas_jax.data.problems import make_problem
+from atlas_jax.phases import evaluate
+from atlas_jax.phases.arms import Arm
 from atlas_jax.phases.entry import PhaseEntry
-from atlas_jax.phases.evaluate import Arms
 from atlas_jax.phases.grpo import NoRewardError
 from atlas_jax.teaching.answers import AnswerChecker
 from atlas_jax.teaching.arms import Attempt
@@ -122,15 +124,20 @@ def test_an_arm_without_a_verdict_ends_the_evaluation(tmp_path, file, checker):
     for p in problems(f"{file}:raises")
   ]
   entry = PhaseEntry(RunConfig(phases=("evaluate",)), tmp_path / "run", 0)
-  arms = Arms(
-    entry,
-    servers=types.SimpleNamespace(call=lambda ask: attempts),
-    prompts=None,
-    problems=[],
-    checker=checker,
+  servers = types.SimpleNamespace(
+    call=lambda work, hold: work(),
+    roles=lambda: (None, None),
+    holding=lambda *_: contextlib.nullcontext(),
+    ask=lambda requests: requests.close() or attempts,
   )
   with pytest.raises(NoAnswer) as caught:
-    arms.sample("alone", "student alone")
+    evaluate.sample(
+      entry,
+      Arm("alone", "student alone", None),
+      problems(),
+      servers=servers,
+      checker=checker,
+    )
   assert f"({file}:15)" in str(caught.value)
   # Nothing is kept: the next start judges again.
   assert not (entry.workdir / "report").exists()

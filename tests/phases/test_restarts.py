@@ -1,13 +1,17 @@
 """Servers that die while a run samples, publishes, or checks agreement."""
 
+import os
+import signal
 import types
 
 import numpy as np
 import pytest
 
+from atlas_jax import stopping
 from atlas_jax.config import ServingConfig
 from atlas_jax.phases.servers import DisagreementError, Servers
 from atlas_jax.serving.client import ServerDown
+from atlas_jax.stopping import Stopped
 
 
 class FakeTeacher:
@@ -30,9 +34,10 @@ class FailingServers(Servers):
 
   def __init__(self, *happens, restarts=2, says=(-1.0, -2.0), bound=0.1):
     config = ServingConfig(restarts=restarts, max_logprob_gap=bound)
-    super().__init__(config, None, FakeTeacher(), None, None, None)
+    super().__init__(config, None, FakeTeacher(), None, None)
     self.happens, self.log = list(happens), []
     self._started = True
+    self._student = self._served = types.SimpleNamespace(chat=None)
     self._clients = (types.SimpleNamespace(score=lambda *ids: says), None)
     self._sender = types.SimpleNamespace(send=self.send)
 
@@ -124,3 +129,37 @@ def test_a_server_that_disagrees_ends_the_run():
 def test_nan_is_no_agreement():
   with pytest.raises(DisagreementError):
     FailingServers(says=(-1.0, float("nan")), bound=1e9).publish()
+
+
+def test_a_signal_waits_for_work_that_holds_it():
+  def work():
+    os.kill(os.getpid(), signal.SIGTERM)
+    return 7
+
+  found, servers = [], FailingServers()
+  servers.publish()
+  with pytest.raises(Stopped), stopping.listening(), stopping.held():
+    found.append(servers.call(work, hold=True))
+  assert found == [7]
+  with pytest.raises(Stopped), stopping.listening(), stopping.held():
+    found.append(servers.call(work))
+  assert found == [7]
+
+
+def test_another_teacher_and_student_are_held_for_a_while():
+  servers = FailingServers()
+  own = servers._student
+  other, student = FakeTeacher(), types.SimpleNamespace(chat="its")
+  other.version = 9
+  started = []
+  servers._exchange_student = lambda: started.append(servers._student)
+  servers.publish()
+  with servers.holding(other, student):
+    assert servers.log == ["publish"]  # only when it is needed
+    teacher, taught = servers.call(servers.roles)
+    assert (teacher.version, taught.chat) == ("weights-9", "its")
+  assert started == [student]
+  servers.call(lambda: servers.request("sample"))
+  assert servers.log == ["publish", "publish", "publish", "sample"]
+  assert started == [student, own]
+  assert servers.roles()[0].version == "weights-3"

@@ -42,6 +42,11 @@ def test_a_run_leaves_what_the_readme_says(undisturbed):
     assert (workdir / name).exists(), name
   assert "student alone" in said and "teacher after grpo" in said
   assert f"report: {workdir}/report" in said
+  # What servers and publishing say is in the run's own log alone.
+  log = (workdir / "logs" / "run.log").read_text()
+  assert "sent weights" in log and "sent weights" not in said
+  assert "1_grpo 4/4 | took" in said and not set(said) & {"\r", "\x1b"}
+  assert said.endswith(f"\n  {workdir}/logs/run.log\n")
   assert grpo_steps(workdir) == list(range(1, tiny_road.STEPS + 1))
   of_step = collections.Counter(e["step"] for e in episodes(workdir))
   for line in filter(in_grpo, numbers(workdir)):

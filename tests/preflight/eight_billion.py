@@ -36,7 +36,6 @@ QWEN3_8B = {
   "tie_word_embeddings": False,
 }
 LENGTH = 2560  # equal to no size of the model, nor to a part of one
-CHIPS = 4
 
 
 def main(target: str, compilers: str) -> None:
@@ -49,18 +48,18 @@ def main(target: str, compilers: str) -> None:
     grpo=GrpoConfig(row_length=LENGTH, problems_per_step=2, group_size=4),
   )
   architecture = DecoderConfig.from_hf({**QWEN3_8B, "num_hidden_layers": 2})
-  (program,) = programs.compiled(config, architecture, devices[:CHIPS])
+  program = next(programs.compiled(config, architecture, devices))
   found = hlo.instructions(program.text)
   reduced = [i for i in found if i.operation.startswith("all-reduce")]
   scattered = [i for i in found if "reduce-scatter" in i.line]
-  squares = [i.line for i in found if any(_square(d) for d in i.dims())]
+  squares = [i.line for i in found if any(_square(a.dims) for a in i.arrays)]
   print(
     json.dumps(
       {
         "name": program.name,
-        "peak": program.memory.peak,
-        "arguments": program.memory.arguments,
-        "all_reduce": max(sum(i.arrays()) for i in reduced),
+        "peak": program.peak,
+        "arguments": program.arguments,
+        "all_reduce": max(sum(a.bytes for a in i.arrays) for i in reduced),
         "reduce_scatters": len(scattered),
         "squares": squares[:3],
         "largest": hlo.largest(found, 3),

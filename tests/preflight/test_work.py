@@ -20,7 +20,7 @@ def test_pairs_are_those_of_the_mask():
   mask = dense_attention.visible(
     batch.segment_ids, batch.sequence_ids, batch.positions
   )
-  assert work.visible_pairs(batch) == mask.sum() > 1000
+  assert work.of_batch(batch).pairs == mask.sum() > 1000
 
 
 def test_operations_of_a_forward_pass_by_hand():
@@ -29,15 +29,18 @@ def test_operations_of_a_forward_pass_by_hand():
   assert work.layer_weights(a) == 2 * layer
   batch = work.Work(rows=2, row_length=16, tokens=20, scored=5, pairs=70)
   expected = 2 * 2 * layer * 20 + 2 * 48 * 32 * 5 + 4 * 2 * 4 * 8 * 70
-  assert work.forward_flops(a, batch, batch.tokens) == expected
   assert work.model_flops(a, batch) == 3 * expected
   padded = expected + 2 * 2 * layer * 12
   head, scores = 2 * 48 * 32 * 5, 2 * 2 * 4 * 8 * 70
   again = padded - head
-  assert work.done_flops(a, batch, "none") == 3 * padded + head + scores
-  assert work.done_flops(a, batch, "full") == (
-    3 * padded + head + scores + again
-  )
+  for kind, remat, done in (
+    ("publish", "none", 0),
+    ("score", "full", padded),
+    ("prepare", "none", padded),
+    ("train", "none", 3 * padded + head + scores),
+    ("train", "full", 3 * padded + head + scores + again),
+  ):
+    assert work.done_flops(kind, a, batch, remat) == done
 
 
 def test_six_operations_a_weight_and_token():
@@ -80,4 +83,5 @@ def test_pairs_of_padding_are_none():
 def test_only_full_recomputation_is_counted(remat):
   batch = work.Work(1, 8, 8, 4, 36)
   a = tiny.ARCHITECTURE
-  assert work.done_flops(a, batch, remat) < work.done_flops(a, batch, "full")
+  full = work.done_flops("train", a, batch, "full")
+  assert work.done_flops("train", a, batch, remat) < full

@@ -13,10 +13,11 @@ SCORES = ((0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.0, 0.0))
 
 def attempt(arm, problem, score, sample=0, **known):
   """One line of an evaluation's episodes."""
-  taught = arm != ALONE
+  taught = not arm.endswith(ALONE)
   line = {
     "schema": transcripts.SCHEMA,
     "arm": arm,
+    "student": None,
     "id": f"p{problem}",
     "sample": sample,
     "question": f"question {problem}",

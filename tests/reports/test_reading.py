@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from atlas_jax.reports import comparing, page, reading
+from atlas_jax.reports import comparing, page, page_data, reading
 from atlas_jax.reports.tables import ReportError
 from tests.reports import run_files
 
@@ -63,6 +63,30 @@ def test_a_directory_without_a_run_is_refused_by_its_name(tmp_path, missing):
 def test_an_arm_that_is_not_there_is_refused_with_the_valid_ones(run):
   with pytest.raises(ReportError, match=run_files.AFTER):
     reading.flips(run, "teacher after sft")
+
+
+def test_another_student_is_held_against_itself_alone(tmp_path):
+  theirs = [reading.titled(x, "m") for x in (run_files.ALONE, run_files.AFTER)]
+  lines = run_files.attempts()
+  for title, scores in zip(theirs, ((1, 0), (1, 1)), strict=True):
+    lines += [
+      run_files.attempt(title, i, float(score), student="m")
+      for i, score in enumerate(scores)
+    ]
+  run = reading.read(run_files.write_run(tmp_path / "run", lines))
+  assert reading.flips(run, theirs[1]) == {"p0": "still right", "p1": "fixed"}
+  assert reading.flips(run, run_files.AFTER)["p0"] == "fixed"
+  # Where no arm is named it is that of the run's own student.
+  assert comparing.compare(run, run).names[0] == f"run: {run_files.AFTER}"
+  shown, _ = page_data.evaluation(run, 10**6)
+  numbers = {title: i for i, title in enumerate(shown["arms"])}
+  alone, taught = (numbers[title] for title in theirs)
+  assert shown["alone"][taught] == shown["alone"][alone] == alone
+  assert {*shown["flips"]} == {taught, numbers[run_files.AFTER]}
+  reward = {(x["arm"], x["problem"]): x["reward"] for x in shown["attempts"]}
+  # It was right alone: nothing was improved.
+  assert reward[taught, 0]["improvement"] == 0.0
+  assert reward[taught, 1]["improvement"] == 1.0
 
 
 def test_configs_differ_by_their_dotted_keys():
@@ -127,7 +151,7 @@ def test_lines_of_an_older_version_are_read(tmp_path):
   lines = run_files.attempts()
   for line in lines:
     line["approach"] = line.pop("probe")
-    for key in ("schema", "kind", "leaked", "weight_version"):
+    for key in ("schema", "kind", "leaked", "student", "weight_version"):
       line.pop(key, None)
     del line["solution"]["score"]
   training = [run_files.training_line(1, 0)]

@@ -63,6 +63,8 @@ def test_a_row_without_a_finished_run_is_empty(workdir):
 
 
 def test_all_files_are_written_and_link_the_reports(workdir, rows):
+  (workdir / "logs").mkdir()
+  (workdir / "logs/lost_seed1.log").touch()
   text = sweeps.write(workdir, rows, name="x", question="Does <it> matter?")
   assert "| better | 2 of 2 |" in text
   assert (
@@ -73,7 +75,8 @@ def test_all_files_are_written_and_link_the_reports(workdir, rows):
   )
   page = (workdir / "index.html").read_text()
   assert "Does &lt;it&gt; matter?" in page
-  assert 'href="rows/better_seed1/report/index.html"' in page
+  assert '<a href="rows/better_seed1/report/index.html">seed 1</a>' in page
+  assert '<a href="logs/lost_seed1.log">log 1</a>' in page
   assert (workdir / "sweep.png").stat().st_size > 1000
 
 
@@ -82,7 +85,10 @@ def test_the_page_draws_a_curve_a_row_with_a_band_over_its_seeds(workdir, rows):
   page = (workdir / "index.html").read_text()
   figures = page.split("<figure>")[1:]
   titles = [re.findall(r">([A-Z][^<]*)</text>", svg)[-1] for svg in figures]
-  assert titles == ["Accuracy, taught", "KL"]  # what the runs have logged
+  # What the runs have logged.
+  assert titles == [
+    *("Accuracy on training problems: accuracy_taught", "KL: kl")
+  ]
   for name in NAMES:
     assert f">{name}</text>" in figures[0]
   # "lost" has one finished seed, and so no band.

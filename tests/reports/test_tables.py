@@ -5,7 +5,7 @@ import io
 import pytest
 
 from atlas_jax.reports import tables
-from tests.reports.evaluations import evaluation
+from tests.reports.evaluations import arm, evaluation
 
 
 def test_cells_hold_value_and_interval():
@@ -69,3 +69,33 @@ def test_what_is_missing_is_named():
     tables.check({"problems": 1, "arms": []})
   with pytest.raises(tables.ReportError, match="no arms"):
     tables.check({"problems": 1, "split": "test", "arms": []})
+
+
+def test_students_that_the_teacher_never_met_have_tables_of_their_own():
+  result = evaluation()
+  arms = [arm("m: alone", 0.1), arm("m: taught", 0.6, gain=0.5)]
+  result["students"] = [{"name": "m", "arms": arms}]
+  (one, own), (two, other) = tables.parts(result)
+  assert (one, own) == (tables.title(result), tables.cells(evaluation()))
+  assert two == "Another student, m: 200 problems, split test"
+  assert other[:2] == [
+    ["", "m: alone", "m: taught"],
+    ["Accuracy [95%]", "10.0% [5.0, 15.0]", "60.0% [55.0, 65.0]"],
+  ]
+  text = tables.markdown(result)
+  assert text.index("| m: alone") > text.index(two) > text.index("| taught")
+  stream = io.StringIO()
+  tables.show(result, stream)
+  assert stream.getvalue().count("Accuracy") == 2
+
+
+def test_a_judge_and_what_it_left_open_are_named():
+  result = evaluation() | {"judge": "mine.py:judge"}
+  assert (
+    tables.title(result) == "200 problems, split test, judged by mine.py:judge"
+  )
+  open_rows = [r for r in tables.cells(result) if "verdict" in r[0]]
+  assert open_rows == []
+  result["arms"][0]["unjudged"], result["arms"][1]["unjudged"] = 0, 3
+  (row,) = [r for r in tables.cells(result) if "verdict" in r[0]]
+  assert row[1:] == ["–", "3"]

@@ -294,3 +294,11 @@ def test_deltas_can_be_turned_off(follower):
   sender.send(big(), 1)
   sender.send(big(), 2)
   assert follower.took == [full(1), full(2)]
+
+
+def test_a_smaller_version_begins_anew(teacher):
+  sender = weight_sync.WeightSender(teacher, ServingConfig())
+  for version in (3, 1_000_000, 3, 4):
+    assert not sender.send(tensors(version), version).is_delta
+  # A server refuses what does not follow, unless it is told so.
+  assert teacher.restarts == [True, False, True, False]

@@ -139,6 +139,15 @@ def test_a_process_that_no_longer_reads_is_no_verdict():
       pool.ask(job, "x" * (8 << 20))
 
 
+def test_one_at_a_time_needs_one_process_and_a_closed_pool_none(folder):
+  job = Job(probes.read)
+  with contextlib.closing(VerifierPool(processes=2, deadline_s=5.0)) as pool:
+    assert pool.ask(job, str(folder)) and pool.ask(job, str(folder))
+    process = process_of(pool, job)
+    assert process.alive
+  assert not process.alive
+
+
 def test_a_kernel_without_a_lock_is_told_once(caplog, folder):
   lock.warn.cache_clear()
   with caplog.at_level(logging.WARNING), opened() as pool:

@@ -54,8 +54,10 @@ OBJECTIVES = {
   "adapters": grpo_objective(tiny.GRPO),
   "adapters_applied": grpo_objective(tiny.GRPO)._replace(lora_form="applied"),
 }
-# Adapters on those that cut a weight in every way, and on replicas.
-ADAPTED = ("none", "data2_fsdp4", "fsdp2_tensor2_context2")
+OBJECTIVES["offloaded"] = OBJECTIVES["grpo"]
+# These on a mesh that cuts a weight in every way, and on replicas.
+LATE = ("adapters", "adapters_applied", "offloaded")
+LATE_MESHES = ("none", "data2_fsdp4", "fsdp2_tensor2_context2")
 
 
 def make_batch(name):
@@ -79,7 +81,8 @@ def flat(tree) -> np.ndarray:
 def run(name, put) -> dict[str, np.ndarray]:
   # No clip: after the first update the first moment is (1 - b1) * gradient.
   config = OptimizerConfig(clip_norm=1e9, warmup_steps=0, learning_rate=1e-3)
-  tx, schedule = optimizer.make_optimizer(config, 10)
+  offload = "moments" if name == "offloaded" else "none"
+  tx, schedule = optimizer.make_optimizer(config, 10, offload)
   train = step.make_train_step(
     OBJECTIVES[name], tx, schedule, skip_grad_norm=None
   )
@@ -138,7 +141,7 @@ def main(path: str) -> None:
 
   def record(mesh_name, put):
     for name in OBJECTIVES:
-      if name.startswith("adapters") and mesh_name not in ADAPTED:
+      if name in LATE and mesh_name not in LATE_MESHES:
         continue
       for key, value in run(name, put).items():
         out[f"{mesh_name}/{name}/{key}"] = value

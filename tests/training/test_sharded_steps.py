@@ -34,7 +34,7 @@ _RUNS = [
   (mesh, objective)
   for mesh in _MESHES
   for objective in sharded_steps.OBJECTIVES
-  if not objective.startswith("adapters") or mesh in sharded_steps.ADAPTED
+  if objective not in sharded_steps.LATE or mesh in sharded_steps.LATE_MESHES
 ]
 
 

@@ -1,0 +1,81 @@
+"""Attempts of an evaluation as ATIF, a transcript format that viewers read.
+
+ATIF is the Agent Trajectory Interchange Format of the Harbor project (its RFC
+1; what is written here is of version 1.4, which later ones read): one JSON
+object an attempt, with numbered steps. Here the problem is the user's step; the
+student's plan, the teacher's guidance and the student's answer are the agents'.
+"""
+
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import atlas_jax
+from atlas_jax import config_tree, directory
+from atlas_jax.reports.reading import RunFiles
+
+SCHEMA = "ATIF-v1.4"
+
+
+def _models(config: Mapping) -> dict[str, str]:
+  """role -> its model, of a run that trains or one that optimises."""
+  flat = dict(config_tree.flat(config))
+  return {
+    role: str(flat[key])
+    for role in ("student", "teacher")
+    for key in (f"{role}.model", f"{role}.path")
+    if flat.get(key) is not None
+  }
+
+
+def _steps(line: Mapping) -> Iterator[dict]:
+  """The steps of an attempt, without their numbers and models."""
+  solution = line["solution"]
+  yield {"source": "user", "message": line["question"]}
+  if line["probe"] is not None:
+    yield _said("student", "plan", line["probe"])
+  if line["teaching"] is not None or line["teacher_text"] is not None:
+    said = _said("teacher", "teaching", line["teaching"] or "")
+    if line["teacher_text"] is not None:
+      said["reasoning_content"] = line["teacher_text"]
+    known = ("status", "leaked", "teaching_tokens", "weight_version")
+    said["extra"] |= {key: line[key] for key in known}
+    yield said
+  said = _said("student", "answer", solution["text"])
+  said["metrics"] = {"completion_tokens": solution["tokens"]}
+  known = ("status", "score", "answer", "rule", "finish_reason")
+  said["extra"] |= {key: solution[key] for key in known}
+  yield said
+
+
+def _said(role: str, what: str, text: str) -> dict:
+  extra = {"role": role, "what": what}
+  return {"source": "agent", "message": text, "extra": extra}
+
+
+def trajectory(run: RunFiles, line: Mapping) -> dict:
+  """An attempt of the run as one ATIF object."""
+  models, steps = _models(run.config), []
+  for number, step in enumerate(_steps(line), start=1):
+    step = {"step_id": number, **step}
+    if step["source"] == "agent" and step["extra"]["role"] in models:
+      step["model_name"] = models[step["extra"]["role"]]
+    steps.append(step)
+  known = ("arm", "id", "sample", "answer", "kind", "seconds")
+  names = (run.workdir.name, line["arm"], line["id"], line["sample"])
+  return {
+    "schema_version": SCHEMA,
+    "session_id": "/".join(map(str, names)),
+    "agent": {"name": "atlas_jax", "version": atlas_jax.__version__},
+    "steps": steps,
+    "final_metrics": {"total_steps": len(steps)},
+    "extra": {key: line[key] for key in known},
+  }
+
+
+def write(
+  run: RunFiles, lines: Sequence[Mapping], folder: pathlib.Path
+) -> None:
+  """Writes a file for each attempt: 0001.json, 0002.json, ..."""
+  folder.mkdir(parents=True, exist_ok=True)
+  for number, line in enumerate(lines, start=1):
+    directory.write_json(folder / f"{number:04}.json", trajectory(run, line))

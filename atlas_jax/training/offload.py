@@ -1,0 +1,129 @@
+"""Moments of the optimizer in the memory of the host.
+
+A step brings those of one layer to the device, updates it and puts them back,
+in a loop that carries them: only that form keeps the others where they are.
+(Moving the whole tree gains nothing, and what a scan returns is a second copy.)
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from atlas_jax.model.decoder import Decoder
+
+HOST, DEVICE = jax.memory.Space.Host, jax.memory.Space.Device
+
+
+def put(opt_state: optax.OptState, space: jax.memory.Space) -> optax.OptState:
+  """The state with its moments in a memory; counters stay on the device."""
+  return jax.tree.map(
+    lambda x: jax.device_put(x, space) if x.ndim else x, opt_state
+  )
+
+
+def placed(
+  x: jax.ShapeDtypeStruct, aval: jax.core.ShapedArray
+) -> jax.ShapeDtypeStruct:
+  """`x` in the memory of `aval`, which a trace has it in."""
+  if aval.memory_space != HOST:
+    return x
+  sharding = x.sharding.with_memory_kind("pinned_host")
+  return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+
+def is_on_host(opt_state: optax.OptState) -> bool:
+  """Whether `put` has moved the moments to the host; inside jit."""
+  spaces = {jax.typeof(x).memory_space for x in jax.tree.leaves(opt_state)}
+  return HOST in spaces
+
+
+def _is_model(x: Any) -> bool:
+  return isinstance(x, Decoder)
+
+
+def _blocks(tree: Any) -> Any:
+  """The tree with only the blocks of each model in it."""
+  return jax.tree.map(
+    lambda x: x.blocks if _is_model(x) else x, tree, is_leaf=_is_model
+  )
+
+
+def _rest(tree: Any) -> Any:
+  """The tree with all but the blocks of each model in it."""
+
+  def rest(x):
+    if _is_model(x):
+      x = jax.tree.map(lambda leaf: leaf, x)
+      del x.blocks
+    return x
+
+  return jax.tree.map(rest, tree, is_leaf=_is_model)
+
+
+def _whole(rest: Any, blocks: Any) -> Any:
+  """What `_rest` and `_blocks` have taken apart; counters are those of rest."""
+
+  def whole(x, of_blocks):
+    if _is_model(x):
+      x.blocks = of_blocks
+    return x
+
+  return jax.tree.map(whole, rest, blocks, is_leaf=_is_model)
+
+
+def update(
+  tx: optax.GradientTransformationExtraArgs,
+  grads: Decoder,
+  opt_state: optax.OptState,
+  params: Decoder,
+  grad_norm: jax.Array,
+  good: jax.Array,
+) -> tuple[Decoder, optax.OptState]:
+  """(weights, state) after an update, layer by layer; the old ones if not good.
+
+  Args:
+    tx: from `make_optimizer`.
+    grads, params: on the device.
+    opt_state: its moments are on the host.
+    grad_norm: global L2, for the clip.
+    good: whether there is an update.
+  """
+
+  def one(grads, state, params):
+    updates, new_state = tx.update(grads, state, params, grad_norm=grad_norm)
+    new = optax.apply_updates(params, updates), new_state
+    return jax.tree.map(
+      lambda a, b: jnp.where(good, a, b), new, (params, state)
+    )
+
+  def layer(i, carry):
+    params, state = carry
+
+    def at(tree):
+      return jax.tree.map(
+        lambda x: (
+          jax.lax.dynamic_index_in_dim(x, i, keepdims=False) if x.ndim else x
+        ),
+        tree,
+      )
+
+    new_params, new_state = one(
+      at(_blocks(grads)), put(at(state), DEVICE), at(params)
+    )
+    # Counters stay: each layer is of the same update.
+    return jax.tree.map(
+      lambda old, new: (
+        jax.lax.dynamic_update_index_in_dim(old, new, i, 0) if old.ndim else old
+      ),
+      (params, state),
+      (new_params, put(new_state, HOST)),
+    )
+
+  blocks = _blocks((params, opt_state))
+  n_layers = jax.tree.leaves(blocks[0])[0].shape[0]
+  blocks = jax.lax.fori_loop(0, n_layers, layer, blocks)
+  rest_params, rest_state = _rest((params, opt_state))
+  rest = one(_rest(grads), put(rest_state, DEVICE), rest_params)
+  return _whole((rest[0], put(rest[1], HOST)), blocks)

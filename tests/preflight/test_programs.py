@@ -1,0 +1,46 @@
+"""The programs of a run's phases, and what stays beside their arguments."""
+
+import jax
+
+from atlas_jax.config import GrpoConfig, RunConfig, SftConfig
+from atlas_jax.preflight import programs
+from tests.training import tiny
+
+
+def test_every_program_of_a_run_and_what_is_resident():
+  config = RunConfig(
+    phases=("sft", "evaluate", "grpo"),
+    teacher=tiny.OPTIONS,
+    sft=SftConfig(batch_rows=3, row_length=16),
+    grpo=GrpoConfig(
+      problems_per_step=1,
+      group_size=2,
+      row_length=16,
+      beta=0.1,
+      epochs=2,
+      reference_dtype="bfloat16",
+    ),
+  )
+  found = programs.compiled(config, tiny.ARCHITECTURE, jax.devices()[:1])
+  by_name = {p.name: p for p in found}
+  assert list(by_name) == [
+    *("sft train", "grpo train", "grpo score", "grpo prepare"),
+    "grpo publish",
+  ]
+  weights = sum(x.size for x in jax.tree.leaves(tiny.model()))
+  # Master weights and two moments in float32; a little beside matrices.
+  state, reference = 3 * 4 * weights, 2 * weights
+  for name, resident in (
+    ("sft train", 0),
+    ("grpo train", reference),
+    ("grpo score", state),
+    ("grpo prepare", state - 4 * weights + reference),
+    ("grpo publish", state + reference),
+  ):
+    assert abs(by_name[name].resident - resident) < 0.02 * state, name
+  for name in ("sft train", "grpo train"):
+    one = by_name[name]
+    assert 0 < one.arguments - state < 0.05 * state
+    assert one.peak > one.arguments and one.temporaries > 0
+    assert "HloModule" in one.text
+  assert by_name["sft train"].rows_at_once == 1

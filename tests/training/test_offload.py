@@ -1,0 +1,94 @@
+"""Moments on the host: the same updates, and where they lie."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from atlas_jax import checkpoint
+from atlas_jax.checkpoint import Checkpoints
+from atlas_jax.config import MeshConfig, OptimizerConfig
+from atlas_jax.sharding import make_mesh
+from atlas_jax.training import optimizer, step
+from tests.training import tiny
+
+OPTIONS = OptimizerConfig(
+  learning_rate=1e-2, warmup_steps=1, weight_decay=0.1, clip_norm=0.5
+)
+
+
+@pytest.fixture(autouse=True)
+def _mesh():
+  with jax.set_mesh(make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])):
+    yield
+
+
+def trainer(offload, **options):
+  tx, schedule = optimizer.make_optimizer(OPTIONS, 9, offload)
+  objective = step.grpo_objective(
+    tiny.ARCHITECTURE,
+    tiny.OPTIONS,
+    tiny.GRPO,
+    temperature=tiny.TEMPERATURE,
+    max_completion_tokens=16,
+  )
+  options = {"skip_grad_norm": None, **options}
+  return tx, step.make_train_step(objective, tx, schedule, **options)
+
+
+def kinds(tree):
+  return {x.sharding.memory_kind for x in jax.tree.leaves(tree) if x.ndim}
+
+
+def leaves(tree):
+  return [np.asarray(x) for x in jax.tree.leaves(tree)]
+
+
+def test_updates_are_those_without_it():
+  states = []
+  for offload in ("none", "moments"):
+    tx, train = trainer(offload)
+    state, norms = step.init_state(tiny.model(), tx), []
+    for seed in range(3):
+      state, metrics = train(state, tiny.batch(1, seed=seed))
+      norms.append(float(metrics.sums["grad_norm"][0]))
+    assert max(norms) > OPTIONS.clip_norm  # the clip is at work
+    states.append(state)
+  plain, offloaded = states
+  assert kinds(offloaded.opt_state) == {"pinned_host"}
+  assert kinds(offloaded.trained) == kinds(plain.opt_state) == {"device"}
+  for a, b in zip(leaves(plain), leaves(offloaded), strict=True):
+    np.testing.assert_allclose(b, a, rtol=1e-5, atol=2e-6)
+
+
+def test_an_update_that_is_left_out_changes_nothing():
+  tx, train = trainer("moments", skip_grad_norm=1e-9)
+  state, _ = trainer("moments")[1](
+    step.init_state(tiny.model(), tx), tiny.batch(1)
+  )
+  before = leaves((state.trained, state.opt_state))
+  state, metrics = train(state, tiny.batch(1, seed=1))
+  assert float(metrics.sums["update_skipped"][0]) == 1
+  for a, b in zip(
+    before, leaves((state.trained, state.opt_state)), strict=True
+  ):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_a_checkpoint_brings_them_back_to_the_host(tmp_path):
+  tx, train = trainer("moments")
+  state, _ = train(step.init_state(tiny.model(), tx), tiny.batch(1))
+  with Checkpoints(tmp_path / "a") as saved:
+    saved.save(1, step.as_trees(state), {})
+  model = tiny.model()
+  like = step.abstract_state(jax.eval_shape(lambda: model), tx)
+  assert kinds(checkpoint.abstract(like).opt_state) == {"pinned_host"}
+  with Checkpoints(tmp_path / "a") as saved:
+    _, trees, _ = saved.restore(step.as_trees(like))
+  again = step.from_trees(trees)
+  assert kinds(again.opt_state) == {"pinned_host"}
+  whole, _ = train(state, tiny.batch(1, seed=1))
+  resumed, _ = train(again, tiny.batch(1, seed=1))
+  for a, b in zip(leaves(whole), leaves(resumed), strict=True):
+    np.testing.assert_array_equal(a, b)
+  assert jnp.isfinite(whole.trained.embedding[...]).all()
