@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from atlas_jax.data.splits import Splits
 from atlas_jax.errors import AtlasError
 from atlas_jax.online.calls.calls import Request
 from atlas_jax.online.calls.ledger import Ledger
@@ -31,7 +32,7 @@ from atlas_jax.online.calls.spend import Amount, Caps
 from atlas_jax.online.search import servers
 from atlas_jax.online.search.config import OnlineConfig
 from atlas_jax.online.search.history import SearchOver
-from atlas_jax.online.search.models import Models, Sets, chosen_problems, opened
+from atlas_jax.online.search.models import Models, chosen_problems, opened
 from atlas_jax.online.search.reflection import prompt_chars
 from atlas_jax.teaching.prompts import FIELDS
 from atlas_jax.teaching.protocol import sampling
@@ -59,7 +60,7 @@ class Parts:
     return (self.seed + self.round + self.end).total()
 
 
-def parts(config: OnlineConfig, sets: Sets) -> Parts:
+def parts(config: OnlineConfig, sets: Splits) -> Parts:
   """The formulas of the module."""
   c, search = config.choosing, config.search
   everyone = [
@@ -241,7 +242,7 @@ def _row(name: str, *cells: str) -> str:
   return f"{name:20}" + "".join(f"{cell:>18}" for cell in cells)
 
 
-def _bound(config: OnlineConfig, sets: Sets, price, role: str) -> Amount:
+def _bound(config: OnlineConfig, sets: Splits, price, role: str) -> Amount:
   """The most that a call of a role takes."""
   e, r = config.episode, config.reflection
   if role == "reflection":
