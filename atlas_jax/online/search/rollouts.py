@@ -121,12 +121,12 @@ class Rollouts:
     }
     new = {k: r for k, r in wanted.items() if k not in self._done}
     key = key_of("evaluation", *((fingerprint(k[0]), *k[1:]) for k in new))
-    left_out = self.history.read(key) if new else {}
+    left_out = self.history.read(key) if new else []
     if left_out is None:
       found = self._tried(new)
       self._check(found.values())
     else:
-      whys = dict(zip(new, left_out, strict=True)) if new else {}
+      whys = dict(zip(new, left_out, strict=True))
       found = self._made({k: r for k, r in new.items() if whys[k] is None})
       found = {k: found.get(k) or replace(new[k], why=whys[k]) for k in new}
     done = self._done | found
