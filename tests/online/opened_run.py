@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 
 from atlas_jax.config import PromptsConfig
+from atlas_jax.data.splits import Splits
 from atlas_jax.online.calls.ledger import Ledger
 from atlas_jax.online.calls.record import Record
 from atlas_jax.online.search import models
@@ -22,7 +23,7 @@ class Run:
   """As optimize() opens them."""
 
   config: OnlineConfig
-  sets: models.Sets
+  sets: Splits
   ledger: Ledger
   record: Record
   budget: Budget

@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from atlas_jax.config import PromptsConfig
+from atlas_jax.data.splits import Splits
 from atlas_jax.online.search.config import OnlineConfig
 from atlas_jax.online.search.files import Candidate, Journal
-from atlas_jax.online.search.models import Sets
 from atlas_jax.online.search.rollouts import Job, Rollout, Rollouts
 from atlas_jax.teaching.statistics import Interval
 
@@ -106,7 +106,7 @@ def judged(
 
 
 def score_again(
-  config: OnlineConfig, rollouts: Rollouts, sets: Sets, journal: Journal
+  config: OnlineConfig, rollouts: Rollouts, sets: Splits, journal: Journal
 ) -> tuple[list[Fresh], list[str]]:
   """The seed and the best scored again, in this order; why others were dropped.
 

@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from atlas_jax import directory, files, progress
 from atlas_jax.config import to_dict
 from atlas_jax.data.problems import Problem
+from atlas_jax.data.splits import Splits
 from atlas_jax.online.calls.record import Record
 from atlas_jax.online.search import (
   choosing,
@@ -132,7 +133,7 @@ def optimize(
 
 
 def _check_problems(
-  sets: models.Sets, record: Record, workdir: pathlib.Path
+  sets: Splits, record: Record, workdir: pathlib.Path
 ) -> None:
   """Raises RunError unless a run goes on with the problems it began with."""
   now = {

@@ -22,12 +22,12 @@ from collections.abc import Mapping, Sequence
 
 from atlas_jax.config import PromptsConfig
 from atlas_jax.data.problems import Problem
+from atlas_jax.data.splits import Splits
 from atlas_jax.online.calls.calls import BudgetSpent
 from atlas_jax.online.search import reflection
 from atlas_jax.online.search.config import ObjectivesConfig, OnlineConfig
 from atlas_jax.online.search.files import Candidate, Journal
 from atlas_jax.online.search.history import History, SearchOver
-from atlas_jax.online.search.models import Sets
 from atlas_jax.online.search.plan import Budget, BudgetTooSmall
 from atlas_jax.online.search.reflection import Reflector
 from atlas_jax.online.search.rollouts import Job, Rollout, Rollouts
@@ -58,7 +58,7 @@ class Search:
   def __init__(
     self,
     config: OnlineConfig,
-    sets: Sets,
+    sets: Splits,
     rollouts: Rollouts,
     reflector: Reflector,
     budget: Budget,

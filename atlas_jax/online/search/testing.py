@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from statistics import fmean
 
+from atlas_jax.data.splits import Splits
 from atlas_jax.online.search import choosing
 from atlas_jax.online.search.choosing import Fresh
 from atlas_jax.online.search.config import OnlineConfig
 from atlas_jax.online.search.files import Journal
-from atlas_jax.online.search.models import Sets
 from atlas_jax.online.search.rollouts import Job, Rollout, Rollouts
 from atlas_jax.teaching import statistics
 from atlas_jax.teaching.statistics import Outcome
@@ -49,7 +49,7 @@ def outcomes(rollout: Rollout) -> tuple[Outcome, Outcome]:
 def compare(
   config: OnlineConfig,
   rollouts: Rollouts,
-  sets: Sets,
+  sets: Splits,
   journal: Journal,
   chosen: Fresh,
 ) -> tuple[dict, list[str]]:
