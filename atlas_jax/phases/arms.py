@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from atlas_jax import multihost, progress
 from atlas_jax.config import RunConfig
-from atlas_jax.confined import NoAnswer
+from atlas_jax.confined import Unanswered
 from atlas_jax.data.problems import Problem
 from atlas_jax.phases.servers import Servers, Student
 from atlas_jax.phases.teacher import Teacher
@@ -74,7 +74,7 @@ def sample(
   With `hold` a signal waits for its end. A collective.
 
   Raises:
-    NoAnswer: there is no verdict on any response.
+    Unanswered: there is no verdict on any response.
     ServerError, ServerDown, DisagreementError: of the servers.
   """
   episode = replace(
@@ -102,7 +102,7 @@ def sample(
     seconds = time.perf_counter() - begin
     outcomes, verdicts = statistics.judge(attempts, checker)
     if all(verdict.score is None for verdict in verdicts):
-      raise NoAnswer(
+      raise Unanswered(
         f"{arm.title}: no verdict on any of {len(verdicts)} responses; the last"
         f" failure: {checker.failure}"
       )

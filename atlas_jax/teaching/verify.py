@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from atlas_jax import lock
-from atlas_jax.confined import MEMORY_BYTES, Confined, NoAnswer
+from atlas_jax.confined import MEMORY_BYTES, Confined, Unanswered
 from atlas_jax.errors import AtlasError
 from atlas_jax.teaching import families, own
 
@@ -59,7 +59,7 @@ def _start(job: Job) -> Confined:
   try:
     process = Confined(job.prepare, memory_bytes=memory)
     why = process.call(_prepare, job, cpu_s=_START_S, wall_s=_START_S)
-  except NoAnswer as error:
+  except Unanswered as error:
     raise NotStarted(f"a verifier did not start: it {error}") from None
   if why:
     lock.warn(why)
@@ -82,7 +82,7 @@ class VerifierPool(contextlib.ExitStack):
     """Calls the job's function in a process; any thread may ask.
 
     Raises:
-      NoAnswer, NotStarted: there is no verdict.
+      Unanswered, NotStarted: there is no verdict.
     """
     mine = (number := self._free.get(), job)
     try:

@@ -10,7 +10,7 @@ import signal
 import pytest
 
 from atlas_jax import lock
-from atlas_jax.confined import Late, NoAnswer
+from atlas_jax.confined import Late, Unanswered
 from atlas_jax.teaching import verify
 from atlas_jax.teaching.verify import Job, VerifierPool
 from tests.teaching import probes
@@ -53,7 +53,7 @@ def state(folder):
 @pytest.mark.parametrize("name", probes.PROBES)
 def test_nothing_is_done(pool, folder, name):
   before = state(folder)
-  with pytest.raises(NoAnswer, match=DENIED):
+  with pytest.raises(Unanswered, match=DENIED):
     pool.ask(Job(probes.attempt), name, str(folder))
   assert state(folder) == before
 
@@ -79,7 +79,7 @@ def test_nothing_reaches_the_terminal(pool, capfd):
 
 
 def test_memory_files_and_time_are_bounded(pool):
-  with pytest.raises(NoAnswer, match="MemoryError"):
+  with pytest.raises(Unanswered, match="MemoryError"):
     pool.ask(Job(probes.greedy), 8 << 30)
   assert pool.ask(Job(probes.greedy), 1 << 20)
   pid = process_of(pool, Job(probes.greedy)).pid
@@ -95,7 +95,7 @@ def test_memory_files_and_time_are_bounded(pool):
 
 @pytest.mark.parametrize("how", ["exit", "fault", "raise"])
 def test_a_process_that_ends_is_no_verdict_and_is_replaced(pool, folder, how):
-  with pytest.raises(NoAnswer):
+  with pytest.raises(Unanswered):
     pool.ask(Job(probes.ended), how)
   assert pool.ask(Job(probes.read), str(folder))
 
@@ -104,12 +104,12 @@ def test_a_process_that_ends_is_no_verdict_and_is_replaced(pool, folder, how):
 @pytest.mark.parametrize(
   "what, error",
   [
-    ("pickle", NoAnswer),
-    ("pickle_line", NoAnswer),
-    ("not_json", NoAnswer),
-    ("not_a_pair", NoAnswer),
-    ("deep", NoAnswer),
-    ("endless", NoAnswer),
+    ("pickle", Unanswered),
+    ("pickle_line", Unanswered),
+    ("not_json", Unanswered),
+    ("not_a_pair", Unanswered),
+    ("deep", Unanswered),
+    ("endless", Unanswered),
     ("begun", Late),
     ("nothing", Late),
   ],
@@ -132,7 +132,7 @@ def test_only_true_is_true(folder):
 def test_a_process_that_no_longer_reads_is_no_verdict():
   job = Job(probes.ended)
   with opened(0.5) as pool:
-    with pytest.raises(NoAnswer, match="division"):
+    with pytest.raises(Unanswered, match="division"):
       pool.ask(job, "x")
     os.kill(process_of(pool, job).pid, signal.SIGSTOP)
     with pytest.raises(Late):

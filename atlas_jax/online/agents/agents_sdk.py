@@ -28,8 +28,7 @@ from atlas_jax.online.calls.chat_json import used
 
 # A server without a key must not be sent OpenAI's.
 _NO_KEY = "none"
-_TOOLS = ("tool_calls", "function_call")
-# Why each model call of the run in this context ended; None: as it should.
+# Why each model call of the run in this context ended.
 _ENDINGS: contextvars.ContextVar[list[str | None]] = contextvars.ContextVar(
   "endings"
 )
@@ -82,13 +81,8 @@ class SdkAgent:
   def shown(self, prompt: str) -> dict:
     shown = {"target": self.target}
     if self._is_object:
-      agent = self._agent
-      shown |= {
-        "agent": agent.name,
-        "tools": [tool.name for tool in agent.tools],
-        "handoffs": [getattr(h, "name", str(h)) for h in agent.handoffs],
-        "mcp_servers": [server.name for server in agent.mcp_servers],
-      }
+      names = {"tools": self._agent.tools, "servers": _servers(self._agent)}
+      shown |= {key: [n.name for n in named] for key, named in names.items()}
     return shown | {"max_turns": self._config.max_turns, "input": prompt}
 
   async def send(self, request: Request) -> Answer:
@@ -145,11 +139,12 @@ def _connected(config: AgentConfig, where: str, credentials: Credentials):
   import openai
 
   sdk, key = config.agents_sdk, _NO_KEY
+  base = sdk.base_url and sdk.base_url.removesuffix("/chat/completions")
   if sdk.api_key_env is not None:
     key = credentials.variable(sdk.api_key_env, f"{where}.api_key_env")
   return openai.AsyncOpenAI(
     api_key=key,
-    base_url=sdk.base_url,
+    base_url=base and base.removesuffix("/responses"),
     max_retries=config.retries,
     timeout=config.timeout_s,
     http_client=httpx_policy.bind(
@@ -183,8 +178,7 @@ async def _note_ending(response) -> None:
       reason = (value["incomplete_details"] or {"reason": None})["reason"]
   except (ValueError, LookupError, TypeError, RecursionError):
     return  # no answer of a model; the client says what is wrong with it
-  # A run may end with what a tool gave, if its agent says so.
-  _ENDINGS.get().append(None if reason in _TOOLS else reason)
+  _ENDINGS.get().append(reason)
 
 
 def _text(output) -> str:

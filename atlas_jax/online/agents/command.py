@@ -119,7 +119,8 @@ class CommandAgent:
 
       process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-I", "-S", supervisor.__file__),
-        *(str(os.getpid()), str(how_it_ended), *argv),
+        *(str(os.getpid()), str(how_it_ended)),
+        *(self.env.get("LC_CTYPE", ""), *argv),
         stdin=prompt if self.prompt_by == "stdin" else DEVNULL,
         stdout=stdout,
         stderr=stderr,

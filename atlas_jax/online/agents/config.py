@@ -48,12 +48,19 @@ def _is_kind(name: str) -> bool:
   return name in KINDS
 
 
+def _is_address(url: str) -> bool:
+  anonymous = "@" not in urllib.parse.urlsplit(url).netloc
+  return anonymous and url.startswith(("http://", "https://", "${"))
+
+
 Kind = Annotated[str, Valid(f"is not one of {', '.join(KINDS)}", _is_kind)]
 Regex = Annotated[str, Valid("must be a regular expression", regex.compile)]
 Method = Annotated[
   str,
   Valid("must be such as GET or POST", lambda m: m.isalpha() and m.isupper()),
 ]
+_AN_ADDRESS = "must be an http:// or https:// address without user and password"
+Url = Annotated[str, Valid(_AN_ADDRESS, _is_address, shown=False)]
 _A_PATH = "must be a path such as choices[0].message.content"
 Path = Annotated[str, Valid(_A_PATH, steps_of)]
 _A_TARGET = "must be module:name or path/to/file.py:name"
@@ -99,7 +106,7 @@ class HttpAgentConfig:
   choices[0].message.content, data.items.0.text, ["a.b"] for odd keys.
   """
 
-  url: str | None = None
+  url: Url | None = None
   method: Method = "POST"
   headers: dict = field(default_factory=dict)
   query: dict = field(default_factory=dict)
@@ -112,27 +119,17 @@ class HttpAgentConfig:
   total_tokens: Path | None = None  # path; it may hold hidden thinking
 
   def conflicts(self) -> Iterator[str]:
-    url = self.url or ""
-    try:
-      user = "@" in urllib.parse.urlsplit(url).netloc
-    except ValueError:
-      url = ""
-    if not url.startswith(("http://", "https://", "${")):
-      yield f"url={self.url!r} must be an http:// or https:// address"
-    elif user:
-      yield (
-        "url holds a user or password; put it into headers.Authorization as"
-        " ${VARIABLE}"
-      )
-    elif secret_names.in_text(url):
+    if self.url is None:
+      yield f"url=None {_AN_ADDRESS}"
+    elif secret_names.in_text(self.url):
       yield f"url {_SECRET}"
-    for key in ("headers", "query"):
-      for name, value in getattr(self, key).items():
-        if not isinstance(value, str):
-          yield f"{key}[{name!r}] must be text"
     for name, value in self.headers.items():
-      if not str(value).isprintable() or not _HEADER_NAME.fullmatch(name):
+      one_line = isinstance(value, str) and value.isprintable()
+      if not one_line or not _HEADER_NAME.fullmatch(name):
         yield f"headers[{name!r}] is no header of one line"
+    for name, value in self.query.items():
+      if not isinstance(value, str):
+        yield f"query[{name!r}] must be text"
     sent = {"headers": self.headers, "query": self.query, "body": self.body}
     for key, template in sent.items():
       yield from _secrets(template, key)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from atlas_jax.online.calls import variables
 
-_VARIABLE = re.compile(r"\$\{([^}]*)\}")
-HIDDEN = "***"
+# Within one string of a JSON text.
+_VARIABLE = re.compile(r'\$\{([^}"]*)\}')
 
 
 class Credentials:
@@ -42,4 +42,4 @@ class Credentials:
 
 def masked(text: str) -> str:
   """A text with *** for each ${VARIABLE}: how it may be shown."""
-  return _VARIABLE.sub(HIDDEN, text)
+  return _VARIABLE.sub("***", text)

@@ -1,11 +1,12 @@
 """Runs a command in a process group of its own, and kills what is left of it.
 
-  python supervisor.py OWNER FILE COMMAND [ARGUMENT ...]
+  python supervisor.py OWNER FILE LC_CTYPE COMMAND [ARGUMENT ...]
 
 The group is killed when the command ends, when SIGTERM comes, or when the
 process OWNER, which started this one, is gone (kill -9 included). FILE then
 holds how the command ended: its status, below 0 a signal, or why it did not
-start. Standard library only: it starts in a few hundredths of a second.
+start. LC_CTYPE is the command's, which Python sets for itself where the locale
+is C. Standard library only: it starts in a few hundredths of a second.
 """
 
 import contextlib
@@ -19,7 +20,9 @@ _LOOK_S = 0.05  # between two looks for the owner
 
 
 def main() -> None:
-  owner, file, *argv = sys.argv[1:]
+  owner, file, locale, *argv = sys.argv[1:]
+  if not locale:
+    os.unsetenv("LC_CTYPE")
   stopped = []
   # Only noted: the command may be about to start.
   signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))

@@ -139,11 +139,11 @@ def read_keys(config: ProxyConfig, environ: Mapping[str, str]) -> Keys:
     ConfigError: a variable is named and not set, or has a control character.
   """
 
-  def read(key: str, name: str | None) -> str | None:
-    return name and variables.read(environ, name, f"config.{key}")
+  def read(where: str, name: str | None) -> str | None:
+    return name and variables.read(environ, name, f"{where}.api_key_env")
 
   return Keys(
-    client=read("api_key_env", config.api_key_env),
-    upstream=read("upstream.api_key_env", config.upstream.api_key_env),
-    teacher=read("teacher.api_key_env", config.teacher.api_key_env),
+    client=read("config", config.api_key_env),
+    upstream=read("config.upstream", config.upstream.api_key_env),
+    teacher=read("config.teacher", config.teacher.api_key_env),
   )

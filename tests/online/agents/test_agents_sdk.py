@@ -160,6 +160,21 @@ def test_a_refused_key_is_not_repeated(repo_root):
 
 
 @sdk_missing
+@pytest.mark.parametrize("api", ["responses", "chat_completions"])
+def test_an_address_with_the_path_of_its_api(api, repo_root):
+  of = {"responses": response_reply("5"), "chat_completions": chat_reply("5")}
+  path = {"responses": "responses", "chat_completions": "chat/completions"}[api]
+  with Serving(lambda _: of[api]) as server:
+    keys = {
+      "target": f"{repo_root}/tests/online/agents/sdk_agents.py:plain",
+      "base_url": f"{server.url}/v1/{path}",
+      "api": api,
+    }
+    assert ask(opened("agents_sdk", keys), "q").text == "5"
+  assert [seen.path for seen in server.seen] == [f"/v1/{path}"]
+
+
+@sdk_missing
 def test_what_is_no_agent(repo_root):
   with pytest.raises(ConfigError, match="is str, neither an agents"):
     run("no_agent", None, repo_root)

@@ -87,6 +87,13 @@ def test_a_temporary_failure_is_tried_again(tmp_path):
   assert script(code, retries=1, retry_exit_codes=()).status == "error"
 
 
+def test_of_an_environment_with_no_locale_nothing_is_added():
+  environ = {"PATH": "/usr/bin:/bin"}
+  reply = ask(opened("cli", {"argv": ("env",)}, environ=environ), "q")
+  names = [line.split("=")[0] for line in reply.text.splitlines()]
+  assert sorted(names) == ["PATH", "TMPDIR"]
+
+
 def test_death_by_a_signal():
   reply = script("import os; print('42', flush=True); os.kill(os.getpid(), 9)")
   assert (reply.status, reply.text) == ("error", None)

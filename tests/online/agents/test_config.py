@@ -31,8 +31,12 @@ def test_each_file_builds_and_names_its_kind(kind):
   ("kind", "keys", "message"),
   [
     ("http", {}, "config.http.url=None must be an http"),
-    ("http", {"url": "ftp://a"}, "config.http.url='ftp://a' must be an http"),
-    ("http", HTTP | {"url": "http://me:pw@a"}, "holds a user or password"),
+    ("http", {"url": "ftp://a"}, "config.http.url must be an http"),
+    (
+      "http",
+      HTTP | {"url": "http://me:pw@a"},
+      "must be an http:// or https:// address without user and",
+    ),
     ("http", {"url": "http://a"}, "config.http.body or query must hold {p"),
     ("http", HTTP | {"answer": "a["}, "config.http.answer='a[' must be a path"),
     ("http", HTTP | {"method": "post"}, "config.http.method='post' must be"),

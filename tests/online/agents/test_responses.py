@@ -48,6 +48,30 @@ def test_what_is_sent_and_read():
   }
 
 
+def test_an_address_with_the_path_of_its_api():
+  with Serving(lambda _: response_reply("yes")) as server:
+    keys = {"model": "m", "base_url": f"{server.url}/v1/responses"}
+    agent = opened("responses", keys | {"api_key_env": None})
+    assert ask(agent, "q").text == "yes"
+  assert [seen.path for seen in server.seen] == ["/v1/responses"]
+
+
+def test_headers_query_and_body_go_as_the_stock_client_takes_them():
+  extra = {"extra_headers": {"X-A": "b"}, "extra_query": {"api-version": "3"}}
+  extra |= {"extra_body": {"seed": 1}, "reasoning": {"effort": "low"}}
+  _, (seen,) = reply_to(
+    lambda _: response_reply("yes"), extra=extra, instructions="a ${B} {prompt}"
+  )
+  assert seen.headers["X-A"] == "b" and seen.query == {"api-version": "3"}
+  assert seen.json == {
+    "model": "m",
+    "input": "q",
+    "instructions": "a ${B} {prompt}",
+    "seed": 1,
+    "reasoning": {"effort": "low"},
+  }
+
+
 def test_a_server_without_a_key_does_not_get_one():
   _, (seen,) = reply_to(lambda _: response_reply("yes"), api_key_env=None)
   assert KEY not in str(seen.headers)

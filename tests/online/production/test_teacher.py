@@ -8,15 +8,16 @@ import sys
 import time
 
 import pytest
-from aiohttp import web
 
 from atlas_jax.online.production.breaker import Breaker
 from atlas_jax.teaching.prompts import NO_PROBE
 from tests.online.production.proxied import (
   TEACHING,
   application,
+  by_word,
   contents,
   proxy,
+  refusal,
   teacher,
   upstream,
   whole,
@@ -119,8 +120,7 @@ async def test_a_dead_teacher_is_not_waited_for_by_one_client_after_another():
       await asyncio.sleep(0.1)
     hows = [(await p.ask())[0] for _ in range(2)]
     assert hows == ["taught"] * 2
-    status, text = await p.get("/health")
-    assert json.loads(text) == {
+    assert await p.health() == {
       "status": "ok",
       "upstream": {"state": "up"},
       "teacher": {"state": "up", "circuit": "closed"},
@@ -149,20 +149,14 @@ async def test_what_is_no_teaching_teaches_nothing(words):
 
 @pytest.mark.parametrize("plan", ["", " ", "<think></think>"])
 async def test_a_student_without_a_plan_is_taught_all_the_same(plan):
-  def answer(messages):
-    first = messages[-1]["content"].split()[0]
-    return plan if first == "PROBE" else f"re {first}"
-
-  async with proxy(upstream(answer)) as p:
+  async with proxy(by_word(PROBE=plan)) as p:
     assert await p.ask() == ("taught", "re GUIDED")
   assert contents(p.teach) == [f"TEACH 1+1? FROM {NO_PROBE}"]
 
 
 async def test_a_refused_question_is_not_the_teachers_fault():
   def answer(messages):
-    if "long" in messages[-1]["content"]:
-      return web.json_response({"error": {"message": "too long"}}, status=400)
-    return TEACHING
+    return refusal(400) if "long" in messages[-1]["content"] else TEACHING
 
   async with proxy(upstream(), StubServer(answer), breaker_failures=1) as p:
     for _ in range(3):
@@ -190,24 +184,12 @@ async def test_the_teacher_is_killed_under_load_and_no_request_fails(
   process, url = mortal_teacher
   seen = collections.Counter()
 
-  async def one(p):
-    if not stream:
-      return await p.ask()
-    answer = await p.client.chat.completions.create(
-      model="any",
-      messages=[{"role": "user", "content": "1+1?"}],
-      stream=True,
-    )
-    how = answer.response.headers["x-atlas-teaching"]
-    pieces = [c.choices[0].delta.content or "" async for c in answer]
-    return how, "".join(pieces)
-
   async def client(p):
     # Until it has met both a living and a dead teacher, and then some.
     for _ in range(6):
-      how, text = await one(p)
+      how, text = await (p.stream() if stream else p.ask())
       expected = "re GUIDED" if how == "taught" else "re ALONE"
-      assert text == expected
+      assert "".join(text) == expected
       seen[how] += 1
       if seen["taught"] == 2 * CLIENTS and process.poll() is None:
         process.kill()  # SIGKILL
@@ -219,6 +201,6 @@ async def test_the_teacher_is_killed_under_load_and_no_request_fails(
     assert sum(seen.values()) == 6 * CLIENTS
     assert set(seen) <= {"taught", "alone_down", "alone_late"}
     assert seen["taught"] >= 2 * CLIENTS and seen["alone_down"] > CLIENTS
-    health = json.loads((await p.get("/health"))[1])
+    health = await p.health()
     assert health["status"] == "degraded"
     assert health["teacher"]["state"] == "down"
