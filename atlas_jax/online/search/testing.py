@@ -14,7 +14,7 @@ from atlas_jax.online.search import choosing
 from atlas_jax.online.search.choosing import Fresh
 from atlas_jax.online.search.config import OnlineConfig
 from atlas_jax.online.search.files import Journal
-from atlas_jax.online.search.rollouts import Job, Rollout, Rollouts
+from atlas_jax.online.search.rollouts import Rollout, Rollouts, Trial
 from atlas_jax.teaching import statistics
 from atlas_jax.teaching.statistics import Outcome
 
@@ -66,8 +66,10 @@ def compare(
   seed, best = (journal.candidates[i] for i in (0, chosen.candidate))
   names = {seed.prompts: "seed prompts"}
   names.setdefault(best.prompts, f"candidate {best.index}")
-  jobs = [Job(prompts, sets.test, "test") for prompts in names]
-  found = choosing.judged(jobs, rollouts.evaluate(jobs, needed=seed.prompts))
+  trials = [Trial(prompts, sets.test, "test") for prompts in names]
+  found = choosing.judged(
+    trials, rollouts.evaluate(trials, needed=seed.prompts)
+  )
   before, after = found[seed.prompts], found[best.prompts]
   total = len(sets.test)
   common = [key for key in before if key in after]

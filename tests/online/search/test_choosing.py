@@ -5,7 +5,7 @@ from dataclasses import asdict
 import pytest
 
 from atlas_jax.online.search import optimize, report
-from atlas_jax.online.search.rollouts import Job
+from atlas_jax.online.search.rollouts import Trial
 from tests.online import small_world
 from tests.online.contests import choose, chosen, contest, world
 
@@ -166,7 +166,7 @@ def test_without_fresh_samples_the_scores_of_the_search_decide(tmp_path):
     stub,
   ):
     for candidate in run.journal.candidates:
-      job = Job(candidate.prompts, run.sets.validation, "validation")
+      job = Trial(candidate.prompts, run.sets.validation, "validation")
       run.rollouts.evaluate([job])
     before = len(stub.calls)
     choice = choose(run)
