@@ -12,7 +12,7 @@ from atlas_jax.teaching.answers import AnswerChecker, extract
 
 @pytest.fixture(scope="module")
 def checker():
-  with AnswerChecker(processes=1, deadline_s=3.0) as checker:
+  with AnswerChecker(processes=1, deadline_s=1.5) as checker:
     yield checker
 
 
