@@ -85,16 +85,23 @@ def _shapes(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
 
 
 @jax.jit
-def _bit_sum(tree: Any) -> jax.Array:
-  """uint32 over the bits of all arrays: equal on every mesh, to the bit."""
-  total = jnp.uint32(0)
+def _array_sum(x: jax.Array) -> jax.Array:
+  """uint32 over the bits of an array."""
+  # GPUs do no arithmetic on what lies in the memory of the host.
+  x = jax.device_put(x, jax.memory.Space.Device)
+  if x.dtype != jnp.bool_:
+    x = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")
+  # Mixed, so that two changes do not cancel as they do in a plain sum.
+  mixed = (x.astype(jnp.uint32) + 1) * jnp.uint32(0x9E3779B1)
+  mixed = (mixed ^ mixed >> 15) * jnp.uint32(0x85EBCA6B)
+  return jnp.sum(mixed ^ mixed >> 13, dtype=jnp.uint32)
+
+
+def _bit_sum(tree: Any) -> int:
+  """A sum over the bits of all arrays, one by one: equal on every mesh."""
+  total = 0
   for x in jax.tree.leaves(tree):
-    if x.dtype != jnp.bool_:
-      x = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")
-    # Mixed, so that two changes do not cancel as they do in a plain sum.
-    mixed = (x.astype(jnp.uint32) + 1) * jnp.uint32(0x9E3779B1)
-    mixed = (mixed ^ mixed >> 15) * jnp.uint32(0x85EBCA6B)
-    total = 31 * total + jnp.sum(mixed ^ mixed >> 13, dtype=jnp.uint32)
+    total = (31 * total + int(_array_sum(x))) % 2**32
   return total
 
 
@@ -188,7 +195,7 @@ class Checkpoints:
       "step": step,
       "extra": extra,
       "shapes": {name: _shapes(tree) for name, tree in trees.items()},
-      "sums": {name: int(_bit_sum(tree)) for name, tree in trees.items()},
+      "sums": {name: _bit_sum(tree) for name, tree in trees.items()},
       "elsewhere": dict(elsewhere),
     }
     items = {
@@ -272,7 +279,7 @@ class Checkpoints:
     for name, tree in {**like, **again}.items():
       self._check(step, name, tree, content["shapes"])
     for name, tree in again.items():
-      if int(_bit_sum(tree)) != content["sums"][name]:
+      if _bit_sum(tree) != content["sums"][name]:
         place = content["elsewhere"].get(name, "the weights it was copied from")
         raise CheckpointError(
           f"the {name} of {where} is not what was saved: put back {place}, or"
@@ -288,7 +295,7 @@ class Checkpoints:
       first = str(error).partition("\n")[0][:300]
       raise kind(f"{where} cannot be read: {first}") from error
     for name in like:
-      if int(_bit_sum(trees[name])) != content["sums"][name]:
+      if _bit_sum(trees[name]) != content["sums"][name]:
         raise Damaged(f"{where} is damaged: {name} is not what was saved")
     return {**{n: trees[n] for n in like}, **again}, content["extra"]
 

@@ -30,7 +30,8 @@ from atlas_jax.errors import AtlasError
 # What stands there, by its name up to the first dot.
 NAMES = {
   *("lock", "config", "metrics", "record", "candidates", "best_prompts"),
-  *("costs", "checkpoints", "episodes", "export", "failed", "initial"),
+  *("costs", "checkpoints", "episodes", "export", "export-adapter"),
+  *("failed", "initial", "initial-adapter"),
   *("logs", "report", "run_id", "started", "tensorboard", "weights"),
 }
 # What a person looks at when a run has ended.
@@ -87,6 +88,7 @@ OPERATIONAL = (
   "wandb_project",
   "keep_checkpoints",
   "evaluate.student_urls",
+  *("mesh.gpus", "mesh.gpu_memory_fraction"),
   "prompts_path",  # its texts are in `prompts`
   "serving.start_timeout_s",
   "serving.request_timeout_s",
@@ -99,6 +101,7 @@ OPERATIONAL = (
     for role in ("teacher", "student")
     for key in (
       *("url", "host", "port", "kv_cache_bytes", "cpu_cores"),
+      *("gpus", "gpu_memory_fraction"),
       "max_model_len",  # problems that are too long left at the start
     )
   ),

@@ -8,7 +8,13 @@ import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from atlas_jax.errors import AtlasError
+
 MOST = 0.95  # of a card; the rest is the driver's
+
+
+class GpuError(AtlasError):
+  """GPUs that are not there for whom the config gives them to."""
 
 
 class Share(NamedTuple):
@@ -58,6 +64,15 @@ def shares(config) -> list[Share]:
 def conflicts(config) -> Iterator[str]:
   """A line for each GPU whose memory is not shared out."""
   found = shares(config)
+  trainer, *servers = found
+  for share in found:
+    alone = share.fraction is not None or (share in servers and trainer.gpus)
+    if alone and not share.gpus:
+      yield (
+        f"{share.key}.gpus must be given where config.mesh.gpus or"
+        f" config.{share.key}.gpu_memory_fraction is: {share.who} would take"
+        " any GPU"
+      )
   for gpu in sorted({n for share in found for n in share.gpus}):
     here = [share for share in found if gpu in share.gpus]
     if len(here) < 2:
@@ -81,16 +96,42 @@ def split(config) -> str | None:
   return "GPUs: " + "; ".join(parts) if parts else None
 
 
-def of_trainer(config, dev=pathlib.Path("/dev")) -> dict[str, str]:
+def of_trainer(
+  config, visible: str | None = None, dev: pathlib.Path = pathlib.Path("/dev")
+) -> dict[str, str]:
   """Environment variables that hold the trainer to its GPUs and its share.
 
-  Where its GPUs are not named they are those of `dev` that no server has.
+  Args:
+    config: a RunConfig. Where it does not name the trainer's GPUs, they are
+      those of this host that no server has.
+    visible: CUDA_VISIBLE_DEVICES as it is; None: all of the host's.
+    dev: names them.
+
+  Raises:
+    GpuError: a GPU that is named is not visible, or none is left.
   """
   trainer, *servers = shares(config)
   mine, theirs = trainer.gpus, {n for share in servers for n in share.gpus}
-  if not mine and theirs:
-    names = (path.name.removeprefix("nvidia") for path in dev.glob("nvidia*"))
-    mine = tuple(sorted({int(n) for n in names if n.isdigit()} - theirs))
+  there = {path.name.removeprefix("nvidia") for path in dev.glob("nvidia*")}
+  there = {int(n) for n in there if n.isdigit()}
+  if visible is not None and (mine or theirs):
+    try:
+      there = set(numbers(visible))
+    except ValueError:
+      there = set()
+    if unseen := {*mine, *theirs} - there:
+      raise GpuError(
+        f"CUDA_VISIBLE_DEVICES={visible!r} hides GPU {min(unseen)}, which"
+        " config.mesh.gpus or config.serving.*.gpus names; both are numbers of"
+        " the host"
+      )
+  if not mine and theirs and there:
+    mine = tuple(sorted(there - theirs))
+    if not mine:
+      raise GpuError(
+        "the servers have all GPUs of this host; name the trainer's with"
+        " config.mesh.gpus"
+      )
   found = {}
   if mine:
     found["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, mine))

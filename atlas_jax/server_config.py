@@ -54,13 +54,16 @@ class ServerConfig:
     if self.url is not None and (problem := addresses.problem(self.url)):
       yield f"url {problem}; the servers' key is ATLAS_SERVER_KEY"
     refused = _REFUSED_FLAGS.split()
+    if self.gpu_memory_fraction is not None:
+      refused.append("gpu-memory-utilization")
     for argument in self.extra_args:
       # As vLLM reads it: underscores, a beginning, .KEY and =VALUE behind it.
       name = re.match(r"--([^=.]*)|", argument.replace("_", "-"))[1]
       if name is not None and any(flag.startswith(name) for flag in refused):
         yield (
-          f"extra_args holds --{name}, which runs code, opens a door or serves"
-          f" something else; take it out (any of {', '.join(refused)})"
+          f"extra_args holds --{name}, which runs code, opens a door, serves"
+          " something else or has a key of its own; take it out (any of"
+          f" {', '.join(refused)})"
         )
 
 

@@ -165,7 +165,6 @@ def _qwen3_8b_lora_1gpu():
   config.sft.row_length = config.grpo.row_length = 16384
   config.sft.optimizer.learning_rate = 2e-4
   config.grpo.optimizer.learning_rate = 1e-4
-  config.mesh.fsdp = 1
   config.mesh.gpus, config.mesh.gpu_memory_fraction = "0", 0.45
   teacher, student = config.serving.teacher, config.serving.student
   teacher.gpus, teacher.gpu_memory_fraction = "0", 0.29
@@ -186,7 +185,6 @@ def _qwen3_1_7b_2gpu():
   """
   config = _qwen3_8b()
   config.teacher.path = config.student.path = "models/qwen3-1.7b"
-  config.mesh.fsdp = 1
   config.mesh.gpus = "0"
   for server in (config.serving.teacher, config.serving.student):
     server.gpus, server.gpu_memory_fraction = "1", 0.45

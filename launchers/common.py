@@ -72,11 +72,17 @@ def server_key() -> str | None:
   return os.environ.get("ATLAS_SERVER_KEY")
 
 
-def run_phases(config) -> None:
-  """Runs the phases of a RunConfig, held to the trainer's GPUs and share."""
-  os.environ.update(gpus.of_trainer(config))  # before JAX starts
+def take_gpus(config) -> None:
+  """Holds JAX to the trainer's GPUs and share, before it starts."""
+  visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+  os.environ.update(gpus.of_trainer(config, visible))
   if (split := gpus.split(config)) is not None:
     logging.info("%s", split)
+
+
+def run_phases(config) -> None:
+  """Runs the phases of a RunConfig, held to the trainer's GPUs and share."""
+  take_gpus(config)
   # Imported late: a bad config is refused before JAX starts.
   from atlas_jax import phases
 

@@ -22,6 +22,9 @@ _DTYPE = flags.DEFINE_enum(
 
 
 def main():
+  from atlas_jax import directory
+
+  common.take_gpus(directory.read_config(common.workdir()))
   from atlas_jax.phases import export
 
   export.export_run(common.workdir(), pathlib.Path(_OUTPUT.value), _DTYPE.value)

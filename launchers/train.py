@@ -5,6 +5,7 @@
       --workdir=runs/b --config.grpo.beta=0.04
 """
 
+import os
 import pathlib
 import shlex
 
@@ -31,7 +32,8 @@ def _show(config, workdir: pathlib.Path) -> None:
   from atlas_jax.serving import vllm_command
 
   print(gpus.split(config) or "GPUs: nothing is set")
-  print("trainer:", *(f"{k}={v}" for k, v in gpus.of_trainer(config).items()))
+  mine = gpus.of_trainer(config, os.environ.get("CUDA_VISIBLE_DEVICES"))
+  print("trainer:", *(f"{k}={v}" for k, v in mine.items()))
   for role in ("teacher", "student"):
     server = getattr(config.serving, role)
     if server.url is not None:

@@ -37,6 +37,23 @@ def test_another_config_is_refused_with_the_difference_alone(tmp_path):
   assert directory.read_config(tmp_path).grpo.group_size == 8
 
 
+# What must be given beside a key that is set.
+BESIDE = {"evaluate.students": ("models/other",)} | {
+  f"{part}.{key}": value
+  for part, number in (
+    ("mesh", "0"),
+    ("serving.teacher", "1"),
+    ("serving.student", "2"),
+  )
+  for key, value in (("gpus", number), ("gpu_memory_fraction", 0.5))
+}
+CHANGED = {
+  "evaluate.student_urls": ("http://127.0.0.1:1",),
+  **{key: 0.25 for key in BESIDE if key.endswith("fraction")},
+  **{key: "3" for key in BESIDE if key.endswith("gpus")},
+}
+
+
 @pytest.mark.parametrize("key", directory.OPERATIONAL)
 def test_where_a_run_runs_may_change(key, tmp_path):
   prompts = tmp_path / "best_prompts.json"
@@ -46,14 +63,17 @@ def test_where_a_run_runs_may_change(key, tmp_path):
   value = tree
   for part in key.split("."):
     value = value[part]
-  value = str(prompts) if key == "prompts_path" else values[type(value)]
-  directory.claim(tmp_path, config())
-  directory.claim(tmp_path, config(**{key: value}))
+  if key in CHANGED:
+    value = CHANGED[key]
+  else:
+    value = str(prompts) if key == "prompts_path" else values[type(value)]
+  directory.claim(tmp_path, config(**BESIDE))
+  directory.claim(tmp_path, config(**BESIDE | {key: value}))
   # What is written is what runs.
   saved = json.loads((tmp_path / "config.json").read_text())
   for part in key.split("."):
     saved = saved[part]
-  assert saved == value
+  assert saved == (list(value) if isinstance(value, tuple) else value)
 
 
 def test_one_process_at_a_time(tmp_path):

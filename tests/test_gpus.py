@@ -46,7 +46,7 @@ def test_one_card_is_shared_out():
 
 
 def test_a_run_that_names_no_gpu_sets_nothing(tmp_path):
-  assert gpus.of_trainer(config(), tmp_path) == {}
+  assert gpus.of_trainer(config(), dev=tmp_path) == {}
   assert gpus.split(config()) is None
 
 
@@ -76,7 +76,7 @@ def test_the_trainer_keeps_off_the_servers_cards(tmp_path):
   for name in ("nvidia0", "nvidia1", "nvidia2", "nvidiactl", "nvidia-uvm"):
     (tmp_path / name).touch()
   found = config(teacher=("1", None), student=("2", None))
-  assert gpus.of_trainer(found, tmp_path) == {"CUDA_VISIBLE_DEVICES": "0"}
+  assert gpus.of_trainer(found, dev=tmp_path) == {"CUDA_VISIBLE_DEVICES": "0"}
 
 
 def test_a_server_is_held_to_its_cards_and_its_share():
@@ -116,3 +116,47 @@ def test_servers_of_one_card_start_one_after_the_other(cards, order):
 
   server.start(*map(Fake, "ab", cards))
   assert ", ".join(seen) == order
+
+
+def test_numbers_are_the_hosts_and_must_be_visible(tmp_path):
+  for number in range(8):
+    (tmp_path / f"nvidia{number}").touch()
+  found = config(teacher=("4", None), student=("5", None))
+  assert gpus.of_trainer(found, "4,5,6,7", tmp_path) == {
+    "CUDA_VISIBLE_DEVICES": "6,7"
+  }
+  for visible in ("0,1", "GPU-2f1e", ""):
+    with pytest.raises(gpus.GpuError, match=r"hides GPU 4, which config\.mesh"):
+      gpus.of_trainer(found, visible, tmp_path)
+  assert gpus.of_trainer(config(), "0,1", tmp_path) == {}
+
+
+def test_a_trainer_without_a_card_is_refused(tmp_path):
+  (tmp_path / "nvidia0").touch()
+  found = config(teacher=("0", 0.4), student=("0", 0.4))
+  with pytest.raises(gpus.GpuError, match="name the trainer's with"):
+    gpus.of_trainer(found, dev=tmp_path)
+  (tmp_path / "nvidia1").touch()
+  assert gpus.of_trainer(found, dev=tmp_path) == {"CUDA_VISIBLE_DEVICES": "1"}
+
+
+@pytest.mark.parametrize(
+  ("parts", "key"),
+  [
+    ((("0", None), ("", None), ("1", None)), r"serving\.teacher"),
+    ((("", 0.5), ("", None), ("", None)), "mesh"),
+    ((("", None), ("1", 0.5), ("", 0.5)), r"serving\.student"),
+  ],
+)
+def test_who_has_a_share_names_a_card(parts, key):
+  with pytest.raises(ConfigError, match=rf"{key}\.gpus must be given"):
+    config(*parts)
+
+
+def test_a_share_is_not_given_twice():
+  tree = default_config()
+  server = tree.serving.teacher
+  server.gpus, server.gpu_memory_fraction = "0", 0.5
+  server.extra_args = ("--gpu-memory-utilization=0.9",)
+  with pytest.raises(ConfigError, match="holds --gpu-memory-utilization"):
+    resolve(tree)

@@ -107,12 +107,13 @@ def join(
 
 
 def save_peft(
-  path: pathlib.Path, adapters: Adapters, options: LoraConfig, base: str
+  path: pathlib.Path, adapters: Adapters, options: LoraConfig, base: str | None
 ) -> None:
   """Writes the adapters as a directory that PEFT loads. A collective.
 
   Names and settings as peft 0.21 writes them; one that is missing loads with
-  no error and changes what the adapter does.
+  no error and changes what the adapter does. base is a directory, or
+  ORG/NAME@REVISION of the Hub; None: weights that are nowhere.
   """
   tensors, pairs = {}, adapters.pairs()
   for target in options.targets:
@@ -127,10 +128,12 @@ def save_peft(
   path.mkdir(parents=True, exist_ok=True)
   with files.replacing(path / "adapter_model.safetensors") as file:
     file.write(safetensors.numpy.save(tensors, {"format": "pt"}))
+  name, _, revision = (base or "").partition("@")
   config = {
     "peft_type": "LORA",
     "task_type": "CAUSAL_LM",
-    "base_model_name_or_path": base,
+    "base_model_name_or_path": name or None,
+    "revision": revision or None,
     "r": options.rank,
     "lora_alpha": options.alpha,
     "target_modules": list(options.targets),

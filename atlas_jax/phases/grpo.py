@@ -28,6 +28,7 @@ from atlas_jax import metrics, multihost, stopping
 from atlas_jax.config import GrpoConfig, RunConfig
 from atlas_jax.data.problems import Problem, ProblemStream
 from atlas_jax.errors import AtlasError
+from atlas_jax.model import lora
 from atlas_jax.phases import trained
 from atlas_jax.phases.ahead import AheadQueue
 from atlas_jax.phases.arms import validation
@@ -162,7 +163,8 @@ def train(entry: PhaseEntry, *, teacher: Teacher, **given) -> None:
   best = _train(entry, teacher=teacher, **given)
   if best is not None and best["step"] != entry.config.grpo.steps:
     log.info("the weights after step %d, the best, are kept", best["step"])
-    _, model = trained.read(entry, teacher, best["step"])
+    base, _ = lora.split(teacher.model)
+    _, model = trained.read(entry, teacher, best["step"], base)
     teacher.advance(model, 1)  # a version of their own
 
 

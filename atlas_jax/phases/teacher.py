@@ -68,7 +68,7 @@ class Teacher:
       _, model = hf.load(self.directory, self._dtype)
     if options.rank:
       draw = functools.partial(lora.draw, self.decoder_config, options)
-      model = lora.join(model, jax.jit(draw)(self._seed))
+      model = lora.join(model, jax.jit(lambda: draw(self._seed))())
     return model
 
   def _read(self) -> decoder.Decoder:
@@ -118,10 +118,6 @@ class Teacher:
 
     Adapters are merged into it, and written for PEFT as PATH-adapter, too.
     """
-    options, (base, adapters) = self.options, lora.split(self.model)
-    if base is not None:
-      beside = path.with_name(f"{path.name}-adapter")
-      lora.save_peft(beside, adapters, options.lora, options.path)
     hf.save(
       path,
       self.model,
@@ -130,6 +126,11 @@ class Teacher:
       source_dir=self.directory,
       dtype=jnp.dtype(dtype),
     )
+    options, (base, adapters) = self.options, lora.split(self.model)
+    if base is not None:
+      beside = path.with_name(f"{path.name}-adapter")
+      of = None if options.random_init else options.path
+      lora.save_peft(beside, adapters, options.lora, of)
 
   def first_directory(self, workdir: pathlib.Path, dtype: str) -> pathlib.Path:
     """What a server starts from, before any update. A collective."""

@@ -27,7 +27,10 @@ def newest(workdir: pathlib.Path, config: RunConfig) -> tuple[PhaseEntry, int]:
 
 
 def read(
-  entry: PhaseEntry, teacher: Teacher, step: int | None = None
+  entry: PhaseEntry,
+  teacher: Teacher,
+  step: int | None = None,
+  base: decoder.Decoder | None = None,
 ) -> tuple[int, decoder.Decoder]:
   """(step, weights) of a phase, those that were best if it kept them.
 
@@ -38,13 +41,14 @@ def read(
     teacher: on whose devices the weights come.
     step: of a checkpoint, which says what was best until then; None: the
       newest that is whole.
+    base: the frozen weights of adapters, where they are at hand.
 
   Raises:
     CheckpointError: it is not there, or of another model.
   """
   like, again = {"model": lora.split(teacher.abstract())[1]}, {}
   if teacher.options.lora.rank:
-    again["base"] = lora.split(teacher.first_model())[0]
+    again["base"] = base or lora.split(teacher.first_model())[0]
   with entry.checkpoints() as checkpoints:
     step, trees, beside = checkpoints.restore(like, again, step)
     best = beside.get("best")  # the first checkpoints had none

@@ -133,6 +133,13 @@ class TrainingPhase:
     self.state = step_lib.from_trees(trees)
     self.reference = trees.get("reference")
     self.saved, self._skipped = beside["saved"], beside["skipped"]
+    self._alpha = teacher.options.lora.alpha
+    if beside.get("lora_alpha", self._alpha) != self._alpha:
+      self.close()
+      raise TrainingError(
+        f"config.teacher.lora.alpha={self._alpha:g} is not that of the"
+        f" checkpoint, {beside['lora_alpha']:g}: its adapters would be others"
+      )
     self.best = None
     best = beside["best"]
     if best is not None and best["step"] in self._checkpoints:
@@ -229,6 +236,8 @@ class TrainingPhase:
       if self.reference is not None:
         trees["reference"] = self.reference
       extra = {"saved": beside(), "skipped": self._skipped, "best": self.best}
+      if self.state.base is not None:
+        extra["lora_alpha"] = self._alpha
       self._checkpoints.save(step, trees, extra, self._elsewhere)
     if self._stopped:
       raise self._stopped

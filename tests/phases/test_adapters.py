@@ -13,9 +13,12 @@ import transformers
 
 from atlas_jax import sharding
 from atlas_jax.checkpoint import CheckpointError
-from atlas_jax.config import ConfigError, MeshConfig
+from atlas_jax.config import ConfigError, LoraConfig, MeshConfig
+from atlas_jax.model import lora
 from atlas_jax.phases import export, opening
+from atlas_jax.phases.training_phase import TrainingError
 from tests.phases import small_sft, tiny_road
+from tests.training import tiny
 
 LORA = {
   "teacher__lora__rank": 2,
@@ -79,6 +82,27 @@ def test_another_base_is_refused(model, whole, tmp_path):
   (tmp_path / "run" / "config.json").write_text(json.dumps(config))
   with pytest.raises(CheckpointError, match=r"the base of .*teacher\.path"):
     small_sft.run(other, tmp_path / "run", **LORA)
+
+
+def test_another_alpha_is_refused(model, whole, tmp_path):
+  cut(whole, tmp_path / "run")
+  config = json.loads((whole / "config.json").read_text())
+  config["teacher"]["lora"]["alpha"] = 80.0
+  (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+  with pytest.raises(TrainingError, match=r"alpha=80 .* the checkpoint, 8:"):
+    small_sft.run(
+      model, tmp_path / "run", **LORA | {"teacher__lora__alpha": 80.0}
+    )
+
+
+def test_a_base_of_the_hub_is_named_with_its_revision(tmp_path):
+  adapters = jax.jit(
+    lambda: lora.draw(tiny.ARCHITECTURE, LoraConfig(rank=1), 0)
+  )()
+  lora.save_peft(tmp_path, adapters, LoraConfig(rank=1), "org/name@abc")
+  config = json.loads((tmp_path / "adapter_config.json").read_text())
+  assert config["base_model_name_or_path"] == "org/name"
+  assert config["revision"] == "abc"
 
 
 def logits(model) -> np.ndarray:
