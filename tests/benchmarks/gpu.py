@@ -100,7 +100,7 @@ def environment(tiny: bool, rows: pathlib.Path, cache: str) -> dict[str, str]:
   out["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
   if tiny:
     out |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    out["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    out |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "OMP_NUM_THREADS": "1"}
   else:
     out["CUDA_VISIBLE_DEVICES"] = out.get("CUDA_VISIBLE_DEVICES", "0")
   return out

@@ -151,8 +151,9 @@ def _padded_batches(kind: str, shape: str):
 def _padded_logprobs(model, kind: str, batch):
   tokens, real, n, _ = batch
   out = model(tokens, attention_mask=real, logits_to_keep=n + 1)
-  logits = out.logits[:, :-1].float() / _temperature(kind)
+  logits = out.logits[:, :-1].float()
   if kind == "grpo":
+    logits = logits / _temperature(kind)
     with torch.no_grad():
       torch.cat([_entropy(row) for row in logits])
   picked = logits.gather(-1, tokens[:, -n:, None])[..., 0]
