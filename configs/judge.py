@@ -21,10 +21,11 @@ import re
 import sqlite3
 import time
 
-from atlas_jax.online.calls.calls import Answer, CallFailed, Request, pause_s
+from atlas_jax import retries
+from atlas_jax.online.calls.calls import Answer, CallFailed, Request
 from atlas_jax.online.calls.litellm_calls import LiteLlmCalls
+from atlas_jax.online.calls.model_config import ChatModelConfig
 from atlas_jax.serving.events import EventLoop
-from atlas_jax.serving.http import MOST_BYTES
 
 RUBRIC = """\
 You grade a response to a question. Its score is 1 if the result that it states
@@ -74,7 +75,7 @@ class Judge:
     self._max_tokens, self._retries = max_tokens, retries
     self._cache = pathlib.Path(cache)
     self._prices, self._max_dollars = prices, max_dollars
-    self._options = {"url": url, "key": key, "timeout_s": timeout_s}
+    self._options, self._key = {"url": url, "timeout_s": timeout_s}, key
     self._calls = None  # made at the first question
 
   def __call__(self, question: str, gold: str, response: str) -> float | None:
@@ -104,7 +105,7 @@ class Judge:
           self._settle(number, None, 0.0)
         if not error.again or attempt == self._retries:
           raise JudgeError(f"{self._name}: {error}") from None
-        time.sleep(pause_s(error, key, attempt))
+        time.sleep(retries.pause_s(key, attempt, error.retry_after))
         continue
       self._settle(number, answer.text or "", self._cost(answer))
       return answer.text or ""
@@ -116,13 +117,8 @@ class Judge:
   def _open(self) -> None:
     if self._calls is not None:
       return
-    self._calls = LiteLlmCalls(
-      self._name,
-      extra={},
-      most_bytes=MOST_BYTES,
-      where="judge",
-      **self._options,
-    )
+    config = ChatModelConfig(kind="litellm", model=self._name, **self._options)
+    self._calls = LiteLlmCalls(config, self._key, "judge")
     self._prices = self._prices or self._calls.prices
     if self._prices is None and self._max_dollars is not None:
       raise JudgeError(f"{self._name} has no price: give prices=(in, out)")

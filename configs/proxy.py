@@ -5,11 +5,11 @@
       --config.teacher.url=http://127.0.0.1:8002/v1 \
       --config.teacher.model=teacher
 
-Every key and its default: atlas_jax/online/production/proxy/config.py.
+Every key and its default: atlas_jax/online/production/config.py.
 """
 
 from atlas_jax.config import tree_of
-from atlas_jax.online.production.proxy.config import ProxyConfig
+from atlas_jax.online.production.config import ProxyConfig
 
 
 def get_config():

@@ -7,6 +7,7 @@ The exit status is 1 where the reply is no answer.
 """
 
 import asyncio
+import dataclasses
 import json
 import os
 import sys
@@ -28,9 +29,9 @@ def main():
   from atlas_jax.online.agents.build import open_agent
   from atlas_jax.online.agents.config import AgentConfig
 
-  agent = open_agent(
-    build(AgentConfig, config_flag.tree()), where="config", environ=os.environ
-  )
+  config = build(AgentConfig, config_flag.tree())
+  config = dataclasses.replace(config, retries=0)  # one probe
+  agent = open_agent(config, where="config", environ=os.environ)
   if not asyncio.run(_probe(agent, _PROMPT.value)):
     sys.exit(1)
 
@@ -42,20 +43,32 @@ def _indented(text: str) -> str:
 
 async def _probe(agent, prompt: str) -> bool:
   """Whether one attempt, printed as it goes, gave an answer."""
+  from atlas_jax.online.calls.calls import Request
+
   print(f"agent    {agent.name}")
-  request = json.dumps(agent.shown(prompt), indent=2, ensure_ascii=False)
+  shown = agent.transport.shown(prompt)
+  request = json.dumps(shown, indent=2, ensure_ascii=False)
   print(f"request  {_indented(request)}", flush=True)
+  send, reads = agent.transport.send, []
+
+  async def watched(request):
+    answer = await send(request)
+    reads.append(answer.read)
+    return answer
+
+  agent.transport.send = watched
   try:
-    attempt = await agent.attempt(prompt)
+    question = {"role": "user", "content": prompt}
+    reply = await agent.ask(Request("agent_check", (question,)))
   finally:
     await agent.aclose()
-  reply = attempt.reply
   print(f"status   {reply.status}")
   if reply.error is not None:
-    again = " (would be tried again)" if attempt.transient else ""
+    again = agent.transport.repeats and reply.failed.again
+    again = " (would be tried again)" if again else ""
     print(f"error    {_indented(reply.error)}{again}")
-  if attempt.read is not None:
-    print(f"read     {attempt.read}")
+  for read in reads:
+    print(f"read     {read}")
   if reply.text is not None:
     print(f"text     {_indented(reply.text)}")
   counts = (reply.prompt_tokens, reply.completion_tokens)

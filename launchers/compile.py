@@ -46,19 +46,27 @@ def main():
   from atlas_jax.model import hf
   from atlas_jax.model.architecture import DecoderConfig
   from atlas_jax.preflight import compile as preflight
+  from atlas_jax.preflight import servers
 
   config = common.config()
-  folder = hub.directory(config.teacher.path, "model")
-  architecture = DecoderConfig.from_hf(hf.read_config(folder))
+
+  def architecture(part):
+    folder = hub.directory(part.path, "model")
+    return DecoderConfig.from_hf(hf.read_config(folder))
+
+  models = {"teacher": architecture(config.teacher)}
+  if config.mesh.gpus:
+    models["student"] = architecture(config.student)
 
   def check(config, **options):
     return preflight.check(
       config,
-      architecture,
+      models["teacher"],
       _TARGET.value,
       pathlib.Path(_COMPILERS.value),
       rows=_ROWS.value,
       prompt_tokens=_PROMPT.value,
+      servers=servers.beside_trainer(config, models),
       **options,
     )
 

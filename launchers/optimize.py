@@ -29,7 +29,7 @@ def main():
   workdir = common.workdir()
   config = online_config.resolve(config_flag.tree(), workdir)
   if _DRY_RUN.value:
-    print(plan.plan(config, workdir, os.environ), flush=True)
+    print(plan.plan(config, os.environ), flush=True)
     return
   with stopping.listening():
     optimize.optimize(config, workdir, os.environ, common.server_key())

@@ -19,8 +19,8 @@ common.define_flags(workdir=False)
 
 def main():
   from atlas_jax.config_tree import build
-  from atlas_jax.online.production.proxy.app import serve
-  from atlas_jax.online.production.proxy.config import ProxyConfig
+  from atlas_jax.online.production.app import serve
+  from atlas_jax.online.production.config import ProxyConfig
 
   serve(build(ProxyConfig, config_flag.tree()), os.environ)
 

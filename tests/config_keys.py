@@ -20,7 +20,7 @@ from collections.abc import Iterator
 
 from atlas_jax.config import RunConfig
 from atlas_jax.online.agents.config import AgentConfig
-from atlas_jax.online.production.proxy.config import ProxyConfig
+from atlas_jax.online.production.config import ProxyConfig
 from atlas_jax.online.search.config import OnlineConfig
 from tests.config_meanings import MEANINGS
 

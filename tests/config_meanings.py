@@ -141,7 +141,6 @@ MEANINGS = {
     "litellm, url, callable; in an optimisation also local."
   ),
   "ChatModelConfig.requests_per_minute": "at the most; None: no bound",
-  "ChatModelConfig.tokens_per_minute": "at the most; None: no bound",
   "ChatModelConfig.price_in": "of prompt tokens:",
   "ChatModelConfig.price_out": "of answer tokens, as price_in",
   "AgentConfig.kind": (
@@ -160,10 +159,6 @@ MEANINGS = {
     "where the count of answer tokens stands:"
   ),
   "PythonAgentConfig.target": "the function:",
-  "PythonAgentConfig.own_process": (
-    "True: in a process that can be killed at the deadline; its crash is an"
-    " error."
-  ),
   "CliAgentConfig.argv": "the command and its arguments",
   "CliAgentConfig.prompt_by": "how the prompt reaches it:",
   "CliAgentConfig.output_regex": "searched in stdout:",

@@ -9,7 +9,7 @@ import pytest
 from atlas_jax import config_tree
 from atlas_jax.config import RunConfig
 from atlas_jax.config_tree import ConfigError, PositiveInt, Share, Valid, build
-from atlas_jax.online.production.proxy.config import ProxyConfig
+from atlas_jax.online.production.config import ProxyConfig
 from atlas_jax.online.search.config import OnlineConfig
 
 _EVEN = Valid("must be even", lambda x: x % 2 == 0)

@@ -4,7 +4,7 @@ import pytest
 
 from atlas_jax.config import RunConfig
 from atlas_jax.config_tree import ConfigError, build, tree_of
-from atlas_jax.online.production.proxy.config import ProxyConfig
+from atlas_jax.online.production.config import ProxyConfig
 from atlas_jax.online.search.config import OnlineConfig
 
 URL = "http://127.0.0.1:1/v1"

@@ -55,6 +55,28 @@ def test_retry_after_in_seconds_and_as_a_date():
   assert retries.retry_after({}) is None
 
 
+@pytest.mark.parametrize(
+  ("headers", "body", "seconds"),
+  [
+    ({"Retry-After-Ms": "1500"}, "", 1.5),
+    ({"retry-after-ms": "1500", "retry-after": "2"}, "", 1.5),
+    ({"retry-after-ms": "soon", "retry-after": "2"}, "", 2.0),
+    ({"retry-after-ms": "nan"}, "", None),
+    ({"retry-after-ms": "9000000"}, "", 120.0),
+    ({}, '{"retryDelay": "34.4s"}', 34.4),
+    ({}, '{"retryDelay":"7s"}', 7.0),
+    # In a text that quotes the body.
+    ({}, r"b'{\"retryDelay\": \"7s\"}'", 7.0),
+    ({"retry-after": "2"}, '{"retryDelay": "7s"}', 2.0),
+    ({}, '{"retryDelay": "soon"}', None),
+    ({}, "a retryDelay of 7s", None),
+    ({}, '{"delay": "7s"}', None),
+  ],
+)
+def test_other_ways_to_ask_for_a_wait(headers, body, seconds):
+  assert retries.retry_after(headers, body=body) == seconds
+
+
 def test_waits_double_and_their_jitter_is_a_function_of_the_request():
   waits = [retries.pause_s("key", n, None) for n in range(12)]
   assert waits == [retries.pause_s("key", n, None) for n in range(12)]

@@ -6,7 +6,7 @@ from atlas_jax import addresses, config, config_tree, secret_names
 from atlas_jax.config import ConfigError
 from atlas_jax.online.agents import config as agent_config
 from atlas_jax.online.calls import model_config, variables
-from atlas_jax.online.production import wrapping
+from atlas_jax.online.production import once
 from atlas_jax.online.search import config as online_config
 
 KEY = "sk-proj-4eC39HqLyjWDarjtT1zdp7dc"
@@ -183,7 +183,7 @@ def test_addresses_of_the_online_half(url):
   assert "config.url must" in text and KEY not in text
   if url.startswith("http") and "#" not in url:
     with pytest.raises(ConfigError, match="teacher's address must") as error:
-      wrapping.as_teacher(url, None, 1.0, wrapping.Wording())
+      once.as_teacher(url, None, 1.0, once.Wording())
     assert KEY not in str(error.value)
 
 

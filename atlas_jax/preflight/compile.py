@@ -7,7 +7,8 @@ arithmetic and traffic between chips, at the shares of the peak below).
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator
+import types
+from collections.abc import Iterator, Mapping
 
 import jax
 
@@ -15,8 +16,10 @@ from atlas_jax.config import ConfigError, RunConfig, resolve
 from atlas_jax.config_tree import tree_of
 from atlas_jax.model.architecture import DecoderConfig
 from atlas_jax.preflight import chips, hlo, programs, work
+from atlas_jax.preflight import servers as servers_lib
 from atlas_jax.sharding import ShardingError
 
+_NOBODY: Mapping = types.MappingProxyType({})
 SPARE = 0.1  # of a chip's memory that must stay free
 # Shares of the peak that dense training reaches; nobody has measured ours.
 COMPUTE_SHARE, LINK_SHARE = 0.5, 0.7
@@ -31,6 +34,7 @@ def check(
   rows: int | None = None,
   prompt_tokens: int = 1024,
   to_the_end: bool = True,
+  servers: Mapping[str, int] = _NOBODY,
 ) -> dict:
   """Compiles the programs of config.phases for `target`.
 
@@ -42,6 +46,7 @@ def check(
     rows: of the largest batch; None: the most that there may be.
     prompt_tokens: of a prompt, for the estimate.
     to_the_end: also after a program that does not fit.
+    servers: bytes of those that share the trainer's GPUs, by who.
 
   Returns:
     What --json writes. Bytes and operations are of one chip; peak_bytes is the
@@ -52,6 +57,7 @@ def check(
     PreflightError: an unknown target, or no compiler for it.
   """
   chip, devices = chips.devices(target, compilers)
+  beside = sum(servers.values())
   # Packed on this machine, so before a mesh of absent devices is set.
   batches = {
     phase: work.largest_batch(config, getattr(config, phase), prompt_tokens)
@@ -84,11 +90,13 @@ def check(
         step = {"seconds": 0.0, "tokens": batch.tokens, "model_flops": useful}
       step["seconds"] += seconds
       peak = max(peak, program.peak + program.resident)
-      fits = peak <= (1 - SPARE) * chip.memory
+      fits = peak + beside <= (1 - SPARE) * chip.memory
       if not (fits or to_the_end):
         break
   except (ShardingError, jax.errors.JaxRuntimeError) as error:
     problem = str(error).partition("\n")[0][:300]
+  needs = {"trainer": peak, **servers}
+  problem = problem or servers_lib.too_small(config, needs, chip.memory)
   if step:
     available = step["seconds"] * chip.flops * len(devices)
     step |= {
@@ -100,6 +108,8 @@ def check(
     "fits": fits and problem is None,
     "problem": problem,
     "peak_bytes": peak,
+    "host_bytes": max((p["host"] for p in found), default=0),
+    "servers_bytes": dict(servers),
     "memory_bytes": chip.memory,
     "estimated_step": step,
     "programs": found,
@@ -137,6 +147,10 @@ def alternatives(config: RunConfig) -> Iterator[tuple[str, RunConfig]]:
       yield ", ".join(f"{k}={v}" for k, v in all_changes.items()), new
 
 
+def _total(checked: dict) -> int:
+  return checked["peak_bytes"] + sum(checked["servers_bytes"].values())
+
+
 def table(checked: dict) -> str:
   """What a person reads of `check`."""
   lines = [
@@ -161,9 +175,15 @@ def table(checked: dict) -> str:
       f"a step is estimated, nothing was run: {step['seconds']:.1f} s,"
       f" {step['tokens_per_second']:.0f} tokens/s, MFU {step['mfu']:.0%}"
     )
+  lines += [
+    f"{who} beside the trainer: {size / chips.GIB:.2f} GiB"
+    for who, size in checked["servers_bytes"].items()
+  ]
+  if host := checked["host_bytes"]:
+    lines.append(f"in the host's memory: {host / chips.GIB:.2f} GiB a chip")
   lines.append(
     f"{checked['target']}: {'fits' if checked['fits'] else 'does not fit'}:"
-    f" at most {checked['peak_bytes'] / chips.GIB:.2f} GiB a chip of"
+    f" at most {_total(checked) / chips.GIB:.2f} GiB a chip of"
     f" {checked['memory_bytes'] / chips.GIB:.2f}, {SPARE:.0%} of which must"
     f" stay free{'; ' + checked['problem'] if checked['problem'] else ''}"
   )

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from atlas_jax import sharding
-from atlas_jax.checkpoint import abstract as placed
+from atlas_jax import checkpoint, sharding
 from atlas_jax.config import RunConfig
 from atlas_jax.data.packing import PackedBatch
 from atlas_jax.model import hf, lora
@@ -35,16 +34,32 @@ class Program:
   arguments: int
   temporaries: int = 0
   peak: int = 0  # arguments included; those that are donated counted once
+  host: int = 0  # of the arguments, in the memory of the host
   compile_seconds: float = 0.0
   text: str = ""  # the optimised HLO
 
 
 def tree_bytes(tree) -> int:
-  """Bytes of the arrays of an abstract tree on one device."""
+  """Bytes of the arrays of an abstract tree in the memory of one device."""
   return sum(
     x.dtype.itemsize * math.prod(x.sharding.shard_shape(x.shape))
     for x in jax.tree.leaves(tree)
+    if x.sharding.memory_kind != "pinned_host"
   )
+
+
+def placed(tree):
+  """An abstract tree with the layouts of the mesh that is set."""
+
+  def on_host(x, wanted):
+    if getattr(x.sharding, "memory_kind", None) != "pinned_host":
+      return wanted
+    # A mesh of devices that are only described has no memory of a host.
+    mesh = jax.sharding.get_abstract_mesh()
+    kept = NamedSharding(mesh, x.sharding.spec, memory_kind="pinned_host")
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=kept)
+
+  return jax.tree.map(on_host, tree, checkpoint.abstract(tree))
 
 
 def compiled(
@@ -99,9 +114,12 @@ def _phase(
     found = done.memory_analysis()
     given, made = found.argument_size_in_bytes, found.temp_size_in_bytes
     new = found.output_size_in_bytes - found.alias_size_in_bytes
-    peak = getattr(found, "peak_memory_in_bytes", 0) or given + made + new
+    host = found.host_argument_size_in_bytes
+    peak = given + made + new
+    if known := getattr(found, "peak_memory_in_bytes", 0):
+      peak = known - host - found.host_temp_size_in_bytes
     return Program(
-      *(f"{name} {kind}", at_once, beside, given, made, peak, seconds),
+      *(f"{name} {kind}", at_once, beside, given, made, peak, host, seconds),
       text=done.as_text(),
     )
 

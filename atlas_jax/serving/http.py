@@ -1,7 +1,8 @@
 """The one HTTP client policy: what is sent where, and how much is read.
 
 1. No redirect is followed: a key and a prompt go only where they were sent.
-2. No cookies, and no proxy or netrc of the environment.
+2. No cookies and no netrc. The servers of a run are asked straight; models and
+   agents by the proxy of the environment (`proxy_of`).
 3. A body is read up to a bound, counted as it is inflated, that of an error
    too; beyond it the connection is closed, not drained.
 4. A connection that idled for 2 s is not used again: vLLM closes it after 5 s.
@@ -9,6 +10,8 @@
 
 import asyncio
 import contextlib
+import urllib.parse
+import urllib.request
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -90,6 +93,21 @@ def open_session(
       sock_read=silence_timeout_s,
     ),
   )
+
+
+def proxy_of(url: str) -> str | None:
+  """The proxy that the environment names for an address.
+
+  HTTP_PROXY, HTTPS_PROXY and ALL_PROXY are obeyed, and NO_PROXY; a server on
+  this machine is always asked straight.
+  """
+  parts = urllib.parse.urlsplit(url)
+  host = parts.hostname or ""
+  if addresses.is_loopback(host) or urllib.request.proxy_bypass(host):
+    return None
+  named = urllib.request.getproxies()
+  proxy = named.get(parts.scheme) or named.get("all")
+  return f"http://{proxy}" if proxy and "://" not in proxy else proxy
 
 
 @contextlib.asynccontextmanager

@@ -16,6 +16,8 @@ def get_config():
   # (then prompts must be shorter than 128 KiB, and where the command reads
   # options, "--" goes before it: a prompt may begin with "-").
   config.cli.prompt_by = "stdin"
+  # Where it runs; None: an empty directory of its own for each prompt.
+  config.cli.directory = None
   # It gets PATH, HOME, LANG, LC_ALL and TMPDIR; name what else it may have.
   config.cli.env = ()
   config.concurrency = 2

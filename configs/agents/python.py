@@ -12,8 +12,9 @@ def get_config():
   config = tree_of(AgentConfig())
   config.kind = "python"
   config.python.target = "my_agent:answer"
-  # Processes that are killed at the deadline. False: in this process, where a
-  # function that hangs cannot be ended.
+  # A process for each prompt, killed at the deadline, which loads the function.
+  # False: in this process, where a function that hangs cannot be ended, and
+  # prompts share what it keeps.
   config.python.own_process = True
   config.concurrency = 2
   return config

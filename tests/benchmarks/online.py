@@ -18,11 +18,10 @@ import pathlib
 import tempfile
 import time
 
-from atlas_jax.online.calls.record import Record
-from atlas_jax.online.search import opening
 from atlas_jax.online.search.config import resolve
-from atlas_jax.online.search.rollouts import Job
+from atlas_jax.online.search.rollouts import Trial
 from tests.online import small_world
+from tests.online.opened_run import opened_with
 from tests.online.stub_server import StubServer
 
 
@@ -40,11 +39,7 @@ def evaluate(folder, problems: int, latency_s: float, concurrency: int) -> None:
     for role in ("student", "teacher", "reflection_model"):
       tree[role].concurrency = concurrency
     config = resolve(tree)
-    sets = opening.chosen_problems(config)
-    with (
-      Record(folder / "record.sqlite") as record,
-      opening.opened(config, folder / "run", {}, sets, record, {}) as run,
-    ):
+    with opened_with(config, folder / "run", folder / "record.sqlite") as run:
       before = 0
       for name in ("seed", "teacher changed", "probe changed"):
         prompts = config.prompts
@@ -55,7 +50,9 @@ def evaluate(folder, problems: int, latency_s: float, concurrency: int) -> None:
             prompts, student_probe="OUTLINE in short {question}"
           )
         began = time.perf_counter()
-        run.rollouts.evaluate([Job(prompts, sets.validation, "validation")])
+        run.rollouts.evaluate(
+          [Trial(prompts, run.sets.validation, "validation")]
+        )
         seconds = time.perf_counter() - began
         calls = len(stub.calls) - before
         before = len(stub.calls)

@@ -75,7 +75,7 @@ def test_a_shape_that_the_path_does_not_fit(check):
   with Serving(lambda _: {"output": {"text": "4"}}) as server:
     done = check("http", f"--config.http.url={server.url}")
   assert done.returncode == 1
-  assert "has no 'choices'; its shape is {output: {text: str}}" in done.stdout
+  assert "{'output': {'text': '4'}} has no 'choices'" in done.stdout
 
 
 def test_a_config_that_is_wrong_is_one_line(check):
@@ -96,11 +96,12 @@ def test_no_answer_commands_the_terminal(check):
   with Serving(lambda _: completion(hostile)) as server:
     done = check("http", f"--config.http.url={server.url}")
   assert done.returncode == 0, done.stderr
-  spelled = r"text     4 \x1b]0;owned\x07\x1b[2J\x9b31m\r\u202e"
-  assert spelled in done.stdout.splitlines()
+  # An answer is what a person would read; what else was said is spelled out.
+  shown = done.stdout + done.stderr
+  assert "text     4 " in done.stdout.splitlines()
   with Serving(lambda _: web.Response(status=503, text=hostile)) as server:
     done = check("http", f"--config.http.url={server.url}")
   assert "HTTP 503" in done.stdout
   assert r"\x1b[2J" in done.stdout
-  shown = done.stdout + done.stderr
+  shown += done.stdout + done.stderr
   assert not any(c in shown for c in "\x1b\x07\x9b\r\u202e")

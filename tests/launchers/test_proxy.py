@@ -14,7 +14,7 @@ import urllib.request
 import openai
 import pytest
 
-from tests.online.proxied import TEACHING, teacher, upstream
+from tests.online.production.proxied import TEACHING, teacher, upstream
 from tests.online.stub_server import StubServer
 
 

@@ -3,8 +3,8 @@
 import contextlib
 import dataclasses
 
-from atlas_jax.online.search import choosing
-from atlas_jax.online.search.journal import Candidate
+from atlas_jax.online.search import choosing, testing
+from atlas_jax.online.search.files import Candidate
 from tests.online import small_world
 from tests.online.opened_run import opened
 from tests.online.stub_server import StubServer
@@ -25,7 +25,7 @@ def contest(folder, answer, scores, **changes):
       prompts = run.config.prompts
       if i:
         prompts = texts(run.config, f"TEACH {i} {{question}} {{probe}}")
-      scores_of = {p.id: score for p in run.budget.sets.validation}
+      scores_of = {p.id: score for p in run.sets.validation}
       run.journal.candidates.append(
         Candidate(i, (0,) * bool(i), i, prompts, score, scores_of, 0, 0, 0.0)
       )
@@ -33,7 +33,17 @@ def contest(folder, answer, scores, **changes):
 
 
 def choose(run):
-  return choosing.choose(run.config, run.rollouts, run.budget, run.journal)
+  c = run.config
+  fresh, dropped = choosing.score_again(c, run.rollouts, run.sets, run.journal)
+  best = choosing.pick(fresh, c.choosing.non_degradation_floor)
+  test = testing.compare(c, run.rollouts, run.sets, run.journal, best)
+  return choosing.decide(c, fresh, dropped, best, *test)
+
+
+def chosen(folder, answer, scores, **changes):
+  """The choice of a contest."""
+  with contest(folder, answer, scores, **changes) as (run, _):
+    return choose(run)
 
 
 def world(*helpful, breaks=()):

@@ -36,7 +36,7 @@ def ask(model, *requests):
   async def main():
     try:
       return await asyncio.gather(
-        *[model.chat(r) for r in requests], return_exceptions=True
+        *[model.ask(r) for r in requests], return_exceptions=True
       )
     finally:
       await model.aclose()

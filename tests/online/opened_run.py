@@ -1,25 +1,66 @@
-"""A run in the small world that is opened, and what may answer it."""
+"""The parts of a run in the small world, and what may answer it."""
 
 import contextlib
 import dataclasses
 
+from atlas_jax.config import PromptsConfig
+from atlas_jax.data.splits import Splits
+from atlas_jax.online.calls.ledger import Ledger
 from atlas_jax.online.calls.record import Record
-from atlas_jax.online.search import opening
+from atlas_jax.online.search import models
+from atlas_jax.online.search.config import OnlineConfig
+from atlas_jax.online.search.files import Episodes, Journal
+from atlas_jax.online.search.history import History
+from atlas_jax.online.search.plan import Budget, parts
+from atlas_jax.online.search.reflection import Reflector
+from atlas_jax.online.search.rollouts import Rollouts
+from atlas_jax.online.search.scoring import KeptChecker
 from tests.online import small_world
 
 
+@dataclasses.dataclass
+class Run:
+  """As optimize() opens them."""
+
+  config: OnlineConfig
+  sets: Splits
+  ledger: Ledger
+  record: Record
+  budget: Budget
+  rollouts: Rollouts
+  reflector: Reflector
+  journal: Journal
+  history: History
+
+
 @contextlib.contextmanager
-def opened(folder, url, **changes):
-  config = small_world.config(folder, url, **changes)
-  sets = opening.chosen_problems(config)
+def opened_with(config, workdir, path=None):
+  sets = models.chosen_problems(config)
   with (
-    Record() as record,
-    opening.opened(config, folder / "run", {}, sets, record, {}) as run,
+    Record(path) as record,
+    models.opened(config, {}, record, {}) as asked,
+    KeptChecker(record, config.data) as checker,
   ):
+    history = History(record)
+    yield Run(
+      *(config, sets, asked.ledger, record),
+      Budget(parts(config, sets), asked.ledger),
+      Rollouts(asked, config, checker, history, Episodes(workdir).write),
+      Reflector(asked, config, history),
+      Journal(workdir, record),
+      history,
+    )
+
+
+@contextlib.contextmanager
+def opened(folder, url, *, path=None, **changes):
+  """path: of its record; None: in memory."""
+  config = small_world.config(folder, url, **changes)
+  with opened_with(config, folder / "run", path) as run:
     yield run
 
 
-def better(run):
+def better(run) -> PromptsConfig:
   return dataclasses.replace(run.config.prompts, teacher=small_world.GOOD)
 
 

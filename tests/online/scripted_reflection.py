@@ -1,11 +1,14 @@
 """A reflection model that says what a test scripts, and who asks it."""
 
 import asyncio
+from types import SimpleNamespace
 
 from atlas_jax.config import PromptsConfig
 from atlas_jax.online.calls.calls import Reply
-from atlas_jax.online.search.config import ReflectionConfig
-from atlas_jax.online.search.reflection import Memory, Reflector
+from atlas_jax.online.calls.record import Record
+from atlas_jax.online.search.config import OnlineConfig, ReflectionConfig
+from atlas_jax.online.search.history import History
+from atlas_jax.online.search.reflection import Reflector
 
 PROMPTS = PromptsConfig()
 
@@ -33,7 +36,7 @@ class Scripted:
     self.replies = list(replies)
     self.requests = []
 
-  async def chat(self, request):
+  async def ask(self, request):
     self.requests.append(request)
     reply = self.replies[min(len(self.requests), len(self.replies)) - 1]
     if isinstance(reply, Exception):
@@ -44,15 +47,14 @@ class Scripted:
     return self.requests[i].messages[0]["content"]
 
 
-def reflector(model, **config):
+def reflector(model, history=None, **config):
+  asked = SimpleNamespace(reflection=model, loop=Loop())
   return Reflector(
-    model, ReflectionConfig(**config), PROMPTS, 0, Loop(), Memory()
+    asked,
+    OnlineConfig(reflection=ReflectionConfig(**config)),
+    history or History(Record()),
   )
 
 
 def ask(r, current=NOW):
-  candidate = {"teacher": current}
-  dataset = {"teacher": RECORDS}
-  ((proposal, same),) = r.reflect_many([(candidate, dataset, ["teacher"])])
-  assert same is r
-  return proposal.new_texts
+  return r.propose({"teacher": current}, {"teacher": RECORDS}, ["teacher"])

@@ -4,19 +4,21 @@ import asyncio
 
 import pytest
 
+from atlas_jax.config import PromptsConfig
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.data.problems import make_problem
 from atlas_jax.episode_config import ChatTemplateKwargs, EpisodeConfig
 from atlas_jax.online import TeachingAgent
-from atlas_jax.online.search.rollouts import Job
+from atlas_jax.online.search.rollouts import Trial
 from atlas_jax.serving.client import Completion
 from atlas_jax.teaching.arms import run_arm
 from atlas_jax.teaching.episode import run_episodes
 from atlas_jax.teaching.prompts import NO_PROBE, Prompts
 from atlas_jax.teaching.speakers import Role
 from tests import published
-from tests.online import proxied, small_world
+from tests.online import small_world
 from tests.online.opened_run import opened
+from tests.online.production import proxied
 from tests.online.stub_server import StubServer
 
 QUESTION = "1+1?"
@@ -69,7 +71,7 @@ def trained(chat, plan, config=None, road="training"):
   common = {
     "teacher": Role(teacher, chat, "v"),
     "student": Role(student, chat, "f"),
-    "prompts": Prompts(proxied.PROMPTS),
+    "prompts": Prompts(PromptsConfig(**proxied.PROMPTS)),
     "config": config or EpisodeConfig(),
     "seed": 0,
   }
@@ -108,9 +110,9 @@ def test_an_optimisation(tmp_path, plan):
     StubServer(answer) as stub,
     opened(tmp_path, stub.url, student__retries=0) as run,
   ):
-    problem = run.budget.sets.validation[0]
+    problem = run.sets.validation[0]
     ((rollout,),) = run.rollouts.evaluate(
-      [Job(run.config.prompts, [problem], "validation")]
+      [Trial(run.config.prompts, [problem], "validation")]
     )
   assert rollout.scored.episode.probe == PLANS[plan]
   expected = f"TEACH {problem.question} PLAN {PLANS[plan]}"
@@ -127,11 +129,9 @@ def test_an_empty_plan_or_teaching_ends_nothing(tmp_path, start):
     StubServer(answer) as stub,
     opened(tmp_path, stub.url, student__retries=0, teacher__retries=0) as run,
   ):
-    even = [
-      p for p in run.budget.sets.validation if int(p.question[:4]) % 2 == 0
-    ]
+    even = [p for p in run.sets.validation if int(p.question[:4]) % 2 == 0]
     (made,) = run.rollouts.evaluate(
-      [Job(run.config.prompts, even, "validation")]
+      [Trial(run.config.prompts, even, "validation")]
     )
     asked = [c.body["messages"][0]["content"] for c in stub.calls]
   assert len(asked) == 4 * len(even)
@@ -152,17 +152,17 @@ def test_the_proxy(plan):
     words = messages[-1]["content"].split()
     return plan if words[0] == "PROBE" else f"re {words[0]}"
 
-  async def check(proxy):
-    assert await proxy.ask(QUESTION) == ("taught", "re GUIDED")
+  async def check():
+    async with proxied.proxy(proxied.upstream(answer)) as proxy:
+      assert await proxy.ask(QUESTION) == ("taught", "re GUIDED")
+    return proxied.contents(proxy.teach)
 
-  with proxied.upstream(answer) as up, proxied.teacher() as teach:
-    proxied.run(check, up, teach)
-  assert proxied.contents(teach) == [f"TEACH {QUESTION} FROM {PLANS[plan]}"]
+  assert asyncio.run(check()) == [f"TEACH {QUESTION} FROM {PLANS[plan]}"]
 
 
 @pytest.mark.parametrize("plan", [plan for plan in PLANS if plan])
 def test_an_agents_own_answer(plan):
-  prompts = vars(proxied.PROMPTS)
+  prompts = proxied.PROMPTS
   with (
     proxied.teacher() as teach,
     TeachingAgent(lambda prompt: plan, teach.url, prompts) as taught,
@@ -188,9 +188,9 @@ def test_a_long_plan_is_shown_up_to_its_bound(qwen3, tmp_path):
     "episode__shown_probe_tokens": 20,
   }
   with StubServer(answer) as stub, opened(tmp_path, stub.url, **bounds) as run:
-    problem = run.budget.sets.validation[0]
+    problem = run.sets.validation[0]
     ((rollout,),) = run.rollouts.evaluate(
-      [Job(run.config.prompts, [problem], "validation")]
+      [Trial(run.config.prompts, [problem], "validation")]
     )
   assert rollout.scored.episode.probe == " ".join(["carry"] * 20)
 

@@ -222,7 +222,6 @@ def test_of_an_error_comes_its_beginning_without_the_key():
 # Modules that open connections, and why they may.
 OPENERS = {
   "atlas_jax.serving.http": "the policy",
-  "atlas_jax.online.agents.responses": "bound by httpx_policy",
   "atlas_jax.online.agents.agents_sdk": "bound by httpx_policy",
 }
 CLIENTS = {

@@ -1,35 +1,44 @@
-"""Agents of the OpenAI Agents SDK, with their tools and handoffs.
+"""Agents of the OpenAI Agents SDK, with their tools, handoffs and MCP servers.
 
 A run is not repeated as a whole, since its tools may have had effects; its
 model calls are retried. Its traces stay here: the SDK would send them, with
 every prompt, to OpenAI. It drops why a model stopped, so that is read from the
 replies of the client that we give it; an agent that brings its own model is
 never seen to be cut.
+
+No prompt finds what another left: a function makes an agent for each, and MCP
+servers are connected for each. Those of an agent that is an object are the
+same objects each time, so it is asked one prompt at a time.
 """
 
 import asyncio
+import contextlib
 import contextvars
 import json
+from collections.abc import Iterator
 
 from atlas_jax import targets
 from atlas_jax.config import ConfigError
-from atlas_jax.online.agents.asking import Attempt, answered, failed
+from atlas_jax.online.agents.cleaning import cleaned
 from atlas_jax.online.agents.config import AgentConfig
 from atlas_jax.online.agents.credentials import Credentials
-from atlas_jax.online.calls import httpx_policy
+from atlas_jax.online.calls import httpx_policy, threads
+from atlas_jax.online.calls.calls import Answer, CallFailed, Request
+from atlas_jax.online.calls.chat_json import used
 
-_TOOLS = ("tool_calls", "function_call")
-# Why each model call of the run in this context ended; None: as it should.
+# A server without a key must not be sent OpenAI's.
+_NO_KEY = "none"
+# Why each model call of the run in this context ended.
 _ENDINGS: contextvars.ContextVar[list[str | None]] = contextvars.ContextVar(
   "endings"
 )
 
 
 class SdkAgent:
-  """An Agent object, or what a function without arguments makes.
+  """An Agent object, or what a function without arguments, maybe async, makes.
 
   Raises:
-    ConfigError: the package is missing, the target is no agent, or the key's
+    ConfigError: the package is missing, the target is neither, or the key's
       variable is missing.
   """
 
@@ -44,91 +53,118 @@ class SdkAgent:
         f"{where}: the OpenAI Agents SDK does not import ({error}); install"
         " it with: pip install -e '.[agents]'"
       ) from error
-    sdk = config.agents_sdk
-    agent = targets.load(sdk.target, f"{where}.target")
-    if not isinstance(agent, agents.Agent) and callable(agent):
-      agent = agent()
-    if not isinstance(agent, agents.Agent):
+    sdk = self._config = config.agents_sdk
+    self.target = sdk.target
+    self._agent = targets.load(sdk.target, f"{where}.target")
+    self._is_object = isinstance(self._agent, agents.Agent)
+    if not self._is_object and not callable(self._agent):
       raise ConfigError(
-        f"{where}.target={sdk.target!r} is {type(agent).__name__}, neither an"
-        " agents.Agent nor a function that makes one"
+        f"{where}.target={sdk.target!r} is {type(self._agent).__name__},"
+        " neither an agents.Agent nor a function that makes one"
       )
-    self._agent = agent
-    self._config = sdk
-    self._credentials = credentials
-    self._client = None
+    shared = self._is_object and any(_servers(self._agent))
+    self.at_once = 1 if shared else config.concurrency
     self._most_bytes = config.max_response_bytes
     # Of an agent that says nothing of a server.
     httpx_policy.bind(openai_provider.shared_http_client())
+    self._client = None
     self._run = agents.RunConfig(tracing_disabled=True)
     if sdk.base_url is not None or sdk.api_key_env is not None:
-      self._client = self._connect(config, where)
+      self._client = _connected(config, where, credentials)
       self._run.model_provider = agents.MultiProvider(
         openai_client=self._client,
         openai_use_responses=sdk.api == "responses",
         # Local servers have names with a slash.
         unknown_prefix_mode="model_id",
       )
-    self.target = sdk.target
-
-  def _connect(self, config: AgentConfig, where: str):
-    import openai
-
-    sdk = config.agents_sdk
-    return openai.AsyncOpenAI(
-      api_key=self._credentials.key(sdk.api_key_env, where),
-      base_url=sdk.base_url,
-      max_retries=config.retries,
-      timeout=config.timeout_s,
-      http_client=httpx_policy.bind(
-        openai.DefaultAsyncHttpxClient(event_hooks={"response": [_note_ending]})
-      ),
-    )
 
   def shown(self, prompt: str) -> dict:
-    agent = self._agent
-    return {
-      "target": self.target,
-      "agent": agent.name,
-      "tools": [tool.name for tool in agent.tools],
-      "handoffs": [getattr(h, "name", str(h)) for h in agent.handoffs],
-      "max_turns": self._config.max_turns,
-      "input": prompt,
-    }
+    shown = {"target": self.target}
+    if self._is_object:
+      names = {"tools": self._agent.tools, "servers": _servers(self._agent)}
+      shown |= {key: [n.name for n in named] for key, named in names.items()}
+    return shown | {"max_turns": self._config.max_turns, "input": prompt}
 
-  async def send(self, prompt: str) -> Attempt:
-    import agents
-
+  async def send(self, request: Request) -> Answer:
     httpx_policy.Taking(self._most_bytes)
     endings = []
     _ENDINGS.set(endings)
     try:
-      result = await agents.Runner.run(
-        self._agent,
-        prompt,
-        max_turns=self._config.max_turns,
-        run_config=self._run,
-      )
-    except asyncio.CancelledError:
+      async with contextlib.AsyncExitStack() as stack:
+        result = await self._result(request.prompt, stack)
+    except (asyncio.CancelledError, CallFailed):
       raise
     except Exception as error:
       # Of the SDK, of the client, or of a tool: in each case no answer.
-      return failed(f"{type(error).__name__}: {error}")
+      raise CallFailed(
+        f"{type(error).__name__}: {error}", again=False
+      ) from None
     if result.interruptions:
-      return failed("the run waits for a person to approve a tool")
+      raise CallFailed(
+        "the run waits for a person to approve a tool", again=False
+      )
     usage = result.context_wrapper.usage
-    known = usage.total_tokens > 0
-    return answered(
+    return Answer(
       _text(result.final_output),
-      f"final_output of {result.last_agent.name} after"
+      endings[-1] if endings else None,
+      *used(vars(usage) if usage.total_tokens > 0 else None),
+      read=f"final_output of {result.last_agent.name} after"
       f" {len(result.raw_responses)} model calls",
-      finish_reason=endings[-1] if endings else None,
-      usage=vars(usage) if known else None,
+    )
+
+  async def _result(self, prompt: str, stack: contextlib.AsyncExitStack):
+    import agents
+
+    agent = self._agent
+    if not self._is_object:
+      agent = await threads.call(agent)
+      if not isinstance(agent, agents.Agent):
+        kind = type(agent).__name__
+        raise CallFailed(f"{self.target} made {kind}, no Agent", again=False)
+    for server in dict.fromkeys(_servers(agent)):
+      stack.push_async_callback(server.cleanup)
+      # An async function may have connected it.
+      if getattr(server, "session", None) is None:
+        await server.connect()
+    return await agents.Runner.run(
+      agent, prompt, max_turns=self._config.max_turns, run_config=self._run
     )
 
   async def aclose(self) -> None:
     if self._client is not None:
       await self._client.close()
+
+
+def _connected(config: AgentConfig, where: str, credentials: Credentials):
+  import openai
+
+  sdk, key = config.agents_sdk, _NO_KEY
+  base = sdk.base_url and sdk.base_url.removesuffix("/chat/completions")
+  if sdk.api_key_env is not None:
+    key = credentials.variable(sdk.api_key_env, f"{where}.api_key_env")
+  return openai.AsyncOpenAI(
+    api_key=key,
+    base_url=base and base.removesuffix("/responses"),
+    max_retries=config.retries,
+    timeout=config.timeout_s,
+    http_client=httpx_policy.bind(
+      openai.DefaultAsyncHttpxClient(event_hooks={"response": [_note_ending]})
+    ),
+  )
+
+
+def _servers(agent) -> Iterator:
+  """The MCP servers of an agent and of all that it may give the word to."""
+  agents = [agent]
+  for one in agents:
+    yield from one.mcp_servers
+    found = [getattr(tool, "_agent_instance", None) for tool in one.tools]
+    for handoff in one.handoffs:
+      refers = getattr(handoff, "_agent_ref", None)
+      found.append(handoff if refers is None else refers())
+    for other in found:
+      if hasattr(other, "mcp_servers") and all(other is not a for a in agents):
+        agents.append(other)
 
 
 async def _note_ending(response) -> None:
@@ -142,14 +178,13 @@ async def _note_ending(response) -> None:
       reason = (value["incomplete_details"] or {"reason": None})["reason"]
   except (ValueError, LookupError, TypeError, RecursionError):
     return  # no answer of a model; the client says what is wrong with it
-  # A run may end with what a tool gave, if its agent says so.
-  _ENDINGS.get().append(None if reason in _TOOLS else reason)
+  _ENDINGS.get().append(reason)
 
 
-def _text(output) -> str | None:
+def _text(output) -> str:
   """The final output as text; structured output as JSON."""
   if output is None or isinstance(output, str):
-    return output
+    return cleaned(output or "")
   from pydantic import TypeAdapter
 
   return TypeAdapter(type(output)).dump_json(output).decode()

@@ -19,11 +19,13 @@ from atlas_jax.config_tree import (
   PositiveInt,
   Valid,
 )
+from atlas_jax.online.agents.json_replies import steps_of
 from atlas_jax.online.calls.variables import VariableName
 from atlas_jax.serving.http import MOST_BYTES
 
 PROMPT = "{prompt}"
 PROMPT_FILE = "{prompt_file}"
+KINDS = ("http", "python", "cli", "responses", "agents_sdk")
 _SECRET = (
   "looks like a secret, and a config is written to files: write ${VARIABLE} and"
   " set it in the environment"
@@ -31,33 +33,38 @@ _SECRET = (
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _SHELLS = ("sh", "bash", "dash", "ash", "zsh", "ksh", "fish")
 _SHELL_COMMAND = re.compile(r"-[a-zA-Z]*c[a-zA-Z]*")
-_ASSISTANT = (
-  "the OpenAI Assistants API ended on 2026-08-26. Use kind='responses' with the"
-  " model, instructions (or extra.prompt, the id of a stored prompt) and"
-  " extra.tools of the assistant"
-)
-KINDS = ("http", "python", "cli", "responses", "agents_sdk")
+_TARGET = re.compile(r".+:[^\W\d]\w*")
+# What would make a response part of a conversation that others are part of.
+_SHARED = ("conversation", "previous_response_id", "container", "container_id")
 
 
 def _is_kind(name: str) -> bool:
   if name == "openai_assistant":
-    raise ValueError(_ASSISTANT)
+    raise ValueError(
+      "the OpenAI Assistants API ended on 2026-08-26. Use kind='responses'"
+      " with the model, instructions (or extra.prompt, the id of a stored"
+      " prompt) and extra.tools of the assistant"
+    )
   return name in KINDS
 
 
-_KIND = Valid(f"is not one of {', '.join(KINDS)}", _is_kind)
-_REGEX = Valid("must be a regular expression", regex.compile)
-_METHOD = Valid(
-  "must be such as GET or POST", lambda name: name.isalpha() and name.isupper()
-)
+def _is_address(url: str) -> bool:
+  anonymous = "@" not in urllib.parse.urlsplit(url).netloc
+  return anonymous and url.startswith(("http://", "https://", "${"))
 
 
-def _is_target(text: str) -> bool:
-  head, _, name = text.rpartition(":")
-  return bool(head) and name.isidentifier()
-
-
-_TARGET = Valid("must be module:name or path/to/file.py:name", _is_target)
+Kind = Annotated[str, Valid(f"is not one of {', '.join(KINDS)}", _is_kind)]
+Regex = Annotated[str, Valid("must be a regular expression", regex.compile)]
+Method = Annotated[
+  str,
+  Valid("must be such as GET or POST", lambda m: m.isalpha() and m.isupper()),
+]
+_AN_ADDRESS = "must be an http:// or https:// address without user and password"
+Url = Annotated[str, Valid(_AN_ADDRESS, _is_address, shown=False)]
+_A_PATH = "must be a path such as choices[0].message.content"
+Path = Annotated[str, Valid(_A_PATH, steps_of)]
+_A_TARGET = "must be module:name or path/to/file.py:name"
+Target = Annotated[str, Valid(_A_TARGET, _TARGET.fullmatch)]
 
 
 def _secrets(template, where: str) -> Iterator[str]:
@@ -65,8 +72,8 @@ def _secrets(template, where: str) -> Iterator[str]:
   for path, name, value in secret_names.named(template):
     if not isinstance(value, str):
       value = ""
-    template = "${" in value or PROMPT in value
-    by_name = value and secret_names.is_secret(name) and not template
+    filled = "${" in value or PROMPT in value
+    by_name = value and secret_names.is_secret(name) and not filled
     if by_name or secret_names.in_text(value):
       yield f"{where}{path} {_SECRET}"
 
@@ -77,27 +84,16 @@ def _address(config) -> Iterator[str]:
     yield f"base_url {problem}; a key goes by api_key_env"
 
 
-def _command_of_shell(argv: tuple[str, ...]) -> str | None:
-  """The command that argv has a shell run by -c; None: there is none."""
+def _command_of_shell(argv: tuple[str, ...]) -> str:
+  """The command that argv has a shell run by -c, if any."""
   names = [os.path.basename(element) for element in argv]
   shell = next((i for i, name in enumerate(names) if name in _SHELLS), None)
   rest = argv[len(argv) if shell is None else shell + 1 :]
   for i, element in enumerate(rest):
     if _SHELL_COMMAND.fullmatch(element):
       after = (e for e in rest[i + 1 :] if not e.startswith(("-", "+")))
-      return next(after, None)
-  return None
-
-
-def holds(template, marker: str) -> bool:
-  """Whether `marker` stands in any string value of a JSON template."""
-  if isinstance(template, str):
-    return marker in template
-  if isinstance(template, dict):
-    return any(holds(value, marker) for value in template.values())
-  if isinstance(template, list | tuple):
-    return any(holds(value, marker) for value in template)
-  return False
+      return next(after, "")
+  return ""
 
 
 @dataclass(frozen=True)
@@ -110,43 +106,38 @@ class HttpAgentConfig:
   choices[0].message.content, data.items.0.text, ["a.b"] for odd keys.
   """
 
-  url: str | None = None
-  method: Annotated[str, _METHOD] = "POST"
+  url: Url | None = None
+  method: Method = "POST"
   headers: dict = field(default_factory=dict)
   query: dict = field(default_factory=dict)
   body: dict = field(default_factory=dict)  # empty: no body
-  answer: str | None = None  # path; None: the whole reply is the answer
-  failure_path: str | None = None  # path; what stands there is a failure
-  finish_reason: str | None = None  # path
-  prompt_tokens: str | None = None  # path
-  completion_tokens: str | None = None  # path
-  total_tokens: str | None = None  # path; it may hold hidden thinking
+  answer: Path | None = None  # path; None: the whole reply is the answer
+  failure_path: Path | None = None  # path; what stands there is a failure
+  finish_reason: Path | None = None  # path
+  prompt_tokens: Path | None = None  # path
+  completion_tokens: Path | None = None  # path
+  total_tokens: Path | None = None  # path; it may hold hidden thinking
 
   def conflicts(self) -> Iterator[str]:
-    url = self.url or ""
-    try:
-      parts = urllib.parse.urlsplit(url)
-    except ValueError:
-      parts = None
-    if parts is None or not url.startswith(("http://", "https://", "${")):
-      yield f"url={self.url!r} must be an http:// or https:// address"
-    elif "@" in parts.netloc:
-      yield (
-        "url holds a user or password; put it into headers.Authorization as"
-        " ${VARIABLE}"
-      )
-    elif secret_names.in_text(url):
+    if self.url is None:
+      yield f"url=None {_AN_ADDRESS}"
+    elif secret_names.in_text(self.url):
       yield f"url {_SECRET}"
-    for key in ("headers", "query"):
-      for name, value in getattr(self, key).items():
-        if not isinstance(value, str):
-          yield f"{key}[{name!r}] must be text"
     for name, value in self.headers.items():
-      if not str(value).isprintable() or not _HEADER_NAME.fullmatch(name):
+      one_line = isinstance(value, str) and value.isprintable()
+      if not one_line or not _HEADER_NAME.fullmatch(name):
         yield f"headers[{name!r}] is no header of one line"
-    for key in ("headers", "query", "body"):
-      yield from _secrets(getattr(self, key), key)
-    if not holds(self.body, PROMPT) and not holds(self.query, PROMPT):
+    for name, value in self.query.items():
+      if not isinstance(value, str):
+        yield f"query[{name!r}] must be text"
+    sent = {"headers": self.headers, "query": self.query, "body": self.body}
+    for key, template in sent.items():
+      yield from _secrets(template, key)
+    for key in ("url", "method", "headers"):
+      if PROMPT in str(getattr(self, key)):
+        yield f"{key} must not hold {PROMPT}"
+    texts = secret_names.named({"query": self.query, "body": self.body})
+    if not any(PROMPT in text for *_, text in texts if isinstance(text, str)):
       yield f"body or query must hold {PROMPT}"
 
 
@@ -155,13 +146,14 @@ class PythonAgentConfig:
   """A function of one str that returns a str, sync or async."""
 
   # module:function or path/to/file.py:function
-  target: Annotated[str, _TARGET] | None = None
-  # In a process that can be killed at the deadline; its crash is an error.
+  target: Target | None = None
+  # A process for each prompt, which loads the function, shares nothing with
+  # others and can be killed at the deadline; its crash is an error.
   own_process: bool = False
 
   def conflicts(self) -> Iterator[str]:
     if self.target is None:
-      yield f"target=None {_TARGET.words}"
+      yield f"target=None {_A_TARGET}"
 
 
 @dataclass(frozen=True)
@@ -174,10 +166,13 @@ class CliAgentConfig:
   prompt_by: Literal["stdin", "file", "argument"] = "stdin"
   # Variables that the command gets, beside PATH, ...
   env: tuple[VariableName, ...] = ()
+  # Where it runs, and what it writes is seen by all prompts. None: an empty
+  # directory for each prompt; paths of files in argv are then made absolute.
+  directory: str | None = None
   # The last match (its group 1) is the answer.
-  output_regex: Annotated[str, _REGEX] | None = None
-  output_path: str | None = None  # stdout is JSON, the answer is at this path
-  failure_path: str | None = None  # beside it; what stands there is a failure
+  output_regex: Regex | None = None
+  output_path: Path | None = None  # the answer's, where stdout holds JSON
+  failure_path: Path | None = None  # beside it; what stands there is a failure
   # Failures that pass by; 75 is EX_TEMPFAIL of sysexits.h.
   retry_exit_codes: tuple[int, ...] = (75,)
 
@@ -185,9 +180,9 @@ class CliAgentConfig:
     argv = self.argv
     if not argv or not argv[0]:
       yield "argv must name a command, as ('command', 'argument', ...)"
-    elif holds(argv[0], PROMPT) or holds(argv[0], PROMPT_FILE):
+    elif PROMPT in argv[0] or PROMPT_FILE in argv[0]:
       yield "argv[0] is the command and must not hold the prompt"
-    elif holds(_command_of_shell(argv), PROMPT):
+    elif PROMPT in _command_of_shell(argv):
       yield (
         f"argv gives {PROMPT} to a shell as a command: it would be run. Use"
         " prompt_by 'stdin', or name the program without a shell"
@@ -216,7 +211,7 @@ class ResponsesAgentConfig:
   """The OpenAI Responses API, or a server that speaks it."""
 
   model: str | None = None  # None: extra.prompt names a stored prompt
-  base_url: str | None = None  # None: OpenAI's
+  base_url: str | None = None  # None: OPENAI_BASE_URL's, or OpenAI's
   # None: the server wants no key.
   api_key_env: VariableName | None = "OPENAI_API_KEY"
   instructions: str | None = None
@@ -232,6 +227,9 @@ class ResponsesAgentConfig:
     for key in ("input", "stream", "background", "model", "instructions"):
       if key in self.extra:
         yield f"extra must not hold {key!r}"
+    for path, name, value in secret_names.named(self.extra):
+      if name in _SHARED and (not isinstance(value, dict) or "id" in value):
+        yield f"extra{path} would be shared by all prompts"
     yield from _secrets(self.extra, "extra")
     yield from _address(self)
 
@@ -241,8 +239,8 @@ class AgentsSdkConfig:
   """An Agent of the OpenAI Agents SDK, with its tools and handoffs."""
 
   # module:attribute or path/to/file.py:attribute; an Agent, or a function
-  # without arguments that makes one.
-  target: Annotated[str, _TARGET] | None = None
+  # without arguments, maybe async, that makes one for each prompt.
+  target: Target | None = None
   max_turns: PositiveInt = 10
   # For agents that name their model: where it is. Both None: as the SDK does.
   base_url: str | None = None
@@ -251,7 +249,7 @@ class AgentsSdkConfig:
 
   def conflicts(self) -> Iterator[str]:
     if self.target is None:
-      yield f"target=None {_TARGET.words}"
+      yield f"target=None {_A_TARGET}"
     yield from _address(self)
 
 
@@ -259,14 +257,14 @@ class AgentsSdkConfig:
 class AgentConfig:
   """An agent: its kind, and how patiently it is asked."""
 
-  kind: Annotated[str, _KIND] | None = None  # None: there is no agent
+  kind: Kind | None = None  # None: there is no agent
   timeout_s: PositiveFloat = 120.0  # of one attempt
   retries: NonNegativeInt = 2  # after failures that pass by
   concurrency: PositiveInt = 8  # prompts under way at one time
   # Of a reply, of a command's output; more is an error, and is not read.
   max_response_bytes: PositiveInt = MOST_BYTES
   # Found in what the agent says, it is a failure and no answer.
-  failure_regex: Annotated[str, _REGEX] | None = None
+  failure_regex: Regex | None = None
   http: HttpAgentConfig = HttpAgentConfig()
   python: PythonAgentConfig = PythonAgentConfig()
   cli: CliAgentConfig = CliAgentConfig()

@@ -1,8 +1,9 @@
-"""The life of a process that answers prompts with a user's function.
+"""A user's function as a command: the prompt comes in, the answer goes out.
 
-It is told sys.path, the target and its config key as arguments, and speaks
-frames (8 bytes of length, then content) over what were its standard input and
-output. The function's own prints go to standard error: they break no frame.
+  python python_worker.py SYS_PATH TARGET WHERE
+
+It ends with a status of `described` or `checked`. What the function prints goes
+to standard error. It is quick to start: of ours it imports what loads a target.
 """
 
 import asyncio
@@ -11,41 +12,47 @@ import json
 import os
 import sys
 
-from atlas_jax import targets
-from atlas_jax.online.agents.python import described
+# Of sysexits.h: a failure of a program, and one that may pass by.
+FAILED, PASSES = 70, 75
 
 
 def main() -> None:
-  """Answers until the other side closes."""
-  prompts = os.fdopen(os.dup(0), "rb")
-  _, _, target, where = sys.argv
-  answers = os.fdopen(os.dup(1), "wb")
+  path, target, where = sys.argv[1:]
+  sys.path[:] = json.loads(path)
+  prompt = sys.stdin.buffer.read().decode()
+  out = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="surrogatepass")
   os.dup2(2, 1)
   os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-  with asyncio.Runner() as runner:
-    while len(header := prompts.read(8)) == 8:
-      prompt = prompts.read(int.from_bytes(header, "big")).decode()
-      content = json.dumps(_answer(runner, target, where, prompt)).encode()
-      answers.write(len(content).to_bytes(8, "big") + content)
-      answers.flush()
+  from atlas_jax import targets
 
-
-def _answer(runner: asyncio.Runner, target: str, where: str, prompt: str):
-  """(kind, value): an answer, or an error that is 'transient' or 'lasting'."""
   try:
     answer = targets.load(target, where)(prompt)
     if inspect.isawaitable(answer):
-      answer = runner.run(_awaited(answer))
-  except BaseException as error:
-    text, transient = described(error)
-    return ("transient" if transient else "lasting", text)
-  if answer is not None and not isinstance(answer, str):
-    return (
-      "lasting",
-      f"the function returned {type(answer).__name__}, not str",
-    )
-  return ("answer", answer)
+      answer = asyncio.run(_awaited(answer))
+    status, said = checked(answer)
+  except (Exception, SystemExit) as error:
+    status, said = described(error)
+  with out:
+    out.write(said)
+  sys.exit(status)
 
 
 async def _awaited(value):
   return await value
+
+
+def described(error: BaseException) -> tuple[int, str]:
+  """(status, text) of what a function raised."""
+  passes = isinstance(error, ConnectionError | TimeoutError)
+  return PASSES if passes else FAILED, f"{type(error).__name__}: {error}"
+
+
+def checked(answer) -> tuple[int, str]:
+  """(status, text) of what a function returned."""
+  if answer is None or isinstance(answer, str):
+    return 0, answer or ""
+  return FAILED, f"the function returned {type(answer).__name__}, not str"
+
+
+if __name__ == "__main__":
+  main()

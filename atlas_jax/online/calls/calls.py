@@ -70,6 +70,12 @@ class Request:
     return self.messages[-1]["content"]
 
   @property
+  def sampling(self) -> dict:
+    """How long the answer may be, and how it is drawn."""
+    names = ("max_tokens", "temperature", "seed")
+    return {name: getattr(self, name) for name in names}
+
+  @property
   def extra(self) -> dict:
     """What a server takes beside the fields of OpenAI; often nothing."""
     kwargs = dict(self.template_kwargs)
@@ -89,7 +95,8 @@ class Reply:
 
   Tokens are the server's own count (None: it says none), dollars the price of
   all attempts (None: unpriced), seconds what they took, without the wait for a
-  turn at the client. cached: it came from the record and cost nothing now.
+  turn at the client. cached: it came from the record, or from an equal request
+  under way, and cost nothing now. failed: how the last attempt did.
   """
 
   status: str
@@ -101,47 +108,20 @@ class Reply:
   attempts: int = 1
   cached: bool = False
   error: str | None = None
-  code: int | None = None  # the HTTP status of a refusal
+  failed: "CallFailed | None" = field(default=None, compare=False, repr=False)
 
   @property
   def ok(self) -> bool:
     return self.status == "ok"
 
+  @property
+  def code(self) -> int | None:
+    """The HTTP status of a refusal."""
+    return None if self.failed is None else self.failed.code
+
 
 class BudgetSpent(AtlasError):
   """A call would overshoot a cap; nothing was sent. The text names the cap."""
-
-
-class ChatModel(Protocol):
-  """Models by LiteLLM, by URL, or a callable; see models.py."""
-
-  name: str
-
-  async def chat(self, request: Request) -> Reply:
-    """One answer.
-
-    Raises:
-      BudgetSpent: the ledger has no room for it.
-    """
-
-  async def aclose(self) -> None: ...
-
-
-class Agent(Protocol):
-  """Anything that answers one prompt: an agent that the user already has."""
-
-  name: str
-
-  async def ask(
-    self, prompt: str, *, role: str, seed: int | None, replicate: int
-  ) -> Reply:
-    """One answer, never an exception for a failure of the agent itself.
-
-    Raises:
-      BudgetSpent: as in ChatModel.
-    """
-
-  async def aclose(self) -> None: ...
 
 
 class ModelRefused(AtlasError):
@@ -155,7 +135,8 @@ class Answer:
   Tokens None: it did not say. dollars is a price told by the library that made
   the call. text_is_all: nothing was generated besides the text, such as
   private thinking. said: all that was said, where the text is a part of it
-  (None: the text is all). read: how the text was found, for a person.
+  (None: the text is all). read: how the text was found, for a person. final:
+  where it is empty, another attempt would be empty too.
   """
 
   text: str | None
@@ -166,28 +147,18 @@ class Answer:
   text_is_all: bool = False
   said: str | None = None
   read: str | None = None
+  final: bool = False
 
 
 class Transport(Protocol):
   """What carries one request once: to LiteLLM, a URL, a function, an agent.
 
-  name: of who answers; None: nobody knows before `find_name` has asked.
-  target: where it goes, without secrets. prices: dollars per million (prompt,
-  completion) tokens, where it knows them. repeats: whether an attempt that
-  failed may be made again.
+  target: where it goes, without secrets; may be empty. repeats: whether an
+  attempt that failed may be made again.
   """
 
-  name: str | None
   target: str
-  prices: tuple[float, float] | None
   repeats: bool
-
-  async def find_name(self) -> str:
-    """The name, asked from the server; called only where name is None.
-
-    Raises:
-      CallFailed: it does not tell.
-    """
 
   async def send(self, request: Request) -> Answer:
     """One attempt; when it is cancelled it leaves nothing running.
@@ -248,15 +219,21 @@ class CallFailed(AtlasError):
     return _HOPELESS.get(self.code)
 
 
-def refused(code: int, text: str, headers: Mapping[str, str]) -> CallFailed:
-  """The failure that an HTTP status other than 200 means."""
+def refused(
+  code: int, text: str, headers: Mapping[str, str], *, see: str = ""
+) -> CallFailed:
+  """The failure that an HTTP status other than 200 means.
+
+  text: the body. see: what may mend a request that the server does not like.
+  """
+  hint = f"see {see}; it said: " if see and code in (400, 422) else ""
   return CallFailed(
-    f"HTTP {code}: {text}",
+    f"HTTP {code}: {hint}{text}",
     status="timeout" if code == 408 else "error",
     code=code,
     again=retries.may_pass(code),
     billed=False,
-    retry_after=retries.retry_after(headers),
+    retry_after=retries.retry_after(headers, body=text if code == 429 else ""),
   )
 
 
@@ -264,8 +241,3 @@ def untaken(error: http.Untaken) -> CallFailed:
   """The failure that an answer means which the client does not take."""
   billed = not isinstance(error, http.Redirected)
   return CallFailed(str(error), again=False, billed=billed)
-
-
-def pause_s(failed: CallFailed, key: str, attempt: int) -> float:
-  """How long to wait after the failed attempt number `attempt`, from 0."""
-  return retries.pause_s(key, attempt, failed.retry_after)

@@ -232,7 +232,8 @@ def judge(answer: Answer, max_tokens: int, accept_cut: bool) -> str:
       f"cut after {tokens} of {max_tokens} tokens", status="truncated"
     )
   if not text.strip():
-    raise CallFailed("an answer without text", status="empty")
+    again = not answer.final
+    raise CallFailed("an answer without text", status="empty", again=again)
   if reason and not _ENDED.fullmatch(reason):
     _log_once(reason)
   return "ok"

@@ -7,13 +7,17 @@ exception from here they would take for a lost connection.
 
 import contextlib
 import contextvars
+import http.cookiejar
 import json
 import zlib
 from dataclasses import dataclass
 
 import httpx
+from httpx._utils import URLPattern
 
 from atlas_jax.serving.http import Redirected, TooLarge, Untaken
+
+_THIS_MACHINE = ("127.0.0.1", "localhost", "[::1]")
 
 
 @dataclass
@@ -27,15 +31,23 @@ class Taking:
     _TAKING.set(self)
 
 
+_NO_COOKIES = http.cookiejar.DefaultCookiePolicy(allowed_domains=())
 _TAKING: contextvars.ContextVar[Taking] = contextvars.ContextVar("taking")
 
 
 def bind(client: httpx.AsyncClient | httpx.Client):
-  """`client`, which follows no redirect and reads up to `most_bytes`.
+  """`client`, without redirects and cookies; it reads up to `most_bytes`.
 
+  It obeys the proxies of the environment, but for servers on this machine.
   A client that blocks is not bounded; no chat of ours goes by one.
   """
   client.follow_redirects = False
+  client.cookies.jar.set_policy(_NO_COOKIES)
+  # LiteLLM's transport chooses a proxy by itself, httpx by these mounts.
+  straight = getattr(client._transport, "proxy_cache", {})
+  straight |= dict.fromkeys(_THIS_MACHINE)
+  mounts = {URLPattern(f"all://{h}"): None for h in _THIS_MACHINE}
+  client._mounts = mounts | client._mounts
   hooks = client.event_hooks
   if isinstance(client, httpx.AsyncClient) and _take not in hooks["response"]:
     client.headers["Accept-Encoding"] = "gzip, deflate"

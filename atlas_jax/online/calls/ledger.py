@@ -10,44 +10,55 @@ paid, may have been paid, or is reserved; so no cap can be overshot.
 4. A call that ends without a word on its cost (killed, timed out, broken off)
    is lost: it counts against the caps at its bound, apart from spend.
 
-Two sums are kept. `paid` starts with all that earlier processes of the run
-paid or lost, and is what the caps hold. The spend that is shown, and that
-decisions use, starts at nothing and grows as a resumed run replays its
-answers; so a decision comes out as it did before the interruption.
+The sums are those of the run, over all of its processes: record.py knows what
+earlier ones paid.
 """
 
 import asyncio
 import collections
 import contextlib
 import time
-from dataclasses import fields
+from dataclasses import dataclass
 
 from atlas_jax.online.calls.calls import BudgetSpent
 from atlas_jax.online.calls.limits import Limits
-from atlas_jax.online.calls.spend import (
-  NOTHING,
-  PICO,
-  Amount,
-  Caps,
-  Line,
-  Room,
-  Snapshot,
-)
+from atlas_jax.online.calls.spend import NOTHING, Amount, Caps
 
 
-class Held:
-  """One reservation. Unless settled, it ends as lost."""
+@dataclass
+class Reservation:
+  """Room for one call. Unless it is settled, the call is lost."""
 
-  def __init__(self, bound: Amount):
-    self.bound = bound
-    self.cost: Amount | None = None
-    self.priced = self.answered = True
+  cost: Amount | None = None
+  priced: bool = True
 
-  def settle(
-    self, cost: Amount, *, priced: bool = True, answered: bool = True
-  ) -> None:
-    """Says what the call did cost; priced False: its dollars are unknown."""
-    self.cost, self.priced, self.answered = cost, priced, answered
+  def settle(self, cost: Amount, *, priced: bool = True) -> None:
+    """Notes what the call did cost; priced False: its dollars are unknown."""
+    self.cost, self.priced = cost, priced
+
+
+@dataclass(frozen=True)
+class Snapshot:
+  """The state of a run's spend, for a live line and a table.
+
+  calls, tokens and dollars are of calls whose cost is known. shares: cap ->
+  the part of it that is used, lost calls included.
+  """
+
+  calls: int
+  tokens: int
+  dollars: float
+  unpriced_calls: int
+  lost: Amount
+  open_calls: int
+  seconds: float
+  seconds_left: float | None
+  shares: dict[str, float]
+
+  @property
+  def share(self) -> float:
+    """Of the cap that is nearest to its end; 0 without caps."""
+    return max(self.shares.values(), default=0.0)
 
 
 class Ledger:
@@ -55,7 +66,7 @@ class Ledger:
 
   Args:
     caps: see Caps.
-    paid: by earlier processes of the run, lost calls included.
+    spent, lost, unpriced_calls: of earlier processes of the run.
     seconds: wall time of earlier processes.
     clock: seconds, as time.monotonic.
   """
@@ -64,25 +75,25 @@ class Ledger:
     self,
     caps: Caps,
     *,
-    paid: Amount = NOTHING,
+    spent: Amount = NOTHING,
+    lost: Amount = NOTHING,
+    unpriced_calls: int = 0,
     seconds: float = 0.0,
     clock=time.monotonic,
   ):
     self.caps = caps
     # endpoint -> its limits: how fast, where the caps say how much.
     self.limits = collections.defaultdict(Limits)
-    self._set_aside = Caps()
-    self._paid = paid
-    self._open = Amount()
-    self._lines: dict[tuple[str, str], Line] = {}
-    self._queue: collections.deque = collections.deque()
+    self._kept = Caps()
+    self._spent, self._lost, self._open = spent, lost, NOTHING
+    self._unpriced_calls = unpriced_calls
+    self._turn, self._changed = asyncio.Lock(), asyncio.Event()
     self._clock = clock
     self._started = clock() - seconds
 
-  def set_aside(self, kept: Caps) -> None:
+  def keep(self, kept: Caps) -> None:
     """Keeps a part of every cap for later; Caps() frees it again."""
-    self._set_aside = kept
-    self._admit()
+    self._kept = kept
 
   @property
   def seconds(self) -> float:
@@ -92,8 +103,10 @@ class Ledger:
   @property
   def seconds_left(self) -> float | None:
     """Until the cap on minutes; below 0 after it. None: no cap."""
-    minutes = _less(self.caps.minutes, self._set_aside.minutes)
-    return None if minutes is None else minutes * 60 - self.seconds
+    if self.caps.minutes is None:
+      return None
+    minutes = self.caps.minutes - (self._kept.minutes or 0.0)
+    return minutes * 60 - self.seconds
 
   @contextlib.asynccontextmanager
   async def deadline(self):
@@ -114,170 +127,78 @@ class Ledger:
       raise self._refusal("minutes") from None
 
   @contextlib.asynccontextmanager
-  async def reserve(self, role: str, model: str, bound: Amount):
-    """Holds `bound` for one call; gives the Held to settle.
+  async def reserve(self, bound: Amount):
+    """Reserves `bound` for one call; gives the Reservation to settle.
 
     Raises:
       BudgetSpent: it cannot fit.
     """
-    granted = asyncio.get_running_loop().create_future()
-    self._queue.append((bound, granted))
-    self._admit()
+    async with self._turn:  # the first waits here, the others behind it
+      while self._lacking(bound + self._open) is not None:
+        if (name := self._lacking(bound)) is not None:
+          raise self._refusal("dollars" if name == "pico" else name)
+        self._changed.clear()
+        await self._changed.wait()
+      self._open += bound
+    reservation = Reservation()
     try:
-      await granted
-    except asyncio.CancelledError:
-      if granted.done() and not granted.cancelled():
-        if granted.exception() is None:  # granted, but nobody is there
-          self._release(bound)
-      else:
-        self._queue = collections.deque(
-          item for item in self._queue if item[1] is not granted
-        )
-        self._admit()
-      raise
-    held = Held(bound)
-    try:
-      yield held
+      yield reservation
     finally:
-      if held.cost is None:
-        self._paid += bound
-        self.charge(role, model, lost=bound)
+      self._open -= bound
+      if reservation.cost is None:
+        self._lost += bound
       else:
-        self._paid += held.cost
-        self.charge(
-          role,
-          model,
-          spent=held.cost,
-          priced=held.priced,
-          answered=held.answered,
-        )
-      self._release(bound)
+        self._spent += reservation.cost
+        if not reservation.priced:
+          self._unpriced_calls += reservation.cost.calls
+      self._changed.set()
 
-  def _release(self, bound: Amount) -> None:
-    self._open -= bound
-    self._admit()
+  def left(self) -> dict[str, int]:
+    """Field of Amount -> what is neither paid nor kept; only what has a cap."""
+    kept, paid = self._kept.amounts, vars(self._spent + self._lost)
+    return {
+      name: most - kept.get(name, 0) - paid[name]
+      for name, most in self.caps.amounts.items()
+    }
 
-  def _admit(self) -> None:
-    while self._queue:
-      bound, granted = self._queue[0]
-      refused = self._over(bound)
-      if refused is None and self._over(bound + self._open) is not None:
-        return
-      self._queue.popleft()
-      if granted.done():
-        continue
-      if refused is None:
-        self._open += bound
-        granted.set_result(None)
-      else:
-        granted.set_exception(self._refusal(refused))
+  def _lacking(self, need: Amount) -> str | None:
+    """The field of Amount by which `need` would overshoot a cap."""
+    left = self.left()
+    return next((n for n in left if getattr(need, n) > left[n]), None)
 
-  def _over(self, more: Amount) -> str | None:
-    """The cap that `more` would overshoot."""
-    for cap, limit, used in self._limits():
-      if limit is not None and used + getattr(more, cap) > limit:
-        return "dollars" if cap == "pico" else cap
-    return None
-
-  def _limits(self):
-    """(field of Amount, limit, used) of each cap, first as paid, then less
-    what is set aside, as this process has seen it."""
-    seen = self._seen()
-    for cap in ("calls", "tokens", "pico"):
-      limit = _limit(self.caps, cap)
-      yield cap, limit, getattr(self._paid, cap)
-      kept = _limit(self._set_aside, cap)
-      yield cap, _less(limit, kept), getattr(seen, cap)
-
-  def _seen(self) -> Amount:
-    lines = self._lines.values()
-    return sum((line.spent + line.lost for line in lines), Amount())
+  def _used(self) -> dict[str, float]:
+    """Cap -> what is paid, or may have been."""
+    paid, minutes = self._spent + self._lost, self.seconds / 60
+    return {
+      "calls": paid.calls,
+      "tokens": paid.tokens,
+      "dollars": paid.dollars,
+      "minutes": minutes,
+    }
 
   def _refusal(self, cap: str) -> BudgetSpent:
-    limit = getattr(self.caps, cap)
-    used = {
-      "calls": self._paid.calls,
-      "tokens": self._paid.tokens,
-      "dollars": self._paid.dollars,
-      "minutes": self.seconds / 60,
-    }[cap]
-    kept = getattr(self._set_aside, cap)
+    kept = getattr(self._kept, cap)
     aside = f", {kept:g} of them set aside" if kept else ""
     return BudgetSpent(
-      f"the cap on {cap} leaves no room for another call: {used:.6g} of"
-      f" {limit:g} used{aside}"
-    )
-
-  def charge(
-    self,
-    role: str,
-    model: str,
-    *,
-    spent: Amount = NOTHING,
-    lost: Amount = NOTHING,
-    priced: bool = True,
-    answered: bool = True,
-  ) -> None:
-    """Adds to the spend that is shown, not to what is paid: for a replay."""
-    line = self._lines.get((role, model)) or Line(role, model)
-    self._lines[role, model] = Line(
-      role,
-      model,
-      line.spent + spent,
-      line.lost + lost,
-      line.unpriced_calls + (0 if priced else spent.calls),
-      line.answered_calls + (spent.calls if answered else 0),
-    )
-
-  def room(self) -> Room:
-    """What is left of the caps, less what is lost, open and set aside."""
-    used = self._seen() + self._open
-    left = {}
-    for cap in ("calls", "tokens", "pico"):
-      limit = _less(_limit(self.caps, cap), _limit(self._set_aside, cap))
-      left[cap] = None if limit is None else max(0, limit - getattr(used, cap))
-    return Room(
-      left["calls"],
-      left["tokens"],
-      None if left["pico"] is None else left["pico"] / PICO,
-      self.seconds_left,
+      f"the cap on {cap} leaves no room for another call:"
+      f" {self._used()[cap]:.6g} of {getattr(self.caps, cap):g} used{aside}"
     )
 
   def snapshot(self) -> Snapshot:
-    """The state now; lines are in the order of role and model."""
-    lines = tuple(self._lines[key] for key in sorted(self._lines))
-    spent = sum((line.spent for line in lines), Amount())
-    lost = sum((line.lost for line in lines), Amount())
-    used = {
-      "calls": spent.calls + lost.calls,
-      "tokens": spent.tokens + lost.tokens,
-      "dollars": spent.dollars + lost.dollars,
-      "minutes": self.seconds / 60,
-    }
-    limits = {f.name: getattr(self.caps, f.name) for f in fields(Caps)}
+    """The state now."""
+    used = self._used()
+    limits = {k: v for k, v in vars(self.caps).items() if v is not None}
     return Snapshot(
-      calls=spent.calls,
-      tokens=spent.tokens,
-      dollars=spent.dollars,
-      unpriced_calls=sum(line.unpriced_calls for line in lines),
-      lost=lost,
+      calls=self._spent.calls,
+      tokens=self._spent.tokens,
+      dollars=self._spent.dollars,
+      unpriced_calls=self._unpriced_calls,
+      lost=self._lost,
       open_calls=self._open.calls,
       seconds=self.seconds,
       seconds_left=self.seconds_left,
       shares={
         cap: min(1.0, used[cap] / limit) if limit else 1.0
         for cap, limit in limits.items()
-        if limit is not None
       },
-      lines=lines,
     )
-
-
-def _limit(caps: Caps, cap: str) -> int | None:
-  if cap == "pico":
-    return None if caps.dollars is None else round(caps.dollars * PICO)
-  return getattr(caps, cap)
-
-
-def _less(limit, kept):
-  return limit if limit is None or kept is None else limit - kept

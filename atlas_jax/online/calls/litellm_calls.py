@@ -21,6 +21,7 @@ from atlas_jax.online.calls.calls import (
   untaken,
 )
 from atlas_jax.online.calls.chat_json import answer_of
+from atlas_jax.online.calls.model_config import WORDS, ChatModelConfig
 
 # The other tariffs that a table may hold; asked for by extra.service_tier.
 _TIERS = ("batches", "flex", "priority")
@@ -55,12 +56,9 @@ class LiteLlmCalls:
   """Calls one LiteLLM model. Its own retries and cache stay off.
 
   Args:
-    model: a LiteLLM name such as openai/gpt-5-mini.
-    url: api_base, or None.
-    key: api_key; None: LiteLLM reads the variable of the provider.
-    extra: sampling parameters (and mock_response) for every call.
-    timeout_s: of one attempt.
-    most_bytes: of one answer.
+    config: its model is a LiteLLM name such as openai/gpt-5-mini, its url the
+      api_base, its extra also mock_response.
+    key: None: LiteLLM reads the variable of the provider.
     where: the config key, for errors.
 
   Raises:
@@ -68,17 +66,10 @@ class LiteLlmCalls:
       that keeps to our policy.
   """
 
-  def __init__(
-    self,
-    model: str,
-    *,
-    url: str | None,
-    key: str | None,
-    extra: dict,
-    timeout_s: float,
-    most_bytes: int,
-    where: str,
-  ):
+  repeats = True
+
+  def __init__(self, config: ChatModelConfig, key: str | None, where: str):
+    model, url, extra = config.model, config.url, config.extra
     try:
       self._litellm = _library()
     except ImportError as error:
@@ -107,16 +98,14 @@ class LiteLlmCalls:
         f"{where}.api_key_env: {model} needs a key; set the variable"
         f" {' or '.join(missing)}, or name the one that holds it"
       )
-    self._model = model
+    self._config, self.target = config, url or ""
     self._fixed = extra | {"api_base": url, "api_key": key}
-    self._timeout_s = timeout_s
-    self._most_bytes = most_bytes
     self.prices = self._table(extra)
 
   def _table(self, extra: dict) -> tuple[float, float] | None:
     """The most that (prompt, completion) cost, dollars a million tokens."""
     try:
-      info = self._litellm.get_model_info(self._model)
+      info = self._litellm.get_model_info(self._config.model)
     except Exception:  # it raises bare ones for a model that it lacks
       return None
     skipped = _CHEAPER + (() if "service_tier" in extra else _TIERS)
@@ -143,29 +132,23 @@ class LiteLlmCalls:
   async def aclose(self) -> None:
     """Nothing to do: LiteLLM keeps connections of its own."""
 
-  async def name(self) -> str:
-    return self._model
-
   async def send(self, request: Request) -> Answer:
     """One attempt.
 
     Raises:
       CallFailed: it brought no answer.
     """
-    taking = httpx_policy.Taking(self._most_bytes)
-    seed = {} if request.seed is None else {"seed": request.seed}
+    taking = httpx_policy.Taking(self._config.max_response_bytes)
     try:
       response = await self._litellm.acompletion(
-        model=self._model,
+        model=self._config.model,
         messages=[dict(m) for m in request.messages],
-        max_tokens=request.max_tokens,
-        temperature=request.temperature,
-        timeout=self._timeout_s,
+        timeout=self._config.timeout_s,
         num_retries=0,
         max_retries=0,
         # Providers differ in what they take: a seed, say.
         drop_params=True,
-        **seed,
+        **self._config.worded(request.sampling),
         **self._fixed,
       )
     except Exception as error:
@@ -201,7 +184,7 @@ def _failed(error: Exception) -> CallFailed:
   if code is None:
     return CallFailed(text, again=False)
   code, headers = int(code), getattr(error, "litellm_response_headers", None)
-  failed = refused(code, text, headers or {})
+  failed = refused(code, text, headers or {}, see=WORDS)
   if failed.code != code:  # a key that is missing here, say
     return failed
   # 200: what came could not be read. Without headers, 408 and 500 are its own

@@ -1,6 +1,7 @@
 """The config of one chat model."""
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,7 +12,6 @@ from atlas_jax.config_tree import (
   PositiveFloat,
   PositiveInt,
 )
-from atlas_jax.online.calls.url_calls import Wording
 from atlas_jax.online.calls.variables import VariableName
 from atlas_jax.serving.http import MOST_BYTES
 
@@ -29,11 +29,39 @@ _UNBOUNDED = (
 )
 
 
+MaxTokensKey = Literal["max_tokens", "max_completion_tokens"]
+
+
+@dataclass(frozen=True)
+class Wording:
+  """How a server is told the length and the sampling of an answer."""
+
+  # How a request says its limit; newer models want max_completion_tokens.
+  max_tokens_key: MaxTokensKey = "max_tokens"
+  send_temperature: bool = True  # some models refuse one
+  send_seed: bool = True  # some servers refuse one
+
+  def worded(self, body: Mapping) -> dict:
+    """A body with max_tokens, temperature and seed, as the server takes it."""
+    body = dict(body)
+    if "max_tokens" in body:
+      body[self.max_tokens_key] = body.pop("max_tokens")
+    if not self.send_temperature:
+      body.pop("temperature", None)
+    if not self.send_seed or body.get("seed") is None:
+      body.pop("seed", None)
+    return body
+
+
+WORDS = ", ".join(field.name for field in dataclasses.fields(Wording))
+
+
 @dataclass(frozen=True)
 class ChatModelConfig(Wording):
   """A model that answers chat messages; see README.md for each kind.
 
-  The wording is of kind url; LiteLLM leaves out what a provider refuses.
+  The wording is of the kinds url, local and litellm, which also leaves out
+  what it knows that a provider refuses.
   """
 
   # local: the run starts its server.
@@ -52,7 +80,6 @@ class ChatModelConfig(Wording):
   timeout_s: PositiveFloat = 120.0  # of one attempt
   retries: NonNegativeInt = 4  # attempts after the first
   requests_per_minute: PositiveFloat | None = None
-  tokens_per_minute: PositiveFloat | None = None
   # Dollars per million tokens; 0 is a price. None: what LiteLLM says, else
   # unpriced, which a cap on dollars refuses.
   price_in: NonNegativeFloat | None = None

@@ -1,15 +1,17 @@
 """Chat models: LiteLLM names, OpenAI-compatible URLs, Python functions."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from atlas_jax import config_tree, targets
 from atlas_jax.config import ConfigError
-from atlas_jax.online.calls import variables
-from atlas_jax.online.calls.calls import ChatModel
-from atlas_jax.online.calls.chat import Chat
+from atlas_jax.online.calls import threads, variables
+from atlas_jax.online.calls.asker import Asker
+from atlas_jax.online.calls.calls import Answer, CallFailed, Request, Transport
+from atlas_jax.online.calls.chat_json import is_unicode
 from atlas_jax.online.calls.ledger import Ledger
+from atlas_jax.online.calls.limits import Limits
 from atlas_jax.online.calls.model_config import ChatModelConfig
-from atlas_jax.online.calls.pricing import Price, extra_bound
+from atlas_jax.online.calls.pricing import TokenPrice
 from atlas_jax.online.calls.record import Record
 from atlas_jax.scrubbing import answer_scrubber, scrubber
 
@@ -19,19 +21,21 @@ def open_model(
   *,
   where: str,
   environ: Mapping[str, str],
-  ledger: Ledger,
-  record: Record,
+  ledger: Ledger | None = None,
+  record: Record | None = None,
   endpoint: str | None = None,
-) -> ChatModel:
+  key: str | None = None,
+) -> Asker:
   """The model that `config` names; nothing is sent yet.
 
   Args:
     config: see ChatModelConfig.
     where: its place in the config, such as config.teacher, for errors.
     environ: environment variables, for the key.
-    ledger, record: of the run.
+    ledger, record: of the run; without them nothing is counted or kept.
     endpoint: what the record calls the server in place of its URL, when a
       run serves the model itself, each time at another port.
+    key: its key, where no variable of `config` names one.
 
   Raises:
     ConfigError: a value is wrong, the key's variable is not set or no key,
@@ -39,67 +43,87 @@ def open_model(
       price.
   """
   config = config_tree.build(ChatModelConfig, config, where)
-  key = None
   if config.api_key_env is not None:
     key = variables.read(environ, config.api_key_env, f"{where}.api_key_env")
-  calls = _calls(config, where, key)
+  transport = transport_of(config, where, key)
   own = config.price_in is not None
-  price = Price(
-    (config.price_in, config.price_out) if own else calls.prices,
-    own,
-    extra_bound(config.extra),
-  )
-  if price.per_million is None and ledger.caps.dollars is not None:
+  prices = (config.price_in, config.price_out) if own else transport.prices
+  if prices is None and ledger is not None and ledger.caps.dollars is not None:
     raise ConfigError(
       f"{where}: the price of {config.model or config.url} is not known, and"
       f" the run has a cap on dollars: give {where}.price_in and"
       f" {where}.price_out (dollars per million tokens; 0 is a price)"
     )
-  limits = ledger.limits[config.url or config.model]
-  limits.tighten(
-    concurrency=config.concurrency,
-    requests_per_minute=config.requests_per_minute,
-    tokens_per_minute=config.tokens_per_minute,
-  )
-  return Chat(
-    config,
-    calls,
+  limits = ledger.limits[config.url or config.model] if ledger else Limits()
+  limits.tighten(config.concurrency, config.requests_per_minute)
+  identity = {"base_url": endpoint or config.url, "extra": config.extra}
+  if endpoint is not None:  # it has another name at another server
+    identity["model"] = None
+  return Asker(
+    transport,
+    name=config.model,
     where=where,
+    identity=identity,
+    key=config.api_key_env,
+    price=TokenPrice(prices, own, config.extra),
+    timeout_s=config.timeout_s,
+    retries=config.retries,
+    scrub=scrubber(environ, key),
+    scrub_answer=answer_scrubber({}, key),
     ledger=ledger,
     record=record,
     limits=limits,
-    endpoint=endpoint or config.url,
-    price=price,
-    scrub=scrubber(environ, key),
-    scrub_own=answer_scrubber({}, key),
   )
 
 
-def _calls(config: ChatModelConfig, where: str, key: str | None):
+def transport_of(
+  config: ChatModelConfig, where: str, key: str | None
+) -> Transport:
+  """What carries requests to the model of a config; see open_model."""
   if config.kind == "litellm":
     from atlas_jax.online.calls.litellm_calls import LiteLlmCalls
 
-    return LiteLlmCalls(
-      config.model,
-      url=config.url,
-      key=key,
-      extra=config.extra,
-      timeout_s=config.timeout_s,
-      most_bytes=config.max_response_bytes,
-      where=where,
-    )
+    return LiteLlmCalls(config, key, where)
   if config.kind == "url":
     from atlas_jax.online.calls.url_calls import UrlCalls
 
-    return UrlCalls(
-      config.url,
-      model=config.model,
-      key=key,
-      extra=config.extra,
-      most_bytes=config.max_response_bytes,
-      wording=config,
-    )
-  from atlas_jax.online.calls.callable_calls import CallableCalls
-
+    return UrlCalls(config, key)
   function = targets.function(config.model, f"{where}.model", takes=2)
-  return CallableCalls(function, name=config.model, extra=config.extra)
+  return FunctionCalls(function, config)
+
+
+class FunctionCalls:
+  """Calls function(messages, sampling), sync (in a thread) or async.
+
+  It is given a list of messages and a dict of max_tokens, temperature, seed,
+  replicate and the config's extra. None means no answer. ConnectionError and
+  TimeoutError are tried again; another exception is an error at once.
+  """
+
+  prices, target, repeats = None, "", True
+
+  def __init__(self, function: Callable, config: ChatModelConfig):
+    self._function, self._config = function, config
+
+  async def aclose(self) -> None:
+    """Nothing to do."""
+
+  async def send(self, request: Request) -> Answer:
+    """See Transport."""
+    messages = [dict(m) for m in request.messages]
+    sampling = self._config.extra | request.sampling
+    sampling["replicate"] = request.replicate
+    name = self._config.model
+    try:
+      text = await threads.call(self._function, messages, sampling)
+    except (Exception, SystemExit) as error:
+      again = isinstance(error, ConnectionError | TimeoutError)
+      words = f"{type(error).__name__}: {error}"
+      raise CallFailed(words, again=again) from None
+    if text is not None and not isinstance(text, str):
+      kind = type(text).__name__
+      raise CallFailed(f"{name} returned {kind}, expected text", again=False)
+    if not is_unicode(text or ""):
+      what = f"what {name} returned is not valid Unicode"
+      raise CallFailed(what, again=False)
+    return Answer(text, "stop", text_is_all=True)

@@ -1,11 +1,10 @@
-"""What a call may cost at most, and what it did cost."""
+"""What one attempt may cost at most, and what it did cost."""
 
-import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from atlas_jax.online.calls.calls import Answer, Request
+from atlas_jax.online.calls.calls import Answer, CallFailed, Request
 from atlas_jax.online.calls.spend import Amount, picodollars
 
 # A chat template may put a system prompt of its own before the messages.
@@ -13,35 +12,19 @@ _TEMPLATE_TOKENS = 128
 _MESSAGE_TOKENS = 8
 
 
-def prompt_bound(request: Request) -> int:
-  """At least the tokens of a request's messages: one has a byte or more."""
-  return _TEMPLATE_TOKENS + sum(
-    len(value.encode()) + _MESSAGE_TOKENS
-    for message in request.messages
-    for value in message.values()
-  )
-
-
-def extra_bound(extra: Mapping) -> int:
-  """At least the prompt's tokens of what goes with every request.
-
-  A schema of the answer, say, is a part of the prompt.
-  """
-  return len(json.dumps(extra).encode()) if extra else 0
-
-
 @dataclass(frozen=True)
-class Price:
+class TokenPrice:
   """Of one model.
 
   per_million: (prompt, completion) in dollars per million tokens, or None.
   own: it is the user's, and holds against what a library says of a call.
-  fixed_tokens: at least those of the prompt that are not of the messages.
+  extra: what goes with every request; a schema of the answer, say, is a part
+  of the prompt.
   """
 
   per_million: tuple[float, float] | None
   own: bool = False
-  fixed_tokens: int = 0
+  extra: Mapping | None = None
 
   def bound(self, request: Request) -> Amount:
     """The most that one attempt can cost."""
@@ -63,15 +46,53 @@ class Price:
         completion = min(completion, spoken)
     cost = self._amount(prompt, completion)
     if answer.dollars is not None and not self.own:
-      pico = picodollars(answer.dollars)
-      return dataclasses.replace(cost, pico=pico), True
+      return replace(cost, pico=picodollars(answer.dollars)), True
     return cost, self.per_million is not None
 
+  def cost_of(self, failed: CallFailed) -> Amount | None:
+    """Of an attempt without an answer; None: it may have been paid."""
+    return None if failed.billed else Amount(calls=1)
+
   def _prompt_bound(self, request: Request) -> int:
-    extra = extra_bound(request.extra)
-    return self.fixed_tokens + extra + prompt_bound(request)
+    """At least the tokens of a prompt: each has a byte or more."""
+    extras = (self.extra, request.extra)
+    return (
+      _TEMPLATE_TOKENS
+      + sum(len(json.dumps(extra).encode()) for extra in extras if extra)
+      + sum(
+        len(value.encode()) + _MESSAGE_TOKENS
+        for message in request.messages
+        for value in message.values()
+      )
+    )
 
   def _amount(self, prompt: int, completion: int) -> Amount:
     # Dollars a million tokens are picodollars a token, times a million.
     a, b = (round(p * 1e6) for p in self.per_million or (0, 0))
     return Amount(1, prompt + completion, prompt * a + completion * b)
+
+
+@dataclass(frozen=True)
+class CallPrice:
+  """Of an agent, which does not say beforehand what it will use.
+
+  dollars: of each call; None: unpriced. Tokens are counted as far as the agent
+  tells them.
+  """
+
+  dollars: float | None = None
+
+  def bound(self, request: Request) -> Amount:
+    """The most that one attempt can cost, of what can be known."""
+    del request
+    return Amount(1, 0, picodollars(self.dollars or 0.0))
+
+  def cost(self, answer: Answer, request: Request) -> tuple[Amount, bool]:
+    """See TokenPrice.cost."""
+    tokens = (answer.prompt_tokens or 0) + (answer.completion_tokens or 0)
+    return replace(self.bound(request), tokens=tokens), self.dollars is not None
+
+  def cost_of(self, failed: CallFailed) -> Amount | None:
+    """See TokenPrice.cost_of: one that ended by itself was a call."""
+    late = failed.status == "timeout"
+    return None if late else Amount(1, 0, picodollars(self.dollars or 0.0))

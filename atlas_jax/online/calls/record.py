@@ -1,19 +1,12 @@
-"""Every attempt at a call, in one sqlite file: cache, resume and costs.
+"""Every attempt at a call, in one sqlite file: cache, costs, and what counts.
 
 A row is written before a call is sent, with its bound, and filled in when it
 ends. A row that never ended (the process was killed) is lost: it may have
 been paid.
 
-An ask is what a caller waits for: one or more attempts, of which the last is
-the outcome. A run that starts again asks the same again, in the same order
-for each key, and gets:
-  1. the outcome of that ask, with the cost of its attempts, when it is known;
-     a failure that several asks shared is handed to as many;
-  2. the good reply, once a key has one, at no further cost;
-  3. nothing, and then it is tried (again), after failures that came last
-     (no later call of the model was answered) or that the run stopped for
-     (failures.py): they are no part of its history, and an outage can be
-     waited out.
+An answer is kept by the content of its request: who asks the same again, in
+this process or a later one, gets it at no further cost. Failures are not kept:
+they are tried again, unless the search committed what it made of them.
 
 The file holds questions and answers, and neither keys nor headers.
 """
@@ -23,19 +16,52 @@ import pathlib
 import sqlite3
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from atlas_jax.errors import AtlasError
-from atlas_jax.online.calls import notes, verdicts
 from atlas_jax.online.calls.calls import Reply
-from atlas_jax.online.calls.failures import Failures
 from atlas_jax.online.calls.ledger import Ledger
-from atlas_jax.online.calls.record_tables import FORGET, GOOD, TABLES
 from atlas_jax.online.calls.spend import PICO, Amount, Caps
 
-_VERSION = 1
+_VERSION = 2
 _TICK_S = 5.0
+_TABLES = """
+CREATE TABLE IF NOT EXISTS processes (id INTEGER PRIMARY KEY, seconds REAL);
+CREATE TABLE IF NOT EXISTS committed (key TEXT PRIMARY KEY, value TEXT);
+CREATE TABLE IF NOT EXISTS requests (key TEXT PRIMARY KEY, request TEXT);
+CREATE TABLE IF NOT EXISTS attempts (
+  id INTEGER PRIMARY KEY,
+  key TEXT NOT NULL,
+  role TEXT NOT NULL,
+  model TEXT NOT NULL,
+  bound_tokens INTEGER NOT NULL,
+  bound_pico INTEGER NOT NULL,
+  calls INTEGER NOT NULL,      -- of the bound, then as sent
+  status TEXT,                 -- of Reply.status; NULL: under way or killed
+  text TEXT,                   -- of an answer; NULL: it is none
+  prompt_tokens INTEGER,
+  completion_tokens INTEGER,
+  tokens INTEGER,              -- paid; NULL where lost
+  pico INTEGER,                -- paid picodollars; NULL: unpriced or lost
+  seconds REAL,
+  error TEXT
+);
+CREATE INDEX IF NOT EXISTS attempts_key ON attempts (key, id);
+"""
+# Column of a line of costs -> what it sums; lost_* are bounds.
+_COSTS = {
+  "attempts": "COUNT(*)",
+  "answered": "SUM(text NOTNULL AND status IN ('ok', 'truncated'))",
+  "calls": "SUM(CASE WHEN tokens IS NULL THEN 0 ELSE calls END)",
+  "prompt_tokens": "SUM(IFNULL(prompt_tokens, 0))",
+  "completion_tokens": "SUM(IFNULL(completion_tokens, 0))",
+  "tokens": "SUM(IFNULL(tokens, 0))",
+  "pico": "SUM(IFNULL(pico, 0))",
+  "unpriced_calls": "SUM((tokens NOTNULL AND pico IS NULL) * calls)",
+  "lost_calls": "SUM((tokens IS NULL) * calls)",
+  "lost_tokens": "SUM((tokens IS NULL) * bound_tokens)",
+  "lost_pico": "SUM((tokens IS NULL) * bound_pico)",
+}
 
 
 class RecordError(AtlasError):
@@ -43,33 +69,20 @@ class RecordError(AtlasError):
 
 
 @dataclass(frozen=True)
-class Attempt:
-  """One row, as it ended. cost None: lost, at its bound."""
+class CallAttempt:
+  """How one attempt ended. cost None: lost, at its bound.
 
-  role: str
-  model: str
+  text: of an answer that stands; None: there is none.
+  """
+
   status: str
-  final: bool
-  bound: Amount
-  cost: Amount | None
-  priced: bool
+  cost: Amount | None = None
+  priced: bool = True
   text: str | None = None
   prompt_tokens: int | None = None
   completion_tokens: int | None = None
   seconds: float = 0.0
   error: str | None = None
-
-
-@dataclass(frozen=True)
-class Past:
-  """What is known of an ask.
-
-  attempts: those not handed out before in this process, oldest first; they
-  are to be charged. reply: the outcome; None: it must be tried.
-  """
-
-  attempts: tuple[Attempt, ...]
-  reply: Reply | None
 
 
 class Record:
@@ -82,12 +95,7 @@ class Record:
   """
 
   def __init__(self, path: pathlib.Path | None = None):
-    # key -> the ask that runs now; kept by asks.py.
-    self.under_way: dict = {}
     self._lock = threading.Lock()
-    self._handed: dict[str, int] = {}  # key -> the last row handed out
-    # key -> a failure of an earlier process, for each more ask that gets it.
-    self._shared: dict[str, list[Reply]] = {}
     self._closed = threading.Event()
     try:
       self._open(path)
@@ -116,68 +124,13 @@ class Record:
         f"{path} is a record of version {version}; this program writes"
         f" version {_VERSION}: use another directory"
       )
-    self._db.executescript(TABLES + notes.TABLE + verdicts.TABLE)
-    self.notes = notes.Notes(self._db, self._lock)
-    self.verdicts = verdicts.Verdicts(self._db, self._lock)
-    self.failures = Failures(self._db, self._lock)
+    self._db.executescript(_TABLES)
     self._db.execute(f"PRAGMA user_version={_VERSION}")
-    self._db.execute("UPDATE attempts SET status='lost' WHERE settled IS NULL")
-    self._db.execute(FORGET)
     row = "SELECT IFNULL(SUM(seconds), 0) FROM processes"
     (self._before_s,) = self._db.execute(row).fetchone()
-    row = "SELECT IFNULL(MAX(settled), 0) FROM attempts"
-    (self._settled,) = self._db.execute(row).fetchone()
     self._process = self._db.execute(
-      "INSERT INTO processes (started, seconds) VALUES (?, 0)", (time.time(),)
+      "INSERT INTO processes (seconds) VALUES (0)"
     ).lastrowid
-
-  def ledger(self, caps: Caps) -> Ledger:
-    """A ledger that knows what the run's earlier processes used."""
-    return Ledger(caps, paid=self.paid(), seconds=self._seconds())
-
-  def _seconds(self) -> float:
-    """Of this and earlier processes, the start of servers included."""
-    return self._before_s + time.monotonic() - self._began
-
-  def read(self, key: str):
-    """What was committed under `key`, a value of JSON; None: nothing."""
-    query = "SELECT value FROM committed WHERE key=?"
-    with self._lock:
-      row = self._db.execute(query, (key,)).fetchone()
-    return None if row is None else json.loads(row[0])
-
-  def commit(self, key: str, value) -> None:
-    """Keeps a value of JSON for good, in one transaction.
-
-    Good replies are kept by themselves, by the content of their requests:
-    whoever walks again through what was answered gets it at no cost. What
-    depends on failures, on the clock or on the spend is committed here by the
-    search, and read before it is made again:
-
-      evaluation N HASH  (the Nth of the run, of these jobs) when its rollouts
-          are made and nothing was raised: which of them were left out and why,
-          and the verdicts. Those left out are not asked again when it is read.
-          One that raised was not committed: its failures are tried again.
-      reflection N  a call of the reflection model that brought no text, once
-          the search goes on with another text, or has ended.
-      candidate N  the spend when it was accepted, at the first time.
-      rounds, ended, problems  as their readers say.
-    """
-    with self._lock:
-      self._db.execute(
-        "INSERT OR REPLACE INTO committed VALUES (?, ?)",
-        (key, json.dumps(value)),
-      )
-
-  def evaluation_begins(self) -> None:
-    """What was met before is history."""
-    self.failures.evaluation_begins()
-    self.verdicts.evaluation_begins()
-
-  def forget_evaluation(self) -> None:
-    """The run stops for what its last evaluation met: not for good."""
-    self.failures.forget_evaluation()
-    self.verdicts.forget_evaluation()
 
   def _tick(self) -> None:
     while not self._closed.wait(_TICK_S):
@@ -203,160 +156,120 @@ class Record:
   def __exit__(self, *exc):
     self.close()
 
-  def paid(self) -> Amount:
-    """All that this and earlier processes paid or lost."""
-    row = self._db.execute(
-      "SELECT IFNULL(SUM(calls), 0),"
-      " IFNULL(SUM(IFNULL(tokens, bound_tokens)), 0),"
-      " IFNULL(SUM(CASE WHEN tokens IS NULL THEN bound_pico"
-      " ELSE IFNULL(pico, 0) END), 0) FROM attempts"
-    ).fetchone()
-    return Amount(*row)
+  def _row(self, query: str, *values):
+    with self._lock:
+      return self._db.execute(query, values).fetchone()
+
+  def read(self, key: str):
+    """What was committed under `key`, a value of JSON; None: nothing."""
+    row = self._row("SELECT value FROM committed WHERE key=?", key)
+    return None if row is None else json.loads(row[0])
+
+  def commit(self, key: str, value) -> None:
+    """Keeps a value of JSON for good, in one transaction.
+
+    Answers are kept by themselves, those without words too: who walks again
+    through what was answered gets it at no cost. What depends on failures, on
+    the clock or on the spend is committed here by the search, and read before
+    it is made again:
+
+      evaluation N HASH  (the Nth of the run, of these jobs) when its rollouts
+          are made and nothing was raised: which of them were left out and why,
+          and the verdicts. Those left out are not asked again when it is read.
+          One that raised was not committed: its failures are tried again.
+      reflection N  a call of the reflection model that brought no text, once
+          the search goes on with another text, or has ended.
+      candidate N  the spend when it was accepted, at the first time.
+      rounds, ended, problems  as their readers say.
+    """
+    with self._lock:
+      self._db.execute(
+        "INSERT OR REPLACE INTO committed VALUES (?, ?)",
+        (key, json.dumps(value)),
+      )
+
+  def reply(self, key: str) -> Reply | None:
+    """The answer to the request `key`; None: there is none yet."""
+    row = self._row(
+      "SELECT status, text, prompt_tokens, completion_tokens, pico / 1e12,"
+      " seconds FROM attempts WHERE key=? AND text NOTNULL ORDER BY id DESC",
+      key,
+    )
+    return None if row is None else Reply(*row, cached=True)
 
   def begin(
     self, key: str, role: str, model: str, request: dict, bound: Amount
   ) -> int:
     """Notes, for good, that an attempt is about to be sent; its row."""
+    text = json.dumps(request, ensure_ascii=False, sort_keys=True)
+    amounts = (bound.calls, bound.tokens, bound.pico)
     with self._lock, self._db:
       self._db.execute("BEGIN")
       self._db.execute(
-        "INSERT OR IGNORE INTO requests VALUES (?, ?)",
-        (key, json.dumps(request, ensure_ascii=False, sort_keys=True)),
+        "INSERT OR IGNORE INTO requests VALUES (?, ?)", (key, text)
       )
       return self._db.execute(
-        "INSERT INTO attempts (process, key, role, model, calls,"
-        " bound_tokens, bound_pico) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (
-          *(self._process, key, role, model),
-          *(bound.calls, bound.tokens, bound.pico),
-        ),
+        "INSERT INTO attempts (key, role, model, calls, bound_tokens,"
+        " bound_pico) VALUES (?, ?, ?, ?, ?, ?)",
+        (key, role, model, *amounts),
       ).lastrowid
 
-  def settle(self, row: int, key: str, attempt: Attempt) -> None:
+  def settle(self, row: int, attempt: CallAttempt) -> None:
     """Fills in how the attempt of `row` ended."""
-    cost = attempt.cost
-    with self._lock, self._db:
-      self._db.execute("BEGIN")
-      self._settled += 1
-      self._db.execute(
-        "UPDATE attempts SET settled=?, status=?, final=?, text=?,"
-        " prompt_tokens=?, completion_tokens=?, calls=?, tokens=?, pico=?,"
-        " seconds=?, error=? WHERE id=?",
-        (
-          *(self._settled, attempt.status, attempt.final, attempt.text),
-          *(attempt.prompt_tokens, attempt.completion_tokens),
-          (cost or attempt.bound).calls,
-          None if cost is None else cost.tokens,
-          cost.pico if cost is not None and attempt.priced else None,
-          *(attempt.seconds, attempt.error, row),
-        ),
-      )
-      self._handed[key] = row
-      self.failures.met(row, attempt)
-
-  def share(self, key: str, asks: int) -> None:
-    """Notes how many asks got the failure of `key` that was settled last."""
+    a, cost = attempt, attempt.cost
     with self._lock:
       self._db.execute(
-        "INSERT INTO shared VALUES (?, ?)", (self._handed[key], asks)
+        "UPDATE attempts SET status=?, text=?, prompt_tokens=?,"
+        " completion_tokens=?, seconds=?, error=?, calls=IFNULL(?, calls),"
+        " tokens=?, pico=? WHERE id=?",
+        (
+          *(a.status, a.text, a.prompt_tokens, a.completion_tokens),
+          *(a.seconds, a.error, cost and cost.calls, cost and cost.tokens),
+          *(cost.pico if cost and a.priced else None, row),
+        ),
       )
 
-  def past(self, key: str) -> Past:
-    """What is known of the next ask of `key`; each row is charged once."""
-    if self._shared.get(key):
-      return Past((), self._shared[key].pop())
-    rows = self._rows(key)
-    seen = self._handed.get(key, 0)
-    new = [(i, a) for i, a in rows if i > seen]
-    for n, (row, attempt) in enumerate(new, 1):
-      if attempt.final:
-        self._handed[key] = row
-        self.failures.met(row, attempt)
-        attempts = tuple(a for _, a in new[:n])
-        reply = reply_of(attempts)
-        shared = "SELECT asks - 1 FROM shared WHERE attempt=?"
-        for (more,) in self._db.execute(shared, (row,)):
-          self._shared[key] = [reply] * more
-        return Past(attempts, reply)
-    if new:
-      self._handed[key] = new[-1][0]
-      return Past(tuple(a for _, a in new), None)
-    good = [a for _, a in rows if a.final and a.status in GOOD]
-    return Past((), reply_of(good[-1:]) if good else None)
+  def paid(self) -> Amount:
+    """All that this and earlier processes paid, may have paid, or reserved."""
+    lines = self._lines()
+    return _sum(lines) + _sum(lines, "lost_")
 
-  def _rows(self, key: str) -> list[tuple[int, Attempt]]:
-    found = self._db.execute(
-      "SELECT id, role, model, status, final, calls, bound_tokens,"
-      " bound_pico, tokens, pico, text, prompt_tokens, completion_tokens,"
-      " seconds, error FROM attempts WHERE key=? AND status IS NOT NULL"
-      " ORDER BY id",
-      (key,),
-    ).fetchall()
-    return [(row[0], _attempt(*row[1:])) for row in found]
+  def ledger(self, caps: Caps) -> Ledger:
+    """A ledger that knows what the run's processes used by now."""
+    lines = self._lines()
+    return Ledger(
+      caps,
+      spent=_sum(lines),
+      lost=_sum(lines, "lost_"),
+      unpriced_calls=sum(line["unpriced_calls"] for line in lines),
+      # The start of servers included.
+      seconds=self._before_s + time.monotonic() - self._began,
+    )
 
   def costs(self) -> list[dict]:
     """A line for each role and model: what it did cost, over all processes.
 
     lost_* are the bounds of calls that ended without a word on their cost.
     """
-    found = self._db.execute(
-      "SELECT role, model, COUNT(*), SUM(final AND status IN (?, ?)),"
-      " SUM(CASE WHEN tokens IS NULL THEN 0 ELSE calls END),"
-      " SUM(IFNULL(prompt_tokens, 0)), SUM(IFNULL(completion_tokens, 0)),"
-      " SUM(IFNULL(tokens, 0)), SUM(IFNULL(pico, 0)) / 1e12,"
-      " SUM(CASE WHEN tokens NOTNULL AND pico IS NULL THEN calls ELSE 0 END),"
-      " SUM(CASE WHEN tokens IS NULL THEN calls ELSE 0 END),"
-      " SUM(CASE WHEN tokens IS NULL THEN bound_tokens ELSE 0 END),"
-      " SUM(CASE WHEN tokens IS NULL THEN bound_pico ELSE 0 END) / 1e12"
-      " FROM attempts GROUP BY role, model ORDER BY role, model",
-      GOOD,
-    ).fetchall()
-    names = (
-      *("role", "model", "attempts", "answered", "calls", "prompt_tokens"),
-      *("completion_tokens", "tokens", "dollars", "unpriced_calls"),
-      *("lost_calls", "lost_tokens", "lost_dollars"),
+    return [
+      {
+        name.replace("pico", "dollars"): x / PICO if "pico" in name else x
+        for name, x in line.items()
+      }
+      for line in self._lines()
+    ]
+
+  def _lines(self) -> list[dict]:
+    query = (
+      f"SELECT role, model, {', '.join(_COSTS.values())} FROM attempts"
+      " GROUP BY role, model ORDER BY role, model"
     )
+    with self._lock:
+      found = self._db.execute(query).fetchall()
+    names = ("role", "model", *_COSTS)
     return [dict(zip(names, row, strict=True)) for row in found]
 
 
-def _attempt(
-  role,
-  model,
-  status,
-  final,
-  calls,
-  bound_tokens,
-  bound_pico,
-  tokens,
-  pico,
-  *is_,
-) -> Attempt:
-  cost = None if tokens is None else Amount(calls, tokens, pico or 0)
-  return Attempt(
-    role,
-    model,
-    status,
-    bool(final),
-    Amount(calls, bound_tokens, bound_pico),
-    cost,
-    pico is not None,
-    *is_,
-  )
-
-
-def reply_of(attempts: Sequence[Attempt], *, cached: bool = True) -> Reply:
-  """The reply that the last of an ask's attempts gives."""
-  last = attempts[-1]
-  priced = all(a.priced or a.cost is None for a in attempts)
-  pico = sum((a.cost or Amount()).pico for a in attempts)
-  return Reply(
-    status=last.status,
-    text=last.text,
-    prompt_tokens=last.prompt_tokens,
-    completion_tokens=last.completion_tokens,
-    dollars=pico / PICO if priced else None,
-    seconds=sum(a.seconds or 0.0 for a in attempts),
-    attempts=len(attempts),
-    cached=cached,
-    error=last.error,
-  )
+def _sum(lines: list[dict], of: str = "") -> Amount:
+  names = ("calls", "tokens", "pico")
+  return Amount(*(sum(line[of + name] for line in lines) for name in names))

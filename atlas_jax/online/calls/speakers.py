@@ -1,9 +1,10 @@
-"""Chat models and agents as speakers of the teaching protocol."""
+"""Models and agents as speakers of the teaching protocol."""
 
 from dataclasses import dataclass, field
 
 from atlas_jax.episode_config import ChatTemplateKwargs
-from atlas_jax.online.calls.calls import Agent, ChatModel, Reply, Request
+from atlas_jax.online.calls.asker import Asker
+from atlas_jax.online.calls.calls import Reply, Request
 from atlas_jax.teaching.speakers import STAGES, Ask, NoAnswer, Said
 
 # Statuses of replies that say nothing about the prompts.
@@ -30,10 +31,13 @@ def said_of(reply: Reply, role: str) -> Said:
 
 
 @dataclass(frozen=True)
-class ModelSpeaker:
-  """A chat model: the prompt is its one user message."""
+class AskerSpeaker:
+  """A model or an agent: the prompt is its one user message.
 
-  model: ChatModel
+  template_kwargs: of a chat template, by role; an agent has none.
+  """
+
+  asker: Asker
   template_kwargs: ChatTemplateKwargs = field(
     default_factory=ChatTemplateKwargs
   )
@@ -43,7 +47,7 @@ class ModelSpeaker:
     """See Speaker.
 
     Raises:
-      BudgetSpent: as ChatModel.chat.
+      BudgetSpent, ModelRefused: as Asker.ask.
     """
     request = Request(
       role=ask.role,
@@ -54,29 +58,7 @@ class ModelSpeaker:
       replicate=ask.replicate,
       template_kwargs=self.template_kwargs.of(ask.role),
     )
-    return [said_of(await self.model.chat(request), ask.role)]
+    return [said_of(await self.asker.ask(request), ask.role)]
 
   async def aclose(self) -> None:
-    await self.model.aclose()
-
-
-@dataclass(frozen=True)
-class AgentSpeaker:
-  """An agent: it samples as it likes."""
-
-  agent: Agent
-  tokenizer: None = None
-
-  async def say(self, prompt: str, ask: Ask) -> list[Said]:
-    """See Speaker.
-
-    Raises:
-      BudgetSpent: as Agent.ask.
-    """
-    reply = await self.agent.ask(
-      prompt, role=ask.role, seed=ask.seed, replicate=ask.replicate
-    )
-    return [said_of(reply, ask.role)]
-
-  async def aclose(self) -> None:
-    await self.agent.aclose()
+    await self.asker.aclose()

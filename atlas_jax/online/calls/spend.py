@@ -18,6 +18,13 @@ class Caps:
   dollars: PositiveFloat | None = None
   minutes: PositiveFloat | None = None  # of wall time, servers' start too
 
+  @property
+  def amounts(self) -> dict[str, int]:
+    """Field of Amount -> its cap; only those that have one."""
+    pico = None if self.dollars is None else round(self.dollars * PICO)
+    found = {"calls": self.calls, "tokens": self.tokens, "pico": pico}
+    return {name: most for name, most in found.items() if most is not None}
+
 
 @dataclass(frozen=True)
 class Amount:
@@ -48,52 +55,3 @@ NOTHING = Amount()
 def picodollars(dollars: float) -> int:
   """Rounded up: a bound stays a bound."""
   return math.ceil(round(dollars * PICO, 3))
-
-
-@dataclass(frozen=True)
-class Line:
-  """The spend of one role at one model, as the run has seen it.
-
-  answered_calls: of those spent; a refused call costs nothing and is none.
-  """
-
-  role: str
-  model: str
-  spent: Amount = Amount()
-  lost: Amount = Amount()
-  unpriced_calls: int = 0
-  answered_calls: int = 0
-
-
-@dataclass(frozen=True)
-class Room:
-  """What the caps leave for new calls. None: no cap."""
-
-  calls: PositiveInt | None
-  tokens: PositiveInt | None
-  dollars: PositiveFloat | None
-  seconds: float | None
-
-
-@dataclass(frozen=True)
-class Snapshot:
-  """The state of a run's spend, for a live line and a table.
-
-  shares: cap -> the part of it that is used, lost calls included.
-  """
-
-  calls: int
-  tokens: int
-  dollars: float
-  unpriced_calls: int
-  lost: Amount
-  open_calls: int
-  seconds: float
-  seconds_left: float | None
-  shares: dict[str, float]
-  lines: tuple[Line, ...]
-
-  @property
-  def share(self) -> float:
-    """Of the cap that is nearest to its end; 0 without caps."""
-    return max(self.shares.values(), default=0.0)

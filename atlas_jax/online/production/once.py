@@ -1,14 +1,18 @@
-"""One attempt, as production asks: a first answer waits for no second one.
+"""Who is asked without retries, ledger and record, and what is logged of it."""
 
-There are no retries, ledger or record, and a question that comes again is a
-new one.
-"""
-
+import dataclasses
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable
 
-from atlas_jax.online.calls.calls import Answer, CallFailed, Reply
-from atlas_jax.online.calls.chat_json import judge
+from atlas_jax import addresses
+from atlas_jax.config_tree import ConfigError
+from atlas_jax.online.agents.python import FunctionAgent
+from atlas_jax.online.calls import models, variables
+from atlas_jax.online.calls.asker import Asker
+from atlas_jax.online.calls.calls import Reply, Request
+from atlas_jax.online.calls.model_config import ChatModelConfig, Wording
+from atlas_jax.online.calls.pricing import TokenPrice
+from atlas_jax.scrubbing import answer_scrubber, scrubber
 from atlas_jax.serving import http
 
 log = logging.getLogger(__name__)
@@ -35,39 +39,86 @@ class Complaints:
     if isinstance(reason.__cause__, http.Redirected):
       reason = reason.__cause__
     code = getattr(reason, "code", None)
-    kind = code or type(reason)
-    if kind in self._logged:
+    if (kind := code or type(reason)) in self._logged:
       return
     self._logged.add(kind)
     words = "brings no answer to a request of ours"
-    if code is not None:
-      mend = f"; see {self._mends[code]}" if code in self._mends else ""
-      words = f"answers a request of ours with HTTP {code}{mend}"
-    elif isinstance(reason, http.Redirected):
+    if isinstance(reason, http.Redirected):
       words = str(reason)
+    elif code is not None:
+      words = f"answers a request of ours with HTTP {code}"
+    if code in self._mends:
+      words += f"; see {self._mends[code]}"
     log.warning("%s: %s (logged once)", self._who, words)
 
 
-async def reply_of(
-  sending: Coroutine[None, None, Answer], complain: Complaints
-) -> Reply:
-  """What one attempt brought; a cut answer is one too.
+class _NamedTeacher(Asker):
+  """A teacher at an address or by a name, whose failures are logged."""
 
-  Args:
-    sending: raises CallFailed where there is no answer.
-    complain: of the server.
-  """
-  tokens = {}
-  try:
-    answer = await sending
-    tokens = {
-      "prompt_tokens": answer.prompt_tokens,
-      "completion_tokens": answer.completion_tokens,
-    }
-    status = judge(answer, 0, accept_cut=True)
-    return Reply(status, text=answer.text or "", **tokens)
-  except CallFailed as failed:
-    complain(failed)
+  def __init__(self, teacher: str, name: str | None, transport, key):
+    super().__init__(
+      transport,
+      name=name,
+      where="teacher",
+      price=TokenPrice(None),
+      scrub=scrubber({}, key),
+      scrub_answer=answer_scrubber({}, key),
+    )
+    self._complain = Complaints(
+      f"the teacher {addresses.bare(teacher)}",
+      wording="wording, how its requests say their length and sampling",
+      key="teacher_key",
+      address="teacher, its address and the name of its model",
+    )
+
+  async def ask(self, request: Request) -> Reply:
+    reply = await super().ask(request)
+    if reply.failed is None:
+      return reply
+    self._complain(reply.failed)
     # A model that declines is well, and has said nothing.
-    status = "empty" if failed.declined else failed.status
-    return Reply(status, error=str(failed), code=failed.code, **tokens)
+    declined = reply.failed.declined
+    return dataclasses.replace(reply, status="empty") if declined else reply
+
+
+def as_agent(agent: Asker | Callable[[str], object]) -> Asker:
+  """An open agent as it is; a function as one; else TypeError."""
+  if hasattr(agent, "ask"):
+    return agent
+  if callable(agent):
+    name = getattr(agent, "__qualname__", type(agent).__name__)
+    function = FunctionAgent(name, agent)
+    return Asker(function, name=name, where="agent", is_agent=True)
+  kind = type(agent).__name__
+  raise TypeError(f"agent must be an open agent or a function, got {kind}")
+
+
+def as_teacher(
+  teacher: Asker | str, key: str | None, timeout_s: float, wording: Wording
+) -> Asker:
+  """An open model as it is; an address or a LiteLLM name as one.
+
+  Raises:
+    ConfigError: LiteLLM is not installed or does not know the name, the
+      address is not valid or holds a key, or the key has a control character.
+    TypeError: it is neither.
+  """
+  if hasattr(teacher, "ask"):
+    return teacher
+  if not isinstance(teacher, str):
+    raise TypeError(
+      "teacher must be an open model, an address or a LiteLLM name, got"
+      f" {type(teacher).__name__}"
+    )
+  if key is not None:
+    variables.check_key(key, "teacher_key")
+  options = {"timeout_s": timeout_s, **vars(wording)}
+  if teacher.startswith(("http://", "https://")):
+    url, _, model = teacher.partition("#")
+    if problem := addresses.problem(url):
+      raise ConfigError(f"the teacher's address {problem}")
+    config = ChatModelConfig(model=model or None, url=url, **options)
+  else:
+    config = ChatModelConfig(kind="litellm", model=teacher, **options)
+  transport = models.transport_of(config, "teacher", key)
+  return _NamedTeacher(teacher, config.model, transport, key)

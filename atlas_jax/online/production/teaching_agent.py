@@ -9,34 +9,23 @@ no teaching, the first answer is the answer: it is paid already, and nothing
 that fails makes it worse.
 """
 
-import asyncio
 import atexit
 import collections
 import concurrent.futures
 import dataclasses
-import logging
 import pathlib
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from atlas_jax.config import PromptsConfig
 from atlas_jax.episode_config import EpisodeConfig, TeachConfig
 from atlas_jax.errors import AtlasError
-from atlas_jax.online.calls.calls import (
-  Agent,
-  BudgetSpent,
-  ChatModel,
-  ModelRefused,
-)
-from atlas_jax.online.calls.speakers import AgentSpeaker, ModelSpeaker
-from atlas_jax.online.calls.url_calls import Wording
-from atlas_jax.online.production.outcomes import (
-  TEACH_DEADLINE_S,
-  outcome_of,
-  place,
-)
-from atlas_jax.online.production.wrapping import as_agent, as_teacher
+from atlas_jax.online.calls.asker import Asker
+from atlas_jax.online.calls.model_config import Wording
+from atlas_jax.online.calls.speakers import AskerSpeaker
+from atlas_jax.online.production import outcomes
+from atlas_jax.online.production.once import as_agent, as_teacher
 from atlas_jax.serving.events import EventLoop
 from atlas_jax.teaching.prompts import (
   Prompts,
@@ -45,9 +34,8 @@ from atlas_jax.teaching.prompts import (
   strip_thinking,
 )
 from atlas_jax.teaching.protocol import Question, Teaching, TeachingProtocol
-from atlas_jax.teaching.speakers import NoAnswer, Said
+from atlas_jax.teaching.speakers import NoAnswer
 
-log = logging.getLogger(__name__)
 _TEACH, _WORDING = TeachConfig(), Wording()
 # Characters of the agent's own answer that the teacher reads as its plan.
 _PROBE_CHARS = 4000
@@ -58,7 +46,7 @@ class AgentFailed(AtlasError):
 
 
 @dataclass(frozen=True)
-class Answer:
+class TaughtAnswer:
   """What was answered. str() of it is the text.
 
   text is without private thinking. outcome is one of outcomes.OUTCOMES; probe
@@ -83,9 +71,9 @@ class TeachingAgent:
   questions ended with each outcome.
 
   Args:
-    agent: an open Agent, or a function (sync or async) from a prompt to an
+    agent: an open agent, or a function (sync or async) from a prompt to an
       answer.
-    teacher: an open ChatModel (with its retries and ledger), or the address
+    teacher: an open model (with its retries and ledger), or the address
       of an OpenAI-compatible server (http://HOST:PORT/v1, or
       http://HOST:PORT/v1#MODEL where it has several), or a LiteLLM name;
       those are asked once a question, without a cap on spend.
@@ -97,7 +85,7 @@ class TeachingAgent:
     teach: how the teacher is sampled.
     teach_deadline_s: seconds that the teacher may take.
     teacher_key: the key of a teacher that is named by address or name.
-    wording: how requests to an address say their length and sampling.
+    wording: how requests to a named teacher say their length and sampling.
 
   Raises:
     PromptError: the prompts are not valid.
@@ -108,13 +96,13 @@ class TeachingAgent:
 
   def __init__(
     self,
-    agent: Agent | Callable[[str], object],
-    teacher: ChatModel | str,
+    agent: Asker | Callable[[str], object],
+    teacher: Asker | str,
     prompts: PromptsConfig | Mapping[str, str] | str | pathlib.Path,
     *,
     inject: str | None = None,
     teach: TeachConfig = _TEACH,
-    teach_deadline_s: float = TEACH_DEADLINE_S,
+    teach_deadline_s: float = outcomes.TEACH_DEADLINE_S,
     teacher_key: str | None = None,
     wording: Wording = _WORDING,
   ):
@@ -123,8 +111,8 @@ class TeachingAgent:
     self._agent = as_agent(agent)
     self._teacher = as_teacher(teacher, teacher_key, teach_deadline_s, wording)
     self._protocol = TeachingProtocol(
-      AgentSpeaker(self._agent),
-      ModelSpeaker(self._teacher, teach.chat_template_kwargs),
+      AskerSpeaker(self._agent),
+      AskerSpeaker(self._teacher, teach.chat_template_kwargs),
       templates,
       EpisodeConfig(**vars(teach)),
       agent_chars=_PROBE_CHARS,
@@ -140,7 +128,7 @@ class TeachingAgent:
   def __exit__(self, *exc):
     self.close()
 
-  def ask(self, question: str) -> Answer:
+  def ask(self, question: str) -> TaughtAnswer:
     """The answer. Several threads may ask at one time.
 
     Raises:
@@ -160,40 +148,35 @@ class TeachingAgent:
       answer.cancel()
       raise
 
-  async def aask(self, question: str) -> Answer:
+  async def aask(self, question: str) -> TaughtAnswer:
     """See ask."""
     self._asked += 1
     # Another replicate each time: what is asked twice is sampled twice.
     asked = Question(question, replicate=self._asked)
     try:
-      (alone,) = await self._protocol.baseline(asked)
+      (said,) = await self._protocol.baseline(asked)
     except NoAnswer as failure:
       raise AgentFailed(f"{self._agent.name}: {failure}") from None
-    if not alone.text:
+    if not said.text:
       raise AgentFailed(f"{self._agent.name}: empty")
-    probe, said = self._protocol.read(alone), alone
-    try:
-      async with asyncio.timeout(self._deadline_s):
-        found = await _extra("teaching", self._protocol.teach(asked, probe))
-    except TimeoutError:
-      found = NoAnswer("teaching", "timeout")
-    teaching = None if isinstance(found, NoAnswer) else found[0]
-    outcome = outcome_of(teaching or found)
+    probe = self._protocol.read(said)
+    outcome, teaching = await outcomes.teaching(
+      self._protocol.teach(asked, probe), self._deadline_s
+    )
     if outcome == "taught":
-      taught = await _extra(
+      _, taught = await outcomes.extra(
         "second answer", self._protocol.taught(asked, teaching.text)
       )
-      if isinstance(taught, Said):
-        teaching = dataclasses.replace(teaching, taught=taught)
-      if isinstance(taught, Said) and strip_thinking(taught.text):
+      teaching = dataclasses.replace(teaching, taught=taught)
+      if taught is not None and strip_thinking(taught.text):
         said = taught
       else:
-        outcome = "alone_guided_failed"
+        outcome = "alone_taught_failed"
     self.counts[outcome] += 1
     # Thinking that never ended has no answer after it: shown as it is.
     text = strip_thinking(said.text)
     shown = said.text if text is None else text
-    return Answer(shown, outcome, probe, teaching)
+    return TaughtAnswer(shown, outcome, probe, teaching)
 
   def close(self) -> None:
     """Closes agent and teacher, for who used ask; the exit does it too.
@@ -226,16 +209,3 @@ def _templates(prompts, inject: str | None) -> PromptsConfig:
     prompts = vars(prompts)
   changed = {} if inject is None else {"student_taught": inject}
   return prompts_config({**prompts, **changed}, "prompts")
-
-
-async def _extra(what: str, work: Awaitable):
-  """What `work` brings, or NoAnswer: the first answer is there in any case."""
-  try:
-    return await work
-  except NoAnswer as failure:
-    return failure
-  except (BudgetSpent, ModelRefused) as error:
-    log.warning("no %s any more: %s", what, error)
-  except Exception as error:
-    log.error("no %s: %s", what, place(error))
-  return NoAnswer(what, "error")

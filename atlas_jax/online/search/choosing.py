@@ -8,48 +8,55 @@
    floor of non-degradation before one that does not. The gap between the score
    that it was picked by and its fresh score is the winner's curse.
 3. It meets the test split once, beside the seed and the student alone
-   (comparing.py).
+   (testing.py).
 4. The seed is kept where
    a. the chosen one's fresh score is not above the seed's;
    b. teaching made more problems worse than non_degradation_floor allows, on
       the fresh samples or on the test split;
    c. its score on the test split is not above the seed's, or (with
       require_proof) the interval of the gain includes 0;
-   d. too little could be judged, there or here (`comparing.coverage`).
+   d. too little could be judged, there or here (`coverage`).
 Where every temperature is 0 there are no fresh samples: the scores of the
 search take their place, and no gap is measured.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
-from atlas_jax.online.search import comparing
-from atlas_jax.online.search.budget import Budget, choosing_jobs
-from atlas_jax.online.search.comparing import ChoosingError
+from atlas_jax.config import PromptsConfig
+from atlas_jax.data.splits import Splits
 from atlas_jax.online.search.config import OnlineConfig
-from atlas_jax.online.search.journal import Candidate, Journal
-from atlas_jax.online.search.rollouts import Job, Rollout, Rollouts
+from atlas_jax.online.search.files import Candidate, Journal
+from atlas_jax.online.search.rollouts import Rollout, Rollouts, Trial
 from atlas_jax.teaching.statistics import Interval
 
 log = logging.getLogger(__name__)
+# Shares of a split: what the candidate may lack that the seed has, and what
+# must have been judged under both.
+_MORE_UNJUDGED = 0.02
+_LEAST_PAIRS = 0.9
+# (problem id, replicate) -> its rollout.
+Keyed = Mapping[tuple[str, int], Rollout]
 
 
 @dataclass(frozen=True)
 class Fresh:
   """A candidate scored again, on the samples that it and the seed have.
 
-  gain: score less the seed's. gap: validation score less fresh score of the
-  same problems; None where the score is not a fresh one. pairs: samples that
-  both have; judged: samples that it has, of `samples`.
+  gain: fresh score less the seed's. gap: validation score less fresh score of
+  the same problems; None where the score is not a fresh one. pairs: samples
+  that both have; judged: samples that it has, of `samples`.
   """
 
-  candidate: Candidate
-  score: float
+  candidate: int
+  validation_score: float
+  fresh_score: float
   gain: float
+  gap: float | None
   accuracy: float
   non_degradation: float
-  gap: float | None
   pairs: int
   judged: int
   samples: int
@@ -57,99 +64,75 @@ class Fresh:
 
 @dataclass(frozen=True)
 class Choice:
-  """What was chosen, why, and how it did.
+  """What was chosen, why, and how it did: the content of optimize.json.
 
-  kept is the candidate whose prompts are to be used: `best`, or the seed for
-  `reasons`. score_gain and accuracy_gain: best less seed on the test split;
-  None where the best is the seed. test_score: of best on the test split, None
-  where it could not be judged. evaluation is that of reports/tables.py.
+  kept is the candidate whose prompts are to be used: `best`, or the seed (0)
+  for `reasons`. Scores and the winner's curse are those of the best; test_score
+  is None where it could not be judged on the test split. proven: the interval
+  of the accuracy's gain over the seed excludes 0. harm: the gain of the kept
+  prompts over the student alone where its interval lies below 0. score_gain and
+  accuracy_gain: best less seed on the test split; None where the best is the
+  seed. evaluation is that of reports/tables.py.
   """
 
-  fresh: tuple[Fresh, ...]
-  best: Fresh
-  kept: Candidate
+  kept: int
+  best: int
   reasons: tuple[str, ...]
-  evaluation: dict
+  proven: bool
+  harm: Interval | None
+  validation_score: float
+  fresh_score: float
+  winners_curse_gap: float | None
   test_score: float | None
+  fresh: tuple[Fresh, ...]
+  pairs: int
   score_gain: Interval | None
   accuracy_gain: Interval | None
   mcnemar_p: float | None
-  pairs: int
-
-  @property
-  def proven(self) -> bool:
-    """The interval of the accuracy's gain over the seed excludes 0."""
-    return self.accuracy_gain is not None and self.accuracy_gain.low > 0
-
-  @property
-  def harm(self) -> Interval | None:
-    """The gain of the kept prompts over the student alone, where it is a loss.
-
-    That is where its interval lies below 0, on the test split.
-    """
-    arms = self.evaluation["arms"]
-    arm = arms[1 if self.kept.index == 0 else -1]
-    if arm["gain_high"] >= 0:
-      return None
-    return Interval(arm["gain"], arm["gain_low"], arm["gain_high"])
+  evaluation: dict
 
 
-def choose(
-  config: OnlineConfig, rollouts: Rollouts, budget: Budget, journal: Journal
-) -> Choice:
-  """Chooses, and meets the test split.
+def judged(
+  trials: Sequence[Trial], made: Iterable[Sequence[Rollout]]
+) -> dict[PromptsConfig, Keyed]:
+  """The rollouts with a score, of each set of prompts."""
+  found: dict[PromptsConfig, dict] = {}
+  for trial, rollouts in zip(trials, made, strict=True):
+    mine = found.setdefault(trial.prompts, {})
+    mine |= {
+      (r.problem.id, r.replicate): r for r in rollouts if r.score is not None
+    }
+  return found
+
+
+def score_again(
+  config: OnlineConfig, rollouts: Rollouts, sets: Splits, journal: Journal
+) -> tuple[list[Fresh], list[str]]:
+  """The seed and the best scored again, in this order; why others were dropped.
 
   Raises:
-    ChoosingError: no problem of a split could be judged.
-    BudgetSpent: retries took what was set aside.
+    RolloutError: too little came back.
+    BudgetSpent: retries took what was kept.
   """
+  n, problems = config.choosing.fresh_samples, sets.validation
   seed = journal.candidates[0]
   best = journal.best(config.choosing.best_of)
   contenders = [seed, *(c for c in best if c.index != seed.index)]
-  fresh, dropped = _score_again(config, rollouts, budget, contenders)
-  chosen = _best(fresh, config.choosing.non_degradation_floor)
-  reasons = _doubts(config, chosen, fresh[0], dropped)
-  test, too_few = comparing.compare(
-    config, rollouts, budget.sets, seed, chosen.candidate
-  )
-  reasons += too_few + _test_doubts(config, test)
-  for reason in reasons:
-    log.warning("the seed prompts are kept: %s", reason)
-  return Choice(
-    fresh=tuple(fresh),
-    best=chosen,
-    kept=seed if reasons else chosen.candidate,
-    reasons=tuple(reasons),
-    **test,
-  )
-
-
-def _score_again(
-  config, rollouts, budget, contenders
-) -> tuple[list[Fresh], list[str]]:
-  """The contenders scored again, the seed first; why others were dropped."""
-  n, problems = config.choosing.fresh_samples, budget.sets.validation
-  prompts = [x.prompts for x in contenders]
-  if n > 0:
-    jobs = choosing_jobs(prompts, budget.sets, n)
-    found = comparing.judged(jobs, rollouts.evaluate(jobs))
-  else:
-    jobs = [Job(p, problems, "validation") for p in prompts]
-    found = comparing.judged(jobs, map(rollouts.known, jobs))
-  samples = len(problems) * max(1, n)
-  seed = found[prompts[0]]
-  if not seed:
-    raise ChoosingError(
-      "no validation problem could be judged under the seed prompts"
-    )
+  trials = [
+    Trial(candidate.prompts, problems, "validation", replicate)
+    for candidate in contenders
+    for replicate in (range(1, n + 1) if n else (0,))
+  ]
+  found = judged(trials, rollouts.evaluate(trials, needed=seed.prompts))
+  samples, of_seed = len(problems) * max(1, n), found[seed.prompts]
   fresh, dropped = [], []
   for candidate in contenders:
     mine = found[candidate.prompts]
-    pairs = [(seed[key], mine[key]) for key in mine if key in seed]
-    if mine is seed or (pairs and 2 * len(mine) >= samples):
+    pairs = [(of_seed[key], mine[key]) for key in mine if key in of_seed]
+    if candidate is seed or (pairs and 2 * len(mine) >= samples):
       measured = _measured(candidate, pairs, is_fresh=n > 0)
-      counts = {"pairs": len(pairs), "judged": len(mine), "samples": samples}
-      fresh.append(Fresh(candidate, **measured, **counts))
+      counts = {"judged": len(mine), "samples": samples}
+      fresh.append(Fresh(candidate.index, **measured, **counts))
     else:
       dropped.append(
         f"candidate {candidate.index} could be judged on {len(mine)} of"
@@ -168,52 +151,110 @@ def _measured(
     if r.problem.id in candidate.scores
   ]
   return {
-    "score": comparing.mean(r.score for r in mine),
-    "gain": comparing.mean(after.score - b.score for b, after in pairs),
-    "accuracy": comparing.mean(r.objectives["accuracy"] for r in mine),
-    "non_degradation": comparing.mean(
-      r.objectives["non_degradation"] for r in mine
-    ),
-    "gap": comparing.mean(gaps) if gaps and is_fresh else None,
+    "validation_score": candidate.score,
+    "fresh_score": fmean(r.score for r in mine),
+    "gain": fmean(after.score - before.score for before, after in pairs),
+    "accuracy": fmean(r.objectives["accuracy"] for r in mine),
+    "non_degradation": fmean(r.objectives["non_degradation"] for r in mine),
+    "gap": fmean(gaps) if gaps and is_fresh else None,
+    "pairs": len(pairs),
   }
 
 
-def _best(fresh: Sequence[Fresh], floor: float) -> Fresh:
+def pick(fresh: Sequence[Fresh], floor: float) -> Fresh:
   """By gain over the seed; of equals the earlier, so the seed first."""
   above = [f for f in fresh[1:] if f.gain > 0]
   fit = [f for f in above if f.non_degradation >= floor]
-  return max(
-    fit or above or fresh[:1], key=lambda f: (f.gain, -f.candidate.index)
+  return max(fit or above or fresh[:1], key=lambda f: (f.gain, -f.candidate))
+
+
+def decide(
+  config: OnlineConfig,
+  fresh: Sequence[Fresh],
+  dropped: Sequence[str],
+  best: Fresh,
+  test: Mapping,
+  too_few: Sequence[str],
+) -> Choice:
+  """The choice.
+
+  Args:
+    config: of the run.
+    fresh, dropped: of score_again.
+    best: of pick.
+    test, too_few: of testing.compare.
+  """
+  reasons = (
+    *_doubts(config, best, fresh[0], dropped),
+    *too_few,
+    *_doubts_of_test(config, test),
+  )
+  for reason in reasons:
+    log.warning("the seed prompts are kept: %s", reason)
+  kept, gain = 0 if reasons else best.candidate, test["accuracy_gain"]
+  arm = test["evaluation"]["arms"][-1 if kept else 1]
+  harm = Interval(arm["gain"], arm["gain_low"], arm["gain_high"])
+  return Choice(
+    kept=kept,
+    best=best.candidate,
+    reasons=reasons,
+    proven=gain is not None and gain.low > 0,
+    harm=harm if harm.high < 0 else None,
+    validation_score=best.validation_score,
+    fresh_score=best.fresh_score,
+    winners_curse_gap=best.gap,
+    fresh=tuple(fresh),
+    **test,
   )
 
 
 def _doubts(
-  config, chosen: Fresh, seed: Fresh, dropped: Sequence[str]
+  config: OnlineConfig, best: Fresh, seed: Fresh, dropped: Sequence[str]
 ) -> list[str]:
   """Why the seed is kept, as far as validation tells."""
-  if chosen is seed:
+  if best is seed:
     why = "no candidate scored above them on the validation problems"
     return [why, *dropped]
-  reasons = comparing.coverage(
+  return coverage(
     "samples of the validation problems",
-    chosen.samples,
+    best.samples,
     seed.judged,
-    chosen.judged,
-    chosen.pairs,
+    best.judged,
+    best.pairs,
+  ) + _below_floor(
+    config,
+    best.non_degradation,
+    f"candidate {best.candidate}",
+    "validation",
   )
-  floor = config.choosing.non_degradation_floor
-  if chosen.non_degradation < floor:
+
+
+def coverage(
+  what: str, samples: int, seed: int, best: int, pairs: int
+) -> list[str]:
+  """Why too little was judged for the seed to be replaced.
+
+  Args:
+    what: was to be judged.
+    samples: how many of it there are.
+    seed, best, pairs: judged under the seed, under the best, under both.
+  """
+  reasons = []
+  if seed - best > _MORE_UNJUDGED * samples:
     reasons.append(
-      f"with candidate {chosen.candidate.index}, {chosen.non_degradation:.1%}"
-      " of the validation problems did not get worse, below"
-      f" config.choosing.non_degradation_floor={floor:g}"
+      f"{samples - best} of {samples} {what} could not be judged under the"
+      f" chosen prompts, {samples - seed} under the seed prompts"
+    )
+  if pairs < _LEAST_PAIRS * samples:
+    reasons.append(
+      f"only {pairs} of {samples} {what} could be judged under the chosen"
+      " prompts and the seed prompts"
     )
   return reasons
 
 
-def _test_doubts(config, test: dict) -> list[str]:
+def _doubts_of_test(config: OnlineConfig, test: Mapping) -> list[str]:
   """Why the seed is kept, as the scores on the test split tell."""
-  c = config.choosing
   gain = test["score_gain"]
   if gain is None:
     return []
@@ -223,16 +264,20 @@ def _test_doubts(config, test: dict) -> list[str]:
       "on the test split the chosen prompts score no more than they do"
       f" (gain {gain.estimate:+.4f})"
     )
-  elif c.require_proof and test["accuracy_gain"].low <= 0:
+  elif config.choosing.require_proof and test["accuracy_gain"].low <= 0:
     reasons.append(
       "the interval of the accuracy's gain on the test split includes 0 and"
       " config.choosing.require_proof is set"
     )
   kept = test["evaluation"]["arms"][-1]["non_degradation_all"]
-  if kept < c.non_degradation_floor:
-    reasons.append(
-      f"with the chosen prompts {kept:.1%} of the test problems did not get"
-      " worse, below config.choosing.non_degradation_floor="
-      f"{c.non_degradation_floor:g}"
-    )
-  return reasons
+  return reasons + _below_floor(config, kept, "the chosen prompts", "test")
+
+
+def _below_floor(config, kept: float, who: str, split: str) -> list[str]:
+  floor = config.choosing.non_degradation_floor
+  if kept >= floor:
+    return []
+  return [
+    f"with {who}, {kept:.1%} of the {split} problems did not get worse, below"
+    f" config.choosing.non_degradation_floor={floor:g}"
+  ]

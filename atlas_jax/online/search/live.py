@@ -1,20 +1,22 @@
-"""One line that says how a run stands, renewed while it works.
+"""One line that says how a run stands.
 
   search | best 0.712 | 7 candidates | 1,204 calls | $0.83 | 12:30 left
 
-Numbers of the spend are those of this search, replays included.
+Numbers of the spend are those of the whole run.
 """
 
-from atlas_jax.online.calls.spend import Snapshot
+from atlas_jax.online.calls.ledger import Snapshot
+from atlas_jax.online.search.files import Journal
 from atlas_jax.progress import duration
 
 
-def line(stage: str, best: float | None, candidates: int, s: Snapshot) -> str:
+def line(journal: Journal, s: Snapshot) -> str:
   """The line's text."""
-  parts = [stage]
-  if best is not None:
-    parts.append(f"best {best:.3f}")
-  parts.append(f"{candidates} candidate{'s' * (candidates != 1)}")
+  scores = [c.score for c in journal.candidates]
+  parts = [journal.stage]
+  if scores:
+    parts.append(f"best {max(scores):.3f}")
+  parts.append(f"{len(scores)} candidate{'s' * (len(scores) != 1)}")
   parts.append(f"{s.calls:,} calls")
   if s.lost.calls:
     parts.append(f"{s.lost.calls:,} lost")

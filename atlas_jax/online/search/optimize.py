@@ -1,10 +1,10 @@
 """An optimisation, from the config to the report, in one run directory.
 
   config.json        the whole config, all texts in it, no secret
-  record.sqlite      every call and verdict; the same command goes on from it
-  candidates.json, best_prompts.json     journal.py
-  episodes/          episodes.py
-  costs.json, report/                    report.py
+  record.sqlite      every call and what was decided; the same command goes on
+                     from it
+  candidates.json, best_prompts.json, episodes/     files.py
+  costs.json, report/                               report.py
   logs/              of servers that the run started
 
 Whatever ends the run, what was paid for is in the record: the same command
@@ -23,15 +23,24 @@ from collections.abc import Mapping, Sequence
 from atlas_jax import directory, files, progress
 from atlas_jax.config import to_dict
 from atlas_jax.data.problems import Problem
+from atlas_jax.data.splits import Splits
 from atlas_jax.online.calls.record import Record
-from atlas_jax.online.search import choosing, local_servers, report
-from atlas_jax.online.search.budget import Sets
-from atlas_jax.online.search.comparing import ChoosingError
+from atlas_jax.online.search import (
+  choosing,
+  live,
+  models,
+  report,
+  servers,
+  testing,
+)
 from atlas_jax.online.search.config import OnlineConfig
-from atlas_jax.online.search.opening import Run, chosen_problems, opened
-from atlas_jax.online.search.plan import BudgetTooSmall
-from atlas_jax.online.search.rollouts import RolloutError
-from atlas_jax.online.search.search import Search, SearchFailed
+from atlas_jax.online.search.files import Episodes, Journal
+from atlas_jax.online.search.history import History
+from atlas_jax.online.search.plan import Budget, parts
+from atlas_jax.online.search.reflection import Reflector
+from atlas_jax.online.search.rollouts import Rollouts
+from atlas_jax.online.search.scoring import KeptChecker
+from atlas_jax.online.search.search import Search
 from atlas_jax.reports import tables
 from atlas_jax.teaching.statistics import Interval
 
@@ -40,7 +49,7 @@ log = logging.getLogger(__name__)
 _PATIENCE = (
   *("concurrency", "timeout_s", "retries", "requests_per_minute"),
   "max_response_bytes",
-  *("tokens_per_minute", "api_key_env"),
+  "api_key_env",
 )
 # What may change between two starts of a run: none of it changes an answer.
 # A cap that is raised lets a search go on, until it has ended once.
@@ -50,7 +59,7 @@ OPERATIONAL = (
   *(f"data.{key}" for key in ("sft_source", "sft_path", "sft_params")),
   *("data.own_deadline_s", "data.own_processes"),
   *(f"caps.{cap}" for cap in ("calls", "tokens", "dollars", "minutes")),
-  *(f"{role}.{key}" for role in local_servers.ROLES for key in _PATIENCE),
+  *(f"{role}.{key}" for role in servers.ROLES for key in _PATIENCE),
   *(f"agent.{key}" for key in ("concurrency", "timeout_s", "retries")),
   "agent.max_response_bytes",
   "servers.start_timeout_s",
@@ -79,13 +88,13 @@ def optimize(
     RunError: the directory is in use or of another run, or its problems were
       others.
     DataError, ConfigError, ServerError, ModelRefused: what it says.
-    BudgetTooSmall: the cap on calls does not last for one round.
-    RolloutError, SearchFailed, ChoosingError: nothing is lost; see the text.
+    BudgetTooSmall: the caps do not last for one round.
+    RolloutError, SearchFailed, BudgetSpent: nothing is lost; see the text.
     KeyboardInterrupt: files are written; the same command goes on.
   """
   with contextlib.ExitStack() as stack:
     stack.enter_context(directory.lock(workdir))
-    sets = chosen_problems(config)
+    sets = models.chosen_problems(config)
     directory.claim(workdir, to_dict(config), OPERATIONAL)
     stack.enter_context(directory.logging_to(workdir))
     finished = workdir / "report" / "optimize.json"
@@ -94,43 +103,46 @@ def optimize(
       _show(files.read_json(finished), workdir)
       return
     record = stack.enter_context(Record(workdir / "record.sqlite"))
-    _same_problems(sets, record, workdir)
-    stack.callback(_write_costs, record, workdir)
+    _check_problems(sets, record, workdir)
+    history, journal = History(record), Journal(workdir, record)
+    stack.callback(journal.write_costs)
     reachable, environ = stack.enter_context(
-      local_servers.served(config, workdir, environ, server_key)
+      servers.served(config, workdir, environ, server_key)
     )
-    endpoints = local_servers.endpoints(config)
-    run = stack.enter_context(
-      opened(reachable, workdir, environ, sets, record, endpoints)
+    asked = stack.enter_context(
+      models.opened(reachable, environ, record, servers.endpoints(config))
     )
-    _check_budget(run)
-    with progress.shown(run.line), _forgetting(record):
-      _work(run)
+    budget = Budget(parts(config, sets), asked.ledger)
+    if record.read("ended") is None:
+      budget.check()
+    checker = stack.enter_context(KeptChecker(record, config.data))
+    episodes = Episodes(workdir)
+    rollouts = Rollouts(asked, config, checker, history, episodes.write)
+    reflector = Reflector(asked, config, history)
+    search = Search(config, sets, rollouts, reflector, budget, journal, history)
+    with progress.shown(lambda: live.line(journal, asked.ledger.snapshot())):
+      ended = search.run()
+      journal.stage = "choosing"
+      budget.free()
+      fresh, dropped = choosing.score_again(config, rollouts, sets, journal)
+      best = choosing.pick(fresh, config.choosing.non_degradation_floor)
+      test = testing.compare(config, rollouts, sets, journal, best)
+      choice = choosing.decide(config, fresh, dropped, best, *test)
+      report.write(journal, choice, ended)
   _show(files.read_json(finished), workdir)
 
 
-@contextlib.contextmanager
-def _forgetting(record: Record):
-  """A run that stops because of failures tries them again when it goes on."""
-  try:
-    yield
-  except SearchFailed:
-    record.failures.forget_reflection()
-    raise
-  except (RolloutError, ChoosingError):
-    record.forget_evaluation()
-    raise
-
-
-def _same_problems(sets: Sets, record: Record, workdir: pathlib.Path) -> None:
-  """A run goes on with the problems that it began with."""
+def _check_problems(
+  sets: Splits, record: Record, workdir: pathlib.Path
+) -> None:
+  """Raises RunError unless a run goes on with the problems it began with."""
   now = {
     name: hashlib.sha256(_text_of(problems).encode()).hexdigest()
     for name, problems in vars(sets).items()
   }
-  before = record.notes.read("problems")
+  before = record.read("problems")
   if before is None:
-    record.notes.write("problems", now)
+    record.commit("problems", now)
   elif now != before:
     changed = ", ".join(name for name in now if now[name] != before[name])
     raise directory.RunError(
@@ -145,55 +157,6 @@ def _text_of(problems: Sequence[Problem]) -> str:
     [list(vars(p).values()) for p in problems],
     skipkeys=True,
     default=lambda value: type(value).__name__,
-  )
-
-
-def _write_costs(record: Record, workdir: pathlib.Path) -> None:
-  directory.write_json(workdir / "costs.json", record.costs())
-
-
-def _check_budget(run: Run) -> None:
-  if run.record.notes.read("ended") is not None:
-    return  # what is left is the choosing, which the ledger holds to the caps
-  small = run.budget.too_small()
-  if small is None:
-    return
-  if small.startswith("config.caps.calls"):
-    raise BudgetTooSmall(small)
-  # Tokens and dollars are estimates from above: the run may do with less.
-  log.warning("%s", small)
-
-
-def _work(run: Run) -> None:
-  def on_accepted():
-    _write_costs(run.record, run.workdir)
-    log.info("%s", run.line())
-
-  search = Search(
-    run.config,
-    run.rollouts,
-    run.reflector,
-    run.budget,
-    run.journal,
-    run.record.notes,
-    on_accepted,
-  )
-  ended = search.run()
-  log.info("the search ended: %s", ended)
-  run.record.evaluation_begins()  # what the search met is history
-  if not run.journal.candidates:
-    raise BudgetTooSmall(
-      f"the seed could not be evaluated: {ended}; raise config.caps"
-    )
-  run.journal.write(all_known=True)
-  run.stage = "choosing"
-  run.budget.free()
-  choice = choosing.choose(run.config, run.rollouts, run.budget, run.journal)
-  run.journal.write_best(
-    choice.kept, stage="chosen", choice=report.facts(choice)
-  )
-  report.write(
-    run.workdir, choice, run.journal.candidates, ended, run.record.costs()
   )
 
 

@@ -1,25 +1,165 @@
-"""What a run would take, told before anything is sent."""
+"""What a run takes at most, by closed formulas of its sizes; who may use it.
 
-import dataclasses
-import pathlib
+Calls of a part are problems x roles x samples, with E the roles that answer
+anew under an evolved template (the first of config.search.evolve and all after
+it), A all roles, and what is greedy never asked a second time:
+
+  seed on validation   validation x A
+  one round            minibatch x A + (minibatch + validation) x E,
+                       and the reflection's attempts for each template
+  choosing             validation x fresh_samples x (A + best_of x E)
+  test                 test x (A + E)
+
+Retries come on top; where prompts come out equal, fewer are made. Tokens and
+dollars are bounds: of a prompt every byte a token, of an answer max_tokens.
+
+While the search goes on, the ledger keeps for choosing and the test the calls
+of these formulas, and of every other cap what as many calls take, at the run's
+mean so far. A round begins only where one fits beside that.
+"""
+
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from atlas_jax.data.splits import Splits
 from atlas_jax.errors import AtlasError
+from atlas_jax.online.calls.calls import Request
+from atlas_jax.online.calls.ledger import Ledger
 from atlas_jax.online.calls.record import Record
-from atlas_jax.online.calls.spend import Amount
-from atlas_jax.online.search import local_servers
-from atlas_jax.online.search.budget import Sets
+from atlas_jax.online.calls.spend import Amount, Caps
+from atlas_jax.online.search import servers
 from atlas_jax.online.search.config import OnlineConfig
-from atlas_jax.online.search.opening import chosen_problems, opened
+from atlas_jax.online.search.history import SearchOver
+from atlas_jax.online.search.models import Models, chosen_problems, opened
+from atlas_jax.online.search.reflection import prompt_chars
+from atlas_jax.teaching.prompts import FIELDS
+from atlas_jax.teaching.protocol import sampling
+
+# Choosing meets longer prompts than the search did on average.
+_MARGIN = 1.25
+_CAPS = ("calls", "tokens", "dollars")
 
 
 class BudgetTooSmall(AtlasError):
   """config.caps does not last for a result; the text says how much would."""
 
 
-def plan(
-  config: OnlineConfig, workdir: pathlib.Path, environ: Mapping[str, str]
-) -> str:
+@dataclass(frozen=True)
+class Parts:
+  """Calls at most of the parts of a run, by role; end: choosing and test."""
+
+  seed: Counter
+  round: Counter
+  end: Counter
+
+  @property
+  def least(self) -> int:
+    """Calls of the shortest search."""
+    return (self.seed + self.round + self.end).total()
+
+
+def parts(config: OnlineConfig, sets: Splits) -> Parts:
+  """The formulas of the module."""
+  c, search = config.choosing, config.search
+  everyone = [
+    r for r in FIELDS if r != "student_probe" or not config.agent_mode
+  ]
+  first = min(map(everyone.index, search.evolve))
+  anew = everyone[first:]
+  sampled = [
+    role
+    for role in everyone
+    if config.agent_mode
+    or role in ("teacher", "student_taught")
+    or sampling(config.episode, role)[1] > 0
+  ]
+  templates = 1 if search.update == "round_robin" else len(search.evolve)
+  others = min(c.best_of, search.max_candidates - 1)
+  validation, minibatch = len(sets.validation), config.sizes.minibatch
+  fresh, test = validation * c.fresh_samples, len(sets.test)
+  return Parts(
+    seed=_calls(everyone, validation),
+    round=_calls(everyone, minibatch)
+    + _calls(anew, minibatch + validation)
+    + _calls(["reflection"], templates * config.reflection.attempts),
+    end=_calls(sampled, fresh)
+    + _calls([role for role in anew if role in sampled], fresh * others)
+    + _calls(everyone, test)
+    + _calls(anew, test),
+  )
+
+
+def _calls(roles: Sequence[str], each: int) -> Counter:
+  return Counter(dict.fromkeys(roles, each))
+
+
+@dataclass(frozen=True)
+class Budget:
+  """What the caps of a run leave for its search.
+
+  Args:
+    parts: of the run.
+    ledger: holds the caps, and knows what was paid.
+  """
+
+  parts: Parts
+  ledger: Ledger
+
+  def check(self) -> None:
+    """Raises BudgetTooSmall where the cap on calls allows no round."""
+    limit, need = self.ledger.caps.calls, self.parts.least
+    if limit is not None and need > limit:
+      raise BudgetTooSmall(
+        f"config.caps.calls={limit:g} is too small for the seed, one round"
+        f" and the choosing: they take at most {need:,}; raise it, or lower"
+        " config.sizes"
+      )
+
+  def keep(self) -> None:
+    """Keeps what choosing and the test take; the search has the rest."""
+    self.ledger.keep(Caps(**self._takes(self.parts.end)))
+
+  def free(self) -> None:
+    """What was kept may be used."""
+    self.ledger.keep(Caps())
+
+  def begin_round(self) -> None:
+    """Keeps the share of the end anew.
+
+    Raises:
+      SearchOver: a round does not fit beside it.
+    """
+    self.keep()
+    used, kept = self._used(), self._takes(self.parts.end)
+    for cap, need in self._takes(self.parts.round).items():
+      limit = getattr(self.ledger.caps, cap)
+      if limit is None:
+        continue
+      left = max(0, limit - used[cap] - kept[cap])
+      if need > left:
+        bound = "at most" if cap == "calls" else "about"
+        raise SearchOver(
+          f"config.caps.{cap} leaves {left:,.6g} for the search, and a round"
+          f" takes {bound} {need:,.6g}"
+        )
+
+  def _used(self) -> dict[str, float]:
+    s = self.ledger.snapshot()
+    used = {n: getattr(s, n) + getattr(s.lost, n) for n in _CAPS}
+    return used | {"minutes": s.seconds / 60}
+
+  def _takes(self, part: Counter) -> dict[str, float]:
+    """Cap -> what a part takes of it; before the first call, of calls alone."""
+    calls, used = part.total(), self._used()
+    made = used.pop("calls")
+    mean = _MARGIN * calls / made if made else 0
+    takes = {cap: mean * amount for cap, amount in used.items() if made}
+    return {"calls": calls} | takes
+
+
+def plan(config: OnlineConfig, environ: Mapping[str, str]) -> str:
   """What a run would take, as text; nothing is sent or written.
 
   Raises:
@@ -27,70 +167,97 @@ def plan(
       holds the plan as well.
   """
   sets = chosen_problems(config)
-  free = _without_servers(config)
-  with (
-    Record() as record,
-    opened(free, workdir, environ, sets, record, {}) as run,
-  ):
-    parts = run.budget.plan()
-    small, rounds = run.budget.too_small(), run.budget.rounds()
-    unpriced = sorted(
-      role for role, price in run.budget.prices.items() if price is None
-    )
-  text = _plan_text(config, sets, parts, unpriced, rounds)
-  if small is None:
-    return text
-  # As a run does: tokens and dollars are estimates.
-  if small.startswith("config.caps.calls"):
-    raise BudgetTooSmall(f"{small}\n{text}")
-  return f"{text}\nwarning: {small}"
-
-
-def _without_servers(config: OnlineConfig) -> OnlineConfig:
-  """The config with addresses for models that a run would serve itself."""
-  changed = {
-    role: dataclasses.replace(
+  free = {
+    role: replace(
       model, kind="url", url="http://127.0.0.1", price_in=0.0, price_out=0.0
     )
-    for role, model in local_servers.local(config).items()
+    for role, model in servers.local(config).items()
   }
-  return dataclasses.replace(config, **changed)
+  with (
+    Record() as record,
+    opened(replace(config, **free), environ, record, {}) as models,
+  ):
+    budget = Budget(parts(config, sets), models.ledger)
+    text = _plan_text(config, sets, budget.parts, models)
+  try:
+    budget.check()
+  except BudgetTooSmall as error:
+    raise BudgetTooSmall(f"{error}\n{text}") from None
+  return text
 
 
-def _plan_text(
-  config: OnlineConfig,
-  sets: Sets,
-  parts: Mapping[str, Amount],
-  unpriced: Sequence[str],
-  rounds: int,
-) -> str:
-  whole = sum(
-    (amount for name, amount in parts.items() if name != "one round"),
-    Amount(),
-  )
-  rows = {**parts, "whole run": whole}
+def _plan_text(config, sets, parts: Parts, models: Models) -> str:
+  def bound(calls: Counter) -> Amount:
+    return sum(
+      (
+        _times(n, _bound(config, sets, models.prices[role], role))
+        for role, n in calls.items()
+      ),
+      Amount(),
+    )
+
+  most, caps = config.search.max_rounds, vars(config.caps)
+  seed, one, end = map(bound, (parts.seed, parts.round, parts.end))
+  rounds = _times(most, one)
+  rows = {
+    "seed on validation": seed,
+    "one round": one,
+    f"{most} rounds": rounds,
+    "choosing and test": end,
+    "whole run": seed + rounds + end,
+  }
   lines = [
     f"{len(sets.train)} train, {len(sets.validation)} validation,"
     f" {len(sets.test)} test problems",
-    f"{'':24}{'calls, at most':>16}{'tokens, about':>16}{'dollars, about':>16}",
+    _row("", *(f"{x}, at most" for x in ("calls", "tokens", "$"))),
+    *(
+      _row(name, f"{x.calls:,}", f"{x.tokens:,}", f"{x.dollars:,.4f}")
+      for name, x in rows.items()
+    ),
   ]
-  for name, amount in rows.items():
-    lines.append(
-      f"{name:24}{amount.calls:>16,}{amount.tokens:>16,}"
-      f"{amount.dollars:>16,.4f}"
-    )
-  if unpriced:
+  if models.unpriced:
     agent = ", and agent_dollars_per_call" if config.agent_mode else ""
-    lines.append(
-      f"unpriced: {', '.join(unpriced)}; say price_in and price_out{agent}"
-    )
-  caps = {
-    name: value
-    for name, value in dataclasses.asdict(config.caps).items()
-    if value is not None
-  }
-  said = ", ".join(f"{value:g} {name}" for name, value in caps.items())
-  lines.append(f"caps: {said or 'none'}; retries come on top of the calls")
-  most = config.search.max_rounds
-  lines.append(f"enough for about {rounds} of {most} rounds")
-  return "\n".join(lines)
+    roles = ", ".join(sorted(models.unpriced))
+    lines.append(f"unpriced: {roles}; say price_in and price_out{agent}")
+  given = ", ".join(f"{x:g} {cap}" for cap, x in caps.items() if x is not None)
+  enough = [most]
+  for cap in _CAPS:
+    if caps[cap] is not None and getattr(one, cap):
+      left = max(0, caps[cap] - getattr(seed + end, cap))
+      enough.append(math.floor(left / getattr(one, cap)))
+  return "\n".join(
+    [
+      *lines,
+      f"caps: {given or 'none'}; retries come on top of the calls",
+      f"enough for {min(enough)} of {most} rounds at the least",
+    ]
+  )
+
+
+def _times(n: int, amount: Amount) -> Amount:
+  return Amount(n * amount.calls, n * amount.tokens, n * amount.pico)
+
+
+def _row(name: str, *cells: str) -> str:
+  return f"{name:20}" + "".join(f"{cell:>18}" for cell in cells)
+
+
+def _bound(config: OnlineConfig, sets: Splits, price, role: str) -> Amount:
+  """The most that a call of a role takes."""
+  e, r = config.episode, config.reflection
+  if role == "reflection":
+    read, said = prompt_chars(r, config.sizes.minibatch), r.max_tokens
+  else:
+    template = len(getattr(config.prompts, role).encode())
+    if role in config.search.evolve:
+      template = max(template, r.max_prompt_chars)
+    questions = (*sets.train, *sets.validation, *sets.test)
+    plan = min(e.max_probe_tokens, e.shown_probe_tokens)
+    heard = {
+      "teacher": config.agent_probe_chars if config.agent_mode else plan,
+      "student_taught": e.max_teaching_tokens,
+    }
+    read = template + max(len(p.question.encode()) for p in questions)
+    read, said = read + heard.get(role, 0), sampling(e, role)[0]
+  message = {"role": "user", "content": "x" * read}
+  return price.bound(Request(role, (message,), said))

@@ -1,40 +1,24 @@
 """How a template is rewritten: one model reads examples and proposes a text.
 
-A proposal is refused, and never evaluated, unless
-  1. it stands between ``` fences in a reply that was not cut, and no other
-     reading of the fences (CommonMark's) gives another template,
-  2. its fields are exactly those of teaching.prompts.FIELDS,
-  3. it is within `max_prompt_chars`,
-  4. it differs from its parent, and the candidate that it makes was not tried.
-The model is told why, and what was refused or scored worse before, and is
-asked again, `attempts` times a round.
+The model is asked `attempts` times a round. A proposal that proposals.py
+refuses, or whose candidate was tried before, is shown to it with the reason the
+next time, beside what scored worse than its parent.
 
 `max_failures` calls in a row without a reply, or proposals in a row that are
-of no use, end the search: gepa itself would go on asking.
+of no use, end the search. A call without a reply is history, and never made
+again, once a later one was answered or the search has ended.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
-from atlas_jax.config import PromptsConfig
 from atlas_jax.errors import AtlasError
-from atlas_jax.online.calls.calls import (
-  BudgetSpent,
-  ChatModel,
-  ModelRefused,
-  Reply,
-  Request,
-)
-from atlas_jax.online.search import fences
-from atlas_jax.online.search.config import ReflectionConfig
-from atlas_jax.serving.events import EventLoop
-from atlas_jax.teaching.prompts import (
-  FIELDS,
-  PromptError,
-  Prompts,
-  strip_thinking,
-)
+from atlas_jax.online.calls.calls import ModelRefused, Request
+from atlas_jax.online.search import proposals
+from atlas_jax.online.search.config import OnlineConfig, ReflectionConfig
+from atlas_jax.online.search.history import History, SearchOver, key_of
+from atlas_jax.online.search.models import Models
+from atlas_jax.online.search.rollouts import Rollout
+from atlas_jax.teaching.prompts import FIELDS
 from atlas_jax.teaching.speakers import request_seed
 
 _PURPOSE = {
@@ -79,9 +63,9 @@ guidance it follows. Then write a better template. Rules:
 - Write the whole template between ``` fences, and nothing else in fences; \
 between ```` fences if it holds ``` itself.
 """
-
-
-# A record (feedback.py): its texts, and room for its verdict.
+_CUT = " [...] "
+_GO_ON = ". Nothing is lost: the same command goes on from here"
+# Texts of one example, and room for its verdict.
 _TEXTS = 6
 
 
@@ -93,232 +77,212 @@ def prompt_chars(config: ReflectionConfig, minibatch: int) -> int:
   return words + config.max_prompt_chars + shown * config.max_example_chars
 
 
-class Refusal(AtlasError):
-  """A proposal cannot be used; the text says why, for the model to read."""
+def shorten(text: str, limit: int) -> str:
+  """`text`, without its middle where it is over `limit` characters."""
+  if len(text) <= limit:
+    return text
+  half = max(1, (limit - len(_CUT)) // 2)
+  return text[:half] + _CUT + text[-half:]
 
 
-@dataclass
-class Memory:
-  """What was proposed before: refused texts with reasons, tried candidates."""
-
-  refused: list[tuple[str, str, str]] = field(default_factory=list)
-  tried: set[tuple] = field(default_factory=set)
-
-  def refuse(self, template: str, text: str, reason: str) -> None:
-    self.refused.append((template, text, reason))
-
-  def of(self, template: str, last: int) -> list[tuple[str, str]]:
-    """(text, reason) of the last refusals of a template, oldest first."""
-    found = [
-      (text, why) for name, text, why in self.refused if name == template
-    ]
-    return found[max(0, len(found) - last) :]
-
-
-def read_proposal(
-  reply: Reply, name: str, current: str, prompts: PromptsConfig, limit: int
-) -> str:
-  """The template that a reply proposes for `name`.
-
-  Args:
-    reply: of the reflection model.
-    name, current: the template and its text now.
-    prompts: the other templates.
-    limit: of its length, in characters.
-
-  Raises:
-    Refusal: by one of the rules of the module.
-  """
-  if reply.status == "truncated":
-    raise Refusal("the reply was cut at its length")
-  text = strip_thinking(reply.text) or ""
-  blocks, sure = fences.blocks(text, current.strip())
-  if not blocks:
-    raise Refusal("no text between ``` fences")
-  if not sure:
-    raise Refusal(
-      "it is not clear which ``` ends the template: write one block alone,"
-      " and between longer fences (````) if the template holds ``` itself"
-    )
-  good, why = [], None
-  for proposed in blocks:
-    try:
-      _check(proposed, name, current, prompts, limit)
-      good.append(proposed)
-    except Refusal as refusal:
-      why = refusal
-  if len(good) > 1:
-    raise Refusal(f"{len(good)} blocks between fences could be the template")
-  if not good:
-    raise why
-  return good[0]
-
-
-def _check(proposed: str, name, current, prompts, limit) -> None:
-  if len(proposed) > limit:
-    raise Refusal(f"{len(proposed)} characters; at most {limit} are allowed")
-  if proposed == current.strip():
-    raise Refusal("it is the template as it was")
-  try:
-    Prompts(dataclasses.replace(prompts, **{name: proposed}))
-  except PromptError as error:
-    raise Refusal(str(error)) from None
-
-
-def _proposed(text: str) -> str:
-  """What is shown of a refused reply: its template, or what it said aloud."""
-  spoken = strip_thinking(text) or ""
-  blocks, _ = fences.blocks(spoken, "")
-  return (blocks[-1] if blocks else spoken).strip()
-
-
-def render_examples(records: Sequence[Mapping[str, str]]) -> str:
-  """Records as text, each part under its name."""
-  return "\n\n".join(
-    f"# Example {i + 1}\n"
-    + "\n".join(f"## {key}\n{value}" for key, value in record.items())
-    for i, record in enumerate(records)
+def verdict(rollout: Rollout) -> str:
+  """How the taught solution was judged, against the unaided one."""
+  if rollout.scored is None or rollout.score is None:
+    return f"Not judged ({rollout.why})."
+  (alone,), (taught,) = rollout.scored.baseline, rollout.scored.taught
+  ways = {
+    (False, True): "The teaching FIXED it: wrong without, right with it.",
+    (True, True): "Right with and without the teaching.",
+    (True, False): "The teaching BROKE it: right without, wrong with it.",
+    (False, False): "Wrong with and without the teaching.",
+  }
+  lines = [ways[alone.score > 0.5, taught.score > 0.5]]
+  for who, one in (("Unaided", alone), ("With teaching", taught)):
+    said = "no answer was found" if one.answer is None else repr(one.answer)
+    if one.status == "truncated":
+      said = "it was cut at its length before an answer"
+    if one.share is not None:
+      said += f" (score {one.score:.2f} of 1)"
+    lines.append(f"{who}: {said}.")
+  lines.append(f"The right answer: {rollout.problem.answer!r}.")
+  (teaching,), (leaked,) = (
+    rollout.scored.episode.teachings,
+    rollout.scored.leaked,
   )
+  if rollout.why is not None:
+    lines.append(f"A reply held no answer ({rollout.why}).")
+  elif teaching.status != "ok":
+    lines.append(
+      f"The teacher's <teaching> tags were {teaching.status}, so the student"
+      " got an empty teaching."
+    )
+  if leaked:
+    lines.append("The teaching states the answer, which is forbidden.")
+  saved = rollout.objectives["efficiency"]
+  lines.append(
+    f"Score {rollout.score:.3f}; tokens of the response saved: {saved:.0%}."
+  )
+  return " ".join(lines)
 
 
-@dataclass
+def example(rollout: Rollout, limit: int) -> dict[str, str]:
+  """One example. `limit` is in characters a text."""
+  texts = {"Question": rollout.problem.question}
+  if rollout.scored is not None:
+    episode = rollout.scored.episode
+    (alone,), (teaching,) = episode.baseline, episode.teachings
+    texts |= {
+      "The student's plan": episode.probe,
+      "What the teacher wrote": teaching.said.text,
+      "The student's unaided response": alone.text,
+      "The student's response with the teaching": teaching.taught.text,
+    }
+  out = {k: shorten(v or "(none)", limit) for k, v in texts.items()}
+  return out | {"Verdict": verdict(rollout)}
+
+
+class SearchFailed(AtlasError):
+  """The reflection model does not work; the text says how to go on."""
+
+
 class Reflector:
-  """gepa's reflection strategy.
+  """Asks the reflection model, and remembers what was of no use.
 
   Args:
-    model: of the reflection.
-    config: its limits.
-    prompts: the templates that the run started from.
-    seed: of the run.
-    loop: where the model's coroutines live.
-    memory: shared with the acceptance.
-
-  `stopped` says why the search must end; `failed` whether the model is to
-  blame. calls are those that the ledger let through. total_cost is what gepa
-  may ask for; the ledger keeps the budget.
+    models: who is asked.
+    config: of the run.
+    history: of the run.
   """
 
-  model: ChatModel
-  config: ReflectionConfig
-  prompts: PromptsConfig
-  seed: int
-  loop: EventLoop
-  memory: Memory
-  stopped: str | None = None
-  failed: bool = False
-  total_cost: float = 0.0
-  calls: int = 0
-  most_calls: int | None = None  # of a search that ended before
-  _lost: int = 0  # calls in a row without a reply
-  _unusable: int = 0  # proposals in a row that were refused
+  def __init__(self, models: Models, config: OnlineConfig, history: History):
+    self._models, self._history = models, history
+    self._config, self._prompts = config.reflection, config.prompts
+    self._seed = config.seed
+    # (template, text, why) of what was refused, or scored worse.
+    self.refused: list[tuple[str, str, str]] = []
+    # Candidates that were tried; the parents' are among them.
+    self._tried = {
+      _candidate({x: getattr(config.prompts, x) for x in config.search.evolve})
+    }
+    self._calls = 0
+    self._lost: list[str] = []  # keys of calls without a reply, in a row
+    self._unusable = 0  # proposals in a row that were refused
 
-  def reflect(self, candidate, reflective_dataset, components_to_update):
-    """One job; see reflect_many."""
-    job = (candidate, reflective_dataset, components_to_update)
-    return self.reflect_many([job])[0]
+  def propose(
+    self,
+    candidate: Mapping[str, str],
+    records: Mapping[str, Sequence[Mapping[str, str]]],
+    names: Sequence[str],
+  ) -> dict[str, str]:
+    """New texts for the templates `names` of a candidate, where any is of use.
 
-  def reflect_many(self, jobs) -> list:
-    """(proposal, self) for each job; no texts where nothing is usable.
-
-    Never raises: gepa would swallow it and ask again.
+    Raises:
+      SearchOver: nothing more can be expected of the model.
+      SearchFailed: it failed.
+      BudgetSpent: the ledger has no room for it.
     """
-    from gepa.proposer.reflective_mutation.reflection_lm import (
-      ReflectionProposal,
-    )
+    texts: dict[str, str] = {}
+    for name in names:
+      text = self._propose({**candidate, **texts}, name, records[name])
+      texts |= {} if text is None else {name: text}
+    return texts
 
-    out = []
-    for candidate, dataset, names in jobs:
-      texts = {}
-      for name in names:
-        text = self._propose(dict(candidate) | texts, name, dataset[name])
-        if text is not None:
-          texts[name] = text
-      out.append((ReflectionProposal(new_texts=texts), self))
-    return out
+  def _propose(self, candidate, name: str, records) -> str | None:
+    for _ in range(self._config.attempts):
+      said = self._ask(self.prompt(name, candidate[name], records))
+      if said is None:
+        continue
+      status, text = said
+      try:
+        if status == "truncated":
+          raise proposals.Refusal("the reply was cut at its length")
+        proposed = proposals.read(
+          text,
+          name,
+          candidate[name],
+          self._prompts,
+          self._config.max_prompt_chars,
+        )
+        key = _candidate({**candidate, name: proposed})
+        if key in self._tried:
+          raise proposals.Refusal("it was tried before")
+      except proposals.Refusal as refusal:
+        shown = proposals.shown(text)
+        self.refused.append((name, shown, f"refused: {refusal}"))
+        self._unusable += 1
+        if self._unusable >= self._config.max_failures:
+          raise SearchOver(
+            f"{self._unusable} proposals of the reflection model in a row were"
+            f" of no use, the last: {refusal}"
+          ) from None
+        continue
+      self._tried.add(key)
+      self._unusable = 0
+      return proposed
+    return None
 
   def prompt(self, name: str, current: str, records) -> str:
     """What the model is asked."""
-    memory = self.memory.of(name, self.config.remembered)
-    limit = self.config.max_example_chars
+    limit, last = self._config.max_example_chars, self._config.remembered
+    found = [(text, why) for x, text, why in self.refused if x == name]
     refused = "".join(
-      f"\n- {why}:\n{fences.fenced(text[:limit])}" for text, why in memory
+      f"\n- {why}:\n{proposals.fenced(text[:limit])}"
+      for text, why in found[max(0, len(found) - last) :]
     )
     return _ASK.format(
       name=name,
       purpose=_PURPOSE[name],
-      current=fences.fenced(current),
-      examples=render_examples(records),
-      refused=f"\nProposed before, and of no use:{refused}\n" * bool(memory),
+      current=proposals.fenced(current),
+      examples="\n\n".join(
+        f"# Example {i}\n"
+        + "\n".join(f"## {key}\n{value}" for key, value in record.items())
+        for i, record in enumerate(records, 1)
+      ),
+      refused=refused and f"\nProposed before, and of no use:{refused}\n",
       fields=" and ".join("{" + f + "}" for f in FIELDS[name]),
-      limit=self.config.max_prompt_chars,
+      limit=self._config.max_prompt_chars,
     )
 
-  def _propose(self, candidate, name: str, records) -> str | None:
-    for _ in range(self.config.attempts):
-      if self.stopped is not None:
-        return None
-      reply = self._ask(self.prompt(name, candidate[name], records))
-      if reply is None:
-        continue
-      try:
-        text = read_proposal(
-          reply,
-          name,
-          candidate[name],
-          self.prompts,
-          self.config.max_prompt_chars,
-        )
-        key = tuple(sorted((candidate | {name: text}).items()))
-        if key in self.memory.tried:
-          raise Refusal("it was tried before")
-      except Refusal as refusal:
-        shown = _proposed(reply.text or "")
-        self.memory.refuse(name, shown, f"refused: {refusal}")
-        self._count_unusable(str(refusal))
-        continue
-      self.memory.tried.add(key)
-      self._unusable = 0
-      return text
+  def _ask(self, prompt: str) -> tuple[str, str] | None:
+    """(status, text) of one call, or None where there was no reply."""
+    self._calls += 1
+    key = key_of("reflection", self._calls, prompt)
+    said = self._history.read(key)
+    status, text, error = self._call(prompt) if said is None else said
+    if status in ("ok", "truncated"):
+      self._history.record.commit(key, [status, text, None])
+      self.commit_failures()
+      return status, text
+    self._lost.append(key)
+    if len(self._lost) >= self._config.max_failures:
+      raise SearchFailed(
+        f"{len(self._lost)} calls of the reflection model"
+        f" {self._models.reflection.name} in a row failed, the last: {status}"
+        f" {error or ''}{_GO_ON}"
+      )
     return None
 
-  def _count_unusable(self, why: str) -> None:
-    self._unusable += 1
-    if self._unusable >= self.config.max_failures:
-      self.stopped = (
-        f"{self._unusable} proposals of the reflection model in a row were of"
-        f" no use, the last: {why}"
-      )
-
-  def _ask(self, prompt: str) -> Reply | None:
-    """A reply with text, or None; the latch counts."""
-    if self.calls == self.most_calls:
-      self.stopped = "the search ended here before"
-      return None
-    self.calls += 1
+  def _call(self, prompt: str) -> tuple[str, str | None, str | None]:
     request = Request(
       role="reflection",
       messages=({"role": "user", "content": prompt},),
-      max_tokens=self.config.max_tokens,
-      temperature=self.config.temperature,
-      seed=request_seed(self.seed, "reflection", self.calls),
-      replicate=self.calls,
+      max_tokens=self._config.max_tokens,
+      temperature=self._config.temperature,
+      seed=request_seed(self._seed, "reflection", self._calls),
+      replicate=self._calls,
     )
     try:
-      reply = self.loop.run(self.model.chat(request))
-    except (BudgetSpent, ModelRefused) as error:
-      self.calls -= 1
-      self.stopped = str(error)
-      self.failed = isinstance(error, ModelRefused)
-      return None
-    self.total_cost += reply.dollars or 0.0
-    if reply.status in ("ok", "truncated"):
-      self._lost = 0
-      return reply
-    self._lost += 1
-    if self._lost >= self.config.max_failures:
-      self.failed = True
-      self.stopped = (
-        f"{self._lost} calls of the reflection model {self.model.name} in a"
-        f" row failed, the last: {reply.status} {reply.error or ''}"
-      )
-    return None
+      reply = self._models.loop.run(self._models.reflection.ask(request))
+    except ModelRefused as error:
+      raise SearchFailed(f"{error}{_GO_ON}") from None
+    return reply.status, reply.text, reply.error
+
+  def commit_failures(self) -> None:
+    """The search went on with the calls that failed: they are history."""
+    for key in self._lost:
+      self._history.record.commit(key, ["error", None, None])
+    self._lost.clear()
+
+
+def _candidate(texts: Mapping[str, str]) -> tuple:
+  return tuple(sorted(texts.items()))

@@ -7,15 +7,14 @@ report/index.html           the choice, the table, and every test episode
 costs.json                  spend by role and model
 """
 
-import dataclasses
 import difflib
-import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 
 from atlas_jax import directory
 from atlas_jax.config import PromptsConfig
 from atlas_jax.online.search.choosing import Choice
-from atlas_jax.online.search.journal import Candidate
+from atlas_jax.online.search.files import Candidate, Journal
 from atlas_jax.reports import page, plots, reading, tables
 from atlas_jax.teaching.prompts import FIELDS
 from atlas_jax.teaching.statistics import Interval
@@ -34,45 +33,6 @@ def prompt_diff(before: PromptsConfig, after: PromptsConfig) -> str:
   return "".join(line + "\n" for line in lines)
 
 
-def facts(choice: Choice) -> dict:
-  """The choice as plain JSON values."""
-
-  def interval(value):
-    return None if value is None else dataclasses.asdict(value)
-
-  return {
-    "kept": choice.kept.index,
-    "best": choice.best.candidate.index,
-    "reasons": list(choice.reasons),
-    "proven": choice.proven,
-    "harm": interval(choice.harm),
-    "validation_score": choice.best.candidate.score,
-    "fresh_score": choice.best.score,
-    "winners_curse_gap": choice.best.gap,
-    "test_score": choice.test_score,
-    "fresh": [
-      {
-        "candidate": f.candidate.index,
-        "validation_score": f.candidate.score,
-        "fresh_score": f.score,
-        "gain": f.gain,
-        "gap": f.gap,
-        "accuracy": f.accuracy,
-        "non_degradation": f.non_degradation,
-        "pairs": f.pairs,
-        "judged": f.judged,
-        "samples": f.samples,
-      }
-      for f in choice.fresh
-    ],
-    "pairs": choice.pairs,
-    "score_gain": interval(choice.score_gain),
-    "accuracy_gain": interval(choice.accuracy_gain),
-    "mcnemar_p": choice.mcnemar_p,
-    "evaluation": choice.evaluation,
-  }
-
-
 def harm_text(harm: Interval) -> str:
   """What is to be told where choice.harm is."""
   return (
@@ -82,104 +42,102 @@ def harm_text(harm: Interval) -> str:
 
 
 def markdown(
-  choice: Choice, ended: str, seed: PromptsConfig, costs: Sequence[dict]
+  choice: Choice,
+  candidates: Sequence[Candidate],
+  ended: str,
+  costs: Sequence[dict],
 ) -> str:
   """The report for a person."""
-  gain = choice.accuracy_gain
-  parts = ["# Optimisation\n", f"The search ended: {ended}.\n"]
+  gain, test = choice.accuracy_gain, choice.test_score
+  arms = choice.evaluation["arms"]
+  seed, kept = candidates[0].prompts, candidates[choice.kept].prompts
+  shown = ("shown", "excludes") if choice.proven else ("not shown", "includes")
+  parts = ["# Optimisation", f"The search ended: {ended}."]
   if choice.reasons:
     parts.append("**The seed prompts are kept**: " + "; ".join(choice.reasons))
   else:
     parts.append(
-      f"**The prompts of candidate {choice.kept.index} are kept.** Their gain"
-      " over the seed is "
-      + ("shown" if choice.proven else "not shown")
-      + " on the test split (the 95% interval "
-      + ("excludes" if choice.proven else "includes")
-      + " 0)."
+      f"**The prompts of candidate {choice.kept} are kept.** Their gain over"
+      f" the seed is {shown[0]} on the test split (the 95% interval {shown[1]}"
+      " 0)."
     )
   if choice.harm is not None:
-    parts.append(f"\n\n**{harm_text(choice.harm)}**")
+    parts.append(f"**{harm_text(choice.harm)}**")
   if gain is not None:
+    score = choice.score_gain
     parts.append(
-      f"\n\nAccuracy on the test split, candidate {choice.best.candidate.index}"
-      f" less seed: {_points(gain)} points, McNemar p = {choice.mcnemar_p:.4g};"
-      f" score: {choice.score_gain.estimate:+.4f}"
-      f" [{choice.score_gain.low:.4f}, {choice.score_gain.high:.4f}]."
+      f"Accuracy on the test split, candidate {choice.best} less seed:"
+      f" {_points(gain)} points, McNemar p = {choice.mcnemar_p:.4g}; score:"
+      f" {score.estimate:+.4f} [{score.low:.4f}, {score.high:.4f}]."
     )
   if choice.pairs < FEW_PAIRS:
     parts.append(
-      f"\n\n**Few pairs**: {choice.pairs}. Below {FEW_PAIRS} a true gain of 9"
+      f"**Few pairs**: {choice.pairs}. Below {FEW_PAIRS} a true gain of 9"
       " points is missed more often than once in four."
     )
-  arms = choice.evaluation["arms"]
+  unjudged = ", ".join(f"{arm['name']} {arm['unjudged']}" for arm in arms)
   parts += [
-    "\n\n" + tables.markdown(choice.evaluation),
-    f"\nCompared on the {arms[0]['problems']} problems that all were judged on."
-    " Not judged: "
-    + ", ".join(f"{arm['name']} {arm['unjudged']}" for arm in arms)
-    + ".\n",
-    *_fresh(choice),
-    "\n## Prompts, seed to kept\n\n```diff\n",
-    prompt_diff(seed, choice.kept.prompts) or "(no change)\n",
-    "```\n\n## Costs\n\n",
-    "| role | model | calls | tokens | dollars | lost calls |\n"
-    "| --- | --- | ---: | ---: | ---: | ---: |\n",
-    *(
-      f"| {c['role']} | {c['model']} | {c['calls']:,} | {c['tokens']:,} |"
-      f" {_dollars(c)} | {_lost(c)} |\n"
-      for c in costs
-    ),
+    tables.markdown(choice.evaluation),
+    f"Compared on the {arms[0]['problems']} problems that all were judged on."
+    f" Not judged: {unjudged}.",
   ]
-  return "".join(parts)
-
-
-def _dollars(cost: dict) -> str:
-  if not cost["unpriced_calls"]:
-    return f"{cost['dollars']:.4f}"
-  known = f"{cost['dollars']:.4f} and " if cost["dollars"] else ""
-  return known + "unpriced"
-
-
-def _lost(cost: dict) -> str:
-  dollars = cost["lost_dollars"]
-  bound = f" (at most {dollars:.4f} dollars)" if dollars else ""
-  return f"{cost['lost_calls']}{bound}"
-
-
-def _fresh(choice: Choice) -> list[str]:
-  """The part on how the best was chosen."""
-  best = choice.best.candidate
-  parts = []
-  if choice.best.gap is None:
+  if choice.winners_curse_gap is None:
     parts += [
-      "\n## Chosen on the scores of the search\n\n",
-      "Without fresh samples the winner's curse is not measured.\n\n",
+      "## Chosen on the scores of the search",
+      "Without fresh samples the winner's curse is not measured.",
     ]
   else:
     parts += [
-      "\n## Chosen on fresh samples\n\n",
+      "## Chosen on fresh samples",
       "The gap is the winner's curse: the score by which a candidate was picked"
-      " less its score on fresh samples of the same problems.\n\n",
+      " less its score on fresh samples of the same problems.",
     ]
-  parts += [
-    "| candidate | validation | again | less seed | gap | accuracy |"
-    " not made worse | judged |\n"
-    "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
-    *(
-      f"| {f.candidate.index} | {f.candidate.score:.4f} | {f.score:.4f} |"
-      f" {f.gain:+.4f} | {'–' if f.gap is None else f'{f.gap:+.4f}'} |"
-      f" {f.accuracy:.1%} | {f.non_degradation:.1%} |"
-      f" {f.judged} of {f.samples} |\n"
-      for f in choice.fresh
-    ),
-  ]
-  if choice.test_score is not None:
-    parts.append(
-      f"\nValidation less test, candidate {best.index}: {best.score:.4f} -"
-      f" {choice.test_score:.4f} = {best.score - choice.test_score:+.4f}.\n"
+  heads = (
+    "candidate validation again less_seed gap accuracy not_made_worse judged"
+  )
+  parts.append(
+    _table(
+      heads,
+      (
+        f"{f.candidate} | {f.validation_score:.4f} | {f.fresh_score:.4f} |"
+        f" {f.gain:+.4f} | {'–' if f.gap is None else f'{f.gap:+.4f}'} |"
+        f" {f.accuracy:.1%} | {f.non_degradation:.1%} |"
+        f" {f.judged} of {f.samples}"
+        for f in choice.fresh
+      ),
     )
-  return parts
+  )
+  if test is not None:
+    score = choice.validation_score
+    parts.append(
+      f"Validation less test, candidate {choice.best}: {score:.4f} -"
+      f" {test:.4f} = {score - test:+.4f}."
+    )
+  parts += [
+    "## Prompts, seed to kept",
+    f"```diff\n{prompt_diff(seed, kept) or '(no change)'}\n```",
+    "## Costs",
+    _table("role model calls tokens dollars lost_calls", map(_cost, costs)),
+  ]
+  return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
+def _table(heads: str, rows: Iterable[str]) -> str:
+  names = [name.replace("_", " ") for name in heads.split()]
+  lines = [" | ".join(names), " | ".join(["---"] + ["---:"] * (len(names) - 1))]
+  return "\n".join(f"| {line} |" for line in (*lines, *rows))
+
+
+def _cost(cost: dict) -> str:
+  dollars, lost = f"{cost['dollars']:.4f}", f"{cost['lost_calls']}"
+  if cost["unpriced_calls"]:
+    dollars = f"{dollars} and unpriced" if cost["dollars"] else "unpriced"
+  if cost["lost_dollars"]:
+    lost += f" (at most {cost['lost_dollars']:.4f} dollars)"
+  return (
+    f"{cost['role']} | {cost['model']} | {cost['calls']:,} |"
+    f" {cost['tokens']:,} | {dollars} | {lost}"
+  )
 
 
 def _points(gain) -> str:
@@ -187,22 +145,23 @@ def _points(gain) -> str:
   return f"{mean:+.1f} [{low:.1f}, {high:.1f}]"
 
 
-def write(
-  workdir: pathlib.Path,
-  choice: Choice,
-  candidates: Sequence[Candidate],
-  ended: str,
-  costs: Sequence[dict],
-) -> None:
-  """Writes all files of the report, optimize.json last."""
-  folder, seed = workdir / "report", candidates[0].prompts
-  directory.write_json(workdir / "costs.json", list(costs))
+def write(journal: Journal, choice: Choice, ended: str) -> None:
+  """Writes all files of the report, and best_prompts.json; optimize.json last.
+
+  Args:
+    journal, choice: of the run.
+    ended: why its search did.
+  """
+  workdir, candidates = journal.workdir, journal.candidates
+  folder, kept = workdir / "report", candidates[choice.kept]
+  journal.stage = "chosen"
+  journal.write_best(kept, choice=asdict(choice))
+  journal.write_costs()
   directory.write_whole(
-    folder / "prompts.diff", prompt_diff(seed, choice.kept.prompts)
+    folder / "prompts.diff", prompt_diff(candidates[0].prompts, kept.prompts)
   )
-  directory.write_whole(
-    folder / "optimize.md", markdown(choice, ended, seed, costs)
-  )
+  text = markdown(choice, candidates, ended, journal.record.costs())
+  directory.write_whole(folder / "optimize.md", text)
   plots.alone_versus_taught(
     choice.evaluation, folder / "alone_versus_taught.png"
   )
@@ -211,6 +170,6 @@ def write(
     folder / "score_vs_spend.png",
   )
   directory.write_json(
-    folder / "optimize.json", facts(choice) | {"ended": ended}
+    folder / "optimize.json", asdict(choice) | {"ended": ended}
   )
   page.write(reading.read(workdir), folder / "index.html")

@@ -1,22 +1,28 @@
 """Candidates against problems: who is asked what, once, and what it scored.
 
 A rollout is one problem under one set of prompts: a walk of the teaching
-protocol. All rollouts of a call are in flight together; the endpoints bound
-how many are asked at one time. Equal requests are made once in a run: the
-unaided solution of all candidates, the probe of all with its template. A
-rollout that was scored is never made again.
+protocol. All rollouts of an evaluation are in flight together; the endpoints
+bound how many are asked at one time. Equal requests are made once in a run: the
+unaided solution of all candidates, the probe of all with its template.
 
-A model that failed is never scored. A problem where one did is tried a second
-time; then it is left out: its score is None. When more than half of a call's
-rollouts have none because models failed, the run stops. A reply that came
-without words is an answer: it is not right.
+1. A model that failed is never scored. A problem where one did, or that could
+   not be judged, is tried a second time; then it is left out: its score is
+   None, for the rest of the run.
+2. When more than half of an evaluation's rollouts have none because models
+   failed, or nothing could be judged because the user's verifier failed, the
+   run stops.
+3. When an evaluation ends, what it left out is committed, under its content:
+   the same command leaves out the same, finds all answers and verdicts in the
+   record, and asks nobody. One that stopped the run, or was broken off, was
+   never committed: its failures are tried again.
+4. A reply that came without words is an answer: it is not right.
 """
 
 import asyncio
 import collections
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from atlas_jax.config import PromptsConfig
 from atlas_jax.data.problems import Problem
@@ -24,21 +30,21 @@ from atlas_jax.errors import AtlasError
 from atlas_jax.online.calls.calls import BudgetSpent
 from atlas_jax.online.search import scoring
 from atlas_jax.online.search.config import OnlineConfig
-from atlas_jax.serving.events import EventLoop
-from atlas_jax.teaching.answers import AnswerChecker
-from atlas_jax.teaching.prompts import Prompts
+from atlas_jax.online.search.history import History, key_of
+from atlas_jax.online.search.models import Models
+from atlas_jax.teaching.prompts import Prompts, fingerprint
 from atlas_jax.teaching.protocol import (
   Question,
   TeachingEpisode,
   TeachingProtocol,
-  sampling,
   wait_all,
 )
 from atlas_jax.teaching.rewards import ScoredEpisode, score_episodes
-from atlas_jax.teaching.speakers import NoAnswer, Once, Speaker
+from atlas_jax.teaching.speakers import NoAnswer, Said
 
 _TRIES = 2
 _ALIKE = 4  # questions whose answers are all the same: too many
+_GO_ON = "Run the same command again to go on"
 log = logging.getLogger(__name__)
 
 
@@ -47,7 +53,7 @@ class RolloutError(AtlasError):
 
 
 @dataclass(frozen=True)
-class Job:
+class Trial:
   """Some problems under some prompts. split is where the problems are from."""
 
   prompts: PromptsConfig
@@ -60,9 +66,8 @@ class Job:
 class Rollout:
   """One problem under one set of prompts.
 
-  scored is None where a model failed (`down`), objectives and score also where
-  there was no verdict. `why` says so, and also where a solution had no words,
-  which is scored.
+  scored, objectives and score are None where it is left out. `why` says so, and
+  also where a solution had no words, which is scored. down: a model failed.
   """
 
   prompts: PromptsConfig
@@ -81,199 +86,177 @@ class Rollouts:
   """Makes rollouts, and remembers them for the rest of the run.
 
   Args:
-    student, teacher: who is asked, by coroutines of `loop`.
-    config: of the run.
-    loop: where they live.
-    checker: judges.
-    on_begin: called as an evaluation begins.
-    on_scored: gets every new rollout that was scored, in the order of the
-      jobs.
+    models: who is asked.
+    config, checker, history: of the run.
+    on_scored: gets every rollout that has a score, in the order of the trials.
   """
 
-  student: Speaker
-  teacher: Speaker
+  models: Models
   config: OnlineConfig
-  loop: EventLoop
-  checker: AnswerChecker
-  on_begin: Callable[[], None]
+  checker: scoring.KeptChecker
+  history: History
   on_scored: Callable[[Rollout], None]
+  _done: dict[tuple, Rollout] = field(default_factory=dict, init=False)
 
-  def __post_init__(self):
-    self._done: dict[tuple, Rollout] = {}
-    self._asked: dict[tuple, asyncio.Task] = {}
+  def evaluate(
+    self, trials: Sequence[Trial], needed: PromptsConfig | None = None
+  ) -> list[list[Rollout]]:
+    """The rollouts of each trial, in the order of its problems.
 
-  def evaluate(self, jobs: Sequence[Job]) -> list[list[Rollout]]:
-    """The rollouts of each job, in the order of its problems.
+    Args:
+      trials: what is evaluated together.
+      needed: prompts under which there must be a score.
 
     Raises:
       BudgetSpent: the ledger has no room. What was under way was waited for
         and is in the record.
-      RolloutError: more than half have no answer because a model failed, or
-        none has a verdict because the user's verifier did.
+      RolloutError: too few came back; see the rules of the module.
     """
-    self.on_begin()
     wanted = {
-      (job.prompts, problem.id, job.replicate): (job, problem)
-      for job in jobs
-      for problem in job.problems
+      (trial.prompts, p.id, trial.replicate): Rollout(
+        trial.prompts, p, trial.split, trial.replicate
+      )
+      for trial in trials
+      for p in trial.problems
     }
-    found = {k: self._done[k] for k in wanted if k in self._done}
-    for _ in range(_TRIES):
-      missing = [k for k in wanted if k not in found or found[k].score is None]
-      if not missing:
-        break
-      made = self.loop.run(self._make([wanted[k] for k in missing]))
-      _warn_of_equals(made)
-      found.update(zip(missing, self._judged(made), strict=True))
-    for key in wanted:
-      if found[key].score is not None and key not in self._done:
-        self._done[key] = found[key]
-        self.on_scored(found[key])
-    down = [r for r in found.values() if r.down]
-    if 2 * len(down) > len(found):
+    new = {k: r for k, r in wanted.items() if k not in self._done}
+    key = key_of("evaluation", *((fingerprint(k[0]), *k[1:]) for k in new))
+    left_out = self.history.read(key) if new else []
+    if left_out is None:
+      found = self._tried(new)
+      self._check(found.values())
+    else:
+      whys = dict(zip(new, left_out, strict=True))
+      found = self._made({k: r for k, r in new.items() if whys[k] is None})
+      found = {k: found.get(k) or replace(new[k], why=whys[k]) for k in new}
+    done = self._done | found
+    of_needed = [done[k].score for k in wanted if k[0] == needed]
+    if of_needed and all(score is None for score in of_needed):
       raise RolloutError(
-        f"{len(down)} of {len(found)} problems got no answer, the first:"
-        f" {down[0].why}. Run the same command again to go on"
+        f"no {trials[0].split} problem could be judged under the seed prompts."
+        f" {_GO_ON}"
       )
-    failure = self.checker.failure
-    if failure is not None and all(r.score is None for r in found.values()):
-      raise RolloutError(
-        f"none of {len(found)} problems could be judged; the last failure:"
-        f" {failure}. Run the same command again to go on"
-      )
+    if left_out is None:
+      whys = [None if r.scored else r.why for r in found.values()]
+      self.history.record.commit(key, whys)
+    self._done = done
+    for rollout in found.values():
+      if rollout.scored is not None:
+        self.on_scored(rollout)
     return [
-      [found[job.prompts, p.id, job.replicate] for p in job.problems]
-      for job in jobs
+      [done[trial.prompts, p.id, trial.replicate] for p in trial.problems]
+      for trial in trials
     ]
 
-  def known(self, job: Job) -> list[Rollout]:
-    """The rollouts of a job that were scored, without asking anybody."""
-    keys = [(job.prompts, p.id, job.replicate) for p in job.problems]
-    return [self._done[k] for k in keys if k in self._done]
+  def _tried(self, new: Mapping[tuple, Rollout]) -> dict[tuple, Rollout]:
+    found = dict(new)
+    for _ in range(_TRIES):
+      found |= self._made({k: r for k, r in found.items() if r.scored is None})
+    return found
 
-  def calls_needed(
-    self, jobs: Sequence[Job], *, asked_before: bool = True
-  ) -> list[tuple[str, int]]:
-    """(role, UTF-8 bytes of its prompt that are known now) of each call that
-    `jobs` would make, if every call is answered.
+  def _check(self, made: Collection[Rollout]) -> None:
+    """Raises RolloutError by the second rule of the module."""
+    down = [r for r in made if r.down]
+    failure = self.checker.failure
+    if 2 * len(down) > len(made):
+      raise RolloutError(
+        f"{len(down)} of {len(made)} problems got no answer, the first:"
+        f" {down[0].why}. {_GO_ON}"
+      )
+    if failure is not None and all(r.scored is None for r in made):
+      raise RolloutError(
+        f"none of {len(made)} problems could be judged; the last failure:"
+        f" {failure}. {_GO_ON}"
+      )
 
-    asked_before: less what was asked by now.
-    """
-    already = self._asked if asked_before else {}
-    calls = {}
-    for job in jobs:
-      for problem in job.problems:
-        question = len(problem.question.encode())
-        for role, key in self._keys(job, problem).items():
-          if key not in already:
-            template = getattr(job.prompts, role)
-            calls[key] = role, len(template.encode()) + question
-    return list(calls.values())
-
-  def _keys(self, job: Job, problem: Problem) -> dict[str, tuple]:
-    """role -> what its call depends on: rollouts with equal ones share it."""
-    prompts, sample = job.prompts, (problem.id, job.replicate)
-    probe, teacher = prompts.student_probe, prompts.teacher
-    keys = {
-      "student_baseline": ("baseline", *sample),
-      "student_probe": ("probe", probe, *sample),
-      "teacher": ("teach", probe, teacher, *sample),
-      "student_taught": ("taught", prompts, *sample),
+  def _made(self, new: Mapping[tuple, Rollout]) -> dict[tuple, Rollout]:
+    """Rollouts, once tried."""
+    episodes = self.models.loop.run(self._episodes(new.values()))
+    _warn_of_equals(episodes)
+    scored = iter(
+      score_episodes(
+        [e for e in episodes if not isinstance(e, NoAnswer)],
+        checker=self.checker,
+        config=scoring.REWARD,
+        max_teaching_tokens=self.config.episode.max_teaching_tokens,
+      )
+    )
+    return {
+      key: replace(rollout, why=str(episode), down=True)
+      if isinstance(episode, NoAnswer)
+      else self._rollout(rollout, next(scored))
+      for (key, rollout), episode in zip(new.items(), episodes, strict=True)
     }
-    if self.config.agent_mode:
-      del keys["student_probe"]
-      return keys
-    for role in ("student_baseline", "student_probe"):
-      if sampling(self.config.episode, role)[1] == 0:  # greedy: all are equal
-        keys[role] = keys[role][:-1]
-    return keys
 
-  async def _make(self, work) -> list[tuple]:
-    """(job, problem, episode, or why there is none) for each (job, problem)."""
+  def _rollout(self, rollout: Rollout, scored: ScoredEpisode) -> Rollout:
+    objectives = scoring.objectives_of(scored)
+    if objectives is None:
+      why = "the verifier gave no verdict"
+      return replace(rollout, why=why, down=False)
+    (leaked,) = scored.leaked
+    said = _solutions(scored.episode)
+    empty = [f"{role}: empty" for role, one in said.items() if not one.text]
+    return replace(
+      rollout,
+      scored=scored,
+      objectives=objectives,
+      score=scoring.score_of(objectives, leaked, self.config.objectives),
+      why=empty[0] if empty else None,
+      down=False,
+    )
+
+  async def _episodes(
+    self, rollouts: Collection[Rollout]
+  ) -> list[TeachingEpisode | NoAnswer]:
     tokens = self.config.episode.stated_probe_tokens
-    prompts = {job.prompts: Prompts(job.prompts, tokens) for job, _ in work}
+    prompts = {r.prompts: Prompts(r.prompts, tokens) for r in rollouts}
     results = await asyncio.gather(
-      *(self._one(prompts[job.prompts], job, p) for job, p in work),
+      *(self._episode(r, prompts[r.prompts]) for r in rollouts),
       return_exceptions=True,
     )
     errors = [r for r in results if isinstance(r, BaseException)]
     errors = [e for e in errors if not isinstance(e, NoAnswer)]
     for error in sorted(errors, key=lambda e: isinstance(e, BudgetSpent)):
       raise error
-    return [(*w, r) for w, r in zip(work, results, strict=True)]
+    return results
 
-  async def _one(
-    self, prompts: Prompts, job: Job, problem: Problem
+  async def _episode(
+    self, rollout: Rollout, prompts: Prompts
   ) -> TeachingEpisode:
-    config, keys = self.config, self._keys(job, problem)
-
-    def key(_, ask):
-      return keys[ask.role]
-
+    config, problem = self.config, rollout.problem
     protocol = TeachingProtocol(
-      Once(self.student, self._asked, key),
-      Once(self.teacher, self._asked, key),
+      self.models.student,
+      self.models.teacher,
       prompts,
       config.episode,
       agent_chars=config.agent_probe_chars if config.agent_mode else None,
       gather=wait_all,
     )
     question = Question(
-      problem.question, problem.id, (config.seed,), job.replicate
+      problem.question, problem.id, (config.seed,), rollout.replicate
     )
     return await protocol.episode(problem, question)
 
-  def _judged(self, made) -> list[Rollout]:
-    scored = iter(
-      score_episodes(
-        [e for *_, e in made if not isinstance(e, NoAnswer)],
-        checker=self.checker,
-        config=scoring.REWARD,
-        max_teaching_tokens=self.config.episode.max_teaching_tokens,
-      )
-    )
-    out = []
-    for job, problem, episode in made:
-      if isinstance(episode, NoAnswer):
-        rest = {"why": str(episode), "down": True}
-      else:
-        rest = {"why": _wordless(episode)} | self._scores(next(scored))
-      where = (job.prompts, problem, job.split, job.replicate)
-      out.append(Rollout(*where, **rest))
-    return out
 
-  def _scores(self, scored: ScoredEpisode) -> dict:
-    objectives = scoring.objectives_of(scored)
-    if objectives is None:
-      return {"scored": scored, "why": "the verifier gave no verdict"}
-    (leaked,) = scored.leaked
-    score = scoring.score_of(objectives, leaked, self.config.objectives)
-    return {"scored": scored, "objectives": objectives, "score": score}
-
-
-def _wordless(episode: TeachingEpisode) -> str | None:
-  """The solution without words, if there is one."""
+def _solutions(episode: TeachingEpisode) -> dict[str, Said]:
   (alone,), (teaching,) = episode.baseline, episode.teachings
-  for stage, said in (("baseline", alone), ("taught", teaching.taught)):
-    if not said.text:
-      return f"{stage}: empty"
-  return None
+  return {"baseline": alone, "taught": teaching.taught}
 
 
-def _warn_of_equals(made) -> None:
+def _warn_of_equals(episodes: Sequence[TeachingEpisode | NoAnswer]) -> None:
   """A line for each role that answers different questions with one text."""
   texts = collections.defaultdict(dict)
-  for _, problem, episode in made:
+  for episode in episodes:
     if isinstance(episode, NoAnswer):
       continue
-    (alone,), (teaching,) = episode.baseline, episode.teachings
-    for role, said in (
-      ("student_baseline", alone),
-      ("teacher", teaching.said),
-      ("student_taught", teaching.taught),
+    said = _solutions(episode)
+    for role, one in (
+      ("student_baseline", said["baseline"]),
+      ("teacher", episode.teachings[0].said),
+      ("student_taught", said["taught"]),
     ):
-      if said.text and said.finish_reason == "stop":
-        texts[role][problem.question] = said.text
+      if one.text and one.finish_reason == "stop":
+        texts[role][episode.problem.question] = one.text
   for role, by_question in texts.items():
     if len(by_question) >= _ALIKE and len(set(by_question.values())) == 1:
       text = next(iter(by_question.values()))

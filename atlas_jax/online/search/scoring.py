@@ -1,13 +1,41 @@
-"""What a rollout is worth: from its verdicts to a score."""
+"""What a rollout is worth: its verdicts, and the score that they make."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 
-from atlas_jax.config import RewardConfig
+from atlas_jax.config import DataConfig, RewardConfig
+from atlas_jax.data.problems import Problem
+from atlas_jax.online.calls.record import Record
 from atlas_jax.online.search.config import ObjectivesConfig
+from atlas_jax.online.search.history import key_of
+from atlas_jax.teaching.answers import AnswerChecker, Verdict
 from atlas_jax.teaching.rewards import ScoredEpisode
 
 # Efficiency in full: the objectives weigh it.
 REWARD = RewardConfig(efficiency_weight=1.0)
+
+
+class KeptChecker(AnswerChecker):
+  """Judges each response once in a run, unless there was no verdict.
+
+  Args:
+    record, data: of the run, and of its config.
+  """
+
+  def __init__(self, record: Record, data: DataConfig):
+    super().__init__(data=data)
+    self._record = record
+
+  def check(self, problem: Problem, text: str, finish_reason: str) -> Verdict:
+    """As AnswerChecker's."""
+    key = key_of("verdict", problem.id, text, finish_reason)
+    known = self._record.read(key)
+    if known is not None:
+      return Verdict(**known)
+    verdict = super().check(problem, text, finish_reason)
+    if verdict.score is not None:
+      self._record.commit(key, asdict(verdict))
+    return verdict
 
 
 def objectives_of(scored: ScoredEpisode) -> dict[str, float] | None:

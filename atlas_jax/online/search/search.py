@@ -1,84 +1,75 @@
 """The search itself: gepa's engine over our rollouts and our reflection.
 
 Nothing is restored from gepa: a run that starts again searches again from its
-seed, and the record answers what was answered before. So everything here
-depends on the replies, the config and the spend alone.
+seed, and reads in its history what was decided before. So everything here
+depends on that, the replies and the config alone:
 
-A round that is done is replayed whatever the caps say by then, and a search
-that has ended is replayed to its end and no further.
+  rounds        how many have begun: for these the caps are not asked again
+  ended         why the search is over: it is replayed to its end, no further
+  candidate N   the run's spend when it was accepted
+
+gepa wants a number for every problem. One that was left out, since a model
+failed, gets the mean of its evaluation's other problems, so that every mean is
+that of the problems with a score; an evaluation that has a score for less than
+half of its problems gets 0 for the rest. A reply without an answer has a score:
+it is not right. Whether a child is better than its parent is decided on the
+problems that both have a score for.
 """
 
+import dataclasses
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 from atlas_jax.config import PromptsConfig
-from atlas_jax.errors import AtlasError
+from atlas_jax.data.problems import Problem
+from atlas_jax.data.splits import Splits
 from atlas_jax.online.calls.calls import BudgetSpent
-from atlas_jax.online.calls.notes import Notes
-from atlas_jax.online.search.budget import Budget, SearchOver, length
-from atlas_jax.online.search.config import OnlineConfig
-from atlas_jax.online.search.gepa_adapter import (
-  Acceptance,
-  Loader,
-  make_adapter,
-  with_templates,
-)
-from atlas_jax.online.search.journal import Candidate, Journal
+from atlas_jax.online.search import reflection
+from atlas_jax.online.search.config import ObjectivesConfig, OnlineConfig
+from atlas_jax.online.search.files import Candidate, Journal
+from atlas_jax.online.search.history import History, SearchOver
+from atlas_jax.online.search.plan import Budget, BudgetTooSmall
 from atlas_jax.online.search.reflection import Reflector
-from atlas_jax.online.search.rollouts import Job, Rollouts
+from atlas_jax.online.search.rollouts import Rollout, Rollouts, Trial
 
 log = logging.getLogger(__name__)
+# What gepa keeps of a problem: its split, and itself.
+Item = tuple[str, Problem]
 
 
-class SearchFailed(AtlasError):
-  """The reflection model does not work; the text says how to go on."""
+class _Escaping(BaseException):
+  """Carries an error past gepa, which swallows any Exception of a proposal."""
 
 
 class _Log:
-  """gepa's logger: what it says is for the curious."""
+  """gepa's logger, to our DEBUG."""
 
   def log(self, message: str) -> None:
     log.debug("%s", message)
 
 
-@dataclass
-class _Watch:
-  """gepa's callback: notes what was evaluated on validation."""
-
-  search: "Search"
-
-  def on_valset_evaluated(self, event) -> None:
-    self.search.accepted.append(event)
-
-
-@dataclass
 class Search:
-  """One search.
+  """One search; also gepa's adapter, acceptance and stop condition.
 
   Args:
-    config, rollouts, reflector, budget, journal, notes: of the run.
-    on_accepted: called after each acceptance, when the files are written.
+    config, sets, rollouts, reflector, budget, journal, history: of the run.
   """
 
-  config: OnlineConfig
-  rollouts: Rollouts
-  reflector: Reflector
-  budget: Budget
-  journal: Journal
-  notes: Notes
-  on_accepted: Callable[[], None]
-
-  def __post_init__(self):
-    self.accepted: list[dict] = []
-    self.ended: str | None = None
-    self._rounds = -1  # done; -1: not even the seed is evaluated
+  def __init__(
+    self,
+    config: OnlineConfig,
+    sets: Splits,
+    rollouts: Rollouts,
+    reflector: Reflector,
+    budget: Budget,
+    journal: Journal,
+    history: History,
+  ):
+    self._config, self._sets, self._budget = config, sets, budget
+    self._rollouts, self._reflector = rollouts, reflector
+    self._journal, self._history = journal, history
     # By earlier processes of the run.
-    done = self.notes.read("rounds")
-    self._replayed = -1 if done is None else done
-    self._end = self.notes.read("ended")
-    if self._end is not None:
-      self.reflector.most_calls = self._end["reflections"]
+    self._begun = history.record.read("rounds") or 0
 
   def run(self) -> str:
     """Searches to the end; the reason why it ended.
@@ -86,137 +77,179 @@ class Search:
     Raises:
       SearchFailed: the reflection model failed.
       RolloutError: the student or the teacher did.
+      BudgetTooSmall: the seed could not be evaluated.
     """
-    import gepa
+    record, c = self._history.record, self._config.search
+    ended = self._history.ended = record.read("ended")
+    self._budget.keep()
+    try:
+      self._optimize()
+      why = f"config.search.max_rounds={c.max_rounds} are done"
+      if len(self._journal.candidates) >= c.max_candidates:
+        why = f"config.search.max_candidates={c.max_candidates} were accepted"
+    except (SearchOver, BudgetSpent) as error:
+      if not self._journal.candidates:
+        raise BudgetTooSmall(
+          f"the seed could not be evaluated: {error}; raise config.caps"
+        ) from None
+      why = str(error)
+    self._history.ended = None
+    if ended is None:
+      self._reflector.commit_failures()
+      record.commit("ended", why)
+    self._journal.write()
+    log.info("the search ended: %s", ended or why)
+    return ended or why
 
-    c = self.config.search
-    seed = {name: getattr(self.config.prompts, name) for name in c.evolve}
-    self.reflector.memory.tried.add(tuple(sorted(seed.items())))
-    sets = self.budget.sets
+  def _optimize(self) -> None:
+    import gepa
+    from gepa.utils.stop_condition import (
+      MaxCandidateProposalsStopper,
+      MaxTrackedCandidatesStopper,
+    )
+
+    c = self._config.search
     try:
       gepa.optimize(
-        seed_candidate=seed,
-        trainset=Loader("train", sets.train),
-        valset=Loader("validation", sets.validation),
-        adapter=make_adapter(
-          self.rollouts,
-          self.config.prompts,
-          self._before,
-          self.config.reflection.max_example_chars,
-        ),
-        reflection_strategy=self.reflector,
-        reflection_minibatch_size=self.config.sizes.minibatch,
+        seed_candidate={x: getattr(self._config.prompts, x) for x in c.evolve},
+        trainset=[("train", p) for p in self._sets.train],
+        valset=[("validation", p) for p in self._sets.validation],
+        adapter=self,
+        reflection_minibatch_size=self._config.sizes.minibatch,
         candidate_selection_strategy=c.parents,
         module_selector=c.update,
-        acceptance_criterion=Acceptance(self.reflector.memory),
-        perfect_score=self._perfect(),
-        stop_callbacks=self._stop,
-        callbacks=[_Watch(self)],
+        acceptance_criterion=self,
+        perfect_score=perfect(self._config.objectives),
+        stop_callbacks=[
+          self._note_accepted,
+          MaxCandidateProposalsStopper(c.max_rounds),
+          MaxTrackedCandidatesStopper(c.max_candidates),
+          self._begin_round,
+        ],
         logger=_Log(),
         track_best_outputs=False,
-        seed=self.config.seed,
+        seed=self._config.seed,
         raise_on_exception=True,
       )
-    except (SearchOver, BudgetSpent) as error:
-      self.ended = str(error)
-      self._note()
-    if self.reflector.failed:
-      raise SearchFailed(
-        f"{self.ended}. Nothing is lost: the same command goes on from here"
-      )
-    if self._end is not None:
-      self.ended = self._end["why"]
-    elif self.journal.candidates:
-      self.notes.write(
-        "ended",
-        {
-          "rounds": self._rounds,
-          "why": self.ended,
-          "reflections": self.reflector.calls,
-        },
-        final=True,
-      )
-    return self.ended
+    except _Escaping as escaping:
+      raise escaping.__cause__ from None
 
-  def _perfect(self) -> float:
-    """The score from which on there is nothing to learn from a rollout.
+  # gepa's stop conditions: it asks before each round.
 
-    All but the efficiency, where there is another objective: no response
-    saves all of its tokens. Less a rounding error.
+  def _note_accepted(self, state) -> bool:
+    """Journals the candidate that the last round accepted, if it did."""
+    index = len(self._journal.candidates)
+    if index == len(state.program_candidates):
+      return False
+    parents = state.parent_program_for_candidate[index]
+    parents = [p for p in parents if p is not None]
+    score = state.program_full_scores_val_set[index]
+    prompts = self._prompts(state.program_candidates[index])
+    trial = Trial(prompts, self._sets.validation, "validation")
+    (known,) = self._rollouts.evaluate([trial])
+    record, key = self._history.record, f"candidate {index}"
+    before, now = record.read(key), vars(self._budget.ledger.snapshot())
+    spend = before or {x: now[x] for x in ("calls", "tokens", "dollars")}
+    self._journal.candidates.append(
+      Candidate(
+        index=index,
+        parents=tuple(parents),
+        round=state.i + 1,
+        prompts=prompts,
+        score=score,
+        scores={r.problem.id: r.score for r in known if r.score is not None},
+        **spend,
+      )
+    )
+    whom = ", ".join(map(str, parents)) or "nobody"
+    log.info("candidate %d (of %s): %.4f on validation", index, whom, score)
+    if before is None:
+      record.commit(key, spend)
+      self._journal.write()
+    return False
+
+  def _begin_round(self, state) -> bool:
+    number = state.i + 2  # from 1
+    if number > self._begun and self._history.ended is None:
+      self._budget.begin_round()
+      self._begun = number
+      self._history.record.commit("rounds", number)
+    return False
+
+  # gepa's adapter.
+
+  def _prompts(self, texts: Mapping[str, str]) -> PromptsConfig:
+    """All four templates: those of a candidate, and those held fixed."""
+    return dataclasses.replace(self._config.prompts, **texts)
+
+  def evaluate(self, batch: Sequence[Item], candidate, capture_traces=False):
+    del capture_traces  # they cost nothing here
+    (result,) = self.batch_evaluate([(candidate, batch)])
+    return result
+
+  def batch_evaluate(self, items):
+    from gepa.core.adapter import EvaluationBatch
+
+    trials = [
+      Trial(self._prompts(candidate), [p for _, p in batch], batch[0][0])
+      for candidate, batch in items
+    ]
+    return [
+      EvaluationBatch(outputs=made, scores=filled(made), trajectories=made)
+      for made in self._rollouts.evaluate(trials)
+    ]
+
+  def make_reflective_dataset(self, candidate, eval_batch, components):
+    del candidate
+    limit = self._config.reflection.max_example_chars
+    examples = [reflection.example(r, limit) for r in eval_batch.trajectories]
+    return dict.fromkeys(components, examples)
+
+  def propose_new_texts(self, candidate, reflective_dataset, components):
+    try:
+      return self._reflector.propose(candidate, reflective_dataset, components)
+    except Exception as error:
+      raise _Escaping from error
+
+  # gepa's acceptance criterion.
+
+  def should_accept(self, proposal, state) -> bool:
+    """Whether a child scores more on the problems of both.
+
+    Children that do not are shown to the reflection model.
     """
-    o = self.config.objectives
-    others = o.accuracy + o.non_degradation + o.completion
-    return others / (others + o.efficiency) - 1e-9 if others > 0 else 1.0
+    before, after = proposal.eval_before.outputs, proposal.eval_after.outputs
+    pairs = [
+      (b.score, a.score)
+      for b, a in zip(before, after, strict=True)
+      if b.score is not None and a.score is not None
+    ]
+    old, new = sum(b for b, _ in pairs), sum(a for _, a in pairs)
+    accepted = 2 * len(pairs) >= len(before) and new > old
+    if not accepted:
+      (parent,) = proposal.parent_program_ids
+      why = f"tried: it scored {new:.3g} where its parent scored {old:.3g}"
+      self._reflector.refused += [
+        (name, text, why)
+        for name, text in proposal.candidate.items()
+        if text != state.program_candidates[parent][name]
+      ]
+    return accepted
 
-  def _before(self, jobs: list[Job]) -> None:
-    """No evaluation begins that the budget cannot end."""
-    # gepa evaluates in its loop, and would swallow an error of its callbacks.
-    self._note()
-    if self._checks([job.prompts for job in jobs]):
-      self.budget.check(self.budget.evaluation(jobs), "the next evaluation")
 
-  def _checks(self, new: Sequence[PromptsConfig]) -> bool:
-    """Whether the caps decide what follows; sets aside what choosing takes."""
-    if self._end is not None:
-      return False
-    self.budget.hold(self._choosable(new))
-    return self._rounds >= self._replayed
+def filled(rollouts: Sequence[Rollout]) -> list[float]:
+  """Scores for gepa; see the module for what stands in a gap."""
+  known = [r.score for r in rollouts if r.score is not None]
+  gap = sum(known) / len(known) if 2 * len(known) >= len(rollouts) > 0 else 0.0
+  return [gap if r.score is None else r.score for r in rollouts]
 
-  def _choosable(self, new: Sequence[PromptsConfig]) -> list[PromptsConfig]:
-    """The prompts that choosing may meet: seed, best ones, longest new one."""
-    best_of = self.config.choosing.best_of
-    found = [self.config.prompts, *sorted(new, key=length)[-1:]]
-    found += [c.prompts for c in self.journal.best(best_of)]
-    return list(dict.fromkeys(found))[: best_of + 1]
 
-  def _stop(self, state) -> bool:
-    """gepa asks before each round."""
-    self._note()
-    c = self.config.search
-    self._rounds = state.i + 1
-    if self._rounds > self._replayed:
-      self.notes.write("rounds", self._rounds)
-    if self._end is not None and self._rounds >= self._end["rounds"]:
-      return True
-    if self.reflector.stopped is not None:
-      self.ended = self.reflector.stopped
-    elif self._rounds >= c.max_rounds:
-      self.ended = f"config.search.max_rounds={c.max_rounds} are done"
-    elif len(self.journal.candidates) >= c.max_candidates:
-      self.ended = (
-        f"config.search.max_candidates={c.max_candidates} were accepted"
-      )
-    else:
-      if self._checks([]):
-        self.budget.check(self.budget.round(), "a round")
-      return False
-    return True
+def perfect(objectives: ObjectivesConfig) -> float:
+  """The score from which on there is nothing to learn from a rollout.
 
-  def _note(self) -> None:
-    """Journals what was accepted since the last call."""
-    for event in self.accepted[len(self.journal.candidates) :]:
-      prompts = with_templates(self.config.prompts, event["candidate"])
-      job = Job(prompts, self.budget.sets.validation, "validation")
-      known = self.rollouts.known(job)
-      snapshot = self.budget.ledger.snapshot()
-      self.journal.candidates.append(
-        Candidate(
-          index=event["candidate_idx"],
-          parents=tuple(event["parent_ids"]),
-          round=event["iteration"],
-          prompts=prompts,
-          score=event["average_score"],
-          scores={r.problem.id: r.score for r in known},
-          calls=snapshot.calls,
-          tokens=snapshot.tokens,
-          dollars=snapshot.dollars,
-        )
-      )
-      log.info(
-        "candidate %d (of %s): %.4f on validation",
-        event["candidate_idx"],
-        ", ".join(map(str, event["parent_ids"])) or "nobody",
-        event["average_score"],
-      )
-      self.journal.write()
-      self.on_accepted()
+  All but the efficiency, where there is another objective: no response saves
+  all of its tokens. Less a rounding error.
+  """
+  o = objectives
+  others = o.accuracy + o.non_degradation + o.completion
+  return others / (others + o.efficiency) - 1e-9 if others > 0 else 1.0

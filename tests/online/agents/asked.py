@@ -6,6 +6,7 @@ import pathlib
 
 from atlas_jax.online.agents import config as agent_config
 from atlas_jax.online.agents.build import open_agent
+from atlas_jax.online.calls.calls import Request
 from tests import processes
 
 KINDS = {
@@ -32,16 +33,17 @@ def opened(kind: str, keys: dict, *, environ=None, **common):
   )
 
 
+def question(prompt: str, **how) -> Request:
+  return Request("agent_check", ({"role": "user", "content": prompt},), **how)
+
+
 def ask(agent, *prompts: str):
   """The reply, or with several prompts all replies of asking them at once."""
 
   async def run():
     try:
       return await asyncio.gather(
-        *(
-          agent.ask(p, role="agent_check", seed=None, replicate=i)
-          for i, p in enumerate(prompts)
-        )
+        *(agent.ask(question(p, replicate=i)) for i, p in enumerate(prompts))
       )
     finally:
       await agent.aclose()

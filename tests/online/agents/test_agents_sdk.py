@@ -160,6 +160,21 @@ def test_a_refused_key_is_not_repeated(repo_root):
 
 
 @sdk_missing
+@pytest.mark.parametrize("api", ["responses", "chat_completions"])
+def test_an_address_with_the_path_of_its_api(api, repo_root):
+  of = {"responses": response_reply("5"), "chat_completions": chat_reply("5")}
+  path = {"responses": "responses", "chat_completions": "chat/completions"}[api]
+  with Serving(lambda _: of[api]) as server:
+    keys = {
+      "target": f"{repo_root}/tests/online/agents/sdk_agents.py:plain",
+      "base_url": f"{server.url}/v1/{path}",
+      "api": api,
+    }
+    assert ask(opened("agents_sdk", keys), "q").text == "5"
+  assert [seen.path for seen in server.seen] == [f"/v1/{path}"]
+
+
+@sdk_missing
 def test_what_is_no_agent(repo_root):
   with pytest.raises(ConfigError, match="is str, neither an agents"):
     run("no_agent", None, repo_root)
@@ -186,3 +201,49 @@ def test_hidden_thinking_is_counted(repo_root):
   answer = chat_reply("5") | {"usage": usage}
   reply, _ = run("calculator", lambda _: answer, repo_root)
   assert (reply.prompt_tokens, reply.completion_tokens) == (2, 521)
+
+
+def keeps(seen):
+  """Hands over where it must, keeps a word, then says what the tool gave."""
+  said = [m["content"] for m in seen.json["messages"] if m["role"] == "tool"]
+  if kept := [text for text in map(str, said) if "kept " in text]:
+    return chat_reply(kept[-1])
+  tools = [tool["function"]["name"] for tool in seen.json["tools"]]
+  call = ("keep", '{"word": "w"}') if "keep" in tools else (tools[0], "{}")
+  return chat_reply(None, tool=call)
+
+
+@sdk_missing
+@pytest.mark.parametrize(
+  "target",
+  [
+    *("noting", "noting_anew", "noting_later", "noting_object"),
+    *("front", "fronting"),
+  ],
+)
+def test_servers_of_tools_are_of_one_prompt(target, repo_root):
+  with Serving(keeps) as server:
+    keys = {
+      "target": f"{repo_root}/tests/online/agents/sdk_agents.py:{target}",
+      "base_url": f"{server.url}/v1",
+      "api": "chat_completions",
+    }
+    agent = opened("agents_sdk", keys, concurrency=4)
+    replies = ask(agent, "a", "b", "c")
+  for reply in replies:
+    assert reply.ok and "kept w" in reply.text, reply
+    assert "w,w" not in reply.text
+
+
+@sdk_missing
+@pytest.mark.parametrize(
+  ("target", "error"),
+  [
+    ("unconnected", "no such server"),
+    ("no_agent_later", "made str, no Agent"),
+  ],
+)
+def test_an_agent_that_cannot_be_had(target, error, repo_root):
+  reply, seen = run(target, None, repo_root)
+  assert reply.status == "error" and error in reply.error
+  assert not seen

@@ -9,8 +9,8 @@ import pytest
 from aiohttp import web
 
 from atlas_jax.online.agents import build
-from atlas_jax.online.agents.asking import AskedAgent
-from atlas_jax.online.agents.credentials import Credentials
+from atlas_jax.online.calls.asker import Asker
+from atlas_jax.scrubbing import scrubber
 from tests.online.agents import echoes
 from tests.online.agents.asked import ask, configured, opened
 from tests.online.agents.serving import Serving
@@ -119,7 +119,12 @@ def test_a_secret_is_sent_and_then_never_seen(place, status, caplog):
     }[place]
     agent = opened("http", keys, environ={"AGENT": SECRET})
     reply = ask(agent, "q")
-  texts = [repr(agent), agent.name, str(agent.shown("q")), repr(reply)]
+  texts = [
+    repr(agent),
+    agent.name,
+    str(agent.transport.shown("q")),
+    repr(reply),
+  ]
   assert "***" in texts[2] and "***" in texts[3]
   assert SECRET not in " ".join([*texts, caplog.text])
 
@@ -142,16 +147,13 @@ def test_a_reply_that_no_reader_was_made_for_is_an_error():
     async def aclose(self):
       pass
 
-  agent = AskedAgent(
+  agent = Asker(
     Odd(),
     name="odd",
-    fingerprint="",
-    timeout_s=60.0,
+    where="config.agent",
     retries=2,
-    concurrency=1,
-    max_response_bytes=1 << 20,
-    failure_regex=None,
-    credentials=Credentials({"SOME_API_KEY": SECRET}),
+    is_agent=True,
+    scrub=scrubber({"SOME_API_KEY": SECRET}),
   )
   reply = ask(agent, "q")
   assert (reply.status, reply.attempts) == ("error", 1)

@@ -18,7 +18,7 @@ from tests.hostile_server import (
   redirect,
   said,
 )
-from tests.online.agents.asked import ask, opened
+from tests.online.agents.asked import ask, opened, question
 from tests.online.opened import Run, request
 from tests.online.opened import ask as ask_model
 
@@ -182,7 +182,7 @@ def test_an_output_regex_that_takes_for_ever_ends_at_the_deadline():
 
   async def main():
     ticking = asyncio.create_task(tick())
-    reply = await agent.ask("q", role="r", seed=None, replicate=0)
+    reply = await agent.ask(question("q"))
     ticking.cancel()
     await agent.aclose()
     return reply

@@ -87,6 +87,13 @@ def test_a_temporary_failure_is_tried_again(tmp_path):
   assert script(code, retries=1, retry_exit_codes=()).status == "error"
 
 
+def test_of_an_environment_with_no_locale_nothing_is_added():
+  environ = {"PATH": "/usr/bin:/bin"}
+  reply = ask(opened("cli", {"argv": ("env",)}, environ=environ), "q")
+  names = [line.split("=")[0] for line in reply.text.splitlines()]
+  assert sorted(names) == ["PATH", "TMPDIR"]
+
+
 def test_death_by_a_signal():
   reply = script("import os; print('42', flush=True); os.kill(os.getpid(), 9)")
   assert (reply.status, reply.text) == ("error", None)
@@ -102,7 +109,7 @@ def test_the_environment_is_what_was_allowed():
   }
   code = "import os; print(sorted(k for k in os.environ if k != 'LC_CTYPE'))"
   reply = script(code, environ=environ, env=("TOLD",))
-  assert reply.text == "['HOME', 'PATH', 'TOLD']\n"
+  assert reply.text == "['HOME', 'PATH', 'TMPDIR', 'TOLD']\n"
   code = "import os, sys; sys.exit(os.environ['TOLD'])"
   reply = script(code, environ=environ, env=("TOLD",))
   assert reply.error == "exit status 1; standard error ends with '***'"

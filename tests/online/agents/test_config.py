@@ -31,10 +31,14 @@ def test_each_file_builds_and_names_its_kind(kind):
   ("kind", "keys", "message"),
   [
     ("http", {}, "config.http.url=None must be an http"),
-    ("http", {"url": "ftp://a"}, "config.http.url='ftp://a' must be an http"),
-    ("http", HTTP | {"url": "http://me:pw@a"}, "holds a user or password"),
+    ("http", {"url": "ftp://a"}, "config.http.url must be an http"),
+    (
+      "http",
+      HTTP | {"url": "http://me:pw@a"},
+      "must be an http:// or https:// address without user and",
+    ),
     ("http", {"url": "http://a"}, "config.http.body or query must hold {p"),
-    ("http", HTTP | {"answer": "a["}, "config.http.answer='a[' is no path"),
+    ("http", HTTP | {"answer": "a["}, "config.http.answer='a[' must be a path"),
     ("http", HTTP | {"method": "post"}, "config.http.method='post' must be"),
     (
       "http",
@@ -44,7 +48,7 @@ def test_each_file_builds_and_names_its_kind(kind):
     (
       "http",
       HTTP | {"headers": {"X-Api-Key": "${MISSING}"}},
-      "config.http.headers['X-Api-Key']: the variable MISSING is not set",
+      "config.http: the variable MISSING is not set",
     ),
     (
       "http",
@@ -74,7 +78,7 @@ def test_each_file_builds_and_names_its_kind(kind):
     (
       "http",
       HTTP | {"body": BODY | {"a": "${MISSING}"}},
-      "config.http.body: the variable MISSING is not set",
+      "config.http: the variable MISSING is not set",
     ),
     *[
       (
@@ -99,6 +103,7 @@ def test_each_file_builds_and_names_its_kind(kind):
         ("API_KEY=sk-secret",),
       )
     ],
+    ("http", HTTP | {"url": "http://a/{prompt}"}, "config.http.url must not"),
     ("http", HTTP | {"url": "http://[a"}, "must be an http:// or https://"),
     ("cli", {}, "config.cli.argv must name a command"),
     *(
@@ -165,6 +170,19 @@ def test_each_file_builds_and_names_its_kind(kind):
       {"model": "m", "extra": {"tools": [{"authorization": "sk-secret"}]}},
       "config.responses.extra['tools'][0]['authorization'] looks like",
     ),
+    *(
+      (
+        "responses",
+        {"model": "m", "extra": extra},
+        "would be shared by all prompts",
+      )
+      for extra in (
+        {"previous_response_id": "resp_1"},
+        {"conversation": {"id": "conv_1"}},
+        {"extra_body": {"conversation": "conv_1"}},
+        {"tools": [{"type": "code_interpreter", "container": "cntr_1"}]},
+      )
+    ),
     (
       "responses",
       {"model": "m", "base_url": "http://me:sk-secret@a/v1"},
@@ -230,6 +248,14 @@ def test_what_is_refused_of_every_kind(config, message):
     # -c of another program is its own.
     ("cli", {"argv": ("talk", "-c", "{prompt}"), "prompt_by": "argument"}),
     ("http", HTTP | {"query": {"max_tokens": "9"}}),
+    (
+      "responses",
+      {
+        "model": "m",
+        "api_key_env": None,
+        "extra": {"tools": [{"container": {"type": "auto"}}]},
+      },
+    ),
     ("http", HTTP | {"url": "http://a?key=${KEY}"}),
     ("http", HTTP | {"body": BODY | {"key": "${KEY}", "token": 3}}),
     ("http", HTTP | {"body": {"key": "{prompt}"}}),

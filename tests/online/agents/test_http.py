@@ -52,7 +52,7 @@ def test_text_and_tokens():
     (None, "stop", "empty", "an answer without text"),
     (" \n", "stop", "empty", "an answer without text"),
     (42, "stop", "ok", None),
-    ({"a": 1}, "stop", "error", "that is no text; its shape is {a: int}"),
+    ({"a": 1}, "stop", "error", "{'a': 1} is no text"),
     ("\ud800", "stop", "error", "the answer is not valid Unicode"),
   ],
 )
@@ -76,11 +76,12 @@ def test_statuses(text, why, status, error):
       {"text": "[" * 100_000, "content_type": "application/json"},
       "100000 bytes of application/json that are not valid JSON",
     ),
-    ({"body": '{"out": "ö"}'.encode("utf-16")}, "that are not valid JSON"),
+    ({"body": '{"out": "ö"}'.encode("utf-16")}, "26 bytes, is not UTF-8"),
     # Valid JSON, deeper than a description of it can go.
-    ({"text": '{"a":' * 400 + "1" + "}" * 400}, "has no 'out'; its shape"),
-    ({"text": "<html>"}, "6 bytes of text/plain that are not valid JSON"),
-    ({"text": '{"fault": "quota"}'}, "has no 'out'; its shape is {fault: str}"),
+    ({"text": '{"a":' * 400 + "1" + "}" * 400}, "has no 'out'"),
+    ({"text": "<html>"}, "the answer is an error: <html>"),
+    ({"text": "a word"}, "6 bytes of text/plain that are not valid JSON"),
+    ({"text": '{"fault": "quota"}'}, "{'fault': 'quota'} has no 'out'"),
     ({"status": 404, "text": "x" * 999}, "HTTP 404: " + "x" * 300),
     (
       {"status": 302, "headers": {"Location": "/other"}},

@@ -72,11 +72,21 @@ def test_http_body_is_filled_and_the_prompt_is_not():
     agent = opened(
       "http", {"url": server.url, "body": body}, environ={"KEY": "v"}
     )
-    shown = agent.shown("${KEY}")["body"]
+    shown = agent.transport.shown("${KEY}")["body"]
     ask(agent, "${KEY} ${OTHER}")
     (seen,) = server.seen
   assert seen.json == {"q": "${KEY} ${OTHER}", "a": [{"key": "k v"}]}
   assert shown == {"q": "${KEY}", "a": [{"key": "k ***"}]}
+
+
+def test_what_is_no_variable_stays_in_a_body():
+  body = {"q": "{prompt}", "a": "it costs ${ 5", "b": {"c": ["{", "}", '"}']}}
+  with Serving(lambda _: "x") as server:
+    agent = opened("http", {"url": server.url, "body": body})
+    ask(agent, 'a "quoted" {prompt}')
+    (seen,) = server.seen
+  assert seen.json == body | {"q": 'a "quoted" {prompt}'}
+  assert agent.transport.shown("p")["body"] == body | {"q": "p"}
 
 
 @each(SHORT)

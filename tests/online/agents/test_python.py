@@ -1,9 +1,7 @@
 """Functions, here and in processes of their own."""
 
-import asyncio
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 
@@ -65,24 +63,12 @@ def test_a_crash_is_an_error_and_the_next_prompt_has_a_new_process():
   assert replies[1].text == echoes.of("live")
 
 
-def test_a_process_that_died_while_idle_takes_no_prompt_with_it():
-  one = agent("pid", concurrency=1)
-
-  async def run():
-    async def said():
-      reply = await one.ask("q", role="r", seed=None, replicate=0)
-      return reply.error or int(reply.text)
-
-    try:
-      first = await said()
-      os.kill(first, signal.SIGKILL)
-      await asyncio.sleep(0.5)  # until the loop has heard of it
-      return first, await said()
-    finally:
-      await one.aclose()
-
-  first, second = asyncio.run(run())
-  assert isinstance(second, int) and second != first
+def test_no_prompt_finds_what_another_left(tmp_path):
+  file = tmp_path / "counting.py"
+  file.write_text("seen = []\ndef f(p):\n  seen.append(p)\n  return str(seen)")
+  keys = {"target": f"{file}:f", "own_process": True}
+  replies = ask(opened("python", keys, concurrency=1), "a", "b")
+  assert [r.text for r in replies] == ["['a']", "['b']"]
 
 
 @WHERE

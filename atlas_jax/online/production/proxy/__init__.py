@@ -1,1 +1,0 @@
-"""An OpenAI-compatible endpoint that teaches before any upstream answers."""

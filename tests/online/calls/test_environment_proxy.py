@@ -1,0 +1,144 @@
+"""HTTP_PROXY and NO_PROXY, alike for every kind of model and agent."""
+
+import asyncio
+import importlib.util
+import itertools
+import json
+
+import aiohttp
+import pytest
+
+from atlas_jax.online.calls.calls import Reply
+from atlas_jax.online.calls.chat_json import answer_of
+from atlas_jax.online.production.config import (
+  Keys,
+  ProxyConfig,
+  UpstreamConfig,
+)
+from atlas_jax.online.production.endpoint import Endpoint
+from atlas_jax.serving import http
+from tests.hostile_server import Hostile, said
+from tests.online.agents.asked import ask as ask_agent
+from tests.online.agents.asked import opened
+from tests.online.opened import Run, ask, request
+
+ANSWER = {
+  "id": "1",
+  "object": "chat.completion",
+  "created": 1,
+  "model": "m",
+  "choices": [
+    {
+      "index": 0,
+      "finish_reason": "stop",
+      "message": {"role": "assistant", "content": "42"},
+    }
+  ],
+}
+RESPONSE = {
+  "id": "1",
+  "object": "response",
+  "created_at": 1,
+  "status": "completed",
+  "output": [
+    {
+      "type": "message",
+      "id": "2",
+      "role": "assistant",
+      "status": "completed",
+      "content": [{"type": "output_text", "text": "42", "annotations": []}],
+    }
+  ],
+}
+# LiteLLM remembers what it found for a name.
+HOSTS = (f"server-{i}.test" for i in itertools.count())
+
+
+def model(url, **config):
+  model = Run().open(url=url + "/v1", retries=0, timeout_s=20.0, **config)
+  (reply,) = ask(model, request())
+  return reply
+
+
+def agent(kind, **keys):
+  options = {"environ": {"K": "sk-123456789"}, "retries": 0}
+  return ask_agent(opened(kind, keys, timeout_s=20.0, **options), "q")
+
+
+def litellm(url):
+  if importlib.util.find_spec("litellm") is None:
+    pytest.skip("needs the extra `online`")
+  return model(url, kind="litellm", model="hosted_vllm/m")
+
+
+def answered(request):
+  return said(RESPONSE if "responses" in request.path else ANSWER)(request)
+
+
+KINDS = {
+  "url": lambda url: model(url, model="m"),
+  "litellm": litellm,
+  "http": lambda url: agent(
+    "http",
+    url=url + "/ask",
+    body={"q": "{prompt}"},
+    answer="choices[0].message.content",
+  ),
+  "responses": lambda url: agent(
+    "responses", model="m", base_url=url, api_key_env="K"
+  ),
+}
+
+
+def endpoint(url):
+  """The upstream of the proxy in production, asked for its state."""
+  config = ProxyConfig(upstream=UpstreamConfig(url=url + "/v1"))
+
+  async def main():
+    async with http.open_session() as session:
+      upstream = Endpoint(session, "upstream", config, Keys())
+      async with upstream.post({"messages": []}, None) as response:
+        return answer_of(json.loads(await upstream.read(response)))
+
+  try:
+    return asyncio.run(main())
+  except aiohttp.ClientError as error:
+    return Reply("error", error=str(error))
+
+
+KINDS["production"] = endpoint
+
+
+@pytest.fixture
+def proxy(monkeypatch):
+  for name in ("ALL_PROXY", "HTTPS_PROXY", "NO_PROXY"):
+    monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv(name.lower(), raising=False)
+  with Hostile(answered) as server:
+    monkeypatch.setenv("HTTP_PROXY", server.url)
+    monkeypatch.setenv("http_proxy", server.url)
+    yield server
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_proxy_is_asked_for_servers_elsewhere(kind, proxy):
+  host = next(HOSTS)
+  reply = KINDS[kind](f"http://{host}")
+  assert reply.text == "42", reply
+  assert len(proxy.requests) == 1 and f"http://{host}/" in proxy.text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_proxy_is_asked_for_what_no_proxy_names(kind, proxy, monkeypatch):
+  host = next(HOSTS)
+  for name in ("NO_PROXY", "no_proxy"):
+    monkeypatch.setenv(name, f"elsewhere.test,{host}")
+  assert KINDS[kind](f"http://{host}").status == "error"
+  assert not proxy.requests
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_proxy_is_asked_for_this_machine(kind, proxy):
+  with Hostile(answered) as server:
+    assert KINDS[kind](server.url).text == "42"
+  assert len(server.requests) == 1 and not proxy.requests

@@ -1,0 +1,301 @@
+"""Chat models of every kind against a real HTTP server: what is sent and how
+the answer is read. Failures are in test_retrying.py, resuming in
+test_resume.py."""
+
+import asyncio
+import json
+import logging
+import time
+
+import pytest
+from aiohttp import web
+
+from atlas_jax.config import ConfigError
+from atlas_jax.online.calls.spend import Caps
+from tests.online import scripted
+from tests.online.opened import Run, ask, request
+from tests.online.stub_server import StubServer
+
+
+def says(**message):
+  """A stub whose answer is this message, with these other keys of a choice."""
+  choice = {"finish_reason": "stop"}
+  choice |= {k: message.pop(k) for k in ("finish_reason",) if k in message}
+  usage = message.pop("usage", None)
+  body = {"choices": [{"message": message} | choice]}
+  body |= {} if usage is None else {"usage": usage}
+  return StubServer(lambda _: web.json_response(body))
+
+
+def test_what_is_sent_and_what_comes_back():
+  run = Run()
+  with StubServer(lambda m: "three little words") as stub:
+    model = run.open(
+      url=stub.url, extra={"top_p": 0.5}, price_in=1.0, price_out=4.0
+    )
+    (reply,) = ask(model, request(seed=7))
+    (call,) = stub.calls
+  assert call.body == {
+    "model": "stub",  # asked from /v1/models
+    "messages": [{"role": "user", "content": "hi you"}],
+    "max_tokens": 9,
+    "temperature": 0.0,
+    "seed": 7,
+    "top_p": 0.5,
+  }
+  assert "Authorization" not in call.headers
+  assert (reply.status, reply.text) == ("ok", "three little words")
+  assert (reply.prompt_tokens, reply.completion_tokens) == (2, 3)
+  assert reply.dollars == pytest.approx(14e-6)  # 2 * 1 + 3 * 4 per million
+  assert reply.attempts == 1 and not reply.cached and reply.seconds > 0
+  snapshot = run.ledger.snapshot()
+  assert (snapshot.tokens, snapshot.dollars) == (5, reply.dollars)
+  (line,) = run.record.costs()
+  assert (line["role"], line["model"]) == ("r", "stub")
+
+
+def test_extra_is_a_part_of_the_bound():
+  # 128 + 12 for the role + 8 + 6 bytes + 9 to answer = 163, and extra.
+  extra = {"response_format": {"schema": "d " * 200}}
+  room = 163 + len(json.dumps(extra))
+  for tokens, sent in ((room, 1), (room - 1, 0)):
+    run = Run(Caps(tokens=tokens))
+    with StubServer(lambda m: "x") as stub:
+      (reply,) = ask(run.open(url=stub.url, extra=extra), request())
+      assert len(stub.calls) == sent, reply
+
+
+@pytest.mark.parametrize("end", ["\r", "\n", "\x00"])
+def test_a_key_that_no_header_can_carry_is_refused_at_once(end):
+  run = Run(environ={"MY_KEY": f"sk-123456789{end}"})
+  with pytest.raises(ConfigError, match="MY_KEY holds a line break") as error:
+    run.open(url="http://h", api_key_env="MY_KEY")
+  assert str(error.value).startswith("config.student.api_key_env: ")
+  assert "sk-123456789" not in str(error.value)
+
+
+def test_the_record_answers_equal_requests_and_no_others():
+  run = Run()
+  with StubServer(lambda m: "x") as stub:
+    model = run.open(url=stub.url)
+    base = request()
+    others = [
+      request("hi me"),
+      request(max_tokens=8),
+      request(replicate=1),
+      request(seed=1),
+    ]
+
+    async def main():
+      await model.ask(base)
+      again = [await model.ask(r) for r in (base, request(role="other"))]
+      assert len(stub.calls) == 1 and all(r.cached for r in again)
+      for n, other in enumerate(others, 2):
+        assert not (await model.ask(other)).cached
+        assert len(stub.calls) == n
+      await model.aclose()
+
+    asyncio.run(main())
+  assert run.ledger.snapshot().calls == 5
+
+
+def test_a_caller_that_leaves_does_not_end_the_call_of_another():
+  run = Run()
+  with StubServer(lambda m: "x", latency_s=0.2) as stub:
+    model = run.open(url=stub.url)
+
+    async def main():
+      first, second = (
+        asyncio.create_task(model.ask(request())) for _ in range(2)
+      )
+      while not stub.calls:
+        await asyncio.sleep(0.01)
+      first.cancel()
+      assert (await second).text == "x"
+      # The last one that leaves ends it; it may have been paid.
+      third = asyncio.create_task(model.ask(request("other")))
+      while len(stub.calls) < 2:
+        await asyncio.sleep(0.01)
+      third.cancel()
+      await asyncio.gather(third, return_exceptions=True)
+      await model.aclose()
+
+    asyncio.run(main())
+  snapshot = run.ledger.snapshot()
+  assert (snapshot.calls, snapshot.lost.calls) == (1, 1)
+  assert snapshot.open_calls == 0
+
+
+@pytest.mark.parametrize(
+  "message, status, text, calls",
+  [
+    ({"content": "a", "reasoning_content": "hm"}, "ok", "a", 1),
+    ({"content": "a", "finish_reason": "length"}, "truncated", "a", 1),
+    (
+      {
+        "content": None,
+        "reasoning_content": "hm",
+        "finish_reason": "length",
+        "usage": {"prompt_tokens": 2, "completion_tokens": 9},
+      },
+      "truncated",
+      "",
+      1,
+    ),
+    # Cut early: once more, then it is the server's limit.
+    (
+      {
+        "content": "a",
+        "finish_reason": "length",
+        "usage": {"prompt_tokens": 2, "completion_tokens": 1},
+      },
+      "truncated",
+      "a",
+      2,
+    ),
+    ({"content": None}, "empty", None, 2),
+    ({"content": " \n"}, "empty", None, 2),
+    ({"content": ["a"]}, "ok", "a", 1),
+    ({"content": None, "refusal": "no"}, "error", None, 1),
+    ({"content": "a", "finish_reason": "content_filter"}, "error", None, 1),
+    ({"content": "a", "finish_reason": "abort"}, "error", None, 2),
+    ({"content": "a", "finish_reason": ["stop"]}, "error", None, 2),
+    # Half of a pair is no text that a file can hold.
+    ({"content": "half a \ud800"}, "error", None, 2),
+    ({"content": None, "refusal": "\ud800"}, "error", None, 1),
+    ({"content": "a", "usage": {"completion_tokens": 10**30}}, "ok", "a", 1),
+  ],
+)
+def test_how_an_answer_is_read(message, status, text, calls):
+  with says(**message) as stub:
+    model = Run().open(url=stub.url, retries=1)
+    (reply,) = ask(model, request())
+    assert len(stub.calls) == calls
+  assert (reply.status, reply.text, reply.attempts) == (status, text, calls)
+  assert (reply.error is None) == (status in ("ok", "truncated"))
+
+
+def test_bodies_that_no_server_should_send():
+  deep = "[" * 100_000 + "]" * 100_000
+  odd = [
+    deep,
+    '{"error": %s}' % ("[" * 600 + "]" * 600),
+    json.dumps({"error": "half a \ud800"}),
+    "7",
+    '{"choices": [null]}',
+  ]
+  run = Run()
+
+  def answer(messages):
+    body = odd[int(messages[0]["content"])]
+    return web.Response(text=body, content_type="application/json")
+
+  with StubServer(answer) as stub:
+    model = run.open(url=stub.url, retries=0)
+    replies = ask(model, *[request(str(n)) for n in range(len(odd))])
+  assert [r.status for r in replies] == ["error"] * len(odd)
+  assert run.ledger.snapshot().lost.calls == len(odd)
+
+
+def test_a_name_that_no_file_can_hold():
+  with StubServer(lambda m: "x", model="half a \ud800") as stub:
+    (reply,) = ask(Run().open(url=stub.url, retries=0), request())
+  assert reply.status == "error" and stub.calls == []
+
+
+def test_a_short_key_stays_in_the_answers():
+  with StubServer(lambda m: "x = 5 and long-key") as stub:
+    for key, text in (
+      ("x", "x = 5 and long-key"),
+      ("long-key", "x = 5 and ***"),
+    ):
+      run = Run(environ={"K": key})
+      (reply,) = ask(run.open(url=stub.url, api_key_env="K"), request())
+      assert reply.text == text
+
+
+def test_without_a_count_an_answer_costs_its_bound():
+  # It may have thought before it spoke, and thinking is paid.
+  run = Run()
+  with StubServer(lambda m: "x", usage=False) as stub:
+    model = run.open(url=stub.url, price_in=0.0, price_out=1.0)
+    (reply,) = ask(model, request(max_tokens=1000))
+  assert reply.status == "ok" and reply.completion_tokens is None
+  assert reply.dollars == pytest.approx(1000e-6)
+  assert run.ledger.snapshot().tokens == 154 + 1000
+
+
+def test_functions_as_models():
+  scripted.seen.clear()
+  module = "tests.online.scripted"
+  run = Run()
+  model = run.open(kind="callable", model=f"{module}:echo", extra={"top_p": 1})
+  (reply,) = ask(model, request(seed=3, replicate=2))
+  assert reply.text == "echo hi you" and reply.prompt_tokens is None
+  assert scripted.seen == [
+    (
+      [{"role": "user", "content": "hi you"}],
+      {
+        "top_p": 1,
+        "max_tokens": 9,
+        "temperature": 0.0,
+        "seed": 3,
+        "replicate": 2,
+      },
+      False,
+    )
+  ]
+  # No usage is said: 154 for the prompt and 12 for extra, 9 = min(9, bytes)
+  # for the answer.
+  assert run.ledger.snapshot().tokens == 175
+  model = Run().open(kind="callable", model=f"{module}:later")
+  assert ask(model, request())[0].text == "later hi you"
+  scripted.seen.clear()
+  model = Run().open(kind="callable", model=f"{module}:flaky")
+  assert ask(model, request())[0].attempts == 2
+  model = Run().open(kind="callable", model=f"{module}:called")
+  assert ask(model, request())[0].text == "called hi you"
+  for name, text in (
+    ("broken", "KeyError: 'a mistake'"),
+    ("number", "returned int"),
+    ("exits", "SystemExit: over"),
+    ("stops", "StopIteration"),
+    ("gives_up", "cancelled from within"),
+    ("halves", "not valid Unicode"),
+  ):
+    model = Run().open(kind="callable", model=f"{module}:{name}")
+    (reply,) = ask(model, request())
+    assert reply.status == "error" and text in reply.error
+    assert reply.attempts == 1
+  model = Run().open(
+    kind="callable", model=f"{module}:hangs", timeout_s=0.1, retries=0
+  )
+  began = time.monotonic()
+  assert ask(model, request())[0].status == "timeout"
+  assert time.monotonic() - began < 30
+
+
+def test_logs_and_errors_hold_no_key(caplog):
+  caplog.set_level(logging.DEBUG)
+  key = "sk-abc/def+12345"
+  run = Run(environ={"MY_KEY": key, "OTHER_TOKEN": "tok-999999"})
+  text = f"broke with Bearer {key} and tok-999999"
+  body = {"error": {"message": text}}
+  with StubServer(lambda m: web.json_response(body, status=500)) as stub:
+    model = run.open(url=stub.url, api_key_env="MY_KEY", retries=1)
+    (reply,) = ask(model, request())
+    assert stub.calls[0].headers["Authorization"] == f"Bearer {key}"
+  assert "broke with Bearer *** and ***" in reply.error
+  seen = caplog.text + repr(model) + repr(reply) + repr(run.record.costs())
+  assert key not in seen and "tok-999999" not in seen
+  assert "again in" in caplog.text
+
+
+def test_seconds_are_without_the_wait_for_a_turn():
+  run = Run()
+  with StubServer(lambda m: "x", latency_s=0.3) as stub:
+    model = run.open(url=stub.url, concurrency=1)
+    began = time.monotonic()
+    replies = ask(model, *(request(seed=i) for i in range(5)))
+    wall = time.monotonic() - began
+  assert 1.5 <= sum(r.seconds for r in replies) <= wall

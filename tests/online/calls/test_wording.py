@@ -1,0 +1,112 @@
+"""How a server is told the length and the sampling of an answer."""
+
+import importlib.util
+
+import pytest
+from aiohttp import web
+
+from atlas_jax.online.calls.model_config import Wording
+from tests.hostile_server import Hostile
+from tests.online.opened import Run, ask, request
+from tests.online.stub_server import StubServer
+
+BODY = {"model": "m", "max_tokens": 9, "temperature": 0.0, "seed": 3}
+NEWER = "max_completion_tokens"
+
+
+@pytest.mark.parametrize(
+  ("wording", "sent"),
+  [
+    ({}, BODY),
+    (
+      {"max_tokens_key": NEWER},
+      {"model": "m", NEWER: 9, "temperature": 0.0, "seed": 3},
+    ),
+    ({"send_temperature": False}, {"model": "m", "max_tokens": 9, "seed": 3}),
+    (
+      {"send_seed": False},
+      {"model": "m", "max_tokens": 9, "temperature": 0.0},
+    ),
+    (
+      {"max_tokens_key": NEWER, "send_temperature": False, "send_seed": False},
+      {"model": "m", NEWER: 9},
+    ),
+  ],
+)
+def test_a_body_is_worded_as_the_server_takes_it(wording, sent):
+  before = dict(BODY)
+  assert Wording(**wording).worded(BODY) == sent
+  assert before == BODY
+  assert Wording(**wording).worded({"model": "m"}) == {"model": "m"}
+
+
+def test_a_model_of_a_run_is_asked_so():
+  words = {"max_tokens_key": NEWER, "send_temperature": False}
+  with StubServer(lambda _: "fine") as server:
+    run = Run()
+    model = run.open(url=server.url, **words, send_seed=False)
+    (reply,) = ask(model, request(seed=7))
+  assert reply.ok
+  (call,) = server.calls
+  assert call.body.keys() == {"model", "messages", NEWER}
+  with StubServer(lambda _: "fine") as server:
+    ask(Run().open(url=server.url), request(seed=7))
+  assert server.calls[0].body["seed"] == 7
+
+
+@pytest.mark.parametrize(
+  ("status", "named"), [(400, True), (422, True), (404, False), (500, False)]
+)
+def test_a_refusal_names_the_keys_that_may_mend_it(status, named):
+  def refuses(_):
+    error = {"error": {"message": "Unsupported parameter " + "x" * 900}}
+    return web.json_response(error, status=status)
+
+  with StubServer(refuses) as server:
+    model = Run().open(url=server.url, retries=0)
+    (reply,) = ask(model, request())
+  # The words of a server may be long, and errors are cut.
+  keys = "max_tokens_key, send_temperature, send_seed"
+  assert (keys in str(getattr(reply, "error", reply))) == named
+
+
+def of_kind(kind, url, **config):
+  """A model that is asked once."""
+  if kind == "litellm":
+    if importlib.util.find_spec("litellm") is None:
+      pytest.skip("needs the extra `online`")
+    config |= {"model": "hosted_vllm/stub"}
+    url += "/v1"
+  return Run().open(kind=kind, url=url, retries=0, **config)
+
+
+@pytest.mark.parametrize("kind", ["url", "litellm"])
+def test_every_kind_is_worded_alike_and_its_refusal_names_the_keys(kind):
+  def refuses(_):
+    return web.json_response({"error": {"message": "no seed"}}, status=400)
+
+  words = {"max_tokens_key": NEWER, "send_temperature": False}
+  with StubServer(refuses) as server:
+    model = of_kind(kind, server.url, **words, send_seed=False)
+    (reply,) = ask(model, request(seed=7))
+  assert "see max_tokens_key, send_temperature, send_seed" in reply.error
+  assert server.calls[0].body[NEWER] == 9
+  assert not {"max_tokens", "temperature", "seed"} & server.calls[0].body.keys()
+
+
+@pytest.mark.parametrize(
+  ("written", "asked"),
+  [
+    ("", "/v1/chat/completions"),
+    ("/", "/v1/chat/completions"),
+    ("/api/v2", "/api/v2/chat/completions"),
+    ("/v1/chat/completions", "/v1/chat/completions"),
+    ("/chat/completions", "/chat/completions"),
+    ("/chat/completions/", "/chat/completions"),
+    ("/deployments/m/chat/completions", "/deployments/m/chat/completions"),
+  ],
+)
+def test_an_address_is_taken_as_it_is_written(written, asked):
+  with Hostile() as server:
+    ask(Run().open(url=server.url + written, model="m", retries=0), request())
+  assert [path for _, path, *_ in server.requests] == [asked]

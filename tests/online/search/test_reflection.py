@@ -1,0 +1,182 @@
+"""Proposals: what is refused, what is remembered, when it is given up."""
+
+import pytest
+
+from atlas_jax.online.calls.calls import BudgetSpent, ModelRefused, Reply
+from atlas_jax.online.calls.record import Record
+from atlas_jax.online.search import proposals
+from atlas_jax.online.search.history import History, SearchOver
+from atlas_jax.online.search.reflection import SearchFailed
+from tests.online.scripted_reflection import (
+  GOOD,
+  NOW,
+  PROMPTS,
+  Scripted,
+  ask,
+  reflector,
+)
+
+
+def fenced(text):
+  return f"I think:\n```\n{text}\n```\n"
+
+
+@pytest.mark.parametrize(
+  ("reply", "why"),
+  [
+    (GOOD, "no text between ``` fences"),
+    (f"```\n{GOOD}", "no text between ``` fences"),
+    (f"<think>\n```\n{GOOD}\n```", "no text between ``` fences"),
+    (fenced("Look at {question}."), r"\{probe\} is missing"),
+    (fenced(GOOD + " {answer}"), r"\{answer\} is unknown"),
+    (fenced(GOOD + " {x:d}"), "without a format"),
+    (fenced(GOOD + " }"), "Single '}'"),
+    (fenced(GOOD + "x" * 4000), "at most 4000 are allowed"),
+    (fenced(NOW), "as it was"),
+  ],
+)
+def test_what_is_refused(reply, why):
+  with pytest.raises(proposals.Refusal, match=why):
+    proposals.read(reply, "teacher", NOW, PROMPTS, 4000)
+
+
+def test_a_reply_that_was_cut_is_refused():
+  r = reflector(Scripted(Reply("truncated", text=fenced(GOOD))), attempts=1)
+  assert ask(r) == {}
+  assert r.refused == [
+    ("teacher", GOOD, "refused: the reply was cut at its length")
+  ]
+
+
+@pytest.mark.parametrize(
+  "reply",
+  [
+    fenced(GOOD),
+    f"```text\n{GOOD}\n```",
+    f"<think>```\nno\n```</think>\n{fenced(GOOD)}",
+    f"First the old one:\n```\n{NOW}\n```\nNow:\n```\n{GOOD}\n```",
+  ],
+)
+def test_what_is_read(reply):
+  assert proposals.read(reply, "teacher", NOW, PROMPTS, 4000) == GOOD
+
+
+def test_the_model_is_told_why_and_asked_again():
+  model = Scripted("no fences", fenced(GOOD))
+  assert ask(reflector(model)) == {"teacher": GOOD}
+  assert "refused: no text between ``` fences" not in model.prompt(0)
+  assert "refused: no text between ``` fences" in model.prompt(1)
+  assert "no fences" in model.prompt(1)
+  for part in (NOW, "Wrong with and without it.", "{question} and {probe}"):
+    assert part in model.prompt(0)
+  assert [r.replicate for r in model.requests] == [1, 2]
+  assert len({r.seed for r in model.requests}) == 2
+
+
+def test_of_a_refused_reply_the_template_is_shown_not_the_thinking():
+  thinking = f"<think>{'hmm, let me see. ' * 200}\n```\nno\n```\n</think>\n"
+  model = Scripted(
+    thinking + fenced("Only {question}."),
+    thinking + "I will not.",
+    thinking.removesuffix("</think>\n"),
+    fenced(GOOD),
+  )
+  r = reflector(model, attempts=4)
+  assert ask(r) == {"teacher": GOOD}
+  assert [text for _, text, _ in r.refused] == [
+    "Only {question}.",
+    "I will not.",
+    "",
+  ]
+  assert ":\n```\nOnly {question}.\n```" in model.prompt(1)
+
+
+def test_a_candidate_is_proposed_once():
+  model = Scripted(fenced(GOOD))
+  r = reflector(model, attempts=1)
+  assert ask(r) == {"teacher": GOOD}
+  assert ask(r) == {}
+  assert "tried before" in r.refused[-1][2]
+
+
+def test_what_scored_worse_is_told():
+  model = Scripted(fenced(GOOD))
+  r = reflector(model)
+  for i in range(6):
+    r.refused.append(("teacher", f"text {i}", f"reason {i}"))
+  r.refused.append(("student_probe", "other", "of another template"))
+  ask(r)
+  shown = [i for i in range(6) if f"reason {i}" in model.prompt(0)]
+  assert shown == [2, 3, 4, 5]  # the last `remembered`
+  assert "of another template" not in model.prompt(0)
+
+
+def test_refusals_in_a_row_end_the_search():
+  model = Scripted("no fences")
+  r = reflector(model, attempts=2, max_failures=3)
+  assert ask(r) == {}
+  with pytest.raises(SearchOver, match="3 proposals"):
+    ask(r)
+  assert len(model.requests) == 3
+
+
+DOWN = Reply("error", error="HTTP 500: down")
+
+
+def test_failed_calls_in_a_row_end_the_search_and_say_so():
+  model = Scripted(DOWN)
+  r = reflector(model, attempts=2, max_failures=3)
+  assert ask(r) == {}
+  with pytest.raises(SearchFailed, match=r"3 calls .* HTTP 500: down"):
+    ask(r)
+  assert len(model.requests) == 3
+
+
+def test_a_reply_resets_the_latch():
+  model = Scripted(DOWN, DOWN, fenced(GOOD), DOWN, DOWN, fenced(GOOD + "!"))
+  r = reflector(model, attempts=3, max_failures=3)
+  assert ask(r) and ask(r)
+
+
+@pytest.mark.parametrize(
+  ("error", "raised"),
+  [
+    (BudgetSpent("calls are spent"), BudgetSpent),
+    (ModelRefused("401"), SearchFailed),
+  ],
+)
+def test_what_no_other_call_can_mend_is_raised(error, raised):
+  model = Scripted(error)
+  with pytest.raises(raised, match=str(error)):
+    ask(reflector(model))
+  assert len(model.requests) == 1
+
+
+def test_what_was_asked_is_not_asked_again():
+  history = History(Record())
+  said = ["no fences", DOWN, fenced(GOOD), DOWN, DOWN]
+  first = Scripted(*said)
+  r = reflector(first, history, attempts=3, max_failures=2)
+  assert ask(r) == {"teacher": GOOD}
+  with pytest.raises(SearchFailed):
+    ask(r)
+  # The failure that the search went on with is history; the last ones, for
+  # which the run stopped, are tried again.
+  second = Scripted(fenced(GOOD + "!"))
+  r = reflector(second, history, attempts=3, max_failures=2)
+  assert ask(r) == {"teacher": GOOD}
+  assert second.requests == []
+  assert ask(r) == {"teacher": GOOD + "!"}
+  assert second.requests == first.requests[3:4]
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_failures_at_the_end_of_a_search_are_history(ended):
+  history = History(Record())
+  r = reflector(Scripted(DOWN), history, attempts=1)
+  assert ask(r) == {}
+  if ended:
+    r.commit_failures()
+  again = Scripted(fenced(GOOD))
+  r = reflector(again, history, attempts=1)
+  assert ask(r) == ({} if ended else {"teacher": GOOD})

@@ -1,0 +1,168 @@
+"""Models that the run serves itself: who shares a server, and what is kept."""
+
+import json
+import types
+
+import pytest
+
+from atlas_jax.online.calls.calls import Request
+from atlas_jax.online.calls.model_config import ChatModelConfig
+from atlas_jax.online.calls.models import open_model
+from atlas_jax.online.calls.record import Record
+from atlas_jax.online.calls.spend import Caps
+from atlas_jax.online.search import servers
+from atlas_jax.serving import http
+from atlas_jax.serving.client import ServerDown
+from atlas_jax.serving.events import EventLoop
+from tests import published
+from tests.online import small_world
+from tests.online.stub_server import StubServer
+from tests.serving import tiny_vllm
+
+ROLES = servers.ROLES
+
+
+def test_models_that_are_served_elsewhere_are_left_alone(tmp_path):
+  config = small_world.config(tmp_path, "http://127.0.0.1:1")
+  with servers.served(config, tmp_path, {"A": "b"}) as found:
+    assert found == (config, {"A": "b"})
+  assert servers.endpoints(config) == {}
+  assert not (tmp_path / "logs").exists()
+
+
+@pytest.mark.parametrize("key", [None, "sk-of-the-server"])
+def test_a_server_that_another_process_started(tmp_path, key):
+  with StubServer(lambda _: "yes", api_key=key, model="theirs") as stub:
+    changes = {"servers__teacher__url": stub.url}
+    changes |= {"teacher__kind": "local", "teacher__model": "a/directory"}
+    config = small_world.config(
+      tmp_path, stub.url, teacher__url=None, **changes
+    )
+    loop = EventLoop()
+    with (
+      Record() as record,
+      servers.served(config, tmp_path, {}, key) as (reachable, environ),
+    ):
+      teacher = open_model(
+        reachable.teacher,
+        where="config.teacher",
+        environ=environ,
+        ledger=record.ledger(Caps()),
+        record=record,
+        endpoint=servers.endpoints(config)["teacher"],
+      )
+      request = Request(
+        "teacher", ({"role": "user", "content": "q"},), 4, 0.0, 1
+      )
+      reply = loop.run(teacher.ask(request))
+      assert (reply.status, reply.text) == ("ok", "yes")
+      loop.run(teacher.aclose())
+    loop.close()
+    (call,) = stub.calls
+    sent = call.headers.get("Authorization")
+    assert sent == (None if key is None else f"Bearer {key}")
+
+
+def test_what_one_server_said_another_one_need_not(tmp_path):
+  """The run's own, and one at a URL, call the same model by other names."""
+  request = Request("teacher", ({"role": "user", "content": "q"},), 4, 0.0, 1)
+  loop = EventLoop()
+
+  def ask(stub, record, **named):
+    model = open_model(
+      ChatModelConfig(kind="url", url=stub.url),
+      where="config.teacher",
+      environ={},
+      ledger=record.ledger(Caps()),
+      record=record,
+      **named,
+    )
+    loop.run(model.ask(request))
+    loop.run(model.aclose())
+
+  with (
+    StubServer(lambda _: "yes", model="teacher") as own,
+    StubServer(lambda _: "yes", model="theirs") as other,
+    Record() as record,
+  ):
+    for stub in (own, other):
+      ask(stub, record, endpoint="local:a/directory")
+    assert (len(own.calls), len(other.calls)) == (1, 0)
+    ask(other, record, endpoint="local:another")
+    assert len(other.calls) == 1
+    # At one address the name tells models apart.
+    ask(own, record)
+    own.model = "another"
+    ask(own, record)
+    assert len(own.calls) == 3
+  loop.close()
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+def test_roles_of_one_directory_share_a_server(tmp_path):
+  model = tiny_vllm.save_model(tmp_path / "model")
+  path = model / "tokenizer_config.json"
+  tokenizer = json.loads(path.read_text())
+  tokenizer["chat_template"] = "{{ messages[0]['content'] }}"
+  path.write_text(json.dumps(tokenizer))
+  changes = {}
+  for role in ROLES:
+    changes |= {f"{role}__kind": "local", f"{role}__model": str(model)}
+    changes |= {f"{role}__url": None}
+  for key, value in vars(tiny_vllm.server_config()).items():
+    if value is not None:
+      changes[f"servers__student__{key}"] = value
+  config = small_world.config(tmp_path, "http://127.0.0.1:1", **changes)
+  endpoints = servers.endpoints(config)
+  assert endpoints == dict.fromkeys(ROLES, f"local:{model}")
+  with (
+    Record(tmp_path / "record.sqlite") as record,
+    servers.served(config, tmp_path, {}) as (reachable, environ),
+  ):
+    urls = {getattr(reachable, role).url for role in ROLES}
+    assert len(urls) == 1
+    (url,) = urls
+    loop = EventLoop()
+    try:
+      teacher = open_model(
+        reachable.teacher,
+        where="config.teacher",
+        environ=environ,
+        ledger=record.ledger(Caps(dollars=1.0)),
+        record=record,
+        endpoint=endpoints["teacher"],
+      )
+      request = Request(
+        "teacher", ({"role": "user", "content": "w5 w6"},), 4, 0.0, 1
+      )
+      reply = loop.run(teacher.ask(request))
+      assert reply.status in ("ok", "truncated"), reply
+      loop.run(teacher.aclose())
+    finally:
+      loop.close()
+  # It is gone, and the record knows the directory and neither port nor key.
+  with pytest.raises(ServerDown):
+    http.ask("GET", url + "/health", None, api_key=None, timeout_s=2)
+  (key,) = environ.values()
+  content = (tmp_path / "record.sqlite").read_bytes()
+  assert f"local:{model}".encode() in content
+  for hidden in (key, url):
+    assert hidden.encode() not in content
+
+
+def test_tags_that_are_special_tokens_are_asked_for(tmp_path):
+  plain = published.write(tmp_path / "plain", "qwen3")
+  assert servers._shown(plain) == {}
+  assert servers._shown(tmp_path / "none") == {}
+  tag = {"id": 151669, "content": "<teaching>", "special": True}
+  hides = published.write(tmp_path / "hides", "qwen3", extra=[tag])
+  server = types.SimpleNamespace(
+    base_url="http://x", role="teacher", spawned=True, api_key=None
+  )
+  server.model_path = hides
+  model = ChatModelConfig(kind="local", model="m", extra={"top_p": 0.9})
+  assert servers._at(server, model).extra == {
+    "top_p": 0.9,
+    "skip_special_tokens": False,
+  }
