@@ -1,4 +1,4 @@
-"""Processes and devices as SLURM and TPU pods say them, by stubbed variables."""
+"""Processes and devices as SLURM and TPU pods say them, by stubbed names."""
 
 import subprocess
 import sys
@@ -42,7 +42,7 @@ def test_devices_of_a_task_of_slurm(environment, changes, devices):
 
 def test_devices_that_slurm_would_leave_out(environment):
   environment(**SLURM | {"SLURM_NTASKS": "4"})
-  with pytest.raises(ValueError, match="4 tasks on 2 nodes, .* of the 8 GPUs"):
+  with pytest.raises(ValueError, match=r"4 tasks on 2 nodes, .* of the 8 GPUs"):
     hosts._local_devices()
 
 
