@@ -21,15 +21,15 @@ from atlas_jax.errors import AtlasError
 MEMORY_BYTES = 6 << 30
 
 
-class NoAnswer(AtlasError):
+class Unanswered(AtlasError):
   """The process ended, or was ended, without an answer."""
 
 
-class Late(NoAnswer):
+class Late(Unanswered):
   """No answer came in time."""
 
 
-class Raised(NoAnswer):
+class Raised(Unanswered):
   """(type, text): what the function raised. The process goes on."""
 
   def __str__(self):
@@ -49,7 +49,7 @@ class Confined:
     end: ends the process; this happens also when nobody holds the object.
 
   Raises:
-    NoAnswer: it did not start.
+    Unanswered: it did not start.
   """
 
   def __init__(
@@ -67,7 +67,7 @@ class Confined:
         break
       except OSError as error:  # the fork server is lost: another one starts
         if last:
-          raise NoAnswer(f"did not start: {error}") from None
+          raise Unanswered(f"did not start: {error}") from None
     self.pid = self._process.pid
     self.end = weakref.finalize(self, _end, self._process, self._connection)
 
@@ -79,7 +79,7 @@ class Confined:
     """What the function returns there, as JSON holds it.
 
     Raises:
-      NoAnswer: and the process is no more, unless that is Raised.
+      Unanswered: and the process is no more, unless that is Raised.
     """
     question = pickle.dumps((cpu_s, function, arguments))
     with self._turn:
@@ -93,7 +93,7 @@ class Confined:
           self._memory_bytes
         )
         self.end()
-        raise NoAnswer(
+        raise Unanswered(
           f"ended its process or takes more than {cpu_s:g} s" + memory
         ) from None
       except BaseException:

@@ -13,7 +13,7 @@ import sys
 
 from absl import app, flags, logging
 
-from atlas_jax import secret_names, terminal
+from atlas_jax import gpus, secret_names, terminal
 from atlas_jax.errors import AtlasError
 
 from . import config_flag, hosts
@@ -55,6 +55,11 @@ def workdir() -> pathlib.Path:
   return pathlib.Path(_WORKDIR.value).absolute()
 
 
+def workdirs() -> list[pathlib.Path]:
+  """Of a launcher that reads several runs: --workdir=DIR,DIR."""
+  return [pathlib.Path(path).absolute() for path in _WORKDIR.value.split(",")]
+
+
 def command() -> str:
   """What was typed, without keys."""
   name, given = pathlib.Path(sys.argv[0]).stem, sys.argv[1:]
@@ -70,8 +75,6 @@ def server_key() -> str | None:
 
 def run_phases(config) -> None:
   """Runs the phases of a RunConfig, held to the trainer's GPUs and share."""
-  from atlas_jax import gpus
-
   os.environ.update(gpus.of_trainer(config))  # before JAX starts
   if (split := gpus.split(config)) is not None:
     logging.info("%s", split)
@@ -96,8 +99,8 @@ def _set_environment() -> None:
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "TF_CPP_MIN_LOG_LEVEL": "2",
-    # Of a GPU's memory; JAX would leave a quarter to nobody.
-    "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95",
+    # JAX would leave a quarter of each GPU to nobody.
+    "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{gpus.MOST}",
     "GRPC_VERBOSITY": "ERROR",
   }.items():
     os.environ.setdefault(key, value)

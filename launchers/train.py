@@ -21,12 +21,12 @@ _DRY_RUN = flags.DEFINE_boolean(
 def main():
   config = common.config()
   if _DRY_RUN.value:
-    _show(config)
+    _show(config, common.workdir())
   else:
     common.run_phases(config)
 
 
-def _show(config) -> None:
+def _show(config, workdir: pathlib.Path) -> None:
   from atlas_jax import gpus
   from atlas_jax.serving import vllm_command
 
@@ -43,7 +43,7 @@ def _show(config) -> None:
       device="cuda" if gpus.split(config) else vllm_command.vllm_device(),
       model_path=pathlib.Path(getattr(config, role).path),
       port=server.port,
-      weights_root=common.workdir() / "weights" if role == "teacher" else None,
+      weights_root=workdir / "weights" if role == "teacher" else None,
     )
     given = [f"{name}={value}" for name, value in env.items()]
     print(f"{role} server:", *given, shlex.join(["python", *arguments]))

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from atlas_jax.confined import Confined, Late, NoAnswer, Raised
+from atlas_jax.confined import Confined, Late, Raised, Unanswered
 
 LIMITS = {"cpu_s": 5, "wall_s": 60}
 
@@ -35,7 +35,7 @@ def test_what_is_raised_is_a_type_and_a_line_and_the_process_goes_on(process):
 def test_an_answer_has_a_bound():
   process = Confined(answer_bytes=100)
   assert process.call(str.upper, "a" * 50, **LIMITS) == "A" * 50
-  with pytest.raises(NoAnswer):
+  with pytest.raises(Unanswered):
     process.call(str.upper, "a" * 200, **LIMITS)
   assert not process.alive
 
@@ -43,7 +43,7 @@ def test_an_answer_has_a_bound():
 def test_time_and_processor_time_have_a_bound():
   with pytest.raises(Late):
     Confined().call(time.sleep, 60, cpu_s=5, wall_s=1)
-  with pytest.raises(NoAnswer, match="takes more than 1 s"):
+  with pytest.raises(Unanswered, match="takes more than 1 s"):
     Confined().call(math.factorial, 10**7, cpu_s=1, wall_s=60)
 
 

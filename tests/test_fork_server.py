@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from atlas_jax import fork_server
-from atlas_jax.confined import Confined, NoAnswer
+from atlas_jax.confined import Confined, Unanswered
 
 LIMITS = {"cpu_s": 5, "wall_s": 60}
 
@@ -79,7 +79,7 @@ def test_an_ended_process_is_gone():
   assert not process.alive
   status = pathlib.Path(f"/proc/{pid}/stat")
   assert not status.exists() or status.read_text().split()[2] == "Z"
-  with pytest.raises(NoAnswer):
+  with pytest.raises(Unanswered):
     process.call(abs, -1, **LIMITS)
 
 

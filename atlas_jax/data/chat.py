@@ -86,7 +86,7 @@ class ChatTokenizer:
         cpu_s=cpu_s or _CPU_S,
         wall_s=_WALL_S,
       )
-    except confined.NoAnswer as error:
+    except confined.Unanswered as error:
       text = f"its chat template or tokenizer {error}"
       if error.args[0] == ChatError.__name__:
         text = error.args[1]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from atlas_jax import multihost, progress
 from atlas_jax.config import RunConfig
-from atlas_jax.confined import NoAnswer
+from atlas_jax.confined import Unanswered
 from atlas_jax.data.problems import Problem
 from atlas_jax.phases.servers import Servers, Student
 from atlas_jax.phases.teacher import Teacher
@@ -32,7 +32,7 @@ class Arm:
 
   Attributes:
     key: names its file in report/arms.
-    title: names it in the table and in the episodes.
+    title: names it in the table of its student.
     prompts: the templates.
     teacher: who teaches; None: nobody.
     constant: the teaching of all problems, in a teacher's place.
@@ -49,11 +49,19 @@ class Arm:
   student: Student | None = None
   evaluation: str | None = None
 
+  @property
+  def student_name(self) -> str | None:
+    return self.student and self.student.name
+
+  @property
+  def name(self) -> str:
+    """Names the arm in the episodes, where those of all students are."""
+    return reading.titled(self.title, self.student_name)
+
   def of(self, number: int, student: Student) -> "Arm":
     """The same arm of another student, the config's `number`."""
     key = f"{self.key}_student_{number}"
-    title = reading.titled(self.title, student.name)
-    return replace(self, key=key, title=title, student=student)
+    return replace(self, key=key, student=student)
 
 
 Judged = tuple[list[Attempt], list[Outcome], list[Verdict]]
@@ -74,7 +82,7 @@ def sample(
   With `hold` a signal waits for its end. A collective.
 
   Raises:
-    NoAnswer: there is no verdict on any response.
+    Unanswered: there is no verdict on any response.
     ServerError, ServerDown, DisagreementError: of the servers.
   """
   episode = replace(
@@ -86,7 +94,7 @@ def sample(
   def work() -> Judged:
     begin = time.perf_counter()
     teacher, student = servers.roles()
-    with progress.shown(progress.timed(arm.title)):
+    with progress.shown(progress.timed(arm.name)):
       attempts = servers.ask(
         run_arm(
           problems,
@@ -102,11 +110,11 @@ def sample(
     seconds = time.perf_counter() - begin
     outcomes, verdicts = statistics.judge(attempts, checker)
     if all(verdict.score is None for verdict in verdicts):
-      raise NoAnswer(
-        f"{arm.title}: no verdict on any of {len(verdicts)} responses; the last"
+      raise Unanswered(
+        f"{arm.name}: no verdict on any of {len(verdicts)} responses; the last"
         f" failure: {checker.failure}"
       )
-    log.info("%s: %d attempts in %.1f s", arm.title, len(attempts), seconds)
+    log.info("%s: %d attempts in %.1f s", arm.name, len(attempts), seconds)
     return attempts, outcomes, verdicts
 
   with servers.holding(arm.teacher, arm.student):

@@ -104,16 +104,16 @@ def sample(
     attempts, counted, verdicts = found
     # A run that was killed here before left the arm's lines.
     others = metrics.read_jsonl(entry.episodes)
-    lines = [line for line in others if line["arm"] != arm.title]
-    student = {"student": arm.student and arm.student.name}
+    lines = [line for line in others if line["arm"] != arm.name]
+    student = {"student": arm.student_name}
     lines += [
-      student | transcripts.attempt_json(arm.title, a, v, o.leaked)
+      student | transcripts.attempt_json(arm.name, a, v, o.leaked)
       for a, v, o in zip(attempts, verdicts, counted, strict=True)
     ]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     directory.write_whole(entry.episodes, text)
     saved = [dataclasses.asdict(o) for o in counted]
-    directory.write_json(path, {"title": arm.title, "outcomes": saved})
+    directory.write_json(path, {"title": arm.name, "outcomes": saved})
 
   multihost.call_on_lead(keep)
 
@@ -157,9 +157,9 @@ def _report(entry: PhaseEntry, shown: Sequence[Arm]) -> None:
   of_student: dict[str | None, list[dict]] = {}
   constants, kinds = [], {}
   for arm in shown:
-    name = arm.student and arm.student.name
-    found[arm.title] = mine = outcomes(entry, arm)
-    alone = found[reading.titled(reading.ALONE, name)]
+    student = arm.student_name
+    found[arm.name] = mine = outcomes(entry, arm)
+    alone = found[reading.titled(reading.ALONE, student)]
     result = statistics.arm_result(
       *(arm.title, mine),
       alone=None if mine is alone else alone,
@@ -169,8 +169,8 @@ def _report(entry: PhaseEntry, shown: Sequence[Arm]) -> None:
     if arm.constant is not None:
       constants.append(dataclasses.asdict(result))
       continue
-    of_student.setdefault(name, []).append(dataclasses.asdict(result))
-    if arm.teacher is not None and name is None:
+    of_student.setdefault(student, []).append(dataclasses.asdict(result))
+    if arm.teacher is not None and student is None:
       kinds[arm.title] = statistics.by_kind(mine, alone)
   own = of_student.pop(None)
   if constants:

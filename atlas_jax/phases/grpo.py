@@ -262,10 +262,12 @@ def _steps(phase, train_step, teacher, servers, batches, look, report) -> None:
     trained = time.perf_counter()
     batches.wait()
     teacher.advance(phase.state.model, 1)
-    # A signal here is heard in is_due; the next start publishes.
+    # A signal here is heard in is_due; the next start publishes. A step is not
+    # saved without its look at the validation problems.
     with contextlib.suppress(stopping.Stopped):
-      numbers |= servers.publish()
-      if cfg.is_validated(step):
+      validated = cfg.is_validated(step)
+      numbers |= servers.publish(hold=validated)
+      if validated:
         numbers |= look()
     seconds = time.perf_counter() - begin
     numbers |= {

@@ -114,17 +114,18 @@ class Servers:
     finally:
       self._teacher, self._student = before
 
-  def publish(self) -> dict[str, float]:
+  def publish(self, hold: bool = False) -> dict[str, float]:
     """Gives the teacher server the present weights; numbers to log.
 
-    Does nothing when it holds them already. A collective.
+    Does nothing when it holds them already. With `hold` a signal waits for its
+    end. A collective.
 
     Raises:
       DisagreementError: afterwards trainer and server do not agree.
       ServerError: the server refused the weights.
       ServerDown: after config.restarts of the servers.
     """
-    return self._with_restarts(self._publish)
+    return self._with_restarts(lambda: self._publish(hold))
 
   def call(self, work: Callable[[], T], hold: bool = False) -> T | None:
     """The lead's `work()` with the servers up; None on the others.
@@ -134,7 +135,7 @@ class Servers:
     """
 
     def attempt():
-      self._publish()  # after a restart; else it has nothing to do
+      self._publish(hold)  # after a restart; else it has nothing to do
       answers = []
       multihost.call_on_lead(lambda: answers.append(work()), hold)
       return answers[0] if answers else None
@@ -158,9 +159,10 @@ class Servers:
     while True:
       try:
         return attempt()
-      except (ServerDown, multihost.LeadError) as e:
+      except Exception as e:
         error = e
-      # Processes leave an attempt in the same place: the lead's error decides.
+      # Processes leave an attempt in the same place, whatever the lead raised;
+      # its error decides.
       down = multihost.broadcast_json(isinstance(error, ServerDown))
       if not down or self._restarts == self._config.restarts:
         raise error
@@ -177,7 +179,7 @@ class Servers:
       if not server.healthy():
         server.restart()
 
-  def _publish(self) -> dict[str, float]:
+  def _publish(self, hold: bool) -> dict[str, float]:
     version = self._teacher.version
     if self._held == version:
       return {}
@@ -187,12 +189,12 @@ class Servers:
       sent = self._sender.send(tensors, version)
       return {"publish_bytes": sent.bytes, "publish_seconds": sent.seconds}
 
-    numbers = multihost.call_on_lead(send)
-    numbers["logprob_gap"] = self._check_agreement()
+    numbers = multihost.call_on_lead(send, hold)
+    numbers["logprob_gap"] = self._check_agreement(hold)
     self._held = version
     return numbers
 
-  def _check_agreement(self) -> float:
+  def _check_agreement(self, hold: bool) -> float:
     """Mean |trainer - server| log-prob over a fixed prompt's tokens."""
     ids = self._teacher.chat.prompt_ids(AGREEMENT_TEXT)
     ours = self._teacher.logprobs(ids)
@@ -200,7 +202,7 @@ class Servers:
     def score():
       return self.ask(self._clients[0].score(ids[:1], ids[1:]))
 
-    gap = float(np.abs(ours - multihost.call_on_lead(score)).mean())
+    gap = float(np.abs(ours - multihost.call_on_lead(score, hold)).mean())
     bound, version = self._config.max_logprob_gap, self._teacher.version
     what = "weights %d: mean |trainer - server| log-prob %.2g (bound %.2g)"
     log.debug(what, version, gap, bound)

@@ -55,6 +55,8 @@ def _said(role: str, what: str, text: str) -> dict:
 def trajectory(run: RunFiles, line: Mapping) -> dict:
   """An attempt of the run as one ATIF object."""
   models, steps = _models(run.config), []
+  if line["student"] is not None:
+    models["student"] = line["student"]
   for number, step in enumerate(_steps(line), start=1):
     step = {"step_id": number, **step}
     if step["source"] == "agent" and step["extra"]["role"] in models:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from atlas_jax.reports import reading, tables
 from atlas_jax.reports.reading import RunFiles
 from atlas_jax.reports.tables import ReportError
@@ -18,8 +20,9 @@ class Comparison:
     names: of the two arms.
     problems: how many both judged.
     accuracy: of the two, over those problems.
-    difference: the first less the second, with its interval over problems
-      (the samples of a problem are one cluster).
+    differences: the first less the second, of each problem (the samples of a
+      problem are one cluster).
+    difference: their mean, with its interval over problems.
     mcnemar_p: that right and wrong are equally likely to flip.
     flips: problem id -> of reading.FLIPS, from the second to the first.
   """
@@ -27,6 +30,7 @@ class Comparison:
   names: tuple[str, str]
   problems: int
   accuracy: tuple[float, float]
+  differences: tuple[float, ...]
   difference: Interval
   mcnemar_p: float
   flips: Mapping[str, str]
@@ -74,12 +78,34 @@ def compare(
     names=(f"{run.workdir.name}: {one}", f"{other.workdir.name}: {two}"),
     problems=len(common),
     accuracy=(sum(a) / len(a), sum(b) / len(b)),
+    differences=tuple(x - y for x, y in zip(a, b, strict=True)),
     difference=statistics.paired_bootstrap(
       b, a, resamples=resamples, seed=seed
     ),
     mcnemar_p=statistics.mcnemar([x > 0.5 for x in b], [x > 0.5 for x in a]),
     flips=reading.flips_of(before, after),
   )
+
+
+def over_seeds(
+  seeds: Sequence[Comparison], *, resamples: int = 10_000, seed: int = 0
+) -> list[tuple[str, str]]:
+  """(what, value) of the same comparison in runs that differ by their seeds."""
+
+  def accuracy(side: int) -> tuple[str, str]:
+    found = [100 * one.accuracy[side] for one in seeds]
+    names = ", ".join(dict.fromkeys(one.names[side] for one in seeds))
+    spread = np.std(found, ddof=1)
+    return f"Accuracy: {names}", f"{np.mean(found):.1f}% ± {spread:.1f} (sd)"
+
+  difference = statistics.nested_bootstrap(
+    [one.differences for one in seeds], resamples=resamples, seed=seed
+  )
+  return [
+    ("Seeds", str(len(seeds))),
+    *map(accuracy, (0, 1)),
+    ("Difference [95% over seeds and problems]", tables.points(difference)),
+  ]
 
 
 def selected(

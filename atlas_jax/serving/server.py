@@ -150,7 +150,7 @@ class Server:
       self._config,
       role=self.role,
       device=device,
-      model_path=self.model_path,
+      model_path=self.model_path.resolve(),
       port=self.port,
       weights_root=self.weights_root,
     )

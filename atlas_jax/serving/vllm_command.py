@@ -140,7 +140,7 @@ def command(
   """
   device_flags, device_env = device_settings(device, config)
   words = ["-m", "vllm.entrypoints.openai.api_server"]
-  words += ["--model", str(model_path.resolve())]
+  words += ["--model", str(model_path)]
   words += ["--served-model-name", role]
   words += ["--host", config.host, "--port", str(port)]
   words += ["--dtype", config.dtype]

@@ -30,7 +30,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from atlas_jax.config import DataConfig
-from atlas_jax.confined import Late, NoAnswer, Raised
+from atlas_jax.confined import Late, Raised, Unanswered
 from atlas_jax.data.problems import Problem
 from atlas_jax.teaching import equality, verify
 from atlas_jax.teaching.prompts import strip_thinking
@@ -163,7 +163,7 @@ class AnswerChecker(contextlib.ExitStack):
         share = self._call(problem.verifier, *asked, share=True)
       else:
         share = self._right(problem, answer)
-    except (NoAnswer, NotStarted) as error:
+    except (Unanswered, NotStarted) as error:
       late = isinstance(error, Late)
       return Verdict("verifier_timeout" if late else "error", answer, rule)
     if share is None:
@@ -181,7 +181,7 @@ class AnswerChecker(contextlib.ExitStack):
     """The value of a term of the reward for each item; None where it fails."""
 
     def call(item) -> float | None:
-      with contextlib.suppress(NoAnswer, NotStarted):
+      with contextlib.suppress(Unanswered, NotStarted):
         return self._call(target, item, share=False)
 
     return list(self._threads.map(call, items))
@@ -190,7 +190,7 @@ class AnswerChecker(contextlib.ExitStack):
     """The value that a function of the user's returns; see own.call."""
     try:
       return self._own.ask(verify.OWN, target, share, arguments)
-    except (NoAnswer, NotStarted) as error:
+    except (Unanswered, NotStarted) as error:
       joint = ": " if isinstance(error, Raised) else " "
       failure = f"{target}{joint}{error.args[-1]}"
       if self.failure is None:
@@ -215,7 +215,7 @@ class AnswerChecker(contextlib.ExitStack):
       return decided
     try:
       return self._pool.ask(*asked, answer)
-    except NoAnswer:
+    except Unanswered:
       # Raises where the gold answer or the machine is at fault.
       self._pool.ask(*asked, harmless)
       return False

@@ -4,6 +4,7 @@ Sources: Wilson 1927 (interval of a share); McNemar 1947, in its exact
 binomial form; Efron 1979 (percentile bootstrap, here over problems).
 """
 
+import functools
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -240,6 +241,15 @@ def accuracy_interval(
   return paired_bootstrap(nothing, rates, resamples=resamples, seed=seed)
 
 
+@functools.cache  # once, and not for every arm
+def warn_of_few(pairs: int) -> None:
+  log.warning(
+    f"%d pairs are few; below {_FEW_PAIRS} a gain of 9 points is missed more"
+    " often than once in four",
+    pairs,
+  )
+
+
 def arm_result(
   name: str,
   outcomes: Sequence[Outcome],
@@ -275,11 +285,7 @@ def arm_result(
     if not common:
       raise ValueError(f"arm {name} shares no judged problem with the baseline")
     if len(common) < _FEW_PAIRS:
-      log.warning(
-        f"arm %s: %d pairs are few; below {_FEW_PAIRS} a gain of 9 points is"
-        " missed more often than once in four",
-        *(name, len(common)),
-      )
+      warn_of_few(len(common))
     before = [base[key] for key in common]
     after = [rates[key] for key in common]
     gain = paired_bootstrap(before, after, resamples=resamples, seed=seed)

@@ -63,8 +63,8 @@ class World:
 
   # The servers.
 
-  def publish(self):
-    multihost.call_on_lead(lambda: self._reach("publishing"))
+  def publish(self, hold=False):
+    multihost.call_on_lead(lambda: self._reach("publishing"), hold)
     return {"logprob_gap": 0.0}
 
   def call(self, work):
@@ -159,10 +159,10 @@ class World:
   def train(self, monkeypatch, checker):
     """grpo.train on all of this."""
 
-    def record(function, lead=multihost.call_on_lead):
+    def record(function, hold=False, lead=multihost.call_on_lead):
       if not self.log or self.log[-1][1] < self.step:
         self._reach("recording")
-      return lead(function)
+      return lead(function, hold)
 
     with monkeypatch.context() as patch:
       closing = contextlib.nullcontext(checker)

@@ -4,15 +4,17 @@ import json
 import re
 import shutil
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
 import torch
 import transformers
 
+from atlas_jax import sharding
 from atlas_jax.checkpoint import CheckpointError
-from atlas_jax.config import ConfigError
-from atlas_jax.phases import export
+from atlas_jax.config import ConfigError, MeshConfig
+from atlas_jax.phases import export, opening
 from tests.phases import small_sft, tiny_road
 
 LORA = {
@@ -113,6 +115,24 @@ def test_the_export_is_base_and_adapters(model, whole):
     model, dtype=torch.float32
   )
   assert np.abs(logits(plain) - expected).max() > 1e-3
+
+
+def test_a_teacher_with_adapters_is_a_guest_of_one_without(
+  model, whole, tmp_path
+):
+  changes = {"phases": ("evaluate",), "student.path": str(model)}
+  changes["evaluate.teachers"] = (str(whole),)
+  config = small_sft.config(model, changes)
+  with jax.set_mesh(sharding.make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])):
+    run = opening.open_run(config, tmp_path / "run")
+    ((_, guest, _),) = run.guests.teachers
+    found = guest.exported("float32")
+    guest.forget()
+  exported = safetensors.numpy.load_file(whole / "export" / "model.safetensors")
+  assert found.keys() == exported.keys()
+  for name, tensor in exported.items():
+    np.testing.assert_array_equal(found[name], tensor)
+  assert run.teacher.options.lora.rank == 0
 
 
 def test_peft_reads_the_adapter(model, whole):

@@ -51,11 +51,12 @@ def test_a_signal_saves_the_last_step_that_is_whole(
   assert world.log == expected
 
 
-def test_a_signal_while_it_validates_is_heard_when_the_step_is_saved(
-  monkeypatch, world, checker
+@pytest.mark.parametrize("place", ["publishing", "validating"])
+def test_a_step_is_not_saved_before_it_is_validated(
+  monkeypatch, world, checker, place
 ):
   world = world(evaluate_every=3, checkpoint_every=1, keep_best=True)
-  world.at["validating", 4] = lambda: os.kill(os.getpid(), signal.SIGTERM)
+  world.at[place, 4] = lambda: os.kill(os.getpid(), signal.SIGTERM)
   with pytest.raises(Stopped):
     world.train(monkeypatch, checker)
   assert world.log[-3:] == [("best", 3), ("logged", 3), ("saved", 3)]

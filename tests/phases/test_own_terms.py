@@ -8,7 +8,7 @@ import types
 import pytest
 
 from atlas_jax.config import DataConfig, RewardConfig, RunConfig
-from atlas_jax.confined import NoAnswer
+from atlas_jax.confined import Unanswered
 from atlas_jax.data.problems import make_problem
 from atlas_jax.phases import evaluate
 from atlas_jax.phases.arms import Arm
@@ -130,7 +130,7 @@ def test_an_arm_without_a_verdict_ends_the_evaluation(tmp_path, file, checker):
     holding=lambda *_: contextlib.nullcontext(),
     ask=lambda requests: requests.close() or attempts,
   )
-  with pytest.raises(NoAnswer) as caught:
+  with pytest.raises(Unanswered) as caught:
     evaluate.sample(
       entry,
       Arm("alone", "student alone", None),

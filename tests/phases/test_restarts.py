@@ -7,7 +7,7 @@ import types
 import numpy as np
 import pytest
 
-from atlas_jax import stopping
+from atlas_jax import multihost, stopping
 from atlas_jax.config import ServingConfig
 from atlas_jax.phases.servers import DisagreementError, Servers
 from atlas_jax.serving.client import ServerDown
@@ -106,11 +106,18 @@ def test_restarts_are_bounded_over_the_whole_run():
   assert servers.log.count("restart") == 2
 
 
-def test_other_errors_are_not_tried_again():
-  servers = FailingServers(KeyError("apart"))
+def test_other_errors_are_not_tried_again(monkeypatch):
+  servers, said = FailingServers(KeyError("apart")), []
+
+  def broadcast(value):
+    said.append(value)
+    return value
+
+  monkeypatch.setattr(multihost, "broadcast_json", broadcast)
   with pytest.raises(KeyError):
     servers.publish()
   assert servers.log == ["publish"]
+  assert said == [False]  # other processes wait for it
 
 
 def test_a_server_that_disagrees_ends_the_run():

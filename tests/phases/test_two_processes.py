@@ -62,6 +62,9 @@ def test_a_failure_of_the_lead_ends_both_and_both_resume(
       # Two devices add in another order than one: texts may part, later.
       assert ours["1_grpo/ratio_mean"] == pytest.approx(1, abs=1e-6)
       assert ours["1_grpo/logprob_gap"] < 1e-4
+      # The lead looked at the validation problems; all know what it found.
+      looked = "1_grpo/validation_accuracy_taught" in ours
+      assert looked == (ours["step"] in (2, 4))
     elif "0_sft/loss" in ours:
       assert ours["0_sft/loss"] == pytest.approx(one["0_sft/loss"], rel=1e-3)
   for episode in episodes(workdir):

@@ -20,6 +20,8 @@ CHANGES = {
   "grpo.problems_per_step": 4,
   "grpo.group_size": 4,
   "grpo.refill_rounds": 1,
+  "grpo.evaluate_every": 2,
+  "grpo.evaluate_problems": 4,
   # So that a killed run has a step to do again.
   "grpo.checkpoint_every": 2,
   "episode.max_teaching_tokens": 24,

@@ -74,3 +74,10 @@ def test_alone_and_under_a_constant_there_is_no_plan(run):
   steps = atif.trajectory(run, constant)["steps"]
   assert [s["message"] for s in steps][1] == "Carry the one."
   assert "reasoning_content" not in steps[1]
+
+
+def test_another_student_is_named_by_its_model(tmp_path):
+  lines = [run_files.attempt("m: student alone", 0, 1.0, student="m")]
+  other = reading.read(run_files.write_run(tmp_path / "other", lines))
+  (answer,) = atif.trajectory(other, other.attempts[0])["steps"][1:]
+  assert answer["model_name"] == "m"

@@ -111,6 +111,23 @@ def test_two_arms_are_compared_by_problem(run):
   ]
 
 
+def test_seeds_are_compared_pair_by_pair_and_together(tmp_path, run):
+  fixed = run_files.attempts(((0.0, 1.0), (0.0, 1.0), (1.0, 1.0), (1.0, 1.0)))
+  other = reading.read(run_files.write_run(tmp_path / "other", fixed))
+  pairs = [
+    comparing.compare(one, one, other_arm=run_files.ALONE)
+    for one in (run, other)
+  ]
+  assert pairs[0].differences == (1.0, -1.0, 0.0, 0.0)
+  rows = dict(comparing.over_seeds(pairs))
+  assert rows["Seeds"] == "2"
+  # 50% and 100%; the differences are 0 and 50 points.
+  assert [v for k, v in rows.items() if "Accuracy" in k] == [
+    *("75.0% ± 35.4 (sd)", "50.0% ± 0.0 (sd)")
+  ]
+  assert rows["Difference [95% over seeds and problems]"].startswith("+25.0 [")
+
+
 def test_runs_without_a_common_problem_are_refused(tmp_path, run):
   lines = run_files.attempts()
   other = run_files.write_run(

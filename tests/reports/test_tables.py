@@ -73,17 +73,17 @@ def test_what_is_missing_is_named():
 
 def test_students_that_the_teacher_never_met_have_tables_of_their_own():
   result = evaluation()
-  arms = [arm("m: alone", 0.1), arm("m: taught", 0.6, gain=0.5)]
+  arms = [arm("its alone", 0.1), arm("its taught", 0.6, gain=0.5)]
   result["students"] = [{"name": "m", "arms": arms}]
   (one, own), (two, other) = tables.parts(result)
   assert (one, own) == (tables.title(result), tables.cells(evaluation()))
   assert two == "Another student, m: 200 problems, split test"
   assert other[:2] == [
-    ["", "m: alone", "m: taught"],
+    ["", "its alone", "its taught"],
     ["Accuracy [95%]", "10.0% [5.0, 15.0]", "60.0% [55.0, 65.0]"],
   ]
   text = tables.markdown(result)
-  assert text.index("| m: alone") > text.index(two) > text.index("| taught")
+  assert text.index("| its alone") > text.index(two) > text.index("| taught")
   stream = io.StringIO()
   tables.show(result, stream)
   assert stream.getvalue().count("Accuracy") == 2

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from atlas_jax.confined import Late, NoAnswer, Raised
+from atlas_jax.confined import Late, Raised, Unanswered
 from atlas_jax.data.problems import Problem, make_problem
 from atlas_jax.teaching import verify
 from atlas_jax.teaching.answers import AnswerChecker, extract
@@ -12,7 +12,7 @@ from atlas_jax.teaching.answers import AnswerChecker, extract
 
 @pytest.fixture(scope="module")
 def checker():
-  with AnswerChecker(processes=1, deadline_s=3.0) as checker:
+  with AnswerChecker(processes=1, deadline_s=1.5) as checker:
     yield checker
 
 
@@ -156,7 +156,9 @@ def test_a_gold_answer_that_hangs_is_no_verdict(checker):
 
 
 @pytest.mark.parametrize("kind", ["answer", "reasoning_gym"])
-@pytest.mark.parametrize("fault", [Late("late"), Raised("E", "x"), NoAnswer()])
+@pytest.mark.parametrize(
+  "fault", [Late("late"), Raised("E", "x"), Unanswered()]
+)
 def test_what_breaks_a_comparison_is_wrong_unless_the_gold_does(
   checker, monkeypatch, kind, fault
 ):

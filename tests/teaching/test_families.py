@@ -17,7 +17,7 @@ import pytest
 import reasoning_gym
 from reasoning_gym.factory import DATASETS
 
-from atlas_jax.confined import NoAnswer
+from atlas_jax.confined import Unanswered
 from atlas_jax.data.problems import Problem
 from atlas_jax.teaching import families, verify
 from atlas_jax.teaching.answers import AnswerChecker
@@ -275,7 +275,7 @@ def test_no_answer_runs(unlocked, tmp_path, family):
     for attack in attacks(str(marker)):
       try:
         right = unlocked(family, entry, attack)
-      except NoAnswer:
+      except Unanswered:
         right = False
       assert not right, attack
       assert not marker.exists(), attack

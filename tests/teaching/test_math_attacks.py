@@ -8,7 +8,7 @@ import dataclasses
 
 import pytest
 
-from atlas_jax.confined import NoAnswer
+from atlas_jax.confined import Unanswered
 from atlas_jax.teaching import verify
 from atlas_jax.teaching.verify import VerifierPool
 
@@ -108,7 +108,7 @@ def test_no_answer_is_run(pool, tmp_path, gold):
     answer = attack.replace("MAKE", make).replace("FILE", str(marker))
     try:
       right = pool.ask(FREE, gold, answer)
-    except NoAnswer:
+    except Unanswered:
       right = False
     assert not right, answer
     assert not marker.exists(), answer

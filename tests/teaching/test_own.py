@@ -103,10 +103,10 @@ def test_files_programs_and_processes_are_its_own(checker, tmp_path):
 
 def test_the_deadline_ends_it_and_what_it_started(tmp_path):
   pid = tmp_path / "pid"
-  with opened(deadline_s=8.0) as checker:
+  with opened(deadline_s=3.0) as checker:
     verdict = judged(checker, "hangs", str(pid), "r")
   assert (verdict.status, verdict.score) == ("verifier_timeout", None)
-  assert checker.failure == f"{FILE}:hangs takes more than 8 s"
+  assert checker.failure == f"{FILE}:hangs takes more than 3 s"
   assert processes.all_end([int(pid.read_text())])
 
 

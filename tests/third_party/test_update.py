@@ -12,19 +12,17 @@ from atlas_jax.server_config import ServerConfig
 from atlas_jax.serving import vllm_command
 
 PROGRAM = "tests.third_party.update_in_process"
+# Kind, whether the head is tied, dtype.
+MODELS = ("qwen2,0,bfloat16", "qwen3,1,bfloat16", "llama,0,float32")
 
 
-@pytest.mark.vllm
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  "kind, tied, dtype",
-  [("qwen2", 0, "bfloat16"), ("qwen3", 1, "bfloat16"), ("llama", 0, "float32")],
-)
-def test_update_is_bit_exact(kind, tied, dtype, tmp_path):
+@pytest.fixture(scope="module")
+def found_of(tmp_path_factory):
+  """What was found of each model: vLLM is imported once for all."""
   _, env = vllm_command.device_settings("cpu", ServerConfig())
   env |= {"VLLM_PLUGINS": "atlas_weights", "HF_HUB_OFFLINE": "1"}
   done = subprocess.run(
-    [sys.executable, "-m", PROGRAM, kind, str(tied), dtype, str(tmp_path)],
+    [sys.executable, "-m", PROGRAM, tmp_path_factory.mktemp("update"), *MODELS],
     env={**os.environ, **env},
     cwd=Path(__file__).parents[2],
     capture_output=True,
@@ -32,9 +30,15 @@ def test_update_is_bit_exact(kind, tied, dtype, tmp_path):
     timeout=300,
   )
   assert done.returncode == 0, done.stderr[-3000:]
-  found = json.loads(
-    next(x for x in done.stdout.splitlines() if x.startswith('{"was_'))
-  )
+  lines = [x for x in done.stdout.splitlines() if x.startswith('{"was_')]
+  return dict(zip(MODELS, map(json.loads, lines), strict=True))
+
+
+@pytest.mark.vllm
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS)
+def test_update_is_bit_exact(model, found_of):
+  found = found_of[model]
   early, lying = found.pop("early_delta"), found.pop("lying_delta")
   assert "delta of version 1, and the server has had no update" in early
   assert "differ from their checksums: " in lying

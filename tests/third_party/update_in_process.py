@@ -1,9 +1,10 @@
-"""Updates a model inside one process; a program that test_update.py runs.
+"""Updates models inside one process; a program that test_update.py runs.
 
 Full weights first; then a delta that changes some values of a few tensors, and
 one that changes them back.
 
-argv: kind, tied (0 or 1), dtype, work directory. Prints one JSON line.
+argv: a work directory, and kind,tied (0 or 1),dtype of each model. Prints one
+JSON line for each.
 """
 
 import json
@@ -131,5 +132,8 @@ def main(kind: str, tied: bool, dtype: str, work: Path) -> dict:
 
 
 if __name__ == "__main__":
-  kind, tied, dtype, work = sys.argv[1:]
-  print(json.dumps(main(kind, tied == "1", dtype, Path(work))))
+  root, *models = sys.argv[1:]
+  for model in models:
+    kind, tied, dtype = model.split(",")
+    found = main(kind, tied == "1", dtype, Path(root) / kind)
+    print(json.dumps(found), flush=True)

@@ -51,6 +51,7 @@ class Endpoint:
     self._session = session
     self._config, self._key = getattr(config, name), getattr(keys, name)
     self._url = base_of(self._config.url)
+    self._proxy = http.proxy_of(self._url)
     self._forwards = getattr(self._config, "forward_authorization", False)
     self._most = config.max_response_bytes
     self._health_timeout_s = config.health_timeout_s
@@ -72,8 +73,8 @@ class Endpoint:
     # To a client without a key the upstream says so.
     sent = client if self._forwards else sent
     headers = {} if sent is None else {"Authorization": sent}
-    url = self._url + path
-    return http.request(self._session, method, url, headers=headers, **content)
+    content |= {"headers": headers, "proxy": self._proxy}
+    return http.request(self._session, method, self._url + path, **content)
 
   def post(
     self, body: Mapping, client: str | None
