@@ -4,13 +4,17 @@ Everything here is a collective: every process calls it, in the same order.
 With one process nothing is sent and nothing is compiled.
 """
 
+import contextlib
 import json
 import logging
+import secrets
+import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from jax.experimental import multihost_utils
 
 from atlas_jax import stopping
@@ -18,9 +22,18 @@ from atlas_jax.errors import AtlasError
 
 log = logging.getLogger(__name__)
 
+# Until JAX counts a process as dead. By its own 100 one that was killed is
+# found after 98 s; at 10 there was no false alarm.
+HEARTBEAT_S = 30
+SHARED_S = 30  # until all see a file; NFS looks anew after so long
+
 
 class LeadError(AtlasError):
   """The lead process failed; every process raises this with its text."""
+
+
+class HostsError(AtlasError):
+  """The hosts do not fit together; the text says which and how."""
 
 
 def initialize(
@@ -29,17 +42,23 @@ def initialize(
   process_id: int | None,
   *,
   timeout_s: int = 300,
+  local_device_ids: list[int] | None = None,
 ) -> None:
   """Joins the processes of this run; call it before any other use of JAX.
 
   All three None: found from the cluster (TPU pods, SLURM). Otherwise
   coordinator is HOST:PORT of process 0. On CPU the collectives go over gloo.
+  local_device_ids: [] are all that are visible, None what JAX takes: under
+  SLURM one of them.
   """
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
+  # It would take SIGTERM, and ignore it until stopping.py takes it back.
+  jax.config.update("jax_enable_preemption_service", False)
   jax.distributed.initialize(
-    coordinator, num_processes, process_id, initialization_timeout=timeout_s
+    *(coordinator, num_processes, process_id, local_device_ids),
+    initialization_timeout=timeout_s,
+    heartbeat_timeout_seconds=HEARTBEAT_S,
   )
-  log.info("process %d of %d", jax.process_index(), jax.process_count())
 
 
 def is_lead() -> bool:
@@ -50,6 +69,42 @@ def is_lead() -> bool:
 def gather(x: np.ndarray) -> np.ndarray:
   """[...] of each process -> [processes, ...] on every process."""
   return np.asarray(multihost_utils.process_allgather(x))
+
+
+def check_devices() -> None:
+  """Refuses processes with different numbers of devices. A collective."""
+  counts = gather(np.array(jax.local_device_count(), np.int32)).tolist()
+  log.info("process %d of %d", jax.process_index(), jax.process_count())
+  if len(set(counts)) > 1:
+    found = ", ".join(f"process {i}: {n}" for i, n in enumerate(counts))
+    raise HostsError(f"all processes must have as many devices: {found}")
+
+
+def check_shared(folder: epath.Path) -> None:
+  """Refuses a directory that not all processes see. A collective.
+
+  Orbax would wait for the files of the others without an error.
+  """
+  if jax.process_count() == 1:
+    return
+
+  def write():
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "seen").write_text(token := secrets.token_hex(8))
+    return token, str(folder)
+
+  token, place = call_on_lead(write)
+  end, seen = time.monotonic() + SHARED_S, False
+  while not seen and time.monotonic() < end:
+    with contextlib.suppress(Exception):  # of whatever library knows a URL
+      seen = (folder / "seen").read_text() == token
+    time.sleep(0 if seen else 0.5)
+  if blind := np.flatnonzero(~gather(np.array(seen))).tolist():
+    raise HostsError(
+      f"of {jax.process_count()} processes these do not see what"
+      f" the lead writes in {place}: {blind}; --workdir, or"
+      " config.checkpoints_dir, must be on a disk that all hosts share"
+    )
 
 
 def _broadcast(data: bytes) -> bytes:

@@ -6,14 +6,16 @@
 2. All that is open closes on the way out: checkpoints are written to their
    end, servers are ended. The launcher exits with 128 plus the signal's
    number, as shells count: 143 for SIGTERM, 130 for Ctrl-C. A signal that
-   was ignored at the start (by nohup, by a shell's &) stays so.
+   was ignored at the start (by nohup, by a shell's &) stays so. The lead of
+   several processes hears of each other's signal too, see fate.py.
 3. A second signal has the system's own effect: the process ends at once.
 """
 
 import contextlib
 import signal
+import threading
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Stopped(BaseException):
@@ -30,6 +32,7 @@ class Stopped(BaseException):
 # Signals belong to the process, so this does too.
 _asked = 0  # the signal that came; 0: none
 _held = False
+_passed_on = False  # the signal that comes next is another process's
 
 
 def asked() -> int:
@@ -38,20 +41,32 @@ def asked() -> int:
 
 
 def _hear(number: int, _) -> None:
-  global _asked
-  _asked = number
-  for each in _SIGNALS:
-    if signal.getsignal(each) is _hear:
+  global _asked, _passed_on
+  first, passed_on = not _asked, _passed_on
+  _asked, _passed_on = number, False
+  for each in SIGNALS:
+    if signal.getsignal(each) is _hear and not passed_on:
       signal.signal(each, signal.SIG_DFL)
-  if not _held:
+  if first and not _held:
     raise Stopped(number)
+
+
+def pass_on(number: int) -> None:
+  """Stops this process for a signal that came to another; for any thread.
+
+  This process's own signal may still come, and does not count as a second.
+  """
+  global _passed_on
+  if not _asked and signal.getsignal(number) is _hear:
+    _passed_on = True
+    signal.pthread_kill(threading.main_thread().ident, number)
 
 
 @contextlib.contextmanager
 def listening():
   """The signals end what runs inside; for the main thread."""
   global _asked
-  heard = [s for s in _SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
+  heard = [s for s in SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
   before = {number: signal.signal(number, _hear) for number in heard}
   try:
     yield

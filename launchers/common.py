@@ -3,6 +3,7 @@
 JAX's environment variables are set here and nowhere in the package.
 """
 
+import contextlib
 import logging as std_logging
 import os
 import pathlib
@@ -149,15 +150,16 @@ def launch(main) -> None:
     _set_up_logging()
     from atlas_jax.stopping import Stopped
 
-    try:
-      hosts.initialize()
-      main()
-    except (Stopped, KeyboardInterrupt) as stop:
-      number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
-      name = signal.Signals(number).name
-      _end(f"stopped by {name}; the same command goes on", 128 + number)
-    except (AtlasError, flags.Error) as error:
-      _end(str(error))
+    with contextlib.ExitStack() as stack:
+      try:
+        stack.enter_context(hosts.joined())
+        main()
+      except (Stopped, KeyboardInterrupt) as stop:
+        number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
+        name = signal.Signals(number).name
+        _end(f"stopped by {name}; the same command goes on", 128 + number)
+      except (AtlasError, flags.Error) as error:
+        _end(str(error))
 
   _set_environment()
   # What --help lists: the launcher's own flags, and these.

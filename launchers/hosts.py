@@ -1,5 +1,6 @@
 """The flags of several processes that train together."""
 
+import contextlib
 import logging
 import os
 import socket
@@ -26,8 +27,9 @@ _TASKS = (
 )
 
 
-def initialize() -> None:
-  """Waits for the other processes, where --coordinator names one.
+@contextlib.contextmanager
+def joined():
+  """Inside, the processes are one run where --coordinator names one.
 
   Raises:
     IllegalFlagValueError: they cannot train together as the flags say.
@@ -40,16 +42,18 @@ def initialize() -> None:
         "--num_processes and --process_id need --coordinator: HOST:PORT of"
         " process 0, or auto"
       )
-    for name in _TASKS:
-      if os.environ.get(name, "1") != "1":
-        logging.warning(
-          "%s=%s, and without --coordinator=auto or HOST:PORT each process"
-          " trains alone",
-          *(name, os.environ[name]),
-        )
+    for name, count in _started().items():
+      logging.warning(
+        "%s=%s, and without --coordinator=auto or HOST:PORT each process"
+        " trains alone",
+        *(name, count),
+      )
+    yield
     return
   # Brings JAX, which the online half does without.
-  from atlas_jax import multihost
+  from jax._src import distributed
+
+  from atlas_jax import fate, multihost
 
   timer = threading.Timer(seconds, _end_late, (value, seconds))
   timer.daemon = True
@@ -61,7 +65,14 @@ def initialize() -> None:
       host, _, port = address.rpartition(":")
       socket.getaddrinfo(host, int(port))
     timer.start()
-    multihost.initialize(address, *given, timeout_s=seconds + 60)
+    multihost.initialize(
+      *(address, *given),
+      timeout_s=seconds + 60,
+      local_device_ids=_local_devices(),
+    )
+    for name, count in _started().items():
+      if count != str(joined := distributed.global_state.num_processes):
+        raise ValueError(f"{joined} processes, but {name}={count}")
   except (RuntimeError, ValueError, OSError) as error:
     hint = "" if address else "; auto finds TPU pods and SLURM"
     raise flags.IllegalFlagValueError(
@@ -69,6 +80,40 @@ def initialize() -> None:
     ) from None
   finally:
     timer.cancel()
+  with fate.shared():
+    yield
+
+
+def _started() -> dict[str, str]:
+  """Variable -> processes, where a launcher of clusters started several."""
+  counts = {name: os.environ.get(name, "1") for name in _TASKS}
+  pod = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
+  slices = int(os.environ.get("MEGASCALE_NUM_SLICES", "1"))
+  counts["TPU_WORKER_HOSTNAMES"] = str(len(pod) * slices)
+  return {name: count for name, count in counts.items() if count != "1"}
+
+
+def _local_devices() -> list[int] | None:
+  """[]: all that are visible; None: JAX decides.
+
+  Under SLURM JAX takes one device a task, also where a task has a whole node.
+
+  Raises:
+    ValueError: devices would be left out.
+  """
+  names = "SLURM_NTASKS", "SLURM_STEP_NUM_NODES"
+  tasks, nodes = (int(os.environ.get(name, "0")) for name in names)
+  if "JAX_LOCAL_DEVICE_IDS" in os.environ or not tasks or not nodes:
+    return None
+  if tasks == nodes:
+    return []
+  seen = len(os.environ.get("CUDA_VISIBLE_DEVICES", "").split(","))
+  if seen > 1 and tasks < nodes * seen:
+    raise ValueError(
+      f"SLURM started {tasks} tasks on {nodes} nodes, and each would take one"
+      f" of the {seen} GPUs that it sees: start one task a node, or one a GPU"
+    )
+  return None
 
 
 def _end_late(address: str, seconds: int) -> None:

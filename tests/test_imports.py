@@ -31,6 +31,7 @@ LAYERS = (
     "atlas_jax.evaluate_config",
     "atlas_jax.teaching.prompts",
     "atlas_jax.stopping",
+    "atlas_jax.fate",
     "atlas_jax.checkpoint",
     "atlas_jax.directory",
     "atlas_jax.sweep",
@@ -68,6 +69,7 @@ ALLOWED = {
   "jax": (
     "atlas_jax.sharding",
     "atlas_jax.multihost",
+    "atlas_jax.fate",
     "atlas_jax.checkpoint",
     "atlas_jax.model",
     "atlas_jax.training",

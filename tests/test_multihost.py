@@ -100,3 +100,10 @@ def test_one_process_sends_nothing():
   assert multihost.call_on_lead(lambda: 7) == 7
   with pytest.raises(ValueError, match="gone"):
     multihost.call_on_lead(lambda: (_ for _ in ()).throw(ValueError("gone")))
+
+
+def test_processes_with_different_numbers_of_devices(monkeypatch):
+  multihost.check_devices()
+  monkeypatch.setattr(multihost, "gather", lambda x: np.array([8, 7]))
+  with pytest.raises(multihost.HostsError, match="process 0: 8, process 1: 7"):
+    multihost.check_devices()

@@ -114,3 +114,26 @@ def test_a_second_signal_ends_at_once(second):
   )
   assert done.stdout == "saving\n"
   assert done.returncode == -second
+
+
+def test_a_signal_of_another_process_is_not_the_first_of_two():
+  done = []
+  with (
+    pytest.raises(Stopped, match="TERM"),
+    stopping.listening(),
+    stopping.held(),
+  ):
+    stopping.pass_on(signal.SIGTERM)
+    assert multihost.stop_asked().number == signal.SIGTERM
+    send()  # its own, a little later: the step is still saved
+    stopping.pass_on(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    done.append("saved")
+  assert done == ["saved"]
+  stopping.pass_on(signal.SIGTERM)  # nobody listens: nothing happens
+
+
+def test_a_signal_of_another_process_ends_what_the_lead_does():
+  with pytest.raises(Stopped), stopping.listening():
+    stopping.pass_on(signal.SIGTERM)
+    raise AssertionError("went on")

@@ -80,6 +80,7 @@ def run_phases(
     multihost.call_on_lead(
       lambda: stack.enter_context(directory.lock(workdir)) and None
     )
+    multihost.check_devices()
     stack.enter_context(jax.set_mesh(sharding.make_mesh(config.mesh)))
     run = opening.open_run(config, workdir)
     config, teacher = run.config, run.teacher
@@ -105,6 +106,7 @@ def run_phases(
 
     # Only now: a config that is refused leaves the directory as it was.
     multihost.call_on_lead(claim)
+    multihost.check_shared(directory.checkpoints_root(config, workdir))
     _log_devices(teacher)
     sampling = {
       "teacher": teacher,

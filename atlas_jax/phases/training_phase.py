@@ -1,8 +1,10 @@
 """A phase that trains: what it starts from, its checkpoints, its log."""
 
 import contextlib
+import faulthandler
 import functools
 import logging
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,6 +27,8 @@ from atlas_jax.phases.entry import PhaseEntry
 from atlas_jax.phases.teacher import Teacher
 from atlas_jax.training import scoring
 from atlas_jax.training import step as step_lib
+
+STUCK_S = 1800  # a step that takes longer shows where it is
 
 log = logging.getLogger(__name__)
 
@@ -144,12 +148,18 @@ class TrainingPhase:
     best = beside["best"]
     if best is not None and best["step"] in self._checkpoints:
       self.keep_best(**best)
+    self._watch_step()
     if self.done:
       text = "%s continues from step %d of %d"
       log.info(text, entry.name, self.done, steps)
 
+  def _watch_step(self) -> None:
+    """All stacks go to stderr if it is not called again within STUCK_S."""
+    faulthandler.dump_traceback_later(STUCK_S, file=sys.__stderr__)
+
   def close(self) -> None:
     """Waits for what is being saved."""
+    faulthandler.cancel_dump_traceback_later()
     self._checkpoints.close()
 
   @contextlib.contextmanager
@@ -217,6 +227,7 @@ class TrainingPhase:
 
   def is_due(self, step: int) -> bool:
     """Whether to `save` after a step; a signal to any process asks for it."""
+    self._watch_step()
     self._stopped = multihost.stop_asked()
     every = self.entry.options.checkpoint_every
     return step % every == 0 or step == self._steps or bool(self._stopped)

@@ -1,8 +1,10 @@
 """What a run refuses, and where its first weights come from."""
 
+import faulthandler
 import logging
 import socket
 import sys
+import time
 import types
 import typing
 import zlib
@@ -21,7 +23,7 @@ from atlas_jax.config import (
   resolve,
 )
 from atlas_jax.model import hf
-from atlas_jax.phases import opening
+from atlas_jax.phases import opening, training_phase
 from tests.phases import small_sft, tiny_road
 
 
@@ -124,3 +126,13 @@ def test_rows_must_divide_over_the_context_axis(opened, tmp_path):
     patch.setattr(jax.sharding, "get_mesh", lambda: two)
     with pytest.raises(ConfigError, match=r"config\.sft\.row_length=33 .*=2"):
       opened(tmp_path, **{"sft.row_length": 33})
+
+
+def test_a_stuck_step_shows_its_stacks(monkeypatch, capfd):
+  monkeypatch.setattr(training_phase, "STUCK_S", 0.05)
+  try:
+    training_phase.TrainingPhase._watch_step(None)
+    time.sleep(0.2)
+  finally:
+    faulthandler.cancel_dump_traceback_later()
+  assert "test_a_stuck_step_shows_its_stacks" in capfd.readouterr().err

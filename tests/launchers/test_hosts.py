@@ -1,0 +1,88 @@
+"""Processes and devices as SLURM and TPU pods say them, by stubbed names."""
+
+import subprocess
+import sys
+
+import pytest
+
+from launchers import hosts
+
+SLURM = {
+  "SLURM_NTASKS": "2",
+  "SLURM_STEP_NUM_NODES": "2",
+  "CUDA_VISIBLE_DEVICES": "0,1,2,3,4,5,6,7",
+}
+
+
+@pytest.fixture
+def environment(monkeypatch):
+  def put(**values):
+    names = (*hosts._TASKS, *SLURM, "TPU_WORKER_HOSTNAMES")
+    for name in (*names, "MEGASCALE_NUM_SLICES", "JAX_LOCAL_DEVICE_IDS"):
+      monkeypatch.delenv(name, raising=False)
+    for name, value in values.items():
+      monkeypatch.setenv(name, value)
+
+  return put
+
+
+@pytest.mark.parametrize(
+  ("changes", "devices"),
+  [
+    ({}, []),  # one task a node: all of its devices
+    ({"SLURM_NTASKS": "16"}, None),  # one a GPU: JAX takes one for each
+    ({"SLURM_NTASKS": "4", "CUDA_VISIBLE_DEVICES": "0"}, None),
+    ({"JAX_LOCAL_DEVICE_IDS": "0,1"}, None),  # the user's word
+  ],
+)
+def test_devices_of_a_task_of_slurm(environment, changes, devices):
+  environment(**SLURM | changes)
+  assert hosts._local_devices() == devices
+
+
+def test_devices_that_slurm_would_leave_out(environment):
+  environment(**SLURM | {"SLURM_NTASKS": "4"})
+  with pytest.raises(ValueError, match=r"4 tasks on 2 nodes, .* of the 8 GPUs"):
+    hosts._local_devices()
+
+
+def test_without_slurm_jax_decides(environment):
+  environment()
+  assert hosts._local_devices() is None
+
+
+@pytest.mark.parametrize(
+  ("values", "said"),
+  [
+    ({}, {}),
+    ({"TPU_WORKER_HOSTNAMES": "localhost"}, {}),
+    ({"SLURM_STEP_NUM_TASKS": "4"}, {"SLURM_STEP_NUM_TASKS": "4"}),
+    ({"TPU_WORKER_HOSTNAMES": "a,b"}, {"TPU_WORKER_HOSTNAMES": "2"}),
+    (
+      {"TPU_WORKER_HOSTNAMES": "a,b", "MEGASCALE_NUM_SLICES": "3"},
+      {"TPU_WORKER_HOSTNAMES": "6"},
+    ),
+  ],
+)
+def test_processes_that_the_cluster_started(environment, values, said):
+  environment(**values)
+  assert hosts._started() == said
+
+
+def test_another_number_of_processes_is_refused(
+  environment, repo_root, tmp_path
+):
+  environment(TPU_WORKER_HOSTNAMES="a,b,c,d")
+  done = subprocess.run(
+    [
+      *(sys.executable, "-m", "launchers.train", f"--workdir={tmp_path}/run"),
+      *("--config=configs/quickstart.py", "--coordinator=127.0.0.1:29417"),
+      *("--num_processes=1", "--process_id=0"),
+    ],
+    cwd=repo_root,
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert done.returncode == 1
+  assert "1 processes, but TPU_WORKER_HOSTNAMES=4" in done.stderr
