@@ -81,6 +81,12 @@ def split(config) -> str | None:
   return "GPUs: " + "; ".join(parts) if parts else None
 
 
+def of_host(dev=pathlib.Path("/dev")) -> set[int]:
+  """The numbers of the GPUs that `dev` names."""
+  names = (path.name.removeprefix("nvidia") for path in dev.glob("nvidia*"))
+  return {int(name) for name in names if name.isdigit()}
+
+
 def of_trainer(config, dev=pathlib.Path("/dev")) -> dict[str, str]:
   """Environment variables that hold the trainer to its GPUs and its share.
 
@@ -89,8 +95,7 @@ def of_trainer(config, dev=pathlib.Path("/dev")) -> dict[str, str]:
   trainer, *servers = shares(config)
   mine, theirs = trainer.gpus, {n for share in servers for n in share.gpus}
   if not mine and theirs:
-    names = (path.name.removeprefix("nvidia") for path in dev.glob("nvidia*"))
-    mine = tuple(sorted({int(n) for n in names if n.isdigit()} - theirs))
+    mine = tuple(sorted(of_host(dev) - theirs))
   found = {}
   if mine:
     found["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, mine))
