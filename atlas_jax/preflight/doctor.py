@@ -7,6 +7,7 @@ the two cannot disagree. Every check is made, whatever those before it found.
 import contextlib
 import dataclasses
 import datetime
+import functools
 import importlib.metadata
 import math
 import pathlib
@@ -78,21 +79,19 @@ class Examination:
       "--workdir": self._directory,
       "config.data": self._data,
       "config.teacher.path": self._teacher,
-      "config.student.path": self._student,
       "config.mesh": self._devices,
       "config.*.gpus": self._gpus,
       "memory": self._memory,
-      "config.serving.teacher": lambda: self._server(server.TeacherServer),
-      "config.serving.student": lambda: self._server(server.StudentServer),
-      "vLLM": self._vllm,
-      "config.wandb_project": self._wandb,
-      "disk": self._disk,
-      "clock": self._clock,
     }
-    if not opening.samples(self.config):
-      for key in checks.keys() & {"config.student.path", "vLLM"}:
-        del checks[key]
-      checks = {k: v for k, v in checks.items() if "serving" not in k}
+    if opening.samples(self.config):
+      checks["config.student.path"] = self._student
+      for kind in (server.TeacherServer, server.StudentServer):
+        name = f"config.serving.{kind.role}"
+        checks[name] = functools.partial(self._server, kind)
+      checks["vLLM"] = self._vllm
+    if self.config.wandb_project is not None:
+      checks["config.wandb_project"] = self._wandb
+    checks |= {"disk": self._disk, "clock": self._clock}
     for key, check in checks.items():
       try:
         level, text = check()
@@ -212,8 +211,6 @@ class Examination:
     return "ok", text
 
   def _wandb(self) -> Answer:
-    if self.config.wandb_project is None:
-      return "ok", "None: nothing is logged there"
     return "ok", f"wandb {metrics.import_wandb().__version__}"
 
   def _checkpoint_bytes(self, phase: str) -> int:
