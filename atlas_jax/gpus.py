@@ -1,7 +1,7 @@
 """Which GPUs of a host trainer and servers use, and how much of their memory.
 
 Where a GPU is named by more than one of them, each says its share of the
-memory: vLLM takes 92% of a card otherwise, and JAX 75%, whoever else is there.
+memory: vLLM takes 92% of a card otherwise, the trainer 95%, whoever is there.
 """
 
 import pathlib

@@ -12,7 +12,7 @@ import sys
 
 from absl import app, flags, logging
 
-from atlas_jax import secret_names, terminal
+from atlas_jax import gpus, secret_names, terminal
 from atlas_jax.errors import AtlasError
 
 from . import config_flag, hosts
@@ -74,8 +74,6 @@ def server_key() -> str | None:
 
 def run_phases(config) -> None:
   """Runs the phases of a RunConfig, held to the trainer's GPUs and share."""
-  from atlas_jax import gpus
-
   os.environ.update(gpus.of_trainer(config))  # before JAX starts
   if (split := gpus.split(config)) is not None:
     logging.info("%s", split)
@@ -100,8 +98,8 @@ def _set_environment() -> None:
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "TF_CPP_MIN_LOG_LEVEL": "2",
-    # Of a GPU's memory; JAX would leave a quarter to nobody.
-    "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95",
+    # JAX would leave a quarter of each GPU to nobody.
+    "XLA_PYTHON_CLIENT_MEM_FRACTION": f"{gpus.MOST}",
     "GRPC_VERBOSITY": "ERROR",
   }.items():
     os.environ.setdefault(key, value)

@@ -13,6 +13,7 @@ import sys
 import jax
 from jax.experimental import topologies
 
+from atlas_jax import gpus
 from atlas_jax.errors import AtlasError
 
 GIB = 1 << 30
@@ -43,8 +44,8 @@ TPUS = {
 # half of NVLink's 900 GB/s of both directions. Memory is the share of 80 (141)
 # GB that launchers let JAX take.
 GPUS = {
-  "h100": Chip(int(0.95 * 84942979072), 989e12, 3352e9, 450e9),
-  "h200": Chip(int(0.95 * 150754820096), 989e12, 4800e9, 450e9),
+  "h100": Chip(int(gpus.MOST * 84942979072), 989e12, 3352e9, 450e9),
+  "h200": Chip(int(gpus.MOST * 150754820096), 989e12, 4800e9, 450e9),
 }
 _GPU = """
 gpu_device_info {{

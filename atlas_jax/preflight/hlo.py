@@ -117,7 +117,7 @@ def runs(found: list[Instruction]) -> dict[str, int]:
   return {name: count(name) for name in constants}
 
 
-def _group(line: str) -> int:
+def group_size(line: str) -> int:
   """How many devices take part in a collective."""
   if found := _LISTED.search(line):
     return found[1].count(",") + 1
@@ -135,7 +135,7 @@ def collective_bytes(found: list[Instruction]) -> Counter:
   for i in found:
     kind = i.operation.removesuffix("-start")
     if kind in _COLLECTIVES:
-      n, whole = _group(i.line), sum(a.bytes for a in i.arrays)
+      n, whole = group_size(i.line), sum(a.bytes for a in i.arrays)
       if i.operation in ("all-gather-start", "reduce-scatter-start"):
         whole *= n / (n + 1)  # made are parts and whole arrays
       elif kind == "reduce-scatter":

@@ -19,7 +19,7 @@ import tempfile
 import time
 
 from atlas_jax.online.search.config import resolve
-from atlas_jax.online.search.rollouts import Job
+from atlas_jax.online.search.rollouts import Trial
 from tests.online import small_world
 from tests.online.opened_run import opened_with
 from tests.online.stub_server import StubServer
@@ -50,7 +50,9 @@ def evaluate(folder, problems: int, latency_s: float, concurrency: int) -> None:
             prompts, student_probe="OUTLINE in short {question}"
           )
         began = time.perf_counter()
-        run.rollouts.evaluate([Job(prompts, run.sets.validation, "validation")])
+        run.rollouts.evaluate(
+          [Trial(prompts, run.sets.validation, "validation")]
+        )
         seconds = time.perf_counter() - began
         calls = len(stub.calls) - before
         before = len(stub.calls)

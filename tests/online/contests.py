@@ -40,8 +40,10 @@ def choose(run):
   return choosing.decide(c, fresh, dropped, best, *test)
 
 
-def arms(choice) -> dict:
-  return {arm["name"]: arm for arm in choice.evaluation["arms"]}
+def chosen(folder, answer, scores, **changes):
+  """The choice of a contest."""
+  with contest(folder, answer, scores, **changes) as (run, _):
+    return choose(run)
 
 
 def world(*helpful, breaks=()):

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 
 from atlas_jax.config import PromptsConfig
+from atlas_jax.data.splits import Splits
 from atlas_jax.online.calls.ledger import Ledger
 from atlas_jax.online.calls.record import Record
 from atlas_jax.online.search import models
@@ -13,7 +14,7 @@ from atlas_jax.online.search.history import History
 from atlas_jax.online.search.plan import Budget, parts
 from atlas_jax.online.search.reflection import Reflector
 from atlas_jax.online.search.rollouts import Rollouts
-from atlas_jax.online.search.scoring import Judge
+from atlas_jax.online.search.scoring import KeptChecker
 from tests.online import small_world
 
 
@@ -22,7 +23,7 @@ class Run:
   """As optimize() opens them."""
 
   config: OnlineConfig
-  sets: models.Sets
+  sets: Splits
   ledger: Ledger
   record: Record
   budget: Budget
@@ -38,13 +39,13 @@ def opened_with(config, workdir, path=None):
   with (
     Record(path) as record,
     models.opened(config, {}, record, {}) as asked,
-    Judge(record, config.data) as judge,
+    KeptChecker(record, config.data) as checker,
   ):
     history = History(record)
     yield Run(
       *(config, sets, asked.ledger, record),
       Budget(parts(config, sets), asked.ledger),
-      Rollouts(asked, config, judge, history, Episodes(workdir).write),
+      Rollouts(asked, config, checker, history, Episodes(workdir).write),
       Reflector(asked, config, history),
       Journal(workdir, record),
       history,

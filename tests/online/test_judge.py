@@ -27,7 +27,7 @@ def asked(messages) -> dict:
 def exact(messages) -> str:
   """A judge that is never wrong."""
   one = asked(messages)
-  said = extract(one["response"]).answer
+  said, _ = extract(one["response"])
   right = said is not None and equality.exact_equal(one["reference"], said)
   return f"It says {said}.\nSCORE: {float(bool(right))}"
 

@@ -22,9 +22,7 @@ from dataclasses import dataclass
 
 from atlas_jax.online.calls.calls import BudgetSpent
 from atlas_jax.online.calls.limits import Limits
-from atlas_jax.online.calls.spend import NOTHING, PICO, Amount, Caps
-
-_CAP_OF = {"calls": "calls", "tokens": "tokens", "pico": "dollars"}
+from atlas_jax.online.calls.spend import NOTHING, Amount, Caps
 
 
 @dataclass
@@ -119,14 +117,14 @@ class Ledger:
     """
     left = self.seconds_left
     if left is not None and left <= 0:
-      raise self._refusal("minutes", self.seconds / 60)
+      raise self._refusal("minutes")
     try:
       async with asyncio.timeout(left) as scope:
         yield
     except TimeoutError:
       if not scope.expired():
         raise
-      raise self._refusal("minutes", self.seconds / 60) from None
+      raise self._refusal("minutes") from None
 
   @contextlib.asynccontextmanager
   async def reserve(self, bound: Amount):
@@ -138,9 +136,7 @@ class Ledger:
     async with self._turn:  # the first waits here, the others behind it
       while self._lacking(bound + self._open) is not None:
         if (name := self._lacking(bound)) is not None:
-          paid = getattr(self._spent + self._lost, name)
-          used = paid / PICO if name == "pico" else paid
-          raise self._refusal(_CAP_OF[name], used)
+          raise self._refusal("dollars" if name == "pico" else name)
         self._changed.clear()
         await self._changed.wait()
       self._open += bound
@@ -170,23 +166,27 @@ class Ledger:
     left = self.left()
     return next((n for n in left if getattr(need, n) > left[n]), None)
 
-  def _refusal(self, cap: str, used: float) -> BudgetSpent:
+  def _used(self) -> dict[str, float]:
+    """Cap -> what is paid, or may have been."""
+    paid, minutes = self._spent + self._lost, self.seconds / 60
+    return {
+      "calls": paid.calls,
+      "tokens": paid.tokens,
+      "dollars": paid.dollars,
+      "minutes": minutes,
+    }
+
+  def _refusal(self, cap: str) -> BudgetSpent:
     kept = getattr(self._kept, cap)
     aside = f", {kept:g} of them set aside" if kept else ""
     return BudgetSpent(
-      f"the cap on {cap} leaves no room for another call: {used:.6g} of"
-      f" {getattr(self.caps, cap):g} used{aside}"
+      f"the cap on {cap} leaves no room for another call:"
+      f" {self._used()[cap]:.6g} of {getattr(self.caps, cap):g} used{aside}"
     )
 
   def snapshot(self) -> Snapshot:
     """The state now."""
-    used = self._spent + self._lost
-    used = {
-      "calls": used.calls,
-      "tokens": used.tokens,
-      "dollars": used.dollars,
-      "minutes": self.seconds / 60,
-    }
+    used = self._used()
     limits = {k: v for k, v in vars(self.caps).items() if v is not None}
     return Snapshot(
       calls=self._spent.calls,

@@ -139,12 +139,6 @@ class LiteLlmCalls:
       CallFailed: it brought no answer.
     """
     taking = httpx_policy.Taking(self._config.max_response_bytes)
-    body = {
-      "max_tokens": request.max_tokens,
-      "temperature": request.temperature,
-    }
-    if request.seed is not None:
-      body["seed"] = request.seed
     try:
       response = await self._litellm.acompletion(
         model=self._config.model,

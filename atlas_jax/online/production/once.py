@@ -117,8 +117,7 @@ def as_teacher(
     url, _, model = teacher.partition("#")
     if problem := addresses.problem(url):
       raise ConfigError(f"the teacher's address {problem}")
-    options |= {"model": model or None, "url": url}
-    config = ChatModelConfig(kind="url", **options)
+    config = ChatModelConfig(model=model or None, url=url, **options)
   else:
     config = ChatModelConfig(kind="litellm", model=teacher, **options)
   transport = models.transport_of(config, "teacher", key)

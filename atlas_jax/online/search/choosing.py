@@ -26,10 +26,10 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from atlas_jax.config import PromptsConfig
+from atlas_jax.data.splits import Splits
 from atlas_jax.online.search.config import OnlineConfig
 from atlas_jax.online.search.files import Candidate, Journal
-from atlas_jax.online.search.models import Sets
-from atlas_jax.online.search.rollouts import Job, Rollout, Rollouts
+from atlas_jax.online.search.rollouts import Rollout, Rollouts, Trial
 from atlas_jax.teaching.statistics import Interval
 
 log = logging.getLogger(__name__)
@@ -93,12 +93,12 @@ class Choice:
 
 
 def judged(
-  jobs: Sequence[Job], made: Iterable[Sequence[Rollout]]
+  trials: Sequence[Trial], made: Iterable[Sequence[Rollout]]
 ) -> dict[PromptsConfig, Keyed]:
   """The rollouts with a score, of each set of prompts."""
   found: dict[PromptsConfig, dict] = {}
-  for job, rollouts in zip(jobs, made, strict=True):
-    mine = found.setdefault(job.prompts, {})
+  for trial, rollouts in zip(trials, made, strict=True):
+    mine = found.setdefault(trial.prompts, {})
     mine |= {
       (r.problem.id, r.replicate): r for r in rollouts if r.score is not None
     }
@@ -106,7 +106,7 @@ def judged(
 
 
 def score_again(
-  config: OnlineConfig, rollouts: Rollouts, sets: Sets, journal: Journal
+  config: OnlineConfig, rollouts: Rollouts, sets: Splits, journal: Journal
 ) -> tuple[list[Fresh], list[str]]:
   """The seed and the best scored again, in this order; why others were dropped.
 
@@ -118,12 +118,12 @@ def score_again(
   seed = journal.candidates[0]
   best = journal.best(config.choosing.best_of)
   contenders = [seed, *(c for c in best if c.index != seed.index)]
-  jobs = [
-    Job(candidate.prompts, problems, "validation", replicate)
+  trials = [
+    Trial(candidate.prompts, problems, "validation", replicate)
     for candidate in contenders
     for replicate in (range(1, n + 1) if n else (0,))
   ]
-  found = judged(jobs, rollouts.evaluate(jobs, needed=seed.prompts))
+  found = judged(trials, rollouts.evaluate(trials, needed=seed.prompts))
   samples, of_seed = len(problems) * max(1, n), found[seed.prompts]
   fresh, dropped = [], []
   for candidate in contenders:

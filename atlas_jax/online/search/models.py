@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from atlas_jax.data import splits
-from atlas_jax.data.problems import Problem
+from atlas_jax.data.problems import SPLITS
+from atlas_jax.data.splits import Splits
 from atlas_jax.online.agents.build import open_agent
 from atlas_jax.online.calls.asker import Asker
 from atlas_jax.online.calls.ledger import Ledger
@@ -18,31 +19,20 @@ from atlas_jax.serving.events import EventLoop
 from atlas_jax.teaching.prompts import FIELDS
 
 
-@dataclass(frozen=True)
-class Sets:
-  """The problems of a run, by what they are for."""
-
-  train: tuple[Problem, ...]
-  validation: tuple[Problem, ...]
-  test: tuple[Problem, ...]
-
-
-def chosen_problems(config: OnlineConfig) -> Sets:
+def chosen_problems(config: OnlineConfig) -> Splits:
   """The problems of each split, config.sizes of them at most.
 
   Raises:
     DataError: a split is empty, or the data cannot be read.
   """
-  found = splits.load(config.data)
-  source = config.data.source
-
-  def take(name: str) -> tuple[Problem, ...]:
-    wanted = getattr(config.sizes, name)
-    return tuple(
-      splits.sample(found, name, wanted, source=source, seed=config.seed)
+  found, source = splits.load(config.data), config.data.source
+  sizes, seed = vars(config.sizes), config.seed
+  return Splits(
+    *(
+      splits.sample(found, name, sizes[name], source=source, seed=seed)
+      for name in SPLITS
     )
-
-  return Sets(take("train"), take("validation"), take("test"))
+  )
 
 
 @dataclass(frozen=True)

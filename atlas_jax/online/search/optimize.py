@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from atlas_jax import directory, files, progress
 from atlas_jax.config import to_dict
 from atlas_jax.data.problems import Problem
+from atlas_jax.data.splits import Splits
 from atlas_jax.online.calls.record import Record
 from atlas_jax.online.search import (
   choosing,
@@ -38,7 +39,7 @@ from atlas_jax.online.search.history import History
 from atlas_jax.online.search.plan import Budget, parts
 from atlas_jax.online.search.reflection import Reflector
 from atlas_jax.online.search.rollouts import Rollouts
-from atlas_jax.online.search.scoring import Judge
+from atlas_jax.online.search.scoring import KeptChecker
 from atlas_jax.online.search.search import Search
 from atlas_jax.reports import tables
 from atlas_jax.teaching.statistics import Interval
@@ -114,13 +115,13 @@ def optimize(
     budget = Budget(parts(config, sets), asked.ledger)
     if record.read("ended") is None:
       budget.check()
-    judge = stack.enter_context(Judge(record, config.data))
-    rollouts = Rollouts(asked, config, judge, history, Episodes(workdir).write)
+    checker = stack.enter_context(KeptChecker(record, config.data))
+    episodes = Episodes(workdir)
+    rollouts = Rollouts(asked, config, checker, history, episodes.write)
     reflector = Reflector(asked, config, history)
     search = Search(config, sets, rollouts, reflector, budget, journal, history)
     with progress.shown(lambda: live.line(journal, asked.ledger.snapshot())):
       ended = search.run()
-      log.info("the search ended: %s", ended)
       journal.stage = "choosing"
       budget.free()
       fresh, dropped = choosing.score_again(config, rollouts, sets, journal)
@@ -132,7 +133,7 @@ def optimize(
 
 
 def _check_problems(
-  sets: models.Sets, record: Record, workdir: pathlib.Path
+  sets: Splits, record: Record, workdir: pathlib.Path
 ) -> None:
   """Raises RunError unless a run goes on with the problems it began with."""
   now = {

@@ -21,8 +21,9 @@ mean so far. A round begins only where one fits beside that.
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
+from atlas_jax.data.splits import Splits
 from atlas_jax.errors import AtlasError
 from atlas_jax.online.calls.calls import Request
 from atlas_jax.online.calls.ledger import Ledger
@@ -31,7 +32,7 @@ from atlas_jax.online.calls.spend import Amount, Caps
 from atlas_jax.online.search import servers
 from atlas_jax.online.search.config import OnlineConfig
 from atlas_jax.online.search.history import SearchOver
-from atlas_jax.online.search.models import Models, Sets, chosen_problems, opened
+from atlas_jax.online.search.models import Models, chosen_problems, opened
 from atlas_jax.online.search.reflection import prompt_chars
 from atlas_jax.teaching.prompts import FIELDS
 from atlas_jax.teaching.protocol import sampling
@@ -59,7 +60,7 @@ class Parts:
     return (self.seed + self.round + self.end).total()
 
 
-def parts(config: OnlineConfig, sets: Sets) -> Parts:
+def parts(config: OnlineConfig, sets: Splits) -> Parts:
   """The formulas of the module."""
   c, search = config.choosing, config.search
   everyone = [
@@ -186,61 +187,63 @@ def plan(config: OnlineConfig, environ: Mapping[str, str]) -> str:
 
 
 def _plan_text(config, sets, parts: Parts, models: Models) -> str:
-  rounds, caps = config.search.max_rounds, asdict(config.caps)
-  whole = Counter({role: rounds * n for role, n in parts.round.items()})
-  rows = {
-    "seed on validation": parts.seed,
-    "one round": parts.round,
-    f"{rounds} rounds": whole,
-    "choosing and test": parts.end,
-    "whole run": parts.seed + whole + parts.end,
-  }
-
   def bound(calls: Counter) -> Amount:
-    of_roles = (
-      _bound(config, sets, models.prices[role], role, n)
-      for role, n in calls.items()
+    return sum(
+      (
+        _times(n, _bound(config, sets, models.prices[role], role))
+        for role, n in calls.items()
+      ),
+      Amount(),
     )
-    return sum(of_roles, Amount())
 
-  bounds = {name: bound(calls) for name, calls in rows.items()}
-  heads = "".join(f"{x + ', at most':>18}" for x in ("calls", "tokens", "$"))
+  most, caps = config.search.max_rounds, vars(config.caps)
+  seed, one, end = map(bound, (parts.seed, parts.round, parts.end))
+  rounds = _times(most, one)
+  rows = {
+    "seed on validation": seed,
+    "one round": one,
+    f"{most} rounds": rounds,
+    "choosing and test": end,
+    "whole run": seed + rounds + end,
+  }
   lines = [
     f"{len(sets.train)} train, {len(sets.validation)} validation,"
     f" {len(sets.test)} test problems",
-    f"{'':20}{heads}",
+    _row("", *(f"{x}, at most" for x in ("calls", "tokens", "$"))),
     *(
-      f"{name:20}{amount.calls:>18,}{amount.tokens:>18,}"
-      f"{amount.dollars:>18,.4f}"
-      for name, amount in bounds.items()
+      _row(name, f"{x.calls:,}", f"{x.tokens:,}", f"{x.dollars:,.4f}")
+      for name, x in rows.items()
     ),
   ]
   if models.unpriced:
     agent = ", and agent_dollars_per_call" if config.agent_mode else ""
     roles = ", ".join(sorted(models.unpriced))
     lines.append(f"unpriced: {roles}; say price_in and price_out{agent}")
-  said = [
-    f"{value:g} {cap}" for cap, value in caps.items() if value is not None
-  ]
-  lines.append(
-    f"caps: {', '.join(said) or 'none'}; retries come on top of the calls"
-  )
-  one = bounds["one round"]
+  given = ", ".join(f"{x:g} {cap}" for cap, x in caps.items() if x is not None)
+  enough = [most]
   for cap in _CAPS:
     if caps[cap] is not None and getattr(one, cap):
-      need = bounds["seed on validation"] + bounds["choosing and test"]
-      left = caps[cap] - getattr(need, cap)
-      rounds = min(rounds, max(0, math.floor(left / getattr(one, cap))))
-  lines.append(
-    f"enough for {rounds} of {config.search.max_rounds} rounds at the least"
+      left = max(0, caps[cap] - getattr(seed + end, cap))
+      enough.append(math.floor(left / getattr(one, cap)))
+  return "\n".join(
+    [
+      *lines,
+      f"caps: {given or 'none'}; retries come on top of the calls",
+      f"enough for {min(enough)} of {most} rounds at the least",
+    ]
   )
-  return "\n".join(lines)
 
 
-def _bound(
-  config: OnlineConfig, sets: Sets, price, role: str, n: int
-) -> Amount:
-  """The most that n calls of a role take."""
+def _times(n: int, amount: Amount) -> Amount:
+  return Amount(n * amount.calls, n * amount.tokens, n * amount.pico)
+
+
+def _row(name: str, *cells: str) -> str:
+  return f"{name:20}" + "".join(f"{cell:>18}" for cell in cells)
+
+
+def _bound(config: OnlineConfig, sets: Splits, price, role: str) -> Amount:
+  """The most that a call of a role takes."""
   e, r = config.episode, config.reflection
   if role == "reflection":
     read, said = prompt_chars(r, config.sizes.minibatch), r.max_tokens
@@ -256,7 +259,5 @@ def _bound(
     }
     read = template + max(len(p.question.encode()) for p in questions)
     read, said = read + heard.get(role, 0), sampling(e, role)[0]
-  one = price.bound(
-    Request(role, ({"role": "user", "content": "x" * read},), said)
-  )
-  return Amount(n * one.calls, n * one.tokens, n * one.pico)
+  message = {"role": "user", "content": "x" * read}
+  return price.bound(Request(role, (message,), said))

@@ -53,7 +53,7 @@ class RolloutError(AtlasError):
 
 
 @dataclass(frozen=True)
-class Job:
+class Trial:
   """Some problems under some prompts. split is where the problems are from."""
 
   prompts: PromptsConfig
@@ -87,24 +87,24 @@ class Rollouts:
 
   Args:
     models: who is asked.
-    config, judge, history: of the run.
-    on_scored: gets every rollout that has a score, in the order of the jobs.
+    config, checker, history: of the run.
+    on_scored: gets every rollout that has a score, in the order of the trials.
   """
 
   models: Models
   config: OnlineConfig
-  judge: scoring.Judge
+  checker: scoring.KeptChecker
   history: History
   on_scored: Callable[[Rollout], None]
   _done: dict[tuple, Rollout] = field(default_factory=dict, init=False)
 
   def evaluate(
-    self, jobs: Sequence[Job], needed: PromptsConfig | None = None
+    self, trials: Sequence[Trial], needed: PromptsConfig | None = None
   ) -> list[list[Rollout]]:
-    """The rollouts of each job, in the order of its problems.
+    """The rollouts of each trial, in the order of its problems.
 
     Args:
-      jobs: what is evaluated together.
+      trials: what is evaluated together.
       needed: prompts under which there must be a score.
 
     Raises:
@@ -113,27 +113,27 @@ class Rollouts:
       RolloutError: too few came back; see the rules of the module.
     """
     wanted = {
-      (job.prompts, p.id, job.replicate): Rollout(
-        job.prompts, p, job.split, job.replicate
+      (trial.prompts, p.id, trial.replicate): Rollout(
+        trial.prompts, p, trial.split, trial.replicate
       )
-      for job in jobs
-      for p in job.problems
+      for trial in trials
+      for p in trial.problems
     }
     new = {k: r for k, r in wanted.items() if k not in self._done}
     key = key_of("evaluation", *((fingerprint(k[0]), *k[1:]) for k in new))
-    left_out = self.history.read(key) if new else {}
+    left_out = self.history.read(key) if new else []
     if left_out is None:
       found = self._tried(new)
       self._check(found.values())
     else:
-      whys = dict(zip(new, left_out, strict=True)) if new else {}
+      whys = dict(zip(new, left_out, strict=True))
       found = self._made({k: r for k, r in new.items() if whys[k] is None})
       found = {k: found.get(k) or replace(new[k], why=whys[k]) for k in new}
     done = self._done | found
     of_needed = [done[k].score for k in wanted if k[0] == needed]
     if of_needed and all(score is None for score in of_needed):
       raise RolloutError(
-        f"no {jobs[0].split} problem could be judged under the seed prompts."
+        f"no {trials[0].split} problem could be judged under the seed prompts."
         f" {_GO_ON}"
       )
     if left_out is None:
@@ -144,8 +144,8 @@ class Rollouts:
       if rollout.scored is not None:
         self.on_scored(rollout)
     return [
-      [done[job.prompts, p.id, job.replicate] for p in job.problems]
-      for job in jobs
+      [done[trial.prompts, p.id, trial.replicate] for p in trial.problems]
+      for trial in trials
     ]
 
   def _tried(self, new: Mapping[tuple, Rollout]) -> dict[tuple, Rollout]:
@@ -157,7 +157,7 @@ class Rollouts:
   def _check(self, made: Collection[Rollout]) -> None:
     """Raises RolloutError by the second rule of the module."""
     down = [r for r in made if r.down]
-    failure = self.judge.failure
+    failure = self.checker.failure
     if 2 * len(down) > len(made):
       raise RolloutError(
         f"{len(down)} of {len(made)} problems got no answer, the first:"
@@ -176,7 +176,7 @@ class Rollouts:
     scored = iter(
       score_episodes(
         [e for e in episodes if not isinstance(e, NoAnswer)],
-        checker=self.judge,
+        checker=self.checker,
         config=scoring.REWARD,
         max_teaching_tokens=self.config.episode.max_teaching_tokens,
       )

@@ -15,7 +15,7 @@ from atlas_jax.teaching.rewards import ScoredEpisode
 REWARD = RewardConfig(efficiency_weight=1.0)
 
 
-class Judge(AnswerChecker):
+class KeptChecker(AnswerChecker):
   """Judges each response once in a run, unless there was no verdict.
 
   Args:

@@ -22,15 +22,15 @@ from collections.abc import Mapping, Sequence
 
 from atlas_jax.config import PromptsConfig
 from atlas_jax.data.problems import Problem
+from atlas_jax.data.splits import Splits
 from atlas_jax.online.calls.calls import BudgetSpent
 from atlas_jax.online.search import reflection
 from atlas_jax.online.search.config import ObjectivesConfig, OnlineConfig
 from atlas_jax.online.search.files import Candidate, Journal
 from atlas_jax.online.search.history import History, SearchOver
-from atlas_jax.online.search.models import Sets
 from atlas_jax.online.search.plan import Budget, BudgetTooSmall
 from atlas_jax.online.search.reflection import Reflector
-from atlas_jax.online.search.rollouts import Job, Rollout, Rollouts
+from atlas_jax.online.search.rollouts import Rollout, Rollouts, Trial
 
 log = logging.getLogger(__name__)
 # What gepa keeps of a problem: its split, and itself.
@@ -58,7 +58,7 @@ class Search:
   def __init__(
     self,
     config: OnlineConfig,
-    sets: Sets,
+    sets: Splits,
     rollouts: Rollouts,
     reflector: Reflector,
     budget: Budget,
@@ -98,6 +98,7 @@ class Search:
       self._reflector.commit_failures()
       record.commit("ended", why)
     self._journal.write()
+    log.info("the search ended: %s", ended or why)
     return ended or why
 
   def _optimize(self) -> None:
@@ -144,8 +145,8 @@ class Search:
     parents = [p for p in parents if p is not None]
     score = state.program_full_scores_val_set[index]
     prompts = self._prompts(state.program_candidates[index])
-    job = Job(prompts, self._sets.validation, "validation")
-    (known,) = self._rollouts.evaluate([job])
+    trial = Trial(prompts, self._sets.validation, "validation")
+    (known,) = self._rollouts.evaluate([trial])
     record, key = self._history.record, f"candidate {index}"
     before, now = record.read(key), vars(self._budget.ledger.snapshot())
     spend = before or {x: now[x] for x in ("calls", "tokens", "dollars")}
@@ -189,13 +190,13 @@ class Search:
   def batch_evaluate(self, items):
     from gepa.core.adapter import EvaluationBatch
 
-    jobs = [
-      Job(self._prompts(candidate), [p for _, p in batch], batch[0][0])
+    trials = [
+      Trial(self._prompts(candidate), [p for _, p in batch], batch[0][0])
       for candidate, batch in items
     ]
     return [
       EvaluationBatch(outputs=made, scores=filled(made), trajectories=made)
-      for made in self._rollouts.evaluate(jobs)
+      for made in self._rollouts.evaluate(trials)
     ]
 
   def make_reflective_dataset(self, candidate, eval_batch, components):

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from statistics import fmean
 
+from atlas_jax.data.splits import Splits
 from atlas_jax.online.search import choosing
 from atlas_jax.online.search.choosing import Fresh
 from atlas_jax.online.search.config import OnlineConfig
 from atlas_jax.online.search.files import Journal
-from atlas_jax.online.search.models import Sets
-from atlas_jax.online.search.rollouts import Job, Rollout, Rollouts
+from atlas_jax.online.search.rollouts import Rollout, Rollouts, Trial
 from atlas_jax.teaching import statistics
 from atlas_jax.teaching.statistics import Outcome
 
@@ -49,7 +49,7 @@ def outcomes(rollout: Rollout) -> tuple[Outcome, Outcome]:
 def compare(
   config: OnlineConfig,
   rollouts: Rollouts,
-  sets: Sets,
+  sets: Splits,
   journal: Journal,
   chosen: Fresh,
 ) -> tuple[dict, list[str]]:
@@ -66,8 +66,10 @@ def compare(
   seed, best = (journal.candidates[i] for i in (0, chosen.candidate))
   names = {seed.prompts: "seed prompts"}
   names.setdefault(best.prompts, f"candidate {best.index}")
-  jobs = [Job(prompts, sets.test, "test") for prompts in names]
-  found = choosing.judged(jobs, rollouts.evaluate(jobs, needed=seed.prompts))
+  trials = [Trial(prompts, sets.test, "test") for prompts in names]
+  found = choosing.judged(
+    trials, rollouts.evaluate(trials, needed=seed.prompts)
+  )
   before, after = found[seed.prompts], found[best.prompts]
   total = len(sets.test)
   common = [key for key in before if key in after]

@@ -1,10 +1,22 @@
 """HTTP_PROXY and NO_PROXY, alike for every kind of model and agent."""
 
+import asyncio
 import importlib.util
 import itertools
+import json
 
+import aiohttp
 import pytest
 
+from atlas_jax.online.calls.calls import Reply
+from atlas_jax.online.calls.chat_json import answer_of
+from atlas_jax.online.production.config import (
+  Keys,
+  ProxyConfig,
+  UpstreamConfig,
+)
+from atlas_jax.online.production.endpoint import Endpoint
+from atlas_jax.serving import http
 from tests.hostile_server import Hostile, said
 from tests.online.agents.asked import ask as ask_agent
 from tests.online.agents.asked import opened
@@ -76,6 +88,25 @@ KINDS = {
     "responses", model="m", base_url=url, api_key_env="K"
   ),
 }
+
+
+def endpoint(url):
+  """The upstream of the proxy in production, asked for its state."""
+  config = ProxyConfig(upstream=UpstreamConfig(url=url + "/v1"))
+
+  async def main():
+    async with http.open_session() as session:
+      upstream = Endpoint(session, "upstream", config, Keys())
+      async with upstream.post({"messages": []}, None) as response:
+        return answer_of(json.loads(await upstream.read(response)))
+
+  try:
+    return asyncio.run(main())
+  except aiohttp.ClientError as error:
+    return Reply("error", error=str(error))
+
+
+KINDS["production"] = endpoint
 
 
 @pytest.fixture

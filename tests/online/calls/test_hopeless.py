@@ -1,17 +1,14 @@
 """What no other attempt can mend is told once, and costs nothing."""
 
 import json
-import sys
 
 import pytest
 from aiohttp import web
 
 from atlas_jax.config import ConfigError
-from atlas_jax.online.agents.build import open_agent
 from atlas_jax.online.calls.calls import ModelRefused
 from atlas_jax.online.search import optimize
 from tests.online import small_world
-from tests.online.agents.asked import configured
 from tests.online.opened import Run, ask, request
 from tests.online.stub_server import StubServer
 
@@ -76,41 +73,6 @@ def test_a_word_of_money_in_a_question_is_no_spent_account():
   with StubServer(lambda m: web.json_response(refusal, status=400)) as stub:
     (reply,) = ask(run.open(url=stub.url), request())
   assert reply.status == "error"
-
-
-@pytest.mark.parametrize(
-  ("kind", "text"),
-  [
-    ("cli", "Credit balance is too low"),
-    ("cli", "Invalid API key · Please run /login"),
-    ("cli", '{"is_error": true, "result": "API Error: 401 no key"}'),
-    ("python", "Error: 402 Payment Required"),
-  ],
-)
-def test_an_agent_is_asked_no_more(kind, text, tmp_path):
-  count = tmp_path / "count"
-  code = f"open({str(count)!r}, 'a').write('x')"
-  (tmp_path / "f.py").write_text(
-    f"def f(prompt):\n  {code}\n  return {text!r}\n"
-  )
-  keys = {"target": f"{tmp_path}/f.py:f"}
-  if kind == "cli":
-    script = f"import sys\n{code}\nsys.stdout.write({text!r})"
-    keys = {"argv": (sys.executable, "-c", script)}
-  run = Run()
-  agent = open_agent(
-    configured(kind, keys, concurrency=1, retries=3),
-    where="config.agent",
-    environ={"PATH": "/usr/bin"},
-    ledger=run.ledger,
-    record=run.record,
-    dollars_per_call=None,
-  )
-
-  ends = ask(agent, *(request(f"q {i}") for i in range(5)))
-  assert {type(end) for end in ends} == {ModelRefused}
-  assert text.split(":")[0].strip('{"') in str(ends[-1])
-  assert count.read_text() == "x"
 
 
 KEYS = {

@@ -99,15 +99,6 @@ def test_the_record_answers_equal_requests_and_no_others():
   assert run.ledger.snapshot().calls == 5
 
 
-def test_equal_requests_at_one_time_make_one_call():
-  run = Run(Caps(calls=1))
-  with StubServer(lambda m: "x", latency_s=0.05) as stub:
-    replies = ask(run.open(url=stub.url), *[request()] * 16)
-    assert len(stub.calls) == 1
-  assert [r.text for r in replies] == ["x"] * 16
-  assert sum(not r.cached for r in replies) == 1
-
-
 def test_a_caller_that_leaves_does_not_end_the_call_of_another():
   run = Run()
   with StubServer(lambda m: "x", latency_s=0.2) as stub:

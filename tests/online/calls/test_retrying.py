@@ -39,16 +39,6 @@ def test_what_a_failure_costs():
     assert snapshot.tokens == 0
 
 
-def test_a_deadline_for_each_attempt():
-  run = Run()
-  with StubServer(lambda m: "x", faults=Faults(0, 1.0, ("timeout",))) as stub:
-    model = run.open(url=stub.url, retries=1, timeout_s=0.2)
-    (reply,) = ask(model, request())
-    assert len(stub.calls) == 2
-  assert (reply.status, reply.attempts) == ("timeout", 2)
-  assert run.ledger.snapshot().lost.calls == 2
-
-
 def test_the_cap_on_minutes_ends_a_call_under_way():
   run = Run(Caps(minutes=0.5 / 60))
   with StubServer(lambda m: "x", answers=0) as stub:

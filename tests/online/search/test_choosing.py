@@ -5,9 +5,9 @@ from dataclasses import asdict
 import pytest
 
 from atlas_jax.online.search import optimize, report
-from atlas_jax.online.search.rollouts import Job
+from atlas_jax.online.search.rollouts import Trial
 from tests.online import small_world
-from tests.online.contests import choose, contest, world
+from tests.online.contests import choose, chosen, contest, world
 
 
 def test_the_best_of_the_fresh_samples_is_kept(tmp_path):
@@ -102,8 +102,7 @@ def test_prompts_that_are_kept_and_do_harm_are_told(tmp_path, capsys):
 def test_below_the_floor_the_seed_is_kept(tmp_path):
   # It fixes the half that is odd and breaks a quarter: better in all.
   scores = (0.5, 0.9)
-  with contest(tmp_path, world(breaks=(1,)), scores) as (run, _):
-    choice = choose(run)
+  choice = chosen(tmp_path, world(breaks=(1,)), scores)
   assert choice.best == 1 and choice.kept == 0
   assert choice.fresh_score > choice.fresh[0].fresh_score
   # 2000, 2004, 2008 of 2000..2009.
@@ -113,25 +112,23 @@ def test_below_the_floor_the_seed_is_kept(tmp_path):
 
 
 def test_one_that_meets_the_floor_goes_before_a_better_one(tmp_path):
-  with contest(
+  choice = chosen(
     tmp_path,
     world(2, breaks=(1,)),
     (0.5, 0.9, 0.8),
     objectives__non_degradation=0.0,
     objectives__efficiency=0.0,
-  ) as (run, _):
-    choice = choose(run)
+  )
   assert choice.kept == 2
 
 
 def test_a_floor_of_0_lets_all_pass(tmp_path):
-  with contest(
+  choice = chosen(
     tmp_path,
     world(breaks=(1,)),
     (0.5, 0.9),
     choosing__non_degradation_floor=0.0,
-  ) as (run, _):
-    choice = choose(run)
+  )
   assert choice.kept == 1 and choice.reasons == ()
 
 
@@ -144,11 +141,7 @@ def test_proof_can_be_asked_for(tmp_path):
       return f"<teaching>{'carry' if fix else 'think'}</teaching>"
     return world()(messages)
 
-  with contest(tmp_path, answer, (0.5, 0.9), choosing__require_proof=True) as (
-    run,
-    _,
-  ):
-    choice = choose(run)
+  choice = chosen(tmp_path, answer, (0.5, 0.9), choosing__require_proof=True)
   assert choice.accuracy_gain.estimate == pytest.approx(1 / 40)
   assert choice.accuracy_gain.low == 0.0
   assert choice.kept == 0 and "require_proof" in choice.reasons[0]
@@ -162,8 +155,7 @@ def test_no_gain_on_the_test_split_keeps_the_seed(tmp_path):
       return f"<teaching>{'carry' if fix else 'think'}</teaching>"
     return world()(messages)
 
-  with contest(tmp_path, answer, (0.5, 0.9)) as (run, _):
-    choice = choose(run)
+  choice = chosen(tmp_path, answer, (0.5, 0.9))
   assert choice.best == 1 and choice.kept == 0
   assert "score no more" in choice.reasons[0]
 
@@ -174,7 +166,7 @@ def test_without_fresh_samples_the_scores_of_the_search_decide(tmp_path):
     stub,
   ):
     for candidate in run.journal.candidates:
-      job = Job(candidate.prompts, run.sets.validation, "validation")
+      job = Trial(candidate.prompts, run.sets.validation, "validation")
       run.rollouts.evaluate([job])
     before = len(stub.calls)
     choice = choose(run)

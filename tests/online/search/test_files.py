@@ -5,7 +5,7 @@ import json
 from atlas_jax.config import PromptsConfig
 from atlas_jax.online.calls.record import Record
 from atlas_jax.online.search.files import Candidate, Episodes, Journal
-from atlas_jax.online.search.rollouts import Job
+from atlas_jax.online.search.rollouts import Trial
 from tests.online import small_world
 from tests.online.opened_run import opened
 from tests.online.stub_server import StubServer
@@ -34,7 +34,7 @@ def test_another_process_begins_the_episodes_anew(tmp_path):
     StubServer(small_world.answer) as stub,
     opened(tmp_path, stub.url) as run,
   ):
-    job = Job(run.config.prompts, run.sets.train[:2], "train")
+    job = Trial(run.config.prompts, run.sets.train[:2], "train")
     ((one, two),) = run.rollouts.evaluate([job])
   path = tmp_path / "run" / "episodes" / "train.jsonl"
   before = path.read_text()

@@ -6,11 +6,11 @@ import pytest
 from aiohttp import web
 
 from atlas_jax.data.problems import make_problem
+from atlas_jax.data.splits import Splits
 from atlas_jax.directory import RunError
 from atlas_jax.online.calls.record import Record
 from atlas_jax.online.search import optimize
 from atlas_jax.online.search.config import resolve
-from atlas_jax.online.search.models import Sets
 from atlas_jax.online.search.reflection import SearchFailed
 from atlas_jax.online.search.rollouts import RolloutError
 from tests.online import small_world
@@ -84,9 +84,9 @@ def test_all_of_a_problem_must_be_as_it_was(tmp_path, changed):
   facts = {"question": "1 + 1", "answer": "2", "meta": {"kind": "a"}}
   before, after = make_problem(**facts), make_problem(**facts | changed)
   assert before.id == after.id
-  sets = Sets((before,), (), ())
+  sets = Splits([before], [], [])
   with Record() as record:
     for _ in range(2):
       optimize._check_problems(sets, record, tmp_path)
     with pytest.raises(RunError, match=r"began with \(in train\)"):
-      optimize._check_problems(Sets((after,), (), ()), record, tmp_path)
+      optimize._check_problems(Splits([after], [], []), record, tmp_path)

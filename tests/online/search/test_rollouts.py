@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from atlas_jax.online.search.reflection import example, verdict
-from atlas_jax.online.search.rollouts import Job, RolloutError
+from atlas_jax.online.search.rollouts import RolloutError, Trial
 from tests.online import small_world
 from tests.online.opened_run import better, broken_for, opened
 from tests.online.stub_server import StubServer
@@ -17,8 +17,8 @@ def test_what_no_candidate_changes_is_asked_once(tmp_path):
     opened(tmp_path, stub.url) as run,
   ):
     problems = run.sets.validation[:3]
-    seed = Job(run.config.prompts, problems, "validation")
-    child = Job(better(run), problems, "validation")
+    seed = Trial(run.config.prompts, problems, "validation")
+    child = Trial(better(run), problems, "validation")
     run.rollouts.evaluate([seed])
     assert len(stub.calls) == 12  # baseline, probe, teaching, guided
     run.rollouts.evaluate([seed, child])
@@ -48,7 +48,9 @@ def test_a_greedy_sample_is_paid_once(tmp_path, solution, probe):
     ) as run,
   ):
     problems = run.sets.validation[:2]
-    jobs = [Job(run.config.prompts, problems, "validation", i) for i in (0, 1)]
+    jobs = [
+      Trial(run.config.prompts, problems, "validation", i) for i in (0, 1)
+    ]
     run.rollouts.evaluate(jobs)
     asked = [c.body["messages"][0]["content"] for c in stub.calls]
   for start, temperature in (("SOLVE", solution), ("OUTLINE", probe)):
@@ -75,11 +77,11 @@ def test_an_empty_reply_is_an_answer_that_is_not_right(tmp_path, start, why):
     opened(tmp_path, stub.url, student__retries=0, teacher__retries=0) as run,
   ):
     even = [p for p in run.sets.validation if int(p.question[:4]) % 2 == 0]
-    jobs = [Job(run.config.prompts, even, "validation")]
+    jobs = [Trial(run.config.prompts, even, "validation")]
     (made,) = run.rollouts.evaluate(jobs)
     before = len(stub.calls)
     run.rollouts.evaluate(jobs)
-    run.rollouts.evaluate([Job(better(run), even, "validation")])
+    run.rollouts.evaluate([Trial(better(run), even, "validation")])
     asked = [c.body["messages"][0]["content"] for c in stub.calls]
   assert before <= 4 * len(even)
   taught = float(start == "SOLVE")
@@ -108,7 +110,7 @@ def test_a_failure_beside_an_empty_reply_is_not_scored(tmp_path):
     StubServer(answer) as stub,
     opened(tmp_path, stub.url, student__retries=0) as run,
   ):
-    jobs = [Job(run.config.prompts, run.sets.validation, "validation")]
+    jobs = [Trial(run.config.prompts, run.sets.validation, "validation")]
     (made,) = run.rollouts.evaluate(jobs)
   (lost,) = [r for r in made if r.score is None]
   assert lost.scored is None and lost.why.startswith("taught: error HTTP 500")
@@ -123,10 +125,10 @@ def test_scores_are_the_weighted_objectives(tmp_path):
       run.sets.validation, key=lambda p: int(p.question[:4]) % 2
     )[:: len(run.sets.validation) - 1]
     (before,) = run.rollouts.evaluate(
-      [Job(run.config.prompts, (even, odd), "validation")]
+      [Trial(run.config.prompts, (even, odd), "validation")]
     )
     (after,) = run.rollouts.evaluate(
-      [Job(better(run), (even, odd), "validation")]
+      [Trial(better(run), (even, odd), "validation")]
     )
   # Alone 7 words, guided 2: a right response saves 5 of 7.
   assert before[0].objectives == {
@@ -168,7 +170,7 @@ def test_a_teaching_that_states_the_answer_loses_the_penalty(
   ):
     problems = run.sets.validation[:1]
     ((rollout,),) = run.rollouts.evaluate(
-      [Job(run.config.prompts, problems, "validation")]
+      [Trial(run.config.prompts, problems, "validation")]
     )
   assert rollout.scored.leaked == (True,)
   assert rollout.score == score
@@ -181,11 +183,11 @@ def test_an_error_is_tried_again_then_left_out_and_never_scored(tmp_path):
   ):
     problems = run.sets.validation
     (made,) = run.rollouts.evaluate(
-      [Job(run.config.prompts, problems, "validation")]
+      [Trial(run.config.prompts, problems, "validation")]
     )
     # Left out, for the rest of the run.
     before = len(stub.calls)
-    job = Job(run.config.prompts, problems[:4], "validation")
+    job = Trial(run.config.prompts, problems[:4], "validation")
     assert run.rollouts.evaluate([job]) == [made[:4]]
     assert len(stub.calls) == before
   lost = [r for r in made if r.score is None]
@@ -207,7 +209,7 @@ def test_a_dead_model_stops_the_run(tmp_path):
     pytest.raises(RolloutError, match=r"2 of 2 .*teach: error HTTP 500"),
   ):
     problems = run.sets.validation[:2]
-    run.rollouts.evaluate([Job(run.config.prompts, problems, "validation")])
+    run.rollouts.evaluate([Trial(run.config.prompts, problems, "validation")])
 
 
 def test_an_agent_is_not_probed(tmp_path):
@@ -221,7 +223,7 @@ def test_an_agent_is_not_probed(tmp_path):
     ) as run,
   ):
     problems = run.sets.validation[:2]
-    jobs = [Job(run.config.prompts, problems, "validation")]
+    jobs = [Trial(run.config.prompts, problems, "validation")]
     (made,) = run.rollouts.evaluate(jobs)
     spent = {x["role"]: x["calls"] for x in run.record.costs()}
   roles = ("student_baseline", "teacher", "student_taught")
@@ -252,7 +254,7 @@ def test_equal_answers_to_all_questions_are_told(
     problems = run.sets.validation
     for count, told in ((3, 0), (5, 1)):
       caplog.clear()
-      job = Job(run.config.prompts, problems[:count], "validation", count)
+      job = Trial(run.config.prompts, problems[:count], "validation", count)
       run.rollouts.evaluate([job])
       lines = [r.getMessage() for r in caplog.records]
       lines = [line for line in lines if "are the same" in line]

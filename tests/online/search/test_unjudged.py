@@ -3,7 +3,7 @@
 import pytest
 
 from atlas_jax.online.search import report
-from tests.online.contests import choose, contest, world
+from tests.online.contests import choose, chosen, contest, world
 
 
 def silent(candidate, where, how=None):
@@ -26,8 +26,7 @@ QUIET = {"student__retries": 0}
 def test_a_candidate_that_falls_silent_is_wrong_there(tmp_path):
   # Where it answers it is right; it is silent on the half that was right.
   answer = silent(1, lambda a: a % 2 == 0)
-  with contest(tmp_path, answer, (0.5, 0.9), **QUIET) as (run, _):
-    choice = choose(run)
+  choice = chosen(tmp_path, answer, (0.5, 0.9), **QUIET)
   (_, fresh) = choice.fresh
   assert (fresh.accuracy, fresh.non_degradation) == (0.5, 0.5)
   assert (fresh.judged, fresh.samples, fresh.pairs) == (10, 10, 10)
@@ -72,8 +71,7 @@ def test_few_pairs_keep_the_seed(tmp_path):
       return failing()
     return world(1)(messages)
 
-  with contest(tmp_path, answer, (0.5, 0.9), **QUIET) as (run, _):
-    choice = choose(run)
+  choice = chosen(tmp_path, answer, (0.5, 0.9), **QUIET)
   assert choice.kept == 0
   (reason,) = choice.reasons
   assert reason.startswith("only 34 of 40 test problems")
@@ -103,11 +101,7 @@ def test_each_is_compared_on_its_own_problems(tmp_path):
       return failing()
     return world(1, 2)(messages)
 
-  with contest(tmp_path, answer, (0.5, 0.8, 0.9), teacher__retries=0) as (
-    run,
-    _,
-  ):
-    choice = choose(run)
+  choice = chosen(tmp_path, answer, (0.5, 0.8, 0.9), teacher__retries=0)
   assert [f.candidate for f in choice.fresh] == [0, 1]
   assert [f.pairs for f in choice.fresh] == [10, 10]
   assert choice.kept == 1 and choice.reasons == ()
@@ -115,8 +109,7 @@ def test_each_is_compared_on_its_own_problems(tmp_path):
 
 def test_a_dropped_one_is_named(tmp_path):
   answer = silent(1, lambda a: 2000 <= a < 2006, failing)
-  with contest(tmp_path, answer, (0.5, 0.9), **QUIET) as (run, _):
-    choice = choose(run)
+  choice = chosen(tmp_path, answer, (0.5, 0.9), **QUIET)
   assert choice.kept == 0
   assert choice.reasons[1] == (
     "candidate 1 could be judged on 4 of 10 samples of the validation problems"
