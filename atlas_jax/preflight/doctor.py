@@ -85,6 +85,7 @@ class Examination:
     }
     if opening.samples(self.config):
       checks["config.student.path"] = self._student
+    if opening.samples(self.config) and multihost.is_lead():
       for kind in (server.TeacherServer, server.StudentServer):
         name = f"config.serving.{kind.role}"
         checks[name] = functools.partial(self._server, kind)

@@ -169,6 +169,13 @@ def test_a_phase_without_servers_asks_for_none(machine):
   assert found.keys() == wanted
 
 
+def test_servers_are_the_lead_s_alone(machine, monkeypatch):
+  monkeypatch.setattr(doctor.multihost, "is_lead", lambda: False)
+  found = machine.findings()
+  assert found["config.student.path"][0] == "ok"
+  assert "vLLM" not in found and "config.serving.teacher" not in found
+
+
 @pytest.mark.parametrize(
   ("installed", "gpus", "level", "said"),
   [
