@@ -1,12 +1,8 @@
-"""Checks this machine before a run, with a line for each thing that it needs.
+"""Checks this machine before a run; exit status 1 if a line is an error.
 
-  python -m launchers.doctor --config=configs/quickstart.py --workdir=runs/a
-
-Exit status 1 if any is an error, else 0; a warning is for you to judge. What a
-run does not read at its start is not read here: train is the next command.
+python -m launchers.doctor --config=configs/quickstart.py --workdir=runs/a
 """
 
-import json
 import os
 import pathlib
 import subprocess
@@ -27,24 +23,26 @@ def _compiled(target: str) -> tuple[str, str]:
   done = subprocess.run(command, capture_output=True, text=True)
   said = [s for s in done.stdout.splitlines() if s.startswith(f"{target}: ")]
   if not said:  # it has no compilers, or refuses the config
-    return "warning", f"not checked: {done.stderr.strip().splitlines()[-1]}"
+    why = done.stderr.strip() or f"it ended with {done.returncode}"
+    return "warning", f"not checked: {why.splitlines()[-1]}"
   return "error" if done.returncode else "ok", said[0]
 
 
 def main():
-  config = common.config()
-  from atlas_jax import gpus
+  from atlas_jax import directory, gpus
 
+  config = common.config()
   os.environ.update(gpus.of_trainer(config))  # as train does, before JAX starts
   from atlas_jax.preflight import doctor
 
-  workdir = flags.FLAGS.workdir and common.workdir()
-  found, key = [], common.server_key()
-  for finding in doctor.Examination(config, workdir, key, _compiled).findings():
-    found.append(finding._asdict())
-    print("{level:8} {key:22} {text}".format(**found[-1]), flush=True)
-  if _JSON.value is not None:
-    pathlib.Path(_JSON.value).write_text(json.dumps(found, indent=1) + "\n")
+  workdir = common.workdir() if flags.FLAGS.workdir else None
+  exam = doctor.Examination(config, workdir, common.server_key(), _compiled)
+  found = []
+  for key, level, text in exam.findings():
+    found.append({"key": key, "level": level, "text": text})
+    print(f"{level:8} {key:22} {text}", flush=True)
+  if _JSON.value:
+    directory.write_json(pathlib.Path(_JSON.value), found)
   sys.exit(any(finding["level"] == "error" for finding in found))
 
 

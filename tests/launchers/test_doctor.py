@@ -16,6 +16,7 @@ from launchers import doctor as launcher
     ("program\nh100x4: fits: at most", "", 0, "ok", "h100x4: fits: at most"),
     ("h100x4: does not fit", "", 1, "error", "h100x4: does not fit"),
     ("", "log\nerror: no compiler\n", 1, "warning", "error: no compiler"),
+    ("", "", -9, "warning", "it ended with -9"),
   ],
 )
 def test_compile_is_asked_with_the_same_flags(
