@@ -119,8 +119,10 @@ def _computed(config: dict, operational, path: str = "") -> dict:
   return out
 
 
-def claim(workdir: pathlib.Path, config: dict, operational=OPERATIONAL) -> None:
-  """Writes config.json; one that is there must compute the same.
+def check_config(
+  workdir: pathlib.Path, config: dict, operational=OPERATIONAL
+) -> None:
+  """A config.json that is there must compute the same.
 
   Args:
     workdir, config: the run.
@@ -131,10 +133,9 @@ def claim(workdir: pathlib.Path, config: dict, operational=OPERATIONAL) -> None:
       holds the difference.
   """
   path = workdir / "config.json"
-  text = json.dumps(config, indent=2) + "\n"
   if path.exists():
     before = _computed(files.read_json(path, RunError), operational)
-    after = _computed(json.loads(text), operational)
+    after = _computed(json.loads(json.dumps(config)), operational)
     if before != after:
       lines = (json.dumps(x, indent=2).splitlines() for x in (before, after))
       changes = "\n".join(
@@ -146,7 +147,12 @@ def claim(workdir: pathlib.Path, config: dict, operational=OPERATIONAL) -> None:
         f"{path} was written by another config; choose another --workdir or"
         f" undo these changes:\n{changes}"
       )
-  write_whole(path, text)
+
+
+def claim(workdir: pathlib.Path, config: dict, operational=OPERATIONAL) -> None:
+  """Writes config.json, after `check_config`."""
+  check_config(workdir, config, operational)
+  write_whole(workdir / "config.json", json.dumps(config, indent=2) + "\n")
 
 
 def write_started(workdir: pathlib.Path, command: str | None) -> None:

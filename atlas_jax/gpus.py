@@ -96,6 +96,12 @@ def split(config) -> str | None:
   return "GPUs: " + "; ".join(parts) if parts else None
 
 
+def of_host(dev=pathlib.Path("/dev")) -> set[int]:
+  """The numbers of the GPUs that `dev` names."""
+  names = (path.name.removeprefix("nvidia") for path in dev.glob("nvidia*"))
+  return {int(name) for name in names if name.isdigit()}
+
+
 def of_trainer(
   config, visible: str | None = None, dev: pathlib.Path = pathlib.Path("/dev")
 ) -> dict[str, str]:
@@ -112,8 +118,7 @@ def of_trainer(
   """
   trainer, *servers = shares(config)
   mine, theirs = trainer.gpus, {n for share in servers for n in share.gpus}
-  there = {path.name.removeprefix("nvidia") for path in dev.glob("nvidia*")}
-  there = {int(n) for n in there if n.isdigit()}
+  there = of_host(dev)
   if visible is not None and (mine or theirs):
     try:
       there = set(numbers(visible))

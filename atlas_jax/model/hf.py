@@ -58,6 +58,18 @@ def _decoder(config, seed, param_dtype):
   return Decoder(config, rngs=nnx.Rngs(seed), param_dtype=param_dtype)
 
 
+def check(path: str | os.PathLike) -> DecoderConfig:
+  """The architecture of a directory whose weights `load` would take.
+
+  Names, shapes and dtypes are compared; the weights are not read. Raises as
+  `load`.
+  """
+  config = DecoderConfig.from_hf(read_config(path))
+  with contextlib.ExitStack() as stack:
+    _check(_open(path, stack), tensors(config), config, path)
+  return config
+
+
 def load(
   path: str | os.PathLike, param_dtype: DTypeLike
 ) -> tuple[DecoderConfig, Decoder]:

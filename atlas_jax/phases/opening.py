@@ -24,7 +24,7 @@ from atlas_jax import directory, hub, metrics, multihost, targets
 from atlas_jax.config import ConfigError, RunConfig
 from atlas_jax.data import packing, splits
 from atlas_jax.data.chat import ChatTokenizer
-from atlas_jax.data.problems import DataError
+from atlas_jax.data.problems import DataError, SftExample
 from atlas_jax.phases.fitting import fitting, fitting_sequences
 from atlas_jax.phases.guests import Guests, invited
 from atlas_jax.phases.servers import Student
@@ -61,23 +61,8 @@ def open_run(config: RunConfig, workdir: pathlib.Path) -> Opened:
   if config.wandb_project is not None:
     metrics.import_wandb()
   config, phases = settled(config, workdir), config.phases
-  all_splits, examples = splits.load(config.data), []
-  if "sft" in phases:
-    held_out = all_splits.validation + all_splits.test
-    examples = splits.load_sft(config.data, held_out)
-  config = _marked(config, splits.fingerprint(all_splits, examples))
-  if "grpo" in phases:
-    for key, term in config.reward.extra.items():
-      where = f"config.reward.extra.{key}.function"
-      targets.function(term["function"], where, takes=1)
-  parts = jax.sharding.get_mesh().shape["context"]
-  for phase in {"sft", "grpo"} & {*phases}:
-    length = getattr(config, phase).row_length
-    if length % parts:
-      raise ConfigError(
-        f"config.{phase}.row_length={length} does not divide over"
-        f" config.mesh.context={parts}"
-      )
+  config, all_splits, examples = read_data(config)
+  check_rows(config, jax.sharding.get_mesh())
   prompts = Prompts(config.prompts, config.episode.stated_probe_tokens)
   day = config.template_date
   model = hub.directory(config.teacher.path, "model")
@@ -103,6 +88,39 @@ def open_run(config: RunConfig, workdir: pathlib.Path) -> Opened:
   return Opened(
     *(config, prompts, all_splits, sequences, teacher, student, guests)
   )
+
+
+def read_data(
+  config: RunConfig,
+) -> tuple[RunConfig, splits.Splits, list[SftExample]]:
+  """(the config with their fingerprint, problems, examples of SFT).
+
+  Raises:
+    AtlasError: they cannot be read, are not those that the run began with, or
+      a function that judges answers to them cannot be called.
+  """
+  all_splits, examples = splits.load(config.data), []
+  if "sft" in config.phases:
+    held_out = all_splits.validation + all_splits.test
+    examples = splits.load_sft(config.data, held_out)
+  config = _marked(config, splits.fingerprint(all_splits, examples))
+  if "grpo" in config.phases:
+    for key, term in config.reward.extra.items():
+      where = f"config.reward.extra.{key}.function"
+      targets.function(term["function"], where, takes=1)
+  return config, all_splits, examples
+
+
+def check_rows(config: RunConfig, mesh: jax.sharding.Mesh) -> None:
+  """Raises ConfigError where the mesh does not cut rows into equal parts."""
+  parts = mesh.shape["context"]
+  for phase in {"sft", "grpo"} & {*config.phases}:
+    length = getattr(config, phase).row_length
+    if length % parts:
+      raise ConfigError(
+        f"config.{phase}.row_length={length} does not divide over"
+        f" config.mesh.context={parts}"
+      )
 
 
 def _met(
