@@ -252,6 +252,17 @@ def tracked() -> list[str]:
   return [name for name in done.stdout.splitlines() if (ROOT / name).exists()]
 
 
+def test_no_class_name_stands_twice():
+  where: dict[str, list[str]] = {}
+  for module, path in modules().items():
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+      if isinstance(node, ast.ClassDef):
+        where.setdefault(node.name, []).append(module)
+  assert len(where) > 100
+  twice = {name: found for name, found in where.items() if len(found) > 1}
+  assert not twice
+
+
 def test_files_fit_in_the_head():
   long = []
   for name in tracked():

@@ -28,7 +28,7 @@ class NotStarted(AtlasError):
 
 
 @dataclass(frozen=True)
-class Job:
+class VerifierJob:
   """A kind of comparison."""
 
   function: Callable[..., object]
@@ -43,18 +43,18 @@ def _math(gold: str, answer: str) -> bool:
 
 
 # The first comparison of its kind takes a second, of which most is imports.
-MATH = Job(_math, functools.partial(_math, "x^2 + 2x + 1", "(x + 1)^2"))
-REASONING_GYM = Job(families.right, families.usable)
-OWN = Job(own.call, locked=False)
+MATH = VerifierJob(_math, functools.partial(_math, "x^2 + 2x + 1", "(x + 1)^2"))
+REASONING_GYM = VerifierJob(families.right, families.usable)
+OWN = VerifierJob(own.call, locked=False)
 
 
-def _prepare(job: Job) -> str:
+def _prepare(job: VerifierJob) -> str:
   """Why the process is not locked; empty where it is, or need not be."""
   job.prepare()  # where the fork server could not, this says why
   return lock.take() if job.locked else ""
 
 
-def _start(job: Job) -> Confined:
+def _start(job: VerifierJob) -> Confined:
   memory = MEMORY_BYTES if job.locked else 0
   try:
     process = Confined(job.prepare, memory_bytes=memory)
@@ -72,13 +72,13 @@ class VerifierPool(contextlib.ExitStack):
   def __init__(self, *, processes: int, deadline_s: float):
     super().__init__()
     self._deadline_s = deadline_s
-    self._processes: dict[tuple[int, Job], Confined] = {}
+    self._processes: dict[tuple[int, VerifierJob], Confined] = {}
     # Those that were used last come first: few answers start few processes.
     self._free = queue.LifoQueue()
     for number in range(processes):
       self._free.put(number)
 
-  def ask(self, job: Job, *arguments):
+  def ask(self, job: VerifierJob, *arguments):
     """Calls the job's function in a process; any thread may ask.
 
     Raises:

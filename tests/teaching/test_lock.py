@@ -12,7 +12,7 @@ import pytest
 from atlas_jax import lock
 from atlas_jax.confined import Late, Unanswered
 from atlas_jax.teaching import verify
-from atlas_jax.teaching.verify import Job, VerifierPool
+from atlas_jax.teaching.verify import VerifierJob, VerifierPool
 from tests.teaching import probes
 
 DENIED = "PermissionError|new thread|not allowed|ZeroDivision"
@@ -54,35 +54,35 @@ def state(folder):
 def test_nothing_is_done(pool, folder, name):
   before = state(folder)
   with pytest.raises(Unanswered, match=DENIED):
-    pool.ask(Job(probes.attempt), name, str(folder))
+    pool.ask(VerifierJob(probes.attempt), name, str(folder))
   assert state(folder) == before
 
 
 @pytest.mark.parametrize("name", sorted(set(probes.PROBES) - set(ENDS)))
 def test_without_the_lock_all_of_it_is_done(pool, folder, name):
-  assert pool.ask(Job(probes.attempt, locked=False), name, str(folder))
+  assert pool.ask(VerifierJob(probes.attempt, locked=False), name, str(folder))
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="x86_64's numbers")
 @pytest.mark.parametrize("name", probes.RAW)
 def test_calls_that_python_has_no_name_for_are_denied(pool, name):
-  assert not pool.ask(Job(probes.raw), name)
+  assert not pool.ask(VerifierJob(probes.raw), name)
 
 
 def test_reading_goes_on(pool, folder):
-  assert pool.ask(Job(probes.read), str(folder))
+  assert pool.ask(VerifierJob(probes.read), str(folder))
 
 
 def test_nothing_reaches_the_terminal(pool, capfd):
-  assert pool.ask(Job(probes.loud), None)
+  assert pool.ask(VerifierJob(probes.loud), None)
   assert "heard" not in "".join(capfd.readouterr())
 
 
 def test_memory_files_and_time_are_bounded(pool):
   with pytest.raises(Unanswered, match="MemoryError"):
-    pool.ask(Job(probes.greedy), 8 << 30)
-  assert pool.ask(Job(probes.greedy), 1 << 20)
-  pid = process_of(pool, Job(probes.greedy)).pid
+    pool.ask(VerifierJob(probes.greedy), 8 << 30)
+  assert pool.ask(VerifierJob(probes.greedy), 1 << 20)
+  pid = process_of(pool, VerifierJob(probes.greedy)).pid
 
   def limit(name):
     return resource.prlimit(pid, getattr(resource, f"RLIMIT_{name}"))
@@ -96,8 +96,8 @@ def test_memory_files_and_time_are_bounded(pool):
 @pytest.mark.parametrize("how", ["exit", "fault", "raise"])
 def test_a_process_that_ends_is_no_verdict_and_is_replaced(pool, folder, how):
   with pytest.raises(Unanswered):
-    pool.ask(Job(probes.ended), how)
-  assert pool.ask(Job(probes.read), str(folder))
+    pool.ask(VerifierJob(probes.ended), how)
+  assert pool.ask(VerifierJob(probes.read), str(folder))
 
 
 @pytest.mark.parametrize("locks", [True, False])
@@ -117,7 +117,7 @@ def test_a_process_that_ends_is_no_verdict_and_is_replaced(pool, folder, how):
 def test_what_a_process_says_is_never_code_nor_endless(
   folder, what, error, locks
 ):
-  job = Job(probes.forge, locked=locks)
+  job = VerifierJob(probes.forge, locked=locks)
   with opened(0.5) as pool, pytest.raises((error, Late)):
     pool.ask(job, what, str(folder))
   assert not (folder / "new").exists()
@@ -126,11 +126,11 @@ def test_what_a_process_says_is_never_code_nor_endless(
 def test_only_true_is_true(folder):
   with opened(0.5) as pool:
     asked = ("truth_by_another_name", str(folder))
-    assert pool.ask(Job(probes.forge), *asked) is False
+    assert pool.ask(VerifierJob(probes.forge), *asked) is False
 
 
 def test_a_process_that_no_longer_reads_is_no_verdict():
-  job = Job(probes.ended)
+  job = VerifierJob(probes.ended)
   with opened(0.5) as pool:
     with pytest.raises(Unanswered, match="division"):
       pool.ask(job, "x")
@@ -140,7 +140,7 @@ def test_a_process_that_no_longer_reads_is_no_verdict():
 
 
 def test_one_at_a_time_needs_one_process_and_a_closed_pool_none(folder):
-  job = Job(probes.read)
+  job = VerifierJob(probes.read)
   with contextlib.closing(VerifierPool(processes=2, deadline_s=5.0)) as pool:
     assert pool.ask(job, str(folder)) and pool.ask(job, str(folder))
     process = process_of(pool, job)
@@ -152,7 +152,9 @@ def test_a_kernel_without_a_lock_is_told_once(caplog, folder):
   lock.warn.cache_clear()
   with caplog.at_level(logging.WARNING), opened() as pool:
     for probe in (probes.read, probes.loud):
-      assert pool.ask(Job(probe, probes.on_an_unknown_machine), str(folder))
+      assert pool.ask(
+        VerifierJob(probe, probes.on_an_unknown_machine), str(folder)
+      )
   (record,) = caplog.records
   assert "not locked: no list of system calls for" in record.getMessage()
   lock.warn.cache_clear()

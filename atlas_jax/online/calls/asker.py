@@ -34,7 +34,7 @@ from atlas_jax.online.calls.chat_json import is_unicode, judge
 from atlas_jax.online.calls.ledger import Ledger
 from atlas_jax.online.calls.limits import Limits
 from atlas_jax.online.calls.pricing import CallPrice, TokenPrice
-from atlas_jax.online.calls.record import Attempt, Record
+from atlas_jax.online.calls.record import CallAttempt, Record
 from atlas_jax.online.calls.spend import NOTHING, Amount, Caps
 from atlas_jax.scrubbing import error_line
 from atlas_jax.serving.http import TooLarge
@@ -126,7 +126,7 @@ class Asker:
         await self._once("", self._find_name)
     except CallFailed as failed:
       error = self._error(failed)
-      return self._reply([Attempt(failed.status, error=error)], failed)
+      return self._reply([CallAttempt(failed.status, error=error)], failed)
     asked = self._asked(request)
     text = json.dumps(asked, sort_keys=True, separators=(",", ":"))
     key = hashlib.sha256(text.encode()).hexdigest()
@@ -182,7 +182,7 @@ class Asker:
 
   async def _tries(self, key: str, asked: dict, request: Request) -> Reply:
     """Attempts until one answers or none is left."""
-    made: list[Attempt] = []
+    made: list[CallAttempt] = []
     async with self._ledger.deadline():
       for n in range(self._retries + 1):
         last = n == self._retries or not self.transport.repeats
@@ -208,7 +208,7 @@ class Asker:
     key: str,
     asked: dict,
     request: Request,
-    made: list[Attempt],
+    made: list[CallAttempt],
     last: bool,
   ) -> tuple[CallFailed | None, bool]:
     """(why it failed, whether it is the outcome) of an attempt; made grows."""
@@ -238,7 +238,7 @@ class Asker:
         if status == "empty" and ends and request.role in STAGES:
           text = ""  # who says nothing has answered, and is not right
         counts = answer and (answer.prompt_tokens, answer.completion_tokens)
-        done = Attempt(
+        done = CallAttempt(
           status, cost, priced, text, *(counts or (None, None)), seconds, error
         )
         made.append(done)
@@ -313,7 +313,7 @@ class Asker:
   def _error(self, failed: CallFailed) -> str:
     return error_line(self._scrub, str(failed))
 
-  def _reply(self, made: list[Attempt], failed: CallFailed | None) -> Reply:
+  def _reply(self, made: list[CallAttempt], failed: CallFailed | None) -> Reply:
     last = made[-1]
     cost = sum((a.cost or NOTHING for a in made), NOTHING)
     priced = all(a.priced or a.cost is None for a in made)

@@ -69,7 +69,7 @@ class RecordError(AtlasError):
 
 
 @dataclass(frozen=True)
-class Attempt:
+class CallAttempt:
   """How one attempt ended. cost None: lost, at its bound.
 
   text: of an answer that stands; None: there is none.
@@ -214,7 +214,7 @@ class Record:
         (key, role, model, *amounts),
       ).lastrowid
 
-  def settle(self, row: int, attempt: Attempt) -> None:
+  def settle(self, row: int, attempt: CallAttempt) -> None:
     """Fills in how the attempt of `row` ended."""
     a, cost = attempt, attempt.cost
     with self._lock:
