@@ -79,28 +79,26 @@ def of_run(
   if kind != "slurm" and (kind == "tpu") != bool(trainers):
     valid = "N+1, N hosts and a GPU machine" if kind == "tpu" else "1"
     raise ScriptError(f"--kind={kind} --nodes={nodes}: it wants {valid}")
-  count, trainer_gpus, server_gpus = _gpus(config, trainers > 0, gpus_per_node)
-  file, _, variant = flags[0].removeprefix("--config=").partition(":")
+  count, gpu_flags = _gpus(config, trainers > 0, gpus_per_node)
   own = [f"--kind={kind}", f"--nodes={nodes}", f"--gpus={gpus_per_node}"]
+  command = shlex.join(["python", "-m", "launchers.cluster", *flags, *own])
   apart = "pod.sh" if kind == "tpu" else "nodes.sh"
   return _fill(
     apart if trainers else "node.sh",
     kind=kind,
     trainers=trainers,
-    shared=trainers > 0,
     flags=flags,
     gpus=count,
-    trainer_gpus=trainer_gpus,
-    server_gpus=server_gpus,
-    name=re.sub(r"[^\w.-]", "_", variant or pathlib.Path(file).stem),
-    command=shlex.join(["python", "-m", "launchers.cluster", *flags, *own]),
+    gpu_flags=gpu_flags,
+    name=re.sub(r"[^\w.-]", "_", re.split("[:/]", flags[0])[-1]),
+    command=command.replace("\n", "\n#   "),  # all of it is a comment
     # A server that is late ends with an error of its own before.
     health_s=round(config.serving.start_timeout_s) + 60,
   )
 
 
-def _gpus(config, apart: bool, count: int) -> tuple[int, list[str], list[str]]:
-  """(GPUs of a node, flags of the trainer, flags of the servers).
+def _gpus(config, apart: bool, count: int) -> tuple[int, list[str]]:
+  """(GPUs of a node, flags that share them out).
 
   What the config names stays; else the trainer has half of a node that it
   shares, and each server half of what is left.
@@ -120,15 +118,15 @@ def _gpus(config, apart: bool, count: int) -> tuple[int, list[str], list[str]]:
       " (mesh.gpus, serving.*.gpus): --nodes must be 1"
     )
   if named:
-    return max(named) + 1, [], []
+    return max(named) + 1, []
   if count < (least := 2 if apart else 4):
     raise ScriptError(f"--gpus={count}: at least {least} for these --nodes")
   first = 0 if apart else count // 2
   middle = (first + count) // 2
-  servers = _server(config, "teacher", first, middle)
-  servers += _server(config, "student", middle, count)
-  trainer = [] if apart else [f"--config.mesh.gpus=0-{first - 1}"]
-  return count, trainer, servers
+  found = [] if apart else [f"--config.mesh.gpus=0-{first - 1}"]
+  found += _server(config, "teacher", first, middle)
+  found += _server(config, "student", middle, count)
+  return count, found
 
 
 def _server(config, role: str, first: int, end: int) -> list[str]:

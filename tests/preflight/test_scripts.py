@@ -1,6 +1,7 @@
 """Scripts for clusters: the committed ones, layouts of GPUs, refusals."""
 
 import importlib
+import os
 import pathlib
 import re
 import shlex
@@ -92,6 +93,26 @@ def test_arguments_of_the_config_stay_beside_those_of_the_engines():
   (found,) = [word for word in words if word.startswith(flag)]
   assert found == flag + "('--seed=1', '--data-parallel-size=4')"
   check(text)
+
+
+def test_no_line_of_a_prompt_is_a_command(tmp_path):
+  flags = ["--config=a.py", "--config.prompts.sft_user=x\ntouch out"]
+  text = scripts.of_run(
+    config.resolve(
+      importlib.import_module("configs.teacher").get_config("qwen3_8b")
+    ),
+    flags,
+    kind="local",
+    nodes="1",
+    gpus_per_node=8,
+  )
+  subprocess.run(
+    ["bash", "-c", text],
+    cwd=tmp_path,
+    check=True,
+    env={**os.environ, "WORKDIR": "w", "PYTHON": "echo"},
+  )
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 set -euo pipefail
-: "${WORKDIR:?is not set: it is the run directory{% if shared %}, on a disk that all machines see at this path{% endif %}}"
+: "${WORKDIR:?is not set: it is the run directory{% if trainers %}, on a disk that all machines see at this path{% endif %}}"
 : "${PYTHON:=.venv/bin/python}"
 if ! command -v -- "$PYTHON" >/dev/null; then
   echo "error: no $PYTHON here: run this in the repository root after" \
@@ -17,7 +17,7 @@ fi
 logs="$WORKDIR/logs/$SLURM_JOB_ID.${SLURM_RESTART_COUNT:-0}"
 mkdir -p -- "$logs"
 {% endif %}
-{% if shared %}
+{% if trainers %}
 teacher_port=${TEACHER_PORT:-8101}
 student_port=${STUDENT_PORT:-8102}
 {% endif %}

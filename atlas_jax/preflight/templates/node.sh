@@ -29,7 +29,7 @@ exec >"$logs/trainer_0.log" 2>&1
 # The run starts its servers, and ends them with itself.
 exec "$PYTHON" -m launchers.train {{ words(flags) }} \
   --workdir="$WORKDIR" \
-{% for flag in trainer_gpus + server_gpus %}
+{% for flag in gpu_flags %}
   {{ quote(flag) }} \
 {% endfor %}
   "$@"

@@ -49,7 +49,7 @@ trap end EXIT
   --config.serving.student.host=0.0.0.0 \
   --config.serving.teacher.port="$teacher_port" \
   --config.serving.student.port="$student_port" \
-{% for flag in server_gpus %}
+{% for flag in gpu_flags %}
   {{ quote(flag) }} \
 {% endfor %}
   "$@" &
