@@ -16,7 +16,7 @@ from atlas_jax import __version__
 COMMANDS = (
   *("train", "evaluate", "export", "serve", "optimize", "agent_check"),
   *("proxy", "report", "show", "compare", "sweep"),
-  *("teachable", "convert_gguf", "compile", "doctor"),
+  *("teachable", "convert_gguf", "compile", "doctor", "cluster"),
 )
 
 

@@ -29,10 +29,10 @@ def _compiled(target: str) -> tuple[str, str]:
 
 
 def main():
-  from atlas_jax import directory, gpus
+  from atlas_jax import directory
 
   config = common.config()
-  os.environ.update(gpus.of_trainer(config))  # as train does, before JAX starts
+  common.take_gpus(config)
   from atlas_jax.preflight import doctor
 
   workdir = common.workdir() if flags.FLAGS.workdir else None

@@ -3,8 +3,9 @@
   python -m launchers.serve --config=configs/teacher.py:smollm2 \
       --workdir=runs/servers
 
-A run with the same --workdir uses them with the variable and the two flags that
-are printed; the servers stay up between its restarts. Ctrl-C ends both.
+A run with the same --workdir uses them with the two flags that are printed, and
+ATLAS_SERVER_KEY, printed too where it was not set; the servers stay up between
+its restarts. Ctrl-C ends both.
 """
 
 import secrets
@@ -35,7 +36,8 @@ def main():
   )
   try:
     server.start(teacher, student)
-    print(f"export ATLAS_SERVER_KEY={teacher.api_key}")
+    if not common.server_key():
+      print(f"export ATLAS_SERVER_KEY={teacher.api_key}")
     for one in (teacher, student):
       print(f"--config.serving.{one.role}.url={one.base_url}", flush=True)
     while teacher.alive() and student.alive():

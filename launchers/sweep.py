@@ -40,7 +40,7 @@ def main():
   import pathlib
 
   from atlas_jax import stopping, sweep
-  from atlas_jax.preflight import slurm
+  from atlas_jax.preflight import scripts
   from atlas_jax.reports import sweeps
 
   ablation = sweep.load(config_flag.path())
@@ -55,7 +55,7 @@ def main():
     own = [f"--config={ablation.path}", f"--workdir={workdir}", *given]
     own.append(f"--seeds={','.join(map(str, seeds))}")
     module = f"{sweep.package()}.sweep"
-    text = slurm.job_array(name, len(rows), module, own)
+    text = scripts.job_array(name, len(rows), module, own)
     pathlib.Path(_SBATCH.value).write_text(text)
     print(f"{_SBATCH.value}: {len(rows)} runs; submit it with sbatch")
     return

@@ -11,6 +11,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCRIPTS = [
   *sorted((ROOT / "launchers").rglob("*.sh")),
+  *sorted((ROOT / "launchers").rglob("*.sbatch")),
   ROOT / "tests/run.sh",
   ROOT / ".ci/run",
 ]

@@ -1,0 +1,142 @@
+"""Scripts that start runs on clusters, as text; nothing here submits any.
+
+node.sh   trainer and servers on one machine, under SLURM or not
+nodes.sh  SLURM: nodes that train, and one node for both servers
+pod.sh    a TPU pod that trains, and a GPU machine for both servers
+array.sh  SLURM: a job for each row of an ablation
+"""
+
+import os
+import pathlib
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+
+import jinja2
+
+from atlas_jax import gpus
+from atlas_jax.errors import AtlasError
+
+
+class ScriptError(AtlasError):
+  """No script can be written for this kind, these nodes, this config."""
+
+
+def _fill(template: str, **values) -> str:
+  environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent / "templates"),
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+  )
+  environment.globals.update(quote=shlex.quote, words=shlex.join)
+  return environment.get_template(template).render(values)
+
+
+def job_array(name: str, count: int, module: str, argv: Sequence[str]) -> str:
+  """A job array that runs `python -m module argv --index=N` for each N.
+
+  Args:
+    name: of the array.
+    count: how many jobs, numbered from 0.
+    module: of the launcher.
+    argv: its arguments; a --workdir among them is one that all machines see.
+  """
+  return _fill(
+    "array.sh",
+    name=name,
+    count=count,
+    module=module,
+    argv=argv,
+    directory=os.getcwd(),
+    python=sys.executable,
+  )
+
+
+def of_run(
+  config, flags: Sequence[str], *, kind: str, nodes: str, gpus_per_node: int
+) -> str:
+  """The script of a run: servers and trainer, the trainer after the servers.
+
+  Args:
+    config: the RunConfig that `flags` make.
+    flags: --config, then --config.KEY=VALUE.
+    kind: slurm, tpu or local.
+    nodes: 1 for all on one node, N+1 for N that train and one that serves.
+    gpus_per_node: that a node with GPUs has.
+
+  Raises:
+    ScriptError: there is no such layout.
+  """
+  trainers = int(nodes[:-2]) if re.fullmatch(r"[1-9]\d*\+1", nodes) else 0
+  if not trainers and nodes != "1":
+    raise ScriptError(
+      f"--nodes={nodes}: 1, or N+1 for N nodes that train and one with both"
+      " servers"
+    )
+  if kind != "slurm" and (kind == "tpu") != bool(trainers):
+    valid = "N+1, N hosts and a GPU machine" if kind == "tpu" else "1"
+    raise ScriptError(f"--kind={kind} --nodes={nodes}: it wants {valid}")
+  count, gpu_flags = _gpus(config, trainers > 0, gpus_per_node)
+  own = [f"--kind={kind}", f"--nodes={nodes}", f"--gpus={gpus_per_node}"]
+  command = shlex.join(["python", "-m", "launchers.cluster", *flags, *own])
+  apart = "pod.sh" if kind == "tpu" else "nodes.sh"
+  return _fill(
+    apart if trainers else "node.sh",
+    kind=kind,
+    trainers=trainers,
+    flags=flags,
+    gpus=count,
+    gpu_flags=gpu_flags,
+    name=re.sub(r"[^\w.-]", "_", re.split("[:/]", flags[0])[-1]),
+    command=command.replace("\n", "\n#   "),  # all of it is a comment
+    # A server that is late ends with an error of its own before.
+    health_s=round(config.serving.start_timeout_s) + 60,
+  )
+
+
+def _gpus(config, apart: bool, count: int) -> tuple[int, list[str]]:
+  """(GPUs of a node, flags that share them out).
+
+  What the config names stays; else the trainer has half of a node that it
+  shares, and each server half of what is left.
+
+  Raises:
+    ScriptError: there are too few, or servers run already.
+  """
+  for role in ("teacher", "student"):
+    if (url := getattr(config.serving, role).url) is not None:
+      raise ScriptError(
+        f"serving.{role}.url is {url}: the script starts its own servers"
+      )
+  named = [number for share in gpus.shares(config) for number in share.gpus]
+  if named and apart:
+    raise ScriptError(
+      "the config says which GPUs of one node trainer and servers have"
+      " (mesh.gpus, serving.*.gpus): --nodes must be 1"
+    )
+  if named:
+    return max(named) + 1, []
+  if count < (least := 2 if apart else 4):
+    raise ScriptError(f"--gpus={count}: at least {least} for these --nodes")
+  first = 0 if apart else count // 2
+  middle = (first + count) // 2
+  found = [] if apart else [f"--config.mesh.gpus=0-{first - 1}"]
+  found += _server(config, "teacher", first, middle)
+  found += _server(config, "student", middle, count)
+  return count, found
+
+
+def _server(config, role: str, first: int, end: int) -> list[str]:
+  """Flags of a server with an engine on each of its GPUs."""
+  part = f"--config.serving.{role}"
+  flags = [f"{part}.gpus={first}-{end - 1}"]
+  if end - first > 1:
+    given = getattr(config.serving, role).extra_args
+    # Whole engines: a model that is split takes no weights.
+    engines = f"--data-parallel-size={end - first}"
+    extra = repr((*given, engines)) if given else engines
+    flags.append(f"{part}.extra_args={extra}")
+  return flags
