@@ -47,10 +47,11 @@ def shared():
     printed = isinstance(error, SystemExit)
     status = error.code if printed else 1
     cause = error.__context__ if printed else error
-    if status and not isinstance(cause, stopping.Stopped):
+    # An exit without an exception is a result, of a doctor say.
+    if status and cause and not isinstance(cause, stopping.Stopped):
       if not printed:
         traceback.print_exception(error)
-      fate.fail(cause or error, status)
+      fate.fail(cause, status)
     fate.end()
     raise
   fate.end()

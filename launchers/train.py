@@ -6,8 +6,6 @@
 """
 
 import os
-import pathlib
-import shlex
 
 from absl import flags
 
@@ -22,33 +20,12 @@ _DRY_RUN = flags.DEFINE_boolean(
 def main():
   config = common.config()
   if _DRY_RUN.value:
-    _show(config, common.workdir())
+    from atlas_jax.preflight import dry_run
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    print("\n".join(dry_run.lines(config, common.workdir(), visible)))
   else:
     common.run_phases(config)
-
-
-def _show(config, workdir: pathlib.Path) -> None:
-  from atlas_jax import gpus
-  from atlas_jax.serving import vllm_command
-
-  print(gpus.split(config) or "GPUs: nothing is set")
-  mine = gpus.of_trainer(config, os.environ.get("CUDA_VISIBLE_DEVICES"))
-  print("trainer:", *(f"{k}={v}" for k, v in mine.items()))
-  for role in ("teacher", "student"):
-    server = getattr(config.serving, role)
-    if server.url is not None:
-      print(f"{role} server: {server.url}")
-      continue
-    arguments, env = vllm_command.command(
-      server,
-      role=role,
-      device="cuda" if gpus.split(config) else vllm_command.vllm_device(),
-      model_path=pathlib.Path(getattr(config, role).path),
-      port=server.port,
-      weights_root=workdir / "weights" if role == "teacher" else None,
-    )
-    given = [f"{name}={value}" for name, value in env.items()]
-    print(f"{role} server:", *given, shlex.join(["python", *arguments]))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from atlas_jax import metrics, multihost, stopping
+from atlas_jax.checkpoint import CheckpointError
 from atlas_jax.config import GrpoConfig, RunConfig
 from atlas_jax.data.problems import Problem, ProblemStream
 from atlas_jax.errors import AtlasError
@@ -162,9 +163,13 @@ def train(entry: PhaseEntry, *, teacher: Teacher, **given) -> None:
   """
   best = _train(entry, teacher=teacher, **given)
   if best is not None and best["step"] != entry.config.grpo.steps:
-    log.info("the weights after step %d, the best, are kept", best["step"])
     base, _ = lora.split(teacher.model)
-    _, model = trained.read(entry, teacher, best["step"], base)
+    try:
+      _, model = trained.read(entry, teacher, best["step"], base)
+    except CheckpointError as error:
+      log.warning("the last weights are kept, not the best: %s", error)
+      return
+    log.info("the weights after step %d, the best, are kept", best["step"])
     teacher.advance(model, 1)  # a version of their own
 
 

@@ -1,5 +1,6 @@
 """The weights that a run has trained, read from its checkpoints."""
 
+import logging
 import pathlib
 
 from atlas_jax import directory
@@ -8,6 +9,8 @@ from atlas_jax.config import RunConfig
 from atlas_jax.model import decoder, lora
 from atlas_jax.phases.entry import PhaseEntry
 from atlas_jax.phases.teacher import Teacher
+
+log = logging.getLogger(__name__)
 
 
 def newest(workdir: pathlib.Path, config: RunConfig) -> tuple[PhaseEntry, int]:
@@ -53,5 +56,8 @@ def read(
     step, trees, beside = checkpoints.restore(like, again, step)
     best = beside.get("best")  # the first checkpoints had none
     if best is not None and best["step"] != step:
-      step, trees, _ = checkpoints.restore(like, again, best["step"])
+      try:
+        step, trees, _ = checkpoints.restore(like, again, best["step"])
+      except CheckpointError as error:
+        log.warning("the newest weights are taken, not the best: %s", error)
   return step, lora.join(trees.get("base"), trees["model"])

@@ -145,7 +145,7 @@ class TrainingPhase:
         f" checkpoint, {beside['lora_alpha']:g}: its adapters would be others"
       )
     self.best = None
-    best = beside["best"]
+    best = beside.get("best")
     if best is not None and best["step"] in self._checkpoints:
       self.keep_best(**best)
     self._watch_step()

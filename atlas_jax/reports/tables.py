@@ -68,6 +68,9 @@ ROWS = (
   _Row("Teaching states the answer", "leak_rate", _percent),
   _Row("Seconds a problem", "seconds_per_problem", _seconds),
 )
+# Of these the first evaluations know nothing.
+_LATER = {"pass_at_k", "unjudged"}
+_LATER |= {"gain_per_teaching_token", "gain_per_interaction"}
 METRICS = tuple(key for row in ROWS for key in row.metrics())
 
 
@@ -79,7 +82,7 @@ def check(evaluation: Mapping) -> None:
   if not evaluation["arms"]:
     raise ReportError("the evaluation has no arms")
   for arm in evaluation["arms"]:
-    for key in ("name", *METRICS):
+    for key in ("name", *(k for k in METRICS if k not in _LATER)):
       if key not in arm:
         raise ReportError(
           f"arm {arm.get('name')!r} has no {key!r}; an arm has name,"
@@ -88,7 +91,7 @@ def check(evaluation: Mapping) -> None:
 
 
 def _cell(arm: Mapping, row: _Row) -> str:
-  value, *bounds = (arm[key] for key in row.metrics())
+  value, *bounds = (arm.get(key) for key in row.metrics())
   if value is None or math.isnan(value):
     return "–"
   text = row.write(value)

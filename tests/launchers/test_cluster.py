@@ -262,7 +262,9 @@ def test_a_preemption_lets_the_trainer_save_while_servers_are_up(cluster):
   process.send_signal(signal.SIGTERM)  # as --signal=B:TERM@300 does
   output, _ = process.communicate(timeout=30)
   assert (process.returncode, cluster.ended()) == (143, True), output
-  assert sorted(cluster.read("order")[-2:]) == ["saved 0", "saved 1"]
+  # srun may send a task a second signal while it saves.
+  assert {*cluster.read("order")[-2:]} <= {"saved 0", "saved 1"}
+  assert {"saved 0", "saved 1"} <= {*cluster.read("order")}
 
 
 def test_a_key_is_drawn_for_a_job_without_one(cluster):

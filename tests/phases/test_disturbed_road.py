@@ -69,7 +69,7 @@ def test_a_run_that_is_preempted_saves_and_goes_on_exactly(
     # Of step 4: the weights after step 3, which was saved, are published.
     lambda said: "mean |trainer - server|" in said,
   ):
-    process = road.start(workdir)
+    process = road.start(workdir, "--verbosity=1")
     wait_for(lambda: reached(log_of(workdir)[before:]), process)  # noqa: B023
     stop(process, signal.SIGTERM, 143)
     before = len(log_of(workdir))

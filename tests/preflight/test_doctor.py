@@ -57,6 +57,7 @@ def test_all_checks_are_made_where_many_find_errors(machine, model, tmp_path):
         "student.path": str(bare),
         "mesh.data": 3,
         "mesh.gpus": "4-5",
+        "serving.teacher.gpus": "3",
         "serving.student.gpus": "6",
         "serving.student.port": port,
         "serving.teacher.cpu_cores": "all",
@@ -68,8 +69,8 @@ def test_all_checks_are_made_where_many_find_errors(machine, model, tmp_path):
     "config.teacher.path": "no model.safetensors and no model.s",
     "config.student.path": "no *.safetensors: put its weights there",
     "config.mesh": "data=3, fsdp=1, tensor=1, context=1) does not divide the",
-    "config.*.gpus": "config.mesh.gpus names [4, 5]; config.serving.student"
-    ".gpus names [6]; this host has []",
+    "config.*.gpus": "config.mesh.gpus names [4, 5]; config.serving.teacher"
+    ".gpus names [3]; config.serving.student.gpus names [6]; this host has []",
     "config.serving.student": f"port {port} for the student server",
     "vLLM": "cpu_cores='all'",
   }
@@ -213,10 +214,12 @@ def test_a_model_that_this_build_cannot_serve(machine, model, tmp_path):
 def test_gpus_that_are_named_must_be_there(machine):
   for number in range(2):
     (machine.dev / f"nvidia{number}").touch()
-  shared = {"mesh.gpus": "0", "serving.teacher.gpus": "1"}
-  assert machine.exam(shared)._gpus() == (
-    *("ok", "GPUs: trainer on 0; teacher server on 1"),
-  )
+  shared = {"mesh.gpus": "0"}
+  shared |= {f"serving.{r}.gpus": "1" for r in ("teacher", "student")}
+  shares = [f"serving.{r}.gpu_memory_fraction" for r in ("teacher", "student")]
+  shared |= dict.fromkeys(shares, 0.4)
+  level, text = machine.exam(shared)._gpus()
+  assert level == "ok" and text.startswith("GPUs: trainer on 0; teacher server")
   assert machine.exam({"serving.teacher.gpus": "1-2"})._gpus() == (
     "error",
     "config.serving.teacher.gpus names [2]; this host has [0, 1]",

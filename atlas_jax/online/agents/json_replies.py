@@ -25,6 +25,8 @@ _VALUE = re.compile(r"^[ \t]*(?:data:[ \t]*)?(?=[\[{])", re.MULTILINE)
 _REST = re.compile(r"[ \t]*(?:\n|\Z)")
 _SHORT = reprlib.Repr()
 _SHORT.maxdict = 20
+# Cut later, by who has taken keys out: half a key is not known as one.
+_SHORT.maxstring = _SHORT.maxother = 1 << 30
 
 
 class NoSuchPath(AtlasError):

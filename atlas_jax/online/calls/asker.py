@@ -151,19 +151,24 @@ class Asker:
       task = asyncio.create_task(work())
       self._under_way[key] = _Work(task)
       # Called before any of those who wait goes on.
-      task.add_done_callback(lambda _: self._under_way.pop(key))
+      task.add_done_callback(lambda done: self._forget(key, done))
     shared = self._under_way[key]
     shared.waiting += 1
     try:
       return await asyncio.shield(shared.task)
     except asyncio.CancelledError:
       if shared.waiting == 1 and not shared.task.done():
+        self._forget(key, shared.task)  # who asks now begins anew
         shared.task.cancel()
         # Its attempt is settled before the caller goes on, to close the record.
         await asyncio.wait([shared.task])
       raise
     finally:
       shared.waiting -= 1
+
+  def _forget(self, key: str, task: asyncio.Task) -> None:
+    if key in self._under_way and self._under_way[key].task is task:
+      del self._under_way[key]
 
   async def _find_name(self) -> None:
     left = self._ledger.seconds_left
@@ -283,7 +288,9 @@ class Asker:
       lambda: self._failure.search(said, timeout=self._timeout_s)
     )
     if found is not None:
-      raise CallFailed(f"failure_regex matches {found[0][:_LONGEST_EXCERPT]!r}")
+      # Before it is cut: half of a key would not be known as one.
+      said = self._scrub(found[0])[:_LONGEST_EXCERPT]
+      raise CallFailed(f"failure_regex matches {said!r}")
 
   def _check_bound(self, cost: Amount, priced: bool, bound: Amount) -> None:
     over = cost.tokens > bound.tokens or (priced and cost.pico > bound.pico)

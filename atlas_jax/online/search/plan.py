@@ -117,22 +117,26 @@ class Budget:
         " config.sizes"
       )
 
-  def keep(self) -> None:
-    """Keeps what choosing and the test take; the search has the rest."""
-    self.ledger.keep(Caps(**self._takes(self.parts.end)))
+  def keep(self, takes: Mapping[str, float] | None = None) -> None:
+    """Keeps what choosing and the test take; the search has the rest.
+
+    takes: as `begin_round` gave it, also in an earlier process; None: no round
+      has begun, and nothing but the calls is known.
+    """
+    self.ledger.keep(Caps(**(takes or {"calls": self.parts.end.total()})))
 
   def free(self) -> None:
     """What was kept may be used."""
     self.ledger.keep(Caps())
 
-  def begin_round(self) -> None:
-    """Keeps the share of the end anew.
+  def begin_round(self) -> dict[str, float]:
+    """Keeps the share of the end anew; cap -> what is kept of it.
 
     Raises:
       SearchOver: a round does not fit beside it.
     """
-    self.keep()
     used, kept = self._used(), self._takes(self.parts.end)
+    self.keep(kept)
     for cap, need in self._takes(self.parts.round).items():
       limit = getattr(self.ledger.caps, cap)
       if limit is None:
@@ -144,6 +148,7 @@ class Budget:
           f"config.caps.{cap} leaves {left:,.6g} for the search, and a round"
           f" takes {bound} {need:,.6g}"
         )
+    return kept
 
   def _used(self) -> dict[str, float]:
     s = self.ledger.snapshot()

@@ -81,7 +81,7 @@ class Search:
     """
     record, c = self._history.record, self._config.search
     ended = self._history.ended = record.read("ended")
-    self._budget.keep()
+    self._budget.keep(record.read("kept"))
     try:
       self._optimize()
       why = f"config.search.max_rounds={c.max_rounds} are done"
@@ -171,8 +171,10 @@ class Search:
   def _begin_round(self, state) -> bool:
     number = state.i + 2  # from 1
     if number > self._begun and self._history.ended is None:
-      self._budget.begin_round()
+      kept = self._budget.begin_round()
       self._begun = number
+      # A round that goes on in another process has what it began with.
+      self._history.record.commit("kept", kept)
       self._history.record.commit("rounds", number)
     return False
 

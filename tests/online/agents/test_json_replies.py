@@ -143,3 +143,10 @@ def test_each_part_is_read_where_it_stands():
     keys |= {"completion_tokens": "usage.out"}
     reply = ask(opened("http", keys), "q")
   assert (reply.prompt_tokens, reply.completion_tokens) == (7, 2)
+
+
+def test_a_key_in_what_is_shown_is_whole_for_who_takes_it_out():
+  key = "sk-" + "ABCDEFGH" * 20
+  body = json.dumps({"echo": {"authorization": f"Bearer {key}"}})
+  with pytest.raises(CallFailed, match=f"Bearer {key}"):
+    answer_in(body, {"answer": "text"}, "200", "9 characters of text")

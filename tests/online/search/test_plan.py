@@ -260,3 +260,16 @@ def test_models_that_cost_nothing_are_not_stopped_by_dollars(tmp_path):
     used(r, Amount(100, 700, 0))
     r.budget.begin_round()
   assert parts(r.config, r.sets) == r.budget.parts
+
+
+def test_a_run_that_goes_on_keeps_what_its_last_round_kept(tmp_path):
+  """Not what the mean by now would give: part of a round is paid already."""
+  with opened(tmp_path, NOBODY, caps__tokens=100_000) as r:
+    used(r, Amount(5, 500, 0))
+    r.budget.keep()  # no round has begun
+    assert (r.ledger._kept.calls, r.ledger._kept.tokens) == (330, None)
+    kept = r.budget.begin_round()
+    assert kept["tokens"] == r.ledger._kept.tokens > 0
+    used(r, Amount(100, 90_000, 0))
+    r.budget.keep(kept)
+    assert r.ledger._kept.tokens == kept["tokens"]
