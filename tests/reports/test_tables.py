@@ -99,3 +99,14 @@ def test_a_judge_and_what_it_left_open_are_named():
   result["arms"][0]["unjudged"], result["arms"][1]["unjudged"] = 0, 3
   (row,) = [r for r in tables.cells(result) if "verdict" in r[0]]
   assert row[1:] == ["–", "3"]
+
+
+def test_an_evaluation_from_before_these_rows_is_shown():
+  result = evaluation()
+  later = ("pass_at_k", "unjudged", "gain_per_teaching_token")
+  for one in result["arms"]:
+    for key in (*later, "gain_per_interaction"):
+      one.pop(key, None)
+  titles = [row[0] for row in tables.cells(result)]
+  assert "Accuracy [95%]" in titles
+  assert "Points gained a teaching token" not in titles

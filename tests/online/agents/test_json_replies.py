@@ -1,12 +1,14 @@
 """JSON as programs print it, read alike from a command and over HTTP."""
 
+import json
 import sys
 
 import pytest
 from aiohttp import web
 
 from atlas_jax.config import ConfigError
-from atlas_jax.online.agents.json_replies import follow, steps_of
+from atlas_jax.online.agents.json_replies import answer_in, follow, steps_of
+from atlas_jax.online.calls.calls import CallFailed
 from tests.online.agents.asked import ask, opened
 from tests.online.agents.serving import Serving
 
