@@ -19,8 +19,15 @@ def matrices(model: Decoder | Adapters) -> Any:
   return jax.tree_util.tree_map_with_path(is_matrix, model)
 
 
-def cast_matrices(model: Decoder, dtype: DTypeLike) -> Decoder:
-  """`model` with matrices of another dtype; norms and biases stay."""
+def cast_matrices(
+  model: Decoder | Adapters, dtype: DTypeLike
+) -> Decoder | Adapters:
+  """`model` with matrices of another dtype; norms and biases stay.
+
+  Adapters stay, too: what they add is rounded with its weight, and not before.
+  """
+  if isinstance(model, Adapters):
+    return model
 
   def cast(is_matrix, x):
     return x.astype(dtype) if is_matrix else x

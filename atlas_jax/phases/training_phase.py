@@ -58,9 +58,7 @@ def start_or_resume(
     With a reference_dtype a copy of the weights of 2 or 3 is one of the trees;
     in case 1 too it is copied from them, if it is `elsewhere`.
   """
-  # What an adapter adds is rounded with its weight, and not before.
-  dtype = "float32" if teacher.options.lora.rank else reference_dtype
-  copy = functools.partial(scoring.copy_model, dtype=dtype)
+  copy = functools.partial(scoring.copy_model, dtype=reference_dtype)
   if checkpoints.latest() is None:
     trees = step_lib.as_trees(step_lib.init_state(teacher.model, tx))
     if reference_dtype:

@@ -180,9 +180,7 @@ def gradients(
   normalizer = objective.normalizer(batch)
   # Cast once and not at each use; the gradient of the copy is then in its
   # dtype, in which it is computed anyway.
-  weights = trained
-  if base is None:
-    weights = matrices.cast_matrices(trained, objective.compute_dtype)
+  weights = matrices.cast_matrices(trained, objective.compute_dtype)
 
   def loss(weights, micro):
     model = lora.join(base, weights, objective.lora_form)
