@@ -8,7 +8,7 @@ costs.json                  spend by role and model
 """
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from atlas_jax import directory
@@ -20,6 +20,11 @@ from atlas_jax.teaching.prompts import FIELDS
 from atlas_jax.teaching.statistics import Interval
 
 FEW_PAIRS = 150
+_FRESH = (
+  *("candidate", "validation", "again", "less seed", "gap", "accuracy"),
+  *("not made worse", "judged"),
+)
+_COSTS = ("role", "model", "calls", "tokens", "dollars", "lost calls")
 
 
 def prompt_diff(before: PromptsConfig, after: PromptsConfig) -> str:
@@ -37,7 +42,7 @@ def harm_text(harm: Interval) -> str:
   """What is to be told where choice.harm is."""
   return (
     "Do not use the prompts that are kept: under them the student is worse"
-    f" than alone, by {_points(harm)} points on the test split."
+    f" than alone, by {tables.points(harm)} points on the test split."
   )
 
 
@@ -67,8 +72,8 @@ def markdown(
     score = choice.score_gain
     parts.append(
       f"Accuracy on the test split, candidate {choice.best} less seed:"
-      f" {_points(gain)} points, McNemar p = {choice.mcnemar_p:.4g}; score:"
-      f" {score.estimate:+.4f} [{score.low:.4f}, {score.high:.4f}]."
+      f" {tables.points(gain)} points, McNemar p = {choice.mcnemar_p:.4g};"
+      f" score: {score.estimate:+.4f} [{score.low:.4f}, {score.high:.4f}]."
     )
   if choice.pairs < FEW_PAIRS:
     parts.append(
@@ -92,21 +97,16 @@ def markdown(
       "The gap is the winner's curse: the score by which a candidate was picked"
       " less its score on fresh samples of the same problems.",
     ]
-  heads = (
-    "candidate validation again less_seed gap accuracy not_made_worse judged"
-  )
-  parts.append(
-    _table(
-      heads,
-      (
-        f"{f.candidate} | {f.validation_score:.4f} | {f.fresh_score:.4f} |"
-        f" {f.gain:+.4f} | {'–' if f.gap is None else f'{f.gap:+.4f}'} |"
-        f" {f.accuracy:.1%} | {f.non_degradation:.1%} |"
-        f" {f.judged} of {f.samples}"
-        for f in choice.fresh
-      ),
-    )
-  )
+  fresh = [
+    [
+      *(str(f.candidate), f"{f.validation_score:.4f}", f"{f.fresh_score:.4f}"),
+      *(f"{f.gain:+.4f}", "–" if f.gap is None else f"{f.gap:+.4f}"),
+      *(f"{f.accuracy:.1%}", f"{f.non_degradation:.1%}"),
+      f"{f.judged} of {f.samples}",
+    ]
+    for f in choice.fresh
+  ]
+  parts.append(tables.grid([_FRESH, *fresh]))
   if test is not None:
     score = choice.validation_score
     parts.append(
@@ -117,32 +117,19 @@ def markdown(
     "## Prompts, seed to kept",
     f"```diff\n{prompt_diff(seed, kept) or '(no change)'}\n```",
     "## Costs",
-    _table("role model calls tokens dollars lost_calls", map(_cost, costs)),
+    tables.grid([_COSTS, *map(_cost, costs)]),
   ]
   return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 
 
-def _table(heads: str, rows: Iterable[str]) -> str:
-  names = [name.replace("_", " ") for name in heads.split()]
-  lines = [" | ".join(names), " | ".join(["---"] + ["---:"] * (len(names) - 1))]
-  return "\n".join(f"| {line} |" for line in (*lines, *rows))
-
-
-def _cost(cost: dict) -> str:
+def _cost(cost: dict) -> list[str]:
   dollars, lost = f"{cost['dollars']:.4f}", f"{cost['lost_calls']}"
   if cost["unpriced_calls"]:
     dollars = f"{dollars} and unpriced" if cost["dollars"] else "unpriced"
   if cost["lost_dollars"]:
     lost += f" (at most {cost['lost_dollars']:.4f} dollars)"
-  return (
-    f"{cost['role']} | {cost['model']} | {cost['calls']:,} |"
-    f" {cost['tokens']:,} | {dollars} | {lost}"
-  )
-
-
-def _points(gain) -> str:
-  low, mean, high = (100 * x for x in (gain.low, gain.estimate, gain.high))
-  return f"{mean:+.1f} [{low:.1f}, {high:.1f}]"
+  counts = (f"{cost[key]:,}" for key in ("calls", "tokens"))
+  return [cost["role"], cost["model"], *counts, dollars, lost]
 
 
 def write(journal: Journal, choice: Choice, ended: str) -> None:
