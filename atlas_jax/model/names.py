@@ -54,6 +54,11 @@ class Tensor:
   groups: tuple[int, ...]  # how many axes of ours each axis of the file has
 
 
+def parameter_count(config: DecoderConfig) -> int:
+  """Of a whole model; a tied head counts once."""
+  return sum(math.prod(t.shape) for t in tensors(config))
+
+
 def tensors(config: DecoderConfig) -> list[Tensor]:
   """Every tensor of a model, in the order of export."""
 

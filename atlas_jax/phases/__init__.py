@@ -8,7 +8,6 @@ command again resumes.
 import contextlib
 import functools
 import logging
-import math
 import pathlib
 import socket
 import zlib
@@ -19,7 +18,7 @@ import numpy as np
 from atlas_jax import directory, multihost, sharding, stopping
 from atlas_jax.config import RunConfig, to_dict
 from atlas_jax.data import splits
-from atlas_jax.model import hf
+from atlas_jax.model import names
 from atlas_jax.phases import evaluate, export, grpo, opening, sft
 from atlas_jax.phases.entry import PhaseEntry
 from atlas_jax.phases.servers import Servers
@@ -49,7 +48,7 @@ def _log_devices(teacher: Teacher) -> None:
     jax.device_count(),
     jax.devices()[0].device_kind,
     ", ".join(f"{axis}={n}" for axis, n in teacher.mesh.shape.items()),
-    sum(math.prod(t.shape) for t in hf.tensors(teacher.decoder_config)),
+    names.parameter_count(teacher.decoder_config),
   )
   used, has = accelerators()
   if used < has:

@@ -9,7 +9,6 @@ import dataclasses
 import datetime
 import functools
 import importlib.metadata
-import math
 import pathlib
 import re
 import shutil
@@ -24,7 +23,7 @@ from atlas_jax import directory, gpus, hub, metrics, multihost, phases, sharding
 from atlas_jax.config import RunConfig, to_dict
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.errors import AtlasError
-from atlas_jax.model import hf, lora
+from atlas_jax.model import hf, lora, names
 from atlas_jax.model.architecture import DecoderConfig
 from atlas_jax.phases import opening
 from atlas_jax.preflight import chips
@@ -127,10 +126,8 @@ class Examination:
     if not self.config.teacher.random_init:
       hf.check(path)
     ChatTokenizer.from_dir(path, self.config.template_date)
-    return "ok", f"{path}: {self._parameters():,} parameters"
-
-  def _parameters(self) -> int:
-    return sum(math.prod(tensor.shape) for tensor in hf.tensors(self.model))
+    count = names.parameter_count(self.model)
+    return "ok", f"{path}: {count:,} parameters"
 
   def _student(self) -> Answer:
     path = hub.directory(self.config.student.path, "model")
@@ -235,7 +232,7 @@ class Examination:
     weights = copies * jnp.dtype(config.serving.teacher.dtype).itemsize
     if "export" in config.phases:
       weights += jnp.dtype(config.export.dtype).itemsize
-    weights *= self._parameters()
+    weights *= names.parameter_count(self.model)
     needs = {str(self.workdir): weights + checkpoints}
     if config.checkpoints_dir is not None:
       needs = {str(self.workdir): weights, config.checkpoints_dir: checkpoints}

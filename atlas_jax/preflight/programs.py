@@ -101,8 +101,7 @@ def _phase(
   model = lora.abstract(architecture, options)
   state, reference = placed(step_lib.abstract_state(model, tx)), None
   if name == "grpo" and phase.beta > 0:
-    dtype = "float32" if options.lora.rank else phase.reference_dtype
-    copy = functools.partial(scoring.copy_model, dtype=dtype)
+    copy = functools.partial(scoring.copy_model, dtype=phase.reference_dtype)
     reference = placed(jax.eval_shape(copy, state.trained))
   kept = tree_bytes((state, reference))
 

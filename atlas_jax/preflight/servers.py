@@ -1,13 +1,12 @@
 """What the vLLM servers that a run starts need on the trainer's GPUs."""
 
-import math
 from collections.abc import Mapping
 
 import jax.numpy as jnp
 
 from atlas_jax import gpus
 from atlas_jax.config import RunConfig
-from atlas_jax.model import hf
+from atlas_jax.model import names
 from atlas_jax.model.architecture import DecoderConfig
 from atlas_jax.preflight.chips import GIB
 
@@ -30,8 +29,8 @@ def beside_trainer(
     role = share.who.split()[0]
     server = getattr(config.serving, role)
     width = jnp.dtype(server.dtype).itemsize
-    sizes = (math.prod(t.shape) for t in hf.tensors(architectures[role]))
-    found[share.who] = width * sum(sizes) + server.kv_cache_bytes + BESIDE
+    weights = width * names.parameter_count(architectures[role])
+    found[share.who] = weights + server.kv_cache_bytes + BESIDE
   return found
 
 

@@ -12,7 +12,7 @@ import pytest
 from atlas_jax import directory, files
 from atlas_jax.config import to_dict
 from atlas_jax.hub import HubError
-from atlas_jax.model import lora
+from atlas_jax.model import lora, names
 from atlas_jax.phases import opening
 from atlas_jax.preflight import doctor
 from atlas_jax.serving.server import ServerError, StudentServer, TeacherServer
@@ -273,7 +273,7 @@ def test_a_disk_that_is_too_small(machine, tmp_path, monkeypatch):
   level, text = exam._disk()
   assert level == "error" and "config.keep_checkpoints" in text
   # 3 checkpoints of two phases, 3 publications and an export, in float32.
-  whole = exam._parameters() * (3 * 2 * 12 + 4 * 4)
+  whole = names.parameter_count(exam.model) * (3 * 2 * 12 + 4 * 4)
   assert text.startswith(f"{whole / 1e9:.2f} GB for {machine.run}")
   # What is there already is not needed again.
   free.free = whole - 900
