@@ -18,6 +18,16 @@ if ! command -v -- "$PYTHON" >/dev/null; then
 fi
 teacher_port=${TEACHER_PORT:-8101}
 student_port=${STUDENT_PORT:-8102}
+listen=(
+  --config.serving.teacher.host=0.0.0.0
+  --config.serving.student.host=0.0.0.0
+  --config.serving.teacher.port="$teacher_port"
+  --config.serving.student.port="$student_port"
+  --config.serving.teacher.gpus=0-3
+  --config.serving.teacher.extra_args=--data-parallel-size=4
+  --config.serving.student.gpus=4-7
+  --config.serving.student.extra_args=--data-parallel-size=4
+)
 : "${ATLAS_SERVER_KEY:?is not set: draw one, the same for servers and trainer}"
 export ATLAS_SERVER_KEY
 logs="$WORKDIR/logs"
@@ -27,15 +37,7 @@ config=(--config=configs/teacher.py:qwen3_8b_v5p16 --workdir="$WORKDIR")
 case "${1:-}" in
   servers)
     echo "log: $log"
-    exec "$PYTHON" -m launchers.serve "${config[@]}" \
-      --config.serving.teacher.host=0.0.0.0 \
-      --config.serving.student.host=0.0.0.0 \
-      --config.serving.teacher.port="$teacher_port" \
-      --config.serving.student.port="$student_port" \
-      --config.serving.teacher.gpus=0-3 \
-      --config.serving.teacher.extra_args=--data-parallel-size=4 \
-      --config.serving.student.gpus=4-7 \
-      --config.serving.student.extra_args=--data-parallel-size=4 \
+    exec "$PYTHON" -m launchers.serve "${config[@]}" "${listen[@]}" \
       "${@:2}" >"$log" 2>&1
     ;;
   trainer) ;;

@@ -20,4 +20,13 @@ mkdir -p -- "$logs"
 {% if trainers %}
 teacher_port=${TEACHER_PORT:-8101}
 student_port=${STUDENT_PORT:-8102}
+listen=(
+  --config.serving.teacher.host=0.0.0.0
+  --config.serving.student.host=0.0.0.0
+  --config.serving.teacher.port="$teacher_port"
+  --config.serving.student.port="$student_port"
+{% for flag in gpu_flags %}
+  {{ quote(flag) }}
+{% endfor %}
+)
 {% endif %}

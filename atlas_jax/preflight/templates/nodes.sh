@@ -44,14 +44,7 @@ trap end EXIT
 
 "${step[@]}" --nodes=1 --ntasks=1 --nodelist="$server" \
   --output="$logs/servers.log" \
-  "$PYTHON" -m launchers.serve "${config[@]}" \
-  --config.serving.teacher.host=0.0.0.0 \
-  --config.serving.student.host=0.0.0.0 \
-  --config.serving.teacher.port="$teacher_port" \
-  --config.serving.student.port="$student_port" \
-{% for flag in gpu_flags %}
-  {{ quote(flag) }} \
-{% endfor %}
+  "$PYTHON" -m launchers.serve "${config[@]}" "${listen[@]}" \
   "$@" &
 servers=$!
 {% include "health.sh" %}

@@ -18,14 +18,7 @@ config=({{ words(flags) }} --workdir="$WORKDIR")
 case "${1:-}" in
   servers)
     echo "log: $log"
-    exec "$PYTHON" -m launchers.serve "${config[@]}" \
-      --config.serving.teacher.host=0.0.0.0 \
-      --config.serving.student.host=0.0.0.0 \
-      --config.serving.teacher.port="$teacher_port" \
-      --config.serving.student.port="$student_port" \
-{% for flag in gpu_flags %}
-      {{ quote(flag) }} \
-{% endfor %}
+    exec "$PYTHON" -m launchers.serve "${config[@]}" "${listen[@]}" \
       "${@:2}" >"$log" 2>&1
     ;;
   trainer) ;;
