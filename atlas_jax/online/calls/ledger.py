@@ -166,7 +166,7 @@ class Ledger:
     left = self.left()
     return next((n for n in left if getattr(need, n) > left[n]), None)
 
-  def _used(self) -> dict[str, float]:
+  def used(self) -> dict[str, float]:
     """Cap -> what is paid, or may have been."""
     paid, minutes = self._spent + self._lost, self.seconds / 60
     return {
@@ -181,12 +181,12 @@ class Ledger:
     aside = f", {kept:g} of them set aside" if kept else ""
     return BudgetSpent(
       f"the cap on {cap} leaves no room for another call:"
-      f" {self._used()[cap]:.6g} of {getattr(self.caps, cap):g} used{aside}"
+      f" {self.used()[cap]:.6g} of {getattr(self.caps, cap):g} used{aside}"
     )
 
   def snapshot(self) -> Snapshot:
     """The state now."""
-    used = self._used()
+    used = self.used()
     limits = {k: v for k, v in vars(self.caps).items() if v is not None}
     return Snapshot(
       calls=self._spent.calls,

@@ -135,7 +135,7 @@ class Budget:
     Raises:
       SearchOver: a round does not fit beside it.
     """
-    used, kept = self._used(), self._takes(self.parts.end)
+    used, kept = self.ledger.used(), self._takes(self.parts.end)
     self.keep(kept)
     for cap, need in self._takes(self.parts.round).items():
       limit = getattr(self.ledger.caps, cap)
@@ -150,14 +150,9 @@ class Budget:
         )
     return kept
 
-  def _used(self) -> dict[str, float]:
-    s = self.ledger.snapshot()
-    used = {n: getattr(s, n) + getattr(s.lost, n) for n in _CAPS}
-    return used | {"minutes": s.seconds / 60}
-
   def _takes(self, part: Counter) -> dict[str, float]:
     """Cap -> what a part takes of it; before the first call, of calls alone."""
-    calls, used = part.total(), self._used()
+    calls, used = part.total(), self.ledger.used()
     made = used.pop("calls")
     mean = _MARGIN * calls / made if made else 0
     takes = {cap: mean * amount for cap, amount in used.items() if made}

@@ -4,7 +4,8 @@ Nothing is restored from gepa: a run that starts again searches again from its
 seed, and reads in its history what was decided before. So everything here
 depends on that, the replies and the config alone:
 
-  rounds        how many have begun: for these the caps are not asked again
+  round         the number of the last that began: until there the caps are not
+                asked again; and what it kept for choosing and the test
   ended         why the search is over: it is replayed to its end, no further
   candidate N   the run's spend when it was accepted
 
@@ -69,7 +70,8 @@ class Search:
     self._rollouts, self._reflector = rollouts, reflector
     self._journal, self._history = journal, history
     # By earlier processes of the run.
-    self._begun = history.record.read("rounds") or 0
+    last = history.record.read("round") or {"number": 0, "kept": None}
+    self._begun, self._kept = last["number"], last["kept"]
 
   def run(self) -> str:
     """Searches to the end; the reason why it ended.
@@ -81,7 +83,7 @@ class Search:
     """
     record, c = self._history.record, self._config.search
     ended = self._history.ended = record.read("ended")
-    self._budget.keep(record.read("kept"))
+    self._budget.keep(self._kept)
     try:
       self._optimize()
       why = f"config.search.max_rounds={c.max_rounds} are done"
@@ -174,8 +176,8 @@ class Search:
       kept = self._budget.begin_round()
       self._begun = number
       # A round that goes on in another process has what it began with.
-      self._history.record.commit("kept", kept)
-      self._history.record.commit("rounds", number)
+      last = {"number": number, "kept": kept}
+      self._history.record.commit("round", last)
     return False
 
   # gepa's adapter.
