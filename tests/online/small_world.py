@@ -60,6 +60,16 @@ def answer(messages) -> str:
   return student(prompt)
 
 
+def silent(start: str):
+  """As `answer`, but without a word where a prompt begins so."""
+
+  def say(messages) -> str:
+    empty = messages[-1]["content"].startswith(start)
+    return "" if empty else answer(messages)
+
+  return say
+
+
 def write_problems(path, first: int, count: int) -> str:
   lines = [
     json.dumps({"question": f"{a}+{100 + a}=?", "answer": str(100 + 2 * a)})
