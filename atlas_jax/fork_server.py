@@ -29,7 +29,7 @@ _SIZE, _PID = struct.Struct("!I"), struct.Struct("!i")
 
 
 class Process:
-  """A forked process. It leads a session of its own."""
+  """A forked process. It leads a process group of its own."""
 
   def __init__(self, pid: int, descriptor: int):
     self.pid, self._descriptor = pid, descriptor
@@ -145,6 +145,9 @@ def serve(descriptor: int) -> None:
     if pid == 0:
       control.detach()
       _become(place, descriptors[0], main, given)
+    # Here, so that who learns the number can already end the whole group.
+    with contextlib.suppress(OSError):  # it has ended
+      os.setpgid(pid, pid)
     pidfd = os.pidfd_open(pid)
     socket.send_fds(control, [_PID.pack(pid)], [pidfd])
     for used in (pidfd, *descriptors):
@@ -154,7 +157,7 @@ def serve(descriptor: int) -> None:
 def _become(place, connection: int, main: Callable, given) -> None:
   """Turns the forked process into what was asked for; never returns."""
   try:
-    os.setsid()
+    os.setpgid(0, 0)
     os.closerange(3, connection)
     os.closerange(connection + 1, os.sysconf("SC_OPEN_MAX"))
     path, environ, directory = place
