@@ -12,15 +12,20 @@ def grpo_steps(numbers):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("staleness", [0, 1])
+@pytest.mark.parametrize(
+  "staleness, lora",
+  [(1, {}), (0, {"teacher__lora__rank": 2, "grpo__beta": 0.1})],
+)
 def test_a_run_that_is_stopped_goes_on_exactly(
-  model, tmp_path, monkeypatch, staleness
+  model, tmp_path, monkeypatch, staleness, lora
 ):
-  ahead = {"grpo__max_staleness": staleness}
+  ahead = {"grpo__max_staleness": staleness, **lora}
   whole = run(model, tmp_path / "whole", **ahead)
   numbers, episodes, state = whole
   assert grpo_steps(numbers) == [1, 2, 3, 4]
   assert any(x.get("1_grpo/trained_tokens", 0) > 0 for x in numbers)
+  exported = {p.name for p in (tmp_path / "whole").glob("export*")}
+  assert exported == {"export", *(["export-adapter"] if lora else [])}
   # The validation problems: every third step, and the last.
   looked = [x["step"] for x in numbers if "1_grpo/validation_taught_high" in x]
   assert looked == [3, 4]
