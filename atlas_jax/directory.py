@@ -100,8 +100,8 @@ OPERATIONAL = (
     f"serving.{role}.{key}"
     for role in ("teacher", "student")
     for key in (
-      *("url", "host", "port", "kv_cache_bytes", "cpu_cores"),
-      *("gpus", "gpu_memory_fraction"),
+      *("url", "urls", "host", "port", "kv_cache_bytes", "cpu_cores"),
+      *("gpus", "gpu_memory_fraction", "replicas", "tensor_parallel"),
       "max_model_len",  # problems that are too long left at the start
     )
   ),

@@ -53,7 +53,7 @@ def shares(config) -> list[Share]:
   parts = {"trainer": ("mesh", config.mesh)}
   for role in ("teacher", "student"):
     server = getattr(serving, role)
-    if server.url is None:
+    if not server.elsewhere:
       parts[f"{role} server"] = f"serving.{role}", server
   return [
     Share(who, key, numbers(part.gpus), part.gpu_memory_fraction)
@@ -82,6 +82,14 @@ def conflicts(config) -> Iterator[str]:
       yield f"GPU {gpu} is shared: all of {keys} must be given"
     elif (total := sum(share.fraction for share in here)) > MOST + 1e-9:
       yield f"{keys} add up to {total:g} of GPU {gpu}; at most {MOST} is valid"
+  for share in servers:
+    server = getattr(config.serving, share.who.split()[0])
+    count = server.replicas * server.tensor_parallel
+    if share.gpus and len(share.gpus) != count:
+      yield (
+        f"{share.key}.gpus={server.gpus} must name {count} GPUs: replicas="
+        f"{server.replicas} x tensor_parallel={server.tensor_parallel}"
+      )
 
 
 def split(config) -> str | None:

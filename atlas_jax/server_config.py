@@ -35,9 +35,10 @@ _REFUSED_FLAGS = """
 
 @dataclass(frozen=True)
 class ServerConfig:
-  """One vLLM server: spawned by the run, or given as a URL."""
+  """vLLM of a role: one server that the run spawns, or those at URLs."""
 
   url: str | None = None
+  urls: tuple[str, ...] = ()  # of several, in place of url
   host: str = "127.0.0.1"  # the address to listen at, when spawned
   port: NonNegativeInt = 0  # 0: a free one
   dtype: Dtype = "bfloat16"
@@ -46,16 +47,33 @@ class ServerConfig:
   kv_cache_bytes: PositiveInt = 1 << 30
   cpu_cores: str = ""  # CPU builds: the cores that its threads are bound to
   gpus: Gpus = ""  # of its host, when spawned: 0 or 4-7; "": as vLLM chooses
+  replicas: PositiveInt = 1  # engines of a server, each with the whole model
+  tensor_parallel: PositiveInt = 1  # GPUs that each engine is cut over
   # Of a GPU's memory: vLLM's --gpu-memory-utilization. None: its default.
   gpu_memory_fraction: PositiveShare | None = None
   extra_args: tuple[str, ...] = ()
 
+  @property
+  def elsewhere(self) -> tuple[str, ...]:
+    """The addresses of servers that run already; none: one is spawned."""
+    return self.urls or (() if self.url is None else (self.url,))
+
   def conflicts(self) -> Iterator[str]:
-    if self.url is not None and (problem := addresses.problem(self.url)):
-      yield f"url {problem}; the servers' key is ATLAS_SERVER_KEY"
+    for url in self.elsewhere:
+      if problem := addresses.problem(url):
+        key = "urls" if self.urls else "url"
+        yield f"{key} {problem}; the servers' key is ATLAS_SERVER_KEY"
+    if self.urls and (
+      self.url is not None or len({*self.urls}) < len(self.urls)
+    ):
+      yield f"urls={self.urls} takes the place of url, and names each once"
     refused = _REFUSED_FLAGS.split()
     if self.gpu_memory_fraction is not None:
       refused.append("gpu-memory-utilization")
+    if self.replicas > 1:
+      refused.append("data-parallel-size")
+    if self.tensor_parallel > 1:
+      refused.append("tensor-parallel-size")
     for argument in self.extra_args:
       # As vLLM reads it: underscores, a beginning, .KEY and =VALUE behind it.
       name = re.match(r"--([^=.]*)|", argument.replace("_", "-"))[1]

@@ -47,7 +47,14 @@ BESIDE = {"evaluate.students": ("models/other",)} | {
   )
   for key, value in (("gpus", number), ("gpu_memory_fraction", 0.5))
 }
+ROLES = "serving.teacher", "serving.student"
+COUNTS = [
+  f"{role}.{key}" for role in ROLES for key in ("replicas", "tensor_parallel")
+]
+# Of a key that changes: what changes with it.
+ALONG = {key: {f"{key.rpartition('.')[0]}.gpus": "3-9"} for key in COUNTS}
 CHANGED = {
+  **{f"{role}.urls": ("http://127.0.0.1:1", "http://a:2") for role in ROLES},
   "evaluate.student_urls": ("http://127.0.0.1:1",),
   **{key: 0.25 for key in BESIDE if key.endswith("fraction")},
   **{key: "3" for key in BESIDE if key.endswith("gpus")},
@@ -68,7 +75,9 @@ def test_where_a_run_runs_may_change(key, tmp_path):
   else:
     value = str(prompts) if key == "prompts_path" else values[type(value)]
   directory.claim(tmp_path, config(**BESIDE))
-  directory.claim(tmp_path, config(**BESIDE | {key: value}))
+  directory.claim(
+    tmp_path, config(**BESIDE | ALONG.get(key, {}) | {key: value})
+  )
   # What is written is what runs.
   saved = json.loads((tmp_path / "config.json").read_text())
   for part in key.split("."):

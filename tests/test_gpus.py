@@ -72,6 +72,40 @@ def test_a_server_elsewhere_takes_nothing_here():
   config(("0", 0.9), ("0", 0.9), ("0", 0.9), **elsewhere)
 
 
+@pytest.mark.parametrize(
+  ("cards", "replicas", "cut"), [("4-7", 4, 1), ("4-7", 2, 2), ("", 3, 1)]
+)
+def test_each_engine_has_the_gpus_that_it_is_cut_over(cards, replicas, cut):
+  counts = {"replicas": replicas, "tensor_parallel": cut}
+  counts = {f"serving.teacher.{key}": n for key, n in counts.items()}
+  config(
+    ("0-2" if cards else "", None),
+    (cards, None),
+    ("3" if cards else "", None),
+    **counts,
+  )
+  if cards:
+    counts["serving.teacher.replicas"] += 1
+    with pytest.raises(ConfigError, match=r"teacher\.gpus=4-7 must name 5|6"):
+      config(("0", None), (cards, None), ("3", None), **counts)
+    elsewhere = {"serving.teacher.urls": ("http://a:1", "http://b:1")}
+    config(("0", None), (cards, None), ("3", None), **counts, **elsewhere)
+
+
+@pytest.mark.parametrize(
+  ("keys", "match"),
+  [
+    ({"urls": ("http://a:1", "b:2")}, r"student\.urls must be an address"),
+    ({"urls": ("http://a:1", "http://a:1")}, "names each once"),
+    ({"url": "http://a:1", "urls": ("http://b:1",)}, "the place of url"),
+  ],
+)
+def test_addresses_of_several_servers(keys, match):
+  keys = {f"serving.student.{key}": value for key, value in keys.items()}
+  with pytest.raises(ConfigError, match=match):
+    config(**keys)
+
+
 def test_the_trainer_keeps_off_the_servers_cards(tmp_path):
   for name in ("nvidia0", "nvidia1", "nvidia2", "nvidiactl", "nvidia-uvm"):
     (tmp_path / name).touch()

@@ -50,7 +50,7 @@ def fitting(
   rooms = []
   if "grpo" in config.phases and split == "train":
     rooms.append((config.grpo.row_length, "grpo.row_length"))
-  if s.teacher.url is None:
+  if not s.teacher.elsewhere:
     rooms.append((s.teacher.max_model_len, "serving.teacher.max_model_len"))
   stages = []
   if rooms:
@@ -61,7 +61,7 @@ def fitting(
   if "evaluate" in config.phases and split == config.evaluate.split:
     constants = config.evaluate.constant_teachings
     teaching = max([teaching, *(len(student.encode(c)) for c in constants)])
-  if s.student.url is None:
+  if not s.student.elsewhere:
     room = (s.student.max_model_len, "serving.student.max_model_len")
     longest = e.max_solution_tokens
     stages += [

@@ -26,8 +26,8 @@ def lines(
   yield " ".join(["trainer:", *(f"{k}={v}" for k, v in mine.items())])
   for role in ("teacher", "student"):
     server = getattr(config.serving, role)
-    if server.url is not None:
-      yield f"{role} server: {server.url}"
+    if server.elsewhere:
+      yield f"{role} server: {', '.join(server.elsewhere)}"
       continue
     arguments, env = vllm_command.command(
       server,

@@ -107,9 +107,9 @@ def _gpus(config, apart: bool, count: int) -> tuple[int, list[str]]:
     ScriptError: there are too few, or servers run already.
   """
   for role in ("teacher", "student"):
-    if (url := getattr(config.serving, role).url) is not None:
+    if urls := getattr(config.serving, role).elsewhere:
       raise ScriptError(
-        f"serving.{role}.url is {url}: the script starts its own servers"
+        f"serving.{role}.url is {urls[0]}: the script starts its own servers"
       )
   named = [number for share in gpus.shares(config) for number in share.gpus]
   if named and apart:

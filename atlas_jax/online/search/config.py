@@ -126,6 +126,11 @@ class ServersConfig:
   reflection: ServerConfig = field(default_factory=ServerConfig)
   start_timeout_s: PositiveFloat = 600.0
 
+  def conflicts(self) -> Iterator[str]:
+    for role in ("student", "teacher", "reflection"):
+      if getattr(self, role).urls:
+        yield f"{role}.urls: an optimisation asks one server a role, its url"
+
 
 @dataclass(frozen=True)
 class OnlineConfig:
