@@ -8,7 +8,6 @@ ATLAS_SERVER_KEY, printed too where it was not set; the servers stay up between
 its restarts. Ctrl-C ends both.
 """
 
-import secrets
 import time
 
 from . import common
@@ -26,7 +25,7 @@ def main():
   shared = {
     "workdir": common.workdir(),
     "start_timeout_s": c.start_timeout_s,
-    "api_key": common.server_key() or secrets.token_hex(16),
+    "api_key": common.server_key() or server.draw_key(c.teacher, c.student),
   }
   teacher = server.TeacherServer(
     c.teacher, model_path=config.teacher.path, **shared

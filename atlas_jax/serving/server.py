@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from atlas_jax import gpus, hub, progress
+from atlas_jax import addresses, gpus, hub, progress
 from atlas_jax.config import ServingConfig
 from atlas_jax.server_config import ServerConfig
 from atlas_jax.serving import http, supervisor, vllm_command
@@ -67,7 +67,7 @@ class Server:
     self.spawned = config.url is None
     self.api_key = api_key
     if self.spawned and not api_key:
-      self.api_key = secrets.token_hex(16)
+      self.api_key = draw_key(config)
     self.port = config.port
     self._process: subprocess.Popen | None = None
     self._started_at = 0.0
@@ -322,6 +322,22 @@ class TeacherServer(Server):
         f" {answer[:500].decode(errors='replace')}"
       )
     return json.loads(answer)
+
+
+def draw_key(*configs: ServerConfig) -> str:
+  """A bearer token for servers that only this machine can reach.
+
+  Raises:
+    ServerError: another could reach one that is spawned: its token has to be
+      known there, so it is chosen and not drawn.
+  """
+  for config in configs:
+    if not config.elsewhere and not addresses.is_loopback(config.host):
+      raise ServerError(
+        f"a server at host={config.host} can be reached from other machines:"
+        " set its token by ATLAS_SERVER_KEY or ATLAS_SERVER_KEY_FILE"
+      )
+  return secrets.token_hex(16)
 
 
 def start(*servers: Server) -> None:

@@ -22,7 +22,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
   UnquantizedEmbeddingMethod,
 )
 
-from atlas_vllm import delta, destinations, weights_file
+from atlas_vllm import delta, destinations, ranks, weights_file
 from atlas_vllm.weights_file import InvalidWeights
 
 
@@ -79,6 +79,8 @@ class FileWeightTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     # not part of the model, so it is not part of an update either.
     self._places = {name: p for name, p in places.items() if p}
     self._shapes = {name: shapes[name] for name in self._places}
+    boxes = {n: [p.box for p in held] for n, held in self._places.items()}
+    destinations.check_cover(ranks.gather(boxes), self._shapes)
     self._root = Path(init_info.root)
 
   def prepare(self, update_info: dict) -> None:
