@@ -18,14 +18,14 @@ common.define_flags()
 def main():
   config = common.config()
   from atlas_jax import directory
-  from atlas_jax.serving import server
+  from atlas_jax.serving import server, vllm_command
 
   directory.check(common.workdir())
   c = config.serving
   shared = {
     "workdir": common.workdir(),
     "start_timeout_s": c.start_timeout_s,
-    "api_key": common.server_key() or server.draw_key(c.teacher, c.student),
+    "api_key": common.server_key() or vllm_command.draw_key(c.teacher, c.student),
   }
   teacher = server.TeacherServer(
     c.teacher, model_path=config.teacher.path, **shared

@@ -83,8 +83,8 @@ class Servers:
     self._config, self._workdir, self._key = config, workdir, key
     # Those that are wanted; the second is the student that is served.
     self._teacher, self._student, self._served = teacher, student, student
-    self._servers: tuple = ()  # these four are the lead's
     self._sender: WeightSender | None = None
+    self._servers: tuple = ()  # these three are the lead's
     self._events: EventLoop | None = None
     self._clients: tuple = (None, None)
     self._started = False
@@ -184,12 +184,8 @@ class Servers:
     if self._held == version:
       return {}
     tensors = self._teacher.exported(self._config.teacher.dtype)
-
-    def send():
-      sent = self._sender.send(tensors, version)
-      return {"publish_bytes": sent.bytes, "publish_seconds": sent.seconds}
-
-    numbers = multihost.call_on_lead(send, hold)
+    sent = self._sender.send(tensors, version, hold)
+    numbers = {"publish_bytes": sent.bytes, "publish_seconds": sent.seconds}
     numbers["logprob_gap"] = self._check_agreement(hold)
     self._held = version
     return numbers
@@ -219,17 +215,17 @@ class Servers:
     if not self._started:
       dtype = self._config.teacher.dtype
       first = self._teacher.first_directory(self._workdir, dtype)
-      multihost.call_on_lead(lambda: self._start_on_lead(first))
+      server = self._server(TeacherServer, self._config.teacher, first)
+      self._sender = WeightSender(server, self._config)
+      multihost.call_on_lead(lambda: self._start_on_lead(server))
     elif self._served is not self._student:
       multihost.call_on_lead(self._exchange_student)
     self._started, self._served = True, self._student
 
-  def _start_on_lead(self, teacher_path: pathlib.Path) -> None:
+  def _start_on_lead(self, teacher: TeacherServer) -> None:
     c = self._config
-    teacher = self._server(TeacherServer, c.teacher, teacher_path)
     student = self._student_server()
     self._servers = teacher, student
-    self._sender = WeightSender(teacher, c)
     start(teacher, student)
     self._events = EventLoop()
     self._clients = (

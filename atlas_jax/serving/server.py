@@ -10,14 +10,13 @@ ends, killed or not.
 
 import json
 import logging
-import secrets
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from atlas_jax import addresses, gpus, hub, progress
+from atlas_jax import gpus, hub, progress
 from atlas_jax.config import ServingConfig
 from atlas_jax.server_config import ServerConfig
 from atlas_jax.serving import http, supervisor, vllm_command
@@ -67,7 +66,7 @@ class Server:
     self.spawned = config.url is None
     self.api_key = api_key
     if self.spawned and not api_key:
-      self.api_key = draw_key(config)
+      self.api_key = vllm_command.draw_key(config)
     self.port = config.port
     self._process: subprocess.Popen | None = None
     self._started_at = 0.0
@@ -279,18 +278,18 @@ class TeacherServer(Server):
 
   def update_weights(
     self,
-    path: str,
+    files: dict[str, str],
     version: str,
     checksums: dict[str, str],
     timeout_s: float,
     restart: bool = False,
   ) -> dict:
-    """Has the server load a file; see third_party/atlas_vllm/README.md.
+    """Has the server load files; see third_party/atlas_vllm/README.md.
 
     Args:
-      path: a safetensors file, full or delta, relative to weights_root.
-      version: its label, reported with every completion from then on.
-      checksums: BLAKE3 of each whole tensor's bytes.
+      files: of safetensors, full or delta: BLAKE3 by path under weights_root.
+      version: their label, reported with every completion from then on.
+      checksums: of each whole tensor.
       timeout_s: for requests under way to end and the weights to be loaded.
       restart: the server may hold a newer version.
 
@@ -299,7 +298,7 @@ class TeacherServer(Server):
       ServerError: another update runs.
       ServerDown: no answer, or the update failed and the server ends.
     """
-    body = {"path": path, "version": version, "checksums": checksums}
+    body = {"files": files, "version": version, "checksums": checksums}
     body["restart"] = restart
     status, answer = self._request(
       "POST", "/v1/atlas/update", body, timeout_s=timeout_s
@@ -307,7 +306,7 @@ class TeacherServer(Server):
     if status != 200:
       kind = {400: WeightsRefused, 500: ServerDown}.get(status, ServerError)
       raise kind(
-        f"the teacher server refused the weights {path!r} ({status}):"
+        f"the teacher server refused the weights {version} ({status}):"
         f" {answer[:1000].decode(errors='replace')}"
       )
     return json.loads(answer)
@@ -322,22 +321,6 @@ class TeacherServer(Server):
         f" {answer[:500].decode(errors='replace')}"
       )
     return json.loads(answer)
-
-
-def draw_key(*configs: ServerConfig) -> str:
-  """A bearer token for servers that only this machine can reach.
-
-  Raises:
-    ServerError: another could reach one that is spawned: its token has to be
-      known there, so it is chosen and not drawn.
-  """
-  for config in configs:
-    if not config.elsewhere and not addresses.is_loopback(config.host):
-      raise ServerError(
-        f"a server at host={config.host} can be reached from other machines:"
-        " set its token by ATLAS_SERVER_KEY or ATLAS_SERVER_KEY_FILE"
-      )
-  return secrets.token_hex(16)
 
 
 def start(*servers: Server) -> None:

@@ -4,11 +4,12 @@ import importlib.metadata
 import itertools
 import json
 import os
+import secrets
 import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-from atlas_jax import files, gpus
+from atlas_jax import addresses, files, gpus
 from atlas_jax.server_config import ServerConfig
 from atlas_jax.serving.client import ServerError
 
@@ -140,6 +141,22 @@ def free_port(host: str, port: int, role: str) -> int:
         " (0: a free one)"
       ) from error
     return s.getsockname()[1]
+
+
+def draw_key(*configs: ServerConfig) -> str:
+  """A bearer token for servers that only this machine can reach.
+
+  Raises:
+    ServerError: another could reach one that is spawned: its token has to be
+      known there, so it is chosen and not drawn.
+  """
+  for config in configs:
+    if not config.elsewhere and not addresses.is_loopback(config.host):
+      raise ServerError(
+        f"a server at host={config.host} can be reached from other machines:"
+        " set its token by ATLAS_SERVER_KEY or ATLAS_SERVER_KEY_FILE"
+      )
+  return secrets.token_hex(16)
 
 
 def command(

@@ -1,4 +1,4 @@
-"""Which part of each tensor a rank takes, with vLLM's own layers and loaders."""
+"""Which part of each tensor a rank takes, with vLLM's own layers."""
 
 import dataclasses
 
@@ -33,8 +33,8 @@ class Model(torch.nn.Module):
     self.down = linear.RowParallelLinear(F, D, bias=False)
     self.embed = vocab_parallel_embedding.VocabParallelEmbedding(VOCAB, D)
     self.norm = torch.nn.Parameter(torch.zeros(D))
-    for parameter in self.parameters():
-      parameter.data.zero_()
+    for own in self.parameters():
+      own.data.zero_()
 
   def load_weights(self, weights):
     for name, tensor in weights:
@@ -150,7 +150,7 @@ class Odd(torch.nn.Module):
   "take", [torch.t, lambda t: t[:, ::2], lambda t: t.flatten()[2:10]]
 )
 def test_a_part_that_is_no_box_is_refused(take):
-  with pytest.raises(NotImplementedError, match="w: .* is not a box of rows"):
+  with pytest.raises(NotImplementedError, match=r"w: .* is not a box of rows"):
     destinations.find(Odd(take), {"w": (4, 4)})
 
 

@@ -20,7 +20,7 @@ a model does not hold spoils the sum, so a delta of another base is found.
 
 It finds accidents: a change that was not made to fool it stays unseen with
 probability 2^-64. Against malice stands the BLAKE3 of each file.
-atlas_jax/model/shards.py computes the same on the trainer's devices.
+atlas_jax/model/owned.py computes the same on the trainer's devices.
 """
 
 import numpy as np

@@ -134,7 +134,7 @@ def check_cover(
 
 
 def write(places: list[Place], tensor: torch.Tensor) -> None:
-  """Puts a whole checkpoint tensor, or a rank's part of it, where it belongs."""
+  """Puts a rank's part of a checkpoint tensor where it belongs."""
   matrix = tensor.reshape(-1, columns(tensor.shape))
   for p in places:
     p.target.copy_(matrix[p.part])

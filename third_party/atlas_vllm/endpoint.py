@@ -1,8 +1,8 @@
 """Paths of the API server: take new weights, say what is held.
 
-POST /v1/atlas/update {"path", "version", "checksums", "restart"}
+POST /v1/atlas/update {"files", "version", "checksums", "restart"}
   200 {"version", "seconds_check", "seconds_apply"}: the new weights are in.
-  400 {"error"}: the file is refused; the old weights serve on, unpaused.
+  400 {"error"}: the files are refused; the old weights serve on, unpaused.
   409 {"error"}: another update is under way.
 GET /v1/atlas/weights
   200 {"version", "checksums"}: of what the model really holds.
@@ -18,6 +18,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Annotated
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -34,6 +35,7 @@ from atlas_vllm.weights_file import one_line
 
 _ROOT_KEY = "atlas_weights_root"  # in --additional-config
 _MOST_BYTES = 16 << 20  # of a body: the checksums of 100,000 tensors
+_MOST_FILES = 10_000
 _LONGEST_END_S = 5
 
 
@@ -42,7 +44,9 @@ class Update(BaseModel):
 
   model_config = ConfigDict(extra="forbid", strict=True)
 
-  path: str = Field(min_length=1, max_length=4096)
+  files: dict[Annotated[str, Field(min_length=1, max_length=4096)], str] = (
+    Field(min_length=1, max_length=_MOST_FILES)
+  )
   version: str = Field(pattern="^(0|[1-9][0-9]{0,17})$")  # [0-9]: ASCII
   checksums: dict[str, str]
   restart: bool = False
@@ -148,7 +152,7 @@ class AtlasUpdate:
     if self._busy:
       return _answer(409, error="an update is under way")
     version = await self._engine.get_weight_version()
-    held = await self._engine.collective_rpc("atlas_held")
+    held = await self._engine.collective_rpc("atlas_held", args=(version,))
     return _answer(200, version=version, checksums=held[0])
 
 

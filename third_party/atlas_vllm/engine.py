@@ -1,7 +1,7 @@
 """A vLLM weight transfer engine that takes safetensors files.
 
 The life cycle is vLLM's: init once, then for each update start, update,
-finish. What is new: `prepare` checks a file completely before the model is
+finish. What is new: `prepare` checks files completely before the model is
 touched, and `held` says what the model holds. Both are called through
 `worker.WeightWorker`.
 """
@@ -22,8 +22,10 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
   UnquantizedEmbeddingMethod,
 )
 
-from atlas_vllm import delta, destinations, ranks, weights_file
+from atlas_vllm import checksum, delta, destinations, ranks, weights_file
 from atlas_vllm.weights_file import InvalidWeights
+
+_FIRST_VERSION = "default"  # vLLM's name for the weights that it started with
 
 
 @dataclass
@@ -33,18 +35,18 @@ class InitInfo(WeightTransferInitInfo):
 
 @dataclass
 class UpdateInfo(WeightTransferUpdateInfo):
-  path: str  # of a safetensors file, relative to root
+  files: dict[str, str]  # of safetensors, relative to root: BLAKE3 of each
   version: str
-  checksums: dict[str, str]  # digest of each whole tensor
+  checksums: dict[str, str]  # of each whole tensor (checksum.py)
   restart: bool = False  # the version may be older than the one held
 
 
 @dataclass
 class _Prepared:
-  """A checked file: whole tensors, or changes of what the model holds."""
+  """Checked files: all tensors, or changes of what the model holds."""
 
   info: UpdateInfo
-  tensors: dict[str, torch.Tensor]
+  tensors: dict[str, list[tuple[weights_file.Box, torch.Tensor]]]
   changes: dict[str, delta.Change]
 
 
@@ -73,6 +75,8 @@ class FileWeightTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     """
     if self.vllm_config.quant_config is not None:
       raise ValueError("a quantised model cannot take weights from files")
+    if self.vllm_config.parallel_config.pipeline_parallel_size > 1:
+      raise ValueError("a model cut by layers cannot take weights from files")
     shapes = _checkpoint_shapes(Path(self.model_config.model))
     places = destinations.find(self.model, shapes)
     # A tensor without a place (a lm_head stored beside tied embeddings) is
@@ -84,7 +88,7 @@ class FileWeightTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     self._root = Path(init_info.root)
 
   def prepare(self, update_info: dict) -> None:
-    """Checks a file and keeps its content for the update that follows.
+    """Checks files and keeps their content for the update that follows.
 
     Raises:
       InvalidWeights: it must not be loaded.
@@ -101,40 +105,47 @@ class FileWeightTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
           f"the server holds version {held.version}, which {info.version} does"
           " not follow, and the update does not say restart"
         )
-    metadata, entries = weights_file.read(
-      weights_file.inside(self._root, info.path),
-      weights_file.most_bytes(self._shapes, self.model_config.dtype),
-    )
-    if metadata.get("format") == delta.FORMAT:
-      delta.check_versions(metadata, info.version, held and held.version)
-      dtype = self.model_config.dtype
-      changes = delta.parse(entries, self._shapes, dtype)
-      self._check_result(changes, info.checksums)
-      self._prepared = _Prepared(info, {}, changes)
-    else:
-      weights_file.check(
-        entries, self._shapes, self.model_config.dtype, info.checksums
-      )
-      self._prepared = _Prepared(info, entries, {})
+    prepared = _Prepared(info, {}, {})
+    gained = ranks.agree(lambda: self._check(prepared))
+    if not prepared.tensors:
+      found = dict(held.checksums)
+      for name, gain in ranks.whole(gained).items():
+        found[name] = checksum.text(checksum.parse(found[name]) + gain)
+      weights_file.compare(found, info.checksums)
+    self._prepared = prepared
 
-  def _check_result(
-    self, changes: dict[str, delta.Change], promised: dict[str, str]
-  ) -> None:
-    """Refuses changes that do not make the promised tensors.
+  def _check(self, prepared: _Prepared) -> ranks.Sums:
+    """Fills what is prepared; of a delta, what the sums gain in each box.
 
-    They are made on copies of what the model really holds, tensor by tensor,
-    so this also shows that the update before was whole.
+    That is of what the model really holds where it changes, and of what it
+    shall hold there: together with what is held it is what is promised.
     """
+    info, dtype = prepared.info, self.model_config.dtype
+    most = weights_file.most_bytes(self._shapes, dtype)
+    metadata, entries = weights_file.read_all(self._root, info.files, most)
+    if metadata.get("format") != delta.FORMAT:
+      prepared.tensors.update(
+        weights_file.check(entries, self._shapes, dtype, info.checksums)
+      )
+      return {}
+    held = self._held and self._held.version
+    delta.check_versions(metadata, info.version, held)
+    prepared.changes.update(delta.parse(entries, self._shapes, dtype))
+    weights_file.check_promises(set(self._shapes), info.checksums)
+    return weights_file.each(
+      prepared.changes, lambda name: self._gained(name, prepared.changes[name])
+    )
 
-    def result(name):
-      tensor = self._read(name)
-      if name in changes:
-        tensor.view(-1)[changes[name].indices] = changes[name].values
-      return tensor
-
-    weights_file.check_promises(set(self._shapes), promised)
-    found = weights_file.digests(self._shapes, result)
-    weights_file.compare(found, promised)
+  def _gained(self, name: str, change: delta.Change) -> ranks.BoxSums:
+    width, gained = destinations.columns(self._shapes[name]), {}
+    for p in self._places[name]:
+      inside, *at = destinations.within(p, width, change.indices)
+      new = change.values[inside]
+      old = p.target[*at].to("cpu", new.dtype)
+      gained[p.box] = checksum.of_change(
+        change.indices[inside], old, new, width
+      )
+    return gained
 
   def start_weight_update(self) -> None:
     pass  # tensors are written in place
@@ -145,12 +156,13 @@ class FileWeightTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
       torch.accelerator.synchronize()
 
   def receive_weights(self, update_info: UpdateInfo) -> None:
-    """Copies what a prepared file holds into the model."""
+    """Copies what the prepared files hold into the model."""
     if self._prepared is None or self._prepared.info != update_info:
       self.prepare(asdict(update_info))
     self._loaded, self._prepared = self._prepared, None
     with torch.no_grad():
-      for name, tensor in self._loaded.tensors.items():
+      for name, pieces in self._loaded.tensors.items():
+        tensor = weights_file.assemble(pieces, self._shapes[name])
         destinations.write(self._places[name], tensor)
       for name, change in self._loaded.changes.items():
         destinations.write_at(
@@ -178,17 +190,28 @@ class FileWeightTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         method.process_weights_after_loading(module)
     self._held, self._loaded = self._loaded.info, None
 
-  def held(self) -> dict[str, str]:
-    """Digest of each tensor that the model holds, in checkpoint names."""
-    found = weights_file.digests(self._shapes, self._read)
+  def held(self, version: str | None = None) -> dict[str, str]:
+    """Checksum of each tensor that the model holds, in checkpoint names.
+
+    Raises:
+      RuntimeError: that is not what the last update promised, or that was not
+        an update to `version`.
+    """
+    own = self._held.version if self._held else _FIRST_VERSION
+    if version not in (None, own):
+      raise RuntimeError(f"an engine holds version {own} and not {version}")
+    sums = ranks.agree(lambda: weights_file.each(self._shapes, self._sums))
+    found = {n: checksum.text(one) for n, one in ranks.whole(sums).items()}
     if self._held is not None and found != self._held.checksums:
       raise RuntimeError("the model holds other weights than were promised")
     return found
 
-  def _read(self, name: str) -> torch.Tensor:
-    return destinations.read(
-      self._places[name], self._shapes[name], self.model_config.dtype
-    )
+  def _sums(self, name: str) -> ranks.BoxSums:
+    dtype = self.model_config.dtype
+    return {
+      p.box: checksum.of_box(p.target.to("cpu", dtype), *p.box[:2])
+      for p in self._places[name]
+    }
 
   def shutdown(self) -> None:
     self._prepared = None

@@ -7,11 +7,16 @@ refuse: none keeps what another does not have, and none waits for another.
 from collections.abc import Callable
 from typing import TypeVar
 
+import numpy as np
 import torch.distributed
 from vllm.distributed import parallel_state
 
+from atlas_vllm import checksum
+from atlas_vllm.destinations import Box
 from atlas_vllm.weights_file import InvalidWeights
 
+BoxSums = dict[Box, np.ndarray]
+Sums = dict[str, BoxSums]  # of each tensor's boxes that a rank has
 T = TypeVar("T")
 
 
@@ -43,3 +48,22 @@ def agree(work: Callable[[], T]) -> list[T]:
     if text is not None:
       raise InvalidWeights(f"rank {rank}: {text}")
   return [own for own, _ in answers]
+
+
+def whole(of_ranks: list[Sums]) -> dict[str, np.ndarray]:
+  """The sums of whole tensors, of those of the boxes that each rank has.
+
+  A box that several ranks have counts once.
+
+  Raises:
+    InvalidWeights: they have different values in it.
+  """
+  found = {}
+  for name in of_ranks[0]:
+    distinct: BoxSums = {}
+    for rank in of_ranks:
+      for box, sums in rank[name].items():
+        if not np.array_equal(distinct.setdefault(box, sums), sums):
+          raise InvalidWeights(f"ranks hold different copies of {name}")
+    found[name] = sum(distinct.values(), start=checksum.parse("0" * 16))
+  return found

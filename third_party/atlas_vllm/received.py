@@ -1,7 +1,7 @@
 """Files of weights that come by HTTP, and a proof that a directory is shared.
 
 PUT /v1/atlas/files/NAME with X-Atlas-Blake3: the digest of the whole body
-  200 {"path"}: the file is there; an update names it by this path.
+  200 {}: the file is there; an update names it.
   400, 413, 507 {"error"}: it is not, and has to be sent again whole.
 GET /v1/atlas/nonce/HEX
   200 {"digest"}: of the file nonce-HEX under the root; null: there is none.
@@ -46,7 +46,7 @@ class ReceivedFiles:
 
   def open(self, root: Path) -> None:
     """Begins anew under a root, before the first request."""
-    self._root, self._directory = root, root / "received"
+    self._root, self._directory = root, root / weights_file.RECEIVED
     self.forget()
 
   def attach(self, app: FastAPI) -> None:
@@ -69,7 +69,7 @@ class ReceivedFiles:
       return JSONResponse({"error": "the body broke off"}, 400)
     except OSError as error:
       return JSONResponse({"error": f"not written: {error.strerror}"}, 507)
-    return JSONResponse({"path": f"{self._directory.name}/{name}"})
+    return JSONResponse({})
 
   async def _receive(self, name: str, request: Request) -> None:
     match = _NAME.fullmatch(name)
