@@ -25,7 +25,8 @@ def main():
   shared = {
     "workdir": common.workdir(),
     "start_timeout_s": c.start_timeout_s,
-    "api_key": common.server_key() or vllm_command.draw_key(c.teacher, c.student),
+    "api_key": common.server_key()
+    or vllm_command.draw_key(c.teacher, c.student),
   }
   teacher = server.TeacherServer(
     c.teacher, model_path=config.teacher.path, **shared

@@ -120,7 +120,9 @@ def main(model: str, work: Path) -> dict:
   found["still_equal"] = sample(updated) == want
   sums = publications.checksums(tensors)
   all_ranks = [sums] * int(ranks)
-  found["held_by_the_updated"] = updated.collective_rpc("atlas_held") == all_ranks
+  found["held_by_the_updated"] = (
+    updated.collective_rpc("atlas_held") == all_ranks
+  )
   found["held_by_the_fresh"] = fresh.collective_rpc("atlas_held") == all_ranks
   return {"was_different": before != want, **found}
 
