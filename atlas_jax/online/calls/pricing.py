@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from atlas_jax.online.calls.calls import Answer, CallFailed, Request
-from atlas_jax.online.calls.spend import Amount, picodollars
+from atlas_jax.online.calls.ledger import Amount, picodollars
 
 # A chat template may put a system prompt of its own before the messages.
 _TEMPLATE_TOKENS = 128

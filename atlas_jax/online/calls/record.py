@@ -16,12 +16,10 @@ import pathlib
 import sqlite3
 import threading
 import time
-from dataclasses import dataclass
 
 from atlas_jax.errors import AtlasError
 from atlas_jax.online.calls.calls import Reply
-from atlas_jax.online.calls.ledger import Ledger
-from atlas_jax.online.calls.spend import PICO, Amount, Caps
+from atlas_jax.online.calls.ledger import PICO, Amount, Caps, Ledger
 
 _VERSION = 2
 _TICK_S = 5.0
@@ -66,23 +64,6 @@ _COSTS = {
 
 class RecordError(AtlasError):
   """The record's file cannot be used; the text names it."""
-
-
-@dataclass(frozen=True)
-class CallAttempt:
-  """How one attempt ended. cost None: lost, at its bound.
-
-  text: of an answer that stands; None: there is none.
-  """
-
-  status: str
-  cost: Amount | None = None
-  priced: bool = True
-  text: str | None = None
-  prompt_tokens: int | None = None
-  completion_tokens: int | None = None
-  seconds: float = 0.0
-  error: str | None = None
 
 
 class Record:
@@ -191,11 +172,17 @@ class Record:
   def reply(self, key: str) -> Reply | None:
     """The answer to the request `key`; None: there is none yet."""
     row = self._row(
-      "SELECT status, text, prompt_tokens, completion_tokens, pico / 1e12,"
-      " seconds FROM attempts WHERE key=? AND text NOTNULL ORDER BY id DESC",
+      "SELECT status, text, prompt_tokens, completion_tokens, seconds, calls,"
+      " tokens, pico FROM attempts WHERE key=? AND text NOTNULL"
+      " ORDER BY id DESC",
       key,
     )
-    return None if row is None else Reply(*row, cached=True)
+    if row is None:
+      return None
+    *said, seconds, calls, tokens, pico = row
+    cost = Amount(calls, tokens, pico or 0)
+    priced = pico is not None
+    return Reply(*said, cost, priced, seconds, cached=True)
 
   def begin(
     self, key: str, role: str, model: str, request: dict, bound: Amount
@@ -214,8 +201,8 @@ class Record:
         (key, role, model, *amounts),
       ).lastrowid
 
-  def settle(self, row: int, attempt: CallAttempt) -> None:
-    """Fills in how the attempt of `row` ended."""
+  def settle(self, row: int, attempt: Reply) -> None:
+    """Fills in how the attempt of `row` ended; a text is kept as an answer."""
     a, cost = attempt, attempt.cost
     with self._lock:
       self._db.execute(

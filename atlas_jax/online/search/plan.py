@@ -26,12 +26,11 @@ from dataclasses import dataclass, replace
 from atlas_jax.data.splits import Splits
 from atlas_jax.errors import AtlasError
 from atlas_jax.online.calls.calls import Request
-from atlas_jax.online.calls.ledger import Ledger
+from atlas_jax.online.calls.ledger import Amount, Caps, Ledger
 from atlas_jax.online.calls.record import Record
-from atlas_jax.online.calls.spend import Amount, Caps
 from atlas_jax.online.search import servers
 from atlas_jax.online.search.config import OnlineConfig
-from atlas_jax.online.search.history import SearchOver
+from atlas_jax.online.search.files import SearchOver
 from atlas_jax.online.search.models import Models, chosen_problems, opened
 from atlas_jax.online.search.reflection import prompt_chars
 from atlas_jax.teaching.prompts import FIELDS

@@ -7,14 +7,14 @@ from aiohttp import web
 
 from atlas_jax.online.agents.build import open_agent
 from atlas_jax.online.agents.config import AgentConfig, HttpAgentConfig
+from atlas_jax.online.calls.ledger import Caps
 from atlas_jax.online.calls.record import Record
-from atlas_jax.online.calls.spend import Caps
 from tests.online.agents.serving import Serving
 from tests.online.opened import request
 
 
 def asked(server, record, *, retries=2, timeout_s=60.0):
-  """(the reply to one question, the ledger's snapshot after it)."""
+  """(the reply to one question, the ledger's ledger after it)."""
   ledger = record.ledger(Caps())
   agent = open_agent(
     AgentConfig(
@@ -36,7 +36,7 @@ def asked(server, record, *, retries=2, timeout_s=60.0):
     finally:
       await agent.aclose()
 
-  return asyncio.run(main()), ledger.snapshot()
+  return asyncio.run(main()), ledger
 
 
 def busy(after="0"):

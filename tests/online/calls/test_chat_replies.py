@@ -5,7 +5,7 @@ import logging
 import pytest
 from aiohttp import web
 
-from atlas_jax.online.calls.spend import Caps
+from atlas_jax.online.calls.ledger import Caps
 from tests.online.opened import Run, ask, request
 from tests.online.stub_server import StubServer
 
@@ -228,8 +228,8 @@ def test_hidden_thinking_is_in_the_bill(usage, prompt, completion, caplog):
   )
   assert (reply.prompt_tokens, reply.completion_tokens) == (prompt, completion)
   assert reply.dollars == pytest.approx((prompt + 10 * completion) * 1e-6)
-  snapshot = run.ledger.snapshot()
-  assert (snapshot.tokens, snapshot.dollars) == (
+  ledger = run.ledger
+  assert (ledger.spent.tokens, ledger.spent.dollars) == (
     prompt + completion,
     reply.dollars,
   )
@@ -243,7 +243,7 @@ def test_hidden_thinking_counts_against_the_cap():
     model = run.open(url=stub.url, model="stub", concurrency=1)
     ends = ask(model, *(request(f"q {i}") for i in range(5)))
     assert len(stub.calls) == 2, ends
-  assert run.ledger.snapshot().tokens == 2 * 523
+  assert run.ledger.spent.tokens == 2 * 523
 
 
 @pytest.mark.parametrize("usage", [7, [], "many", {"total_tokens": [1]}])

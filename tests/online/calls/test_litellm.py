@@ -10,7 +10,7 @@ from aiohttp import web
 
 from atlas_jax.config import ConfigError
 from atlas_jax.online.calls.calls import ModelRefused
-from atlas_jax.online.calls.spend import Caps
+from atlas_jax.online.calls.ledger import Caps
 from tests.online.opened import Run, ask, request
 from tests.online.stub_server import Faults, StubServer
 
@@ -40,7 +40,7 @@ def test_a_mock_answer_and_its_price():
   # LiteLLM says 10 and 20 tokens for its mock answers.
   assert (reply.prompt_tokens, reply.completion_tokens) == (10, 20)
   assert reply.dollars == pytest.approx(10 * 0.15e-6 + 20 * 0.6e-6)
-  assert run.ledger.snapshot().dollars == reply.dollars
+  assert run.ledger.spent.dollars == reply.dollars
 
 
 def test_a_price_of_counts_that_make_no_sense_is_not_taken():
@@ -99,7 +99,7 @@ def test_a_local_server_is_unpriced_and_needs_no_key():
     body = stub.calls[0].body
   assert (reply.status, reply.text) == ("ok", "three little words")
   assert (reply.prompt_tokens, reply.completion_tokens) == (2, 3)
-  assert reply.dollars is None and run.ledger.snapshot().unpriced_calls == 1
+  assert reply.dollars is None and run.ledger.unpriced_calls == 1
   assert (body["seed"], body["top_p"], body["max_tokens"]) == (7, 0.5, 9)
   with pytest.raises(ConfigError, match=r"config\.student\.price_in"):
     hosted(Run(Caps(dollars=1)), stub)
@@ -122,7 +122,7 @@ def test_faults_are_tried_again_by_us_alone(kind):
     assert [call.fault for call in stub.calls] == [kind, kind, None]
   assert (reply.status, reply.text, reply.attempts) == ("ok", "x", 3)
   lost = 0 if kind in ("429", "500") else 2
-  assert run.ledger.snapshot().lost.calls == lost
+  assert run.ledger.lost.calls == lost
 
 
 def test_retry_after_reaches_us_through_litellm():

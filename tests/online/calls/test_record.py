@@ -7,8 +7,8 @@ import time
 
 import pytest
 
+from atlas_jax.online.calls.ledger import Amount, Caps
 from atlas_jax.online.calls.record import Record, RecordError
-from atlas_jax.online.calls.spend import Amount, Caps
 from tests.online.calls.recorded import put
 
 
@@ -26,7 +26,7 @@ def test_an_answer_is_kept_and_paid_once(tmp_path):
     assert record.reply("other") is None
     assert record.paid() == Amount(1, 9, 90)
     assert record.ledger(Caps(tokens=10)).left() == {"tokens": 1}
-    assert record.ledger(Caps()).snapshot().tokens == 9
+    assert record.ledger(Caps()).spent.tokens == 9
 
 
 def test_an_answer_without_words_is_kept_and_a_failure_is_not(tmp_path):
@@ -42,7 +42,7 @@ def test_an_answer_without_words_is_kept_and_a_failure_is_not(tmp_path):
     assert (silent.status, silent.text) == ("empty", "")
     assert record.reply("late").text == "at last"
     assert record.paid() == Amount(4, 400, 4000)
-    assert record.ledger(Caps()).snapshot().lost == Amount(1, 100, 1000)
+    assert record.ledger(Caps()).lost == Amount(1, 100, 1000)
 
 
 def test_what_was_committed_outlives_the_process(tmp_path):

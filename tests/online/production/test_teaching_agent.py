@@ -12,7 +12,8 @@ from aiohttp import web
 
 from atlas_jax.config import ConfigError
 from atlas_jax.online import TeachConfig, TeachingAgent, Wording
-from atlas_jax.online.calls.calls import BudgetSpent, Reply
+from atlas_jax.online.calls.calls import Reply
+from atlas_jax.online.calls.ledger import BudgetSpent
 from atlas_jax.online.production.teaching_agent import AgentFailed
 from atlas_jax.teaching.prompts import PromptError
 from tests.online.production.proxied import (

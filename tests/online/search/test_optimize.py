@@ -8,9 +8,8 @@ import pytest
 from atlas_jax.config import default_config, resolve
 from atlas_jax.data import splits
 from atlas_jax.directory import RunError
-from atlas_jax.online.calls.ledger import Snapshot
-from atlas_jax.online.calls.spend import Amount
-from atlas_jax.online.search import live
+from atlas_jax.online.calls.ledger import Amount, Caps, Ledger
+from atlas_jax.online.search.files import Journal
 from atlas_jax.online.search.reflection import SearchFailed, prompt_chars
 from atlas_jax.teaching.prompts import fingerprint, load_prompts
 from tests.online import small_world
@@ -167,20 +166,12 @@ def test_a_dead_reflection_model_stops_the_run_with_a_reason(tmp_path):
 
 
 def test_the_live_line():
-  snapshot = Snapshot(
-    calls=1204,
-    tokens=10,
-    dollars=0.831,
-    unpriced_calls=0,
-    lost=Amount(3, 0, 0),
-    open_calls=0,
-    seconds=1.0,
-    seconds_left=750.2,
-    shares={"calls": 0.5, "dollars": 0.083},
-  )
-  scores = [SimpleNamespace(score=x) for x in (0.2, 0.7123, 0.5)]
-  journal = SimpleNamespace(stage="search", candidates=scores)
-  assert live.line(journal, snapshot) == (
+  spend = {"spent": Amount(1204, 10, 831 * 10**9), "lost": Amount(3)}
+  caps = Caps(calls=2414, dollars=10.0, minutes=20.0)
+  ledger = Ledger(caps, **spend, seconds=449.8, clock=lambda: 9.0)
+  journal = Journal(None, None)
+  journal.candidates += [SimpleNamespace(score=x) for x in (0.2, 0.7123, 0.5)]
+  assert journal.line(ledger) == (
     "search | best 0.712 | 3 candidates | 1,204 calls | 3 lost | $0.83"
     " | 12:30 left | 50% of the caps"
   )

@@ -7,11 +7,10 @@ import pytest
 
 from atlas_jax.config import PromptsConfig
 from atlas_jax.data.problems import make_problem
-from atlas_jax.online.calls.ledger import Ledger
+from atlas_jax.online.calls.ledger import Amount, Ledger
 from atlas_jax.online.calls.record import Record
-from atlas_jax.online.calls.spend import Amount
 from atlas_jax.online.search.config import ObjectivesConfig, OnlineConfig
-from atlas_jax.online.search.history import History, SearchOver
+from atlas_jax.online.search.files import Journal, SearchOver
 from atlas_jax.online.search.rollouts import Rollout
 from atlas_jax.online.search.search import Search, filled, perfect
 from tests.online.opened_run import opened
@@ -46,7 +45,7 @@ def search(evaluate=None) -> Search:
   reflector = SimpleNamespace(refused=[])
   return Search(
     *(OnlineConfig(), None, SimpleNamespace(evaluate=evaluate), reflector),
-    *(None, None, History(Record())),
+    *(None, Journal(None, Record())),
   )
 
 
@@ -134,7 +133,6 @@ def test_a_round_that_began_is_not_asked_for_its_budget_again(tmp_path):
       budget = dataclasses.replace(r.budget, ledger=ledger)
       one = Search(
         *(r.config, r.sets, r.rollouts, r.reflector, budget, r.journal),
-        r.history,
       )
       return one._begin_round(SimpleNamespace(i=number - 2))
 
@@ -145,7 +143,7 @@ def test_a_round_that_began_is_not_asked_for_its_budget_again(tmp_path):
     with pytest.raises(SearchOver, match=r"config\.caps\.calls leaves 0"):
       begins(3, over)
     r.record.commit("ended", "it was")
-    r.history.ended = "it was"
+    r.journal.ended = "it was"
     assert begins(3, over) is False
     with pytest.raises(SearchOver, match="it was"):
-      r.history.read("anything that is new")
+      r.journal.read("anything that is new")
