@@ -11,38 +11,26 @@ from statistics import fmean
 
 from atlas_jax.data.splits import Splits
 from atlas_jax.online.search import choosing
-from atlas_jax.online.search.choosing import Fresh
+from atlas_jax.online.search.choosing import Fresh, Keyed
 from atlas_jax.online.search.config import OnlineConfig
 from atlas_jax.online.search.files import Journal
 from atlas_jax.online.search.rollouts import Rollout, Rollouts, Trial
 from atlas_jax.teaching import statistics
+from atlas_jax.teaching.arms import Attempt
 from atlas_jax.teaching.statistics import Outcome
 
 
-def outcomes(rollout: Rollout) -> tuple[Outcome, Outcome]:
-  """(unaided, taught) solution of a scored rollout, for statistics."""
-  scored, problem = rollout.scored, rollout.problem
-  (alone,), (teaching,) = scored.episode.baseline, scored.episode.teachings
-  (alone_verdict,), (verdict,) = scored.baseline, scored.taught
-  (leaked,), seconds = scored.leaked, scored.episode.seconds
-  return Outcome(
-    problem_id=problem.id,
-    correct=alone_verdict.score,
-    completed=alone_verdict.completed,
-    response_tokens=alone.tokens,
-    teaching_tokens=0,
-    seconds=alone.seconds,
-    leaked=False,
-  ), Outcome(
-    problem_id=problem.id,
-    correct=verdict.score,
-    completed=verdict.completed,
-    response_tokens=teaching.taught.tokens,
+def _attempts(rollout: Rollout) -> tuple[Attempt, Attempt]:
+  """(unaided, taught) attempt of a scored rollout."""
+  episode, which = rollout.scored.episode, (rollout.problem, rollout.replicate)
+  (alone,), (teaching,) = episode.baseline, episode.teachings
+  return Attempt(*which, alone, seconds=alone.seconds), Attempt(
+    *which,
+    teaching.taught,
+    teacher_text=teaching.said.text,
+    teaching=teaching.text,
     teaching_tokens=teaching.tokens,
-    seconds=sum(seconds[stage] for stage in ("probe", "teach", "taught")),
-    leaked=leaked,
-    kind=problem.kind,
-    teacher_asked=True,
+    seconds=sum(episode.seconds[s] for s in ("probe", "teach", "taught")),
   )
 
 
@@ -87,12 +75,17 @@ def compare(
     else:  # there is nothing to show of the candidate
       del names[best.prompts]
       common = list(before)
+
+  def outcomes(keyed: Keyed, arm: int) -> list[Outcome]:
+    attempts = [_attempts(keyed[key])[arm] for key in common]
+    return statistics.judge(attempts, rollouts.checker)[0]
+
   any_of = {key for mine in found.values() for key in mine}
-  alone = [outcomes(before[key])[0] for key in common]
+  alone = outcomes(before, 0)
   arms = [_arm(config, "student alone", alone, None, total - len(any_of))]
   for prompts, name in names.items():
-    mine = [outcomes(found[prompts][key])[1] for key in common]
-    arms.append(_arm(config, name, mine, alone, total - len(found[prompts])))
+    mine, unjudged = outcomes(found[prompts], 1), total - len(found[prompts])
+    arms.append(_arm(config, name, mine, alone, unjudged))
   result["evaluation"] = {"problems": total, "split": "test", "arms": arms}
   return result, too_few
 

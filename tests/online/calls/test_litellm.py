@@ -43,25 +43,35 @@ def test_a_mock_answer_and_its_price():
   assert run.ledger.spent.dollars == reply.dollars
 
 
-def test_a_price_of_counts_that_make_no_sense_is_not_taken():
-  usage = {"prompt_tokens": 2, "completion_tokens": 10**30}
-  usage["total_tokens"] = 2 + 10**30
+@pytest.mark.parametrize(
+  ("completion", "total", "counted", "paid"),
+  [
+    # Hidden thinking is in the total alone.
+    (2, 523, 521, 521),
+    # Counts that make no sense: at the bound.
+    (10**30, 2 + 10**30, None, 9),
+  ],
+)
+def test_its_price_of_other_counts_is_not_taken(
+  completion, total, counted, paid
+):
+  usage = {"prompt_tokens": 2, "completion_tokens": completion}
   choice = {"message": {"role": "assistant", "content": "a"}}
   body = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
   body |= {"choices": [choice | {"index": 0, "finish_reason": "stop"}]}
+  body |= {"usage": usage | {"total_tokens": total}}
   run = run_with_key()
-  with StubServer(lambda m: web.json_response(body | {"usage": usage})) as stub:
+  with StubServer(lambda m: web.json_response(body)) as stub:
+    stub.model = "gpt-4o-mini"
     model = run.open(
       kind="litellm",
       model=PAID,
       url=stub.url + "/v1",
       api_key_env="K",
     )
-    stub.model = "gpt-4o-mini"
     (reply,) = ask(model, request())
-  assert (reply.status, reply.completion_tokens) == ("ok", None)
-  # At the bound: 2 * 0.15 + 9 * 0.6 millionths.
-  assert reply.dollars == pytest.approx(2 * 0.15e-6 + 9 * 0.6e-6)
+  assert (reply.status, reply.completion_tokens) == ("ok", counted)
+  assert reply.dollars == pytest.approx((2 * 0.15 + paid * 0.6) * 1e-6)
 
 
 def test_its_price_table_bounds_a_call():

@@ -10,7 +10,7 @@ from atlas_jax.data import splits
 from atlas_jax.directory import RunError
 from atlas_jax.online.calls.ledger import Amount, Caps, Ledger
 from atlas_jax.online.search.files import Journal
-from atlas_jax.online.search.reflection import SearchFailed, prompt_chars
+from atlas_jax.online.search.reflection import prompt_chars
 from atlas_jax.teaching.prompts import fingerprint, load_prompts
 from tests.online import small_world
 from tests.online.opened_run import opened
@@ -131,38 +131,6 @@ def test_useless_proposals_end_the_search_and_keep_the_seed(tmp_path):
   assert facts["kept"] == 0 and "3 proposals" in facts["ended"]
   best = read(workdir / "best_prompts.json")
   assert best["prompts"] == small_world.SEED and best["stage"] == "chosen"
-
-
-def test_a_dead_reflection_model_stops_the_run_with_a_reason(tmp_path):
-  from aiohttp import web
-
-  def answer(messages):
-    if messages[-1]["content"].startswith("You improve"):
-      return web.Response(status=503)
-    return small_world.answer(messages)
-
-  with StubServer(answer) as stub:
-    with pytest.raises(SearchFailed, match=r"3 calls .* in a row"):
-      run(
-        tmp_path,
-        stub.url,
-        reflection__max_failures=3,
-        reflection_model__retries=0,
-      )
-    before = len(stub.calls)
-    # It is back: the run goes on, and asks nothing twice.
-    stub.answer = small_world.answer
-    workdir = run(
-      tmp_path,
-      stub.url,
-      reflection__max_failures=3,
-      reflection_model__retries=0,
-    )
-    bodies = [c.body for c in stub.calls]
-  assert read(workdir / "report" / "optimize.json")["kept"] == 1
-  again = [b for b in bodies[before:] if b in bodies[:before]]
-  prompts = [b["messages"][0]["content"] for b in again]
-  assert prompts and all(p.startswith("You improve") for p in prompts)
 
 
 def test_the_live_line():

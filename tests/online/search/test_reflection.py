@@ -161,7 +161,7 @@ def test_what_was_asked_is_not_asked_again():
   assert ask(r) == {"teacher": GOOD}
   with pytest.raises(SearchFailed):
     ask(r)
-  # The failure that the search went on with is journal; the last ones, for
+  # The failure that the search went on with is history; the last ones, for
   # which the run stopped, are tried again.
   second = Scripted(fenced(GOOD + "!"))
   r = reflector(second, journal, attempts=3, max_failures=2)
@@ -172,7 +172,7 @@ def test_what_was_asked_is_not_asked_again():
 
 
 @pytest.mark.parametrize("ended", [True, False])
-def test_failures_at_the_end_of_a_search_are_journal(ended):
+def test_failures_at_the_end_of_a_search_are_kept(ended):
   journal = Journal(None, Record())
   r = reflector(Scripted(DOWN), journal, attempts=1)
   assert ask(r) == {}
