@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 
 from atlas_jax.online.agents.cleaning import decoded
 from atlas_jax.online.agents.config import PROMPT, AgentConfig
-from atlas_jax.online.agents.credentials import Credentials, masked
 from atlas_jax.online.agents.json_replies import answer_in
 from atlas_jax.online.calls.calls import (
   Answer,
@@ -17,6 +16,7 @@ from atlas_jax.online.calls.calls import (
   refused,
 )
 from atlas_jax.online.calls.url_calls import HttpClient
+from atlas_jax.online.calls.variables import Credentials, masked
 
 _SENT = ("method", "url", "headers", "query", "body")
 

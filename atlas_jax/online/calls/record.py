@@ -149,19 +149,8 @@ class Record:
   def commit(self, key: str, value) -> None:
     """Keeps a value of JSON for good, in one transaction.
 
-    Answers are kept by themselves, those without words too: who walks again
-    through what was answered gets it at no cost. What depends on failures, on
-    the clock or on the spend is committed here by the search, and read before
-    it is made again:
-
-      evaluation N HASH  (the Nth of the run, of these jobs) when its rollouts
-          are made and nothing was raised: which of them were left out and why,
-          and the verdicts. Those left out are not asked again when it is read.
-          One that raised was not committed: its failures are tried again.
-      reflection N  a call of the reflection model that brought no text, once
-          the search goes on with another text, or has ended.
-      candidate N  the spend when it was accepted, at the first time.
-      rounds, ended, problems  as their readers say.
+    It is what the search decided (search/files.py); answers are kept by
+    themselves.
     """
     with self._lock:
       self._db.execute(
@@ -215,11 +204,6 @@ class Record:
           *(cost.pico if cost and a.priced else None, row),
         ),
       )
-
-  def paid(self) -> Amount:
-    """All that this and earlier processes paid, may have paid, or reserved."""
-    lines = self._lines()
-    return _sum(lines) + _sum(lines, "lost_")
 
   def ledger(self, caps: Caps) -> Ledger:
     """A ledger that knows what the run's processes used by now."""

@@ -16,6 +16,8 @@ through all rollouts of its run, so it begins each file of them anew.
 Good replies and verdicts are kept by themselves. What else a search depends on,
 above all the failures that it went on with, is committed to the record: a run
 that starts again searches again from its seed, reads this, and asks nobody.
+The keys are an evaluation and a verdict by their content, each call of the
+reflection model, and those of search.py.
 """
 
 import hashlib

@@ -187,21 +187,13 @@ class Search:
     return dataclasses.replace(self._config.prompts, **texts)
 
   def evaluate(self, batch: Sequence[Item], candidate, capture_traces=False):
-    del capture_traces  # they cost nothing here
-    (result,) = self.batch_evaluate([(candidate, batch)])
-    return result
-
-  def batch_evaluate(self, items):
     from gepa.core.adapter import EvaluationBatch
 
-    trials = [
-      Trial(self._prompts(candidate), [p for _, p in batch], batch[0][0])
-      for candidate, batch in items
-    ]
-    return [
-      EvaluationBatch(outputs=made, scores=filled(made), trajectories=made)
-      for made in self._rollouts.evaluate(trials)
-    ]
+    del capture_traces  # they cost nothing here
+    problems, split = [problem for _, problem in batch], batch[0][0]
+    trial = Trial(self._prompts(candidate), problems, split)
+    (made,) = self._rollouts.evaluate([trial])
+    return EvaluationBatch(outputs=made, scores=filled(made), trajectories=made)
 
   def make_reflective_dataset(self, candidate, eval_batch, components):
     del candidate

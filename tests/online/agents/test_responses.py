@@ -1,6 +1,5 @@
 """The Responses API, through the stock client."""
 
-
 import pytest
 from aiohttp import web
 

@@ -131,7 +131,7 @@ def test_no_answer_in_time_is_lost_at_its_bound(play, kind):
   assert (reply.status, reply.text) == ("timeout", None)
   ledger = run.ledger
   assert (ledger.spent.calls, ledger.lost.calls, ledger.open.calls) == (0, 1, 0)
-  assert run.record.paid() == ledger.lost
+  assert run.record.ledger(Caps()).lost == ledger.lost
 
 
 @EVERY_KIND

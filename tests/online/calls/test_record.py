@@ -22,8 +22,9 @@ def test_an_answer_without_words_is_kept_and_a_failure_is_not(tmp_path):
     silent = record.reply("silent")
     assert (silent.status, silent.text) == ("empty", "")
     assert record.reply("late").text == "at last"
-    assert record.paid() == Amount(4, 400, 4000)
-    assert record.ledger(Caps()).lost == Amount(1, 100, 1000)
+    ledger = record.ledger(Caps())
+  assert ledger.spent == Amount(3, 300, 3000)
+  assert ledger.lost == Amount(1, 100, 1000)
 
 
 def test_wall_time_is_kept_over_processes(tmp_path):
