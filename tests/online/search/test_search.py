@@ -41,14 +41,6 @@ def test_gaps(scores, told):
   assert filled(rollouts(*scores)) == told
 
 
-def search(evaluate=None) -> Search:
-  reflector = SimpleNamespace(refused=[])
-  return Search(
-    *(OnlineConfig(), None, SimpleNamespace(evaluate=evaluate), reflector),
-    *(None, Journal(None, Record())),
-  )
-
-
 def judge(before, after):
   proposal = SimpleNamespace(
     eval_before=SimpleNamespace(outputs=rollouts(*before)),
@@ -57,9 +49,11 @@ def judge(before, after):
     candidate={"a": "new", "b": "same"},
   )
   state = SimpleNamespace(program_candidates=[{"a": "old", "b": "same"}])
-  judged = search()
+  reflector = SimpleNamespace(refused=[])
+  journal = Journal(None, Record())
+  judged = Search(OnlineConfig(), None, None, reflector, None, journal)
   accepted = judged.should_accept(proposal, state)
-  return accepted, judged._reflector.refused
+  return accepted, reflector.refused
 
 
 @pytest.mark.parametrize(
@@ -87,19 +81,6 @@ def test_a_rejected_child_is_remembered_with_its_scores():
   _, ((name, text, why),) = judge((0.5, 0.5), (0.25, 0.5))
   assert (name, text) == ("a", "new")
   assert "0.75" in why and "scored 1" in why
-
-
-def test_a_batch_of_one_problem_is_evaluated():
-  jobs = []
-
-  def evaluate(given):
-    jobs.extend(given)
-    return [rollouts(0.7)]
-
-  found = search(evaluate).evaluate([("validation", PROBLEM)], {})
-  assert found.scores == [0.7]
-  ((problems, split),) = [(job.problems, job.split) for job in jobs]
-  assert (problems, split) == ([PROBLEM], "validation")
 
 
 def test_an_evaluation_of_nothing_has_no_scores():
