@@ -27,7 +27,9 @@ import sys
 from collections.abc import Iterator
 
 from atlas_jax import directory
+from atlas_jax.config import DataConfig
 from atlas_jax.data.problems import SPLITS, make_problem, split_of
+from atlas_jax.data.tables import json_lines
 from atlas_jax.teaching.answers import extract
 from atlas_jax.teaching.equality import exact_equal
 from atlas_jax.teaching.prompts import NO_PROBE
@@ -150,14 +152,25 @@ def rows(task: str) -> Iterator[tuple[str, dict]]:
       yield split, row | {"task": task, "facts": facts}
 
 
+def of_task(config: DataConfig) -> Iterator[dict]:
+  """config.data.source: the problems of one task, params `task`, of a file."""
+  for _, row in json_lines(config.path):
+    if row["task"] == config.params["task"]:
+      yield row
+
+
 def right(question: str, gold: str, response: str) -> float:
-  """config.data.verifier: numbers as they are, groups of words in any order."""
+  """config.data.verifier: groups of words in any order, else a number.
+
+  Of a working inside the tags (24 + 70 = 94) it is what follows the last "=".
+  """
   answer, _ = extract(response)
   if answer is None:
     return 0.0
   if gold.startswith("[["):
     return float(_groups(answer) == _groups(gold))
-  return float(exact_equal(gold, answer) is True)
+  result = answer.rpartition("=")[2]
+  return float(exact_equal(gold, result.strip()) is True)
 
 
 def _groups(text: str) -> list[list[str]]:
