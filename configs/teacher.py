@@ -134,6 +134,7 @@ def _qwen05_gym():
     "dog: 3 x 4 = 12; ant: 2 x 6 = 12. Write out 12 + 12 = and the total.",
     "Write out the larger number x 2, x 3, and so on, until it can be divided"
     " by the smaller.",
+    "Answer with a list of two lists of two words.",
   )
   # A float32 trainer beside a bfloat16 server.
   config.serving.max_logprob_gap = 0.3
