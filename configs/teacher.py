@@ -316,13 +316,13 @@ def _qwen3_1_7b_2gpu():
 
 VARIANTS = {
   "smollm2": _smollm2,
-  "qwen05_gym": _qwen05_gym,
-  "qwen05_gsm8k": _qwen05_gsm8k,
   "qwen3_8b": _qwen3_8b,
   "qwen3_8b_v5p16": _qwen3_8b_v5p16,
   "qwen3_8b_v5e64": _qwen3_8b_v5e64,
   "qwen3_8b_lora_1gpu": _qwen3_8b_lora_1gpu,
   "qwen3_1_7b_2gpu": _qwen3_1_7b_2gpu,
+  "qwen05_gym": _qwen05_gym,
+  "qwen05_gsm8k": _qwen05_gsm8k,
 }
 
 
