@@ -119,6 +119,7 @@ class WeightSender:
     sums = _add_up(part["sums"] for part in parts)
     whole = sum(part["whole"] for part in parts)
     answer, size = None, sum(part["bytes"] for part in parts)
+    written = time.perf_counter()
     if base is not None:
       if size < _DELTA_FRACTION * whole:
         answer = self._announce(parts, version, base, sums, hold)
@@ -130,16 +131,19 @@ class WeightSender:
         lambda: self._write(self._boxes.items(), version, None), hold
       )
       size = sum(part["bytes"] for part in parts)
+      written = time.perf_counter()
       answer = self._announce(parts, version, None, sums, hold)
     took = Sent(
       is_delta=is_delta,
       checksums=sums,
       bytes=size,
-      seconds_write=answer["written"] - begin,
+      seconds_write=written - begin,
       seconds_check=answer["seconds_check"],
       seconds_apply=answer["seconds_apply"],
       seconds_verify=answer["seconds_verify"],
     )
+    root = self._server.weights_root  # perhaps of this host alone
+    multihost.call_on_all(lambda: weight_files.delete_old(root, version), hold)
     self._sent, self._deltas = version, self._deltas + 1 if is_delta else 0
     if self._config.publish_changes:
       self._held = version
@@ -200,7 +204,6 @@ class WeightSender:
     def announce():
       server = self._server
       weight_files.write_manifest(manifest, server.weights_root)
-      written = time.perf_counter()
       try:
         answer = server.update_weights(
           *(files, str(version), sums, self._config.request_timeout_s),
@@ -214,10 +217,7 @@ class WeightSender:
       applied = time.perf_counter()
       if base is None:
         verify(manifest, server)
-      verified = time.perf_counter()
-      weight_files.delete_old(server.weights_root, version)
-      seconds = {"written": written, "seconds_verify": verified - applied}
-      return answer | seconds
+      return answer | {"seconds_verify": time.perf_counter() - applied}
 
     return multihost.call_on_lead(announce, hold)
 
