@@ -10,6 +10,7 @@ ends, killed or not.
 
 import json
 import logging
+import secrets
 import subprocess
 import sys
 import time
@@ -66,7 +67,7 @@ class Server:
     self.spawned = config.url is None
     self.api_key = api_key
     if self.spawned and not api_key:
-      self.api_key = vllm_command.draw_key(config)
+      self.api_key = secrets.token_hex(16)
     self.port = config.port
     self._process: subprocess.Popen | None = None
     self._started_at = 0.0
@@ -259,10 +260,10 @@ class StudentServer(Server):
 
 
 class TeacherServer(Server):
-  """The teacher: takes new weights from files under `weights_root`.
+  """The teacher: takes new weights from files under its `weights_root`.
 
-  That directory, <workdir>/weights, must be the same one, at the same path,
-  for this process and the server.
+  That is <workdir>/weights, which this process and the server may share
+  (weight_roads.py).
   """
 
   role = "teacher"

@@ -144,11 +144,11 @@ def free_port(host: str, port: int, role: str) -> int:
 
 
 def draw_key(*configs: ServerConfig) -> str:
-  """A bearer token for servers that only this machine can reach.
+  """A bearer token to be printed, for servers that this machine alone reaches.
 
   Raises:
-    ServerError: another could reach one that is spawned: its token has to be
-      known there, so it is chosen and not drawn.
+    ServerError: others reach one that is spawned: its token has to be known
+      there, and stand in no log, so it is chosen and not drawn.
   """
   for config in configs:
     if not config.elsewhere and not addresses.is_loopback(config.host):

@@ -3,9 +3,8 @@
 import pytest
 
 from atlas_jax.server_config import ServerConfig
-from atlas_jax.serving import server, vllm_command
+from atlas_jax.serving import vllm_command
 from atlas_jax.serving.client import ServerError
-from tests.serving import tiny_vllm
 
 
 def words_of(config, tmp_path):
@@ -55,22 +54,12 @@ def test_workers_share_the_cores_out(cores, replicas, size, binding, threads):
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "box.lan"])
-def test_beyond_this_machine_a_token_is_needed(tmp_path, host):
+def test_beyond_this_machine_a_token_is_chosen(host):
+  beyond, here = ServerConfig(host=host), ServerConfig()
   with pytest.raises(ServerError, match=f"host={host} .*ATLAS_SERVER_KEY_FILE"):
-    tiny_vllm.teacher(tmp_path, tmp_path, host=host)
-  config = tiny_vllm.server_config(host=host)
-  given = server.StudentServer(
-    config,
-    model_path=tmp_path,
-    workdir=tmp_path,
-    start_timeout_s=1,
-    api_key="chosen",
-  )
-  assert given.api_key == "chosen"
-  # Of a server that runs elsewhere nothing is drawn here.
-  tiny_vllm.teacher(tmp_path, tmp_path, host=host, url="http://10.0.0.1:1")
-
-
-def test_on_this_machine_one_is_drawn(tmp_path):
-  first, second = (tiny_vllm.teacher(tmp_path, tmp_path) for _ in range(2))
-  assert len(first.api_key) == 32 and first.api_key != second.api_key
+    vllm_command.draw_key(here, beyond)
+  first, second = (vllm_command.draw_key(here, here) for _ in range(2))
+  assert len(first) == 32 and first != second
+  # One that runs elsewhere is not spawned here.
+  elsewhere = ServerConfig(host=host, url="http://10.0.0.1:1")
+  assert len(vllm_command.draw_key(here, elsewhere)) == 32

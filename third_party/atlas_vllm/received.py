@@ -33,7 +33,7 @@ _NONCE = re.compile("[0-9a-f]{32}")
 _PIECE = 1 << 20  # written and hashed beside the server's other work
 
 
-class Refused(ValueError):
+class NotTaken(ValueError):
   """A file that is not taken, and the HTTP status that says so."""
 
   def __init__(self, status: int, text: str):
@@ -63,7 +63,7 @@ class ReceivedFiles:
   async def _put(self, name: str, request: Request) -> JSONResponse:
     try:
       await self._receive(name, request)
-    except Refused as refusal:
+    except NotTaken as refusal:
       return JSONResponse({"error": str(refusal)}, refusal.status)
     except ClientDisconnect:
       return JSONResponse({"error": "the body broke off"}, 400)
@@ -75,15 +75,15 @@ class ReceivedFiles:
     match = _NAME.fullmatch(name)
     promised = request.headers.get("x-atlas-blake3", "")
     if match is None:
-      raise Refused(400, f"a file's name must match {_NAME.pattern}")
+      raise NotTaken(400, f"a file's name must match {_NAME.pattern}")
     if not _DIGEST.fullmatch(promised):
-      raise Refused(400, "X-Atlas-Blake3 must be 64 hexadecimal digits")
+      raise NotTaken(400, "X-Atlas-Blake3 must be 64 hexadecimal digits")
     self._directory.mkdir(parents=True, exist_ok=True)
     self.forget(kept=match[1])
     partial = self._directory / f"{name}.{secrets.token_hex(8)}.partial"
     try:
       if await _write(request, partial) != promised:
-        raise Refused(400, "the body differs from its digest")
+        raise NotTaken(400, "the body differs from its digest")
       os.replace(partial, self._directory / name)
     finally:
       partial.unlink(missing_ok=True)
@@ -114,7 +114,7 @@ async def _write(request: Request, path: Path) -> str:
       piece += part
       size += len(part)
       if size > MOST_BYTES:
-        raise Refused(413, f"a file has at most {MOST_BYTES} bytes")
+        raise NotTaken(413, f"a file has at most {MOST_BYTES} bytes")
       if len(piece) >= _PIECE:
         await asyncio.to_thread(write)
     await asyncio.to_thread(write)
