@@ -119,6 +119,7 @@ class WeightSender:
     sums = _add_up(part["sums"] for part in parts)
     whole = sum(part["whole"] for part in parts)
     answer, size = None, sum(part["bytes"] for part in parts)
+    written = time.perf_counter()
     if base is not None:
       if size < _DELTA_FRACTION * whole:
         answer = self._announce(parts, version, base, sums, hold)
@@ -130,16 +131,19 @@ class WeightSender:
         lambda: self._write(self._boxes.items(), version, None), hold
       )
       size = sum(part["bytes"] for part in parts)
+      written = time.perf_counter()
       answer = self._announce(parts, version, None, sums, hold)
     took = Sent(
       is_delta=is_delta,
       checksums=sums,
       bytes=size,
-      seconds_write=answer["written"] - begin,
+      seconds_write=written - begin,
       seconds_check=answer["seconds_check"],
       seconds_apply=answer["seconds_apply"],
       seconds_verify=answer["seconds_verify"],
     )
+    root = self._server.weights_root  # perhaps of this host alone
+    multihost.call_on_all(lambda: weight_files.delete_old(root, version), hold)
     self._sent, self._deltas = version, self._deltas + 1 if is_delta else 0
     if self._config.publish_changes:
       self._held = version
@@ -187,7 +191,11 @@ class WeightSender:
     files, size = weight_files.write(
       entries, root, version, base=base, process=multihost.number()
     )
-    self._road = self._road or weight_roads.choose(self._server, self._config)
+    if self._road is None:
+      # One that the lead has spawned shares the directory, or refuses.
+      asked = multihost.is_lead() or not self._server.spawned
+      take = weight_roads.choose if asked else weight_roads.by_files
+      self._road = take(self._server, self._config)
     for name, digest in files.items():
       self._road.deliver(root / name, digest)
     return {"files": files, "bytes": size}
@@ -200,7 +208,6 @@ class WeightSender:
     def announce():
       server = self._server
       weight_files.write_manifest(manifest, server.weights_root)
-      written = time.perf_counter()
       try:
         answer = server.update_weights(
           *(files, str(version), sums, self._config.request_timeout_s),
@@ -214,10 +221,7 @@ class WeightSender:
       applied = time.perf_counter()
       if base is None:
         verify(manifest, server)
-      verified = time.perf_counter()
-      weight_files.delete_old(server.weights_root, version)
-      seconds = {"written": written, "seconds_verify": verified - applied}
-      return answer | seconds
+      return answer | {"seconds_verify": time.perf_counter() - applied}
 
     return multihost.call_on_lead(announce, hold)
 
