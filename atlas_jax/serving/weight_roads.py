@@ -73,11 +73,6 @@ class Road:
         raise ServerError(f"{url} answered {status}: {text}")
 
 
-def by_files(server: TeacherServer, config: ServingConfig) -> Road:
-  """The road to a server that sees this process's directory."""
-  return Road(server, config, by_http=False)
-
-
 def choose(server: TeacherServer, config: ServingConfig) -> Road:
   """The road to a server that is up.
 

@@ -191,11 +191,7 @@ class WeightSender:
     files, size = weight_files.write(
       entries, root, version, base=base, process=multihost.number()
     )
-    if self._road is None:
-      # One that the lead has spawned shares the directory, or refuses.
-      asked = multihost.is_lead() or not self._server.spawned
-      take = weight_roads.choose if asked else weight_roads.by_files
-      self._road = take(self._server, self._config)
+    self._road = self._road or weight_roads.choose(self._server, self._config)
     for name, digest in files.items():
       self._road.deliver(root / name, digest)
     return {"files": files, "bytes": size}
