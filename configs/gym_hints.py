@@ -11,8 +11,15 @@ jsonl) and sft.jsonl (for sft_source arc_sft), always the same:
 
 A hint does the middle steps and leaves the last one to the student. There are
 several forms of each, and silence, so that GRPO has something to choose from.
-None states the answer. The words "Write out A + B = and the total." were
-measured: the same numbers without them help a 0.5B student hardly at all.
+None states the answer. How often Qwen2.5-Coder-0.5B-Instruct (of 4 bits) is
+right with each, greedy, on 40 to 48 problems that are trained on:
+
+  leg_counting    the sum written out 0.58, two added first 0.83, products alone
+                  0.50, the sum alone 0.31, silence and alone 0.00
+  lcm             the larger times 0.65, the smaller times 0.38, divisor 0.57,
+                  silence 0.28; alone 0.33
+  group_anagrams  the form of the answer 0.96, sorted letters 0.46, silence
+                  0.60; alone 0.62
 
 No facts of a test problem are in another split: two numbers in the other order,
 or the same animals, are the same facts.
