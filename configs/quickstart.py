@@ -129,8 +129,8 @@ def _teacher():
 
 VARIANTS = {
   "student": _student,
-  "other_student": _other_student,
   "teacher": _teacher,
+  "other_student": _other_student,
 }
 
 
