@@ -61,6 +61,11 @@ def initialize(
   )
 
 
+def number() -> int:
+  """Of this process, from 0 on."""
+  return jax.process_index()
+
+
 def is_lead() -> bool:
   """Whether this process talks HTTP and writes files."""
   return jax.process_index() == 0
@@ -141,27 +146,58 @@ def call_on_lead(function: Callable[[], Any], hold: bool = False) -> Any:
   if jax.process_count() == 1:
     with stopping.held(hold):
       return function()
-  error, value = None, None
-  if is_lead():
-    try:
-      with stopping.held(hold):
-        value = function()
-      message = json.dumps({"value": value})
-    except stopping.Stopped as e:
-      error = e
-      message = json.dumps({"stopped": e.number})
-    except Exception as e:
-      error = e
-      message = json.dumps({"error": f"{type(e).__name__}: {e}"})
-  else:
-    message = ""
+  message, error = _outcome(function, hold) if is_lead() else ("", None)
   outcome = json.loads(_broadcast(message.encode()))
+  return _value(outcome, "the lead process", LeadError, error)
+
+
+def call_on_all(function: Callable[[], Any], hold: bool = False) -> list[Any]:
+  """`function()` of each process; all JSON values, by process, on each.
+
+  It must hold no collective. With `hold` as in `call_on_lead`.
+
+  Raises:
+    HostsError: it failed elsewhere; where it failed, what it raised.
+    Stopped: on all, when a signal to one ended it.
+  """
+  if jax.process_count() == 1:
+    with stopping.held(hold):
+      return [function()]
+  message, error = _outcome(function, hold)
+  data = np.frombuffer(message.encode(), np.uint8)
+  lengths = gather(np.array(len(data), np.int32))
+  padded = np.zeros(1 << int(lengths.max() - 1).bit_length(), np.uint8)
+  padded[: len(data)] = data
+  outcomes = [
+    json.loads(row[:length].astype(np.uint8).tobytes())
+    for row, length in zip(gather(padded), lengths, strict=True)
+  ]
+  return [
+    _value(outcome, f"process {i}", HostsError, error)
+    for i, outcome in enumerate(outcomes)
+  ]
+
+
+def _outcome(function, hold: bool) -> tuple[str, BaseException | None]:
+  """(what became of a call, as JSON, what it raised)."""
+  try:
+    with stopping.held(hold):
+      value = function()
+    return json.dumps({"value": value}), None
+  except stopping.Stopped as e:
+    return json.dumps({"stopped": e.number}), e
+  except Exception as e:
+    return json.dumps({"error": f"{type(e).__name__}: {e}"}), e
+
+
+def _value(outcome: dict, who: str, kind: type, error: BaseException | None):
+  """The value of a call of `who`; `error` is what it raised here."""
   if error is not None:
     raise error
   if "stopped" in outcome:
     raise stopping.Stopped(outcome["stopped"])
   if "error" in outcome:
-    raise LeadError(f"the lead process failed: {outcome['error']}")
+    raise kind(f"{who} failed: {outcome['error']}")
   return outcome["value"]
 
 

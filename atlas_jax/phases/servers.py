@@ -88,8 +88,8 @@ class Servers:
     # Those that are wanted; the second is the student that is served.
     self._teacher, self._student, self._served = teacher, student, student
     self._sender: WeightSender | None = None
-    self._fleets: tuple[Fleet, ...] = ()  # these three are the lead's
-    self._events: EventLoop | None = None
+    self._fleets: tuple[Fleet, ...] = ()
+    self._events: EventLoop | None = None  # these two are the lead's
     self._said: tuple[float, ...] = ()  # by the student of AGREEMENT_TEXT
     self._started = False
     self._held: int | None = None  # the version at the server; None: unknown
@@ -211,22 +211,22 @@ class Servers:
     if self._held == version:
       return {}
     tensors = self._teacher.exported(self._config.teacher.dtype)
+    sent = self._sender.send(tensors, version, hold)
 
-    def send():
-      sent = self._sender.send(tensors, version)
+    def numbers_of_all():
       self._fleets[0].hold(version, self._sender.holds)
-      numbers = {"publish_bytes": sent.bytes, "publish_seconds": sent.seconds}
+      found = {"publish_bytes": sent.bytes, "publish_seconds": sent.seconds}
       for role, fleet in zip(("teacher", "student"), self._fleets, strict=True):
-        numbers |= fleet.numbers(role)
-      return numbers
+        found |= fleet.numbers(role)
+      return found
 
-    numbers = multihost.call_on_lead(send, hold)
+    numbers = multihost.call_on_lead(numbers_of_all, hold)
     numbers["logprob_gap"] = self._check_agreement(hold)
     self._held = version
     return numbers
 
   def _check_agreement(self, hold: bool) -> float:
-    """Mean |trainer - server| log-prob of a fixed prompt; the worst server's."""
+    """Mean |trainer - server| log-prob of a fixed prompt; of the worst."""
     first, rest = self._agreement(self._teacher.chat)
     ours = self._teacher.logprobs([*first, *rest])
 
@@ -251,18 +251,19 @@ class Servers:
     if not self._started:
       dtype = self._config.teacher.dtype
       first = self._teacher.first_directory(self._workdir, dtype)
-      multihost.call_on_lead(lambda: self._start_on_lead(first))
+      teachers = self._fleet(TeacherServer, self._config.teacher, first)
+      one, *others = teachers.servers.values()
+      self._sender = WeightSender(one, self._config, *others)
+      self._fleets = teachers, self._student_fleet()
+      multihost.call_on_lead(self._start_on_lead)
     elif self._served is not self._student:
       multihost.call_on_lead(self._exchange_student)
     elif multihost.call_on_lead(self._take_back):
       self._held = None
     self._started, self._served = True, self._student
 
-  def _start_on_lead(self, teacher_path: pathlib.Path) -> None:
+  def _start_on_lead(self) -> None:
     self._events = EventLoop()
-    teachers = self._fleet(TeacherServer, self._config.teacher, teacher_path)
-    self._sender = WeightSender([*teachers.servers.values()], self._config)
-    self._fleets = teachers, self._student_fleet()
     start(*(s for fleet in self._fleets for s in fleet.servers.values()))
     self._check_students()
 

@@ -6,6 +6,7 @@ reads them.
 
 import functools
 import pathlib
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from atlas_jax.data import packing
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.data.packing import PackedBatch
 from atlas_jax.model import decoder, hf, lora
+from atlas_jax.model.owned import Owned, iter_owned
 from atlas_jax.training import offload, scoring
 
 
@@ -112,9 +114,9 @@ class Teacher:
     scores = sharding.place(self._score(self.model, self.put(batch, 1)))
     return np.asarray(scores)[0, 0, 1 : len(ids)]
 
-  def exported(self, dtype: str) -> dict[str, np.ndarray]:
-    """All tensors, in Hugging Face names."""
-    return hf.export_tensors(self.model, self.decoder_config, jnp.dtype(dtype))
+  def exported(self, dtype: str) -> Iterator[Owned]:
+    """This process's part of all tensors, in Hugging Face names."""
+    return iter_owned(self.model, self.decoder_config, jnp.dtype(dtype))
 
   def export(self, path: pathlib.Path, dtype: str) -> None:
     """Writes the teacher as a Hugging Face directory. A collective.

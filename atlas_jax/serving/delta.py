@@ -1,15 +1,17 @@
 """Sparse deltas: only the values that a step changed, and where they go.
 
 A step at a learning rate of 1e-6 changes about one in a hundred of the
-bfloat16 values that a server holds. Each changed tensor of a delta file is two
+bfloat16 values that a server holds. Each changed box of a tensor is two
 entries, 4 bytes a changed bfloat16 value (int32 indices would make it 6):
 
-  NAME.values  the new values, in the order of their flat indices
-  NAME.gaps    uint16: the step from the index before (from -1 at first) to
-               the next; 0 goes on by 65535 and has no value of its own
+  BOX.values  the new values, in the order of their flat indices in the box
+  BOX.gaps    uint16: the step from the index before (from -1 at first) to
+              the next; 0 goes on by 65535 and has no value of its own
 
 So indices can only grow. third_party/atlas_vllm/delta.py reads it.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -47,18 +49,10 @@ def gaps(indices: np.ndarray) -> np.ndarray:
 
 
 def entries(
-  changes: dict[str, np.ndarray], tensors: dict[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-  """What a delta file holds.
-
-  Args:
-    changes: name -> indices from `changed`; a tensor without any is left out.
-    tensors: name -> the whole new tensor.
-  """
-  changes = {name: where for name, where in changes.items() if len(where)}
-  # Values first: each of their entries starts at a multiple of its item size.
-  values = {
-    f"{name}.values": np.ascontiguousarray(tensors[name]).reshape(-1)[where]
-    for name, where in changes.items()
-  }
-  return values | {f"{n}.gaps": gaps(where) for n, where in changes.items()}
+  name: str, old: np.ndarray, new: np.ndarray
+) -> Iterator[tuple[str, np.ndarray]]:
+  """What a delta file holds of one box: nothing where nothing changed."""
+  where = changed(old, new)
+  if len(where):
+    yield f"{name}.values", np.ascontiguousarray(new).reshape(-1)[where]
+    yield f"{name}.gaps", gaps(where)

@@ -279,18 +279,18 @@ class TeacherServer(Server):
 
   def update_weights(
     self,
-    path: str,
+    files: dict[str, str],
     version: str,
     checksums: dict[str, str],
     timeout_s: float,
     restart: bool = False,
   ) -> dict:
-    """Has the server load a file; see third_party/atlas_vllm/README.md.
+    """Has the server load files; see third_party/atlas_vllm/README.md.
 
     Args:
-      path: a safetensors file, full or delta, relative to weights_root.
-      version: its label, reported with every completion from then on.
-      checksums: BLAKE3 of each whole tensor's bytes.
+      files: of safetensors, full or delta: BLAKE3 by path under weights_root.
+      version: their label, reported with every completion from then on.
+      checksums: of each whole tensor.
       timeout_s: for requests under way to end and the weights to be loaded.
       restart: the server may hold a newer version.
 
@@ -299,7 +299,7 @@ class TeacherServer(Server):
       ServerError: another update runs.
       ServerDown: no answer, or the update failed and the server ends.
     """
-    body = {"path": path, "version": version, "checksums": checksums}
+    body = {"files": files, "version": version, "checksums": checksums}
     body["restart"] = restart
     status, answer = self._request(
       "POST", "/v1/atlas/update", body, timeout_s=timeout_s
@@ -307,7 +307,7 @@ class TeacherServer(Server):
     if status != 200:
       kind = {400: WeightsRefused, 500: ServerDown}.get(status, ServerError)
       raise kind(
-        f"the teacher server refused the weights {path!r} ({status}):"
+        f"the teacher server refused the weights {version} ({status}):"
         f" {answer[:1000].decode(errors='replace')}"
       )
     return json.loads(answer)

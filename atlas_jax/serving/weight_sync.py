@@ -1,43 +1,53 @@
 """The trainer's weights on their way to the running teacher server.
 
-Weights travel as one safetensors file in a directory that trainer and server
-share: all tensors, or the values that changed since the version that the
-server holds (delta.py) where that is known and smaller. The order, so that no
-half-written or foreign file is ever served:
+Every process compares, writes and hashes its own boxes of the tensors
+(model/owned.py), one after the other; none holds the model. Files lie in a
+directory that trainer and server share, and hold all values, or those that
+changed since the version that the server holds (delta.py) where that is known
+and smaller. The order, so that no half-written or foreign file is ever served:
 
-  1. write weights-<version>.safetensors (or .delta.safetensors) under another
-     name, then rename;
-  2. write weights-<version>.json, the manifest, the same way;
-  3. announce it with the checksums of the whole tensors; the server checks a
-     copy of its own, waits for the requests under way, loads, and goes on
-     (third_party/atlas_vllm). It refuses a delta of a version that it does
-     not hold: then the full file is written and sent;
-  4. after a full file, read back the checksums of what the server holds: they
-     must be ours. For a delta the server has done so in 3: what its model
-     holds, with the delta, must have our checksums before it is loaded;
+  1. each process writes weights-<version>[.<process>-<n>][.delta].safetensors
+     under other names, then renames;
+  2. the lead writes weights-<version>.json, the manifest, the same way: the
+     BLAKE3 of each file, the checksum of each whole tensor, which is the sum
+     of all processes' parts;
+  3. it announces both; the server checks copies of its own, waits for the
+     requests under way, loads, and goes on (third_party/atlas_vllm). It
+     refuses a delta of a version that it does not hold: then the full files
+     are written and sent;
+  4. after full files it reads back the checksums of what the server holds:
+     they must be ours. A delta is checked in 3, at the cost of what changed:
+     from the checksums of what the server holds, its values where they change,
+     and the new ones, it must come to our checksums before it is loaded;
   5. delete files of versions older than the last two.
 
-A full file goes out first, after a failure, once in `config.full_every`
-versions, and always when `config.publish_changes` is off.
+Full files go out first, after a failure, once in `config.full_every` versions
+(the audit of all values), and always when `config.publish_changes` is off.
 """
 
+import collections
+import itertools
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from atlas_jax import multihost
 from atlas_jax.config import ServingConfig
+from atlas_jax.model.owned import Owned
 from atlas_jax.serving import delta, weight_files
-from atlas_jax.serving.client import ServerError, WeightsRefused
+from atlas_jax.serving.client import ServerDown, ServerError, WeightsRefused
 from atlas_jax.serving.server import TeacherServer
 from atlas_jax.serving.weight_files import WeightManifest
 
 # A delta above this part of the full bytes saves too little: applying a value
 # costs more than copying one.
 _DELTA_FRACTION = 0.5
+
+_SECONDS = "seconds_check", "seconds_apply", "seconds_verify"
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +58,8 @@ class Sent:
 
   is_delta: bool
   checksums: dict[str, str] = field(repr=False)  # of the whole tensors
-  bytes: int  # of the file that the server took
-  seconds_write: float  # comparing, checksums and file; a refused delta's too
+  bytes: int  # of the files that the server took
+  seconds_write: float  # from the devices to the files; a refused delta's too
   seconds_check: float  # the server's checks, while it still serves
   seconds_apply: float  # from pause to resume
   seconds_verify: float  # reading back what the server holds; 0 for a delta
@@ -65,28 +75,43 @@ class Sent:
 
 
 class WeightSender:
-  """Sends one version of the weights after the other to one server.
+  """Sends one version of the weights after the other to the servers.
 
-  Files go to the server's `weights_root`. The first version may be older than
-  what the server holds, of another run or of this one before. With several
-  hosts, only the lead has one.
+  Every process has one, and enters `send`. Files go to the server's
+  `weights_root`; the lead alone sends requests. The first version may be older
+  than what the server holds, of another run or of this one before.
+
+  Attributes:
+    holds: the version at each server, on the lead; None: unknown, since it did
+      not answer. It gets full files once it is healthy again.
   """
 
-  def __init__(self, server: TeacherServer, config: ServingConfig):
-    if not isinstance(server, TeacherServer):
-      raise TypeError(f"weights go to a TeacherServer, not {type(server)}")
-    self._server, self._config = server, config
+  def __init__(
+    self, server: TeacherServer, config: ServingConfig, *others: TeacherServer
+  ):
+    for one in (server, *others):
+      if not isinstance(one, TeacherServer):
+        raise TypeError(f"weights go to a TeacherServer, not {type(one)}")
+    self._server, self._config = server, config  # all have its directory
+    self.holds = dict.fromkeys((server, *others), None)
     self._sent: int | None = None  # the version that was sent last
-    # What the server holds, the base of the next delta: version, tensors,
-    # checksums. None: the next file is a full one.
-    self._held: tuple[int, Mapping, dict[str, str]] | None = None
-    self._deltas = 0  # since the last full file
+    # What the server holds, the base of the next delta: its version, and this
+    # process's boxes. None: the next files are full ones.
+    self._held: int | None = None
+    self._boxes: dict[str, np.ndarray] = {}
+    self._deltas = 0  # since the last full files
 
-  def send(self, tensors: Mapping[str, np.ndarray], version: int) -> Sent:
-    """Gives the server new weights and makes sure that it has them.
+  def send(
+    self, tensors: Iterable[Owned], version: int, hold: bool = False
+  ) -> Sent:
+    """Gives the servers new weights and makes sure that they have them.
+
+    One that is down is left out while another takes them; see `holds`.
+
+    A collective. With `hold` a signal waits for the end of a step.
 
     Args:
-      tensors: all of the model's, in Hugging Face names, in the dtype that the
+      tensors: this process's part of all of the model's, in the dtype that the
         server runs in. They must not change any more.
       version: completions carry it from now on. One that is smaller than the
         last begins anew: of another teacher's weights, or the run's own again.
@@ -97,97 +122,166 @@ class WeightSender:
       ServerDown: no answer.
       ValueError: a tensor is of another dtype than the server's.
     """
-    server = self._server
-    for name, tensor in tensors.items():
-      if tensor.dtype.name != server.dtype:
-        raise ValueError(
-          f"{name} is {tensor.dtype.name}, and the teacher server runs in"
-          f" {server.dtype}"
-        )
     begin = time.perf_counter()
-    base, self._held = self._base(tensors, version), None
-    changes, sums = _compare(tensors, base)
-    sent = None
-    if base is not None and _is_small(changes, tensors):
-      entries = delta.entries(changes, tensors)
-      try:
-        sent = self._write_and_announce(entries, version, sums, base[0])
-      except WeightsRefused as refusal:
-        log.warning("sending the full weights instead: %s", refusal)
-    is_delta = sent is not None
-    manifest, size, written, answer = sent or self._write_and_announce(
-      tensors, version, sums, None
+    base, self._held = self._base(version), None
+    if version == self._sent:  # again, since a server may have lost it
+      self.holds = dict.fromkeys(self.holds)
+    parts = multihost.call_on_all(
+      lambda: self._compare(tensors, version, base), hold
     )
-    applied = time.perf_counter()
-    if not is_delta:
-      verify(manifest, server)
+    sums = _add_up(part["sums"] for part in parts)
+    whole = sum(part["whole"] for part in parts)
+    full, size = True, sum(part["bytes"] for part in parts)
+    if base is not None:
+      if size < _DELTA_FRACTION * whole:
+        answer, full = self._announce(parts, version, base, sums, hold)
+      if full:
+        self._delete(parts, hold)
+    is_delta = not full
+    if full:
+      parts = multihost.call_on_all(
+        lambda: self._write(self._boxes.items(), version, None), hold
+      )
+      size = sum(part["bytes"] for part in parts)
+      answer, _ = self._announce(parts, version, None, sums, hold)
     took = Sent(
       is_delta=is_delta,
       checksums=sums,
       bytes=size,
-      seconds_write=written - begin,
+      seconds_write=answer["written"] - begin,
       seconds_check=answer["seconds_check"],
       seconds_apply=answer["seconds_apply"],
-      seconds_verify=time.perf_counter() - applied,
+      seconds_verify=answer["seconds_verify"],
     )
     self._sent, self._deltas = version, self._deltas + 1 if is_delta else 0
-    self._held = (
-      (version, tensors, sums) if self._config.publish_changes else None
-    )
-    weight_files.delete_old(server.weights_root, version)
+    if self._config.publish_changes:
+      self._held = version
+    else:
+      self._boxes = {}
     log.debug("sent weights %d: %s", version, took)
     return took
 
-  def _base(self, tensors, version: int):
-    """What a delta may start from; None: the next file is a full one."""
-    held, c = self._held, self._config
-    grows = held is not None and held[0] < version
-    if not grows or self._deltas + 1 >= c.full_every:
-      return None
-    return held if held[1].keys() == tensors.keys() else None
+  def _base(self, version: int) -> int | None:
+    """The version of which a delta may go out; None: full files must."""
+    grows = self._held is not None and self._held < version
+    due = self._deltas + 1 >= self._config.full_every
+    return self._held if grows and not due else None
 
-  def _write_and_announce(self, entries, version: int, sums, base: int | None):
-    """(manifest, bytes, the time when they were written, server's answer)."""
-    root = self._server.weights_root
-    manifest, size = weight_files.write(
-      entries, root, version, checksums=sums, base=base
-    )
-    written, name = time.perf_counter(), manifest.files[0]
-    try:
-      answer = self._server.update_weights(
-        *(name, str(version), sums, self._config.request_timeout_s),
-        restart=self._sent is None or version < self._sent,
-      )
-    except WeightsRefused:
-      (root / name).unlink()
-      raise
-    return manifest, size, written, answer
-
-
-def _compare(
-  tensors: Mapping[str, np.ndarray], base: tuple | None
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-  """(what changed since `base`, checksums), several tensors at a time."""
-  _, before, sums = base or (None, None, None)
-
-  def compare(name):
+  def _compare(self, tensors: Iterable[Owned], version: int, base: int | None):
+    """Takes new boxes in the place of old ones and writes what changed."""
+    before, self._boxes, sums = self._boxes, {}, {}
     if base is None:
-      return None, weight_files.checksum(tensors[name])
-    where = delta.changed(before[name], tensors[name])
-    same = not len(where)
-    return where, sums[name] if same else weight_files.checksum(tensors[name])
+      before = {}
 
-  with ThreadPoolExecutor(8) as pool:  # numpy and blake3 free the GIL
-    found = dict(zip(tensors, pool.map(compare, tensors), strict=True))
-  changes = {name: where for name, (where, _) in found.items()}
-  return changes, {name: digest for name, (_, digest) in found.items()}
+    def boxes():
+      for tensor in tensors:
+        sums[tensor.name] = tensor.sums.tolist()
+        for name, box in tensor.boxes.items():
+          if box.dtype.name != self._server.dtype:
+            raise ValueError(
+              f"{name} is {box.dtype.name}, and the teacher server runs in"
+              f" {self._server.dtype}"
+            )
+          self._boxes[name] = box
+          yield name, before.pop(name, None), box
+
+    if base is None:
+      collections.deque(boxes(), maxlen=0)
+      written = {"files": {}, "bytes": 0}
+    else:
+      changes = _in_threads(lambda box: list(delta.entries(*box)), boxes())
+      entries = itertools.chain.from_iterable(changes)
+      written = self._write(entries, version, base)
+    whole = sum(box.nbytes for box in self._boxes.values())
+    return {"sums": sums, "whole": whole, **written}
+
+  def _write(self, entries, version: int, base: int | None) -> dict:
+    root = self._server.weights_root
+    files, size = weight_files.write(
+      entries, root, version, base=base, process=multihost.number()
+    )
+    return {"files": files, "bytes": size}
+
+  def _announce(self, parts, version: int, base, sums, hold: bool):
+    """(the slowest answer with its seconds, whether full files are wanted).
+
+    A delta goes to the servers that hold its base, full files to those that
+    lack the version, at one time. Who is down is left out.
+    """
+    files = {k: v for part in parts for k, v in part["files"].items()}
+    manifest = WeightManifest(version, base, files, sums)
+
+    def one(server: TeacherServer) -> dict | ServerError:
+      try:
+        answer = server.update_weights(
+          *(files, str(version), sums, self._config.request_timeout_s),
+          restart=self._sent is None or version < self._sent,
+        )
+        applied = time.perf_counter()
+        if base is None:
+          verify(manifest, server)
+      except WeightsRefused as refusal:
+        if base is None:
+          raise
+        log.warning("sending the full weights instead: %s", refusal)
+        return refusal
+      except ServerDown as error:
+        self.holds[server] = None
+        return error
+      self.holds[server] = version
+      return answer | {"seconds_verify": time.perf_counter() - applied}
+
+    def announce():
+      weight_files.write_manifest(manifest, self._server.weights_root)
+      written, held = time.perf_counter(), self.holds
+      to = [s for s in held if base in (None, held[s]) and held[s] != version]
+      if base is None and len(held) > 1:
+        to = [s for s in to if s.healthy()]
+      with ThreadPoolExecutor(len(held)) as pool:
+        answers = list(pool.map(one, to))
+      took = [answer for answer in answers if isinstance(answer, dict)]
+      late = [s for s in held if s not in to and held[s] != version]
+      full = base is not None and (
+        any(isinstance(answer, WeightsRefused) for answer in answers)
+        or any(server.healthy() for server in late)
+      )
+      if not full and version not in held.values():
+        raise next(iter(answers), ServerDown("no teacher server is healthy"))
+      weight_files.delete_old(self._server.weights_root, version)
+      nothing = dict.fromkeys(_SECONDS, 0.0)
+      answer = max(took, key=lambda a: a["seconds_apply"], default=nothing)
+      return answer | {"written": written}, full
+
+    return multihost.call_on_lead(announce, hold)
+
+  def _delete(self, parts, hold: bool) -> None:
+    def delete():
+      for name in parts[multihost.number()]["files"]:
+        (self._server.weights_root / name).unlink()
+
+    multihost.call_on_all(delete, hold)
 
 
-def _is_small(changes, tensors: Mapping[str, np.ndarray]) -> bool:
-  size = sum(
-    len(where) * (2 + tensors[name].itemsize) for name, where in changes.items()
-  )
-  return size < _DELTA_FRACTION * sum(t.nbytes for t in tensors.values())
+def _in_threads(call, items: Iterable) -> Iterator:
+  """call(item) of each in order, some ahead: numpy frees the GIL."""
+  with ThreadPoolExecutor(8) as pool:
+    ahead = collections.deque()
+    for item in items:
+      ahead.append(pool.submit(call, item))
+      if len(ahead) > 8:
+        yield ahead.popleft().result()
+    while ahead:
+      yield ahead.popleft().result()
+
+
+def _add_up(parts: Iterable[dict[str, list[int]]]) -> dict[str, str]:
+  """The checksum of each tensor from the sums of all processes."""
+  totals: dict[str, np.ndarray] = {}
+  for part in parts:
+    for name, sums in part.items():
+      zero = np.zeros(2, np.uint32)
+      totals[name] = totals.get(name, zero) + np.array(sums, np.uint32)
+  return {n: f"{int(a):08x}{int(b):08x}" for n, (a, b) in totals.items()}
 
 
 def verify(manifest: WeightManifest, server: TeacherServer) -> None:

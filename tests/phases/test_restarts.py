@@ -62,7 +62,7 @@ class FailingServers(Servers):
     if error is not None:
       raise error
 
-  def send(self, tensors, version):
+  def send(self, tensors, version, hold):
     assert (tensors, version) == ({"a": "bfloat16"}, self._teacher.version)
     self.request("publish")
     return types.SimpleNamespace(bytes=1.0, seconds=0.5)

@@ -11,7 +11,6 @@ import pytest
 
 from atlas_jax import metrics
 from atlas_jax.model import hf
-from atlas_jax.serving import weight_files
 from tests.phases import tiny_road
 from tests.phases.road import (
   SFT_STEPS,
@@ -21,6 +20,7 @@ from tests.phases.road import (
   log_of,
   numbers,
 )
+from tests.serving.checksum_oracle import checksum
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
@@ -92,7 +92,7 @@ def test_the_export_is_the_last_published_model(undisturbed):
   sums = json.loads(manifest.read_text())["checksums"]
   config, model = hf.load(workdir / "export", jnp.float32)
   for name, tensor in hf.export_tensors(model, config, jnp.float32).items():
-    assert weight_files.checksum(np.asarray(tensor)) == sums[name]
+    assert checksum(np.asarray(tensor)) == sums[name]
 
 
 def test_the_export_launcher_writes_the_same_model(road, undisturbed, tmp_path):

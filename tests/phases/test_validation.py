@@ -10,10 +10,10 @@ from atlas_jax.config import ConfigError
 from atlas_jax.data.problems import DataError
 from atlas_jax.phases.export import export_run
 from atlas_jax.phases.servers import Servers
-from atlas_jax.serving import weight_files
 from atlas_jax.stopping import Stopped
 from tests.phases import small_sft
 from tests.phases.stand_in_run import run
+from tests.serving.checksum_oracle import checksum
 
 # A share that follows from the words alone, and so from the weights.
 JUDGE = """
@@ -90,7 +90,7 @@ def test_the_best_weights_are_kept_over_a_stop_evaluated_and_exported(
   export_run(workdir, tmp_path / "again", "float32")
   for path in (workdir / "export", tmp_path / "again"):
     tensors = load_file(path / "model.safetensors")
-    exported = {k: weight_files.checksum(v) for k, v in tensors.items()}
+    exported = {k: checksum(v) for k, v in tensors.items()}
     assert exported == sums[7]
   # It is so too when there is nothing left to train.
   shutil.rmtree(workdir / "report")

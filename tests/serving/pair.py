@@ -3,9 +3,9 @@
 import asyncio
 
 from atlas_jax.config import ServingConfig
-from atlas_jax.serving import weight_files, weight_sync
+from atlas_jax.serving import weight_sync
 from atlas_jax.serving.client import Sampling
-from tests.serving import tiny_vllm
+from tests.serving import publications, tiny_vllm
 
 SAMPLING = Sampling(max_tokens=24, temperature=1.0, n=4, seed=11)
 
@@ -30,11 +30,8 @@ def weights(seed):
 def publish(tensors, pair, version):
   """Each test begins anew: another may have left a newer version."""
   sender = weight_sync.WeightSender(pair.teacher, ServingConfig())
-  return sender.send(tensors, version)
+  return sender.send(publications.owned(tensors), version)
 
 
 def write(tensors, teacher, version):
-  sums = {name: weight_files.checksum(t) for name, t in tensors.items()}
-  return weight_files.write(
-    tensors, teacher.weights_root, version, checksums=sums
-  )
+  return publications.write(tensors, teacher.weights_root, version)

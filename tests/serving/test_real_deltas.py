@@ -6,6 +6,7 @@ import pytest
 from atlas_jax.config import ServingConfig
 from atlas_jax.serving import weight_sync
 from tests.serving.pair import publish, said, sample, weights
+from tests.serving.publications import owned
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
@@ -25,10 +26,10 @@ def test_a_chain_of_deltas_is_equal_to_a_fresh_start(vllm_servers):
   sender = weight_sync.WeightSender(
     teacher, ServingConfig(request_timeout_s=60)
   )
-  full = sender.send(near(0.1), 20)
-  first = sender.send(near(0.05), 21)
+  full = sender.send(owned(near(0.1)), 20)
+  first = sender.send(owned(near(0.05)), 21)
   between = sample(teacher)
-  last = sender.send(weights(1), 22)
+  last = sender.send(owned(weights(1)), 22)
   new = sample(teacher)
   assert [r.is_delta for r in (full, first, last)] == [False, True, True]
   assert max(first.bytes, last.bytes) < 0.15 * full.bytes
@@ -40,7 +41,7 @@ def test_a_chain_of_deltas_is_equal_to_a_fresh_start(vllm_servers):
   }
   # Someone else publishes: our next delta is refused, and all is sent.
   publish(weights(0), vllm_servers, 23)
-  report = sender.send(near(0.05), 24)
+  report = sender.send(owned(near(0.05)), 24)
   assert report.is_delta is False and report.bytes == full.bytes
   assert said(sample(teacher)) == said(between)
   publish(weights(0), vllm_servers, 25)  # as the server started

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from atlas_jax.config import ServingConfig
-from atlas_jax.serving import delta, weight_files, weight_sync
+from atlas_jax.serving import weight_sync
 from atlas_jax.serving.client import Sampling, ServerDown, ServerError
 from atlas_jax.serving.supervisor import descendants
 from tests.processes import running, wait_until
+from tests.serving import publications
 from tests.serving.pair import publish, said, sample, weights, write
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
@@ -117,7 +118,7 @@ def waiting_update(teacher, manifest):
   outcome = []
 
   def send():
-    args = (manifest.files[0], str(manifest.version), manifest.checksums)
+    args = (manifest.files, str(manifest.version), manifest.checksums)
     try:
       outcome.append(teacher.update_weights(*args, timeout_s=60))
     except ServerError as error:
@@ -133,14 +134,8 @@ def waiting_update(teacher, manifest):
 
 
 def write_delta(old, new, teacher, version):
-  changes = {name: delta.changed(old[name], new[name]) for name in new}
-  return weight_files.write(
-    delta.entries(changes, new),
-    teacher.weights_root,
-    version,
-    base=version - 1,
-    checksums={name: weight_files.checksum(t) for name, t in new.items()},
-  )
+  base = version - 1, old
+  return publications.write(new, teacher.weights_root, version, base)
 
 
 def overwrite(path):
@@ -159,11 +154,12 @@ def test_a_file_that_changes_while_its_update_waits(vllm_servers, kind, deed):
   teacher = vllm_servers.teacher
   publish(weights(0), vllm_servers, 1)
   if kind == "full":
-    manifest, _ = write(weights(1), teacher, 2)
+    manifest = write(weights(1), teacher, 2)
   else:
-    manifest, _ = write_delta(weights(0), weights(1), teacher, 2)
+    manifest = write_delta(weights(0), weights(1), teacher, 2)
   with waiting_update(teacher, manifest) as outcome:
-    DEEDS[deed](teacher.weights_root / manifest.files[0])
+    (name,) = manifest.files
+    DEEDS[deed](teacher.weights_root / name)
     assert outcome == []
   assert outcome[0]["version"] == "2"
   held = teacher.held_weights()
@@ -179,24 +175,24 @@ def test_odd_updates_are_400(vllm_servers):
     (root / name).unlink(missing_ok=True)
   (root / "loop").symlink_to(root / "loop")
   os.mkfifo(root / "fifo")
-  manifest, _ = write(weights(0), teacher, 4)
-  good = manifest.files[0]
+  manifest = write(weights(0), teacher, 4)
+  (good,) = manifest.files
   sums = manifest.checksums
   for path in ("\0", "loop", "d/" * 2000, "fifo", ".", "/dev/zero", good):
-    body = {"path": path, "version": "4", "checksums": sums}
+    body = {"files": {path: "0"}, "version": "4", "checksums": sums}
     status, answer = teacher._request(
       "POST", "/v1/atlas/update", body, timeout_s=30
     )
     assert status == 400 and b"Traceback" not in answer, path
   assert b"holds version 5, which 4 does not follow" in answer
-  for text in ("[" * 100_000, '{"path": "\\ud800"}', "\xff"):
+  for text in ("[" * 100_000, '{"files": {"\\ud800": ""}}', "\xff"):
     head = (
       f"POST /v1/atlas/update HTTP/1.1\nHost: x\nContent-Length: {len(text)}\n"
       f"Authorization: Bearer {teacher.api_key}\n\n"
     )
     assert status_of(teacher, head + text) == 400, text[:9]
   # Said explicitly, it goes back.
-  teacher.update_weights(good, "4", sums, 60, restart=True)
+  teacher.update_weights(manifest.files, "4", sums, 60, restart=True)
   assert sample(teacher)[0].weight_version == 4
 
 
@@ -205,11 +201,11 @@ def test_a_dead_engine_ends_the_server_which_is_restarted(vllm_servers):
   sender = weight_sync.WeightSender(
     teacher, ServingConfig(request_timeout_s=60)
   )
-  sender.send(weights(1), 11)
+  sender.send(publications.owned(weights(1)), 11)
   before = sample(teacher)
   tree = descendants(teacher._process.pid)
   assert len(tree) >= 2  # the API server and its engine
-  manifest, _ = write(weights(0), teacher, 12)
+  manifest = write(weights(0), teacher, 12)
   with waiting_update(teacher, manifest) as outcome:
     os.kill(tree[-1], signal.SIGKILL)  # nobody would ever answer the update
     assert wait_until(lambda: not teacher.alive(), 20)

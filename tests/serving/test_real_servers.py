@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 
+import blake3
 import numpy as np
 import pytest
 
@@ -151,8 +152,9 @@ def test_refused_files_leave_the_old_weights(vllm_servers):
   teacher = vllm_servers.teacher
   publish(weights(0), vllm_servers, 5)
   before = sample(teacher)
-  manifest, _ = write(weights(1), teacher, 6)
-  good = teacher.weights_root / manifest.files[0]
+  manifest = write(weights(1), teacher, 6)
+  ((name, digest),) = manifest.files.items()
+  good = teacher.weights_root / name
   outside = teacher.weights_root.parent / "outside.safetensors"
   outside.write_bytes(good.read_bytes())
   link = teacher.weights_root / "link.safetensors"
@@ -165,22 +167,26 @@ def test_refused_files_leave_the_old_weights(vllm_servers):
 
   def refused(path, sums, reason):
     with pytest.raises(ServerError, match=reason):
-      teacher.update_weights(str(path), "6", sums, 60)
+      teacher.update_weights({str(path): digest}, "6", sums, 60)
 
   sums = manifest.checksums
   refused("../outside.safetensors", sums, "outside the weights root")
   refused(outside, sums, "outside the weights root")
   refused(link.name, sums, "outside the weights root")
   refused("none.safetensors", sums, "is not a file")
+  refused(half.name, sums, "has another BLAKE3")
+  digest = blake3.blake3(half.read_bytes()).hexdigest()
   refused(half.name, sums, "not a whole safetensors file")
+  digest = blake3.blake3(header.read_bytes()).hexdigest()
   refused(header.name, sums, "not a whole safetensors file")
+  digest = manifest.files[name]
   refused(good.name, swapped, f"differ from their checksums: {NORM}")
   refused(good.name, {}, "no promised checksum")
   refused(good.name, {**sums, "more": "0"}, "were promised: more")
   after = sample(teacher)
   assert said(after) == said(before) and after[0].weight_version == 5
   # And the same file, told right, is taken.
-  teacher.update_weights(good.name, "6", sums, 60)
+  teacher.update_weights(manifest.files, "6", sums, 60)
   assert sample(teacher)[0].weight_version == 6
 
 
@@ -213,8 +219,8 @@ def test_a_second_update_meets_409_and_a_lost_client_does_no_harm(
 ):
   teacher = vllm_servers.teacher
   publish(weights(0), vllm_servers, 9)
-  manifest, _ = write(weights(1), teacher, 10)
-  args = (manifest.files[0], "10", manifest.checksums)
+  manifest = write(weights(1), teacher, 10)
+  args = (manifest.files, "10", manifest.checksums)
   # Long answers under way keep the first update waiting in its pause.
   long = Sampling(480, 1.0, n=48)
   asking = threading.Thread(target=sample, args=(teacher, (1, 4), long))

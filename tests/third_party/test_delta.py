@@ -37,7 +37,7 @@ def test_reads_what_the_trainer_writes():
   new = old.copy()
   where = np.sort(rng.choice(new.size, 9, replace=False))
   new.reshape(-1)[where] = rng.normal(size=9)
-  made = sender.entries({"a": sender.changed(old, new)}, {"a": new})
+  made = dict(sender.entries("a", old, new))
   read = {name: torch.from_numpy(value) for name, value in made.items()}
   change = delta.parse(read, SHAPES, F32)["a"]
   assert change.indices.tolist() == where.tolist()

@@ -13,7 +13,11 @@ from atlas_vllm import endpoint
 from fastapi import FastAPI
 from vllm.v1.engine.exceptions import EngineDeadError
 
-BODY = {"path": "w.safetensors", "version": "4", "checksums": {"a": "0"}}
+BODY = {
+  "files": {"w.safetensors": "00"},
+  "version": "4",
+  "checksums": {"a": "0"},
+}
 
 
 class Engine:
@@ -148,12 +152,12 @@ BODIES = {
   "UTF-16": body().decode().encode("utf-16")[:-1],
   "empty": b"",
   "two": body() + body(),
-  "half a surrogate": body(path="\ud800.safetensors"),
+  "half a surrogate": body(files={"\ud800.safetensors": ""}),
   "half a surrogate in a name": body(checksums={"\ud800": "0"}),
   "a huge number": body().replace(b'"4"', b"9" * 5000),
   "a huge exponent": body().replace(b'"4"', b"1e999999"),
   "NaN": body().replace(b'"4"', b"NaN"),
-  "a long path": body(path="d/" * 5000),
+  "a long path": body(files={"d/" * 5000: ""}),
   "restart as a text": body(restart="true"),
   "restart as a number": body(restart=1),
   "checksums of numbers": body(checksums={"a": 0}),
@@ -221,7 +225,8 @@ def test_of_many_updates_at_once_one_is_made():
 
 
 @pytest.mark.parametrize(
-  "body", [b"{", b"[]", b'{"path": "a"}', b'{"path": "", "version": "1"}']
+  "body",
+  [b"{", b"[]", b'{"files": {"a": ""}}', b'{"files": {}, "version": "1"}'],
 )
 def test_bodies_that_are_not_updates(body):
   async def main():

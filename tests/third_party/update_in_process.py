@@ -17,8 +17,7 @@ from atlas_vllm.weights_file import InvalidWeights
 from safetensors.numpy import load_file
 from vllm import LLM, SamplingParams
 
-from atlas_jax.serving import delta, weight_files
-from tests.serving import tiny_vllm
+from tests.serving import publications, tiny_vllm
 
 SAMPLING = SamplingParams(
   temperature=1.0, seed=5, max_tokens=24, logprobs=0, detokenize=False
@@ -62,14 +61,15 @@ def llm_root(llm: LLM) -> Path:
   return Path(llm.llm_engine.model_config.model).parent
 
 
-def update(llm: LLM, path: str, version: int, sums) -> str | None:
+def update(llm: LLM, files, version: int, sums) -> str | None:
   """The refusal, if there is one."""
-  info = {"path": path, "version": str(version), "checksums": sums}
+  info = {"files": files, "version": str(version), "checksums": sums}
   try:
     llm.collective_rpc("atlas_prepare", args=(info,))
   except InvalidWeights as refusal:
     return str(refusal)
   # What becomes of the file from here on does not matter.
+  (path,) = files
   file = llm_root(llm) / path
   file.write_bytes(file.read_bytes()[:64] + b"\xff" * 64)
   llm.collective_rpc("start_weight_update")
@@ -77,10 +77,6 @@ def update(llm: LLM, path: str, version: int, sums) -> str | None:
   llm.collective_rpc("finish_weight_update")
   llm.reset_prefix_cache()
   return None
-
-
-def checksums(tensors):
-  return {name: weight_files.checksum(t) for name, t in tensors.items()}
 
 
 def main(kind: str, tied: bool, dtype: str, work: Path) -> dict:
@@ -102,18 +98,9 @@ def main(kind: str, tied: bool, dtype: str, work: Path) -> dict:
       mixed[name] = np.where(rng.random(t.shape) < 0.2, -t, t)
 
   def send(version, now, base=None):
-    sums, entries = checksums(now), now
-    if base is not None:
-      changes = {name: delta.changed(base[name], now[name]) for name in now}
-      entries = delta.entries(changes, now)
-    manifest, _ = weight_files.write(
-      entries,
-      work,
-      version,
-      checksums=sums,
-      base=None if base is None else version - 1,
-    )
-    return update(updated, manifest.files[0], version, sums)
+    before = None if base is None else (version - 1, base)
+    manifest = publications.write(now, work, version, before)
+    return update(updated, manifest.files, version, manifest.checksums)
 
   found = {"early_delta": send(2, mixed, tensors)}
   found["full"] = send(1, tensors)
@@ -125,7 +112,7 @@ def main(kind: str, tied: bool, dtype: str, work: Path) -> dict:
   # It says that nothing changes, and promises other tensors.
   found["lying_delta"] = send(4, mixed, base=mixed)
   found["still_equal"] = sample(updated) == want
-  sums = checksums(tensors)
+  sums = publications.checksums(tensors)
   found["held_by_the_updated"] = updated.collective_rpc("atlas_held")[0] == sums
   found["held_by_the_fresh"] = fresh.collective_rpc("atlas_held")[0] == sums
   return {"was_different": before != want, **found}

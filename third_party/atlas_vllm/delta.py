@@ -9,7 +9,14 @@ from dataclasses import dataclass
 
 import torch
 
-from atlas_vllm.weights_file import InvalidWeights, finite, refuse
+from atlas_vllm.weights_file import (
+  Box,
+  InvalidWeights,
+  boxes,
+  each,
+  finite,
+  refuse,
+)
 
 FORMAT = "atlas_delta"
 _FAR = 65535
@@ -17,7 +24,7 @@ _FAR = 65535
 
 @dataclass(frozen=True)
 class Change:
-  """New values of one tensor and their flat row-major indices, growing."""
+  """New values of one tensor and their flat row-major indices in all of it."""
 
   indices: torch.Tensor  # int64 [n]
   values: torch.Tensor  # [n]
@@ -63,15 +70,39 @@ def parse(
   kinds = ("values", "gaps")
   stems = {entry.rpartition(".")[0] for entry in entries}
   whole = {f"{stem}.{kind}" for stem in stems for kind in kinds}
-  refuse("has tensors unknown to the model", stems - set(shapes))
+  placed = boxes(sorted(stems), shapes)
   refuse("has entries that are neither values nor gaps", set(entries) - whole)
   refuse("lacks entries", whole - set(entries))
+
+  def change(stem):
+    box = placed[stem]
+    pair = (entries[f"{stem}.{kind}"] for kind in kinds)
+    whole = shapes[box.name]
+    found = _change(stem, *pair, whole if stem in shapes else box.shape, dtype)
+    return _in_whole(found, box, math.prod(whole[1:]))
+
+  parts: dict[str, list[Change]] = {}
+  for stem, one in each(placed, change).items():
+    parts.setdefault(placed[stem].name, []).append(one)
   return {
-    name: _change(
-      name, *(entries[f"{name}.{kind}"] for kind in kinds), shapes[name], dtype
+    name: Change(
+      torch.cat([one.indices for one in of_one]),
+      torch.cat([one.values for one in of_one]),
     )
-    for name in stems
+    for name, of_one in parts.items()
   }
+
+
+def _in_whole(change: Change, box: Box, columns: int) -> Change:
+  """A change of a box as one of the tensor, which has so many columns."""
+  width = box.shape[1]
+  if width == columns:
+    indices = change.indices + box.row * columns
+  else:
+    rows = change.indices // width
+    indices = change.indices + (rows + box.row) * columns - rows * width
+    indices += box.column
+  return Change(indices, change.values)
 
 
 def _change(

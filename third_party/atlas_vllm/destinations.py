@@ -110,6 +110,19 @@ def read(
   return out
 
 
+def read_at(
+  places: list[Place],
+  shape: tuple[int, ...],
+  indices: torch.Tensor,
+  dtype: torch.dtype,
+) -> torch.Tensor:
+  """The values at flat indices of the tensor that the model holds now."""
+  flat = _flat(places, shape)
+  if flat is None:  # it lies in parts
+    flat = read(places, shape, dtype).view(-1)
+  return flat[indices.to(flat.device)].cpu()
+
+
 def write_at(
   places: list[Place],
   shape: tuple[int, ...],

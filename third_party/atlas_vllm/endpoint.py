@@ -1,8 +1,8 @@
 """Two paths of the API server: take new weights, say what is held.
 
-POST /v1/atlas/update {"path", "version", "checksums", "restart"}
+POST /v1/atlas/update {"files", "version", "checksums", "restart"}
   200 {"version", "seconds_check", "seconds_apply"}: the new weights are in.
-  400 {"error"}: the file is refused; the old weights serve on, unpaused.
+  400 {"error"}: the files are refused; the old weights serve on, unpaused.
   409 {"error"}: another update is under way.
 GET /v1/atlas/weights
   200 {"version", "checksums"}: of what the model really holds.
@@ -16,6 +16,7 @@ import logging
 import os
 import signal
 import time
+from typing import Annotated
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -31,6 +32,7 @@ from atlas_vllm.weights_file import one_line
 
 _ROOT_KEY = "atlas_weights_root"  # in --additional-config
 _MOST_BYTES = 16 << 20  # of a body: the checksums of 100,000 tensors
+_MOST_FILES = 10_000
 _LONGEST_END_S = 5
 
 
@@ -39,7 +41,9 @@ class Update(BaseModel):
 
   model_config = ConfigDict(extra="forbid", strict=True)
 
-  path: str = Field(min_length=1, max_length=4096)
+  files: dict[Annotated[str, Field(min_length=1, max_length=4096)], str] = (
+    Field(min_length=1, max_length=_MOST_FILES)
+  )
   version: str = Field(pattern="^(0|[1-9][0-9]{0,17})$")  # [0-9]: ASCII
   checksums: dict[str, str]
   restart: bool = False

@@ -1,12 +1,13 @@
 """A vLLM weight transfer engine that takes safetensors files.
 
 The life cycle is vLLM's: init once, then for each update start, update,
-finish. What is new: `prepare` checks a file completely before the model is
+finish. What is new: `prepare` checks files completely before the model is
 touched, and `held` says what the model holds. Both are called through
 `worker.WeightWorker`.
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
   UnquantizedEmbeddingMethod,
 )
 
-from atlas_vllm import delta, destinations, weights_file
+from atlas_vllm import checksum, delta, destinations, weights_file
 from atlas_vllm.weights_file import InvalidWeights
 
 
@@ -33,18 +34,18 @@ class InitInfo(WeightTransferInitInfo):
 
 @dataclass
 class UpdateInfo(WeightTransferUpdateInfo):
-  path: str  # of a safetensors file, relative to root
+  files: dict[str, str]  # of safetensors, relative to root: BLAKE3 of each
   version: str
-  checksums: dict[str, str]  # digest of each whole tensor
+  checksums: dict[str, str]  # of each whole tensor (checksum.py)
   restart: bool = False  # the version may be older than the one held
 
 
 @dataclass
 class _Prepared:
-  """A checked file: whole tensors, or changes of what the model holds."""
+  """Checked files: all tensors, or changes of what the model holds."""
 
   info: UpdateInfo
-  tensors: dict[str, torch.Tensor]
+  tensors: dict[str, list[tuple[weights_file.Box, torch.Tensor]]]
   changes: dict[str, delta.Change]
 
 
@@ -82,7 +83,7 @@ class FileWeightTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     self._root = Path(init_info.root)
 
   def prepare(self, update_info: dict) -> None:
-    """Checks a file and keeps its content for the update that follows.
+    """Checks files and keeps their content for the update that follows.
 
     Raises:
       InvalidWeights: it must not be loaded.
@@ -99,39 +100,37 @@ class FileWeightTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
           f"the server holds version {held.version}, which {info.version} does"
           " not follow, and the update does not say restart"
         )
-    metadata, entries = weights_file.read(
-      weights_file.inside(self._root, info.path),
-      weights_file.most_bytes(self._shapes, self.model_config.dtype),
-    )
+    dtype = self.model_config.dtype
+    most = weights_file.most_bytes(self._shapes, dtype)
+    metadata, entries = weights_file.read_all(self._root, info.files, most)
     if metadata.get("format") == delta.FORMAT:
       delta.check_versions(metadata, info.version, held and held.version)
-      dtype = self.model_config.dtype
       changes = delta.parse(entries, self._shapes, dtype)
       self._check_result(changes, info.checksums)
       self._prepared = _Prepared(info, {}, changes)
     else:
-      weights_file.check(
-        entries, self._shapes, self.model_config.dtype, info.checksums
-      )
-      self._prepared = _Prepared(info, entries, {})
+      tensors = weights_file.check(entries, self._shapes, dtype, info.checksums)
+      self._prepared = _Prepared(info, tensors, {})
 
   def _check_result(
     self, changes: dict[str, delta.Change], promised: dict[str, str]
   ) -> None:
     """Refuses changes that do not make the promised tensors.
 
-    They are made on copies of what the model really holds, tensor by tensor,
-    so this also shows that the update before was whole.
+    The checksums of what is held are updated by what the model really holds
+    where it changes, and by what it shall hold there.
     """
 
-    def result(name):
-      tensor = self._read(name)
-      if name in changes:
-        tensor.view(-1)[changes[name].indices] = changes[name].values
-      return tensor
+    def gained(name):
+      indices, new = changes[name].indices, changes[name].values
+      shape = self._shapes[name]
+      old = destinations.read_at(self._places[name], shape, indices, new.dtype)
+      return checksum.of_change(indices, old, new, math.prod(shape[1:]))
 
     weights_file.check_promises(set(self._shapes), promised)
-    found = weights_file.digests(self._shapes, result)
+    found = dict(self._held.checksums)
+    for name, gain in weights_file.each(changes, gained).items():
+      found[name] = checksum.text(checksum.parse(found[name]) + gain)
     weights_file.compare(found, promised)
 
   def start_weight_update(self) -> None:
@@ -143,12 +142,13 @@ class FileWeightTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
       torch.accelerator.synchronize()
 
   def receive_weights(self, update_info: UpdateInfo) -> None:
-    """Copies what a prepared file holds into the model."""
+    """Copies what the prepared files hold into the model."""
     if self._prepared is None or self._prepared.info != update_info:
       self.prepare(asdict(update_info))
     self._loaded, self._prepared = self._prepared, None
     with torch.no_grad():
-      for name, tensor in self._loaded.tensors.items():
+      for name, pieces in self._loaded.tensors.items():
+        tensor = weights_file.assemble(pieces, self._shapes[name])
         destinations.write(self._places[name], tensor)
       for name, change in self._loaded.changes.items():
         destinations.write_at(
@@ -177,7 +177,7 @@ class FileWeightTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     self._held, self._loaded = self._loaded.info, None
 
   def held(self) -> dict[str, str]:
-    """Digest of each tensor that the model holds, in checkpoint names."""
+    """Checksum of each tensor that the model holds, in checkpoint names."""
     found = weights_file.digests(self._shapes, self._read)
     if self._held is not None and found != self._held.checksums:
       raise RuntimeError("the model holds other weights than were promised")

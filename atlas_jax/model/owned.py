@@ -1,0 +1,148 @@
+"""What this process sends of a model: its own shards, and their checksums.
+
+The checksum of a tensor is defined in third_party/atlas_vllm/checksum.py. Each
+device sums over its own part; nothing is collected here from other devices.
+"""
+
+import collections
+import functools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, DTypeLike, UInt32
+
+from atlas_jax import sharding
+from atlas_jax.model.architecture import DecoderConfig
+from atlas_jax.model.decoder import Decoder
+from atlas_jax.model.names import Tensor, tensors
+
+_AHEAD = 4  # tensors that are rounded and copied while one is used
+_BOX_BYTES = 16 << 20  # compared and written at once
+_SEEDS = ((0x9E3779B9, 0x85EBCA6B), (0xC2B2AE35, 0x27D4EB2F))  # ROW, COLUMN
+
+
+@dataclass(frozen=True)
+class Owned:
+  """Boxes of one tensor that are this process's to send; there may be none.
+
+  A slice that several devices hold is the first one's.
+
+  Attributes:
+    name: of the tensor.
+    sums: over the boxes, uint32 [2].
+    boxes: each by the name of its entry in a file: `NAME[0:8,16:32]` of a
+      tensor seen as [its first axis, all others]; `NAME` is all of it.
+  """
+
+  name: str
+  sums: np.ndarray
+  boxes: dict[str, np.ndarray]
+
+
+def iter_owned(
+  model: Decoder, config: DecoderConfig, dtype: DTypeLike
+) -> Iterator[Owned]:
+  """This process's part of every tensor, in the order of export.
+
+  Rounded to `dtype` (to nearest even) on the devices, the next few while one
+  is used. The arrays are the caller's: a later step that is given the model
+  does not change them.
+  """
+  ahead: collections.deque = collections.deque()
+  for t in tensors(config):
+    owner = model if t.layer is None else model.blocks
+    param = getattr(owner, t.attribute)
+    value, sums = _rounded(param, t.layer, jnp.dtype(dtype), t.groups[0])
+    own = [s for s in value.addressable_shards if s.replica_id == 0]
+    for shard in own:
+      shard.data.copy_to_host_async()
+    ahead.append((t, own, sums))
+    del value  # copies of other devices go
+    if len(ahead) > _AHEAD:
+      yield _owned(*ahead.popleft())
+  while ahead:
+    yield _owned(*ahead.popleft())
+
+
+def _owned(t: Tensor, own: list, sums: jax.Array) -> Owned:
+  devices = {shard.device for shard in own}
+  total, boxes = np.zeros(2, np.uint32), {}
+  for shard in sums.addressable_shards:
+    if shard.device in devices:
+      total += np.asarray(shard.data)[0]
+  rows, columns = t.shape[0], math.prod(t.shape[1:])
+  for shard in own:
+    # Of several axes that are one in the file only the first may be cut.
+    n = t.groups[0]
+    first = shard.index[0].start or 0 if shard.index else 0
+    matrix = np.asarray(shard.data)
+    row = first * math.prod(matrix.shape[1:n])
+    inner = shard.index[n] if len(shard.index) > n else slice(0)
+    column = (inner.start or 0) * math.prod(matrix.shape[n + 1 :])
+    matrix = matrix.reshape(math.prod(matrix.shape[:n]), -1)
+    width = matrix.shape[1]
+    step = max(1, _BOX_BYTES // (width * matrix.itemsize))
+    for at in range(0, len(matrix), step):
+      part = matrix[at : at + step]
+      r = row + at
+      if part.shape == (rows, columns):
+        boxes[t.name] = part.reshape(t.shape)
+      else:
+        end = r + len(part), column + width
+        boxes[f"{t.name}[{r}:{end[0]},{column}:{end[1]}]"] = part
+  return Owned(t.name, total, boxes)
+
+
+@functools.partial(jax.jit, static_argnames=("dtype", "n_rows"))
+def _rounded(param, layer, dtype, n_rows):
+  """(one tensor in `dtype`, the sums over each device's part [devices, 2]).
+
+  Its first `n_rows` axes are one in the file.
+  """
+  if layer is not None:
+    param = jax.tree.map(lambda stacked: stacked[layer], param)
+  value = param[...]  # of an adapted weight the merged one
+  # Without a copy jit returns the parameter's own buffer.
+  value = jnp.copy(value) if value.dtype == dtype else value.astype(dtype)
+  if not sharding.has_mesh():
+    return value, _sums(value, n_rows, P())[None]
+  spec = jax.typeof(value).sharding.spec
+  of_devices = jax.shard_map(
+    lambda part: _sums(part, n_rows, spec)[None],
+    in_specs=spec,
+    out_specs=P(sharding.AXES),
+  )
+  return value, of_devices(value)
+
+
+def _sums(part: jax.Array, n_rows: int, spec: P) -> UInt32[Array, "2"]:
+  """Over a device's part of an array that is cut as `spec` says."""
+  bits = jax.lax.bitcast_convert_type(part, f"uint{8 * part.dtype.itemsize}")
+  bits = bits.astype(jnp.uint32).reshape(math.prod(part.shape[:n_rows]), -1)
+
+  def keys(seed, axis, count):
+    cut = spec[axis] if axis < len(spec) else None
+    first = jax.lax.axis_index(cut) * count if cut else 0
+    words = jnp.arange(count, dtype=jnp.uint32)
+    return _scatter(words + jnp.uint32(first) + jnp.uint32(seed))
+
+  found = []
+  for row, column in _SEEDS:
+    of_rows = keys(row, 0, bits.shape[0])[:, None]
+    of_columns = keys(column, n_rows, bits.shape[1])[None]
+    terms = _scatter(of_rows + of_columns ^ bits)
+    found.append(terms.sum(dtype=jnp.uint32))
+  return jnp.stack(found)
+
+
+def _scatter(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
+  x ^= x >> 16
+  x *= jnp.uint32(0x7FEB352D)
+  x ^= x >> 15
+  x *= jnp.uint32(0x846CA68B)
+  return x ^ x >> 16
