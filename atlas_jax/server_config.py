@@ -94,6 +94,9 @@ class ServingConfig:
   retries: NonNegativeInt = 3  # of one request
   restarts: NonNegativeInt = 3  # of a server that died, in one run
   max_concurrency: PositiveInt = 256
+  # How weights come to servers: by the directory that they share with the run,
+  # or by HTTP; auto: by HTTP where a server does not see the directory.
+  weights: Literal["auto", "files", "http"] = "auto"
   # Publish only the values that changed, where the server can take that.
   publish_changes: bool = True
   full_every: PositiveInt = 50  # versions between two full files

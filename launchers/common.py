@@ -35,6 +35,10 @@ def local_only(flag: str) -> None:
 local_only("workdir")
 
 
+class KeyFileError(AtlasError):
+  """The file of ATLAS_SERVER_KEY_FILE holds no token."""
+
+
 def define_flags(workdir: bool = True) -> None:
   """Asks for --config, and for --workdir; call it on import."""
   config_flag.define()
@@ -69,8 +73,20 @@ def command() -> str:
 
 
 def server_key() -> str | None:
-  """The bearer token of servers that another process started."""
-  return os.environ.get("ATLAS_SERVER_KEY")
+  """The bearer token of servers, from the environment or a file it names.
+
+  Raises:
+    KeyFileError: the file cannot be read, or holds not one word.
+  """
+  path = os.environ.get("ATLAS_SERVER_KEY_FILE")
+  if not path:
+    return os.environ.get("ATLAS_SERVER_KEY")
+  try:
+    (key,) = pathlib.Path(path).read_text().split()
+  except (OSError, ValueError) as error:
+    why = getattr(error, "strerror", None) or "it must hold one word"
+    raise KeyFileError(f"ATLAS_SERVER_KEY_FILE={path}: {why}") from None
+  return key
 
 
 def take_gpus(config) -> None:

@@ -8,7 +8,6 @@ ATLAS_SERVER_KEY, printed too where it was not set; the servers stay up between
 its restarts. Ctrl-C ends both.
 """
 
-import secrets
 import time
 
 from . import common
@@ -19,14 +18,15 @@ common.define_flags()
 def main():
   config = common.config()
   from atlas_jax import directory
-  from atlas_jax.serving import server
+  from atlas_jax.serving import server, vllm_command
 
   directory.check(common.workdir())
   c = config.serving
   shared = {
     "workdir": common.workdir(),
     "start_timeout_s": c.start_timeout_s,
-    "api_key": common.server_key() or secrets.token_hex(16),
+    "api_key": common.server_key()
+    or vllm_command.draw_key(c.teacher, c.student),
   }
   teacher = server.TeacherServer(
     c.teacher, model_path=config.teacher.path, **shared

@@ -30,7 +30,7 @@ _SEEDS = ((0x9E3779B9, 0x85EBCA6B), (0xC2B2AE35, 0x27D4EB2F))  # ROW, COLUMN
 class Owned:
   """Boxes of one tensor that are this process's to send; there may be none.
 
-  A slice that several devices hold is the first one's.
+  Of the devices that hold a slice each is in turn the one that sends it.
 
   Attributes:
     name: of the tensor.
@@ -54,11 +54,12 @@ def iter_owned(
   does not change them.
   """
   ahead: collections.deque = collections.deque()
-  for t in tensors(config):
+  for turn, t in enumerate(tensors(config)):
     owner = model if t.layer is None else model.blocks
     param = getattr(owner, t.attribute)
     value, sums = _rounded(param, t.layer, jnp.dtype(dtype), t.groups[0])
-    own = [s for s in value.addressable_shards if s.replica_id == 0]
+    senders = _senders(value, turn)
+    own = [s for s in value.addressable_shards if s.device in senders]
     for shard in own:
       shard.data.copy_to_host_async()
     ahead.append((t, own, sums))
@@ -69,32 +70,39 @@ def iter_owned(
     yield _owned(*ahead.popleft())
 
 
+def _senders(value: jax.Array, turn: int) -> set[jax.Device]:
+  """The devices that send a slice each; on every process the same."""
+  holders: dict[str, list[jax.Device]] = {}
+  for device, at in value.sharding.devices_indices_map(value.shape).items():
+    holders.setdefault(str(at), []).append(device)
+  return {
+    devices[(turn + i) % len(devices)]
+    for i, devices in enumerate(holders.values())
+  }
+
+
 def _owned(t: Tensor, own: list, sums: jax.Array) -> Owned:
   devices = {shard.device for shard in own}
   total, boxes = np.zeros(2, np.uint32), {}
   for shard in sums.addressable_shards:
     if shard.device in devices:
       total += np.asarray(shard.data)[0]
-  rows, columns = t.shape[0], math.prod(t.shape[1:])
+  whole, n = (t.shape[0], math.prod(t.shape[1:])), t.groups[0]
   for shard in own:
+    x, at = np.asarray(shard.data), [part.start or 0 for part in shard.index]
     # Of several axes that are one in the file only the first may be cut.
-    n = t.groups[0]
-    first = shard.index[0].start or 0 if shard.index else 0
-    matrix = np.asarray(shard.data)
-    row = first * math.prod(matrix.shape[1:n])
-    inner = shard.index[n] if len(shard.index) > n else slice(0)
-    column = (inner.start or 0) * math.prod(matrix.shape[n + 1 :])
-    matrix = matrix.reshape(math.prod(matrix.shape[:n]), -1)
-    width = matrix.shape[1]
-    step = max(1, _BOX_BYTES // (width * matrix.itemsize))
-    for at in range(0, len(matrix), step):
-      part = matrix[at : at + step]
-      r = row + at
-      if part.shape == (rows, columns):
-        boxes[t.name] = part.reshape(t.shape)
-      else:
-        end = r + len(part), column + width
-        boxes[f"{t.name}[{r}:{end[0]},{column}:{end[1]}]"] = part
+    row = at[0] * math.prod(x.shape[1:n])
+    column = at[n] * math.prod(x.shape[n + 1 :]) if len(at) > n else 0
+    matrix = x.reshape(math.prod(x.shape[:n]), -1)
+    step = max(1, _BOX_BYTES // matrix[:1].nbytes)
+    for part in np.split(matrix, range(step, len(matrix), step)):
+      end, right = row + len(part), column + part.shape[1]
+      name = f"{t.name}[{row}:{end},{column}:{right}]"
+      is_whole = part.shape == whole
+      boxes[t.name if is_whole else name] = (
+        part.reshape(t.shape) if is_whole else part
+      )
+      row = end
   return Owned(t.name, total, boxes)
 
 

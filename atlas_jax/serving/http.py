@@ -12,7 +12,8 @@ import asyncio
 import contextlib
 import urllib.parse
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 
 import aiohttp
 
@@ -163,11 +164,13 @@ def ask(
   url: str,
   body=None,
   *,
+  file: Path | None = None,
+  headers: Mapping[str, str] | None = None,
   api_key: str | None,
   timeout_s: float,
   most_bytes: int = MOST_BYTES,
 ) -> tuple[int, bytes]:
-  """(status, content) of any answer, with a body sent as JSON.
+  """(status, content) of any answer, with a body sent as JSON, or a file.
 
   It blocks, and is for callers outside of an event loop. timeout_s is the
   deadline of the whole. Of an error comes the beginning, without the key.
@@ -176,13 +179,14 @@ def ask(
     ServerError: the answer is a redirect, or too large.
     ServerDown: nothing answers.
   """
-  headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+  sent = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+  opened = contextlib.nullcontext() if file is None else file.open("rb")
 
   async def answer() -> tuple[int, bytes]:
     async with (
       asyncio.timeout(timeout_s),
-      open_session(headers=headers) as session,
-      request(session, method, url, json=body) as response,
+      open_session(headers={**sent, **(headers or {})}) as session,
+      request(session, method, url, json=body, data=data) as response,
     ):
       content = await read(response, most_bytes)
       if response.status >= 400:
@@ -191,7 +195,8 @@ def ask(
       return response.status, content
 
   try:
-    return asyncio.run(answer())
+    with opened as data:
+      return asyncio.run(answer())
   except Untaken as error:
     raise ServerError(f"{addresses.bare(url)}: {error}") from None
   except (aiohttp.ClientError, TimeoutError, OSError) as error:

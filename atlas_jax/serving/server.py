@@ -260,10 +260,10 @@ class StudentServer(Server):
 
 
 class TeacherServer(Server):
-  """The teacher: takes new weights from files under `weights_root`.
+  """The teacher: takes new weights from files under its `weights_root`.
 
-  That directory, <workdir>/weights, must be the same one, at the same path,
-  for this process and the server.
+  That is <workdir>/weights, which this process and the server may share
+  (weight_roads.py).
   """
 
   role = "teacher"

@@ -1,12 +1,15 @@
 """The command line and environment of a vLLM server, per device and role."""
 
 import importlib.metadata
+import itertools
 import json
 import os
+import secrets
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
-from atlas_jax import files, gpus
+from atlas_jax import addresses, files, gpus
 from atlas_jax.server_config import ServerConfig
 from atlas_jax.serving.client import ServerError
 
@@ -54,16 +57,21 @@ def device_settings(
     return flags, env
   if device != "cpu":
     return [], {}
+  workers = config.replicas * config.tensor_parallel
+  cores = _cores(config.cpu_cores)
   env = {
     # A libtpu beside the CPU build would otherwise be chosen as well.
     "VLLM_TARGET_DEVICE": "cpu",
-    # One process less: a quicker start and 1 GB of memory less.
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    # 0: one process less, a quicker start and 1 GB of memory less.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0" if config.replicas == 1 else "1",
     # The first request with log-probs would wait for a compiler.
     "TORCH_COMPILE_DISABLE": "1",
-    "OMP_NUM_THREADS": str(_threads(config.cpu_cores)),
+    "OMP_NUM_THREADS": str(max(1, (len(cores) or _half()) // workers)),
   }
-  if config.cpu_cores:
+  if workers > 1:  # vLLM's own choice wants a NUMA node for each
+    binding = _shared_out(cores, workers) if cores else "nobind"
+    env["VLLM_CPU_OMP_THREADS_BIND"] = binding
+  elif cores:
     env["VLLM_CPU_OMP_THREADS_BIND"] = config.cpu_cores
   # A prompt that is cut where the batch is full rewinds the generator of a
   # seeded request, which a CPU's generator cannot do: the engine dies.
@@ -73,12 +81,25 @@ def device_settings(
   return ["--enforce-eager", *whole_prompts], env
 
 
-def _threads(cpu_cores: str) -> int:
-  """Threads of one server: its own cores, else half of the machine's."""
-  if not cpu_cores:
-    return max(1, (os.cpu_count() or 1) // 2)
+def _half() -> int:
+  """Of the machine's cores: what a server has that is bound to none."""
+  return (os.cpu_count() or 1) // 2
+
+
+def _shared_out(cores: Sequence[int], workers: int) -> str:
+  """Each worker's cores, as vLLM reads them; too few are used by several."""
+  starts = [i * len(cores) // workers for i in range(workers + 1)]
+  parts = [
+    cores[begin : max(end, begin + 1)]
+    for begin, end in itertools.pairwise(starts)
+  ]
+  return "|".join(",".join(map(str, part)) for part in parts)
+
+
+def _cores(cpu_cores: str) -> tuple[int, ...]:
+  """A server's cores; none: it is bound to none."""
   try:
-    return len(gpus.numbers(cpu_cores))
+    return gpus.numbers(cpu_cores)
   except ValueError:
     raise ServerError(
       f"cpu_cores={cpu_cores!r} is not a list of cores such as 0-3 or 0,2"
@@ -122,6 +143,22 @@ def free_port(host: str, port: int, role: str) -> int:
     return s.getsockname()[1]
 
 
+def draw_key(*configs: ServerConfig) -> str:
+  """A bearer token to be printed, for servers that this machine alone reaches.
+
+  Raises:
+    ServerError: others reach one that is spawned: its token has to be known
+      there, and stand in no log, so it is chosen and not drawn.
+  """
+  for config in configs:
+    if not config.elsewhere and not addresses.is_loopback(config.host):
+      raise ServerError(
+        f"a server at host={config.host} can be reached from other machines:"
+        " set its token by ATLAS_SERVER_KEY or ATLAS_SERVER_KEY_FILE"
+      )
+  return secrets.token_hex(16)
+
+
 def command(
   config: ServerConfig,
   *,
@@ -153,6 +190,10 @@ def command(
   # Log-probs of the distribution that was sampled from.
   words += ["--logprobs-mode", "processed_logprobs"]
   words += ["--disable-uvicorn-access-log"]
+  if config.replicas > 1:
+    words += ["--data-parallel-size", str(config.replicas)]
+  if config.tensor_parallel > 1:
+    words += ["--tensor-parallel-size", str(config.tensor_parallel)]
   words += ["--middleware", "atlas_vllm.guard.Guard"]
   env = {
     **device_env,

@@ -38,7 +38,7 @@ import numpy as np
 from atlas_jax import multihost
 from atlas_jax.config import ServingConfig
 from atlas_jax.model.owned import Owned
-from atlas_jax.serving import delta, weight_files
+from atlas_jax.serving import delta, weight_files, weight_roads
 from atlas_jax.serving.client import ServerDown, ServerError, WeightsRefused
 from atlas_jax.serving.server import TeacherServer
 from atlas_jax.serving.weight_files import WeightManifest
@@ -93,7 +93,9 @@ class WeightSender:
       if not isinstance(one, TeacherServer):
         raise TypeError(f"weights go to a TeacherServer, not {type(one)}")
     self._server, self._config = server, config  # all have its directory
-    self.holds = dict.fromkeys((server, *others), None)
+    self._servers = server, *others
+    self.holds = dict.fromkeys(self._servers)
+    self._roads: dict[int, weight_roads.Road] = {}  # by number of the server
     self._sent: int | None = None  # the version that was sent last
     # What the server holds, the base of the next delta: its version, and this
     # process's boxes. None: the next files are full ones.
@@ -126,24 +128,26 @@ class WeightSender:
     base, self._held = self._base(version), None
     if version == self._sent:  # again, since a server may have lost it
       self.holds = dict.fromkeys(self.holds)
+    to = self._receivers(version, base, hold)
     parts = multihost.call_on_all(
-      lambda: self._compare(tensors, version, base), hold
+      lambda: self._compare(tensors, version, base, to), hold
     )
     sums = _add_up(part["sums"] for part in parts)
     whole = sum(part["whole"] for part in parts)
     full, size = True, sum(part["bytes"] for part in parts)
     if base is not None:
       if size < _DELTA_FRACTION * whole:
-        answer, full = self._announce(parts, version, base, sums, hold)
+        answer, full = self._announce(parts, version, base, sums, to, hold)
       if full:
         self._delete(parts, hold)
     is_delta = not full
     if full:
+      to = self._receivers(version, None, hold)
       parts = multihost.call_on_all(
-        lambda: self._write(self._boxes.items(), version, None), hold
+        lambda: self._write(self._boxes.items(), version, None, to), hold
       )
       size = sum(part["bytes"] for part in parts)
-      answer, _ = self._announce(parts, version, None, sums, hold)
+      answer, _ = self._announce(parts, version, None, sums, to, hold)
     took = Sent(
       is_delta=is_delta,
       checksums=sums,
@@ -167,7 +171,27 @@ class WeightSender:
     due = self._deltas + 1 >= self._config.full_every
     return self._held if grows and not due else None
 
-  def _compare(self, tensors: Iterable[Owned], version: int, base: int | None):
+  def _receivers(self, version: int, base: int | None, hold: bool) -> list[int]:
+    """Numbers of the servers that a delta, or full files, are for."""
+
+    def found():
+      if base is not None:
+        return [i for i, s in enumerate(self._servers) if self.holds[s] == base]
+      late = [
+        i for i, s in enumerate(self._servers) if self.holds[s] != version
+      ]
+      several = len(self._servers) > 1
+      return [i for i in late if not several or self._servers[i].healthy()]
+
+    return multihost.call_on_lead(found, hold)
+
+  def _compare(
+    self,
+    tensors: Iterable[Owned],
+    version: int,
+    base: int | None,
+    to: list[int],
+  ):
     """Takes new boxes in the place of old ones and writes what changed."""
     before, self._boxes, sums = self._boxes, {}, {}
     if base is None:
@@ -187,32 +211,49 @@ class WeightSender:
 
     if base is None:
       collections.deque(boxes(), maxlen=0)
-      written = {"files": {}, "bytes": 0}
+      written = {"files": {}, "bytes": 0, "down": []}
     else:
       changes = _in_threads(lambda box: list(delta.entries(*box)), boxes())
       entries = itertools.chain.from_iterable(changes)
-      written = self._write(entries, version, base)
+      written = self._write(entries, version, base, to)
     whole = sum(box.nbytes for box in self._boxes.values())
     return {"sums": sums, "whole": whole, **written}
 
-  def _write(self, entries, version: int, base: int | None) -> dict:
+  def _write(self, entries, version: int, base: int | None, to) -> dict:
     root = self._server.weights_root
     files, size = weight_files.write(
       entries, root, version, base=base, process=multihost.number()
     )
-    return {"files": files, "bytes": size}
 
-  def _announce(self, parts, version: int, base, sums, hold: bool):
+    def deliver(number: int) -> list[int]:
+      try:
+        if number not in self._roads:
+          road = weight_roads.choose(self._servers[number], self._config)
+          self._roads[number] = road
+        for name, digest in files.items():
+          self._roads[number].deliver(root / name, digest)
+      except ServerDown:
+        return [number]
+      return []
+
+    with ThreadPoolExecutor(len(self._servers)) as pool:
+      down = list(itertools.chain.from_iterable(pool.map(deliver, to)))
+    return {"files": files, "bytes": size, "down": down}
+
+  def _announce(self, parts, version: int, base, sums, to, hold: bool):
     """(the slowest answer with its seconds, whether full files are wanted).
 
-    A delta goes to the servers that hold its base, full files to those that
-    lack the version, at one time. Who is down is left out.
+    All are asked at one time. Who is down is left out.
     """
+    down = {number for part in parts for number in part["down"]}
     files = {k: v for part in parts for k, v in part["files"].items()}
     manifest = WeightManifest(version, base, files, sums)
 
-    def one(server: TeacherServer) -> dict | ServerError:
+    def one(number: int) -> dict | ServerError:
+      server = self._servers[number]
       try:
+        if number in down:
+          raise ServerDown(f"{server.base_url} takes no files")
         answer = server.update_weights(
           *(files, str(version), sums, self._config.request_timeout_s),
           restart=self._sent is None or version < self._sent,
@@ -233,19 +274,16 @@ class WeightSender:
 
     def announce():
       weight_files.write_manifest(manifest, self._server.weights_root)
-      written, held = time.perf_counter(), self.holds
-      to = [s for s in held if base in (None, held[s]) and held[s] != version]
-      if base is None and len(held) > 1:
-        to = [s for s in to if s.healthy()]
-      with ThreadPoolExecutor(len(held)) as pool:
+      written = time.perf_counter()
+      with ThreadPoolExecutor(len(self._servers)) as pool:
         answers = list(pool.map(one, to))
       took = [answer for answer in answers if isinstance(answer, dict)]
-      late = [s for s in held if s not in to and held[s] != version]
+      late = [s for i, s in enumerate(self._servers) if i not in to]
       full = base is not None and (
         any(isinstance(answer, WeightsRefused) for answer in answers)
         or any(server.healthy() for server in late)
       )
-      if not full and version not in held.values():
+      if not full and version not in self.holds.values():
         raise next(iter(answers), ServerDown("no teacher server is healthy"))
       weight_files.delete_old(self._server.weights_root, version)
       nothing = dict.fromkeys(_SECONDS, 0.0)

@@ -7,17 +7,17 @@ README.md, learning rate 1e-6), published twice to a real server in bfloat16:
 as a delta of the round before, then in full. Prints one line of JSON for each
 kind, medians over the rounds, in seconds:
 
-  export     rounding on the device, transfer to the host
-  write      comparing with what the server holds, checksums, file
-  check      in the server: file, and for a delta what it makes of the tensors
+  write      rounding and checksums on the device, transfer to the host,
+             comparing with what the server holds, files
+  check      in the server: files, and for a delta the values that it changes
   apply      in the server: pause, load, pack, resume
   verify     reading back after a full file
   token      one token from the new weights
-  total      all of these and what lies between them, from publish() on; with
-             `export` on top it is `total_with_export`
+  total      all of these and what lies between them, from publish() on
   server     check + apply + token: what the server alone needs
 
-`ratio` is total / server. A first round warms up and is left out.
+`ratio` is total / server. A first round warms up and is left out. A last line
+has the GB/s of bfloat16 at which each side computes checksums.
 """
 
 import argparse
@@ -30,11 +30,14 @@ import time
 
 import jax
 import jax.numpy as jnp
+import torch
+from atlas_vllm import checksum
 
 from atlas_jax.config import ModelConfig, OptimizerConfig, ServingConfig
 from atlas_jax.data import packing
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.model import hf
+from atlas_jax.model.owned import iter_owned
 from atlas_jax.server_config import ServerConfig
 from atlas_jax.serving import server as server_lib
 from atlas_jax.serving import weight_sync
@@ -93,8 +96,7 @@ def updates(path: pathlib.Path, learning_rate: float):
 
 def measure(model, architecture, sender, server, version):
   """(report, seconds of each part) of one publish."""
-  exporting = time.perf_counter()
-  tensors = hf.export_tensors(model, architecture, jnp.bfloat16)
+  tensors = iter_owned(model, architecture, jnp.bfloat16)
   begin = time.perf_counter()
   report = sender.send(tensors, version)
   published = time.perf_counter()
@@ -102,14 +104,12 @@ def measure(model, architecture, sender, server, version):
   end = time.perf_counter()
   assert first.weight_version == version
   seconds = {
-    "export": begin - exporting,
     "write": report.seconds_write,
     "check": report.seconds_check,
     "apply": report.seconds_apply,
     "verify": report.seconds_verify,
     "token": end - published,
     "total": end - begin,
-    "total_with_export": end - exporting,
     "server": report.seconds_check + report.seconds_apply + end - published,
   }
   return report, seconds
@@ -134,6 +134,38 @@ def summary(kind: str, rows: list[dict]) -> dict:
   }
 
 
+def checksum_speed(model, architecture) -> dict:
+  """GB/s of both sides, of all tensors and of the values of a delta."""
+  names = {"model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight"}
+
+  def seconds(call) -> float:
+    call()  # compiles
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+  def exported():
+    return iter_owned(model, architecture, jnp.bfloat16)
+
+  found = [
+    box for t in exported() if t.name in names for box in t.boxes.items()
+  ]
+  tensors = [torch.from_numpy(box.view("int16")) for _, box in found]
+  size = sum(t.nbytes for t in tensors)
+  whole = sum(box.nbytes for t in exported() for box in t.boxes.values())
+  where = torch.arange(0, tensors[0].numel(), 100)
+  old = tensors[0].view(-1)[where]
+  of_change = seconds(lambda: checksum.of_change(where, old, old + 1, 64))
+  return {
+    "kind": "checksum",
+    "trainer_round_and_sum_gb_s": whole / 1e9 / seconds(lambda: [*exported()]),
+    "server_gb_s": size
+    / 1e9
+    / seconds(lambda: [checksum.of_box(t) for t in tensors]),
+    "server_ns_a_changed_value": of_change / len(where) * 1e9,
+  }
+
+
 def main():
   parser = argparse.ArgumentParser()
   parser.add_argument("--model", type=pathlib.Path, required=True)
@@ -151,7 +183,8 @@ def main():
   ):
     # Full and delta by turns.
     sender = weight_sync.WeightSender(server, ServingConfig(full_every=2))
-    measure(next(models), architecture, sender, server, 1)
+    first = next(models)
+    measure(first, architecture, sender, server, 1)
     for index in range(1, flags.rounds + 2):
       model = next(models)
       version = 2 * index
@@ -166,6 +199,7 @@ def main():
         rows["full"].append({"bytes": report.bytes, "fraction": 1.0, **whole})
   for kind, measured in rows.items():
     print(json.dumps(summary(kind, measured)), flush=True)
+  print(json.dumps(checksum_speed(first, architecture)), flush=True)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ _KINDS = {
 }
 
 
-def weights(kind: str, seed: int, *, tied: bool) -> dict[str, np.ndarray]:
+def weights(
+  kind: str, seed: int, *, tied: bool, kv_heads: int = K
+) -> dict[str, np.ndarray]:
   """Random float32 tensors in Hugging Face names."""
   rng = np.random.default_rng(seed)
 
@@ -34,8 +36,8 @@ def weights(kind: str, seed: int, *, tied: bool) -> dict[str, np.ndarray]:
   for i in range(L):
     layer = {
       "self_attn.q_proj.weight": normal(N * H, D),
-      "self_attn.k_proj.weight": normal(K * H, D),
-      "self_attn.v_proj.weight": normal(K * H, D),
+      "self_attn.k_proj.weight": normal(kv_heads * H, D),
+      "self_attn.v_proj.weight": normal(kv_heads * H, D),
       "self_attn.o_proj.weight": normal(D, N * H),
       "mlp.gate_proj.weight": normal(F, D),
       "mlp.up_proj.weight": normal(F, D),
@@ -46,7 +48,7 @@ def weights(kind: str, seed: int, *, tied: bool) -> dict[str, np.ndarray]:
     if kind == "qwen2":
       layer |= {
         f"self_attn.{x}_proj.bias": normal(n * H)
-        for x, n in (("q", N), ("k", K), ("v", K))
+        for x, n in (("q", N), ("k", kv_heads), ("v", kv_heads))
       }
     if kind == "qwen3":
       layer |= {f"self_attn.{x}_norm.weight": 1 + normal(H) for x in "qk"}
@@ -58,7 +60,12 @@ def weights(kind: str, seed: int, *, tied: bool) -> dict[str, np.ndarray]:
 
 
 def save_model(
-  path: Path, kind: str = "llama", seed: int = 0, *, tied: bool = True
+  path: Path,
+  kind: str = "llama",
+  seed: int = 0,
+  *,
+  tied: bool = True,
+  kv_heads: int = K,
 ) -> Path:
   """A model directory with a config, weights and a tokenizer."""
   path.mkdir(parents=True)
@@ -70,7 +77,7 @@ def save_model(
     "intermediate_size": F,
     "num_hidden_layers": L,
     "num_attention_heads": N,
-    "num_key_value_heads": K,
+    "num_key_value_heads": kv_heads,
     "head_dim": H,
     "hidden_act": "silu",
     "rms_norm_eps": 1e-6,
@@ -84,7 +91,7 @@ def save_model(
   }
   (path / "config.json").write_text(json.dumps(config))
   save_file(
-    weights(kind, seed, tied=tied),
+    weights(kind, seed, tied=tied, kv_heads=kv_heads),
     path / "model.safetensors",
     metadata={"format": "pt"},
   )

@@ -47,6 +47,7 @@ def make_app(engine=ENGINE):
     ]
   )
   app.state.engine_client = engine
+  app.state.args = types.SimpleNamespace(host="127.0.0.1", uds=None)
   app.add_middleware(guard.Guard)
   return app
 
@@ -168,6 +169,35 @@ def test_without_a_token_in_the_environment_nobody_comes_in(monkeypatch, token):
   assert ask(app, "/health")[0] == 200
   for given in ((), (b"Bearer ",), (b"Bearer",), (b"",), (b"Bearer None",)):
     assert ask(app, "/metrics", *given)[0] == 401
+
+
+def start(host, uds=None):
+  """As uvicorn begins, before it answers anybody."""
+
+  async def inner(scope, receive, send):
+    pass
+
+  args = types.SimpleNamespace(host=host, uds=uds)
+  state = types.SimpleNamespace(engine_client=ENGINE, args=args)
+  scope = {"type": "lifespan", "app": types.SimpleNamespace(state=state)}
+  asyncio.run(guard.Guard(inner)(scope, None, None))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", None, "10.0.0.1", "box.lan"])
+def test_without_a_token_no_server_listens_beyond_its_machine(
+  monkeypatch, host
+):
+  ended = []
+  monkeypatch.setattr(guard.os, "_exit", ended.append)
+  monkeypatch.delenv("VLLM_API_KEY", raising=False)
+  start(host)
+  assert ended == [1]
+  start(host, uds="/run/socket")
+  start("localhost")
+  start("::1")
+  monkeypatch.setenv("VLLM_API_KEY", TOKEN)
+  start(host)
+  assert ended == [1]
 
 
 @pytest.mark.parametrize("path", ["/v1/realtime", "/health", "/metrics"])

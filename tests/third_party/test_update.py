@@ -12,14 +12,19 @@ from atlas_jax.server_config import ServerConfig
 from atlas_jax.serving import vllm_command
 
 PROGRAM = "tests.third_party.update_in_process"
-# Kind, whether the head is tied, dtype.
-MODELS = ("qwen2,0,bfloat16", "qwen3,1,bfloat16", "llama,0,float32")
+# Kind, whether the head is tied, dtype, ranks, KV heads. Two ranks have one KV
+# head each, or both have the only one.
+MODELS = (
+  *("qwen2,0,bfloat16,2,2", "llama,1,float32,2,1"),
+  *("qwen2,0,bfloat16,1,1", "qwen3,1,bfloat16,1,1", "llama,0,float32,1,2"),
+)
 
 
 @pytest.fixture(scope="module")
 def found_of(tmp_path_factory):
   """What was found of each model: vLLM is imported once for all."""
-  _, env = vllm_command.device_settings("cpu", ServerConfig())
+  config = ServerConfig(tensor_parallel=2)  # leaves the threads unbound
+  _, env = vllm_command.device_settings("cpu", config)
   env |= {"VLLM_PLUGINS": "atlas_weights", "HF_HUB_OFFLINE": "1"}
   done = subprocess.run(
     [sys.executable, "-m", PROGRAM, tmp_path_factory.mktemp("update"), *MODELS],

@@ -3,8 +3,9 @@
 Full weights first; then a delta that changes some values of a few tensors, and
 one that changes them back.
 
-argv: a work directory, and kind,tied (0 or 1),dtype of each model. Prints one
-JSON line for each.
+argv: a work directory, and kind,tied (0 or 1),dtype,ranks,kv_heads of each
+model; those of several ranks first, for their processes are forked from this
+one. Prints one JSON line for each.
 """
 
 import json
@@ -25,11 +26,12 @@ SAMPLING = SamplingParams(
 CHANGED = ("q_proj", "down_proj", "input_layernorm", "embed_tokens")
 
 
-def open_model(path: Path, dtype: str) -> LLM:
+def open_model(path: Path, dtype: str, ranks: int) -> LLM:
   llm = LLM(
     str(path),
     dtype=dtype,
     enforce_eager=True,
+    tensor_parallel_size=ranks,
     kv_cache_memory_bytes=1 << 26,
     max_model_len=256,
     max_num_seqs=8,
@@ -68,6 +70,8 @@ def update(llm: LLM, files, version: int, sums) -> str | None:
     llm.collective_rpc("atlas_prepare", args=(info,))
   except InvalidWeights as refusal:
     return str(refusal)
+  except RuntimeError as refusal:  # of another process
+    return f"of a rank: {refusal}"
   # What becomes of the file from here on does not matter.
   (path,) = files
   file = llm_root(llm) / path
@@ -79,11 +83,13 @@ def update(llm: LLM, files, version: int, sums) -> str | None:
   return None
 
 
-def main(kind: str, tied: bool, dtype: str, work: Path) -> dict:
-  new = tiny_vllm.save_model(work / "new", kind, 1, tied=tied)
-  old = tiny_vllm.save_model(work / "old", kind, 0, tied=tied)
-  fresh = open_model(new, dtype)
-  updated = open_model(old, dtype)
+def main(model: str, work: Path) -> dict:
+  kind, tied, dtype, ranks, kv_heads = model.split(",")
+  of = {"tied": tied == "1", "kv_heads": int(kv_heads)}
+  new = tiny_vllm.save_model(work / "new", kind, 1, **of)
+  old = tiny_vllm.save_model(work / "old", kind, 0, **of)
+  fresh = open_model(new, dtype, int(ranks))
+  updated = open_model(old, dtype, int(ranks))
   before, want = sample(updated), sample(fresh)
   dtype = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}[dtype]
   tensors = {
@@ -113,14 +119,16 @@ def main(kind: str, tied: bool, dtype: str, work: Path) -> dict:
   found["lying_delta"] = send(4, mixed, base=mixed)
   found["still_equal"] = sample(updated) == want
   sums = publications.checksums(tensors)
-  found["held_by_the_updated"] = updated.collective_rpc("atlas_held")[0] == sums
-  found["held_by_the_fresh"] = fresh.collective_rpc("atlas_held")[0] == sums
+  all_ranks = [sums] * int(ranks)
+  found["held_by_the_updated"] = (
+    updated.collective_rpc("atlas_held") == all_ranks
+  )
+  found["held_by_the_fresh"] = fresh.collective_rpc("atlas_held") == all_ranks
   return {"was_different": before != want, **found}
 
 
 if __name__ == "__main__":
   root, *models = sys.argv[1:]
   for model in models:
-    kind, tied, dtype = model.split(",")
-    found = main(kind, tied == "1", dtype, Path(root) / kind)
+    found = main(model, Path(root) / model.replace(",", "-"))
     print(json.dumps(found), flush=True)

@@ -1,14 +1,17 @@
 """Where each tensor of a checkpoint lies in a running vLLM model.
 
-vLLM fuses tensors (q, k and v into one; gate and up into one) and pads the
-vocabulary, and only a model's own `load_weights` knows how. So we call it once
-with meta tensors, which have a shape and no data, and write down the copies
-that it wants to make instead of making them. The answer serves both ways:
-loading a tensor is the copies; reading back what the model holds is the
-copies reversed.
+vLLM fuses tensors (q, k and v into one; gate and up into one), pads the
+vocabulary and gives each rank of a tensor-parallel engine its part, and only a
+model's own `load_weights` knows how. So we call it once with meta tensors,
+which have a shape and no data, and write down the copies that it wants to make
+instead of making them. The answer serves both ways: loading a tensor is the
+copies; reading back what the model holds is the copies reversed.
+
+A tensor is seen as a matrix, [shape[0], the rest]; a copy takes a box of it.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -20,15 +23,21 @@ _WRITES = {
   torch.ops.aten.zero_.default,
 }
 
+# Of a tensor seen as a matrix: first row and column, rows and columns.
+Box = tuple[int, int, int, int]
+
 
 @dataclass(frozen=True)
 class Place:
-  """A view of a parameter, and the part of a checkpoint tensor it takes."""
+  """A view of a parameter, and the box of a checkpoint tensor that it takes."""
 
-  target: torch.Tensor
-  size: tuple[int, ...]
-  stride: tuple[int, ...]
-  offset: int
+  target: torch.Tensor  # [rows, columns]
+  box: Box
+
+  @property
+  def part(self) -> tuple[slice, slice]:
+    row, column, rows, columns = self.box
+    return slice(row, row + rows), slice(column, column + columns)
 
 
 class _Record(TorchDispatchMode):
@@ -36,32 +45,47 @@ class _Record(TorchDispatchMode):
 
   def __init__(self, sources: dict[str, torch.Tensor]):
     super().__init__()
-    self._names = {
-      tensor.untyped_storage()._cdata: name for name, tensor in sources.items()
+    self._sources = {
+      tensor.untyped_storage()._cdata: (name, tensor.shape)
+      for name, tensor in sources.items()
     }
     self.places: dict[str, list[Place]] = {name: [] for name in sources}
 
   def __torch_dispatch__(self, func, types, args=(), kwargs=None):
     if func is torch.ops.aten.copy_.default:
-      target, source = args[:2]
-      name = self._names.get(source.untyped_storage()._cdata)
-      if name is None:
+      target, part = args[:2]
+      source = self._sources.get(part.untyped_storage()._cdata)
+      if source is None:
         raise NotImplementedError(
           "load_weights copies a tensor that it has computed; its model"
           " cannot take weights from files"
         )
-      self.places[name].append(
-        Place(
-          target.detach(),
-          tuple(source.shape),
-          source.stride(),
-          source.storage_offset(),
-        )
-      )
+      name, shape = source
+      self.places[name].append(_place(name, shape, target.detach(), part))
       return target
     if func in _WRITES:  # padding rows: zero already
       return args[0]
     return func(*args, **(kwargs or {}))
+
+
+def columns(shape: tuple[int, ...]) -> int:
+  """Of a tensor of this shape, seen as a matrix."""
+  return math.prod(shape[1:])
+
+
+def _place(name: str, shape, target: torch.Tensor, part: torch.Tensor) -> Place:
+  """The place of a copy of `part`, a view of a whole tensor, to `target`."""
+  width = columns(shape)
+  size = (*part.shape[:1], 1)[0], columns(part.shape)
+  row, column = divmod(part.storage_offset(), width)
+  inner = torch.empty(part.shape[1:], device="meta").stride()
+  in_rows = part.stride() == (width, *inner)[: part.dim()]
+  if not in_rows or column + size[1] > width or target.shape != part.shape:
+    raise NotImplementedError(
+      f"{name}: load_weights takes a part of it that is not a box of rows and"
+      " columns; its model cannot take weights from files"
+    )
+  return Place(target.view(size), (row, column, *size))
 
 
 def find(
@@ -70,11 +94,11 @@ def find(
   """The places of every tensor; none for a tensor that the model skips.
 
   Args:
-    model: a loaded vLLM model.
+    model: a loaded vLLM model, or a rank's part of one.
     shapes: checkpoint names and shapes.
 
   Raises:
-    NotImplementedError: a tensor is not copied as it is, whole, once.
+    NotImplementedError: a tensor is not copied as it is, in boxes.
   """
   sources = {
     name: torch.empty(shape, device="meta") for name, shape in shapes.items()
@@ -82,22 +106,38 @@ def find(
   record = _Record(sources)
   with torch.no_grad(), record:
     model.load_weights(list(sources.items()))
-  for name, places in record.places.items():
-    taken = sum(math.prod(place.size) for place in places)
-    if places and taken != math.prod(shapes[name]):
-      raise NotImplementedError(
-        f"{name}: {taken} of its {math.prod(shapes[name])} values are"
-        " loaded here; a model split over several devices (tensor or"
-        " pipeline parallel) cannot take weights from files yet"
-      )
   return record.places
 
 
+def check_cover(
+  boxes: Iterable[dict[str, list[Box]]], shapes: dict[str, tuple[int, ...]]
+) -> None:
+  """Refuses ranks that do not hold the whole of each tensor between them.
+
+  Args:
+    boxes: of each rank. Equal ones are copies: a KV head that several ranks
+      have, a norm.
+    shapes: of the tensors that the model has.
+
+  Raises:
+    NotImplementedError: values are missing, or lie in boxes that overlap.
+  """
+  boxes = list(boxes)
+  for name, shape in shapes.items():
+    distinct = {box for rank in boxes for box in rank[name]}
+    taken = sum(rows * width for _, _, rows, width in distinct)
+    if taken != math.prod(shape):
+      raise NotImplementedError(
+        f"{name}: {taken} of its {math.prod(shape)} values are loaded by"
+        f" {len(boxes)} ranks; such a model cannot take weights from files"
+      )
+
+
 def write(places: list[Place], tensor: torch.Tensor) -> None:
-  """Puts a checkpoint tensor where it belongs."""
-  tensor = tensor.contiguous()
+  """Puts a rank's part of a checkpoint tensor where it belongs."""
+  matrix = tensor.reshape(-1, columns(tensor.shape))
   for p in places:
-    p.target.copy_(tensor.as_strided(p.size, p.stride, p.offset))
+    p.target.copy_(matrix[p.part])
 
 
 def read(
@@ -105,22 +145,29 @@ def read(
 ) -> torch.Tensor:
   """The checkpoint tensor that the model holds now, on the CPU."""
   out = torch.empty(shape, dtype=dtype)
+  matrix = out.view(-1, columns(shape))
   for p in places:
-    out.as_strided(p.size, p.stride, p.offset).copy_(p.target)
+    matrix[p.part] = p.target.cpu()
   return out
 
 
-def read_at(
-  places: list[Place],
-  shape: tuple[int, ...],
-  indices: torch.Tensor,
-  dtype: torch.dtype,
-) -> torch.Tensor:
-  """The values at flat indices of the tensor that the model holds now."""
-  flat = _flat(places, shape)
-  if flat is None:  # it lies in parts
-    flat = read(places, shape, dtype).view(-1)
-  return flat[indices.to(flat.device)].cpu()
+def within(
+  place: Place, width: int, indices: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+  """(which of `indices` lie in a place, their rows and columns there).
+
+  Args:
+    place: of a part of a tensor.
+    width: the tensor's columns.
+    indices: flat and row-major in the whole tensor, int64 [n].
+  """
+  row, column, rows, across = place.box
+  rows_at = indices // width - row
+  columns_at = indices % width - column
+  inside = (rows_at >= 0) & (rows_at < rows)
+  inside &= (columns_at >= 0) & (columns_at < across)
+  at = place.target.device
+  return inside, rows_at[inside].to(at), columns_at[inside].to(at)
 
 
 def write_at(
@@ -131,6 +178,8 @@ def write_at(
 ) -> None:
   """Puts single values of a checkpoint tensor where they belong.
 
+  A value outside of all places belongs to another rank.
+
   Args:
     places: of the tensor.
     shape: of the tensor.
@@ -140,27 +189,10 @@ def write_at(
   Raises:
     RuntimeError: the model does not hold the values afterwards.
   """
-  flat = _flat(places, shape)
-  if flat is None:  # it lies in parts
-    tensor = read(places, shape, values.dtype)
-    tensor.view(-1)[indices] = values
-    write(places, tensor)
-    return
-  indices, values = indices.to(flat.device), values.to(flat.device)
-  flat[indices] = values
-  # No NaN among them, and one zero is as good as another.
-  if not torch.equal(flat[indices], values):
-    raise RuntimeError("the model does not hold the values written to it")
-
-
-def _flat(places: list[Place], shape: tuple[int, ...]) -> torch.Tensor | None:
-  """The one view that holds the whole tensor in row order, if there is one."""
-  if len(places) != 1:
-    return None
-  (p,) = places
-  whole = torch.empty(shape, device="meta")
-  part = whole.as_strided(p.size, p.stride, p.offset)
-  in_order = part.is_contiguous() and part.numel() == whole.numel()
-  if not (in_order and p.offset == 0 and p.target.is_contiguous()):
-    return None
-  return p.target.view(-1)
+  for p in places:
+    inside, *at = within(p, columns(shape), indices)
+    own = values[inside].to(p.target.device)
+    p.target[*at] = own
+    # No NaN among them, and one zero is as good as another.
+    if not torch.equal(p.target[*at], own):
+      raise RuntimeError("the model does not hold the values written to it")

@@ -1,4 +1,4 @@
-"""Two paths of the API server: take new weights, say what is held.
+"""Paths of the API server: take new weights, say what is held.
 
 POST /v1/atlas/update {"files", "version", "checksums", "restart"}
   200 {"version", "seconds_check", "seconds_apply"}: the new weights are in.
@@ -6,6 +6,7 @@ POST /v1/atlas/update {"files", "version", "checksums", "restart"}
   409 {"error"}: another update is under way.
 GET /v1/atlas/weights
   200 {"version", "checksums"}: of what the model really holds.
+Files may come by HTTP as well: received.py.
 
 The whole sequence runs in a task of the server's own, so that a client which
 goes away in the middle cannot leave the server paused.
@@ -16,6 +17,7 @@ import logging
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Annotated
 
 from fastapi import FastAPI, Request
@@ -28,6 +30,7 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from atlas_vllm.plugin import BACKEND
+from atlas_vllm.received import PREFIX, ReceivedFiles
 from atlas_vllm.weights_file import one_line
 
 _ROOT_KEY = "atlas_weights_root"  # in --additional-config
@@ -56,13 +59,14 @@ class AtlasUpdate:
   required_tasks = ("generate",)
 
   def __init__(self):
-    self._engine = None
+    self._engine, self._received = None, ReceivedFiles()
     self._busy = False
     self._tasks: set[asyncio.Task] = set()
 
   def attach_router(self, app: FastAPI) -> None:
-    app.add_api_route("/v1/atlas/update", self._post, methods=["POST"])
-    app.add_api_route("/v1/atlas/weights", self._get, methods=["GET"])
+    app.add_api_route(f"{PREFIX}/update", self._post, methods=["POST"])
+    app.add_api_route(f"{PREFIX}/weights", self._get, methods=["GET"])
+    self._received.attach(app)
 
   async def init_state(self, engine_client, state, args) -> None:
     """Gives the engine its root directory, before the first request.
@@ -82,6 +86,7 @@ class AtlasUpdate:
         f'atlas_update needs --additional-config {{"{_ROOT_KEY}": DIRECTORY}}'
       )
     root = config.additional_config[_ROOT_KEY]
+    self._received.open(Path(root))
     await engine_client.init_weight_transfer_engine(
       WeightTransferInitRequest(init_info={"root": root})
     )
@@ -135,6 +140,7 @@ class AtlasUpdate:
       return _answer(500, error="the update failed and the server ends")
     done = time.perf_counter()
     logging.info("weights %s in use", update.version)
+    self._received.forget()
     return _answer(
       200,
       version=update.version,
@@ -146,7 +152,7 @@ class AtlasUpdate:
     if self._busy:
       return _answer(409, error="an update is under way")
     version = await self._engine.get_weight_version()
-    held = await self._engine.collective_rpc("atlas_held")
+    held = await self._engine.collective_rpc("atlas_held", args=(version,))
     return _answer(200, version=version, checksums=held[0])
 
 

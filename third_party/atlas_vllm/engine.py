@@ -7,7 +7,6 @@ touched, and `held` says what the model holds. Both are called through
 """
 
 import json
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,8 +22,10 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
   UnquantizedEmbeddingMethod,
 )
 
-from atlas_vllm import checksum, delta, destinations, weights_file
+from atlas_vllm import checksum, delta, destinations, ranks, weights_file
 from atlas_vllm.weights_file import InvalidWeights
+
+_FIRST_VERSION = "default"  # vLLM's name for the weights that it started with
 
 
 @dataclass
@@ -74,12 +75,16 @@ class FileWeightTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     """
     if self.vllm_config.quant_config is not None:
       raise ValueError("a quantised model cannot take weights from files")
+    if self.vllm_config.parallel_config.pipeline_parallel_size > 1:
+      raise ValueError("a model cut by layers cannot take weights from files")
     shapes = _checkpoint_shapes(Path(self.model_config.model))
     places = destinations.find(self.model, shapes)
     # A tensor without a place (a lm_head stored beside tied embeddings) is
     # not part of the model, so it is not part of an update either.
     self._places = {name: p for name, p in places.items() if p}
     self._shapes = {name: shapes[name] for name in self._places}
+    boxes = {n: [p.box for p in held] for n, held in self._places.items()}
+    destinations.check_cover(ranks.gather(boxes), self._shapes)
     self._root = Path(init_info.root)
 
   def prepare(self, update_info: dict) -> None:
@@ -100,38 +105,47 @@ class FileWeightTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
           f"the server holds version {held.version}, which {info.version} does"
           " not follow, and the update does not say restart"
         )
-    dtype = self.model_config.dtype
+    prepared = _Prepared(info, {}, {})
+    gained = ranks.agree(lambda: self._check(prepared))
+    if not prepared.tensors:
+      found = dict(held.checksums)
+      for name, gain in ranks.whole(gained).items():
+        found[name] = checksum.text(checksum.parse(found[name]) + gain)
+      weights_file.compare(found, info.checksums)
+    self._prepared = prepared
+
+  def _check(self, prepared: _Prepared) -> ranks.Sums:
+    """Fills what is prepared; of a delta, what the sums gain in each box.
+
+    That is of what the model really holds where it changes, and of what it
+    shall hold there: together with what is held it is what is promised.
+    """
+    info, dtype = prepared.info, self.model_config.dtype
     most = weights_file.most_bytes(self._shapes, dtype)
     metadata, entries = weights_file.read_all(self._root, info.files, most)
-    if metadata.get("format") == delta.FORMAT:
-      delta.check_versions(metadata, info.version, held and held.version)
-      changes = delta.parse(entries, self._shapes, dtype)
-      self._check_result(changes, info.checksums)
-      self._prepared = _Prepared(info, {}, changes)
-    else:
-      tensors = weights_file.check(entries, self._shapes, dtype, info.checksums)
-      self._prepared = _Prepared(info, tensors, {})
+    if metadata.get("format") != delta.FORMAT:
+      prepared.tensors.update(
+        weights_file.check(entries, self._shapes, dtype, info.checksums)
+      )
+      return {}
+    held = self._held and self._held.version
+    delta.check_versions(metadata, info.version, held)
+    prepared.changes.update(delta.parse(entries, self._shapes, dtype))
+    weights_file.check_promises(set(self._shapes), info.checksums)
+    return weights_file.each(
+      prepared.changes, lambda name: self._gained(name, prepared.changes[name])
+    )
 
-  def _check_result(
-    self, changes: dict[str, delta.Change], promised: dict[str, str]
-  ) -> None:
-    """Refuses changes that do not make the promised tensors.
-
-    The checksums of what is held are updated by what the model really holds
-    where it changes, and by what it shall hold there.
-    """
-
-    def gained(name):
-      indices, new = changes[name].indices, changes[name].values
-      shape = self._shapes[name]
-      old = destinations.read_at(self._places[name], shape, indices, new.dtype)
-      return checksum.of_change(indices, old, new, math.prod(shape[1:]))
-
-    weights_file.check_promises(set(self._shapes), promised)
-    found = dict(self._held.checksums)
-    for name, gain in weights_file.each(changes, gained).items():
-      found[name] = checksum.text(checksum.parse(found[name]) + gain)
-    weights_file.compare(found, promised)
+  def _gained(self, name: str, change: delta.Change) -> ranks.BoxSums:
+    width, gained = destinations.columns(self._shapes[name]), {}
+    for p in self._places[name]:
+      inside, *at = destinations.within(p, width, change.indices)
+      new = change.values[inside]
+      old = p.target[*at].to("cpu", new.dtype)
+      gained[p.box] = checksum.of_change(
+        change.indices[inside], old, new, width
+      )
+    return gained
 
   def start_weight_update(self) -> None:
     pass  # tensors are written in place
@@ -176,17 +190,28 @@ class FileWeightTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         method.process_weights_after_loading(module)
     self._held, self._loaded = self._loaded.info, None
 
-  def held(self) -> dict[str, str]:
-    """Checksum of each tensor that the model holds, in checkpoint names."""
-    found = weights_file.digests(self._shapes, self._read)
+  def held(self, version: str | None = None) -> dict[str, str]:
+    """Checksum of each tensor that the model holds, in checkpoint names.
+
+    Raises:
+      RuntimeError: that is not what the last update promised, or that was not
+        an update to `version`.
+    """
+    own = self._held.version if self._held else _FIRST_VERSION
+    if version not in (None, own):
+      raise RuntimeError(f"an engine holds version {own} and not {version}")
+    sums = ranks.agree(lambda: weights_file.each(self._shapes, self._sums))
+    found = {n: checksum.text(one) for n, one in ranks.whole(sums).items()}
     if self._held is not None and found != self._held.checksums:
       raise RuntimeError("the model holds other weights than were promised")
     return found
 
-  def _read(self, name: str) -> torch.Tensor:
-    return destinations.read(
-      self._places[name], self._shapes[name], self.model_config.dtype
-    )
+  def _sums(self, name: str) -> ranks.BoxSums:
+    dtype = self.model_config.dtype
+    return {
+      p.box: checksum.of_box(p.target.to("cpu", dtype), *p.box[:2])
+      for p in self._places[name]
+    }
 
   def shutdown(self) -> None:
     self._prepared = None

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from atlas_vllm import checksum
 
+RECEIVED = "received"  # under the root: what came by HTTP
 _CHUNK = 1 << 20  # stays in the cache on its way
 _LONGEST_TEXT = 1000
 _BOX = re.compile(r"(.+)\[([0-9:,]{7,80})\]", re.DOTALL)
@@ -53,13 +54,14 @@ def each(names: Iterable[str], call: Callable) -> dict:
 
 
 def inside(root: Path, path: str) -> Path:
-  """`path` under `root`, links followed.
+  """`path` under `root`, links followed; rather that which came by HTTP.
 
   Raises:
     InvalidWeights: it is elsewhere or is not a file.
   """
   try:
-    full = (root / path).resolve()
+    sent = root / RECEIVED / path
+    full = (sent if sent.is_file() else root / path).resolve()
     is_inside, is_file = full.is_relative_to(root.resolve()), full.is_file()
   except (OSError, RuntimeError, ValueError) as error:  # a loop, a NUL, ...
     raise InvalidWeights(f"{path[:100]!r} is no path: {error}") from error

@@ -12,6 +12,6 @@ class WeightWorker:
     """Checks a file of weights."""
     self.weight_transfer_engine.prepare(update_info)
 
-  def atlas_held(self) -> dict[str, str]:
+  def atlas_held(self, version: str | None = None) -> dict[str, str]:
     """Digest of each tensor that the model holds."""
-    return self.weight_transfer_engine.held()
+    return self.weight_transfer_engine.held(version)

@@ -1,0 +1,119 @@
+"""By which road files come to a server, with a stand-in for it."""
+
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import blake3
+import pytest
+
+from atlas_jax.config import ServingConfig
+from atlas_jax.serving import weight_roads
+from atlas_jax.serving.client import ServerDown, ServerError
+from tests.serving import tiny_vllm
+
+BODY = bytes(range(256)) * 40
+
+
+class Handler(BaseHTTPRequestHandler):
+  def do_PUT(self):
+    body = self.rfile.read(int(self.headers["Content-Length"]))
+    self.server.puts.append((self.path, body, dict(self.headers)))
+    status = self.server.statuses.pop(0) if self.server.statuses else 200
+    if status is None:  # it breaks off
+      self.close_connection = True
+      return
+    self._answer(status, b'{"error": "why"}')
+
+  def do_GET(self):
+    name = self.path.rpartition("/")[2]
+    path = self.server.sees and self.server.sees / f"nonce-{name}"
+    digest = "null"
+    if path and path.is_file():
+      digest = f'"{blake3.blake3(path.read_bytes()).hexdigest()}"'
+    self._answer(200, f'{{"digest": {digest}}}'.encode())
+
+  def _answer(self, status, body):
+    self.send_response(status)
+    self.send_header("Content-Length", str(len(body)))
+    self.end_headers()
+    self.wfile.write(body)
+
+  def log_message(self, *_):
+    pass
+
+
+@pytest.fixture
+def peer():
+  """A server: what it `sees`, its next `statuses`, the `puts` that came."""
+  server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+  server.puts, server.statuses, server.sees = [], [], None
+  threading.Thread(target=server.serve_forever).start()
+  yield server
+  server.shutdown()
+  server.server_close()
+
+
+def choose(peer, tmp_path, weights="auto", retries=2):
+  url = f"http://127.0.0.1:{peer.server_port}"
+  teacher = tiny_vllm.teacher(tmp_path, tmp_path, url=url)
+  teacher.api_key = "token"
+  config = ServingConfig(weights=weights, retries=retries)
+  return weight_roads.choose(teacher, config)
+
+
+def test_the_road_is_chosen_by_what_the_server_sees(peer, tmp_path):
+  assert choose(peer, tmp_path).by_http
+  peer.sees = tmp_path / "weights"
+  assert not choose(peer, tmp_path).by_http
+  assert not choose(peer, tmp_path, "files").by_http
+  assert choose(peer, tmp_path, "http").by_http
+  (tmp_path / "other").mkdir()
+  peer.sees = tmp_path / "other"  # the same path on another machine
+  assert choose(peer, tmp_path).by_http
+  assert list((tmp_path / "weights").iterdir()) == []  # no nonce stays
+
+
+def test_files_alone_and_a_server_that_sees_none(peer, tmp_path):
+  with pytest.raises(ServerError, match=r"config\.serving\.weights=http"):
+    choose(peer, tmp_path, "files")
+
+
+def deliver(road, tmp_path):
+  path = tmp_path / "weights-00000001.safetensors"
+  path.write_bytes(BODY)
+  road.deliver(path, blake3.blake3(BODY).hexdigest())
+
+
+def test_a_shared_file_is_not_sent(peer, tmp_path):
+  peer.sees = tmp_path / "weights"
+  deliver(choose(peer, tmp_path), tmp_path)
+  assert peer.puts == []
+
+
+@pytest.mark.parametrize("failed", [[], [400], [507, 400], [None], [None, 507]])
+def test_a_failed_file_is_sent_again_whole(peer, tmp_path, failed):
+  peer.statuses = list(failed)
+  deliver(choose(peer, tmp_path, "http"), tmp_path)
+  assert len(peer.puts) == len(failed) + 1
+  for path, body, headers in peer.puts:
+    assert path == "/v1/atlas/files/weights-00000001.safetensors"
+    assert body == BODY
+    assert headers["Authorization"] == "Bearer token"
+    assert headers["X-Atlas-Blake3"] == blake3.blake3(BODY).hexdigest()
+
+
+@pytest.mark.parametrize(
+  "statuses, sent, kind",
+  [
+    ([400] * 9, 3, ServerError),
+    ([401], 1, ServerError),
+    ([413], 1, ServerError),
+    ([None] * 9, 3, ServerDown),
+  ],
+)
+def test_retries_have_an_end(peer, tmp_path, statuses, sent, kind):
+  peer.statuses = statuses
+  road = choose(peer, tmp_path, "http")
+  with pytest.raises(kind) as raised:
+    deliver(road, tmp_path)
+  assert len(peer.puts) == sent and type(raised.value) is kind
