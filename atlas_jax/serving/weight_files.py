@@ -119,14 +119,17 @@ def _write_file(
 
 
 def delete_old(directory: Path, version: int) -> None:
-  """Deletes all but the newest versions up to `version`, and stray parts."""
+  """Deletes all but the newest versions up to `version`, and stray parts.
+
+  Several processes may do so at the same time.
+  """
   found: dict[int, list[Path]] = {}
   for path in list(directory.iterdir()):
     if path.suffix == ".partial":  # a run was killed while it wrote
-      path.unlink()
+      path.unlink(missing_ok=True)
     match = _FILE.fullmatch(path.name)
     if match and int(match[1]) <= version:
       found.setdefault(int(match[1]), []).append(path)
   for old in sorted(found)[:-_KEPT_VERSIONS]:
     for path in found[old]:
-      path.unlink()
+      path.unlink(missing_ok=True)

@@ -73,6 +73,11 @@ class Road:
         raise ServerError(f"{url} answered {status}: {text}")
 
 
+def by_files(server: TeacherServer, config: ServingConfig) -> Road:
+  """The road to a server that sees this process's directory."""
+  return Road(server, config, by_http=False)
+
+
 def choose(server: TeacherServer, config: ServingConfig) -> Road:
   """The road to a server that is up.
 
@@ -80,8 +85,7 @@ def choose(server: TeacherServer, config: ServingConfig) -> Road:
     ServerError: config.weights is files, and the server sees others.
     ServerDown: it does not answer.
   """
-  # A server that the run has spawned was given the directory.
-  shared = config.weights != "http" and (server.spawned or _is_shared(server))
+  shared = config.weights != "http" and _is_shared(server)
   if config.weights == "files" and not shared:
     raise ServerError(
       f"{server.base_url} does not see {server.weights_root} as its weights"

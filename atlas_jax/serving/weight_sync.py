@@ -135,6 +135,7 @@ class WeightSender:
     sums = _add_up(part["sums"] for part in parts)
     whole = sum(part["whole"] for part in parts)
     full, size = True, sum(part["bytes"] for part in parts)
+    written = time.perf_counter()
     if base is not None:
       if size < _DELTA_FRACTION * whole:
         answer, full = self._announce(parts, version, base, sums, to, hold)
@@ -147,16 +148,19 @@ class WeightSender:
         lambda: self._write(self._boxes.items(), version, None, to), hold
       )
       size = sum(part["bytes"] for part in parts)
+      written = time.perf_counter()
       answer, _ = self._announce(parts, version, None, sums, to, hold)
     took = Sent(
       is_delta=is_delta,
       checksums=sums,
       bytes=size,
-      seconds_write=answer["written"] - begin,
+      seconds_write=written - begin,
       seconds_check=answer["seconds_check"],
       seconds_apply=answer["seconds_apply"],
       seconds_verify=answer["seconds_verify"],
     )
+    root = self._server.weights_root  # perhaps of this host alone
+    multihost.call_on_all(lambda: weight_files.delete_old(root, version), hold)
     self._sent, self._deltas = version, self._deltas + 1 if is_delta else 0
     if self._config.publish_changes:
       self._held = version
@@ -174,14 +178,14 @@ class WeightSender:
   def _receivers(self, version: int, base: int | None, hold: bool) -> list[int]:
     """Numbers of the servers that a delta, or full files, are for."""
 
-    def found():
+    def is_meant(server: TeacherServer) -> bool:
       if base is not None:
-        return [i for i, s in enumerate(self._servers) if self.holds[s] == base]
-      late = [
-        i for i, s in enumerate(self._servers) if self.holds[s] != version
-      ]
-      several = len(self._servers) > 1
-      return [i for i in late if not several or self._servers[i].healthy()]
+        return self.holds[server] == base
+      several, held = len(self._servers) > 1, self.holds[server]
+      return held != version and (not several or server.healthy())
+
+    def found():
+      return [i for i, s in enumerate(self._servers) if is_meant(s)]
 
     return multihost.call_on_lead(found, hold)
 
@@ -228,8 +232,10 @@ class WeightSender:
     def deliver(number: int) -> list[int]:
       try:
         if number not in self._roads:
-          road = weight_roads.choose(self._servers[number], self._config)
-          self._roads[number] = road
+          # One that the lead has spawned shares the directory, or refuses.
+          spawned = self._servers[number].spawned and not multihost.is_lead()
+          take = weight_roads.by_files if spawned else weight_roads.choose
+          self._roads[number] = take(self._servers[number], self._config)
         for name, digest in files.items():
           self._roads[number].deliver(root / name, digest)
       except ServerDown:
@@ -274,7 +280,6 @@ class WeightSender:
 
     def announce():
       weight_files.write_manifest(manifest, self._server.weights_root)
-      written = time.perf_counter()
       with ThreadPoolExecutor(len(self._servers)) as pool:
         answers = list(pool.map(one, to))
       took = [answer for answer in answers if isinstance(answer, dict)]
@@ -285,10 +290,9 @@ class WeightSender:
       )
       if not full and version not in self.holds.values():
         raise next(iter(answers), ServerDown("no teacher server is healthy"))
-      weight_files.delete_old(self._server.weights_root, version)
       nothing = dict.fromkeys(_SECONDS, 0.0)
       answer = max(took, key=lambda a: a["seconds_apply"], default=nothing)
-      return answer | {"written": written}, full
+      return answer, full
 
     return multihost.call_on_lead(announce, hold)
 
