@@ -109,7 +109,6 @@ class WeightSender:
     """Gives the servers new weights and makes sure that they have them.
 
     One that is down is left out while another takes them; see `holds`.
-
     A collective. With `hold` a signal waits for the end of a step.
 
     Args:
@@ -181,8 +180,8 @@ class WeightSender:
     def is_meant(server: TeacherServer) -> bool:
       if base is not None:
         return self.holds[server] == base
-      several, held = len(self._servers) > 1, self.holds[server]
-      return held != version and (not several or server.healthy())
+      late, several = self.holds[server] != version, len(self._servers) > 1
+      return late and (not several or server.healthy())
 
     def found():
       return [i for i, s in enumerate(self._servers) if is_meant(s)]

@@ -26,8 +26,20 @@ class _Handler(BaseHTTPRequestHandler):
     self.end_headers()
     self.wfile.write(content)
 
+  def _is_silent(self):
+    """Whether this request is one that is not answered; then weights are lost."""
+    state = self.server.state
+    state["asked"] += 1
+    if state["asked"] not in state["silent"]:
+      return False
+    state["version"] = "default"
+    self.close_connection = True
+    return True
+
   def do_GET(self):
     state = self.server.state
+    if self._is_silent():
+      return
     if self.path == "/health":
       self._answer({})
     elif self.path == "/inference/v1/generate":
@@ -41,6 +53,8 @@ class _Handler(BaseHTTPRequestHandler):
     state = self.server.state
     size = int(self.headers["Content-Length"])
     body = json.loads(self.rfile.read(size))
+    if self._is_silent():
+      return
     if self.path == "/v1/atlas/update":
       state["version"], state["checksums"] = body["version"], body["checksums"]
       state["updates"].append(int(body["version"]))
@@ -78,8 +92,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serve(takes_weights: bool, encode):
-  """(URL, state) of one server.
+def serve(takes_weights: bool, encode, silent=()):
+  """(URL, state) of one server, which leaves `silent` requests unanswered.
 
   The state counts requests, lists updates, and has the checksums of each.
   """
@@ -93,6 +107,8 @@ def serve(takes_weights: bool, encode):
     "updates": [],
     "sums": {},
     "requests": 0,
+    "asked": 0,
+    "silent": silent,
   }
   thread = threading.Thread(target=server.serve_forever, daemon=True)
   thread.start()
