@@ -27,7 +27,7 @@ class _Handler(BaseHTTPRequestHandler):
     self.wfile.write(content)
 
   def _is_silent(self):
-    """Whether this request is one that is not answered; then weights are lost."""
+    """Whether this request gets no answer; weights are lost with it."""
     state = self.server.state
     state["asked"] += 1
     if state["asked"] not in state["silent"]:
