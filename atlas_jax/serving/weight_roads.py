@@ -73,11 +73,6 @@ class Road:
         raise ServerError(f"{url} answered {status}: {text}")
 
 
-def by_files(server: TeacherServer, config: ServingConfig) -> Road:
-  """The road to a server that sees this process's directory."""
-  return Road(server, config, by_http=False)
-
-
 def choose(server: TeacherServer, config: ServingConfig) -> Road:
   """The road to a server that is up.
 
@@ -99,6 +94,8 @@ def choose(server: TeacherServer, config: ServingConfig) -> Road:
 
 def _is_shared(server: TeacherServer) -> bool:
   """Whether the server reads what is written under weights_root."""
+  if server.spawned:  # with this very root
+    return True
   name, content = secrets.token_hex(16), secrets.token_bytes(32)
   server.weights_root.mkdir(parents=True, exist_ok=True)
   path = server.weights_root / f"nonce-{name}"

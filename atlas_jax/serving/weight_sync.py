@@ -231,10 +231,8 @@ class WeightSender:
     def deliver(number: int) -> list[int]:
       try:
         if number not in self._roads:
-          # One that the lead has spawned shares the directory, or refuses.
-          spawned = self._servers[number].spawned and not multihost.is_lead()
-          take = weight_roads.by_files if spawned else weight_roads.choose
-          self._roads[number] = take(self._servers[number], self._config)
+          road = weight_roads.choose(self._servers[number], self._config)
+          self._roads[number] = road
         for name, digest in files.items():
           self._roads[number].deliver(root / name, digest)
       except ServerDown:

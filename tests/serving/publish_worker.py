@@ -21,7 +21,7 @@ from atlas_jax import multihost, sharding
 from atlas_jax.config import MeshConfig, ServingConfig
 from atlas_jax.model import decoder, hf
 from atlas_jax.model.owned import iter_owned
-from atlas_jax.serving import weight_roads, weight_sync
+from atlas_jax.serving import weight_sync
 from atlas_jax.serving.client import WeightsRefused
 from tests.serving import tiny_vllm
 from tests.training import tiny
@@ -96,7 +96,6 @@ def main(port, count, index, directory, size) -> None:
     workdir=root,
     start_timeout_s=1,
   )
-  weight_roads.choose = weight_roads.by_files  # nobody is there to be asked
   sender = weight_sync.WeightSender(server, ServingConfig())
   out = {"growth": [], "sent": [], "seconds": []}
   data = 2 if size == "tiny" else 1

@@ -57,7 +57,7 @@ def test_two_engines_hold_what_came_by_http(tmp_path):
     # Files of the trainer lie elsewhere.
     root, trainer = teacher.weights_root, tmp_path / "trainer"
     teacher.workdir = trainer
-    sender = weight_sync.WeightSender(teacher, ServingConfig(full_every=9))
+    sender = weight_sync.WeightSender(teacher, ServingConfig(weights="http"))
     tensors = weights(1)
     sums = publications.checksums(tensors)
     for version, now in ((1, weights(0)), (2, tensors)):

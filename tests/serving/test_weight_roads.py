@@ -73,6 +73,12 @@ def test_the_road_is_chosen_by_what_the_server_sees(peer, tmp_path):
   assert list((tmp_path / "weights").iterdir()) == []  # no nonce stays
 
 
+def test_a_server_that_the_run_starts_has_its_directory(tmp_path):
+  teacher = tiny_vllm.teacher(tmp_path, tmp_path)
+  assert not weight_roads.choose(teacher, ServingConfig()).by_http
+  assert weight_roads.choose(teacher, ServingConfig(weights="http")).by_http
+
+
 def test_files_alone_and_a_server_that_sees_none(peer, tmp_path):
   with pytest.raises(ServerError, match=r"config\.serving\.weights=http"):
     choose(peer, tmp_path, "files")
@@ -108,7 +114,7 @@ def test_a_failed_file_is_sent_again_whole(peer, tmp_path, failed):
     ([400] * 9, 3, ServerError),
     ([401], 1, ServerError),
     ([413], 1, ServerError),
-    ([None] * 9, 3, ServerDown),
+    ([None] * 9, 6, ServerDown),  # aiohttp itself sends a PUT once more
   ],
 )
 def test_retries_have_an_end(peer, tmp_path, statuses, sent, kind):

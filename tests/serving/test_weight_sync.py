@@ -10,17 +10,11 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from atlas_jax.config import ServingConfig
-from atlas_jax.serving import weight_roads, weight_sync
+from atlas_jax.serving import weight_sync
 from atlas_jax.serving.client import ServerDown, ServerError, WeightsRefused
 from tests.serving import delta_oracle, tiny_vllm
 from tests.serving.checksum_oracle import checksum
 from tests.serving.publications import owned
-
-
-@pytest.fixture(autouse=True)
-def shared_directory(monkeypatch):
-  """No server is there to be asked."""
-  monkeypatch.setattr(weight_roads, "choose", weight_roads.by_files)
 
 
 class Held(tiny_vllm.TeacherServer):
