@@ -15,4 +15,5 @@ fi
 # The run starts its servers, and ends them with itself.
 exec "$PYTHON" -m launchers.train --config=configs/teacher.py:qwen3_8b \
   --workdir="$WORKDIR" \
+  --config.mesh.gpus=0,1,2,3 \
   "$@"

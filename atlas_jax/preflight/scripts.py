@@ -118,10 +118,14 @@ def _gpus(config, apart: bool, count: int) -> tuple[int, list[str]]:
       "the config says which part of a GPU trainer and servers have"
       " (gpu_memory_fraction): --nodes must be 1"
     )
-  if named and not apart:
+  if config.mesh.gpus and not apart:
     return max(named) + 1, []
-  if count < (least := 2 if apart else 4):
+  least = 2 if apart else max([4, *(n + 1 for n in named)])
+  if count < least:
     raise ScriptError(f"--gpus={count}: at least {least} for these --nodes")
+  if named and not apart:
+    rest = sorted({*range(count)} - {*named})
+    return count, [f"--config.mesh.gpus={','.join(map(str, rest))}"]
   first = 0 if apart else count // 2
   middle = (first + count) // 2
   found = [] if apart else [f"--config.mesh.gpus=0-{first - 1}"]
