@@ -38,6 +38,7 @@ class Fleet:
     self.servers = dict(servers)
     self.version: int | None = None
     self.left_out: set[Client] = set()
+    self._missed: set[Client] = set()  # left out since the last `numbers`
     self._outstanding = dict.fromkeys(servers, 0)  # tokens
     self._groups: dict[Hashable, Client] = {}
     self._looked = dict.fromkeys(servers, 0.0)
@@ -63,6 +64,7 @@ class Fleet:
     """
     if client not in self.left_out:
       self.left_out.add(client)
+      self._missed.add(client)
       log.warning("%s is left out: %s", client.base_url, error)
     if not self.asked():
       self.left_out.clear()
@@ -126,13 +128,14 @@ class Fleet:
     return found
 
   def numbers(self, role: str) -> dict[str, float]:
-    """Which servers are asked, and their longest queues since the last call."""
+    """Of the time since the last call: who was asked, the longest queues."""
     found = {}
     for i, client in enumerate(self.servers):
       name = f"{role}_server_{i}"
-      found[f"{name}_asked"] = float(client not in self.left_out)
+      found[f"{name}_asked"] = float(client not in self._missed)
       queue = self._queues.pop(client, {})
       found |= {f"{name}_{what}": length for what, length in queue.items()}
+    self._missed = {*self.left_out}
     return found
 
   def _choose(self, group: Hashable) -> Client:
