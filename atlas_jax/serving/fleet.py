@@ -132,7 +132,7 @@ class Fleet:
     found = {}
     for i, client in enumerate(self.servers):
       name = f"{role}_server_{i}"
-      found[f"{name}_asked"] = float(client not in self._missed)
+      found[f"{name}_asked"] = float(client not in self._missed | self.left_out)
       queue = self._queues.pop(client, {})
       found |= {f"{name}_{what}": length for what, length in queue.items()}
     self._missed = {*self.left_out}
