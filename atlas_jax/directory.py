@@ -9,6 +9,7 @@ The directory itself may be a link; what a run writes in it lies there.
 """
 
 import contextlib
+import dataclasses
 import datetime
 import difflib
 import fcntl
@@ -83,12 +84,20 @@ def check(workdir: pathlib.Path) -> None:
   files.check_directory(workdir, NAMES)
 
 
+# Where a server runs.
+OF_SERVERS = (
+  *("url", "urls", "host", "port", "kv_cache_bytes", "cpu_cores"),
+  *("gpus", "gpu_memory_fraction"),
+  *("replicas", "tensor_parallel"),
+)
 # Where and how a run runs, not what it computes: free to change on a resume.
 OPERATIONAL = (
   "wandb_project",
   "keep_checkpoints",
   "evaluate.student_urls",
-  *("mesh.gpus", "mesh.gpu_memory_fraction"),
+  *(
+    f"mesh.{field.name}" for field in dataclasses.fields(config_lib.MeshConfig)
+  ),
   "prompts_path",  # its texts are in `prompts`
   "serving.start_timeout_s",
   "serving.request_timeout_s",
@@ -99,11 +108,8 @@ OPERATIONAL = (
   *(
     f"serving.{role}.{key}"
     for role in ("teacher", "student")
-    for key in (
-      *("url", "urls", "host", "port", "kv_cache_bytes", "cpu_cores"),
-      *("gpus", "gpu_memory_fraction", "replicas", "tensor_parallel"),
-      "max_model_len",  # problems that are too long left at the start
-    )
+    # Problems that are too long for max_model_len left at the start.
+    for key in (*OF_SERVERS, "max_model_len")
   ),
 )
 
@@ -222,27 +228,33 @@ def checkpoints_root(config: config_lib.RunConfig, workdir) -> epath.Path:
   return epath.Path(config.checkpoints_dir or workdir / "checkpoints")
 
 
-def claim_checkpoints(config: config_lib.RunConfig, workdir) -> None:
+def claim_checkpoints(
+  config: config_lib.RunConfig, workdir, *, write: bool = True
+) -> None:
   """Marks config.checkpoints_dir as this run's; before `claim`.
 
+  Without `write` it is only looked at.
+
   Raises:
-    RunError: it cannot be written, is another run's, or has been exchanged.
+    RunError: it cannot be used, is another run's, or has been exchanged.
   """
-  mine, begun = run_id(workdir), (workdir / "config.json").exists()
+  begun = (workdir / "config.json").exists()
+  mine = run_id(workdir) if write or (workdir / "run_id").exists() else None
   if config.checkpoints_dir is None:
     return
   key = f"config.checkpoints_dir={config.checkpoints_dir}"
   try:
     mark = checkpoints_root(config, workdir) / "run_id"
-    if not mark.is_absolute():  # Orbax takes no other
-      raise ValueError("neither an absolute path nor a URL like gs://...")
-    if not mark.exists() and not begun:
+    # Orbax takes no other.
+    if not mark.is_absolute() or str(mark).startswith("s3://"):
+      raise ValueError("neither an absolute path nor a URL of gs://")
+    if write and not begun and not mark.exists():
       mark.parent.mkdir(parents=True, exist_ok=True)
       mark.write_text(mine)
     owner = mark.read_text() if mark.exists() else None
   except Exception as error:  # of whatever library knows the URL
     raise RunError(f"{key} cannot be used: {error}") from None
-  if owner != mine:
+  if owner != mine and (write or begun or owner is not None):
     what = "is not that of this run" if begun else "belongs to another run"
     raise RunError(f"{key} {what}: {mark} holds {owner}, not {mine}")
 

@@ -1,4 +1,4 @@
-"""Templates for the tasks of gym_hints.py, written by hand and frozen.
+"""Templates for the tasks of gym_problems.py, written by hand and frozen.
 
 They are the rival of a trained teacher: `reflect` offers them one after another
 to an optimisation (configs/online.py:qwen05_gym), which keeps what is best on

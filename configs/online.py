@@ -11,9 +11,9 @@ the student), demo and demo_agent (offline, after the quickstart), qwen05_gym
 from atlas_jax.online.search.config import default_config
 
 try:
-  from configs import gym_hints, gym_templates, quickstart
+  from configs import gym_problems, gym_templates, quickstart
 except ImportError:  # installed
-  from atlas_jax.configs import gym_hints, gym_templates, quickstart
+  from atlas_jax.configs import gym_problems, gym_templates, quickstart
 
 
 def _default():
@@ -147,10 +147,10 @@ def _demo_agent():
 
 
 def _qwen05_gym():
-  """Prompts written by hand for the tasks of gym_hints.py, chosen by search.
+  """Prompts written by hand for the tasks of gym_problems.py, chosen by search.
 
   Source: ours; the rival of the teacher that teacher.py:qwen05_gym trains. Of
-    one task: --config.data.source=configs.gym_hints:of_task
+    one task: --config.data.source=configs.gym_problems:of_task
     --config.data.params='{"task": "lcm"}'
   Hardware: two CPU cores. Hours, result: not measured.
   Command: python -m launchers.optimize --config=configs/online.py:qwen05_gym \\
@@ -161,7 +161,7 @@ def _qwen05_gym():
   config.data.path = "data/gym/train.jsonl"
   config.data.validation_path = "data/gym/validation.jsonl"
   config.data.test_path = "data/gym/test.jsonl"
-  config.data.verifier = f"{gym_hints.__name__}:right"
+  config.data.verifier = f"{gym_problems.__name__}:right"
   config.student.kind = config.teacher.kind = "local"
   config.student.model = "models/qwen05-coder"
   config.teacher.model = "models/smollm2-135m"
@@ -169,7 +169,7 @@ def _qwen05_gym():
   config.reflection_model.model = f"{gym_templates.__name__}:reflect"
   config.reflection_model.price_in = 0.0
   config.reflection_model.price_out = 0.0
-  config.prompts.update(gym_hints.PROMPTS)
+  config.prompts.update(gym_problems.PROMPTS)
   config.search.evolve = ("teacher", "student_taught")
   # Every text that there is, and both templates in turn.
   config.search.max_rounds = 64

@@ -20,9 +20,9 @@ successful episodes are examples for SFT with
 from atlas_jax.config import default_config
 
 try:
-  from configs import gym_hints
+  from configs import gym_hints, gym_problems
 except ImportError:  # installed
-  from atlas_jax.configs import gym_hints
+  from atlas_jax.configs import gym_hints, gym_problems
 
 
 def _smollm2():
@@ -78,10 +78,10 @@ def _smollm2():
 def _qwen05_gym():
   """A 135M teacher learns what to tell a 0.5B student, and when nothing.
 
-  Source: ours; the task and the hints are configs/gym_hints.py.
+  Source: ours; the tasks are configs/gym_problems.py, the hints gym_hints.py.
   Hardware: two CPU cores, 10 GB. Hours, result: not measured.
   Command: bash launchers/setup.sh --smollm2 --qwen=packages
-    python -m configs.gym_hints data/gym
+    python -m configs.gym_problems data/gym
     python -m launchers.train --config=configs/teacher.py:qwen05_gym \\
         --workdir=runs/gym
 
@@ -101,8 +101,8 @@ def _qwen05_gym():
   config.data.test_path = "data/gym/test.jsonl"
   config.data.sft_source = "arc_sft"
   config.data.sft_path = "data/gym/sft.jsonl"
-  config.data.verifier = f"{gym_hints.__name__}:right"
-  config.prompts.update(gym_hints.PROMPTS)
+  config.data.verifier = f"{gym_problems.__name__}:right"
+  config.prompts.update(gym_problems.PROMPTS)
   config.episode.max_probe_tokens = 0
   config.episode.max_teaching_tokens = 96
   config.episode.max_solution_tokens = 96

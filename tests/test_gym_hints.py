@@ -13,13 +13,13 @@ from atlas_jax.data.problems import make_problem
 from atlas_jax.online.search import config as online_config
 from atlas_jax.online.search import proposals
 from atlas_jax.teaching.rewards import leaks
-from configs import gym_hints, gym_templates, online, teacher
+from configs import gym_hints, gym_problems, gym_templates, online, teacher
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp("gym")
-  gym_hints.write(folder)
+  gym_problems.write(folder)
   return folder
 
 
@@ -72,7 +72,7 @@ def test_no_facts_of_a_test_problem_are_trained_on(folder):
   train = {facts(row) for row in lines(folder / "train.jsonl")}
   test = lines(folder / "test.jsonl")
   assert collections.Counter(row["task"] for row in test) == {
-    task: sizes[2] for task, sizes in gym_hints.SIZES.items()
+    task: sizes[2] for task, sizes in gym_problems.SIZES.items()
   }
   assert not train & {facts(row) for row in test}
   for row in test:
@@ -95,7 +95,7 @@ def test_no_facts_of_a_test_problem_are_trained_on(folder):
   ],
 )
 def test_the_judge(gold, said, score):
-  assert gym_hints.right("", gold, f"<solution>{said}</solution>") == score
+  assert gym_problems.right("", gold, f"<solution>{said}</solution>") == score
 
 
 def test_the_recipe_reads_the_files(folder):
@@ -105,8 +105,8 @@ def test_the_recipe_reads_the_files(folder):
   data = resolve(config).data
   found = splits.load(data)
   assert len(found.test) == config.evaluate.problems
-  assert {p.kind for p in found.test} == set(gym_hints.TASKS)
-  assert len(splits.load_sft(data)) == sum(gym_hints.SFT_SIZES.values())
+  assert {p.kind for p in found.test} == set(gym_problems.TASKS)
+  assert len(splits.load_sft(data)) == sum(gym_problems.SFT_SIZES.values())
 
 
 def test_every_text_is_offered_once_to_a_search_of_its_task(
@@ -127,5 +127,5 @@ def test_every_text_is_offered_once_to_a_search_of_its_task(
 
 
 def test_there_are_sixteen_texts_a_task():
-  for task in gym_hints.TASKS:
+  for task in gym_problems.TASKS:
     assert len({*gym_templates.offers("student_taught", [task])}) >= 16

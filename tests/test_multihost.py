@@ -9,10 +9,13 @@ import sys
 
 import numpy as np
 import pytest
+import torch
+from safetensors.numpy import load_file, save_file
 
 from atlas_jax import multihost
 from atlas_jax.config import OptimizerConfig
 from atlas_jax.training import optimizer, step
+from tests.model import tiny as model_files
 from tests.training import tiny
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -22,8 +25,23 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
-  directory = tmp_path_factory.mktemp("checkpoints")
+def directory(tmp_path_factory):
+  """Where both work; the model there has numbers that are none, too."""
+  directory = tmp_path_factory.mktemp("both")
+  source = directory / "model"
+  three = {"num_hidden_layers": 3}  # the last one in a round of its own
+  model_files.save_model(source, "qwen3", dtype=torch.bfloat16, **three)
+  file = source / "model.safetensors"
+  tensors = load_file(file)
+  v = tensors["model.layers.0.self_attn.v_proj.weight"].view(np.uint16)
+  assert 0x3F81 not in v
+  v[0, :3] = 0x3F81, 0x8001, 0x0001  # with the smallest numbers of all
+  save_file(tensors, file, metadata={"format": "pt"})
+  return directory
+
+
+@pytest.fixture(scope="module")
+def results(directory):
   with socket.socket() as s:
     s.bind(("127.0.0.1", 0))
     port = s.getsockname()[1]
@@ -90,6 +108,55 @@ def test_two_processes_train_and_save_as_one(results):
     for name in ("loss", "grad_norm"):
       expected = float(metrics.sums[name][0])
       assert r["train"][name] == pytest.approx(expected, rel=1e-5)
+
+
+def _tensors(directory):
+  found = {}
+  for file in sorted(directory.glob("*.safetensors")):
+    found |= {name: (file.name, x) for name, x in load_file(file).items()}
+  return found
+
+
+def test_both_read_each_byte_once(results, directory):
+  stored = _tensors(directory / "model")
+  size = sum(x.nbytes for _, x in stored.values())
+  read = [r["weights"]["read"] for r in results]
+  assert sum(read) == size and max(read) < 0.6 * size
+  names = [f"model.layers.{i}.self_attn.v_proj.weight" for i in range(3)]
+  v = np.stack([stored[name][1].view(np.uint16) for name in names])
+  for r, columns in zip(results, (v[..., :16], v[..., 16:]), strict=True):
+    assert r["weights"]["v"] == columns.ravel().tolist()
+
+
+def test_both_write_a_file_each(results, directory):
+  stored, both, lead = (
+    _tensors(directory / name) for name in ("model", "out/both", "out/lead")
+  )
+  assert stored.keys() == both.keys() == lead.keys()
+  for name, (_, x) in stored.items():
+    for _, y in (both[name], lead[name]):
+      assert (x.dtype, x.tobytes()) == (y.dtype, y.tobytes()), name
+  index = json.loads(
+    (directory / "out/both/model.safetensors.index.json").read_text()
+  )
+  assert index["weight_map"] == {name: f for name, (f, _) in both.items()}
+  assert {f for f, _ in lead.values()} == {"model.safetensors"}
+  size = sum(x.nbytes for _, x in stored.values())
+  assert index["metadata"]["total_size"] == size
+  for i in (1, 2):
+    file = f"model-{i:05}-of-00002.safetensors"
+    own = sum(x.nbytes for f, x in both.values() if f == file)
+    assert 0.3 * size < own < 0.7 * size
+
+
+def test_what_only_one_process_sees_both_refuse(results, directory):
+  says = [r["weights"]["refused"] for r in results]
+  assert says[0][0] == "HostsError" and "another process failed" in says[0][1]
+  assert says[1][0] == "WeightsError" and (
+    "model.layers.1.input_layernorm.weight has values" in says[1][1]
+  )
+  names = sorted(p.name for p in (directory / "out").iterdir())
+  assert names == ["both", "lead"]
 
 
 def test_one_process_sends_nothing():

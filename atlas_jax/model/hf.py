@@ -7,14 +7,12 @@ is unknown, missing, stored twice, or of another shape or kind stops the run.
 
 import contextlib
 import functools
-import math
 import os
 import pathlib
 import re
 from typing import Any
 
 import jax
-import ml_dtypes
 import numpy as np
 import safetensors
 from flax import nnx
@@ -22,6 +20,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import DTypeLike
 
 from atlas_jax import files
+from atlas_jax.model import rows
 from atlas_jax.model.architecture import DecoderConfig, read_config
 from atlas_jax.model.decoder import Decoder
 from atlas_jax.model.hf_save import (  # noqa: F401 callers write hf.save
@@ -30,6 +29,7 @@ from atlas_jax.model.hf_save import (  # noqa: F401 callers write hf.save
   save,
 )
 from atlas_jax.model.names import (
+  DTYPES,
   INDEX,
   TOP_NAMES,
   WEIGHTS,
@@ -41,7 +41,6 @@ from atlas_jax.model.names import (
 # Computed from the config; old Llama files hold it as a tensor.
 _DERIVED = "rotary_emb.inv_freq"
 _SHARD = re.compile(r"[^/\0]+\.safetensors")
-_DTYPES = {"F32": np.float32, "BF16": ml_dtypes.bfloat16, "F16": np.float16}
 
 
 def init(config: DecoderConfig, seed: int, param_dtype: DTypeLike) -> Decoder:
@@ -75,8 +74,8 @@ def load(
 ) -> tuple[DecoderConfig, Decoder]:
   """The model of a Hugging Face directory, on the current mesh.
 
-  Each device's slice is read from the files by itself: no host ever holds
-  more than one parameter (of all layers), or more than its own devices' part.
+  All hosts together read each byte once, and exchange what they have read: no
+  host ever holds more than its own devices' part, and two of one parameter.
 
   Args:
     path: holds config.json and model.safetensors, or an index and its shards.
@@ -177,10 +176,10 @@ def _check(stored, table: list[Tensor], config: DecoderConfig, path) -> None:
         f" {list(t.shape)}"
       )
     dtype = stored[name].get_dtype()
-    if dtype not in _DTYPES:
+    if dtype not in DTYPES:
       raise WeightsError(
         f"{path}: tensor {name} is stored as {dtype}; valid:"
-        f" {', '.join(_DTYPES)}"
+        f" {', '.join(DTYPES)}"
       )
 
 
@@ -193,46 +192,34 @@ def _list(names: list[str]) -> str:
 def _read(stored, layers: list[Tensor], like: jax.ShapeDtypeStruct):
   """One parameter (stacked over its layers) from the files to the devices."""
   stacked = layers[0].layer is not None
-  sharding = like.sharding
-  if isinstance(sharding, NamedSharding):
-    sharding = NamedSharding(jax.sharding.get_mesh(), sharding.spec)
-  else:
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-
-  sizes = like.shape[1:] if stacked else like.shape
+  groups, way = layers[0].groups, ()
+  sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  if isinstance(like.sharding, NamedSharding):
+    of_rows = range(stacked, stacked + groups[0])
+    first, *way = rows.layouts(like.shape, like.sharding.spec, of_rows)
+    sharding = NamedSharding(jax.sharding.get_mesh(), first)
+  kinds = {stored[t.name].get_dtype() for t in layers}
+  as_stored = way and len(kinds) == 1
+  dtype = np.dtype(DTYPES[kinds.pop()] if as_stored else like.dtype)
 
   @functools.cache
   def part(bounds):
-    own = bounds[1:] if stacked else bounds
     chosen = layers[slice(*bounds[0])] if stacked else layers
-    shape = [stop - start for start, stop in own]
-    out = np.empty((len(chosen), *shape), like.dtype)
-    for i, layer in enumerate(chosen):
-      where = _file_index(own, sizes, layer.groups)
-      out[i] = stored[layer.name][where].reshape(shape)
+    own = bounds[stacked:]
+    out = np.empty((len(chosen), *(stop - start for start, stop in own)), dtype)
+    readers = [stored[t.name] for t in chosen]
+    rows.read(readers, like.shape[stacked:], groups, out, own)
     return out if stacked else out[0]
 
   def callback(index):
     # One read serves every replica of a slice.
-    return part(
+    out = part(
       tuple(s.indices(n)[:2] for s, n in zip(index, like.shape, strict=True))
     )
+    # As bits: collectives of CPUs change some of bfloat16.
+    return out.view(f"uint{8 * dtype.itemsize}") if way else out
 
-  return jax.make_array_from_callback(like.shape, sharding, callback)
-
-
-def _file_index(bounds, sizes, groups) -> tuple[slice, ...]:
-  """A slice of a parameter as a slice of its tensor in the file.
-
-  Of several axes that are one in the file only the first may be cut.
-  """
-  out, at = [], 0
-  for group in groups:
-    (start, stop), *inner = bounds[at : at + group]
-    inner_sizes = sizes[at + 1 : at + group]
-    whole = [(0, n) for n in inner_sizes]
-    assert inner == whole, f"inner axes cut: {inner}, sizes {inner_sizes}"
-    step = math.prod(inner_sizes)
-    out.append(slice(start * step, stop * step))
-    at += group
-  return tuple(out)
+  x = jax.make_array_from_callback(like.shape, sharding, callback)
+  if way:
+    x = rows.settle(x, tuple(way), dtype, like.dtype)
+  return jax.block_until_ready(x)  # no host holds two of them as read

@@ -2,26 +2,24 @@
 
 import collections
 import functools
-import itertools
 import json
 import logging
-import math
 import os
 import pathlib
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
-from huggingface_hub import split_state_dict_into_shards_factory
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import DTypeLike
 
-from atlas_jax import files
+from atlas_jax import files, multihost
+from atlas_jax.model import shards
 from atlas_jax.model.architecture import DecoderConfig
 from atlas_jax.model.decoder import Decoder
 from atlas_jax.model.names import INDEX, Tensor, WeightsError, tensors
@@ -51,33 +49,49 @@ def iter_tensors(
   does not change them. With several processes every process must run this loop
   to its end: each tensor is a collective.
   """
-  ahead: collections.deque[tuple[Tensor, jax.Array]] = collections.deque()
-  for t in tensors(config):
-    owner = model if t.layer is None else model.blocks
-    param = getattr(owner, t.attribute)
-    value = _rounded(param, t.layer, jnp.dtype(dtype))
+  table = tensors(config)
+  values = _ahead(
+    _rounded(_parameter(model, t), t.layer, jnp.dtype(dtype)) for t in table
+  )
+  for t, value in zip(table, values, strict=True):
+    yield t.name, np.asarray(value).reshape(t.shape)
+
+
+def _ahead(values: Iterable[jax.Array]) -> Iterator[jax.Array]:
+  """`values`; the next few are made and copied while one is used."""
+  made: collections.deque[jax.Array] = collections.deque()
+  for value in values:
     value.copy_to_host_async()
-    ahead.append((t, value))
-    if len(ahead) > _AHEAD:
-      yield _on_host(*ahead.popleft())
-  while ahead:
-    yield _on_host(*ahead.popleft())
+    made.append(value)
+    if len(made) > _AHEAD:
+      yield made.popleft()
+  while made:
+    yield made.popleft()
 
 
-def _on_host(t: Tensor, value: jax.Array) -> tuple[str, np.ndarray]:
-  return t.name, np.asarray(value).reshape(t.shape)
+def _parameter(model: Decoder, t: Tensor):
+  return getattr(model if t.layer is None else model.blocks, t.attribute)
 
 
-@functools.partial(jax.jit, static_argnames="dtype")
-def _rounded(param, layer, dtype):
+def _one(param, layer, dtype):
   if layer is not None:
     param = jax.tree.map(lambda stacked: stacked[layer], param)
   value = param[...]  # of an adapted weight the merged one
   # Without a copy jit returns the parameter's own buffer.
-  value = jnp.copy(value) if value.dtype == dtype else value.astype(dtype)
+  return jnp.copy(value) if value.dtype == dtype else value.astype(dtype)
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _rounded(param, layer, dtype):
+  value = _one(param, layer, dtype)
   if jax.process_count() > 1:  # a host can only read what it holds itself
     value = jax.sharding.reshard(value, P())
   return value
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _layers(param, layers, dtype):
+  return jax.lax.map(lambda layer: _one(param, layer, dtype), layers)
 
 
 def export_tensors(
@@ -97,11 +111,12 @@ def save(
   dtype: DTypeLike,
   max_shard_bytes: int = 5 << 30,
 ) -> None:
-  """Writes a directory that transformers and vLLM read.
+  """Writes a directory that transformers and vLLM read. A collective.
 
-  Weights are streamed shard by shard. Everything is written beside `path` and
+  Weights are streamed tensor by tensor. Everything is written beside `path` and
   renamed at the end, so `path` is never half a model. An older model at `path`
-  is replaced. With several processes all must call this; the lead writes.
+  is replaced. Each process on the lead's disk writes a file of its own, then
+  the lead writes the rest, the index last.
 
   Args:
     path: the directory to make.
@@ -111,7 +126,8 @@ def save(
     source_dir: where the tokenizer and generation_config files are copied
       from; None copies none.
     dtype: of the weights in the file: float32 or bfloat16.
-    max_shard_bytes: of one file, or as much as the largest tensor.
+    max_shard_bytes: of one file, or as much as the largest tensor; where
+      several processes write, each has one file.
 
   Raises:
     FileError: something in source_dir lies outside of it.
@@ -123,21 +139,22 @@ def save(
   path = pathlib.Path(os.path.realpath(path))
   if source_dir is not None and os.path.realpath(source_dir) == str(path):
     raise WeightsError(f"{path} is the model's own source directory")
-  is_model = (path / "config.json").exists()
-  if path.is_dir() and os.listdir(path) and not is_model:
-    raise WeightsError(f"{path} exists and is not a model directory")
   dtype = jnp.dtype(dtype)
-  stream = _finite(iter_tensors(model, config, dtype), path)
-  if jax.process_index() != 0:
-    collections.deque(stream, maxlen=0)  # takes part in every collective
-    return
-  if source_dir is not None:
-    files.check_directory(source_dir)
-  # Not mkdtemp: the umask decides who may read the model.
-  temp = path.with_name(f".saving-{secrets.token_hex(4)}")
-  temp.mkdir(parents=True)
-  try:
-    _write_weights(temp, stream, config, dtype, max_shard_bytes)
+
+  def make() -> str:
+    is_model = (path / "config.json").exists()
+    if path.is_dir() and os.listdir(path) and not is_model:
+      raise WeightsError(f"{path} exists and is not a model directory")
+    if source_dir is not None:
+      files.check_directory(source_dir)
+    # Not mkdtemp: the umask decides who may read the model.
+    temp = path.with_name(f".saving-{secrets.token_hex(4)}")
+    temp.mkdir(parents=True)
+    return temp.name
+
+  temp = path.with_name(multihost.call_on_lead(make))
+
+  def finish() -> None:
     # The name of transformers 5, and the one before it.
     names = dict.fromkeys(("dtype", "torch_dtype"), dtype.name)
     _write_json(temp / "config.json", {**hf_config, **names})
@@ -145,51 +162,76 @@ def save(
       source = pathlib.Path(source_dir, name)
       if source.exists():
         (temp / name).write_bytes(files.read(source))
+    if index := shards.index(rounds, dtype):
+      _write_json(temp / INDEX, index)
     _replace_directory(temp, path)
+
+  try:
+    # A host without the lead's disk, or to which it is slow, writes nothing.
+    there = multihost.gather(np.array(temp.is_dir() or multihost.is_lead()))
+    writers = np.flatnonzero(there).tolist()
+    rounds = shards.plan(tensors(config), dtype, writers, max_shard_bytes)
+    _write_weights(temp, path, model, rounds, dtype)
+    multihost.call_on_lead(finish)
   except BaseException:
-    shutil.rmtree(temp, ignore_errors=True)
+    if multihost.is_lead():
+      shutil.rmtree(temp, ignore_errors=True)
     raise
   logging.info("saved the model to %s in %s", path, dtype.name)
 
 
-def _finite(stream, path: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
-  """The tensors of `stream`; NaN or infinity raises WeightsError."""
-  for name, value in stream:
-    if not np.isfinite(value).all():
-      raise WeightsError(
-        f"{path} is not written: {name} has values that are NaN or infinite in"
-        f" {value.dtype}, so nothing can be sampled from this model"
-      )
-    yield name, value
-
-
 def _write_weights(
-  directory: pathlib.Path,
-  stream: Iterator[tuple[str, np.ndarray]],
-  config: DecoderConfig,
+  temp: pathlib.Path,
+  path: pathlib.Path,
+  model: Decoder,
+  rounds: Sequence[Sequence[shards.Part]],
   dtype: np.dtype,
-  max_bytes: int,
 ) -> None:
-  """Writes the tensors of `stream` to shards of at most max_bytes each."""
-  sizes = {t.name: math.prod(t.shape) * dtype.itemsize for t in tensors(config)}
-  shards = split_state_dict_into_shards_factory(
-    sizes,
-    get_storage_size=lambda size: size,
-    filename_pattern="model{suffix}.safetensors",
-    # A tensor above the bound would come out of the order of the stream.
-    max_shard_size=max(max_bytes, *sizes.values()),
+  """Writes this process's tensors. A collective; raises where any failed."""
+  me, failed = jax.process_index(), None
+  own = [part for of in rounds for part in of if part.writer == me]
+  sent = _ahead(_sent(model, of, dtype) for of in rounds)
+  try:
+    with shards.writing(temp, own, dtype) as opened:
+      for of, values in zip(rounds, sent, strict=True):
+        for part in of:
+          if part.writer == me:
+            value = np.asarray(values.addressable_shards[0].data)
+            _check_finite(path, part.tensor.name, value)
+            opened[part.file].write(value.reshape(-1).view(np.uint8))
+  except (OSError, WeightsError) as error:
+    failed = error
+  collections.deque(sent, maxlen=0)  # the others are in these collectives
+  if multihost.gather(np.array(failed is not None)).any():
+    raise failed or multihost.HostsError(
+      f"{path} is not written: another process failed to; its log says why"
+    )
+
+
+def _sent(
+  model: Decoder, parts: Sequence[shards.Part], dtype: np.dtype
+) -> jax.Array:
+  """The tensors of a round, each on its process; a lone one on all."""
+  first = parts[0].tensor
+  param = _parameter(model, first)
+  if len(parts) == 1:
+    return _rounded(param, first.layer, dtype)
+  of = {part.writer: part.tensor.layer for part in parts}
+  layers = [of.get(i, first.layer) for i in range(jax.process_count())]
+  devices = jax.sharding.get_mesh().devices.flatten()
+  devices = sorted(devices, key=lambda device: device.process_index)
+  hosts = Mesh(np.reshape(devices, (len(layers), -1)), ("host", "device"))
+  return jax.device_put(
+    _layers(param, np.array(layers), dtype), NamedSharding(hosts, P("host"))
   )
-  for file, names in shards.filename_to_tensors.items():
-    held = dict(itertools.islice(stream, len(names)))
-    # transformers reads a file only if it says which framework wrote it.
-    path = directory / file
-    safetensors.numpy.save_file(held, path, metadata={"format": "pt"})
-    # safetensors hides what it writes; by the umask, as the directory was made.
-    path.chmod(directory.stat().st_mode & 0o666)
-  if shards.is_sharded:
-    weight_map = shards.tensor_to_filename
-    index = {"metadata": shards.metadata, "weight_map": weight_map}
-    _write_json(directory / INDEX, index)
+
+
+def _check_finite(path: pathlib.Path, name: str, value: np.ndarray) -> None:
+  if not np.isfinite(value).all():
+    raise WeightsError(
+      f"{path} is not written: {name} has values that are NaN or infinite in"
+      f" {value.dtype}, so nothing can be sampled from this model"
+    )
 
 
 def _write_json(path: pathlib.Path, value: Any) -> None:

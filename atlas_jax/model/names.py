@@ -4,12 +4,16 @@ import dataclasses
 import itertools
 import math
 
+import ml_dtypes
+import numpy as np
+
 from atlas_jax.errors import AtlasError
 from atlas_jax.model.architecture import DecoderConfig
 from atlas_jax.model.decoder import Block, Decoder, parameters
 
 INDEX = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"
+DTYPES = {"F32": np.float32, "BF16": ml_dtypes.bfloat16, "F16": np.float16}
 
 # attribute -> (name in the file, axes of ours in each axis of the file)
 TOP_NAMES = {

@@ -105,6 +105,7 @@ class Examination:
     if self.workdir is None:
       return "warning", "not given: neither it nor the disk is checked"
     multihost.call_on_lead(lambda: directory.lock(self.workdir).close())
+    directory.claim_checkpoints(self.config, self.workdir, write=False)
     with contextlib.suppress(hub.HubError):  # the model's line says it
       self.config = opening.settled(self.config, self.workdir)
       self.settled = True
@@ -176,6 +177,9 @@ class Examination:
   def _server(self, kind: type[server.Server]) -> Answer:
     given = getattr(self.config.serving, kind.role)
     if not given.elsewhere:
+      first = self.config.serving.teacher
+      if given.port and given is not first and given.port == first.port:
+        return "error", f"port {given.port} is the teacher's: choose another"
       port = vllm_command.free_port(given.host, given.port, kind.role)
       return "ok", f"port {port} of {given.host} is free"
     workdir = self.workdir or pathlib.Path()
@@ -243,13 +247,18 @@ class Examination:
       weights += jnp.dtype(config.export.dtype).itemsize
     weights *= names.parameter_count(self.model)
     needs = {str(self.workdir): weights + checkpoints}
+    replaced = ("weights", "export", "checkpoints")
     if config.checkpoints_dir is not None:
       needs = {str(self.workdir): weights, config.checkpoints_dir: checkpoints}
     level, texts = "ok", []
     for where, need in needs.items():
       text, path = f"{need / 1e9:.2f} GB for {where}", pathlib.Path(where)
       if "://" not in where:
-        need -= sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+        own = (
+          [path / x for x in replaced] if where == str(self.workdir) else [path]
+        )
+        old = (file for folder in own for file in folder.rglob("*"))
+        need -= sum(file.stat().st_size for file in old if file.is_file())
         above = next(p for p in (path, *path.parents) if p.exists())
         free = shutil.disk_usage(above).free
         text += f", free are {free / 1e9:.2f} GB"

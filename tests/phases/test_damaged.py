@@ -205,7 +205,7 @@ def test_checkpoints_lie_where_the_config_says(model, whole, tmp_path):
 
 @pytest.mark.parametrize(
   "url",
-  ["memory://x/y", "gs://bucket/x", "nope://x", "relative/path", "s3://b"],
+  ["memory://x/y", "gs://bucket/x", "nope://x", "relative/path", "s3://b/c"],
 )
 def test_a_place_that_cannot_be_written_is_one_line(model, tmp_path, url):
   with pytest.raises(RunError, match="checkpoints_dir=") as error:

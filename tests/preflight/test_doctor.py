@@ -136,6 +136,32 @@ def test_a_directory_that_cannot_be_written_is_refused(machine, tmp_path):
   assert exam._data()[0] == "ok"
 
 
+@pytest.mark.parametrize("place", ["s3://bucket/run", "nope://x", "a/b"])
+def test_a_place_for_checkpoints_that_cannot_be_is_refused(machine, place):
+  found = machine.findings({"checkpoints_dir": place})
+  level, text = found["--workdir"]
+  assert level == "error" and f"checkpoints_dir={place} cannot be used" in text
+
+
+def test_a_place_for_checkpoints_of_another_run_is_refused(machine, tmp_path):
+  place = tmp_path / "place"
+  change = {"checkpoints_dir": str(place)}
+  assert machine.findings(change)["--workdir"][0] == "ok"
+  assert not place.exists()  # it looks alone
+  place.mkdir()
+  (place / "run_id").write_text("0" * 12)
+  level, text = machine.findings(change)["--workdir"]
+  assert level == "error" and "belongs to another run" in text
+
+
+def test_two_servers_cannot_have_one_port(machine):
+  ports = {f"serving.{r}.port": 18765 for r in ("teacher", "student")}
+  found = machine.findings(ports)
+  assert found["config.serving.student"] == (
+    *("error", "port 18765 is the teacher's: choose another"),
+  )
+
+
 def test_servers_at_urls_are_asked(machine, monkeypatch):
   monkeypatch.setattr(doctor, "_URL_S", 0.1)
   takes, frozen = (stand_in_servers.serve(x, None) for x in (True, False))
@@ -277,6 +303,8 @@ def test_a_disk_that_is_too_small(machine, tmp_path, monkeypatch):
   assert text.startswith(f"{whole / 1e9:.2f} GB for {machine.run}")
   # What is there already is not needed again.
   free.free = whole - 900
+  (machine.run / "logs").mkdir()
+  (machine.run / "logs" / "x").write_bytes(bytes(1000))  # not of that kind
   assert exam._disk()[0] == "error"
   (machine.run / "weights").mkdir()
   (machine.run / "weights" / "x").write_bytes(bytes(1000))

@@ -64,7 +64,7 @@ OPERATIONAL = (
   *(
     f"servers.{role}.{key}"
     for role in ("student", "teacher", "reflection")
-    for key in ("url", "host", "port", "kv_cache_bytes", "cpu_cores")
+    for key in directory.OF_SERVERS
   ),
 )
 

@@ -1,0 +1,117 @@
+"""The safetensors files of an export: which process writes what, and how.
+
+Tensors are written in rounds. One process writes one in a round; several write
+one each, of one shape, and have a file each.
+"""
+
+import contextlib
+import itertools
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import IO, NamedTuple
+
+import numpy as np
+from huggingface_hub import split_state_dict_into_shards_factory
+
+from atlas_jax.model.names import DTYPES, Tensor
+
+
+class Part(NamedTuple):
+  """A tensor, the number of the process that writes it, and the file."""
+
+  tensor: Tensor
+  writer: int
+  file: str
+
+
+def plan(
+  table: Sequence[Tensor],
+  dtype: np.dtype,
+  writers: Sequence[int],
+  max_bytes: int,
+) -> list[list[Part]]:
+  """The rounds in which the tensors of `table` are written.
+
+  Args:
+    table: from names.tensors.
+    dtype: in the files.
+    writers: numbers of the processes that write.
+    max_bytes: of one file, if one process writes all.
+  """
+  sizes = {t.name: math.prod(t.shape) * dtype.itemsize for t in table}
+  split = split_state_dict_into_shards_factory(
+    sizes,
+    get_storage_size=lambda size: size,
+    filename_pattern="model{suffix}.safetensors",
+    # A tensor above the bound would come out of the order of the rounds.
+    max_shard_size=max(max_bytes, *sizes.values()),
+  ).tensor_to_filename
+  n = len(writers)
+
+  def part(k: int, t: Tensor) -> Part:
+    # The embedding and the head, which are the largest, lie apart.
+    k = -1 if t.attribute == "head" else k
+    file = f"model-{k % n + 1:05}-of-{n:05}.safetensors"
+    return Part(t, writers[k], file if n > 1 else split[t.name])
+
+  out = []
+  layers = itertools.groupby(
+    table, lambda t: None if t.layer is None else t.layer // n
+  )
+  for _, chunk in layers:
+    alike: dict[str, list[Tensor]] = {}
+    for t in chunk:
+      alike.setdefault(t.attribute, []).append(t)
+    out += [[part(*x) for x in enumerate(of)] for of in alike.values()]
+  return out
+
+
+def index(rounds: Sequence[Sequence[Part]], dtype: np.dtype) -> dict | None:
+  """The index of all files; None: there is but one, which needs none."""
+  parts = list(itertools.chain(*rounds))
+  files = {part.tensor.name: part.file for part in parts}
+  total = sum(math.prod(part.tensor.shape) for part in parts)
+  size = {"total_size": total * dtype.itemsize}
+  several = len(set(files.values())) > 1
+  return {"metadata": size, "weight_map": files} if several else None
+
+
+@contextlib.contextmanager
+def writing(
+  directory: pathlib.Path, parts: Sequence[Part], dtype: np.dtype
+) -> Iterator[dict[str, IO[bytes]]]:
+  """Open files with their headers, to which `parts` are written in order.
+
+  At the end they are on the disk.
+  """
+  opened: dict[str, IO[bytes]] = {}
+  with contextlib.ExitStack() as stack:
+    for file in dict.fromkeys(part.file for part in parts):
+      own = [part.tensor for part in parts if part.file == file]
+      opened[file] = stack.enter_context(open(directory / file, "xb"))
+      opened[file].write(_header(own, dtype))
+    yield opened
+    for file in opened.values():
+      file.flush()
+      os.fsync(file.fileno())
+
+
+def _header(table: Sequence[Tensor], dtype: np.dtype) -> bytes:
+  (kind,) = (name for name, known in DTYPES.items() if known == dtype)
+  # transformers reads a file only if it says which framework wrote it.
+  header: dict = {"__metadata__": {"format": "pt"}}
+  start = 0
+  for t in table:
+    end = start + math.prod(t.shape) * dtype.itemsize
+    offsets = [start, start := end]
+    header[t.name] = {
+      "dtype": kind,
+      "shape": t.shape,
+      "data_offsets": offsets,
+    }
+  text = json.dumps(header, separators=(",", ":")).encode()
+  text += b" " * (-len(text) % 8)
+  return len(text).to_bytes(8, "little") + text
