@@ -13,6 +13,7 @@ pytest.importorskip("vllm")
 from atlas_vllm import destinations, ranks
 from atlas_vllm.engine import FileWeightTransferEngine
 from atlas_vllm.weights_file import InvalidWeights
+from atlas_vllm.worker import WeightWorker
 
 from tests.serving import publications
 
@@ -165,3 +166,23 @@ def test_another_version_than_the_server_says(pair):
   pair.load(write(pair, 1, tensors(0)))
   for outcome in pair.each("held", "2"):
     assert str(outcome) == "an engine holds version 1 and not 2"
+
+
+@pytest.mark.parametrize("rank, raises", [(0, False), (1, False), (2, True)])
+def test_the_last_rank_alone_raises(monkeypatch, rank, raises):
+  group = types.SimpleNamespace(rank_in_group=rank, world_size=3)
+  state = ranks.parallel_state
+  monkeypatch.setattr(state, "model_parallel_is_initialized", lambda: True)
+  monkeypatch.setattr(state, "get_tp_group", lambda: group)
+  worker = WeightWorker()
+  worker.weight_transfer_engine = types.SimpleNamespace(prepare=fail, held=fail)
+  for call in (worker.atlas_prepare, worker.atlas_held):
+    if raises:
+      with pytest.raises(InvalidWeights, match="as all do"):
+        call({})
+    else:
+      assert call({}) is None
+
+
+def fail(_):
+  raise InvalidWeights("as all do")

@@ -4,7 +4,8 @@ Each holds a part of the model and sees each update. What one refuses all
 refuse: none keeps what another does not have, and none waits for another.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import numpy as np
@@ -48,6 +49,23 @@ def agree(work: Callable[[], T]) -> list[T]:
     if text is not None:
       raise InvalidWeights(f"rank {rank}: {text}")
   return [own for own, _ in answers]
+
+
+@contextlib.contextmanager
+def last_one_raises() -> Iterator[None]:
+  """Inside, of an error that every rank has the last rank alone raises.
+
+  vLLM reads the ranks' answers in order and stops at the first error; the
+  answers behind it would pass for those to its next call.
+  """
+  try:
+    yield
+  except Exception:
+    if parallel_state.model_parallel_is_initialized():
+      group = parallel_state.get_tp_group()
+      if group.rank_in_group < group.world_size - 1:
+        return
+    raise
 
 
 def whole(of_ranks: list[Sums]) -> dict[str, np.ndarray]:

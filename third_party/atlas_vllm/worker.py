@@ -4,14 +4,18 @@ A refusal is raised: of what several engines (data parallel) return, vLLM hands
 on the first one's answer alone, but an exception of any.
 """
 
+from atlas_vllm import ranks
+
 
 class WeightWorker:
   """Mixed into the worker, which has the `weight_transfer_engine`."""
 
   def atlas_prepare(self, update_info: dict) -> None:
     """Checks a file of weights."""
-    self.weight_transfer_engine.prepare(update_info)
+    with ranks.last_one_raises():
+      self.weight_transfer_engine.prepare(update_info)
 
-  def atlas_held(self, version: str | None = None) -> dict[str, str]:
+  def atlas_held(self, version: str | None = None) -> dict[str, str] | None:
     """Digest of each tensor that the model holds."""
-    return self.weight_transfer_engine.held(version)
+    with ranks.last_one_raises():
+      return self.weight_transfer_engine.held(version)
