@@ -195,15 +195,12 @@ def _qwen3_8b():
   """ATLAS as published: 8B teacher, 4B student, G 32, 250 steps.
 
   Source: ATLAS technical report and README (Arc Intelligence, 2025).
-  Hardware: there 8 H100, four for vLLM and four for training. Here the mesh is
-    what the machine has, and each server one more that a URL names.
+  Hardware: 8 H100 of 80 GB: four train, and each server has two engines, one
+    a GPU. Servers on other machines: launchers.serve, and their URLs.
   Hours: there 48 to 72; here not measured.
   Result: there accuracy +15.7%, 97% not made worse; here not measured.
-  Command: python -m launchers.serve --config=configs/teacher.py:qwen3_8b \\
-        --workdir=runs/qwen3_8b    # where the servers run, then
-    python -m launchers.train --config=configs/teacher.py:qwen3_8b \\
-        --workdir=runs/qwen3_8b --config.serving.teacher.url=URL \\
-        --config.serving.student.url=URL
+  Command: python -m launchers.train --config=configs/teacher.py:qwen3_8b \\
+        --workdir=runs/qwen3_8b
 
   What differs from the source:
     1. the loss: DAPO's, clipped higher than lower, with truncated correction
@@ -241,29 +238,43 @@ def _qwen3_8b():
   for server in (config.serving.teacher, config.serving.student):
     server.max_model_len = 16384
     server.kv_cache_bytes = 40 << 30
+  _place_servers(config, "4-5", "6-7", replicas=2)
   return config
+
+
+def _place_servers(config, teacher: str, student: str, replicas: int):
+  """Gives each role its GPUs, one for each of its engines."""
+  config.serving.teacher.gpus, config.serving.student.gpus = teacher, student
+  for server in (config.serving.teacher, config.serving.student):
+    server.replicas = replicas
 
 
 def _qwen3_8b_v5p16():
   """qwen3_8b with its trainer on a v5p-16, 8 chips of 95 GB.
 
-  Source: as qwen3_8b, from which it does not differ: the mesh is what there is.
-  Hardware: of the trainer 8 TPU v5p chips; servers are URLs.
+  Source: as qwen3_8b; weights go to the servers by HTTP.
+  Hardware: of the trainer 8 TPU v5p chips; both servers on a machine of 8 H100,
+    four engines each.
   Hours, result: not measured.
-  Command: as qwen3_8b, with --config=configs/teacher.py:qwen3_8b_v5p16
+  Command: launchers/tpu/qwen3_8b_v5p16.sh
   """
-  return _qwen3_8b()
+  config = _qwen3_8b()
+  _place_servers(config, "0-3", "4-7", replicas=4)
+  config.serving.weights = "http"
+  return config
 
 
 def _qwen3_8b_v5e64():
   """qwen3_8b with its trainer on a v5e-64, 64 chips of 16 GB.
 
-  Source: as qwen3_8b; a row is cut over four chips, or it would not fit one.
-  Hardware: of the trainer 64 TPU v5e chips; servers are URLs.
+  Source: as qwen3_8b_v5p16; a row is cut over four chips, or it would not fit
+    one.
+  Hardware: of the trainer 64 TPU v5e chips; servers as qwen3_8b_v5p16.
   Hours, result: not measured.
-  Command: as qwen3_8b, with --config=configs/teacher.py:qwen3_8b_v5e64
+  Command: python -m launchers.cluster --kind=tpu --nodes=16+1 \\
+        --config=configs/teacher.py:qwen3_8b_v5e64 > job.sh
   """
-  config = _qwen3_8b()
+  config = _qwen3_8b_v5p16()
   config.mesh.context = 4
   return config
 
@@ -289,8 +300,8 @@ def _qwen3_8b_lora_1gpu():
   config.grpo.optimizer.learning_rate = 1e-4
   config.mesh.gpus, config.mesh.gpu_memory_fraction = "0", 0.45
   teacher, student = config.serving.teacher, config.serving.student
-  teacher.gpus, teacher.gpu_memory_fraction = "0", 0.29
-  student.gpus, student.gpu_memory_fraction = "0", 0.19
+  _place_servers(config, "0", "0", replicas=1)
+  teacher.gpu_memory_fraction, student.gpu_memory_fraction = 0.29, 0.19
   for server in (teacher, student):
     server.kv_cache_bytes = 4 << 30
     server.max_num_seqs = 32
@@ -308,8 +319,9 @@ def _qwen3_1_7b_2gpu():
   config = _qwen3_8b()
   config.teacher.path = config.student.path = "models/qwen3-1.7b"
   config.mesh.gpus = "0"
+  _place_servers(config, "1", "1", replicas=1)
   for server in (config.serving.teacher, config.serving.student):
-    server.gpus, server.gpu_memory_fraction = "1", 0.45
+    server.gpu_memory_fraction = 0.45
     server.kv_cache_bytes = 24 << 30
   return config
 

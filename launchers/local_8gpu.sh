@@ -15,9 +15,5 @@ fi
 # The run starts its servers, and ends them with itself.
 exec "$PYTHON" -m launchers.train --config=configs/teacher.py:qwen3_8b \
   --workdir="$WORKDIR" \
-  --config.mesh.gpus=0-3 \
-  --config.serving.teacher.gpus=4-5 \
-  --config.serving.teacher.extra_args=--data-parallel-size=2 \
-  --config.serving.student.gpus=6-7 \
-  --config.serving.student.extra_args=--data-parallel-size=2 \
+  --config.mesh.gpus=0,1,2,3 \
   "$@"

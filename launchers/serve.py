@@ -1,18 +1,25 @@
-"""Starts the teacher and the student server of a config and waits.
+"""Starts the servers of a config and waits.
 
-  python -m launchers.serve --config=configs/teacher.py:smollm2 \
+  python -m launchers.serve --config=configs/teacher.py:smollm2 \\
       --workdir=runs/servers
 
-A run with the same --workdir uses them with the two flags that are printed, and
+A run with the same --workdir uses them with the flags that are printed, and
 ATLAS_SERVER_KEY, printed too where it was not set; the servers stay up between
-its restarts. Ctrl-C ends both.
+its restarts. One that ends is started again, config.serving.restarts times.
+Several nodes of a role, each with --role: their addresses go to
+config.serving.ROLE.urls. Ctrl-C ends all.
 """
 
 import time
 
+from absl import flags
+
 from . import common
 
 common.define_flags()
+_ROLE = flags.DEFINE_enum(
+  "role", "both", ("teacher", "student", "both"), "Whose server is started."
+)
 
 
 def main():
@@ -28,26 +35,37 @@ def main():
     "api_key": common.server_key()
     or vllm_command.draw_key(c.teacher, c.student),
   }
-  teacher = server.TeacherServer(
-    c.teacher, model_path=config.teacher.path, **shared
-  )
-  student = server.StudentServer(
-    c.student, model_path=config.student.path, **shared
-  )
+  servers = []
+  if _ROLE.value != "student":
+    given = {"model_path": config.teacher.path, **shared}
+    servers.append(server.TeacherServer(c.teacher, **given))
+  if _ROLE.value != "teacher":
+    given = {"model_path": config.student.path, **shared}
+    servers.append(server.StudentServer(c.student, **given))
   try:
-    server.start(teacher, student)
+    server.start(*servers)
     if not common.server_key():
-      print(f"export ATLAS_SERVER_KEY={teacher.api_key}")
-    for one in (teacher, student):
+      print(f"export ATLAS_SERVER_KEY={shared['api_key']}")
+    for one in servers:
       print(f"--config.serving.{one.role}.url={one.base_url}", flush=True)
-    while teacher.alive() and student.alive():
+    restarts = 0
+    while True:
       time.sleep(1)
-    raise server.ServerError("a server has ended; see logs/ in the workdir")
+      for one in servers:
+        if one.alive():
+          continue
+        if restarts == c.restarts:
+          raise server.ServerError(
+            f"the {one.role} server has ended; see logs/ in the workdir"
+          )
+        restarts += 1
+        print(f"restart {restarts} of {c.restarts}: {one.role}", flush=True)
+        one.restart()
   except KeyboardInterrupt:
-    print("ending both servers", flush=True)
+    print("ending all servers", flush=True)
   finally:
-    teacher.end()
-    student.end()
+    for one in servers:
+      one.end()
 
 
 if __name__ == "__main__":

@@ -19,5 +19,8 @@ def test_a_trainer_of_another_target_differs_where_it_must():
     for variant in ("qwen3_8b", "qwen3_8b_v5e64")
   ]
   assert {line.split(" = ")[0] for line in texts[0] ^ texts[1]} == {
-    "mesh.context"
+    "mesh.context",
+    *(f"serving.{r}.gpus" for r in ("teacher", "student")),
+    *(f"serving.{r}.replicas" for r in ("teacher", "student")),
+    "serving.weights",
   }

@@ -94,13 +94,13 @@ def invited(config: RunConfig, own: Teacher, prompts: Prompts) -> Guests:
     guest.version, guest.trained = _FIRST_VERSION + number, last
     _check(name, guest, own, config)
     teachers.append((name, guest, parsed(run.prompts)))
-  urls = c.student_urls or [None] * len(c.students)
+  urls = [(url,) for url in c.student_urls] or [()] * len(c.students)
   return Guests(
     tuple(teachers),
     tuple((name, parsed(load_prompts(name))) for name in c.prompts),
     tuple(
-      Student(name, _chat(hub.directory(name, "model"), config), url, name)
-      for name, url in zip(c.students, urls, strict=True)
+      Student(name, _chat(hub.directory(name, "model"), config), at, name)
+      for name, at in zip(c.students, urls, strict=True)
     ),
   )
 

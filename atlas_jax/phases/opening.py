@@ -72,7 +72,7 @@ def open_run(config: RunConfig, workdir: pathlib.Path) -> Opened:
     student = Student(
       config.student.path,
       ChatTokenizer.from_dir(directory_of, day),
-      config.serving.student.url,
+      config.serving.student.elsewhere,
     )
   teacher, guests = Teacher(config.teacher, model, chat, config.seed), Guests()
   if "evaluate" in phases:
@@ -82,7 +82,8 @@ def open_run(config: RunConfig, workdir: pathlib.Path) -> Opened:
     sequences = fitting_sequences(examples, prompts, chat, config)
   for split, words, met in _met(config, prompts, student, guests):
     given = getattr(all_splits, split)
-    served = _with(config, "serving.student.url", met.url)
+    served = _with(config, "serving.student.url", None)
+    served = _with(served, "serving.student.urls", met.urls)
     kept = fitting(given, split, words, chat, met.chat, served)
     all_splits = dataclasses.replace(all_splits, **{split: kept})
   return Opened(

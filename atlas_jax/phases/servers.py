@@ -1,4 +1,4 @@
-"""The teacher's and the student's server, as a run uses them.
+"""The teacher's and the student's servers, as a run uses them.
 
 The lead process alone sends requests. A failure of it is sent to every
 process, so that all leave a collective in the same place.
@@ -19,8 +19,9 @@ from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.errors import AtlasError
 from atlas_jax.phases.teacher import Teacher
 from atlas_jax.server_config import ServerConfig
-from atlas_jax.serving.client import ServerDown
+from atlas_jax.serving.client import Client, ServerDown, ServerError
 from atlas_jax.serving.events import EventLoop
+from atlas_jax.serving.fleet import Fleet
 from atlas_jax.serving.server import StudentServer, TeacherServer, start
 from atlas_jax.serving.weight_sync import WeightSender
 from atlas_jax.teaching.speakers import Role
@@ -44,21 +45,24 @@ class Student:
   Attributes:
     path: its directory, or its name on the Hub.
     chat: its tokenizer.
-    url: of a server that has it; None: the run starts one.
+    urls: of servers that have it; none: the run starts one.
     name: as config.evaluate.students has it; None: the run's own student.
   """
 
   path: str
   chat: ChatTokenizer
-  url: str | None = None
+  urls: tuple[str, ...] = ()
   name: str | None = None
 
 
 class Servers:
-  """Both servers, started when they are first needed, and what they hold.
+  """The servers of both roles, started when they are first needed.
 
   Whatever is asked of them
-    1. a server that dies is started again, config.restarts times in a run;
+    1. a server that dies is left out while others of its role answer
+       (fleet.py). A teacher's that answers again gets the present weights
+       first, a student's must give the log-probs that its first one gave;
+       where none is left it is started again, config.restarts times in a run;
     2. the teacher server then gets the present weights, before anything else
        is asked of it;
     3. what was asked is asked once more, so it must follow from the weights
@@ -84,9 +88,9 @@ class Servers:
     # Those that are wanted; the second is the student that is served.
     self._teacher, self._student, self._served = teacher, student, student
     self._sender: WeightSender | None = None
-    self._servers: tuple = ()  # these three are the lead's
-    self._events: EventLoop | None = None
-    self._clients: tuple = (None, None)
+    self._fleets: tuple[Fleet, ...] = ()
+    self._events: EventLoop | None = None  # these two are the lead's
+    self._said: tuple[float, ...] = ()  # by the student of AGREEMENT_TEXT
     self._started = False
     self._held: int | None = None  # the version at the server; None: unknown
     self._restarts = 0
@@ -94,12 +98,12 @@ class Servers:
   def close(self) -> None:
     try:
       if self._events is not None:
-        for client in filter(None, self._clients):
-          self._events.run(client.aclose())
+        for fleet in self._fleets:
+          self._events.run(fleet.aclose())
         self._events.close()
     finally:
-      for server in self._servers:
-        server.end()
+      for fleet in self._fleets:
+        fleet.end()
 
   @contextlib.contextmanager
   def holding(self, teacher: Teacher | None, student: Student | None):
@@ -148,7 +152,7 @@ class Servers:
 
   def roles(self) -> tuple[Role, Role]:
     """(teacher, student) as the weights stand that were published last."""
-    teacher, student = self._clients
+    teacher, student = self._fleets
     return (
       Role(teacher, self._teacher.chat, f"weights-{self._held}"),
       Role(student, self._student.chat, "frozen"),
@@ -175,9 +179,32 @@ class Servers:
       self._held = None
 
   def _restart_dead(self) -> None:
-    for server in self._servers:
-      if not server.healthy():
-        server.restart()
+    for fleet in self._fleets:
+      for server in fleet.servers.values():
+        if not server.healthy():
+          server.restart()
+
+  def _take_back(self) -> bool:
+    """Asks students again that are back; whether a teacher server is back."""
+    teachers, students = self._fleets
+    for client in students.back():
+      if self._is_student(client):
+        students.take_back(client)
+    return bool(teachers.back())
+
+  def _is_student(self, client: Client) -> bool:
+    """Whether a server says what the student's first server said."""
+    try:
+      said = self.ask(client.score(*self._agreement(self._student.chat)))
+    except ServerError as error:
+      log.debug("%s: %s", client.base_url, error)
+      return False
+    gap = np.abs(np.subtract(said, self._said)).mean()
+    return bool(gap <= self._config.max_logprob_gap)
+
+  def _agreement(self, chat: ChatTokenizer) -> tuple[list[int], list[int]]:
+    ids = chat.prompt_ids(AGREEMENT_TEXT)
+    return ids[:1], ids[1:]
 
   def _publish(self, hold: bool) -> dict[str, float]:
     version = self._teacher.version
@@ -185,20 +212,29 @@ class Servers:
       return {}
     tensors = self._teacher.exported(self._config.teacher.dtype)
     sent = self._sender.send(tensors, version, hold)
-    numbers = {"publish_bytes": sent.bytes, "publish_seconds": sent.seconds}
+
+    def numbers_of_all():
+      self._fleets[0].hold(version, self._sender.holds)
+      found = {"publish_bytes": sent.bytes, "publish_seconds": sent.seconds}
+      for role, fleet in zip(("teacher", "student"), self._fleets, strict=True):
+        found |= fleet.numbers(role)
+      return found
+
+    numbers = multihost.call_on_lead(numbers_of_all, hold)
     numbers["logprob_gap"] = self._check_agreement(hold)
     self._held = version
     return numbers
 
   def _check_agreement(self, hold: bool) -> float:
-    """Mean |trainer - server| log-prob over a fixed prompt's tokens."""
-    ids = self._teacher.chat.prompt_ids(AGREEMENT_TEXT)
-    ours = self._teacher.logprobs(ids)
+    """Mean |trainer - server| log-prob of a fixed prompt; of the worst."""
+    first, rest = self._agreement(self._teacher.chat)
+    ours = self._teacher.logprobs([*first, *rest])
 
     def score():
-      return self.ask(self._clients[0].score(ids[:1], ids[1:]))
+      return self.ask(self._fleets[0].scores(first, rest))
 
-    gap = float(np.abs(ours - multihost.call_on_lead(score, hold)).mean())
+    theirs = np.array(multihost.call_on_lead(score, hold))
+    gap = float(np.abs(theirs - ours).mean(axis=1).max())
     bound, version = self._config.max_logprob_gap, self._teacher.version
     what = "weights %d: mean |trainer - server| log-prob %.2g (bound %.2g)"
     log.debug(what, version, gap, bound)
@@ -211,48 +247,61 @@ class Servers:
     return gap
 
   def _start(self) -> None:
-    """Starts both servers, or that of a student that is not served yet."""
+    """Starts the servers, or those of a student that is not served yet."""
     if not self._started:
       dtype = self._config.teacher.dtype
       first = self._teacher.first_directory(self._workdir, dtype)
-      server = self._server(TeacherServer, self._config.teacher, first)
-      self._sender = WeightSender(server, self._config)
-      multihost.call_on_lead(lambda: self._start_on_lead(server))
+      teachers = self._fleet(TeacherServer, self._config.teacher, first)
+      one, *others = teachers.servers.values()
+      self._sender = WeightSender(one, self._config, *others)
+      self._fleets = teachers, self._student_fleet()
+      multihost.call_on_lead(self._start_on_lead)
     elif self._served is not self._student:
       multihost.call_on_lead(self._exchange_student)
+    elif multihost.call_on_lead(self._take_back):
+      self._held = None
     self._started, self._served = True, self._student
 
-  def _start_on_lead(self, teacher: TeacherServer) -> None:
-    c = self._config
-    student = self._student_server()
-    self._servers = teacher, student
-    start(teacher, student)
+  def _start_on_lead(self) -> None:
     self._events = EventLoop()
-    self._clients = (
-      teacher.client(self._teacher.chat.decode, c),
-      student.client(self._student.chat.decode, c),
-    )
+    start(*(s for fleet in self._fleets for s in fleet.servers.values()))
+    self._check_students()
 
   def _exchange_student(self) -> None:
-    """Ends the student's server before that of the wanted one starts."""
-    (teacher, before), (client, old) = self._servers, self._clients
+    """Ends the student's servers before those of the wanted one start."""
+    teachers, before = self._fleets
     before.end()
-    self._events.run(old.aclose())
-    student = self._student_server()
-    self._servers = teacher, student
-    start(student)
-    new = student.client(self._student.chat.decode, self._config)
-    self._clients = client, new
+    self._events.run(before.aclose())
+    self._fleets = teachers, self._student_fleet()
+    start(*self._fleets[1].servers.values())
+    self._check_students()
 
-  def _student_server(self) -> StudentServer:
-    config = replace(self._config.student, url=self._student.url)
-    return self._server(StudentServer, config, self._student.path)
+  def _check_students(self) -> None:
+    first, *others = self._fleets[1].servers
+    if others:
+      ids = self._agreement(self._student.chat)
+      self._said = self.ask(first.score(*ids))
+    for client in others:
+      if not self._is_student(client):
+        raise DisagreementError(
+          f"{client.base_url} has another student than {first.base_url}: the"
+          " log-probs of a fixed prompt differ"
+        )
 
-  def _server(self, kind: type, config: ServerConfig, path):
-    return kind(
-      config,
-      model_path=path,
-      workdir=self._workdir,
-      start_timeout_s=self._config.start_timeout_s,
-      api_key=self._key,
-    )
+  def _student_fleet(self) -> Fleet:
+    config = replace(self._config.student, url=None, urls=self._student.urls)
+    return self._fleet(StudentServer, config, self._student.path)
+
+  def _fleet(self, kind: type, config: ServerConfig, path) -> Fleet:
+    chat = self._teacher.chat if kind is TeacherServer else self._student.chat
+    servers = [
+      kind(
+        replace(config, url=url, urls=()),
+        model_path=path,
+        workdir=self._workdir,
+        start_timeout_s=self._config.start_timeout_s,
+        api_key=self._key,
+      )
+      for url in config.elsewhere or (None,)
+    ]
+    return Fleet({s.client(chat.decode, self._config): s for s in servers})

@@ -133,7 +133,7 @@ class Examination:
   def _student(self) -> Answer:
     path = hub.directory(self.config.student.path, "model")
     ChatTokenizer.from_dir(path, self.config.template_date)
-    spawned = self.config.serving.student.url is None
+    spawned = not self.config.serving.student.elsewhere
     if spawned and not any(path.glob("*.safetensors")):
       return "error", f"{path} holds no *.safetensors: put its weights there"
     return "ok", str(path)
@@ -157,6 +157,11 @@ class Examination:
     wrong = [f"config.{k}.gpus names {sorted(v)}" for k, v in lost.items() if v]
     if wrong:
       return "error", f"{'; '.join(wrong)}; this host has {sorted(has)}"
+    if has and gpus.split(self.config) is None:
+      return "warning", (
+        "none is named: trainer and servers would begin with the same one; give"
+        " config.serving.*.gpus"
+      )
     return "ok", gpus.split(self.config) or "no GPU is named"
 
   def _memory(self) -> Answer:
@@ -171,7 +176,7 @@ class Examination:
 
   def _server(self, kind: type[server.Server]) -> Answer:
     given = getattr(self.config.serving, kind.role)
-    if given.url is None:
+    if not given.elsewhere:
       first = self.config.serving.teacher
       if given.port and given is not first and given.port == first.port:
         return "error", f"port {given.port} is the teacher's: choose another"
@@ -179,15 +184,19 @@ class Examination:
       return "ok", f"port {port} of {given.host} is free"
     workdir = self.workdir or pathlib.Path()
     timing = {"start_timeout_s": _URL_S, "api_key": self.server_key}
-    one = kind(given, model_path="", workdir=workdir, **timing)
-    one.spawn()  # of a URL this starts its time alone
-    one.wait()
+    for url in given.elsewhere:
+      at = dataclasses.replace(given, url=url, urls=())
+      one = kind(at, model_path="", workdir=workdir, **timing)
+      one.spawn()  # of a URL this starts its time alone
+      one.wait()
     shared = f"; must see {one.weights_root}" if one.weights_root else ""
-    return "ok", f"{given.url} is a {kind.role} server{shared}"
+    are = "is a" if len(given.elsewhere) == 1 else "are each a"
+    text = f"{', '.join(given.elsewhere)} {are} {kind.role} server{shared}"
+    return "ok", text
 
   def _vllm(self) -> Answer:
     given = {r: getattr(self.config.serving, r) for r in ("teacher", "student")}
-    starts = [role for role, server in given.items() if server.url is None]
+    starts = [role for role, server in given.items() if not server.elsewhere]
     if not starts:
       return "ok", "not needed here: both servers are URLs"
     device, has = vllm_command.vllm_device(), gpus.of_host(self.dev)

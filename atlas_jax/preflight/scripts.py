@@ -100,8 +100,8 @@ def of_run(
 def _gpus(config, apart: bool, count: int) -> tuple[int, list[str]]:
   """(GPUs of a node, flags that share them out).
 
-  What the config names stays; else the trainer has half of a node that it
-  shares, and each server half of what is left.
+  On one node what the config names stays; else the trainer has half of a node
+  that it shares. Each server has half of what is left, its engines whole.
 
   Raises:
     ScriptError: there are too few, or servers run already.
@@ -111,32 +111,34 @@ def _gpus(config, apart: bool, count: int) -> tuple[int, list[str]]:
       raise ScriptError(
         f"serving.{role}.url is {urls[0]}: the script starts its own servers"
       )
-  named = [number for share in gpus.shares(config) for number in share.gpus]
-  if named and apart:
+  shares = gpus.shares(config)
+  named = [number for share in shares for number in share.gpus]
+  if apart and any(share.fraction is not None for share in shares):
     raise ScriptError(
-      "the config says which GPUs of one node trainer and servers have"
-      " (mesh.gpus, serving.*.gpus): --nodes must be 1"
+      "the config says which part of a GPU trainer and servers have"
+      " (gpu_memory_fraction): --nodes must be 1"
     )
-  if named:
+  if config.mesh.gpus and not apart:
     return max(named) + 1, []
-  if count < (least := 2 if apart else 4):
+  least = 2 if apart else max([4, *(n + 1 for n in named)])
+  if count < least:
     raise ScriptError(f"--gpus={count}: at least {least} for these --nodes")
+  if named and not apart:
+    rest = sorted({*range(count)} - {*named})
+    return count, [f"--config.mesh.gpus={','.join(map(str, rest))}"]
   first = 0 if apart else count // 2
   middle = (first + count) // 2
   found = [] if apart else [f"--config.mesh.gpus=0-{first - 1}"]
-  found += _server(config, "teacher", first, middle)
-  found += _server(config, "student", middle, count)
+  for role, begin, end in (
+    ("teacher", first, middle),
+    ("student", middle, count),
+  ):
+    part, cut = f"serving.{role}", getattr(config.serving, role).tensor_parallel
+    if (end - begin) % cut:
+      raise ScriptError(
+        f"--gpus={count}: the {end - begin} GPUs of the {role} server are no"
+        f" multiple of {part}.tensor_parallel={cut}"
+      )
+    found.append(f"--config.{part}.gpus={begin}-{end - 1}")
+    found.append(f"--config.{part}.replicas={(end - begin) // cut}")
   return count, found
-
-
-def _server(config, role: str, first: int, end: int) -> list[str]:
-  """Flags of a server with an engine on each of its GPUs."""
-  part = f"--config.serving.{role}"
-  flags = [f"{part}.gpus={first}-{end - 1}"]
-  if end - first > 1:
-    given = getattr(config.serving, role).extra_args
-    # Whole engines: a model that is split takes no weights.
-    engines = f"--data-parallel-size={end - first}"
-    extra = repr((*given, engines)) if given else engines
-    flags.append(f"{part}.extra_args={extra}")
-  return flags

@@ -30,6 +30,7 @@ def beside_trainer(
     server = getattr(config.serving, role)
     width = jnp.dtype(server.dtype).itemsize
     weights = width * names.parameter_count(architectures[role])
+    weights //= server.tensor_parallel  # a replica has GPUs of its own
     found[share.who] = weights + server.kv_cache_bytes + BESIDE
   return found
 

@@ -30,6 +30,10 @@ from atlas_jax.serving.http import ServerDown, ServerError
 _NAN_LOGPROB = -9999.0  # what vLLM writes for a log-prob that is NaN or -inf
 # Of JSON for one token: vLLM writes 80 to 200 bytes, with its log-prob.
 _BYTES_A_TOKEN = 1024
+_LOOK_S = 5.0  # until a server must have said how long its queue is
+_QUEUE = re.compile(
+  r"^vllm:num_requests_(running|waiting)\{.*\} (\d+\.\d+)$", re.M
+)
 
 
 class WeightsRefused(ServerError):
@@ -125,7 +129,8 @@ class Client:
     if self._loop is not loop:
       await self.aclose()
       self._session = http.open_session(
-        headers=self._headers, limit=self._max_concurrency
+        headers=self._headers,
+        limit=self._max_concurrency + 1,  # one for `queue`
       )
       self._turns = asyncio.Semaphore(self._max_concurrency)
       self._loop = loop
@@ -207,6 +212,29 @@ class Client:
       return self._checked(values)
 
     return await self._post(body, len(body["token_ids"]), read)
+
+  async def queue(self) -> dict[str, float]:
+    """Requests of all its engines that are running and waiting; see vLLM.
+
+    Empty where the server does not say.
+
+    Raises:
+      ServerError: it does not answer.
+    """
+    await self._open()
+    url, content = f"{self.base_url}/metrics", b""
+    try:
+      async with (
+        asyncio.timeout(_LOOK_S),
+        http.request(self._session, "GET", url) as response,
+      ):
+        content = await http.read(response, http.MOST_BYTES)
+    except (aiohttp.ClientError, OSError) as error:
+      raise ServerError(f"{url}: {type(error).__name__}") from None
+    lengths: dict[str, float] = {}
+    for what, length in _QUEUE.findall(content.decode(errors="replace")):
+      lengths[what] = lengths.get(what, 0.0) + float(length)
+    return lengths
 
   def _checked(self, logprobs) -> tuple[float, ...]:
     for i, value in enumerate(logprobs):

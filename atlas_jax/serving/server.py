@@ -330,7 +330,7 @@ def start(*servers: Server) -> None:
   Those that share a GPU start one after the other: each looks for its memory
   while it starts. If one fails, all are ended and its error is raised.
   """
-  names = " and ".join(server.role for server in servers)
+  names = " and ".join(dict.fromkeys(server.role for server in servers))
   try:
     with progress.shown(progress.timed(f"starting servers: {names}")):
       for i, server in enumerate(servers):

@@ -39,13 +39,15 @@ from atlas_jax import multihost
 from atlas_jax.config import ServingConfig
 from atlas_jax.model.owned import Owned
 from atlas_jax.serving import delta, weight_files, weight_roads
-from atlas_jax.serving.client import ServerError, WeightsRefused
+from atlas_jax.serving.client import ServerDown, ServerError, WeightsRefused
 from atlas_jax.serving.server import TeacherServer
 from atlas_jax.serving.weight_files import WeightManifest
 
 # A delta above this part of the full bytes saves too little: applying a value
 # costs more than copying one.
 _DELTA_FRACTION = 0.5
+
+_SECONDS = "seconds_check", "seconds_apply", "seconds_verify"
 
 log = logging.getLogger(__name__)
 
@@ -73,18 +75,27 @@ class Sent:
 
 
 class WeightSender:
-  """Sends one version of the weights after the other to one server.
+  """Sends one version of the weights after the other to the servers.
 
   Every process has one, and enters `send`. Files go to the server's
   `weights_root`; the lead alone sends requests. The first version may be older
   than what the server holds, of another run or of this one before.
+
+  Attributes:
+    holds: the version at each server, on the lead; None: unknown, since it did
+      not answer. It gets full files once it is healthy again.
   """
 
-  def __init__(self, server: TeacherServer, config: ServingConfig):
-    if not isinstance(server, TeacherServer):
-      raise TypeError(f"weights go to a TeacherServer, not {type(server)}")
-    self._server, self._config = server, config
-    self._road: weight_roads.Road | None = None
+  def __init__(
+    self, server: TeacherServer, config: ServingConfig, *others: TeacherServer
+  ):
+    for one in (server, *others):
+      if not isinstance(one, TeacherServer):
+        raise TypeError(f"weights go to a TeacherServer, not {type(one)}")
+    self._server, self._config = server, config  # all have its directory
+    self._servers = server, *others
+    self.holds = dict.fromkeys(self._servers)
+    self._roads: dict[int, weight_roads.Road] = {}  # by number of the server
     self._sent: int | None = None  # the version that was sent last
     # What the server holds, the base of the next delta: its version, and this
     # process's boxes. None: the next files are full ones.
@@ -95,8 +106,9 @@ class WeightSender:
   def send(
     self, tensors: Iterable[Owned], version: int, hold: bool = False
   ) -> Sent:
-    """Gives the server new weights and makes sure that it has them.
+    """Gives the servers new weights and makes sure that they have them.
 
+    One that is down is left out while another takes them; see `holds`.
     A collective. With `hold` a signal waits for the end of a step.
 
     Args:
@@ -113,26 +125,30 @@ class WeightSender:
     """
     begin = time.perf_counter()
     base, self._held = self._base(version), None
+    if version == self._sent:  # again, since a server may have lost it
+      self.holds = dict.fromkeys(self.holds)
+    to = self._receivers(version, base, hold)
     parts = multihost.call_on_all(
-      lambda: self._compare(tensors, version, base), hold
+      lambda: self._compare(tensors, version, base, to), hold
     )
     sums = _add_up(part["sums"] for part in parts)
     whole = sum(part["whole"] for part in parts)
-    answer, size = None, sum(part["bytes"] for part in parts)
+    full, size = True, sum(part["bytes"] for part in parts)
     written = time.perf_counter()
     if base is not None:
       if size < _DELTA_FRACTION * whole:
-        answer = self._announce(parts, version, base, sums, hold)
-      if answer is None:
+        answer, full = self._announce(parts, version, base, sums, to, hold)
+      if full:
         self._delete(parts, hold)
-    is_delta = answer is not None
-    if not is_delta:
+    is_delta = not full
+    if full:
+      to = self._receivers(version, None, hold)
       parts = multihost.call_on_all(
-        lambda: self._write(self._boxes.items(), version, None), hold
+        lambda: self._write(self._boxes.items(), version, None, to), hold
       )
       size = sum(part["bytes"] for part in parts)
       written = time.perf_counter()
-      answer = self._announce(parts, version, None, sums, hold)
+      answer, _ = self._announce(parts, version, None, sums, to, hold)
     took = Sent(
       is_delta=is_delta,
       checksums=sums,
@@ -158,7 +174,27 @@ class WeightSender:
     due = self._deltas + 1 >= self._config.full_every
     return self._held if grows and not due else None
 
-  def _compare(self, tensors: Iterable[Owned], version: int, base: int | None):
+  def _receivers(self, version: int, base: int | None, hold: bool) -> list[int]:
+    """Numbers of the servers that a delta, or full files, are for."""
+
+    def is_meant(server: TeacherServer) -> bool:
+      if base is not None:
+        return self.holds[server] == base
+      late, several = self.holds[server] != version, len(self._servers) > 1
+      return late and (not several or server.healthy())
+
+    def found():
+      return [i for i, s in enumerate(self._servers) if is_meant(s)]
+
+    return multihost.call_on_lead(found, hold)
+
+  def _compare(
+    self,
+    tensors: Iterable[Owned],
+    version: int,
+    base: int | None,
+    to: list[int],
+  ):
     """Takes new boxes in the place of old ones and writes what changed."""
     before, self._boxes, sums = self._boxes, {}, {}
     if base is None:
@@ -178,46 +214,82 @@ class WeightSender:
 
     if base is None:
       collections.deque(boxes(), maxlen=0)
-      written = {"files": {}, "bytes": 0}
+      written = {"files": {}, "bytes": 0, "down": []}
     else:
       changes = _in_threads(lambda box: list(delta.entries(*box)), boxes())
       entries = itertools.chain.from_iterable(changes)
-      written = self._write(entries, version, base)
+      written = self._write(entries, version, base, to)
     whole = sum(box.nbytes for box in self._boxes.values())
     return {"sums": sums, "whole": whole, **written}
 
-  def _write(self, entries, version: int, base: int | None) -> dict:
+  def _write(self, entries, version: int, base: int | None, to) -> dict:
     root = self._server.weights_root
     files, size = weight_files.write(
       entries, root, version, base=base, process=multihost.number()
     )
-    self._road = self._road or weight_roads.choose(self._server, self._config)
-    for name, digest in files.items():
-      self._road.deliver(root / name, digest)
-    return {"files": files, "bytes": size}
 
-  def _announce(self, parts, version: int, base, sums, hold: bool):
-    """The server's answer, and seconds; None: it refuses a delta."""
+    def deliver(number: int) -> list[int]:
+      try:
+        if number not in self._roads:
+          road = weight_roads.choose(self._servers[number], self._config)
+          self._roads[number] = road
+        for name, digest in files.items():
+          self._roads[number].deliver(root / name, digest)
+      except ServerDown:
+        return [number]
+      return []
+
+    with ThreadPoolExecutor(len(self._servers)) as pool:
+      down = list(itertools.chain.from_iterable(pool.map(deliver, to)))
+    return {"files": files, "bytes": size, "down": down}
+
+  def _announce(self, parts, version: int, base, sums, to, hold: bool):
+    """(the slowest answer with its seconds, whether full files are wanted).
+
+    All are asked at one time. Who is down is left out.
+    """
+    down = {number for part in parts for number in part["down"]}
     files = {k: v for part in parts for k, v in part["files"].items()}
     manifest = WeightManifest(version, base, files, sums)
 
-    def announce():
-      server = self._server
-      weight_files.write_manifest(manifest, server.weights_root)
+    def one(number: int) -> dict | ServerError:
+      server = self._servers[number]
       try:
+        if number in down:
+          raise ServerDown(f"{server.base_url} takes no files")
         answer = server.update_weights(
           *(files, str(version), sums, self._config.request_timeout_s),
           restart=self._sent is None or version < self._sent,
         )
+        applied = time.perf_counter()
+        if base is None:
+          verify(manifest, server)
       except WeightsRefused as refusal:
         if base is None:
           raise
         log.warning("sending the full weights instead: %s", refusal)
-        return None
-      applied = time.perf_counter()
-      if base is None:
-        verify(manifest, server)
+        return refusal
+      except ServerDown as error:
+        self.holds[server] = None
+        return error
+      self.holds[server] = version
       return answer | {"seconds_verify": time.perf_counter() - applied}
+
+    def announce():
+      weight_files.write_manifest(manifest, self._server.weights_root)
+      with ThreadPoolExecutor(len(self._servers)) as pool:
+        answers = list(pool.map(one, to))
+      took = [answer for answer in answers if isinstance(answer, dict)]
+      late = [s for i, s in enumerate(self._servers) if i not in to]
+      full = base is not None and (
+        any(isinstance(answer, WeightsRefused) for answer in answers)
+        or any(server.healthy() for server in late)
+      )
+      if not full and version not in self.holds.values():
+        raise next(iter(answers), ServerDown("no teacher server is healthy"))
+      nothing = dict.fromkeys(_SECONDS, 0.0)
+      answer = max(took, key=lambda a: a["seconds_apply"], default=nothing)
+      return answer, full
 
     return multihost.call_on_lead(announce, hold)
 

@@ -198,10 +198,11 @@ class TeachingProtocol:
     if seed is not None:
       stage = STAGES[role]
       seed = request_seed(*seed, question.key, stage, replicate, *number)
+    group = question.seed, question.key  # of a step, so that it is balanced
     speaker = self.teacher if role == "teacher" else self.student
     return await speaker.say(
       self.prompts.render(role, {"question": question.text, **fields}),
-      Ask(role, max_tokens, temperature, n, seed, replicate),
+      Ask(role, max_tokens, temperature, n, seed, replicate, group),
     )
 
   async def baseline(self, question: Question, n: int = 1) -> list[Said]:

@@ -14,7 +14,8 @@ from typing import Protocol
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.episode_config import ChatTemplateKwargs
 from atlas_jax.errors import AtlasError
-from atlas_jax.serving.client import Client, Completion, Sampling
+from atlas_jax.serving.client import Completion, Sampling
+from atlas_jax.serving.fleet import Fleet
 
 # role (the template that is asked with) -> what a person calls the stage
 STAGES = {
@@ -39,6 +40,8 @@ class Ask:
   n: int = 1
   seed: int | None = None
   replicate: int = 0
+  # Where there are several servers, all prompts of one go to one server.
+  group: Hashable = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -124,13 +127,13 @@ class Once:
 
 @dataclass(frozen=True)
 class Role:
-  """A server of the run as a Speaker, the teacher or the student.
+  """The servers of a role as a Speaker, the teacher or the student.
 
   version names the weights: prefixes are cached under it by the server, and
   baselines by the run. It must change whenever the weights do.
   """
 
-  client: Client
+  client: Fleet
   chat: ChatTokenizer
   version: str
   template_kwargs: ChatTemplateKwargs = field(
@@ -160,6 +163,7 @@ class Role:
         stop_token_ids=self.chat.stop_ids,
       ),
       cache_salt=self.version,
+      group=ask.group,
     )
     seconds = time.monotonic() - begin
     return [

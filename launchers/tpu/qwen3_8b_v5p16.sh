@@ -5,11 +5,11 @@
 # In the repository root, with any --config.KEY=VALUE behind it:
 #   bash THIS_FILE servers     on the GPU machine
 #   bash THIS_FILE trainer     on each host of the pod, at one time
-# Both need WORKDIR, since weights go through files in it (there is no way over
-# HTTP), and the same ATLAS_SERVER_KEY; the trainer needs SERVER_HOST too. The
-# servers stay up between its restarts: Ctrl-C, or SIGTERM, ends them.
+# Both need WORKDIR and the same ATLAS_SERVER_KEY; the trainer needs SERVER_HOST
+# too. Weights go by HTTP where the GPU machine does not see the pod's WORKDIR.
+# The servers stay up between its restarts: Ctrl-C, or SIGTERM, ends them.
 set -euo pipefail
-: "${WORKDIR:?is not set: it is the run directory, on a disk that all machines see at this path}"
+: "${WORKDIR:?is not set: it is the run directory, on a disk that all that train see at this path}"
 : "${PYTHON:=.venv/bin/python}"
 if ! command -v -- "$PYTHON" >/dev/null; then
   echo "error: no $PYTHON here: run this in the repository root after" \
@@ -24,9 +24,9 @@ listen=(
   --config.serving.teacher.port="$teacher_port"
   --config.serving.student.port="$student_port"
   --config.serving.teacher.gpus=0-3
-  --config.serving.teacher.extra_args=--data-parallel-size=4
+  --config.serving.teacher.replicas=4
   --config.serving.student.gpus=4-7
-  --config.serving.student.extra_args=--data-parallel-size=4
+  --config.serving.student.replicas=4
 )
 : "${ATLAS_SERVER_KEY:?is not set: draw one, the same for servers and trainer}"
 export ATLAS_SERVER_KEY

@@ -25,6 +25,7 @@ from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.server_config import ServerConfig
 from atlas_jax.serving import server as server_lib
 from atlas_jax.serving.client import Client
+from atlas_jax.serving.fleet import Fleet
 from atlas_jax.teaching.episode import run_episodes
 from atlas_jax.teaching.prompts import Prompts
 from atlas_jax.teaching.speakers import Role
@@ -93,6 +94,8 @@ async def measure(args, teacher_server, student_server) -> None:
     )
     for s in (teacher_server, student_server)
   ]
+  pairs = zip(clients, (teacher_server, student_server), strict=True)
+  fleets = [Fleet({client: server}) for client, server in pairs]
   headers = {"Authorization": f"Bearer {teacher_server.api_key}"}
   rates: dict[str, list[float]] = {}
   for repeat in range(args.repeats + 1):  # the first warms up
@@ -100,8 +103,8 @@ async def measure(args, teacher_server, student_server) -> None:
     begin = time.perf_counter()
     episodes = await run_episodes(
       problems,
-      teacher=Role(clients[0], chat, f"teacher-{repeat}"),
-      student=Role(clients[1], chat, f"student-{repeat}"),
+      teacher=Role(fleets[0], chat, f"teacher-{repeat}"),
+      student=Role(fleets[1], chat, f"student-{repeat}"),
       prompts=Prompts(PROMPTS),
       config=config,
       group_size=args.group_size,

@@ -46,7 +46,7 @@ class Server:
   def __init__(self, chat, answer):
     self.chat, self.answer, self.prompts = chat, answer, []
 
-  async def generate(self, token_ids, sampling, *, cache_salt=None):
+  async def generate(self, token_ids, sampling, *, cache_salt=None, group=None):
     prompt = self.chat.decode(token_ids, special=True)
     self.prompts.append(prompt)
     text = self.answer(prompt)

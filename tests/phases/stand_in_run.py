@@ -1,5 +1,7 @@
 """A run whose teacher and student are stand_in_servers: seconds, any phases."""
 
+import contextlib
+
 from atlas_jax import config as config_lib
 from atlas_jax import metrics, phases
 from atlas_jax.data.chat import ChatTokenizer
@@ -27,22 +29,38 @@ CHANGES = {
   "evaluate.bootstrap_resamples": 100,
   "serving.max_logprob_gap": 1e9,
 }
-CLOCKS = ("seconds", "_per_second", "time", "_gb", "programs_compiled")
+CLOCKS = (
+  "seconds",
+  "_per_second",
+  "time",
+  "_gb",
+  "programs_compiled",
+  "_running",
+  "_waiting",
+)
 
 
-def run(model, workdir, states=(), **changes):
-  """(numbers, episodes of 1_grpo, the state of the teacher server).
+def run(model, workdir, states=(), counts=(1, 1), silent=None, **changes):
+  """(numbers, episodes of 1_grpo, the state of the first teacher server).
 
-  The state is appended to the list `states` before the run begins.
+  The states of all servers, the teacher's first, are appended to the list
+  `states` before the run begins; counts: how many of teacher and student;
+  silent: number of a server -> which of its requests are not answered.
   """
   encode = ChatTokenizer.from_dir(model).encode
-  with (
-    serve(True, encode) as (teacher, state),
-    serve(False, encode) as (student, _),
-  ):
+  with contextlib.ExitStack() as stack:
+    found = [
+      stack.enter_context(serve(takes, encode, (silent or {}).get(i, ())))
+      for i, takes in enumerate((True,) * counts[0] + (False,) * counts[1])
+    ]
+    state = found[0][1]
     if isinstance(states, list):
-      states.append(state)
-    urls = {"serving.teacher.url": teacher, "serving.student.url": student}
+      states += [s for _, s in found]
+    at = tuple(url for url, _ in found)
+    urls = {
+      "serving.teacher.urls": at[: counts[0]],
+      "serving.student.urls": at[counts[0] :],
+    }
     given = {**CHANGES, **urls, "student.path": str(model)}
     changes = {k.replace("__", "."): v for k, v in changes.items()}
     config: config_lib.RunConfig = small_sft.config(

@@ -26,8 +26,20 @@ class _Handler(BaseHTTPRequestHandler):
     self.end_headers()
     self.wfile.write(content)
 
+  def _is_silent(self):
+    """Whether this request gets no answer; weights are lost with it."""
+    state = self.server.state
+    state["asked"] += 1
+    if state["asked"] not in state["silent"]:
+      return False
+    state["version"] = "default"
+    self.close_connection = True
+    return True
+
   def do_GET(self):
     state = self.server.state
+    if self._is_silent():
+      return
     if self.path == "/health":
       self._answer({})
     elif self.path == "/inference/v1/generate":
@@ -48,6 +60,8 @@ class _Handler(BaseHTTPRequestHandler):
     state = self.server.state
     size = int(self.headers["Content-Length"])
     body = json.loads(self.rfile.read(size))
+    if self._is_silent():
+      return
     if self.path == "/v1/atlas/update":
       state["version"], state["checksums"] = body["version"], body["checksums"]
       state["updates"].append(int(body["version"]))
@@ -85,8 +99,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serve(takes_weights: bool, encode):
-  """(URL, state) of one server.
+def serve(takes_weights: bool, encode, silent=()):
+  """(URL, state) of one server, which leaves `silent` requests unanswered.
 
   The state counts requests, lists updates, and has the checksums of each.
   """
@@ -100,6 +114,8 @@ def serve(takes_weights: bool, encode):
     "updates": [],
     "sums": {},
     "requests": 0,
+    "asked": 0,
+    "silent": silent,
   }
   thread = threading.Thread(target=server.serve_forever, daemon=True)
   thread.start()

@@ -38,11 +38,20 @@ class FailingServers(Servers):
     self.happens, self.log = list(happens), []
     self._started = True
     self._student = self._served = types.SimpleNamespace(chat=None)
-    self._clients = (types.SimpleNamespace(score=lambda *ids: says), None)
-    self._sender = types.SimpleNamespace(send=self.send)
+    teacher = types.SimpleNamespace(
+      scores=lambda *ids: [says],
+      hold=lambda version, holds: None,
+      numbers=lambda role: {},
+    )
+    student = types.SimpleNamespace(numbers=lambda role: {})
+    self._fleets = teacher, student
+    self._sender = types.SimpleNamespace(send=self.send, holds={})
 
   def ask(self, requests):
     return requests
+
+  def _take_back(self):
+    return False
 
   def _restart_dead(self):
     self.log.append("restart")

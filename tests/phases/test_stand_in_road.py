@@ -61,6 +61,35 @@ def test_a_run_that_is_stopped_goes_on_exactly(
 
 
 @pytest.mark.slow
+def test_several_servers_give_what_one_gives_and_one_that_dies_changes_nothing(
+  model, tmp_path
+):
+  short = {"phases": ("sft", "grpo"), "grpo__evaluate_every": None}
+  one = run(model, tmp_path / "one", **short)
+
+  def same(numbers):
+    ends = "_asked", "publish_bytes"
+    return [
+      {k: v for k, v in x.items() if not k.endswith(ends)} for x in numbers
+    ]
+
+  # A teacher and a student die in the middle and are back some steps later.
+  silent = {1: range(12, 15), 3: range(12, 16)}
+  states = []
+  several = run(
+    *(model, tmp_path / "several", states),
+    **{"counts": (2, 2), "silent": silent, "serving__retries": 0, **short},
+  )
+  assert same(several[0]) == same(one[0]) and several[1] == one[1]
+  steps = [x for x in several[0] if x["phase"] == "1_grpo"]
+  for who in ("teacher_server_1", "student_server_1"):
+    asked = [x[f"1_grpo/{who}_asked"] for x in steps]
+    assert 0 in asked and asked[-1] == 1, (who, asked)
+  assert all(state["requests"] > 5 for state in states)
+  assert [state["version"] for state in states] == ["6", "6", *["default"] * 2]
+
+
+@pytest.mark.slow
 def test_a_server_with_other_weights_ends_the_run(model, tmp_path):
   with pytest.raises(DisagreementError, match="weights 2"):
     run(model, tmp_path / "run", serving__max_logprob_gap=0.1)

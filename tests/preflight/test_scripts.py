@@ -76,23 +76,30 @@ def test_gpus_that_the_config_names_are_the_ones_that_are_asked_for():
 
 
 def test_each_server_has_half_of_what_the_trainer_leaves():
-  text = script("qwen3_8b", "local", "1", gpus=4)
+  text = script("smollm2", "local", "1", gpus=4)
   assert re.findall(r"--config\.(\S+)\.gpus=(\S+)", text) == [
     ("mesh", "0-1"),
     ("serving.teacher", "2-2"),
     ("serving.student", "3-3"),
   ]
-  assert "data-parallel" not in text  # one engine on one GPU
+  assert text.count(".replicas=1 ") == 2  # one engine on one GPU
 
 
-def test_arguments_of_the_config_stay_beside_those_of_the_engines():
-  key = "serving.teacher.extra_args"
-  text = script("qwen3_8b", "slurm", "4+1", **{key: ("--seed=1",)})
-  flag = "--config.serving.teacher.extra_args="
-  words = shlex.split(text, comments=True)
-  (found,) = [word for word in words if word.startswith(flag)]
-  assert found == flag + "('--seed=1', '--data-parallel-size=4')"
+def test_servers_of_their_own_node_use_all_of_it():
+  cut = {"serving.teacher.tensor_parallel": 2, "serving.teacher.replicas": 1}
+  text = script("qwen3_8b", "slurm", "4+1", **cut)
+  found = re.findall(r"--config\.serving\.(\w+)\.(gpus|replicas)=(\S+)", text)
+  assert found == [
+    ("teacher", "gpus", "0-3"),
+    ("teacher", "replicas", "2"),
+    ("student", "gpus", "4-7"),
+    ("student", "replicas", "4"),
+  ]
   check(text)
+  with pytest.raises(
+    scripts.ScriptError, match=r"no multiple of serving\.teach"
+  ):
+    script("qwen3_8b", "slurm", "4+1", gpus=6, **cut)
 
 
 def test_no_line_of_a_prompt_is_a_command(tmp_path):
@@ -123,7 +130,8 @@ def test_no_line_of_a_prompt_is_a_command(tmp_path):
     ("qwen3_8b", "slurm", "2+2", 8, r"--nodes=2\+2: 1, or N\+1"),
     ("qwen3_8b", "tpu", "1", 8, r"--nodes=1: it wants N\+1"),
     ("qwen3_8b", "local", "2+1", 8, r"--nodes=2\+1: it wants 1"),
-    ("qwen3_8b", "local", "1", 3, "--gpus=3: at least 4"),
+    ("smollm2", "local", "1", 3, "--gpus=3: at least 4"),
+    ("qwen3_8b", "local", "1", 6, "--gpus=6: at least 8"),
     ("qwen3_8b", "slurm", "1+1", 1, "--gpus=1: at least 2"),
     ("qwen3_1_7b_2gpu", "slurm", "1+1", 8, "--nodes must be 1"),
   ],

@@ -28,10 +28,15 @@ def free_port():
 
 
 @contextlib.asynccontextmanager
-async def stub(handler):
-  """Serves POST /inference/v1/generate by `handler`; yields the base URL."""
+async def stub(handler, pages=None):
+  """Serves POST /inference/v1/generate by `handler`; yields the base URL.
+
+  pages: path -> the handler of a GET.
+  """
   app = web.Application()
   app.router.add_post("/inference/v1/generate", handler)
+  for path, page in (pages or {}).items():
+    app.router.add_get(path, page)
   runner = web.AppRunner(app)
   await runner.setup()
   port = free_port()

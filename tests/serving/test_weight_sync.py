@@ -303,3 +303,28 @@ def test_a_smaller_version_begins_anew(teacher):
     assert not sender.send(owned(tensors(version)), version).is_delta
   # A server refuses what does not follow, unless it is told so.
   assert teacher.restarts == [True, False, True, False]
+
+
+def test_a_server_that_was_down_gets_full_files_and_the_others_go_on(tmp_path):
+  config = tiny_vllm.server_config(dtype="bfloat16")
+  given = {"workdir": tmp_path, "start_timeout_s": 1}
+  a, b = (Follower(config, model_path=tmp_path, **given) for _ in range(2))
+  for one in (a, b):
+    one.healthy = lambda one=one: not one.down
+  sender = weight_sync.WeightSender(a, ServingConfig(), b)
+  sender.send(owned(big()), 1)
+  b.down = True
+  for version in (2, 3):
+    sender.send(owned(stepped(big(), version)), version)
+  assert sender.holds == {a: 3, b: None}
+  b.down = False
+  sender.send(owned(stepped(big(), 4)), 4)
+  sender.send(owned(stepped(big(), 5)), 5)
+  assert a.took == [full(1), delta(2), delta(3), delta(4), delta(5)]
+  assert b.took == [full(1), full(4), delta(5)]
+  assert sender.holds == {a: 5, b: 5}
+  for one in (a, b):
+    assert_follows(one, stepped(big(), 5))
+  a.down = b.down = True
+  with pytest.raises(ServerDown):
+    sender.send(owned(big()), 6)

@@ -44,7 +44,7 @@ class Sampler:
   def __init__(self, chat, answer):
     self.chat, self.answer, self.requests = chat, answer, []
 
-  async def generate(self, token_ids, sampling, *, cache_salt=None):
+  async def generate(self, token_ids, sampling, *, cache_salt=None, group=None):
     text = self.chat.decode(token_ids)
     self.requests.append((text, sampling, cache_salt))
     completions = []

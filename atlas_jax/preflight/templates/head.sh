@@ -1,5 +1,5 @@
 set -euo pipefail
-: "${WORKDIR:?is not set: it is the run directory{% if trainers %}, on a disk that all machines see at this path{% endif %}}"
+: "${WORKDIR:?is not set: it is the run directory{% if trainers %}, on a disk that all that train see at this path{% endif %}}"
 : "${PYTHON:=.venv/bin/python}"
 if ! command -v -- "$PYTHON" >/dev/null; then
   echo "error: no $PYTHON here: run this in the repository root after" \

@@ -5,9 +5,9 @@
 # In the repository root, with any --config.KEY=VALUE behind it:
 #   bash THIS_FILE servers     on the GPU machine
 #   bash THIS_FILE trainer     on each host of the pod, at one time
-# Both need WORKDIR, since weights go through files in it (there is no way over
-# HTTP), and the same ATLAS_SERVER_KEY; the trainer needs SERVER_HOST too. The
-# servers stay up between its restarts: Ctrl-C, or SIGTERM, ends them.
+# Both need WORKDIR and the same ATLAS_SERVER_KEY; the trainer needs SERVER_HOST
+# too. Weights go by HTTP where the GPU machine does not see the pod's WORKDIR.
+# The servers stay up between its restarts: Ctrl-C, or SIGTERM, ends them.
 {% include "head.sh" %}
 : "${ATLAS_SERVER_KEY:?is not set: draw one, the same for servers and trainer}"
 export ATLAS_SERVER_KEY
