@@ -102,6 +102,7 @@ OPERATIONAL = (
   "serving.start_timeout_s",
   "serving.request_timeout_s",
   "serving.retries",
+  "serving.weights",
   "serving.restarts",
   "serving.max_concurrency",
   "serving.max_logprob_gap",
