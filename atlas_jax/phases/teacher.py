@@ -17,7 +17,7 @@ from atlas_jax.data import packing
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.data.packing import PackedBatch
 from atlas_jax.model import decoder, hf, lora
-from atlas_jax.training import scoring
+from atlas_jax.training import offload, scoring
 
 
 class Teacher:
@@ -83,8 +83,11 @@ class Teacher:
     self._model, self.version = model, self.version + updates
 
   def abstract(self) -> decoder.Decoder:
-    """The model's shapes and shardings, to restore into."""
-    return lora.abstract(self.decoder_config, self.options)
+    """The trained model's shapes and shardings, to restore into."""
+    model = lora.abstract(self.decoder_config, self.options)
+    if self.options.offload == "masters":
+      model = jax.eval_shape(offload.device_copy, model)
+    return model
 
   def put(
     self, batch: PackedBatch, micro_batches: int, room: int = 0

@@ -128,6 +128,7 @@ def alternatives(config: RunConfig) -> Iterator[tuple[str, RunConfig]]:
     {f"{p}.rows_per_device": 1 for p in phases},
     {"teacher.remat": "full"},
     {"teacher.offload": "moments"},
+    {"teacher.offload": "masters"},
     {"mesh.context": 2 * config.mesh.context, "mesh.fsdp": -1},
     {f"{p}.optimizer.grad_dtype": "bfloat16" for p in phases},
     {

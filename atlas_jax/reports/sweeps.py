@@ -56,12 +56,56 @@ def _mean(values: Sequence[float | None]) -> float | None:
   return sum(known) / len(known) if known else None
 
 
+@dataclass(frozen=True)
+class Finished:
+  """The last evaluation of a run: two of its arms, and the taught rates."""
+
+  alone: Mapping
+  taught: Mapping
+  rates: Mapping[str, float]
+
+
+def row_of(
+  name: str,
+  seeds: Mapping[int, str],
+  runs: Mapping[int, Finished],
+  first: Mapping[int, Finished],
+  resamples: int = 10_000,
+) -> Row:
+  """A row of the table.
+
+  Args:
+    name: of the row.
+    seeds: seed -> what became of its run.
+    runs: seed -> the run, where it is finished.
+    first: those of the row to compare with; none in that row itself.
+    resamples: of the bootstrap.
+  """
+  pairs = []
+  for seed in (s for s in runs if s in first):
+    rates, base = runs[seed].rates, first[seed].rates
+    pairs.append([rates[key] - base[key] for key in rates if key in base])
+  taught = [run.taught for run in runs.values()]
+  accuracy = [arm["accuracy"] for arm in taught]
+  return Row(
+    name,
+    seeds,
+    _mean(accuracy),
+    float(np.std(accuracy, ddof=1)) if len(accuracy) > 1 else None,
+    _mean([run.alone["accuracy"] for run in runs.values()]),
+    _mean([arm["non_degradation_correct"] for arm in taught]),
+    _mean([arm["teaching_tokens"] for arm in taught]),
+    statistics.nested_bootstrap(pairs, resamples=resamples, seed=0)
+    if any(pairs)
+    else None,
+  )
+
+
 def table_of(
   folder: pathlib.Path,
   names: Sequence[str],
   states: Mapping[str, str],
   seeds: Sequence[int],
-  resamples: int = 10_000,
 ) -> list[Row]:
   """Reads the rows' runs in `folder`/rows.
 
@@ -70,43 +114,20 @@ def table_of(
     names: of the rows, the one to compare with first.
     states: NAME_seedS -> 'done' and what else became of a run.
     seeds: of every row.
-    resamples: of the bootstrap.
   """
   rows, first = [], {}
   for name in names:
     state = {s: states.get(f"{name}_seed{s}", "not started") for s in seeds}
-    rates, arms = {}, []
+    runs = {}
     for seed in (s for s in seeds if state[s] == "done"):
       run = reading.read(folder / "rows" / f"{name}_seed{seed}")
       if run.last is None:
         raise ReportError(f"row {name}: its config.phases has no evaluate")
-      last = run.last["arms"][-1]
-      arms.append((run.last["arms"][0], last))
-      rates[seed] = reading.rates(
-        x for x in run.attempts if x["arm"] == last["name"]
-      )
-    pairs = [
-      [rates[s][key] - first[s][key] for key in rates[s] if key in first[s]]
-      for s in rates
-      if s in first
-    ]
-    accuracy = [arm["accuracy"] for _, arm in arms]
-    rows.append(
-      Row(
-        name,
-        state,
-        _mean(accuracy),
-        float(np.std(accuracy, ddof=1)) if len(accuracy) > 1 else None,
-        _mean([alone["accuracy"] for alone, _ in arms]),
-        _mean([arm["non_degradation_correct"] for _, arm in arms]),
-        _mean([arm["teaching_tokens"] for _, arm in arms]),
-        statistics.nested_bootstrap(pairs, resamples=resamples, seed=0)
-        if any(pairs)
-        else None,
-      )
-    )
-    if name == names[0]:
-      first = rates
+      alone, *_, taught = run.last["arms"]
+      rates = reading.rates(run.arm(taught["name"])[1])
+      runs[seed] = Finished(alone, taught, rates)
+    rows.append(row_of(name, state, runs, first))
+    first = first or runs
   return rows
 
 
@@ -138,7 +159,8 @@ def cells(rows: Sequence[Row]) -> list[list[str]]:
   return [heading, *map(line, rows)]
 
 
-def _picture(rows: Sequence[Row], path: pathlib.Path) -> None:
+def picture(rows: Sequence[Row], path: pathlib.Path) -> None:
+  """Draws the accuracies of the rows that have one."""
   shown = [row for row in rows if row.accuracy is not None]
   if not shown:
     return
@@ -168,7 +190,7 @@ def write(
     folder / "sweep.json",
     {"question": question, "rows": [dataclasses.asdict(r) for r in rows]},
   )
-  _picture(rows, folder / "sweep.png")
+  picture(rows, folder / "sweep.png")
   links, runs = [], {}
   for row in rows:
     names = {seed: f"{row.name}_seed{seed}" for seed in row.seeds}

@@ -1,23 +1,39 @@
-"""Moments of the optimizer in the memory of the host.
+"""Moments of the optimizer, and master weights, in the memory of the host.
 
 A step brings those of one layer to the device, updates it and puts them back,
 in a loop that carries them: only that form keeps the others where they are.
 (Moving the whole tree gains nothing, and what a scan returns is a second copy.)
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from atlas_jax.model import matrices
 from atlas_jax.model.decoder import Decoder
 
 HOST, DEVICE = jax.memory.Space.Host, jax.memory.Space.Device
 
 
+class Masters(NamedTuple):
+  """The state of an optimizer whose weights are on the host, too.
+
+  The device has a copy of those in bfloat16, which is what a step reads.
+  """
+
+  inner: optax.OptState
+  weights: Decoder  # float32
+
+
+def device_copy(weights: Decoder) -> Decoder:
+  """The copy of master weights that a step reads."""
+  return matrices.cast_matrices(weights, jnp.bfloat16)
+
+
 def put(opt_state: optax.OptState, space: jax.memory.Space) -> optax.OptState:
-  """The state with its moments in a memory; counters stay on the device."""
+  """The state with its arrays in a memory; counters stay on the device."""
   return jax.tree.map(
     lambda x: jax.device_put(x, space) if x.ndim else x, opt_state
   )
@@ -86,14 +102,21 @@ def update(
   Args:
     tx: from `make_optimizer`.
     grads, params: on the device.
-    opt_state: its moments are on the host.
+    opt_state: its moments, and masters if it has any, are on the host.
     grad_norm: global L2, for the clip.
     good: whether there is an update.
   """
 
   def one(grads, state, params):
-    updates, new_state = tx.update(grads, state, params, grad_norm=grad_norm)
-    new = optax.apply_updates(params, updates), new_state
+    moments, weights = state, params
+    if isinstance(state, Masters):
+      moments, weights = state
+    updates, moments = tx.update(grads, moments, weights, grad_norm=grad_norm)
+    weights = optax.apply_updates(weights, updates)
+    new = weights, moments
+    if isinstance(state, Masters):
+      copy = jax.tree.map(lambda w, p: w.astype(p.dtype), weights, params)
+      new = copy, Masters(moments, weights)
     return jax.tree.map(
       lambda a, b: jnp.where(good, a, b), new, (params, state)
     )

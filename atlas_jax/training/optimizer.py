@@ -72,8 +72,8 @@ def make_optimizer(
   """The transformation, and the schedule it follows (to log it).
 
   Gradients are clipped by their global norm, which `update` may be given as
-  grad_norm. With offload="moments" it puts its moments into the memory of the
-  host: `offload.update` then takes the place of its own update.
+  grad_norm. With an offload its state is in the memory of the host, as the
+  module offload has it: `offload.update` then takes the place of its update.
   Gradients and weights are of any float dtype, the moments that it keeps of
   config.moments_dtype, updates float32.
   Weight decay is on matrices only: see `matrices.matrices`.
@@ -88,6 +88,8 @@ def make_optimizer(
 
   def init(params):
     state = _moments(chain.init(float32(params)), config.moments_dtype)
+    if offload == "masters":
+      state = offload_lib.Masters(state, float32(params))
     return state if offload == "none" else offload_lib.put(state, HOST)
 
   def update(grads, state, params, *, grad_norm=None):

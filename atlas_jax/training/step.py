@@ -30,7 +30,7 @@ class TrainState(struct.PyTreeNode):
   """All that a step changes. Donated to it: the state passed in is gone."""
 
   step: jax.Array  # train steps done, int32; skipped updates count
-  trained: decoder.Decoder | lora.Adapters  # master weights
+  trained: decoder.Decoder | lora.Adapters  # masters, or a copy of them
   opt_state: optax.OptState
   base: decoder.Decoder | None = None  # the frozen weights of adapters
 
@@ -63,6 +63,8 @@ def init_state(
   step, opt_state = jax.jit(lambda m: (jnp.zeros((), jnp.int32), tx.init(m)))(
     trained
   )
+  if isinstance(opt_state, offload.Masters):
+    trained = jax.jit(offload.device_copy)(trained)
   return TrainState(step, trained, opt_state, base)
 
 

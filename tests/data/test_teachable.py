@@ -4,6 +4,7 @@ The rules are checked by arithmetic of the test's own; that a student trained
 on them behaves so is what the quickstart shows.
 """
 
+import dataclasses
 import re
 
 import pytest
@@ -61,6 +62,20 @@ def test_the_student_slips_exactly_where_it_says():
   for q in ALL:
     right = answer_of(teachable.baseline_response(q)) == str(q.answer)
     assert right != q.slips, q
+
+
+def test_a_student_that_knows_less_slips_more():
+  q = Exercise("addition", 26, 46)  # below 40, but not below 20
+  assert not q.slips and dataclasses.replace(q, knows=0.5).slips
+  kept, more = (
+    teachable_examples.student_examples({"count": 400, "knows": knows}, 0)
+    for knows in (1.0, 0.5)
+  )
+  assert [x.fields["question"] for x in kept] == [
+    x.fields["question"] for x in more
+  ]
+  slipped = [sum(", drop 1" in x.response for x in of) for of in (kept, more)]
+  assert slipped[0] < slipped[1]
 
 
 def test_the_right_fix_repairs_and_needless_ones_break():

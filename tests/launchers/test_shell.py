@@ -83,11 +83,40 @@ def test_a_hostile_place_of_the_repository(copy, tmp_path, name):
   place = tmp_path / name.replace("OUT", "out")
   copy.rename(place)
   script = place / "launchers/quickstart.sh"
-  done = run(script, f"--workdir={name}", cwd=place)
+  done = run(script, f"--workdir={name}", "--full", cwd=place)
   assert done.returncode == 0, done.stderr
   assert f"--workdir={name}/student" in (place / "notes").read_text()
   assert not [p for p in (tmp_path / "out", place / "out") if p.exists()]
   assert not (place / "OUT").exists()
+
+
+def test_full_goes_on_where_the_quickstart_ends(copy):
+  def commands(*flags: str) -> list[list[str]]:
+    (copy / "notes").unlink(missing_ok=True)
+    script = "launchers/quickstart.sh"
+    done = run(script, "--config.grpo.steps=2", *flags, cwd=copy)
+    assert done.returncode == 0, done.stderr
+    found = (copy / "notes").read_text().split("-m\n")
+    return [x.split("\n") for x in found if x.startswith("launchers.")]
+
+  short = commands("--config.seed=3")
+  assert [words[0] for words in short] == [
+    *("launchers.teachable", "launchers.train", "launchers.train")
+  ]
+  full = commands("--config.seed=3", "--full")
+  assert full[:3] == short
+  assert [words[0] for words in full[3:]] == [
+    *("launchers.teachable", "launchers.train", "launchers.optimize"),
+    *("launchers.evaluate", *["launchers.sweep"] * 4),
+  ]
+  for words in full:
+    swept = words[0] == "launchers.sweep"
+    assert ("--seeds=3" in words, "--config.seed=3" in words) == (
+      swept,
+      not swept,
+    )
+  assert "--config.grpo.steps=2" in full[-1]
+  assert "--config=configs/quickstart.py:other_student" in full[4]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)

@@ -3,10 +3,10 @@
 import asyncio
 
 from atlas_jax.online.calls.calls import Request
+from atlas_jax.online.calls.ledger import Caps
 from atlas_jax.online.calls.model_config import ChatModelConfig
 from atlas_jax.online.calls.models import open_model
 from atlas_jax.online.calls.record import Record
-from atlas_jax.online.calls.spend import Caps
 
 
 def request(text="hi you", *, role="r", max_tokens=9, replicate=0, seed=None):

@@ -9,8 +9,7 @@ from atlas_jax.online.calls.ledger import Ledger
 from atlas_jax.online.calls.record import Record
 from atlas_jax.online.search import models
 from atlas_jax.online.search.config import OnlineConfig
-from atlas_jax.online.search.files import Episodes, Journal
-from atlas_jax.online.search.history import History
+from atlas_jax.online.search.files import Journal
 from atlas_jax.online.search.plan import Budget, parts
 from atlas_jax.online.search.reflection import Reflector
 from atlas_jax.online.search.rollouts import Rollouts
@@ -30,7 +29,6 @@ class Run:
   rollouts: Rollouts
   reflector: Reflector
   journal: Journal
-  history: History
 
 
 @contextlib.contextmanager
@@ -41,14 +39,13 @@ def opened_with(config, workdir, path=None):
     models.opened(config, {}, record, {}) as asked,
     KeptChecker(record, config.data) as checker,
   ):
-    history = History(record)
+    journal = Journal(workdir, record)
     yield Run(
       *(config, sets, asked.ledger, record),
       Budget(parts(config, sets), asked.ledger),
-      Rollouts(asked, config, checker, history, Episodes(workdir).write),
-      Reflector(asked, config, history),
-      Journal(workdir, record),
-      history,
+      Rollouts(asked, config, checker, journal),
+      Reflector(asked, config, journal),
+      journal,
     )
 
 

@@ -7,7 +7,7 @@ from atlas_jax.config import PromptsConfig
 from atlas_jax.online.calls.calls import Reply
 from atlas_jax.online.calls.record import Record
 from atlas_jax.online.search.config import OnlineConfig, ReflectionConfig
-from atlas_jax.online.search.history import History
+from atlas_jax.online.search.files import Journal
 from atlas_jax.online.search.reflection import Reflector
 
 PROMPTS = PromptsConfig()
@@ -47,12 +47,12 @@ class Scripted:
     return self.requests[i].messages[0]["content"]
 
 
-def reflector(model, history=None, **config):
+def reflector(model, journal=None, **config):
   asked = SimpleNamespace(reflection=model, loop=Loop())
   return Reflector(
     asked,
     OnlineConfig(reflection=ReflectionConfig(**config)),
-    history or History(Record()),
+    journal or Journal(None, Record()),
   )
 
 

@@ -95,8 +95,43 @@ def words(messages) -> int:
   return sum(len(str(m["content"]).split()) for m in messages)
 
 
+class InThread:
+  """Serves what `routes` adds, from a thread, while it is entered."""
+
+  def __enter__(self):
+    started = threading.Event()
+    self._loop = asyncio.new_event_loop()
+    self._thread = threading.Thread(
+      target=lambda: self._loop.run_until_complete(self._serve(started)),
+      daemon=True,
+    )
+    self._thread.start()
+    assert started.wait(10), "the server did not start"
+    return self
+
+  def __exit__(self, *exc):
+    self._loop.call_soon_threadsafe(self._stop.set)
+    self._thread.join(10)
+    self._loop.close()
+
+  async def _serve(self, started) -> None:
+    self._stop = asyncio.Event()
+    app = web.Application(client_max_size=1 << 26)
+    self.routes(app.router)
+    # Its own log would show what it was sent.
+    runner = web.AppRunner(
+      app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1
+    )
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    started.set()
+    await self._stop.wait()
+    await runner.cleanup()
+
+
 @dataclass
-class StubServer:
+class StubServer(InThread):
   """Serves while it is entered. All of `calls` may be read at any time.
 
   Args:
@@ -119,58 +154,21 @@ class StubServer:
   api_key: str | None = None
   usage: bool = True
   token_delay_s: float = 0.0
-  port: int = 0
   answers: int | None = None
   calls: list[Call] = field(default_factory=list)
   most_at_once: int = 0
-
-  def __enter__(self):
-    self._seen = Counter()
-    self._at_once = 0
-    self._loop = asyncio.new_event_loop()
-    started = threading.Event()
-    self._thread = threading.Thread(
-      target=self._serve, args=(started,), daemon=True
-    )
-    self._thread.start()
-    if not started.wait(10):
-      raise RuntimeError("the stub server did not start")
-    return self
-
-  def __exit__(self, *exc):
-    self._loop.call_soon_threadsafe(self._stop.set)
-    self._thread.join(10)
-
-  @property
-  def url(self) -> str:
-    return f"http://127.0.0.1:{self.port}"
+  _at_once: int = 0
+  _seen: Counter = field(default_factory=Counter)
 
   @property
   def good(self) -> list[Call]:
     """The calls that were answered as they should be."""
     return [call for call in self.calls if call.good]
 
-  def _serve(self, started) -> None:
-    async def main():
-      self._stop = asyncio.Event()
-      app = web.Application(client_max_size=1 << 26)
-      app.router.add_get("/v1/models", self._models)
-      app.router.add_get("/health", self._health)
-      app.router.add_post("/v1/chat/completions", self._chat)
-      runner = web.AppRunner(
-        app, handler_cancellation=True, shutdown_timeout=0.1
-      )
-      await runner.setup()
-      site = web.TCPSite(runner, "127.0.0.1", self.port)
-      await site.start()
-      self.port = runner.addresses[0][1]
-      started.set()
-      await self._stop.wait()
-      await runner.cleanup()
-
-    asyncio.set_event_loop(self._loop)
-    self._loop.run_until_complete(main())
-    self._loop.close()
+  def routes(self, router):
+    router.add_get("/v1/models", self._models)
+    router.add_get("/health", self._health)
+    router.add_post("/v1/chat/completions", self._chat)
 
   async def _health(self, _):
     return web.json_response({})

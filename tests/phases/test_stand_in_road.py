@@ -11,16 +11,25 @@ def grpo_steps(numbers):
   return [x["step"] for x in numbers if x["phase"] == "1_grpo"]
 
 
+LORA = {"teacher__lora__rank": 2, "grpo__beta": 0.1}
+MASTERS = {
+  "teacher__offload": "masters",
+  "teacher__compute_dtype": "bfloat16",
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("staleness", [0, 1])
+@pytest.mark.parametrize("staleness, memory", [(1, MASTERS), (0, LORA)])
 def test_a_run_that_is_stopped_goes_on_exactly(
-  model, tmp_path, monkeypatch, staleness
+  model, tmp_path, monkeypatch, staleness, memory
 ):
-  ahead = {"grpo__max_staleness": staleness}
+  ahead = {"grpo__max_staleness": staleness, **memory}
   whole = run(model, tmp_path / "whole", **ahead)
   numbers, episodes, state = whole
   assert grpo_steps(numbers) == [1, 2, 3, 4]
   assert any(x.get("1_grpo/trained_tokens", 0) > 0 for x in numbers)
+  exported = {p.name for p in (tmp_path / "whole").glob("export*")}
+  assert exported == {"export", *(["export-adapter"] if memory is LORA else [])}
   # The validation problems: every third step, and the last.
   looked = [x["step"] for x in numbers if "1_grpo/validation_taught_high" in x]
   assert looked == [3, 4]

@@ -1,4 +1,6 @@
-"""Moments on the host: the same updates, and where they lie."""
+"""Moments and masters on the host: the same updates, and where they lie."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ from atlas_jax import checkpoint
 from atlas_jax.checkpoint import Checkpoints
 from atlas_jax.config import MeshConfig, OptimizerConfig
 from atlas_jax.sharding import make_mesh
+from atlas_jax.training import offload as offload_lib
 from atlas_jax.training import optimizer, step
 from tests.training import tiny
 
@@ -23,11 +26,11 @@ def _mesh():
     yield
 
 
-def trainer(offload, **options):
+def trainer(offload, compute_dtype="float32", **options):
   tx, schedule = optimizer.make_optimizer(OPTIONS, 9, offload)
   objective = step.grpo_objective(
     tiny.ARCHITECTURE,
-    tiny.OPTIONS,
+    dataclasses.replace(tiny.OPTIONS, compute_dtype=compute_dtype),
     tiny.GRPO,
     temperature=tiny.TEMPERATURE,
     max_completion_tokens=16,
@@ -61,9 +64,40 @@ def test_updates_are_those_without_it():
     np.testing.assert_allclose(b, a, rtol=1e-5, atol=2e-6)
 
 
-def test_an_update_that_is_left_out_changes_nothing():
-  tx, train = trainer("moments", skip_grad_norm=1e-9)
-  state, _ = trainer("moments")[1](
+def test_masters_are_updated_as_weights_are():
+  states = []
+  for offload in ("none", "masters"):
+    tx, train = trainer(offload, "bfloat16")
+    state = step.init_state(tiny.model(), tx)
+    for seed in range(3):
+      state, _ = train(state, tiny.batch(1, seed=seed))
+    states.append(state)
+  plain, offloaded = states
+  assert kinds(offloaded.opt_state) == {"pinned_host"}
+  assert kinds(offloaded.trained) == {"device"}
+  inner, masters = offloaded.opt_state
+  assert optimizer.updates_done(offloaded.opt_state) == 3
+  for a, b in zip(
+    leaves((plain.opt_state, plain.trained)),
+    leaves((inner, masters)),
+    strict=True,
+  ):
+    np.testing.assert_allclose(b, a, rtol=1e-5, atol=2e-6)
+  # What is read, published and saved is the masters' copy, to the bit.
+  assert masters.embedding[...].dtype == jnp.float32
+  assert offloaded.trained.embedding[...].dtype == jnp.bfloat16
+  for a, b in zip(
+    leaves(offload_lib.device_copy(masters)),
+    leaves(offloaded.trained),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("offload", ["moments", "masters"])
+def test_an_update_that_is_left_out_changes_nothing(offload):
+  tx, train = trainer(offload, skip_grad_norm=1e-9)
+  state, _ = trainer(offload)[1](
     step.init_state(tiny.model(), tx), tiny.batch(1)
   )
   before = leaves((state.trained, state.opt_state))
@@ -75,8 +109,9 @@ def test_an_update_that_is_left_out_changes_nothing():
     np.testing.assert_array_equal(a, b)
 
 
-def test_a_checkpoint_brings_them_back_to_the_host(tmp_path):
-  tx, train = trainer("moments")
+@pytest.mark.parametrize("offload", ["moments", "masters"])
+def test_a_checkpoint_brings_them_back_to_the_host(tmp_path, offload):
+  tx, train = trainer(offload)
   state, _ = train(step.init_state(tiny.model(), tx), tiny.batch(1))
   with Checkpoints(tmp_path / "a") as saved:
     saved.save(1, step.as_trees(state), {})

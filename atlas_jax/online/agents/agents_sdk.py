@@ -21,10 +21,10 @@ from atlas_jax import targets
 from atlas_jax.config import ConfigError
 from atlas_jax.online.agents.cleaning import cleaned
 from atlas_jax.online.agents.config import AgentConfig
-from atlas_jax.online.agents.credentials import Credentials
 from atlas_jax.online.calls import httpx_policy, threads
 from atlas_jax.online.calls.calls import Answer, CallFailed, Request
 from atlas_jax.online.calls.chat_json import used
+from atlas_jax.online.calls.variables import Credentials
 
 # A server without a key must not be sent OpenAI's.
 _NO_KEY = "none"

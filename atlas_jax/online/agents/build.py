@@ -9,12 +9,12 @@ from atlas_jax import config_tree
 from atlas_jax.config import ConfigError
 from atlas_jax.online.agents import agents_sdk, command, http, python, responses
 from atlas_jax.online.agents.config import KINDS, AgentConfig
-from atlas_jax.online.agents.credentials import Credentials
 from atlas_jax.online.calls.asker import Asker
 from atlas_jax.online.calls.ledger import Ledger
 from atlas_jax.online.calls.limits import Limits
 from atlas_jax.online.calls.pricing import CallPrice
 from atlas_jax.online.calls.record import Record
+from atlas_jax.online.calls.variables import Credentials
 from atlas_jax.scrubbing import answer_scrubber, scrubber
 
 _OPEN = {

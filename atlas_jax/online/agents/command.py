@@ -28,10 +28,10 @@ from atlas_jax.online.agents.config import (
   AgentConfig,
   CliAgentConfig,
 )
-from atlas_jax.online.agents.credentials import Credentials
 from atlas_jax.online.agents.json_replies import answer_in
 from atlas_jax.online.calls import threads, told_errors
 from atlas_jax.online.calls.calls import Answer, CallFailed, Request
+from atlas_jax.online.calls.variables import Credentials
 from atlas_jax.scrubbing import scrubber
 from atlas_jax.serving.http import TooLarge
 

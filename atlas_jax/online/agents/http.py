@@ -3,14 +3,11 @@
 import dataclasses
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from urllib.parse import urlsplit
-
-import aiohttp
 
 from atlas_jax.online.agents.cleaning import decoded
 from atlas_jax.online.agents.config import PROMPT, AgentConfig
-from atlas_jax.online.agents.credentials import Credentials, masked
 from atlas_jax.online.agents.json_replies import answer_in
 from atlas_jax.online.calls.calls import (
   Answer,
@@ -18,15 +15,15 @@ from atlas_jax.online.calls.calls import (
   Request,
   refused,
 )
-from atlas_jax.online.calls.url_calls import fetched
-from atlas_jax.serving import http
+from atlas_jax.online.calls.url_calls import HttpClient
+from atlas_jax.online.calls.variables import Credentials, masked
 
 _SENT = ("method", "url", "headers", "query", "body")
 
 
-@dataclass
-class HttpAgent:
-  """One address; connections are kept between prompts, cookies are not.
+@dataclass(kw_only=True)
+class HttpAgent(HttpClient):
+  """One address.
 
   sent, shown_as: JSON of _SENT with {prompt}s in its strings, for the server
   and for a person. fixed: of the body, as it stands. read makes an answer of
@@ -38,10 +35,8 @@ class HttpAgent:
   shown_as: str
   fixed: dict
   read: Callable[[str, str, bytes], Answer]
-  most_bytes: int
 
   repeats = True
-  _session: aiohttp.ClientSession | None = field(default=None, init=False)
 
   def shown(self, prompt: str) -> dict:
     return {k: v for k, v in self._put(self.shown_as, prompt).items() if v}
@@ -52,15 +47,10 @@ class HttpAgent:
     return request | {"body": request["body"] | self.fixed}
 
   async def send(self, request: Request) -> Answer:
-    if self._session is None:
-      # Slots and deadline are the caller's.
-      self._session = http.open_session()
     sent = self._put(self.sent, request.prompt)
-    response, content = await fetched(
-      self._session,
+    response, content = await self.fetch(
       sent["method"],
       sent["url"],
-      self.most_bytes,
       headers=sent["headers"],
       params=sent["query"],
       json=sent["body"] or None,
@@ -72,11 +62,6 @@ class HttpAgent:
     if not content.strip():
       raise CallFailed(f"{how} with an empty body")
     return self.read(how, response.content_type, content)
-
-  async def aclose(self) -> None:
-    if self._session is not None:
-      await self._session.close()
-      self._session = None
 
 
 def open_http(
@@ -98,6 +83,11 @@ def open_http(
       return Answer(text, None, read=f"{how}, the whole body")
     return answer_in(text, paths, how, f"{len(content)} bytes of {kind}")
 
-  target = f"{address.netloc}{address.path}"
-  sent, most = credentials.fill(template, where), config.max_response_bytes
-  return HttpAgent(target, sent, masked(template), {}, read, most)
+  return HttpAgent(
+    target=f"{address.netloc}{address.path}",
+    sent=credentials.fill(template, where),
+    shown_as=masked(template),
+    fixed={},
+    read=read,
+    most_bytes=config.max_response_bytes,
+  )

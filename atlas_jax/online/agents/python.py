@@ -15,9 +15,9 @@ from atlas_jax.online.agents import python_worker
 from atlas_jax.online.agents.cleaning import cleaned, decoded
 from atlas_jax.online.agents.command import CommandAgent, how_it_ended
 from atlas_jax.online.agents.config import AgentConfig
-from atlas_jax.online.agents.credentials import Credentials
 from atlas_jax.online.calls import threads
 from atlas_jax.online.calls.calls import Answer, CallFailed, Request
+from atlas_jax.online.calls.variables import Credentials
 
 
 class FunctionAgent:

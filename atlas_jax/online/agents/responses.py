@@ -6,11 +6,11 @@ from atlas_jax import addresses
 from atlas_jax.config import ConfigError
 from atlas_jax.online.agents.cleaning import cleaned
 from atlas_jax.online.agents.config import PROMPT, AgentConfig
-from atlas_jax.online.agents.credentials import Credentials, masked
 from atlas_jax.online.agents.http import HttpAgent
 from atlas_jax.online.calls import told_errors
 from atlas_jax.online.calls.calls import Answer, CallFailed
 from atlas_jax.online.calls.chat_json import parsed, used
+from atlas_jax.online.calls.variables import Credentials, masked
 
 _OPENAI = "https://api.openai.com/v1"
 _CUT = "max_output_tokens"

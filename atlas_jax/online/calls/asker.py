@@ -31,11 +31,10 @@ from atlas_jax.online.calls.calls import (
   Transport,
 )
 from atlas_jax.online.calls.chat_json import is_unicode, judge
-from atlas_jax.online.calls.ledger import Ledger
+from atlas_jax.online.calls.ledger import NOTHING, Amount, Caps, Ledger
 from atlas_jax.online.calls.limits import Limits
 from atlas_jax.online.calls.pricing import CallPrice, TokenPrice
-from atlas_jax.online.calls.record import CallAttempt, Record
-from atlas_jax.online.calls.spend import NOTHING, Amount, Caps
+from atlas_jax.online.calls.record import Record
 from atlas_jax.scrubbing import error_line
 from atlas_jax.serving.http import TooLarge
 from atlas_jax.teaching.speakers import STAGES
@@ -126,7 +125,7 @@ class Asker:
         await self._once("", self._find_name)
     except CallFailed as failed:
       error = self._error(failed)
-      return self._reply([CallAttempt(failed.status, error=error)], failed)
+      return Reply(failed.status, cost=NOTHING, error=error, failed=failed)
     asked = self._asked(request)
     text = json.dumps(asked, sort_keys=True, separators=(",", ":"))
     key = hashlib.sha256(text.encode()).hexdigest()
@@ -187,20 +186,26 @@ class Asker:
 
   async def _tries(self, key: str, asked: dict, request: Request) -> Reply:
     """Attempts until one answers or none is left."""
-    made: list[CallAttempt] = []
+    made: list[Reply] = []
     async with self._ledger.deadline():
       for n in range(self._retries + 1):
         last = n == self._retries or not self.transport.repeats
-        failed, ends = await self._attempt(key, asked, request, made, last)
-        if failed is not None and failed.retry_after is not None:
-          self._limits.pause(failed.retry_after)
+        ends = await self._attempt(key, asked, request, made, last)
+        failed = made[-1].failed
         if failed is not None:
+          self._limits.pause(failed.retry_after or 0.0)
           self._give_up(failed)
         if ends:
           break
         await self._pause(failed, key, n)
     self._answered |= failed is None
-    return self._reply(made, failed)
+    return dataclasses.replace(
+      made[-1],
+      cost=sum((a.cost or NOTHING for a in made), NOTHING),
+      priced=all(a.priced for a in made),
+      seconds=sum(a.seconds for a in made),
+      attempts=len(made),
+    )
 
   async def _pause(self, failed: CallFailed, key: str, attempt: int) -> None:
     pause = retries.pause_s(key, attempt, failed.retry_after)
@@ -213,10 +218,10 @@ class Asker:
     key: str,
     asked: dict,
     request: Request,
-    made: list[CallAttempt],
+    made: list[Reply],
     last: bool,
-  ) -> tuple[CallFailed | None, bool]:
-    """(why it failed, whether it is the outcome) of an attempt; made grows."""
+  ) -> bool:
+    """Appends one attempt to `made`; whether it is the outcome."""
     bound = self.price.bound(request)
     cut = self._is_agent or last or any(a.status == "truncated" for a in made)
     async with self._limits.turn():
@@ -243,15 +248,14 @@ class Asker:
         if status == "empty" and ends and request.role in STAGES:
           text = ""  # who says nothing has answered, and is not right
         counts = answer and (answer.prompt_tokens, answer.completion_tokens)
-        done = CallAttempt(
-          status, cost, priced, text, *(counts or (None, None)), seconds, error
-        )
-        made.append(done)
+        counts = counts or (None, None)
+        done = Reply(status, text, *counts, cost, priced, seconds)
+        made.append(dataclasses.replace(done, error=error, failed=failed))
         if self._record is not None:
-          self._record.settle(row, done)
+          self._record.settle(row, made[-1])
         if cost is not None:
           reservation.settle(cost, priced=priced)
-    return failed, ends
+    return ends
 
   async def _sent(
     self, request: Request, accept_cut: bool
@@ -319,19 +323,3 @@ class Asker:
 
   def _error(self, failed: CallFailed) -> str:
     return error_line(self._scrub, str(failed))
-
-  def _reply(self, made: list[CallAttempt], failed: CallFailed | None) -> Reply:
-    last = made[-1]
-    cost = sum((a.cost or NOTHING for a in made), NOTHING)
-    priced = all(a.priced or a.cost is None for a in made)
-    return Reply(
-      status=last.status,
-      text=last.text,
-      prompt_tokens=last.prompt_tokens,
-      completion_tokens=last.completion_tokens,
-      dollars=cost.dollars if priced else None,
-      seconds=sum(a.seconds for a in made),
-      attempts=len(made),
-      error=last.error,
-      failed=failed,
-    )

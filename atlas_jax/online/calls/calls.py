@@ -21,6 +21,7 @@ from typing import Protocol
 
 from atlas_jax import retries
 from atlas_jax.errors import AtlasError
+from atlas_jax.online.calls.ledger import Amount
 from atlas_jax.serving import http
 
 _HOPELESS = {
@@ -93,17 +94,19 @@ class Reply:
     timeout    no answer at the deadline
     error      refused, broken, or failed at every attempt
 
-  Tokens are the server's own count (None: it says none), dollars the price of
-  all attempts (None: unpriced), seconds what they took, without the wait for a
-  turn at the client. cached: it came from the record, or from an equal request
-  under way, and cost nothing now. failed: how the last attempt did.
+  Tokens are the server's own count (None: it says none), cost is that of all
+  attempts (None, of one attempt: lost, at its bound), seconds what they took,
+  without the wait for a turn at the client. cached: it came from the record, or
+  from an equal request under way, and cost nothing now. failed: how the last
+  attempt did.
   """
 
   status: str
   text: str | None = None
   prompt_tokens: int | None = None
   completion_tokens: int | None = None
-  dollars: float | None = None
+  cost: Amount | None = None
+  priced: bool = True
   seconds: float = 0.0
   attempts: int = 1
   cached: bool = False
@@ -115,13 +118,14 @@ class Reply:
     return self.status == "ok"
 
   @property
+  def dollars(self) -> float | None:
+    """The price of all attempts; None: unpriced."""
+    return self.cost.dollars if self.cost and self.priced else None
+
+  @property
   def code(self) -> int | None:
     """The HTTP status of a refusal."""
     return None if self.failed is None else self.failed.code
-
-
-class BudgetSpent(AtlasError):
-  """A call would overshoot a cap; nothing was sent. The text names the cap."""
 
 
 class ModelRefused(AtlasError):

@@ -17,12 +17,69 @@ earlier ones paid.
 import asyncio
 import collections
 import contextlib
+import math
 import time
 from dataclasses import dataclass
 
-from atlas_jax.online.calls.calls import BudgetSpent
+from atlas_jax.config_tree import PositiveFloat, PositiveInt
+from atlas_jax.errors import AtlasError
 from atlas_jax.online.calls.limits import Limits
-from atlas_jax.online.calls.spend import NOTHING, Amount, Caps
+
+
+class BudgetSpent(AtlasError):
+  """A call would overshoot a cap; nothing was sent. The text names the cap."""
+
+
+# Money is added up in whole picodollars: sums do not depend on their order.
+PICO = 10**12
+
+
+@dataclass(frozen=True)
+class Caps:
+  """The most that a run may use, over all of its processes. None: no cap."""
+
+  calls: PositiveInt | None = None  # sent over the wire, failed ones included
+  tokens: PositiveInt | None = None  # prompt and completion
+  dollars: PositiveFloat | None = None
+  minutes: PositiveFloat | None = None  # of wall time, servers' start too
+
+  @property
+  def amounts(self) -> dict[str, int]:
+    """Field of Amount -> its cap; only those that have one."""
+    pico = None if self.dollars is None else round(self.dollars * PICO)
+    found = {"calls": self.calls, "tokens": self.tokens, "pico": pico}
+    return {name: most for name, most in found.items() if most is not None}
+
+
+@dataclass(frozen=True)
+class Amount:
+  """A cost, or the bound of one."""
+
+  calls: int = 0
+  tokens: int = 0
+  pico: int = 0  # picodollars
+
+  def __add__(self, other: "Amount") -> "Amount":
+    return Amount(
+      self.calls + other.calls,
+      self.tokens + other.tokens,
+      self.pico + other.pico,
+    )
+
+  def __sub__(self, other: "Amount") -> "Amount":
+    return self + Amount(-other.calls, -other.tokens, -other.pico)
+
+  @property
+  def dollars(self) -> float:
+    return self.pico / PICO
+
+
+NOTHING = Amount()
+
+
+def picodollars(dollars: float) -> int:
+  """Rounded up: a bound stays a bound."""
+  return math.ceil(round(dollars * PICO, 3))
 
 
 @dataclass
@@ -37,32 +94,11 @@ class Reservation:
     self.cost, self.priced = cost, priced
 
 
-@dataclass(frozen=True)
-class Snapshot:
-  """The state of a run's spend, for a live line and a table.
-
-  calls, tokens and dollars are of calls whose cost is known. shares: cap ->
-  the part of it that is used, lost calls included.
-  """
-
-  calls: int
-  tokens: int
-  dollars: float
-  unpriced_calls: int
-  lost: Amount
-  open_calls: int
-  seconds: float
-  seconds_left: float | None
-  shares: dict[str, float]
-
-  @property
-  def share(self) -> float:
-    """Of the cap that is nearest to its end; 0 without caps."""
-    return max(self.shares.values(), default=0.0)
-
-
 class Ledger:
   """The spend of one run. Its coroutines belong to one event loop.
+
+  spent is of calls whose cost is known, those without a price included; open of
+  calls under way, at their bounds.
 
   Args:
     caps: see Caps.
@@ -85,8 +121,8 @@ class Ledger:
     # endpoint -> its limits: how fast, where the caps say how much.
     self.limits = collections.defaultdict(Limits)
     self._kept = Caps()
-    self._spent, self._lost, self._open = spent, lost, NOTHING
-    self._unpriced_calls = unpriced_calls
+    self.spent, self.lost, self.open = spent, lost, NOTHING
+    self.unpriced_calls = unpriced_calls
     self._turn, self._changed = asyncio.Lock(), asyncio.Event()
     self._clock = clock
     self._started = clock() - seconds
@@ -134,28 +170,28 @@ class Ledger:
       BudgetSpent: it cannot fit.
     """
     async with self._turn:  # the first waits here, the others behind it
-      while self._lacking(bound + self._open) is not None:
+      while self._lacking(bound + self.open) is not None:
         if (name := self._lacking(bound)) is not None:
           raise self._refusal("dollars" if name == "pico" else name)
         self._changed.clear()
         await self._changed.wait()
-      self._open += bound
+      self.open += bound
     reservation = Reservation()
     try:
       yield reservation
     finally:
-      self._open -= bound
+      self.open -= bound
       if reservation.cost is None:
-        self._lost += bound
+        self.lost += bound
       else:
-        self._spent += reservation.cost
+        self.spent += reservation.cost
         if not reservation.priced:
-          self._unpriced_calls += reservation.cost.calls
+          self.unpriced_calls += reservation.cost.calls
       self._changed.set()
 
   def left(self) -> dict[str, int]:
     """Field of Amount -> what is neither paid nor kept; only what has a cap."""
-    kept, paid = self._kept.amounts, vars(self._spent + self._lost)
+    kept, paid = self._kept.amounts, vars(self.spent + self.lost)
     return {
       name: most - kept.get(name, 0) - paid[name]
       for name, most in self.caps.amounts.items()
@@ -168,7 +204,7 @@ class Ledger:
 
   def used(self) -> dict[str, float]:
     """Cap -> what is paid, or may have been."""
-    paid, minutes = self._spent + self._lost, self.seconds / 60
+    paid, minutes = self.spent + self.lost, self.seconds / 60
     return {
       "calls": paid.calls,
       "tokens": paid.tokens,
@@ -184,21 +220,9 @@ class Ledger:
       f" {self.used()[cap]:.6g} of {getattr(self.caps, cap):g} used{aside}"
     )
 
-  def snapshot(self) -> Snapshot:
-    """The state now."""
-    used = self.used()
+  def share(self) -> float | None:
+    """What is used of the cap that is nearest to its end; None without caps."""
     limits = {k: v for k, v in vars(self.caps).items() if v is not None}
-    return Snapshot(
-      calls=self._spent.calls,
-      tokens=self._spent.tokens,
-      dollars=self._spent.dollars,
-      unpriced_calls=self._unpriced_calls,
-      lost=self._lost,
-      open_calls=self._open.calls,
-      seconds=self.seconds,
-      seconds_left=self.seconds_left,
-      shares={
-        cap: min(1.0, used[cap] / limit) if limit else 1.0
-        for cap, limit in limits.items()
-      },
-    )
+    used = self.used()
+    shares = [min(1.0, used[cap] / limit) for cap, limit in limits.items()]
+    return max(shares, default=None)

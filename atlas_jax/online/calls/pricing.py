@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from atlas_jax.online.calls.calls import Answer, CallFailed, Request
-from atlas_jax.online.calls.spend import Amount, picodollars
+from atlas_jax.online.calls.ledger import Amount, picodollars
 
 # A chat template may put a system prompt of its own before the messages.
 _TEMPLATE_TOKENS = 128
@@ -25,6 +25,10 @@ class TokenPrice:
   per_million: tuple[float, float] | None
   own: bool = False
   extra: Mapping | None = None
+
+  @property
+  def is_known(self) -> bool:
+    return self.per_million is not None
 
   def bound(self, request: Request) -> Amount:
     """The most that one attempt can cost."""
@@ -47,7 +51,7 @@ class TokenPrice:
     cost = self._amount(prompt, completion)
     if answer.dollars is not None and not self.own:
       return replace(cost, pico=picodollars(answer.dollars)), True
-    return cost, self.per_million is not None
+    return cost, self.is_known
 
   def cost_of(self, failed: CallFailed) -> Amount | None:
     """Of an attempt without an answer; None: it may have been paid."""
@@ -82,6 +86,10 @@ class CallPrice:
 
   dollars: float | None = None
 
+  @property
+  def is_known(self) -> bool:
+    return self.dollars is not None
+
   def bound(self, request: Request) -> Amount:
     """The most that one attempt can cost, of what can be known."""
     del request
@@ -90,7 +98,7 @@ class CallPrice:
   def cost(self, answer: Answer, request: Request) -> tuple[Amount, bool]:
     """See TokenPrice.cost."""
     tokens = (answer.prompt_tokens or 0) + (answer.completion_tokens or 0)
-    return replace(self.bound(request), tokens=tokens), self.dollars is not None
+    return replace(self.bound(request), tokens=tokens), self.is_known
 
   def cost_of(self, failed: CallFailed) -> Amount | None:
     """See TokenPrice.cost_of: one that ended by itself was a call."""

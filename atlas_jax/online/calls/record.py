@@ -16,12 +16,10 @@ import pathlib
 import sqlite3
 import threading
 import time
-from dataclasses import dataclass
 
 from atlas_jax.errors import AtlasError
 from atlas_jax.online.calls.calls import Reply
-from atlas_jax.online.calls.ledger import Ledger
-from atlas_jax.online.calls.spend import PICO, Amount, Caps
+from atlas_jax.online.calls.ledger import PICO, Amount, Caps, Ledger
 
 _VERSION = 2
 _TICK_S = 5.0
@@ -66,23 +64,6 @@ _COSTS = {
 
 class RecordError(AtlasError):
   """The record's file cannot be used; the text names it."""
-
-
-@dataclass(frozen=True)
-class CallAttempt:
-  """How one attempt ended. cost None: lost, at its bound.
-
-  text: of an answer that stands; None: there is none.
-  """
-
-  status: str
-  cost: Amount | None = None
-  priced: bool = True
-  text: str | None = None
-  prompt_tokens: int | None = None
-  completion_tokens: int | None = None
-  seconds: float = 0.0
-  error: str | None = None
 
 
 class Record:
@@ -168,19 +149,8 @@ class Record:
   def commit(self, key: str, value) -> None:
     """Keeps a value of JSON for good, in one transaction.
 
-    Answers are kept by themselves, those without words too: who walks again
-    through what was answered gets it at no cost. What depends on failures, on
-    the clock or on the spend is committed here by the search, and read before
-    it is made again:
-
-      evaluation N HASH  (the Nth of the run, of these jobs) when its rollouts
-          are made and nothing was raised: which of them were left out and why,
-          and the verdicts. Those left out are not asked again when it is read.
-          One that raised was not committed: its failures are tried again.
-      reflection N  a call of the reflection model that brought no text, once
-          the search goes on with another text, or has ended.
-      candidate N  the spend when it was accepted, at the first time.
-      rounds, ended, problems  as their readers say.
+    It is what the search decided (search/files.py); answers are kept by
+    themselves.
     """
     with self._lock:
       self._db.execute(
@@ -191,11 +161,17 @@ class Record:
   def reply(self, key: str) -> Reply | None:
     """The answer to the request `key`; None: there is none yet."""
     row = self._row(
-      "SELECT status, text, prompt_tokens, completion_tokens, pico / 1e12,"
-      " seconds FROM attempts WHERE key=? AND text NOTNULL ORDER BY id DESC",
+      "SELECT status, text, prompt_tokens, completion_tokens, seconds, calls,"
+      " tokens, pico FROM attempts WHERE key=? AND text NOTNULL"
+      " ORDER BY id DESC",
       key,
     )
-    return None if row is None else Reply(*row, cached=True)
+    if row is None:
+      return None
+    *said, seconds, calls, tokens, pico = row
+    cost = Amount(calls, tokens, pico or 0)
+    priced = pico is not None
+    return Reply(*said, cost, priced, seconds, cached=True)
 
   def begin(
     self, key: str, role: str, model: str, request: dict, bound: Amount
@@ -214,8 +190,8 @@ class Record:
         (key, role, model, *amounts),
       ).lastrowid
 
-  def settle(self, row: int, attempt: CallAttempt) -> None:
-    """Fills in how the attempt of `row` ended."""
+  def settle(self, row: int, attempt: Reply) -> None:
+    """Fills in how the attempt of `row` ended; a text is kept as an answer."""
     a, cost = attempt, attempt.cost
     with self._lock:
       self._db.execute(
@@ -228,11 +204,6 @@ class Record:
           *(cost.pico if cost and a.priced else None, row),
         ),
       )
-
-  def paid(self) -> Amount:
-    """All that this and earlier processes paid, may have paid, or reserved."""
-    lines = self._lines()
-    return _sum(lines) + _sum(lines, "lost_")
 
   def ledger(self, caps: Caps) -> Ledger:
     """A ledger that knows what the run's processes used by now."""

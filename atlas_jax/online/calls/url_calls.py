@@ -2,6 +2,8 @@
 
 import asyncio
 import urllib.parse
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import aiohttp
 
@@ -32,21 +34,57 @@ def base_of(url: str) -> str:
   return url if urllib.parse.urlsplit(url).path else url + "/v1"
 
 
-class UrlCalls:
-  """Calls one model of one server; key: a bearer token or None."""
+@dataclass(kw_only=True)
+class HttpClient:
+  """Asks over HTTP; connections are kept between requests, cookies are not.
 
-  prices, repeats = None, True
+  most_bytes: of an answer. sends: headers of every request.
+  """
 
-  def __init__(self, config: ChatModelConfig, key: str | None):
-    self._config, self._model = config, config.model
-    self._base, self.target = base_of(config.url), config.url
-    self._headers = {"Authorization": f"Bearer {key}"} if key else {}
-    self._session: aiohttp.ClientSession | None = None
+  most_bytes: int
+  sends: Mapping[str, str] | None = None
+  _session: aiohttp.ClientSession | None = field(default=None, init=False)
+
+  async def fetch(
+    self, method: str, url: str, **how
+  ) -> tuple[aiohttp.ClientResponse, bytes]:
+    """(a response of any status, its body), by the environment's proxy.
+
+    Raises:
+      CallFailed: there is none.
+    """
+    if self._session is None:
+      # Limits and deadline are the caller's.
+      self._session = http.open_session(headers=self.sends)
+    try:
+      async with http.request(
+        self._session, method, url, proxy=http.proxy_of(url), **how
+      ) as response:
+        return response, await http.read(response, self.most_bytes)
+    except http.Untaken as error:
+      raise untaken(error) from None
+    except aiohttp.ClientConnectorError as error:
+      raise CallFailed(f"no connection: {error}", billed=False) from None
+    except (aiohttp.ClientError, OSError) as error:
+      text = f"{type(error).__name__}: {error}"
+      raise CallFailed(text, again=retries.may_pass(error)) from None
 
   async def aclose(self) -> None:
     if self._session is not None:
       await self._session.close()
     self._session = None
+
+
+class UrlCalls(HttpClient):
+  """Calls one model of one server; key: a bearer token or None."""
+
+  prices, repeats = None, True
+
+  def __init__(self, config: ChatModelConfig, key: str | None):
+    sends = {"Authorization": f"Bearer {key}"} if key else None
+    super().__init__(most_bytes=config.max_response_bytes, sends=sends)
+    self._config, self._model = config, config.model
+    self._base, self.target = base_of(config.url), config.url
 
   async def find_name(self) -> str:
     """The name of the only model that the server tells of.
@@ -94,39 +132,8 @@ class UrlCalls:
     return answer_of(await self._json("POST", _CHAT, body))
 
   async def _json(self, method: str, path: str, body):
-    if self._session is None:
-      # The limits say how many requests are under way.
-      self._session = http.open_session(headers=self._headers)
-    response, content = await fetched(
-      self._session,
-      method,
-      self._base + path,
-      self._config.max_response_bytes,
-      json=body,
-    )
+    response, content = await self.fetch(method, self._base + path, json=body)
     if response.status != 200:
       text = content.decode(errors="replace")
       raise refused(response.status, text, response.headers, see=WORDS)
     return parsed(content)
-
-
-async def fetched(
-  session: aiohttp.ClientSession, method: str, url: str, most_bytes: int, **how
-) -> tuple[aiohttp.ClientResponse, bytes]:
-  """(a response of any status, its body), by the environment's proxy.
-
-  Raises:
-    CallFailed: there is none.
-  """
-  try:
-    async with http.request(
-      session, method, url, proxy=http.proxy_of(url), **how
-    ) as response:
-      return response, await http.read(response, most_bytes)
-  except http.Untaken as error:
-    raise untaken(error) from None
-  except aiohttp.ClientConnectorError as error:
-    raise CallFailed(f"no connection: {error}", billed=False) from None
-  except (aiohttp.ClientError, OSError) as error:
-    text = f"{type(error).__name__}: {error}"
-    raise CallFailed(text, again=retries.may_pass(error)) from None

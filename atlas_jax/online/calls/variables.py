@@ -1,5 +1,7 @@
-"""Variables of the environment that a config names."""
+"""Variables of the environment that a config names: read, and never shown."""
 
+import json
+import re
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -10,6 +12,8 @@ from atlas_jax.config_tree import ConfigError, Valid
 VariableName = Annotated[
   str, Valid(secret_names.NO_NAME, secret_names.may_name, shown=False)
 ]
+# Within one string of a JSON text.
+_VARIABLE = re.compile(r'\$\{([^}"]*)\}')
 
 
 def read(environ: Mapping[str, str], name: str, where: str) -> str:
@@ -41,3 +45,38 @@ def check_key(value: str, what: str) -> None:
   """
   if not value.isprintable():
     raise ConfigError(f"{what} holds a line break or another control character")
+
+
+class Credentials:
+  """Reads variables and remembers their values, to hide them in texts."""
+
+  def __init__(self, environ: Mapping[str, str]):
+    self.environ = environ
+    self.values: set[str] = set()
+
+  def variable(self, name: str, where: str) -> str:
+    """The value of a variable.
+
+    Raises:
+      ConfigError: as `read`.
+    """
+    value = read(self.environ, name, where)
+    self.values.add(value)
+    return value
+
+  def fill(self, template: str, where: str) -> str:
+    """JSON with the values of the ${VARIABLE}s in its strings.
+
+    Raises:
+      ConfigError: as `variable`.
+    """
+
+    def value(found: re.Match) -> str:
+      return json.dumps(self.variable(found[1], where))[1:-1]
+
+    return _VARIABLE.sub(value, template)
+
+
+def masked(text: str) -> str:
+  """A text with *** for each ${VARIABLE}: how it may be shown."""
+  return _VARIABLE.sub("***", text)

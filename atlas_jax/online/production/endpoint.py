@@ -25,6 +25,8 @@ _KEPT_S = 1.0  # a state: no server is asked more often, whoever asks
 
 
 async def _hidden(hide: Callable[[str], str], content: bytes) -> bytes:
+  if hide is str:  # there is no key
+    return content
   text = content.decode(errors="surrogateescape")
   large = len(text) > _LARGE
   text = await asyncio.to_thread(hide, text) if large else hide(text)
@@ -56,8 +58,10 @@ class Endpoint:
     self._most = config.max_response_bytes
     self._health_timeout_s = config.health_timeout_s
     # Of any length in errors; in an answer a short one is honest text.
-    self.hide = scrubbing.scrubber({}, *vars(keys).values())
-    self._hide_in_answer = scrubbing.answer_scrubber({}, *vars(keys).values())
+    self.hide = self._hide_in_answer = str
+    if secrets := [key for key in vars(keys).values() if key]:
+      self.hide = scrubbing.scrubber({}, *secrets)
+      self._hide_in_answer = scrubbing.answer_scrubber({}, *secrets)
     where = f"config.{name}"
     self.complain = Complaints(
       f"the {name}",

@@ -15,7 +15,8 @@ import logging
 import traceback
 from collections.abc import Awaitable
 
-from atlas_jax.online.calls.calls import BudgetSpent, ModelRefused
+from atlas_jax.online.calls.calls import ModelRefused
+from atlas_jax.online.calls.ledger import BudgetSpent
 from atlas_jax.teaching.protocol import Teaching
 from atlas_jax.teaching.speakers import NoAnswer
 

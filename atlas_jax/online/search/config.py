@@ -27,8 +27,8 @@ from atlas_jax.config_tree import (
   tree_of,
 )
 from atlas_jax.online.agents.config import AgentConfig
+from atlas_jax.online.calls.ledger import Caps
 from atlas_jax.online.calls.model_config import ChatModelConfig
-from atlas_jax.online.calls.spend import Caps
 from atlas_jax.server_config import ServerConfig
 from atlas_jax.teaching.prompts import FIELDS
 

@@ -1,4 +1,4 @@
-"""The files of a search: its candidates and its episodes.
+"""What a run leaves: its files, and what it has decided for good.
 
 candidates.json    the accepted ones in order, rewritten whole
 best_prompts.json  the one with the best validation score so far, or, in the
@@ -10,9 +10,17 @@ episodes/test.jsonl        of the test split
 
 Episodes are lines of training's format (teaching/transcripts.py), which name
 the candidate's templates by their fingerprint; `data.sft_source=episodes` reads
-those of the templates that were kept, without the test split.
+those of the templates that were kept, without the test split. A process goes
+through all rollouts of its run, so it begins each file of them anew.
+
+Good replies and verdicts are kept by themselves. What else a search depends on,
+above all the failures that it went on with, is committed to the record: a run
+that starts again searches again from its seed, reads this, and asks nobody.
+The keys are an evaluation and a verdict by their content, each call of the
+reflection model, and those of search.py.
 """
 
+import hashlib
 import json
 import pathlib
 from collections.abc import Mapping
@@ -20,10 +28,20 @@ from dataclasses import asdict, dataclass, field
 
 from atlas_jax import directory
 from atlas_jax.config import PromptsConfig
+from atlas_jax.errors import AtlasError
+from atlas_jax.online.calls.ledger import Ledger
 from atlas_jax.online.calls.record import Record
-from atlas_jax.online.search.rollouts import Rollout
-from atlas_jax.teaching import transcripts
-from atlas_jax.teaching.prompts import fingerprint
+from atlas_jax.progress import duration
+
+
+class SearchOver(AtlasError):
+  """The search ends, with what it has; the text says why."""
+
+
+def key_of(kind: str, *parts) -> str:
+  """The name under which something of these parts, values of JSON, is kept."""
+  text = json.dumps(parts)
+  return f"{kind} {hashlib.sha256(text.encode()).hexdigest()}"
 
 
 @dataclass(frozen=True)
@@ -47,12 +65,50 @@ class Candidate:
 
 @dataclass
 class Journal:
-  """Keeps candidates, and writes them to the run directory, with the costs."""
+  """Keeps candidates and decisions, and writes files to the run directory.
+
+  ended: why the search is over, while it is replayed: then nothing new may be
+  asked.
+  """
 
   workdir: pathlib.Path
   record: Record
   candidates: list[Candidate] = field(default_factory=list)
   stage: str = "search"
+  ended: str | None = None
+  _begun: set[str] = field(default_factory=set)  # files of episodes
+
+  def read(self, key: str):
+    """What was committed under `key`; None: nothing yet.
+
+    Raises:
+      SearchOver: nothing, and the search has ended.
+    """
+    value = self.record.read(key)
+    if value is None and self.ended is not None:
+      raise SearchOver(self.ended)
+    return value
+
+  def line(self, ledger: Ledger) -> str:
+    """How the run stands, with the spend of all its processes:
+
+    search | best 0.712 | 7 candidates | 1,204 calls | $0.83 | 12:30 left
+    """
+    scores = [c.score for c in self.candidates]
+    left, share = ledger.seconds_left, ledger.share()
+    unpriced = ledger.unpriced_calls
+    money = f"${ledger.spent.dollars:,.2f}"
+    parts = [
+      self.stage,
+      scores and f"best {max(scores):.3f}",
+      f"{len(scores)} candidate{'s' * (len(scores) != 1)}",
+      f"{ledger.spent.calls:,} calls",
+      ledger.lost.calls and f"{ledger.lost.calls:,} lost",
+      f"{money} and {unpriced:,} calls unpriced" if unpriced else money,
+      left is not None and f"{duration(left)} left",
+      share is not None and f"{share:.0%} of the caps",
+    ]
+    return " | ".join(part for part in parts if part)
 
   def best(self, n: int) -> list[Candidate]:
     """The n best on validation; of equals the earlier."""
@@ -84,28 +140,11 @@ class Journal:
       | spend,
     )
 
-
-class Episodes:
-  """Appends every scored rollout once.
-
-  A process goes through all rollouts of its run, so it begins each file anew.
-  """
-
-  def __init__(self, workdir: pathlib.Path):
-    self._folder = workdir / "episodes"
-    self._begun: set[str] = set()
-
-  def write(self, rollout: Rollout) -> None:
-    """One line."""
-    row = transcripts.episode_json(rollout.scored, 0) | {
-      "prompts": fingerprint(rollout.prompts),
-      "replicate": rollout.replicate,
-      "score": rollout.score,
-      "objectives": rollout.objectives,
-    }
-    self._folder.mkdir(parents=True, exist_ok=True)
-    mode = "a" if rollout.split in self._begun else "w"
-    self._begun.add(rollout.split)
-    path = self._folder / f"{rollout.split}.jsonl"
+  def write_episode(self, split: str, episode: Mapping) -> None:
+    """Appends one line to the episodes of a split."""
+    path = self.workdir / "episodes" / f"{split}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mode = "a" if split in self._begun else "w"
+    self._begun.add(split)
     with open(path, mode, encoding="utf-8") as file:
-      file.write(json.dumps(row) + "\n")
+      file.write(json.dumps(episode) + "\n")

@@ -1,7 +1,7 @@
 """Who is asked in an optimisation, and about which problems."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from atlas_jax.data import splits
@@ -16,7 +16,6 @@ from atlas_jax.online.calls.record import Record
 from atlas_jax.online.calls.speakers import AskerSpeaker
 from atlas_jax.online.search.config import OnlineConfig
 from atlas_jax.serving.events import EventLoop
-from atlas_jax.teaching.prompts import FIELDS
 
 
 def chosen_problems(config: OnlineConfig) -> Splits:
@@ -37,18 +36,20 @@ def chosen_problems(config: OnlineConfig) -> Splits:
 
 @dataclass(frozen=True)
 class Models:
-  """Who is asked, by coroutines of `loop`, on the account of `ledger`.
-
-  prices: role -> of its calls; unpriced: roles whose dollars are not known.
-  """
+  """Who is asked, by coroutines of `loop`, on the account of `ledger`."""
 
   student: AskerSpeaker
   teacher: AskerSpeaker
   reflection: Asker
   loop: EventLoop
   ledger: Ledger
-  prices: Mapping[str, TokenPrice | CallPrice]
-  unpriced: Sequence[str]
+
+  def price(self, role: str) -> TokenPrice | CallPrice:
+    """Of the calls of a role."""
+    if role == "reflection":
+      return self.reflection.price
+    speaker = self.teacher if role == "teacher" else self.student
+    return speaker.asker.price
 
 
 @contextlib.contextmanager
@@ -88,18 +89,9 @@ def opened(
       student = opened(open_agent, "agent", dollars_per_call=dollars)
     else:
       student = model("student")
-    askers = {
-      role: teacher if role == "teacher" else student for role in FIELDS
-    } | {"reflection": reflection}
     kwargs = config.episode.chat_template_kwargs
     yield Models(
       AskerSpeaker(student, kwargs),
       AskerSpeaker(teacher, kwargs),
       *(reflection, loop, ledger),
-      {role: asker.price for role, asker in askers.items()},
-      [
-        role
-        for role, asker in askers.items()
-        if getattr(asker.price, "per_million", dollars) is None
-      ],
     )

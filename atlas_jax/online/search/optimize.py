@@ -27,15 +27,13 @@ from atlas_jax.data.splits import Splits
 from atlas_jax.online.calls.record import Record
 from atlas_jax.online.search import (
   choosing,
-  live,
   models,
   report,
   servers,
   testing,
 )
 from atlas_jax.online.search.config import OnlineConfig
-from atlas_jax.online.search.files import Episodes, Journal
-from atlas_jax.online.search.history import History
+from atlas_jax.online.search.files import Journal
 from atlas_jax.online.search.plan import Budget, parts
 from atlas_jax.online.search.reflection import Reflector
 from atlas_jax.online.search.rollouts import Rollouts
@@ -104,7 +102,7 @@ def optimize(
       return
     record = stack.enter_context(Record(workdir / "record.sqlite"))
     _check_problems(sets, record, workdir)
-    history, journal = History(record), Journal(workdir, record)
+    journal = Journal(workdir, record)
     stack.callback(journal.write_costs)
     reachable, environ = stack.enter_context(
       servers.served(config, workdir, environ, server_key)
@@ -116,11 +114,10 @@ def optimize(
     if record.read("ended") is None:
       budget.check()
     checker = stack.enter_context(KeptChecker(record, config.data))
-    episodes = Episodes(workdir)
-    rollouts = Rollouts(asked, config, checker, history, episodes.write)
-    reflector = Reflector(asked, config, history)
-    search = Search(config, sets, rollouts, reflector, budget, journal, history)
-    with progress.shown(lambda: live.line(journal, asked.ledger.snapshot())):
+    rollouts = Rollouts(asked, config, checker, journal)
+    reflector = Reflector(asked, config, journal)
+    search = Search(config, sets, rollouts, reflector, budget, journal)
+    with progress.shown(lambda: journal.line(asked.ledger)):
       ended = search.run()
       journal.stage = "choosing"
       budget.free()

@@ -26,12 +26,11 @@ from dataclasses import dataclass, replace
 from atlas_jax.data.splits import Splits
 from atlas_jax.errors import AtlasError
 from atlas_jax.online.calls.calls import Request
-from atlas_jax.online.calls.ledger import Ledger
+from atlas_jax.online.calls.ledger import Amount, Caps, Ledger
 from atlas_jax.online.calls.record import Record
-from atlas_jax.online.calls.spend import Amount, Caps
 from atlas_jax.online.search import servers
 from atlas_jax.online.search.config import OnlineConfig
-from atlas_jax.online.search.history import SearchOver
+from atlas_jax.online.search.files import SearchOver
 from atlas_jax.online.search.models import Models, chosen_problems, opened
 from atlas_jax.online.search.reflection import prompt_chars
 from atlas_jax.teaching.prompts import FIELDS
@@ -190,7 +189,7 @@ def _plan_text(config, sets, parts: Parts, models: Models) -> str:
   def bound(calls: Counter) -> Amount:
     return sum(
       (
-        _times(n, _bound(config, sets, models.prices[role], role))
+        _times(n, _bound(config, sets, models.price(role), role))
         for role, n in calls.items()
       ),
       Amount(),
@@ -215,9 +214,10 @@ def _plan_text(config, sets, parts: Parts, models: Models) -> str:
       for name, x in rows.items()
     ),
   ]
-  if models.unpriced:
+  roles = (*FIELDS, "reflection")
+  if unpriced := sorted(r for r in roles if not models.price(r).is_known):
     agent = ", and agent_dollars_per_call" if config.agent_mode else ""
-    roles = ", ".join(sorted(models.unpriced))
+    roles = ", ".join(unpriced)
     lines.append(f"unpriced: {roles}; say price_in and price_out{agent}")
   given = ", ".join(f"{x:g} {cap}" for cap, x in caps.items() if x is not None)
   enough = [most]

@@ -15,7 +15,7 @@ from atlas_jax.errors import AtlasError
 from atlas_jax.online.calls.calls import ModelRefused, Request
 from atlas_jax.online.search import proposals
 from atlas_jax.online.search.config import OnlineConfig, ReflectionConfig
-from atlas_jax.online.search.history import History, SearchOver, key_of
+from atlas_jax.online.search.files import Journal, SearchOver, key_of
 from atlas_jax.online.search.models import Models
 from atlas_jax.online.search.rollouts import Rollout
 from atlas_jax.teaching.prompts import FIELDS
@@ -150,12 +150,11 @@ class Reflector:
 
   Args:
     models: who is asked.
-    config: of the run.
-    history: of the run.
+    config, journal: of the run.
   """
 
-  def __init__(self, models: Models, config: OnlineConfig, history: History):
-    self._models, self._history = models, history
+  def __init__(self, models: Models, config: OnlineConfig, journal: Journal):
+    self._models, self._journal = models, journal
     self._config, self._prompts = config.reflection, config.prompts
     self._seed = config.seed
     # (template, text, why) of what was refused, or scored worse.
@@ -247,10 +246,10 @@ class Reflector:
     """(status, text) of one call, or None where there was no reply."""
     self._calls += 1
     key = key_of("reflection", self._calls, prompt)
-    said = self._history.read(key)
+    said = self._journal.read(key)
     status, text, error = self._call(prompt) if said is None else said
     if status in ("ok", "truncated"):
-      self._history.record.commit(key, [status, text, None])
+      self._journal.record.commit(key, [status, text, None])
       self.commit_failures()
       return status, text
     self._lost.append(key)
@@ -280,7 +279,7 @@ class Reflector:
   def commit_failures(self) -> None:
     """The search went on with the calls that failed: they are history."""
     for key in self._lost:
-      self._history.record.commit(key, ["error", None, None])
+      self._journal.record.commit(key, ["error", None, None])
     self._lost.clear()
 
 

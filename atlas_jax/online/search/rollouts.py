@@ -21,17 +21,18 @@ unaided solution of all candidates, the probe of all with its template.
 import asyncio
 import collections
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from atlas_jax.config import PromptsConfig
 from atlas_jax.data.problems import Problem
 from atlas_jax.errors import AtlasError
-from atlas_jax.online.calls.calls import BudgetSpent
+from atlas_jax.online.calls.ledger import BudgetSpent
 from atlas_jax.online.search import scoring
 from atlas_jax.online.search.config import OnlineConfig
-from atlas_jax.online.search.history import History, key_of
+from atlas_jax.online.search.files import Journal, key_of
 from atlas_jax.online.search.models import Models
+from atlas_jax.teaching import transcripts
 from atlas_jax.teaching.prompts import Prompts, fingerprint
 from atlas_jax.teaching.protocol import (
   Question,
@@ -87,15 +88,14 @@ class Rollouts:
 
   Args:
     models: who is asked.
-    config, checker, history: of the run.
-    on_scored: gets every rollout that has a score, in the order of the trials.
+    config, checker, journal: of the run; the journal gets every rollout that
+      has a score, in the order of the trials.
   """
 
   models: Models
   config: OnlineConfig
   checker: scoring.KeptChecker
-  history: History
-  on_scored: Callable[[Rollout], None]
+  journal: Journal
   _done: dict[tuple, Rollout] = field(default_factory=dict, init=False)
 
   def evaluate(
@@ -121,7 +121,7 @@ class Rollouts:
     }
     new = {k: r for k, r in wanted.items() if k not in self._done}
     key = key_of("evaluation", *((fingerprint(k[0]), *k[1:]) for k in new))
-    left_out = self.history.read(key) if new else []
+    left_out = self.journal.read(key) if new else []
     if left_out is None:
       found = self._tried(new)
       self._check(found.values())
@@ -138,11 +138,11 @@ class Rollouts:
       )
     if left_out is None:
       whys = [None if r.scored else r.why for r in found.values()]
-      self.history.record.commit(key, whys)
+      self.journal.record.commit(key, whys)
     self._done = done
     for rollout in found.values():
       if rollout.scored is not None:
-        self.on_scored(rollout)
+        self.journal.write_episode(rollout.split, _row(rollout))
     return [
       [done[trial.prompts, p.id, trial.replicate] for p in trial.problems]
       for trial in trials
@@ -236,6 +236,16 @@ class Rollouts:
       problem.question, problem.id, (config.seed,), rollout.replicate
     )
     return await protocol.episode(problem, question)
+
+
+def _row(rollout: Rollout) -> dict:
+  """A scored rollout as a line of the episodes."""
+  return transcripts.episode_json(rollout.scored, 0) | {
+    "prompts": fingerprint(rollout.prompts),
+    "replicate": rollout.replicate,
+    "score": rollout.score,
+    "objectives": rollout.objectives,
+  }
 
 
 def _solutions(episode: TeachingEpisode) -> dict[str, Said]:

@@ -7,7 +7,7 @@ from atlas_jax.config import DataConfig, RewardConfig
 from atlas_jax.data.problems import Problem
 from atlas_jax.online.calls.record import Record
 from atlas_jax.online.search.config import ObjectivesConfig
-from atlas_jax.online.search.history import key_of
+from atlas_jax.online.search.files import key_of
 from atlas_jax.teaching.answers import AnswerChecker, Verdict
 from atlas_jax.teaching.rewards import ScoredEpisode
 

@@ -24,11 +24,10 @@ from collections.abc import Mapping, Sequence
 from atlas_jax.config import PromptsConfig
 from atlas_jax.data.problems import Problem
 from atlas_jax.data.splits import Splits
-from atlas_jax.online.calls.calls import BudgetSpent
+from atlas_jax.online.calls.ledger import BudgetSpent
 from atlas_jax.online.search import reflection
 from atlas_jax.online.search.config import ObjectivesConfig, OnlineConfig
-from atlas_jax.online.search.files import Candidate, Journal
-from atlas_jax.online.search.history import History, SearchOver
+from atlas_jax.online.search.files import Candidate, Journal, SearchOver
 from atlas_jax.online.search.plan import Budget, BudgetTooSmall
 from atlas_jax.online.search.reflection import Reflector
 from atlas_jax.online.search.rollouts import Rollout, Rollouts, Trial
@@ -53,7 +52,7 @@ class Search:
   """One search; also gepa's adapter, acceptance and stop condition.
 
   Args:
-    config, sets, rollouts, reflector, budget, journal, history: of the run.
+    config, sets, rollouts, reflector, budget, journal: of the run.
   """
 
   def __init__(
@@ -64,13 +63,12 @@ class Search:
     reflector: Reflector,
     budget: Budget,
     journal: Journal,
-    history: History,
   ):
     self._config, self._sets, self._budget = config, sets, budget
     self._rollouts, self._reflector = rollouts, reflector
-    self._journal, self._history = journal, history
+    self._journal = journal
     # By earlier processes of the run.
-    last = history.record.read("round") or {"number": 0, "kept": None}
+    last = journal.record.read("round") or {"number": 0, "kept": None}
     self._begun, self._kept = last["number"], last["kept"]
 
   def run(self) -> str:
@@ -81,8 +79,8 @@ class Search:
       RolloutError: the student or the teacher did.
       BudgetTooSmall: the seed could not be evaluated.
     """
-    record, c = self._history.record, self._config.search
-    ended = self._history.ended = record.read("ended")
+    record, c = self._journal.record, self._config.search
+    ended = self._journal.ended = record.read("ended")
     self._budget.keep(self._kept)
     try:
       self._optimize()
@@ -95,7 +93,7 @@ class Search:
           f"the seed could not be evaluated: {error}; raise config.caps"
         ) from None
       why = str(error)
-    self._history.ended = None
+    self._journal.ended = None
     if ended is None:
       self._reflector.commit_failures()
       record.commit("ended", why)
@@ -149,9 +147,11 @@ class Search:
     prompts = self._prompts(state.program_candidates[index])
     trial = Trial(prompts, self._sets.validation, "validation")
     (known,) = self._rollouts.evaluate([trial])
-    record, key = self._history.record, f"candidate {index}"
-    before, now = record.read(key), vars(self._budget.ledger.snapshot())
-    spend = before or {x: now[x] for x in ("calls", "tokens", "dollars")}
+    record, key = self._journal.record, f"candidate {index}"
+    before, now = record.read(key), self._budget.ledger.spent
+    spend = before or {
+      name: getattr(now, name) for name in ("calls", "tokens", "dollars")
+    }
     self._journal.candidates.append(
       Candidate(
         index=index,
@@ -172,12 +172,12 @@ class Search:
 
   def _begin_round(self, state) -> bool:
     number = state.i + 2  # from 1
-    if number > self._begun and self._history.ended is None:
+    if number > self._begun and self._journal.ended is None:
       kept = self._budget.begin_round()
       self._begun = number
       # A round that goes on in another process has what it began with.
       last = {"number": number, "kept": kept}
-      self._history.record.commit("round", last)
+      self._journal.record.commit("round", last)
     return False
 
   # gepa's adapter.
@@ -187,21 +187,13 @@ class Search:
     return dataclasses.replace(self._config.prompts, **texts)
 
   def evaluate(self, batch: Sequence[Item], candidate, capture_traces=False):
-    del capture_traces  # they cost nothing here
-    (result,) = self.batch_evaluate([(candidate, batch)])
-    return result
-
-  def batch_evaluate(self, items):
     from gepa.core.adapter import EvaluationBatch
 
-    trials = [
-      Trial(self._prompts(candidate), [p for _, p in batch], batch[0][0])
-      for candidate, batch in items
-    ]
-    return [
-      EvaluationBatch(outputs=made, scores=filled(made), trajectories=made)
-      for made in self._rollouts.evaluate(trials)
-    ]
+    del capture_traces  # they cost nothing here
+    problems, split = [problem for _, problem in batch], batch[0][0]
+    trial = Trial(self._prompts(candidate), problems, split)
+    (made,) = self._rollouts.evaluate([trial])
+    return EvaluationBatch(outputs=made, scores=filled(made), trajectories=made)
 
   def make_reflective_dataset(self, candidate, eval_batch, components):
     del candidate

@@ -1,13 +1,13 @@
 """A tiny HTTP server in a thread, for agents that are asked over HTTP."""
 
-import asyncio
 import inspect
 import json
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from aiohttp import web
+
+from tests.online.stub_server import InThread
 
 
 @dataclass
@@ -26,7 +26,7 @@ class Seen:
 
 
 @dataclass
-class Serving:
+class Serving(InThread):
   """Answers every request with what `answer(seen)` gives.
 
   answer returns JSON values, or an aiohttp web.Response; it may be async.
@@ -35,35 +35,10 @@ class Serving:
   answer: object
   seen: list[Seen] = field(default_factory=list)
   most_at_once: int = 0
+  _now: int = 0
 
-  def __enter__(self):
-    started = threading.Event()
-    self._loop = asyncio.new_event_loop()
-    self._thread = threading.Thread(
-      target=lambda: self._loop.run_until_complete(self._serve(started)),
-      daemon=True,
-    )
-    self._thread.start()
-    assert started.wait(10)
-    return self
-
-  def __exit__(self, *exc):
-    self._loop.call_soon_threadsafe(self._stop.set)
-    self._thread.join(10)
-    self._loop.close()
-
-  async def _serve(self, started):
-    self._stop, self._now = asyncio.Event(), 0
-    app = web.Application(client_max_size=1 << 26)
-    app.router.add_route("*", "/{path:.*}", self._reply)
-    # Its own log would show what it was sent.
-    runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    started.set()
-    await self._stop.wait()
-    await runner.cleanup()
+  def routes(self, router):
+    router.add_route("*", "/{path:.*}", self._reply)
 
   async def _reply(self, request):
     seen = Seen(

@@ -34,60 +34,6 @@ def test_concurrency_is_bounded_and_used():
   assert 1.2 <= seconds < 3.6  # three rounds; one by one it takes 3.6
 
 
-def test_failures_that_pass_by_are_tried_again_and_counted():
-  replies = iter(
-    [
-      web.Response(status=429, headers={"Retry-After": "0"}),
-      web.Response(status=503, headers={"Retry-After": "0"}),
-      web.json_response({"out": "yes"}),
-    ]
-  )
-  with Serving(lambda _: next(replies)) as server:
-    keys = {"url": server.url, "body": BODY, "answer": "out"}
-    reply = ask(opened("http", keys, retries=2), "q")
-  assert (reply.status, reply.text, reply.attempts) == ("ok", "yes", 3)
-
-
-def test_retries_are_bounded_and_the_last_failure_is_told():
-  def answer(_):
-    return web.Response(status=500, text="boom", headers={"Retry-After": "0"})
-
-  with Serving(answer) as server:
-    keys = {"url": server.url, "body": BODY}
-    reply = ask(opened("http", keys, retries=2), "q")
-  assert len(server.seen) == 3
-  assert (reply.status, reply.text) == ("error", None)
-  assert reply.error == "HTTP 500: boom"
-
-
-@pytest.mark.parametrize("date", [False, True])
-def test_retry_after_is_obeyed(date):
-  arrivals = []
-
-  def answer(_):
-    arrivals.append(time.time())
-    if len(arrivals) == 2:
-      return "x"
-    # A date has whole seconds: two ahead are at least one.
-    when = time.strftime(
-      "%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 2)
-    )
-    after = when if date else "1.2"
-    return web.Response(status=429, headers={"Retry-After": after})
-
-  with Serving(answer) as server:
-    keys = {"url": server.url, "body": BODY}
-    assert ask(opened("http", keys, retries=1), "q").ok
-  assert arrivals[1] - arrivals[0] > 0.95  # without it: 0.25 to 0.5
-
-
-def test_what_does_not_pass_by_is_not_tried_again():
-  with Serving(lambda _: web.Response(status=400, text="no")) as server:
-    keys = {"url": server.url, "body": BODY}
-    reply = ask(opened("http", keys, retries=5), "q")
-  assert len(server.seen) == 1 and reply.attempts == 1
-
-
 def test_the_fingerprint_is_of_what_changes_answers():
   config = configured("http", {"url": "http://a", "body": BODY})
   prints = {

@@ -9,7 +9,6 @@ import pytest
 
 from tests.hostile_server import (
   REDIRECTS,
-  Answer,
   Hostile,
   bomb,
   breaks,
@@ -105,14 +104,6 @@ def test_what_is_no_http_is_not_repeated(send, data):
     reply = send(server.url, retries=0)
   assert reply.status == "error" and "broke off" in reply.error
   assert KEY[:4] not in reply.error
-
-
-def test_cookies_of_one_prompt_are_not_of_the_next():
-  headers = {"Set-Cookie": "seen=1; Path=/", "Content-Type": "text/plain"}
-  with Hostile(lambda _: Answer(200, headers, [b"{}"])) as server:
-    keys = {"url": server.url, "body": {"q": "{prompt}"}}
-    ask(opened("http", keys), "a", "b", "c")
-  assert len(server.requests) == 3 and "seen" not in server.text
 
 
 def script(code, timeout_s=60.0, **keys):

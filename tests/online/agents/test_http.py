@@ -1,7 +1,5 @@
 """How replies over HTTP are read."""
 
-import asyncio
-
 import pytest
 from aiohttp import web
 
@@ -108,30 +106,6 @@ def test_an_error_in_place_of_an_answer_is_a_failure(out):
   )
   assert reply_to(said("yes", error="a warning")).status == "ok"
   assert reply_to(said(None, error=None)).status == "empty"
-
-
-def test_headers_of_a_redirect_go_nowhere():
-  with Serving(lambda _: web.Response(status=200)) as other:
-    redirect = web.Response(status=307, headers={"Location": other.url})
-    assert reply_to(lambda _: redirect).status == "error"
-    assert other.seen == []
-
-
-def test_the_deadline():
-  async def answer(_):
-    await asyncio.sleep(30)
-
-  reply = reply_to(answer, timeout_s=0.2)
-  assert reply.status == "timeout" and reply.error == "no answer in 0.2 s"
-  assert reply.seconds < 20
-
-
-def test_nobody_listens():
-  reply = ask(
-    opened("http", {"url": "http://127.0.0.1:9", "body": {"q": "{prompt}"}}),
-    "q",
-  )
-  assert reply.status == "error" and "Cannot connect" in reply.error
 
 
 def test_a_total_tells_of_hidden_thinking():

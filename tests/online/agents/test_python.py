@@ -9,7 +9,7 @@ import pytest
 
 from atlas_jax.config import ConfigError
 from tests.online.agents import echoes
-from tests.online.agents.asked import ask, both_end, opened
+from tests.online.agents.asked import ask, opened
 
 ECHOES = str(pathlib.Path(echoes.__file__))
 WHERE = pytest.mark.parametrize("own_process", [False, True])
@@ -30,12 +30,6 @@ def test_prints_do_not_break_the_answer(capfd):
   assert [r.text for r in replies] == [echoes.of("a"), echoes.of("b")]
   out, err = capfd.readouterr()
   assert out == "" and "noisenoise" in err
-
-
-def test_the_deadline_kills_the_process_and_its_children(tmp_path):
-  pids = tmp_path / "pids"
-  reply = ask(agent("sleeps", timeout_s=10.0), str(pids))
-  assert reply.status == "timeout" and both_end(pids)
 
 
 def test_a_thread_that_hangs_is_given_up_and_holds_nothing_up():

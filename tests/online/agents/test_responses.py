@@ -1,7 +1,5 @@
 """The Responses API, through the stock client."""
 
-import asyncio
-
 import pytest
 from aiohttp import web
 
@@ -160,25 +158,3 @@ def test_the_environment_may_say_where_it_is():
   with pytest.raises(ConfigError, match="OPENAI_BASE_URL must hold no") as told:
     opened("responses", {"model": "m"}, environ=environ)
   assert "very-secret" not in str(told.value)
-
-
-def test_retries_are_ours_alone():
-  def answer(_):
-    return web.json_response({}, status=503, headers={"Retry-After": "0"})
-
-  reply, seen = reply_to(answer, retries=2)
-  assert reply.attempts == 3 and len(seen) == 3
-
-
-def test_the_deadline():
-  async def answer(_):
-    await asyncio.sleep(30)
-
-  reply, _ = reply_to(answer, timeout_s=0.3)
-  assert reply.status == "timeout" and reply.seconds < 20
-
-
-def test_hidden_thinking_is_counted():
-  usage = response_reply("yes")["usage"] | {"total_tokens": 523}
-  reply, _ = reply_to(lambda _: response_reply("yes", usage=usage))
-  assert (reply.prompt_tokens, reply.completion_tokens) == (11, 512)

@@ -16,11 +16,11 @@ import os
 import pathlib
 import sys
 
-from atlas_jax.online.calls.calls import BudgetSpent, Request
+from atlas_jax.online.calls.calls import Request
+from atlas_jax.online.calls.ledger import BudgetSpent, Caps
 from atlas_jax.online.calls.model_config import ChatModelConfig
 from atlas_jax.online.calls.models import open_model
 from atlas_jax.online.calls.record import Record
-from atlas_jax.online.calls.spend import Caps
 
 WIDTH = 8
 
@@ -62,8 +62,10 @@ async def main(url, directory: pathlib.Path, rounds, timeout_s, caps: Caps):
     texts += [r and (r.status, r.text) for r in replies]
     said = str(sum(len(r.text or "") for r in replies if r is not None))
   await model.aclose()
-  snapshot = dataclasses.asdict(ledger.snapshot())
-  print(json.dumps({"texts": texts, "costs": record.costs()} | snapshot))
+  spent, lost = ledger.spent, dataclasses.asdict(ledger.lost)
+  spend = {x: getattr(spent, x) for x in ("calls", "tokens", "dollars")}
+  found = {"texts": texts, "costs": record.costs(), "lost": lost}
+  print(json.dumps(found | spend))
   record.close()
 
 

@@ -1,7 +1,7 @@
 """A record with calls that a test puts into it."""
 
-from atlas_jax.online.calls.record import CallAttempt
-from atlas_jax.online.calls.spend import Amount
+from atlas_jax.online.calls.calls import Reply
+from atlas_jax.online.calls.ledger import Amount
 
 BOUND = Amount(1, 100, 1000)
 
@@ -9,4 +9,4 @@ BOUND = Amount(1, 100, 1000)
 def put(record, key, status="ok", *, role="role", model="m", **ended):
   """Notes one attempt as begun and ended; it cost its bound, if not told."""
   row = record.begin(key, role, model, {"messages": [key]}, BOUND)
-  record.settle(row, CallAttempt(status, **{"cost": BOUND} | ended))
+  record.settle(row, Reply(status, **{"cost": BOUND} | ended))

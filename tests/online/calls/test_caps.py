@@ -5,8 +5,7 @@ import random
 
 import pytest
 
-from atlas_jax.online.calls.calls import BudgetSpent
-from atlas_jax.online.calls.spend import Caps
+from atlas_jax.online.calls.ledger import BudgetSpent, Caps
 from tests.online.opened import Run, request
 from tests.online.stub_server import Faults, StubServer, words
 
@@ -42,7 +41,7 @@ def load(caps, faults=None):
         await model.aclose()
 
     ends = asyncio.run(main())
-    return ends, run.ledger.snapshot(), list(stub.calls)
+    return ends, run.ledger, list(stub.calls)
 
 
 KINDS = ("429", "500", "empty", "null", "truncated", "broken", "reset")
@@ -51,8 +50,8 @@ KINDS = ("429", "500", "empty", "null", "truncated", "broken", "reset")
 @pytest.mark.parametrize("calls", [1, 64, 100])
 @pytest.mark.parametrize("faults", [None, Faults(5, 0.4, KINDS)])
 def test_calls(calls, faults):
-  ends, snapshot, sent = load(Caps(calls=calls), faults)
-  assert len(sent) == calls == snapshot.calls + snapshot.lost.calls
+  ends, ledger, sent = load(Caps(calls=calls), faults)
+  assert len(sent) == calls == ledger.spent.calls + ledger.lost.calls
   answered = [e for e in ends if not isinstance(e, BaseException)]
   assert {r.status for r in answered} <= {"ok", "truncated"}
   assert {type(e) for e in ends} - {type(r) for r in answered} == {BudgetSpent}
@@ -68,10 +67,10 @@ def used(calls) -> tuple[int, float]:
 @pytest.mark.parametrize("caps", [Caps(tokens=700), Caps(dollars=1.1)])
 def test_tokens_and_dollars(caps):
   # A bound is 128 + 12 + 8 + about 6 bytes + 9 = 163 tokens, or $0.172.
-  ends, snapshot, sent = load(caps)
+  ends, ledger, sent = load(caps)
   tokens, dollars = used(sent)
-  assert snapshot.tokens == tokens
-  assert snapshot.dollars == pytest.approx(dollars)
+  assert ledger.spent.tokens == tokens
+  assert ledger.spent.dollars == pytest.approx(dollars)
   if caps.tokens is not None:
     assert 700 - 163 < tokens <= 700
   else:

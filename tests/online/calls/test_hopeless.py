@@ -47,8 +47,8 @@ def test_a_model_s_calls_stop_at_once(status, body):
     ends = ask(model, *(request(f"q {i}") for i in range(20)))
     assert len(stub.calls) == 1
   assert {type(end) for end in ends} == {ModelRefused}
-  assert run.ledger.snapshot().lost.calls == 0
-  assert run.ledger.snapshot().tokens == 0
+  assert run.ledger.lost.calls == 0
+  assert run.ledger.spent.tokens == 0
 
 
 @pytest.mark.parametrize(("status", "body"), [SPENT[i] for i in (0, 3, 5, 10)])
@@ -110,8 +110,8 @@ def test_a_key_that_is_lost_later_is_told_once(monkeypatch):
   ends = ask(model, *(request(f"q {i}") for i in range(50)))
   assert {type(end) for end in ends} == {ModelRefused}
   assert "OPENAI_API_KEY" in str(ends[-1])
-  snapshot = run.ledger.snapshot()
-  assert (snapshot.lost.calls, snapshot.dollars) == (0, 0.0)
+  ledger = run.ledger
+  assert (ledger.lost.calls, ledger.spent.dollars) == (0, 0.0)
 
 
 @pytest.mark.parametrize("model", ["bedrock/x", "vertex_ai/x", "ollama/x"])

@@ -9,8 +9,8 @@ import pytest
 from aiohttp import web
 
 from atlas_jax.online.agents.build import open_agent
-from atlas_jax.online.calls.calls import BudgetSpent, ModelRefused
-from atlas_jax.online.calls.spend import Caps
+from atlas_jax.online.calls.calls import ModelRefused
+from atlas_jax.online.calls.ledger import BudgetSpent, Caps
 from tests.online.agents.asked import configured
 from tests.online.agents.serving import Serving
 from tests.online.calls import playing
@@ -129,9 +129,9 @@ def test_no_answer_in_time_is_lost_at_its_bound(play, kind):
   asker = play.open(run, kind, "hang", timeout_s=0.5, retries=0)
   (reply,) = ask(asker, request())
   assert (reply.status, reply.text) == ("timeout", None)
-  snapshot = run.ledger.snapshot()
-  assert (snapshot.calls, snapshot.lost.calls, snapshot.open_calls) == (0, 1, 0)
-  assert run.record.paid() == snapshot.lost
+  ledger = run.ledger
+  assert (ledger.spent.calls, ledger.lost.calls, ledger.open.calls) == (0, 1, 0)
+  assert run.record.ledger(Caps()).lost == ledger.lost
 
 
 @EVERY_KIND
@@ -142,7 +142,7 @@ def test_a_spent_account_ends_all_calls_at_once(play, kind):
   assert {type(end) for end in ends} == {ModelRefused} and play.calls() == 1
   assert "nothing more is sent to it" in str(ends[-1])
   assert str(ends[-1]).startswith("config.")
-  assert run.ledger.snapshot().lost.calls == 0
+  assert run.ledger.lost.calls == 0
 
 
 @EVERY_KIND

@@ -5,9 +5,14 @@ import random
 
 import pytest
 
-from atlas_jax.online.calls.calls import BudgetSpent
-from atlas_jax.online.calls.ledger import Ledger
-from atlas_jax.online.calls.spend import PICO, Amount, Caps, picodollars
+from atlas_jax.online.calls.ledger import (
+  PICO,
+  Amount,
+  BudgetSpent,
+  Caps,
+  Ledger,
+  picodollars,
+)
 
 
 async def call(ledger, bound, cost, *, until=None, priced=True):
@@ -26,11 +31,11 @@ def test_a_cap_on_calls_holds_to_the_call():
     ledger = Ledger(Caps(calls=10))
     one = Amount(1)
     ends = await asyncio.gather(*[call(ledger, one, one) for _ in range(64)])
-    return ends, ledger.snapshot()
+    return ends, ledger
 
-  ends, snapshot = asyncio.run(main())
+  ends, ledger = asyncio.run(main())
   assert ends == ["done"] * 10 + ["refused"] * 54
-  assert snapshot.calls == 10 and snapshot.share == 1.0
+  assert ledger.spent.calls == 10 and ledger.share() == 1.0
 
 
 @pytest.mark.parametrize("cost, end", [(50, "done"), (51, "refused")])
@@ -44,7 +49,7 @@ def test_what_does_not_fit_waits_for_what_is_open(cost, end):
     await asyncio.sleep(0)
     second = asyncio.create_task(call(ledger, Amount(1, 50), Amount(1, 50)))
     await asyncio.sleep(0.01)
-    assert not second.done() and ledger.snapshot().open_calls == 1
+    assert not second.done() and ledger.open.calls == 1
     gate.set()
     return await first, await second
 
@@ -73,7 +78,7 @@ def test_money_is_added_without_rounding():
     ledger = Ledger(Caps(dollars=1.0))
     dime = Amount(1, 0, picodollars(0.1))
     ends = [await call(ledger, dime, dime) for _ in range(11)]
-    return ends, ledger.snapshot().dollars
+    return ends, ledger.spent.dollars
 
   ends, dollars = asyncio.run(main())
   assert ends == ["done"] * 10 + ["refused"] and dollars == 1.0
@@ -96,12 +101,11 @@ def test_a_call_that_is_broken_off_is_lost_at_its_bound():
     with pytest.raises(KeyError):
       async with ledger.reserve(Amount(1, 70)):
         raise KeyError
-    snapshot = ledger.snapshot()
-    return snapshot, await call(ledger, Amount(1, 31), Amount(1, 1))
+    return ledger, await call(ledger, Amount(1, 31), Amount(1, 1))
 
-  snapshot, end = asyncio.run(main())
-  assert (snapshot.calls, snapshot.tokens) == (0, 0)
-  assert snapshot.lost == Amount(1, 70) and snapshot.shares == {"tokens": 0.7}
+  ledger, end = asyncio.run(main())
+  assert (ledger.spent.calls, ledger.spent.tokens) == (0, 0)
+  assert ledger.lost == Amount(1, 70) and ledger.share() == 0.7
   assert end == "refused"
 
 
@@ -135,13 +139,13 @@ def test_random_load_never_overshoots():
     ledger = Ledger(caps)
     work = [one(ledger) for _ in range(500)]
     ends = await asyncio.gather(*work, return_exceptions=True)
-    return [e for e in ends if e is not None], ledger.snapshot()
+    return [e for e in ends if e is not None], ledger
 
-  errors, snapshot = asyncio.run(main())
+  errors, ledger = asyncio.run(main())
   assert {type(e) for e in errors} == {BudgetSpent}
   assert 0.95 < state["worst"] <= 1.0
-  assert snapshot.tokens + snapshot.lost.tokens == state["tokens"]
-  assert snapshot.open_calls == 0
+  assert ledger.spent.tokens + ledger.lost.tokens == state["tokens"]
+  assert ledger.open.calls == 0
 
 
 def test_the_queue_goes_on_when_a_waiter_leaves():
@@ -158,7 +162,7 @@ def test_the_queue_goes_on_when_a_waiter_leaves():
     large.cancel()
     assert await small == "done"
     gate.set()
-    return await first, ledger.snapshot().open_calls
+    return await first, ledger.open.calls
 
   assert asyncio.run(main()) == ("done", 0)
 
@@ -212,13 +216,17 @@ def test_what_earlier_processes_paid_or_lost_counts():
     ledger = Ledger(Caps(tokens=100), unpriced_calls=2, **before)
     assert await call(ledger, Amount(1, 11), Amount(1, 1)) == "refused"
     end = await call(ledger, Amount(1, 10), Amount(1, 7), priced=False)
-    return end, ledger.snapshot()
+    return end, ledger
 
-  end, snapshot = asyncio.run(main())
-  assert end == "done" and snapshot.lost == Amount(1, 30)
-  assert (snapshot.calls, snapshot.tokens, snapshot.dollars) == (4, 67, 1.0)
-  assert snapshot.unpriced_calls == 3 and snapshot.share == 0.97
-  assert snapshot.seconds_left is None
+  end, ledger = asyncio.run(main())
+  assert end == "done" and ledger.lost == Amount(1, 30)
+  assert (ledger.spent.calls, ledger.spent.tokens, ledger.spent.dollars) == (
+    4,
+    67,
+    1.0,
+  )
+  assert ledger.unpriced_calls == 3 and ledger.share() == 0.97
+  assert ledger.seconds_left is None
 
 
 def test_half_a_second_is_time_and_none_is_not():

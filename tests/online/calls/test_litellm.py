@@ -10,7 +10,7 @@ from aiohttp import web
 
 from atlas_jax.config import ConfigError
 from atlas_jax.online.calls.calls import ModelRefused
-from atlas_jax.online.calls.spend import Caps
+from atlas_jax.online.calls.ledger import Caps
 from tests.online.opened import Run, ask, request
 from tests.online.stub_server import Faults, StubServer
 
@@ -40,28 +40,38 @@ def test_a_mock_answer_and_its_price():
   # LiteLLM says 10 and 20 tokens for its mock answers.
   assert (reply.prompt_tokens, reply.completion_tokens) == (10, 20)
   assert reply.dollars == pytest.approx(10 * 0.15e-6 + 20 * 0.6e-6)
-  assert run.ledger.snapshot().dollars == reply.dollars
+  assert run.ledger.spent.dollars == reply.dollars
 
 
-def test_a_price_of_counts_that_make_no_sense_is_not_taken():
-  usage = {"prompt_tokens": 2, "completion_tokens": 10**30}
-  usage["total_tokens"] = 2 + 10**30
+@pytest.mark.parametrize(
+  ("completion", "total", "counted", "paid"),
+  [
+    # Hidden thinking is in the total alone.
+    (2, 523, 521, 521),
+    # Counts that make no sense: at the bound.
+    (10**30, 2 + 10**30, None, 9),
+  ],
+)
+def test_its_price_of_other_counts_is_not_taken(
+  completion, total, counted, paid
+):
+  usage = {"prompt_tokens": 2, "completion_tokens": completion}
   choice = {"message": {"role": "assistant", "content": "a"}}
   body = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
   body |= {"choices": [choice | {"index": 0, "finish_reason": "stop"}]}
+  body |= {"usage": usage | {"total_tokens": total}}
   run = run_with_key()
-  with StubServer(lambda m: web.json_response(body | {"usage": usage})) as stub:
+  with StubServer(lambda m: web.json_response(body)) as stub:
+    stub.model = "gpt-4o-mini"
     model = run.open(
       kind="litellm",
       model=PAID,
       url=stub.url + "/v1",
       api_key_env="K",
     )
-    stub.model = "gpt-4o-mini"
     (reply,) = ask(model, request())
-  assert (reply.status, reply.completion_tokens) == ("ok", None)
-  # At the bound: 2 * 0.15 + 9 * 0.6 millionths.
-  assert reply.dollars == pytest.approx(2 * 0.15e-6 + 9 * 0.6e-6)
+  assert (reply.status, reply.completion_tokens) == ("ok", counted)
+  assert reply.dollars == pytest.approx((2 * 0.15 + paid * 0.6) * 1e-6)
 
 
 def test_its_price_table_bounds_a_call():
@@ -99,7 +109,7 @@ def test_a_local_server_is_unpriced_and_needs_no_key():
     body = stub.calls[0].body
   assert (reply.status, reply.text) == ("ok", "three little words")
   assert (reply.prompt_tokens, reply.completion_tokens) == (2, 3)
-  assert reply.dollars is None and run.ledger.snapshot().unpriced_calls == 1
+  assert reply.dollars is None and run.ledger.unpriced_calls == 1
   assert (body["seed"], body["top_p"], body["max_tokens"]) == (7, 0.5, 9)
   with pytest.raises(ConfigError, match=r"config\.student\.price_in"):
     hosted(Run(Caps(dollars=1)), stub)
@@ -122,7 +132,7 @@ def test_faults_are_tried_again_by_us_alone(kind):
     assert [call.fault for call in stub.calls] == [kind, kind, None]
   assert (reply.status, reply.text, reply.attempts) == ("ok", "x", 3)
   lost = 0 if kind in ("429", "500") else 2
-  assert run.ledger.snapshot().lost.calls == lost
+  assert run.ledger.lost.calls == lost
 
 
 def test_retry_after_reaches_us_through_litellm():

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from atlas_jax.config import ConfigError, build, tree_of
+from atlas_jax.online.calls.ledger import Caps
 from atlas_jax.online.calls.model_config import ChatModelConfig
-from atlas_jax.online.calls.spend import Caps
 from tests.online.opened import Run, ask, request
 from tests.online.stub_server import StubServer
 
@@ -80,7 +80,7 @@ def test_dollars_can_only_be_capped_where_there_is_a_price():
     free = Run()
     (reply,) = ask(free.open(url=stub.url), request())
   assert reply.dollars is None
-  assert free.ledger.snapshot().unpriced_calls == 1
+  assert free.ledger.unpriced_calls == 1
 
 
 @pytest.mark.parametrize(

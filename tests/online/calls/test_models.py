@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from atlas_jax.config import ConfigError
-from atlas_jax.online.calls.spend import Caps
+from atlas_jax.online.calls.ledger import Caps
 from tests.online import scripted
 from tests.online.opened import Run, ask, request
 from tests.online.stub_server import StubServer
@@ -48,8 +48,8 @@ def test_what_is_sent_and_what_comes_back():
   assert (reply.prompt_tokens, reply.completion_tokens) == (2, 3)
   assert reply.dollars == pytest.approx(14e-6)  # 2 * 1 + 3 * 4 per million
   assert reply.attempts == 1 and not reply.cached and reply.seconds > 0
-  snapshot = run.ledger.snapshot()
-  assert (snapshot.tokens, snapshot.dollars) == (5, reply.dollars)
+  ledger = run.ledger
+  assert (ledger.spent.tokens, ledger.spent.dollars) == (5, reply.dollars)
   (line,) = run.record.costs()
   assert (line["role"], line["model"]) == ("r", "stub")
 
@@ -96,7 +96,7 @@ def test_the_record_answers_equal_requests_and_no_others():
       await model.aclose()
 
     asyncio.run(main())
-  assert run.ledger.snapshot().calls == 5
+  assert run.ledger.spent.calls == 5
 
 
 def test_a_caller_that_leaves_does_not_end_the_call_of_another():
@@ -121,9 +121,9 @@ def test_a_caller_that_leaves_does_not_end_the_call_of_another():
       await model.aclose()
 
     asyncio.run(main())
-  snapshot = run.ledger.snapshot()
-  assert (snapshot.calls, snapshot.lost.calls) == (1, 1)
-  assert snapshot.open_calls == 0
+  ledger = run.ledger
+  assert (ledger.spent.calls, ledger.lost.calls) == (1, 1)
+  assert ledger.open.calls == 0
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_bodies_that_no_server_should_send():
     model = run.open(url=stub.url, retries=0)
     replies = ask(model, *[request(str(n)) for n in range(len(odd))])
   assert [r.status for r in replies] == ["error"] * len(odd)
-  assert run.ledger.snapshot().lost.calls == len(odd)
+  assert run.ledger.lost.calls == len(odd)
 
 
 def test_a_name_that_no_file_can_hold():
@@ -222,7 +222,7 @@ def test_without_a_count_an_answer_costs_its_bound():
     (reply,) = ask(model, request(max_tokens=1000))
   assert reply.status == "ok" and reply.completion_tokens is None
   assert reply.dollars == pytest.approx(1000e-6)
-  assert run.ledger.snapshot().tokens == 154 + 1000
+  assert run.ledger.spent.tokens == 154 + 1000
 
 
 def test_functions_as_models():
@@ -247,7 +247,7 @@ def test_functions_as_models():
   ]
   # No usage is said: 154 for the prompt and 12 for extra, 9 = min(9, bytes)
   # for the answer.
-  assert run.ledger.snapshot().tokens == 175
+  assert run.ledger.spent.tokens == 175
   model = Run().open(kind="callable", model=f"{module}:later")
   assert ask(model, request())[0].text == "later hi you"
   scripted.seen.clear()

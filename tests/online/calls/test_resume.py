@@ -139,15 +139,6 @@ def test_every_fault_gives_the_same_replies(tmp_path, uninterrupted):
   assert found["texts"] == uninterrupted["texts"]
 
 
-@pytest.mark.parametrize("calls", [7, 30, 51])
-def test_a_cap_holds_to_the_call_under_faults(tmp_path, calls):
-  with stub_server(faults=FAULTS) as stub:
-    found = run(stub, tmp_path, caps={"calls": calls}, timeout_s=2.0)
-    assert len(stub.calls) == calls
-  # Nothing but an answer comes out as one.
-  assert {t[0] for t in found["texts"] if t} <= {"ok"}
-
-
 def test_the_key_is_in_no_file_and_in_no_log(tmp_path):
   # The stub repeats the key that it was sent in its refusal.
   with StubServer(answer, api_key="another") as stub:

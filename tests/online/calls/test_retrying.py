@@ -7,8 +7,8 @@ import time
 import pytest
 from aiohttp import web
 
-from atlas_jax.online.calls.calls import BudgetSpent, ModelRefused
-from atlas_jax.online.calls.spend import Caps
+from atlas_jax.online.calls.calls import ModelRefused
+from atlas_jax.online.calls.ledger import BudgetSpent, Caps
 from tests.online.opened import Run, ask, request
 from tests.online.stub_server import Faults, StubServer
 
@@ -34,9 +34,9 @@ def test_what_a_failure_costs():
     with StubServer(lambda m: "x", faults=Faults(0, 1.0, (kind,))) as stub:
       (reply,) = ask(run.open(url=stub.url, retries=0), request())
     assert reply.status == "error"
-    snapshot = run.ledger.snapshot()
-    assert (snapshot.calls, snapshot.lost.calls) == (spent, lost)
-    assert snapshot.tokens == 0
+    ledger = run.ledger
+    assert (ledger.spent.calls, ledger.lost.calls) == (spent, lost)
+    assert ledger.spent.tokens == 0
 
 
 def test_the_cap_on_minutes_ends_a_call_under_way():
@@ -44,7 +44,7 @@ def test_the_cap_on_minutes_ends_a_call_under_way():
   with StubServer(lambda m: "x", answers=0) as stub:
     replies = ask(run.open(url=stub.url), request(), request("two"))
   assert [type(r) for r in replies] == [BudgetSpent] * 2
-  assert run.ledger.snapshot().lost.calls == len(stub.calls)
+  assert run.ledger.lost.calls == len(stub.calls)
 
 
 def test_the_cap_on_minutes_holds_for_a_server_without_a_word():
@@ -72,7 +72,7 @@ def test_a_server_that_is_gone():
   model = run.open(url="http://127.0.0.1:9", model="m", retries=1)
   (reply,) = ask(model, request())
   assert reply.status == "error" and "no connection" in reply.error
-  assert run.ledger.snapshot().lost.calls == 0
+  assert run.ledger.lost.calls == 0
   nameless = run.open(url="http://127.0.0.1:9", retries=0)
   assert ask(nameless, request())[0].status == "error"
 

@@ -5,29 +5,13 @@ import asyncio
 import pytest
 
 from atlas_jax.episode_config import ChatTemplateKwargs
-from atlas_jax.online.calls.calls import Reply, Request
+from atlas_jax.online.calls.calls import Reply
 from atlas_jax.online.calls.speakers import AskerSpeaker, said_of
 from atlas_jax.teaching.speakers import Ask, NoAnswer, Said
 from tests.online.opened import Run
 from tests.online.stub_server import StubServer
 
 ASK = Ask("student_probe", 5, 0.5, seed=3, replicate=2)
-
-
-def test_the_prompt_is_the_one_message():
-  class Asked:
-    async def ask(self, request):
-      self.request = request
-      return Reply("ok", "add", completion_tokens=4, seconds=1.5)
-
-  asked = Asked()
-  said = asyncio.run(AskerSpeaker(asked).say("q", ASK))
-  assert said == [Said("add", 4, "stop", 1.5)]
-  message = {"role": "user", "content": "q"}
-  assert asked.request == Request(
-    "student_probe", (message,), 5, 0.5, seed=3, replicate=2
-  )
-  assert asked.request.prompt == "q"
 
 
 def test_a_cut_reply_without_counts():

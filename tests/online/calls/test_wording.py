@@ -40,20 +40,6 @@ def test_a_body_is_worded_as_the_server_takes_it(wording, sent):
   assert Wording(**wording).worded({"model": "m"}) == {"model": "m"}
 
 
-def test_a_model_of_a_run_is_asked_so():
-  words = {"max_tokens_key": NEWER, "send_temperature": False}
-  with StubServer(lambda _: "fine") as server:
-    run = Run()
-    model = run.open(url=server.url, **words, send_seed=False)
-    (reply,) = ask(model, request(seed=7))
-  assert reply.ok
-  (call,) = server.calls
-  assert call.body.keys() == {"model", "messages", NEWER}
-  with StubServer(lambda _: "fine") as server:
-    ask(Run().open(url=server.url), request(seed=7))
-  assert server.calls[0].body["seed"] == 7
-
-
 @pytest.mark.parametrize(
   ("status", "named"), [(400, True), (422, True), (404, False), (500, False)]
 )

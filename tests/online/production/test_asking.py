@@ -144,15 +144,3 @@ async def test_v1_is_added_to_a_bare_host():
     bare = {"sent": {"url": up.url}, "teaches": {"url": teach.url}}
     async with proxy(up.url, teach.url, **bare) as p:
       assert (await p.ask())[0] == "taught"
-
-
-async def test_servers_elsewhere_are_asked_by_the_proxy_of_the_environment(
-  monkeypatch,
-):
-  with upstream() as up:
-    monkeypatch.setenv("http_proxy", up.url)
-    async with proxy("http://student.example", sent={"model": "stub"}) as p:
-      # A stub that is asked for a whole address answers by its path.
-      assert (await p.post(n=2))[0] == 200
-  (call,) = up.calls
-  assert call.headers["Host"] == "student.example"

@@ -10,11 +10,9 @@ import time
 import pytest
 
 from atlas_jax.online.production.breaker import Breaker
-from atlas_jax.teaching.prompts import NO_PROBE
 from tests.online.production.proxied import (
   TEACHING,
   application,
-  by_word,
   contents,
   proxy,
   refusal,
@@ -145,13 +143,6 @@ async def test_what_is_no_teaching_teaches_nothing(words):
     for _ in range(3):
       assert await p.ask() == ("alone_bad_teaching", "re ALONE")
   assert len(p.teach.calls) == 3
-
-
-@pytest.mark.parametrize("plan", ["", " ", "<think></think>"])
-async def test_a_student_without_a_plan_is_taught_all_the_same(plan):
-  async with proxy(by_word(PROBE=plan)) as p:
-    assert await p.ask() == ("taught", "re GUIDED")
-  assert contents(p.teach) == [f"TEACH 1+1? FROM {NO_PROBE}"]
 
 
 async def test_a_refused_question_is_not_the_teachers_fault():

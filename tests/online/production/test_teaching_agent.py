@@ -12,17 +12,15 @@ from aiohttp import web
 
 from atlas_jax.config import ConfigError
 from atlas_jax.online import TeachConfig, TeachingAgent, Wording
-from atlas_jax.online.calls.calls import BudgetSpent, Reply
+from atlas_jax.online.calls.calls import Reply
+from atlas_jax.online.calls.ledger import BudgetSpent
 from atlas_jax.online.production.teaching_agent import AgentFailed
 from atlas_jax.teaching.prompts import PromptError
 from tests.online.production.proxied import (
   PROMPTS,
   TEACHING,
-  application,
   contents,
-  served,
   teacher,
-  whole,
 )
 from tests.online.stub_server import StubServer
 
@@ -229,24 +227,6 @@ def test_without_a_teaching_the_first_answer_is_the_answer(
   assert asked == ["ALONE 1+1?"] and "private" not in caplog.text
   if isinstance(teaches, Opened) and PRIVATE in str(teaches.error):
     assert f"{type(teaches.error).__name__} at " in caplog.text
-
-
-async def test_a_cookie_of_one_teaching_is_not_sent_with_the_next():
-  seen = []
-
-  async def chat(request):
-    seen.append(request.headers.get("Cookie"))
-    response = whole(TEACHING)
-    response.set_cookie("session", f"of {len(seen)}")
-    return response
-
-  # Cookies of a bare address are kept by nobody.
-  async with served(application(chat), "localhost") as url:
-    taught = TeachingAgent(agent, f"{url}/v1#stub", PROMPTS)
-    for _ in range(2):
-      assert (await taught.aask("1+1?")).outcome == "taught"
-    await taught.aclose()
-  assert seen == [None, None]
 
 
 @pytest.mark.parametrize("name", ["http://x/v1", "openai/stub"])

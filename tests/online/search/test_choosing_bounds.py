@@ -4,10 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from atlas_jax.config import PromptsConfig
 from atlas_jax.online.search import choosing
 from atlas_jax.online.search.choosing import Fresh
-from atlas_jax.online.search.files import Candidate
 from atlas_jax.teaching.statistics import Interval
 
 FLOOR = 0.875
@@ -16,12 +14,6 @@ FLOOR = 0.875
 def config(**changes):
   keys = {"non_degradation_floor": FLOOR, "require_proof": False, **changes}
   return SimpleNamespace(choosing=SimpleNamespace(**keys))
-
-
-def candidate(index, prompts=None):
-  scores = {"a": 0.75}
-  prompts = prompts or PromptsConfig()
-  return Candidate(index, (), 0, prompts, 0.5, scores, 1, 1, 0.0)
 
 
 def fresh(index, gain, non_degradation, **counts):
@@ -78,54 +70,3 @@ def test_harm_is_that_of_the_prompts_that_are_kept(kept, arm):
 
   assert harm(-0.1) == Interval(-0.3, -0.5, -0.1)
   assert harm(0.0) is None
-
-
-@pytest.mark.parametrize(("n", "samples"), [(2, 8), (0, 4)])
-@pytest.mark.parametrize("missing", [0, 1])
-def test_half_of_the_samples_is_enough(n, samples, missing):
-  """The child has half of its samples, or one less."""
-  prompts = [PromptsConfig(), PromptsConfig(teacher="{question} 2")]
-  problems = tuple(SimpleNamespace(id=x) for x in "abcd")
-  asked = []
-
-  def rollout(problem, replicate, score):
-    objectives = {"accuracy": 1.0, "non_degradation": 1.0}
-    return SimpleNamespace(
-      problem=problem, replicate=replicate, score=score, objectives=objectives
-    )
-
-  left = samples // 2 - missing
-
-  def known(job):
-    nonlocal left
-    asked.append((prompts.index(job.prompts), job.replicate))
-    made = []
-    for problem in problems:
-      score = 0.25
-      if job.prompts is prompts[1]:
-        score, left = (0.5 if left > 0 else None), left - 1
-      made.append(rollout(problem, job.replicate, score))
-    return made
-
-  def evaluate(jobs, needed):
-    assert needed == prompts[0]
-    return [known(job) for job in jobs]
-
-  candidates = [candidate(i, p) for i, p in enumerate(prompts)]
-  found, dropped = choosing.score_again(
-    config(fresh_samples=n, best_of=1),
-    SimpleNamespace(evaluate=evaluate),
-    SimpleNamespace(validation=problems),
-    SimpleNamespace(candidates=candidates, best=lambda n: candidates[-n:]),
-  )
-  replicates = [0] if n == 0 else [1, 2]
-  assert asked == [(i, r) for i in (0, 1) for r in replicates]
-  assert [f.candidate for f in found] == [0, *([] if missing else [1])]
-  assert len(dropped) == missing
-  if not missing:
-    child = found[1]
-    assert (child.judged, child.pairs) == (samples // 2, samples // 2)
-    assert (child.fresh_score, child.gain) == (0.5, 0.25)
-    assert child.samples == samples
-    # Picked by 0.75 on problem a; without fresh samples no gap is known.
-    assert child.gap == (0.25 if n else None)

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from atlas_jax.online.calls.calls import BudgetSpent
+from atlas_jax.online.calls.ledger import BudgetSpent
 from tests.online import small_world
 from tests.online.stub_server import Faults, StubServer
 from tests.online.whole_runs import read, run, spent, untimed

@@ -4,7 +4,7 @@ import json
 
 from atlas_jax.config import PromptsConfig
 from atlas_jax.online.calls.record import Record
-from atlas_jax.online.search.files import Candidate, Episodes, Journal
+from atlas_jax.online.search.files import Candidate, Journal
 from atlas_jax.online.search.rollouts import Trial
 from tests.online import small_world
 from tests.online.opened_run import opened
@@ -30,18 +30,17 @@ def test_the_best_so_far_is_written(tmp_path):
 
 
 def test_another_process_begins_the_episodes_anew(tmp_path):
-  with (
-    StubServer(small_world.answer) as stub,
-    opened(tmp_path, stub.url) as run,
-  ):
-    job = Trial(run.config.prompts, run.sets.train[:2], "train")
-    ((one, two),) = run.rollouts.evaluate([job])
   path = tmp_path / "run" / "episodes" / "train.jsonl"
-  before = path.read_text()
-  path.write_text(before + before[: len(before) // 3])  # killed there
-  again = Episodes(tmp_path / "run")
-  again.write(one)
-  again.write(two)
-  assert path.read_text() == before
+
+  def evaluate():
+    with opened(tmp_path, stub.url, path=tmp_path / "record.sqlite") as run:
+      job = Trial(run.config.prompts, run.sets.train[:2], "train")
+      (made,) = run.rollouts.evaluate([job])
+    return [r.score for r in made]
+
+  with StubServer(small_world.answer) as stub:
+    scores, before = evaluate(), path.read_text()
+    path.write_text(before + before[: len(before) // 3])  # killed there
+    assert evaluate() == scores and path.read_text() == before
   rows = [json.loads(line) for line in before.splitlines()]
-  assert [row["score"] for row in rows] == [one.score, two.score]
+  assert [row["score"] for row in rows] == scores

@@ -52,10 +52,15 @@ def test_an_overloaded_server_stops_a_run_and_not_for_good(tmp_path):
   assert [len(c["scores"]) for c in candidates] == [30, 30]
 
 
-def test_an_empty_reflection_model_stops_a_run_and_not_for_good(tmp_path):
+@pytest.mark.parametrize(
+  "reply", [lambda: {"content": None}, lambda: web.Response(status=503)]
+)
+def test_a_reflection_model_without_words_stops_a_run_and_not_for_good(
+  tmp_path, reply
+):
   def silent(messages):
     if messages[-1]["content"].startswith("You improve"):
-      return {"content": None}
+      return reply()
     return small_world.answer(messages)
 
   changes = {"reflection_model__retries": 0, "reflection__attempts": 1}

@@ -8,10 +8,9 @@ import pytest
 from atlas_jax.config import default_config, resolve
 from atlas_jax.data import splits
 from atlas_jax.directory import RunError
-from atlas_jax.online.calls.ledger import Snapshot
-from atlas_jax.online.calls.spend import Amount
-from atlas_jax.online.search import live
-from atlas_jax.online.search.reflection import SearchFailed, prompt_chars
+from atlas_jax.online.calls.ledger import Amount, Caps, Ledger
+from atlas_jax.online.search.files import Journal
+from atlas_jax.online.search.reflection import prompt_chars
 from atlas_jax.teaching.prompts import fingerprint, load_prompts
 from tests.online import small_world
 from tests.online.opened_run import opened
@@ -134,53 +133,13 @@ def test_useless_proposals_end_the_search_and_keep_the_seed(tmp_path):
   assert best["prompts"] == small_world.SEED and best["stage"] == "chosen"
 
 
-def test_a_dead_reflection_model_stops_the_run_with_a_reason(tmp_path):
-  from aiohttp import web
-
-  def answer(messages):
-    if messages[-1]["content"].startswith("You improve"):
-      return web.Response(status=503)
-    return small_world.answer(messages)
-
-  with StubServer(answer) as stub:
-    with pytest.raises(SearchFailed, match=r"3 calls .* in a row"):
-      run(
-        tmp_path,
-        stub.url,
-        reflection__max_failures=3,
-        reflection_model__retries=0,
-      )
-    before = len(stub.calls)
-    # It is back: the run goes on, and asks nothing twice.
-    stub.answer = small_world.answer
-    workdir = run(
-      tmp_path,
-      stub.url,
-      reflection__max_failures=3,
-      reflection_model__retries=0,
-    )
-    bodies = [c.body for c in stub.calls]
-  assert read(workdir / "report" / "optimize.json")["kept"] == 1
-  again = [b for b in bodies[before:] if b in bodies[:before]]
-  prompts = [b["messages"][0]["content"] for b in again]
-  assert prompts and all(p.startswith("You improve") for p in prompts)
-
-
 def test_the_live_line():
-  snapshot = Snapshot(
-    calls=1204,
-    tokens=10,
-    dollars=0.831,
-    unpriced_calls=0,
-    lost=Amount(3, 0, 0),
-    open_calls=0,
-    seconds=1.0,
-    seconds_left=750.2,
-    shares={"calls": 0.5, "dollars": 0.083},
-  )
-  scores = [SimpleNamespace(score=x) for x in (0.2, 0.7123, 0.5)]
-  journal = SimpleNamespace(stage="search", candidates=scores)
-  assert live.line(journal, snapshot) == (
+  spend = {"spent": Amount(1204, 10, 831 * 10**9), "lost": Amount(3)}
+  caps = Caps(calls=2414, dollars=10.0, minutes=20.0)
+  ledger = Ledger(caps, **spend, seconds=449.8, clock=lambda: 9.0)
+  journal = Journal(None, None)
+  journal.candidates += [SimpleNamespace(score=x) for x in (0.2, 0.7123, 0.5)]
+  assert journal.line(ledger) == (
     "search | best 0.712 | 3 candidates | 1,204 calls | 3 lost | $0.83"
     " | 12:30 left | 50% of the caps"
   )

@@ -4,9 +4,8 @@ import dataclasses
 
 import pytest
 
-from atlas_jax.online.calls.ledger import Ledger
-from atlas_jax.online.calls.spend import Amount
-from atlas_jax.online.search.history import SearchOver
+from atlas_jax.online.calls.ledger import Amount, Ledger
+from atlas_jax.online.search.files import SearchOver
 from atlas_jax.online.search.plan import BudgetTooSmall, parts, plan
 from atlas_jax.online.search.rollouts import Trial
 from tests.online import small_world

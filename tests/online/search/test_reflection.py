@@ -2,10 +2,11 @@
 
 import pytest
 
-from atlas_jax.online.calls.calls import BudgetSpent, ModelRefused, Reply
+from atlas_jax.online.calls.calls import ModelRefused, Reply
+from atlas_jax.online.calls.ledger import BudgetSpent
 from atlas_jax.online.calls.record import Record
 from atlas_jax.online.search import proposals
-from atlas_jax.online.search.history import History, SearchOver
+from atlas_jax.online.search.files import Journal, SearchOver
 from atlas_jax.online.search.reflection import SearchFailed
 from tests.online.scripted_reflection import (
   GOOD,
@@ -153,17 +154,17 @@ def test_what_no_other_call_can_mend_is_raised(error, raised):
 
 
 def test_what_was_asked_is_not_asked_again():
-  history = History(Record())
+  journal = Journal(None, Record())
   said = ["no fences", DOWN, fenced(GOOD), DOWN, DOWN]
   first = Scripted(*said)
-  r = reflector(first, history, attempts=3, max_failures=2)
+  r = reflector(first, journal, attempts=3, max_failures=2)
   assert ask(r) == {"teacher": GOOD}
   with pytest.raises(SearchFailed):
     ask(r)
   # The failure that the search went on with is history; the last ones, for
   # which the run stopped, are tried again.
   second = Scripted(fenced(GOOD + "!"))
-  r = reflector(second, history, attempts=3, max_failures=2)
+  r = reflector(second, journal, attempts=3, max_failures=2)
   assert ask(r) == {"teacher": GOOD}
   assert second.requests == []
   assert ask(r) == {"teacher": GOOD + "!"}
@@ -171,12 +172,12 @@ def test_what_was_asked_is_not_asked_again():
 
 
 @pytest.mark.parametrize("ended", [True, False])
-def test_failures_at_the_end_of_a_search_are_history(ended):
-  history = History(Record())
-  r = reflector(Scripted(DOWN), history, attempts=1)
+def test_failures_at_the_end_of_a_search_are_kept(ended):
+  journal = Journal(None, Record())
+  r = reflector(Scripted(DOWN), journal, attempts=1)
   assert ask(r) == {}
   if ended:
     r.commit_failures()
   again = Scripted(fenced(GOOD))
-  r = reflector(again, history, attempts=1)
+  r = reflector(again, journal, attempts=1)
   assert ask(r) == ({} if ended else {"teacher": GOOD})

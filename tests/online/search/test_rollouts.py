@@ -172,32 +172,6 @@ def test_a_teaching_that_states_the_answer_loses_the_penalty(
   assert rollout.score == score
 
 
-def test_an_error_is_tried_again_then_left_out_and_never_scored(tmp_path):
-  with (
-    StubServer(broken_for("2003+", "GUIDED")) as stub,
-    opened(tmp_path, stub.url, student__retries=0) as run,
-  ):
-    problems = run.sets.validation
-    (made,) = run.rollouts.evaluate(
-      [Trial(run.config.prompts, problems, "validation")]
-    )
-    # Left out, for the rest of the run.
-    before = len(stub.calls)
-    job = Trial(run.config.prompts, problems[:4], "validation")
-    assert run.rollouts.evaluate([job]) == [made[:4]]
-    assert len(stub.calls) == before
-  lost = [r for r in made if r.score is None]
-  assert [r.problem.question[:5] for r in lost] == ["2003+"]
-  assert lost[0].scored is None
-  assert lost[0].why.startswith("taught: error HTTP 500")
-  asked = [c.body["messages"][0]["content"] for c in stub.calls]
-  assert sum(p.startswith("GUIDED 2003+") for p in asked) == 2
-  # The second try asks for nothing that was answered before.
-  assert sum(p.startswith("TEACH 2003+") for p in asked) == 1
-  lines = (tmp_path / "run/episodes/validation.jsonl").read_text()
-  assert "2003+" not in lines and "2004+" in lines
-
-
 def test_a_dead_model_stops_the_run(tmp_path):
   with (
     StubServer(broken_for("+", "TEACH")) as stub,

@@ -7,11 +7,10 @@ import pytest
 
 from atlas_jax.config import PromptsConfig
 from atlas_jax.data.problems import make_problem
-from atlas_jax.online.calls.ledger import Ledger
+from atlas_jax.online.calls.ledger import Amount, Ledger
 from atlas_jax.online.calls.record import Record
-from atlas_jax.online.calls.spend import Amount
 from atlas_jax.online.search.config import ObjectivesConfig, OnlineConfig
-from atlas_jax.online.search.history import History, SearchOver
+from atlas_jax.online.search.files import Journal, SearchOver
 from atlas_jax.online.search.rollouts import Rollout
 from atlas_jax.online.search.search import Search, filled, perfect
 from tests.online.opened_run import opened
@@ -42,14 +41,6 @@ def test_gaps(scores, told):
   assert filled(rollouts(*scores)) == told
 
 
-def search(evaluate=None) -> Search:
-  reflector = SimpleNamespace(refused=[])
-  return Search(
-    *(OnlineConfig(), None, SimpleNamespace(evaluate=evaluate), reflector),
-    *(None, None, History(Record())),
-  )
-
-
 def judge(before, after):
   proposal = SimpleNamespace(
     eval_before=SimpleNamespace(outputs=rollouts(*before)),
@@ -58,9 +49,11 @@ def judge(before, after):
     candidate={"a": "new", "b": "same"},
   )
   state = SimpleNamespace(program_candidates=[{"a": "old", "b": "same"}])
-  judged = search()
+  reflector = SimpleNamespace(refused=[])
+  journal = Journal(None, Record())
+  judged = Search(OnlineConfig(), None, None, reflector, None, journal)
   accepted = judged.should_accept(proposal, state)
-  return accepted, judged._reflector.refused
+  return accepted, reflector.refused
 
 
 @pytest.mark.parametrize(
@@ -88,19 +81,6 @@ def test_a_rejected_child_is_remembered_with_its_scores():
   _, ((name, text, why),) = judge((0.5, 0.5), (0.25, 0.5))
   assert (name, text) == ("a", "new")
   assert "0.75" in why and "scored 1" in why
-
-
-def test_a_batch_of_one_problem_is_evaluated():
-  jobs = []
-
-  def evaluate(given):
-    jobs.extend(given)
-    return [rollouts(0.7)]
-
-  found = search(evaluate).evaluate([("validation", PROBLEM)], {})
-  assert found.scores == [0.7]
-  ((problems, split),) = [(job.problems, job.split) for job in jobs]
-  assert (problems, split) == ([PROBLEM], "validation")
 
 
 def test_an_evaluation_of_nothing_has_no_scores():
@@ -134,7 +114,6 @@ def test_a_round_that_began_is_not_asked_for_its_budget_again(tmp_path):
       budget = dataclasses.replace(r.budget, ledger=ledger)
       one = Search(
         *(r.config, r.sets, r.rollouts, r.reflector, budget, r.journal),
-        r.history,
       )
       return one._begin_round(SimpleNamespace(i=number - 2))
 
@@ -145,7 +124,7 @@ def test_a_round_that_began_is_not_asked_for_its_budget_again(tmp_path):
     with pytest.raises(SearchOver, match=r"config\.caps\.calls leaves 0"):
       begins(3, over)
     r.record.commit("ended", "it was")
-    r.history.ended = "it was"
+    r.journal.ended = "it was"
     assert begins(3, over) is False
     with pytest.raises(SearchOver, match="it was"):
-      r.history.read("anything that is new")
+      r.journal.read("anything that is new")

@@ -6,10 +6,10 @@ import types
 import pytest
 
 from atlas_jax.online.calls.calls import Request
+from atlas_jax.online.calls.ledger import Caps
 from atlas_jax.online.calls.model_config import ChatModelConfig
 from atlas_jax.online.calls.models import open_model
 from atlas_jax.online.calls.record import Record
-from atlas_jax.online.calls.spend import Caps
 from atlas_jax.online.search import servers
 from atlas_jax.serving import http
 from atlas_jax.serving.client import ServerDown

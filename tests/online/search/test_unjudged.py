@@ -107,10 +107,17 @@ def test_each_is_compared_on_its_own_problems(tmp_path):
   assert choice.kept == 1 and choice.reasons == ()
 
 
-def test_a_dropped_one_is_named(tmp_path):
-  answer = silent(1, lambda a: 2000 <= a < 2006, failing)
+@pytest.mark.parametrize("failed", [5, 6])
+def test_half_of_the_samples_is_enough_and_a_dropped_one_is_named(
+  tmp_path, failed
+):
+  answer = silent(1, lambda a: 2000 <= a < 2000 + failed, failing)
   choice = chosen(tmp_path, answer, (0.5, 0.9), **QUIET)
   assert choice.kept == 0
+  if failed == 5:
+    assert [(f.judged, f.pairs) for f in choice.fresh] == [(10, 10), (5, 5)]
+    return
+  assert [f.candidate for f in choice.fresh] == [0]
   assert choice.reasons[1] == (
     "candidate 1 could be judged on 4 of 10 samples of the validation problems"
   )
