@@ -15,7 +15,7 @@ import zlib
 import jax
 import numpy as np
 
-from atlas_jax import directory, multihost, sharding, stopping
+from atlas_jax import directory, gpus, multihost, sharding, stopping
 from atlas_jax.config import RunConfig, to_dict
 from atlas_jax.data import splits
 from atlas_jax.model import names
@@ -41,7 +41,7 @@ def accelerators(dev=pathlib.Path("/dev")) -> tuple[int, int]:
   return used, len([*dev.glob(names)])
 
 
-def _log_devices(teacher: Teacher) -> None:
+def _log_devices(teacher: Teacher, config: RunConfig) -> None:
   log.info(
     "%d of %d devices (%s) in this process; mesh %s; %d parameters",
     jax.local_device_count(),
@@ -51,7 +51,8 @@ def _log_devices(teacher: Teacher) -> None:
     names.parameter_count(teacher.decoder_config),
   )
   used, has = accelerators()
-  if used < has:
+  # A config that splits the GPUs means to leave some to the servers.
+  if used < has and gpus.split(config) is None:
     log.warning(
       "the run uses %d of the %d accelerators of this host; under SLURM with"
       " one task a node JAX_LOCAL_DEVICE_IDS=0,...,%d gives it all",
@@ -106,7 +107,7 @@ def run_phases(
     # Only now: a config that is refused leaves the directory as it was.
     multihost.call_on_lead(claim)
     multihost.check_shared(directory.checkpoints_root(config, workdir))
-    _log_devices(teacher)
+    _log_devices(teacher, config)
     sampling = {
       "teacher": teacher,
       "servers": servers,

@@ -26,10 +26,10 @@ from atlas_jax.data.problems import Problem
 from atlas_jax.phases import arms
 from atlas_jax.phases.arms import Arm
 from atlas_jax.phases.entry import PhaseEntry
-from atlas_jax.phases.guests import Guests
+from atlas_jax.phases.guests import Guest, Guests
 from atlas_jax.phases.servers import Servers
 from atlas_jax.phases.teacher import Teacher
-from atlas_jax.reports import page, plots, reading, tables
+from atlas_jax.reports import plots, reading, tables
 from atlas_jax.teaching import statistics, transcripts
 from atlas_jax.teaching.answers import AnswerChecker
 from atlas_jax.teaching.prompts import Prompts
@@ -84,6 +84,28 @@ def _path(entry: PhaseEntry, arm: Arm) -> pathlib.Path:
   return entry.workdir / "report" / "arms" / f"{arm.key}.json"
 
 
+def _source(arm: Arm) -> dict:
+  """What an arm is sampled with that the run's config does not hold."""
+  last = arm.teacher.trained if isinstance(arm.teacher, Guest) else None
+  return {
+    "prompts": arm.prompts.fingerprint,
+    "checkpoint": last and [last[0].name, last[1]],
+  }
+
+
+def _check_source(path: pathlib.Path, arm: Arm) -> None:
+  """Raises RunError where an arm that is there was sampled with another."""
+  # An older version kept none.
+  before = files.read_json(path).get("source") or _source(arm)
+  for what, now in _source(arm).items():
+    if before[what] != now:
+      raise directory.RunError(
+        f"{path}: the {what} of {arm.title} changed since it was sampled, from"
+        f" {before[what]} to {now}; bring back what it was, or evaluate in"
+        " another --workdir"
+      )
+
+
 def outcomes(entry: PhaseEntry, arm: Arm) -> list[Outcome]:
   """What counts of an arm that was sampled."""
   saved = files.read_json(_path(entry, arm))
@@ -96,6 +118,7 @@ def sample(
   """Samples an arm and keeps it, unless it is there. A collective."""
   path, config = _path(entry, arm), entry.config
   if multihost.broadcast_json(path.exists()):
+    multihost.call_on_lead(lambda: _check_source(path, arm))
     return
   samples = config.evaluate.samples
   found = arms.sample(arm, problems, config=config, samples=samples, **given)
@@ -113,7 +136,8 @@ def sample(
     text = "".join(json.dumps(line) + "\n" for line in lines)
     directory.write_whole(entry.episodes, text)
     saved = [dataclasses.asdict(o) for o in counted]
-    directory.write_json(path, {"title": arm.name, "outcomes": saved})
+    told = {"title": arm.name, "source": _source(arm), "outcomes": saved}
+    directory.write_json(path, told)
 
   multihost.call_on_lead(keep)
 
@@ -149,6 +173,8 @@ def _write_page(evaluation: pathlib.Path) -> None:
   path = evaluation.with_name("index.html")
   if path.exists() and path.stat().st_mtime >= evaluation.stat().st_mtime:
     return
+  from atlas_jax.reports import page  # and jinja2: the lead alone needs it
+
   page.write(reading.read(evaluation.parent.parent), path)
 
 

@@ -10,8 +10,10 @@
 All are read and checked here, but for weights, before anything starts.
 """
 
+import contextlib
 import dataclasses
 import pathlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from atlas_jax import directory, files, hub, multihost
@@ -22,6 +24,7 @@ from atlas_jax.config import (
   RunConfig,
 )
 from atlas_jax.data.chat import ChatTokenizer
+from atlas_jax.errors import AtlasError
 from atlas_jax.model import decoder
 from atlas_jax.phases import trained
 from atlas_jax.phases.entry import PhaseEntry
@@ -76,33 +79,50 @@ def invited(config: RunConfig, own: Teacher, prompts: Prompts) -> Guests:
       return prompts
     return Prompts(templates, config.episode.stated_probe_tokens)
 
-  teachers = []
-  for number, name in enumerate(c.teachers):
-    path, run = hub.directory(name, "model"), config
-    last = None
-    if multihost.call_on_lead(lambda at=path: _is_run(at)):
-      run = directory.read_config(path)
-      last = trained.newest(path, run)
-      options, model = run.teacher, hub.directory(run.teacher.path, "model")
-    else:
-      plain = {"random_init": False, "lora": LoraConfig()}
-      options, model = (
-        dataclasses.replace(own.options, path=name, **plain),
-        path,
-      )
-    guest = Guest(options, model, own.chat, run.seed)
-    guest.version, guest.trained = _FIRST_VERSION + number, last
-    _check(name, guest, own, config)
-    teachers.append((name, guest, parsed(run.prompts)))
+  with _named("teachers"):
+    teachers = []
+    for number, name in enumerate(c.teachers):
+      guest, templates = _teacher(number, name, config, own)
+      teachers.append((name, guest, parsed(templates)))
+  with _named("prompts"):
+    words = [(name, parsed(load_prompts(name))) for name in c.prompts]
   urls = [(url,) for url in c.student_urls] or [()] * len(c.students)
-  return Guests(
-    tuple(teachers),
-    tuple((name, parsed(load_prompts(name))) for name in c.prompts),
-    tuple(
+  with _named("students"):
+    students = [
       Student(name, _chat(hub.directory(name, "model"), config), at, name)
       for name, at in zip(c.students, urls, strict=True)
-    ),
-  )
+    ]
+  return Guests(tuple(teachers), tuple(words), tuple(students))
+
+
+@contextlib.contextmanager
+def _named(key: str) -> Iterator[None]:
+  """An error inside names the key of the config that invites the guest."""
+  try:
+    yield
+  except multihost.LeadError:
+    raise  # of the lead, which says it
+  except AtlasError as error:
+    raise ConfigError(f"config.evaluate.{key}: {error}") from error
+
+
+def _teacher(
+  number: int, name: str, config: RunConfig, own: Teacher
+) -> tuple[Guest, PromptsConfig]:
+  """The guest of this number, and the templates that it comes with."""
+  path, run = hub.directory(name, "model"), config
+  last = None
+  if multihost.call_on_lead(lambda: _is_run(path)):
+    run = directory.read_config(path)
+    last = trained.newest(path, run)
+    options, model = run.teacher, hub.directory(run.teacher.path, "model")
+  else:
+    plain = {"random_init": False, "lora": LoraConfig()}
+    options, model = dataclasses.replace(own.options, path=name, **plain), path
+  guest = Guest(options, model, own.chat, run.seed)
+  guest.version, guest.trained = _FIRST_VERSION + number, last
+  _check(name, guest, own, config)
+  return guest, run.prompts
 
 
 def _is_run(path: pathlib.Path) -> bool:
@@ -126,7 +146,7 @@ def _check(name: str, guest: Guest, own: Teacher, config: RunConfig) -> None:
       which = "tokenizer or chat template"
   if which:
     raise ConfigError(
-      f"config.evaluate.teachers: {name} has another {which} than"
+      f"{name} has another {which} than"
       f" config.teacher.path={config.teacher.path}, in whose server it would"
       " stand; evaluate it in a run of its own, as config.teacher.path"
     )

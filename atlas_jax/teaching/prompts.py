@@ -91,6 +91,9 @@ class Prompts:
     config: their texts.
     probe_tokens: what stands for {tokens} in that of the probe.
 
+  Attributes:
+    fingerprint: of the texts.
+
   Raises:
     PromptError: a template misses a field, holds an unknown one, or its
       braces do not match ('{{' and '}}' write braces).
@@ -101,6 +104,7 @@ class Prompts:
     config: PromptsConfig,
     probe_tokens: int = TeachConfig.shown_probe_tokens,
   ):
+    self.fingerprint = fingerprint(config)
     self._parts = {
       name: _parse(name, getattr(config, name), fields)
       for name, fields in FIELDS.items()

@@ -7,6 +7,8 @@ from atlas_jax import metrics, phases
 
 CHANGES = {
   "phases": ("sft", "export"),
+  # Each start reads and measures all of them.
+  "data.sft_params": {"count": 200},
   "sft.steps": 6,
   "sft.batch_rows": 4,
   "sft.row_length": 128,

@@ -1,5 +1,6 @@
 """Teachers, prompts and students of elsewhere in an evaluation."""
 
+import dataclasses
 import json
 import shutil
 
@@ -9,10 +10,15 @@ import pytest
 from atlas_jax import metrics, sharding
 from atlas_jax.config import MeshConfig, default_config, resolve, to_dict
 from atlas_jax.data.chat import ChatTokenizer
+from atlas_jax.directory import RunError
 from atlas_jax.errors import AtlasError
-from atlas_jax.phases import arms, opening
+from atlas_jax.phases import arms, evaluate, opening
+from atlas_jax.phases.entry import PhaseEntry
+from atlas_jax.phases.guests import Guest
 from atlas_jax.reports import reading
+from atlas_jax.teaching.prompts import Prompts, load_prompts
 from configs import quickstart
+from tests.phases import small_sft
 from tests.phases.stand_in_run import run
 from tests.phases.stand_in_servers import serve
 
@@ -142,6 +148,43 @@ def test_a_judge_takes_the_place_of_the_checker_in_every_arm(model, tmp_path):
   assert f"judged by {judge}:judge" in (folder / "index.html").read_text()
 
 
+def test_an_arm_is_kept_while_prompts_and_checkpoint_are_the_same(
+  tmp_path, monkeypatch, words
+):
+  config = small_sft.config(tmp_path, {"phases": ("evaluate",)})
+  entry, sampled = PhaseEntry(config, tmp_path, 0), []
+  guest = object.__new__(Guest)
+
+  def sample(arm, *_, **__):
+    sampled.append(arm.key)
+    return [], [], []
+
+  monkeypatch.setattr(arms, "sample", sample)
+  (tmp_path / "report" / "arms").mkdir(parents=True)
+  guest.trained = (entry, 3)
+  own, others = Prompts(config.prompts), Prompts(load_prompts(words))
+  arm = arms.Arm("teacher_0", "teacher of b", own, guest)
+  for _ in range(2):
+    evaluate.sample(entry, arm, [])
+  assert sampled == ["teacher_0"]
+  with pytest.raises(
+    RunError, match=r"teacher_0\.json: the prompts of teacher"
+  ):
+    evaluate.sample(entry, dataclasses.replace(arm, prompts=others), [])
+  guest.trained = (entry, 4)
+  with pytest.raises(
+    RunError, match=r"checkpoint of .*0_evaluate', 3\] to .*4"
+  ):
+    evaluate.sample(entry, arm, [])
+  # As an older version wrote it.
+  path = tmp_path / "report" / "arms" / "teacher_0.json"
+  saved = json.loads(path.read_text())
+  del saved["source"]
+  path.write_text(json.dumps(saved))
+  evaluate.sample(entry, arm, [])
+  assert sampled == ["teacher_0"]
+
+
 # What is refused, before anything starts.
 
 
@@ -198,7 +241,7 @@ def test_a_teacher_that_cannot_stand_in_is_refused_in_one_line(
       config = to_dict(resolve(default_config()))
       (path / "config.json").write_text(json.dumps(config))
     case "architecture":
-      says = rf"teachers: {path} has another architecture than config\.teacher"
+      says = rf"{path} has another architecture than config\.teacher"
 
       def one_layer(text):
         key = '"num_hidden_layers": '
@@ -216,13 +259,17 @@ def test_a_teacher_that_cannot_stand_in_is_refused_in_one_line(
   with pytest.raises(AtlasError, match=says) as caught:
     opened(teachers=(str(path),))
   assert "\n" not in str(caught.value)
+  assert str(caught.value).startswith("config.evaluate.teachers: ")
 
 
 @pytest.mark.parametrize(
   ("guest", "says"),
   [
-    ({"students": ("a/b/gone",)}, "a/b/gone is neither a directory"),
-    ({"prompts": ("gone.json",)}, r"gone\.json cannot be read"),
+    ({"students": ("a/b/gone",)}, "evaluate.students: a/b/gone is neither"),
+    (
+      {"prompts": ("gone.json",)},
+      r"config\.evaluate\.prompts: .*gone\.json cannot be read",
+    ),
     ({"teachers": ("a", "a")}, "names one twice"),
     (
       {"students": ("a",), "student_urls": ("http://x", "http://y")},

@@ -1,5 +1,6 @@
 """What a run refuses, and where its first weights come from."""
 
+import dataclasses
 import faulthandler
 import logging
 import socket
@@ -111,12 +112,18 @@ def test_the_start_names_devices_mesh_and_parameters(
   with jax.set_mesh(mesh), caplog.at_level(logging.INFO, "atlas_jax.phases"):
     run = opened(tmp_path)
     one = run.teacher
-    phases._log_devices(one)
+    phases._log_devices(one, run.config)
     size = sum(x.size for x in jax.tree.leaves(one.model))
   first, *more = [r.getMessage() for r in caplog.records]
   assert "mesh data=1, fsdp=1, tensor=1, context=1" in first
   assert f"; {size} parameters" in first
   assert [("1 of the 8 accel" in m) for m in more] == [True] * warned
+  # Not where the config gives GPUs to the servers.
+  caplog.clear()
+  split = dataclasses.replace(run.config.mesh, gpus="0")
+  with jax.set_mesh(mesh), caplog.at_level(logging.INFO, "atlas_jax.phases"):
+    phases._log_devices(one, dataclasses.replace(run.config, mesh=split))
+  assert len(caplog.records) == 1
 
 
 def test_rows_must_divide_over_the_context_axis(opened, tmp_path):

@@ -18,6 +18,7 @@ from atlas_jax.online.agents.config import AgentConfig
 from atlas_jax.online.calls import threads
 from atlas_jax.online.calls.calls import Answer, CallFailed, Request
 from atlas_jax.online.calls.variables import Credentials
+from atlas_jax.terminal import printable
 
 
 class FunctionAgent:
@@ -69,7 +70,8 @@ def open_python(config: AgentConfig, where: str, credentials: Credentials):
 
 
 async def _ended(status: int, stdout: bytes, stderr: bytes) -> Answer:
-  sys.stderr.write(stderr.decode(errors="replace"))
+  # A user's own program has a plain stderr, and a terminal obeys what it shows.
+  sys.stderr.write(printable(stderr.decode(errors="replace")))
   if status not in (0, python_worker.FAILED, python_worker.PASSES):
     died = f"its process died ({how_it_ended(status)})"
     raise CallFailed(died, again=False)

@@ -30,6 +30,7 @@ def test_prints_do_not_break_the_answer(capfd):
   assert [r.text for r in replies] == [echoes.of("a"), echoes.of("b")]
   out, err = capfd.readouterr()
   assert out == "" and "noisenoise" in err
+  assert "\x00" not in err and r"\x00" in err
 
 
 def test_a_thread_that_hangs_is_given_up_and_holds_nothing_up():
