@@ -246,11 +246,13 @@ def test_gpus_that_are_named_must_be_there(machine):
   shared |= dict.fromkeys(shares, 0.4)
   level, text = machine.exam(shared)._gpus()
   assert level == "ok" and text.startswith("GPUs: trainer on 0; teacher server")
-  assert machine.exam({"serving.teacher.gpus": "1-2"})._gpus() == (
+  two = {"serving.teacher.gpus": "1-2", "serving.teacher.replicas": 2}
+  assert machine.exam(two)._gpus() == (
     "error",
     "config.serving.teacher.gpus names [2]; this host has [0, 1]",
   )
   # Nobody names them, and the trainer runs on the CPU.
+  assert machine.exam()._gpus()[0] == "warning"
   level, text = machine.exam()._devices()
   assert level == "warning" and text.endswith("0 of this host's 2 accelerators")
 
