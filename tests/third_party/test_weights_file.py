@@ -189,7 +189,9 @@ def test_layouts_that_cannot_be_read_back_are_refused():
   with pytest.raises(NotImplementedError, match="computed"):
     destinations.find(Fused(), {"turned": (2, 4)})
   with pytest.raises(NotImplementedError, match="half: 2 of its 8 values"):
-    destinations.find(Fused(), {"half": (4, 2)})
+    places = destinations.find(Fused(), {"half": (4, 2)})
+    boxes = {name: [p.box for p in of] for name, of in places.items()}
+    destinations.check_cover([boxes], {"half": (4, 2)})
 
 
 class Turned(torch.nn.Module):

@@ -76,6 +76,8 @@ def columns(shape: tuple[int, ...]) -> int:
 def _place(name: str, shape, target: torch.Tensor, part: torch.Tensor) -> Place:
   """The place of a copy of `part`, a view of a whole tensor, to `target`."""
   width = columns(shape)
+  if part.dim() == 2 and part.stride() == (1, width):  # the other way round
+    target, part = target.T, part.T
   size = (*part.shape[:1], 1)[0], columns(part.shape)
   row, column = divmod(part.storage_offset(), width)
   inner = torch.empty(part.shape[1:], device="meta").stride()
