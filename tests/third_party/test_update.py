@@ -32,7 +32,7 @@ def found_of(tmp_path_factory):
     cwd=Path(__file__).parents[2],
     capture_output=True,
     text=True,
-    timeout=300,
+    timeout=500,
   )
   assert done.returncode == 0, done.stderr[-3000:]
   lines = [x for x in done.stdout.splitlines() if x.startswith('{"was_')]
