@@ -3,6 +3,7 @@
 Writes an .npz: MESH/OBJECTIVE/{loss, grad_norm, gradient, logprobs, programs}.
 """
 
+import dataclasses
 import pathlib
 import sys
 
@@ -17,13 +18,16 @@ from atlas_jax.model import logprobs, lora
 from atlas_jax.training import optimizer, scoring, step
 from tests.training import tiny
 
-# A head of 48 or 24 rows of 32 numbers: in slices of 10 or 8 of them.
+# Heads for a tensor axis of 4.
+ARCHITECTURE = dataclasses.replace(tiny.ARCHITECTURE, n_heads=8, n_kv_heads=4)
+# A head of 48, 24 or 12 rows of 32 numbers: in slices of 10, 8 or 6 of them.
 SLICE = 320
 MESHES = {
   "one": MeshConfig(fsdp=1),
+  "data8": MeshConfig(data=8, fsdp=1),
   "fsdp8": MeshConfig(fsdp=8),
-  "fsdp4_tensor2": MeshConfig(fsdp=4, tensor=2),
-  "data2_fsdp4": MeshConfig(data=2, fsdp=4),
+  "fsdp2_tensor4": MeshConfig(fsdp=2, tensor=4),
+  "data2_fsdp2_tensor2": MeshConfig(data=2, fsdp=2, tensor=2),
   "fsdp2_tensor2_context2": MeshConfig(fsdp=2, tensor=2, context=2),
   "fsdp2_context4": MeshConfig(fsdp=2, context=4),
 }
@@ -39,7 +43,7 @@ SEQUENCE = GrpoConfig(
 
 def grpo_objective(grpo):
   return step.grpo_objective(
-    tiny.ARCHITECTURE,
+    ARCHITECTURE,
     tiny.OPTIONS,
     grpo,
     temperature=tiny.TEMPERATURE,
@@ -48,7 +52,7 @@ def grpo_objective(grpo):
 
 
 OBJECTIVES = {
-  "sft": step.sft_objective(tiny.ARCHITECTURE, tiny.OPTIONS),
+  "sft": step.sft_objective(ARCHITECTURE, tiny.OPTIONS),
   "grpo": grpo_objective(tiny.GRPO),
   "sequence": grpo_objective(SEQUENCE),
   "adapters": grpo_objective(tiny.GRPO),
@@ -57,7 +61,9 @@ OBJECTIVES = {
 OBJECTIVES["offloaded"] = OBJECTIVES["grpo"]
 # These on a mesh that cuts a weight in every way, and on replicas.
 LATE = ("adapters", "adapters_applied", "offloaded")
-LATE_MESHES = ("none", "data2_fsdp4", "fsdp2_tensor2_context2")
+LATE_MESHES = ("none", "data2_fsdp2_tensor2", "fsdp2_tensor2_context2")
+# A checkpoint of each is read on each.
+RESTORED = ("data8", "fsdp8", "fsdp2_tensor4", *LATE_MESHES[1:])
 
 
 def make_batch(name):
@@ -87,14 +93,14 @@ def run(name, put) -> dict[str, np.ndarray]:
     OBJECTIVES[name], tx, schedule, skip_grad_norm=None
   )
   prepare = scoring.make_prepare_step(
-    tiny.ARCHITECTURE,
+    ARCHITECTURE,
     tiny.OPTIONS,
     SEQUENCE if name == "sequence" else tiny.GRPO,
     temperature=tiny.TEMPERATURE,
   )
-  model = tiny.model()
+  model = tiny.model(architecture=ARCHITECTURE)
   if name.startswith("adapters"):
-    model = lora.join(model, tiny.adapters())
+    model = lora.join(model, tiny.adapters(architecture=ARCHITECTURE))
   state = step.init_state(model, tx)
   batch = prepare(state.model, put(make_batch(name)))
   state, metrics = train(state, batch)
@@ -109,34 +115,36 @@ def run(name, put) -> dict[str, np.ndarray]:
   }
 
 
-def restored_elsewhere(directory: pathlib.Path) -> bool:
-  """Whether a state saved on one mesh is the same, to the bit, on another."""
+def restored(directory: pathlib.Path) -> dict[str, bool]:
+  """SAVED/READ -> whether a state of one mesh is the same on the other."""
   tx, _ = optimizer.make_optimizer(OptimizerConfig(), 10)
-  with jax.set_mesh(sharding.make_mesh(MESHES["fsdp8"])):
-    state = step.init_state(tiny.model(), tx)
-    with Checkpoints(directory) as saved:
-      saved.save(1, step.as_trees(state), {})
-  with (
-    jax.set_mesh(sharding.make_mesh(MESHES["fsdp4_tensor2"])),
-    Checkpoints(directory) as saved,
-  ):
-    like = step.init_state(tiny.model(1), tx)
-    _, trees, _ = saved.restore(
-      step.as_trees(jax.eval_shape(lambda s: s, like))
-    )
-  again = step.from_trees(trees)
-  same = [
-    a.sharding == b.sharding
-    for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(like), strict=True)
-  ]
-  return all(same) and bool((flat(again) == flat(state)).all())
+  meshes = {name: sharding.make_mesh(MESHES[name]) for name in RESTORED}
+  states = {}
+  for name, mesh in meshes.items():
+    with jax.set_mesh(mesh), Checkpoints(directory / name) as saved:
+      states[name] = step.init_state(tiny.model(architecture=ARCHITECTURE), tx)
+      saved.save(1, step.as_trees(states[name]), {})
+  wanted, out = flat(states["fsdp8"]), {}
+  for name, like in states.items():
+    for other in RESTORED:
+      with (
+        jax.set_mesh(meshes[name]),
+        Checkpoints(directory / other) as saved,
+      ):
+        abstract = step.as_trees(jax.eval_shape(lambda s: s, like))
+        _, trees, _ = saved.restore(abstract)
+      again = step.from_trees(trees)
+      pairs = zip(jax.tree.leaves(again), jax.tree.leaves(like), strict=True)
+      same = all(a.sharding == b.sharding for a, b in pairs)
+      out[f"{other}/{name}"] = same and bool((flat(again) == wanted).all())
+  return out
 
 
 def main(path: str) -> None:
   out = {}
   logprobs._SLICE = SLICE
   score = scoring.make_score_step(
-    tiny.ARCHITECTURE, tiny.OPTIONS, temperature=tiny.TEMPERATURE
+    ARCHITECTURE, tiny.OPTIONS, temperature=tiny.TEMPERATURE
   )
 
   def record(mesh_name, put):
@@ -146,7 +154,9 @@ def main(path: str) -> None:
       for key, value in run(name, put).items():
         out[f"{mesh_name}/{name}/{key}"] = value
     batch = put(make_batch("grpo"))
-    out[f"{mesh_name}/score"] = np.asarray(score(tiny.model(), batch))
+    out[f"{mesh_name}/score"] = np.asarray(
+      score(tiny.model(architecture=ARCHITECTURE), batch)
+    )
 
   record("none", lambda batch: batch)
   for name, config in MESHES.items():
@@ -154,7 +164,8 @@ def main(path: str) -> None:
     mesh = sharding.make_mesh(config, devices)
     with jax.set_mesh(mesh):
       record(name, lambda b, mesh=mesh: sharding.put_batch(b, mesh, 1))
-  out["restored"] = restored_elsewhere(pathlib.Path(path).with_suffix(""))
+  for pair, same in restored(pathlib.Path(path).with_suffix("")).items():
+    out[f"restored/{pair}"] = same
   np.savez(path, **out)
 
 

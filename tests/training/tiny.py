@@ -35,30 +35,30 @@ GRPO = GrpoConfig(beta=0.04)
 TEMPERATURE = 0.8
 
 
-def model(seed=0):
+def model(seed=0, architecture=ARCHITECTURE):
   """Float32 parameters in the layout of the mesh that is set.
 
   From numpy: JAX compiles for seconds to draw them.
   """
   like = jax.eval_shape(
     lambda: decoder.Decoder(
-      ARCHITECTURE, rngs=nnx.Rngs(0), param_dtype=jnp.float32
+      architecture, rngs=nnx.Rngs(0), param_dtype=jnp.float32
     )
   )
   rng = np.random.default_rng(seed)
 
   def draw(path, x):
     mean = float(path[-2].name.endswith("norm"))
-    value = rng.normal(mean, ARCHITECTURE.initializer_range, x.shape)
+    value = rng.normal(mean, architecture.initializer_range, x.shape)
     return jax.device_put(value.astype(np.float32), x.sharding)
 
   return jax.tree_util.tree_map_with_path(draw, checkpoint.abstract(like))
 
 
-def adapters(rank=3):
+def adapters(rank=3, architecture=ARCHITECTURE):
   """Adapters that have been trained: B is not zero; see `model`."""
   options = LoraConfig(rank=rank, alpha=2.0 * rank)
-  drawn = jax.jit(lambda: lora.draw(ARCHITECTURE, options, 5))()
+  drawn = jax.jit(lambda: lora.draw(architecture, options, 5))()
   rng = np.random.default_rng(1)
 
   def grown(x):
