@@ -45,7 +45,9 @@ def test_loss_and_gradient_are_those_of_one_device(results, mesh, objective):
     return results[f"{name}/{objective}/{key}"]
 
   for key in ("loss", "grad_norm"):
-    assert get(mesh, key) == pytest.approx(get("none", key), rel=1e-5)
+    # A loss near zero is what is left of terms near one.
+    wanted = pytest.approx(get("none", key), rel=1e-5, abs=1e-7)
+    assert get(mesh, key) == wanted
   expected = get("none", "gradient")
   assert np.linalg.norm(expected) == pytest.approx(
     float(get("none", "grad_norm")), rel=1e-5
