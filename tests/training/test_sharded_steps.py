@@ -76,3 +76,8 @@ def test_a_checkpoint_of_any_mesh_is_read_on_any_other(results):
     "/".join(p) for p in pairs if not results["restored/" + "/".join(p)]
   ]
   assert not failed
+
+
+@pytest.mark.parametrize("mesh", _MESHES)
+def test_an_export_is_whole_however_the_model_lies(results, mesh):
+  assert results[f"exported/{mesh}"]
