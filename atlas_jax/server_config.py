@@ -32,6 +32,8 @@ _REFUSED_FLAGS = """
   weight-transfer-config worker-cls worker-extension-cls
 """
 
+_SHORT = {"-tp": "--tensor-parallel-size", "-dp": "--data-parallel-size"}
+
 
 @dataclass(frozen=True)
 class ServerConfig:
@@ -75,6 +77,7 @@ class ServerConfig:
     if self.tensor_parallel > 1:
       refused.append("tensor-parallel-size")
     for argument in self.extra_args:
+      argument = _SHORT.get(argument.partition("=")[0], argument)
       # As vLLM reads it: underscores, a beginning, .KEY and =VALUE behind it.
       name = re.match(r"--([^=.]*)|", argument.replace("_", "-"))[1]
       if name is not None and any(flag.startswith(name) for flag in refused):

@@ -74,3 +74,12 @@ def test_other_flags_of_the_server_stay_open():
   )
   tree.serving.student.extra_args = arguments
   assert resolve(tree).serving.student.extra_args == arguments
+
+
+@pytest.mark.parametrize("argument", ["-tp", "-tp=4", "--tensor_parallel_size"])
+def test_a_key_is_not_overridden_by_a_flag(argument):
+  tree = default_config()
+  tree.serving.student.tensor_parallel = 2
+  tree.serving.student.extra_args = (argument, "4")
+  with pytest.raises(ConfigError, match="tensor-parallel-size, which"):
+    resolve(tree)

@@ -13,6 +13,7 @@ goes away in the middle cannot leave the server paused.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -140,7 +141,8 @@ class AtlasUpdate:
       return _answer(500, error="the update failed and the server ends")
     done = time.perf_counter()
     logging.info("weights %s in use", update.version)
-    self._received.forget()
+    with contextlib.suppress(OSError):  # the next update tries again
+      self._received.forget()
     return _answer(
       200,
       version=update.version,
