@@ -11,7 +11,8 @@ same:
   group_anagrams  two groups of two words
 
 No facts of a test problem are in another split: two numbers in the other order,
-or the same animals, are the same facts.
+the same animals, or the same four words are the same facts. (One of the two
+groups of a test problem may be in another split beside another group.)
 """
 
 import json

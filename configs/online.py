@@ -172,8 +172,8 @@ def _qwen05_gym():
   config.prompts.update(gym_problems.PROMPTS)
   config.search.evolve = ("teacher", "student_taught")
   # Every text that there is, and both templates in turn.
-  config.search.max_rounds = 64
-  config.search.max_candidates = 64
+  config.search.max_rounds = 112
+  config.search.max_candidates = 112
   config.sizes.minibatch = 12
   config.sizes.validation = 64
   config.sizes.test = 370
@@ -191,7 +191,7 @@ def _qwen05_gym():
     server.max_model_len = 1024
     server.kv_cache_bytes = 512 << 20
     server.cpu_cores = core
-  config.caps.calls = 30_000
+  config.caps.calls = 50_000
   return config
 
 

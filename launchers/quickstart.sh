@@ -6,9 +6,9 @@
 #   bash launchers/quickstart.sh --full
 #
 # Every --config flag goes to all runs that train or evaluate. Stopped in the
-# middle, the same command goes on from the last checkpoint. --full goes further: prompts are evolved, a
-# student that the teacher never met is taught, and the ablations are run and
-# drawn; that takes another hour.
+# middle, the same command goes on from the last checkpoint. --full goes
+# further: prompts are evolved, a student that the teacher never met is taught,
+# and the ablations are run and drawn; that takes an hour or two more.
 set -euo pipefail
 
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
@@ -25,7 +25,7 @@ for argument in "$@"; do
     --config.seed=*) seed=${argument#*=} flags+=("$argument") ;;
     --config.*=*) flags+=("$argument") others+=("$argument") ;;
     -h | --help)
-      sed -n '2,11s/^# \{0,1\}//p' launchers/quickstart.sh
+      sed -n '2,12s/^# \{0,1\}//p' launchers/quickstart.sh
       exit 0
       ;;
     *)
@@ -55,7 +55,9 @@ as_tuple() { .venv/bin/python -c 'import sys; print((sys.argv[1],))' "$1"; }
 started=$SECONDS
 student="$workdir/student/export"
 teacher="$workdir/teacher/export"
-bash launchers/setup.sh
+# A .venv that is there stays what it is.
+if [[ -x .venv/bin/python ]]; then kind=; else kind=cpu; fi
+bash launchers/setup.sh $kind
 say "1/2 the student learns arithmetic, with its misconceptions"
 make_student student "$workdir/student"
 say "2/2 the teacher learns to teach it: SFT, GRPO, evaluation"

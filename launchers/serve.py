@@ -29,23 +29,25 @@ def main():
 
   directory.check(common.workdir())
   c = config.serving
-  shared = {
-    "workdir": common.workdir(),
-    "start_timeout_s": c.start_timeout_s,
-    "api_key": common.server_key()
-    or vllm_command.draw_key(c.teacher, c.student),
-  }
-  servers = []
-  if _ROLE.value != "student":
-    given = {"model_path": config.teacher.path, **shared}
-    servers.append(server.TeacherServer(c.teacher, **given))
-  if _ROLE.value != "teacher":
-    given = {"model_path": config.student.path, **shared}
-    servers.append(server.StudentServer(c.student, **given))
+  kinds = {"teacher": server.TeacherServer, "student": server.StudentServer}
+  roles = [*kinds] if _ROLE.value == "both" else [_ROLE.value]
+  key = common.server_key() or vllm_command.draw_key(
+    *(getattr(c, role) for role in roles)
+  )
+  servers = [
+    kinds[role](
+      getattr(c, role),
+      model_path=getattr(config, role).path,
+      workdir=common.workdir(),
+      start_timeout_s=c.start_timeout_s,
+      api_key=key,
+    )
+    for role in roles
+  ]
   try:
     server.start(*servers)
     if not common.server_key():
-      print(f"export ATLAS_SERVER_KEY={shared['api_key']}")
+      print(f"export ATLAS_SERVER_KEY={key}")
     for one in servers:
       print(f"--config.serving.{one.role}.url={one.base_url}", flush=True)
     restarts = 0

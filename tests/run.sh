@@ -5,7 +5,9 @@
 set -euo pipefail
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 
-bash launchers/setup.sh
+# A .venv that is there stays what it is.
+if [[ -x .venv/bin/python ]]; then kind=; else kind=cpu; fi
+bash launchers/setup.sh $kind
 # Compiled programs are kept between runs; a set variable wins.
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}"
 exec .venv/bin/python -m pytest -n 2 "$@"

@@ -196,7 +196,10 @@ def _write_weights(
       for of, values in zip(rounds, sent, strict=True):
         for part in of:
           if part.writer == me:
-            value = np.asarray(values.addressable_shards[0].data)
+            lone = len(of) == 1  # its shards may be anywhere
+            value = values if lone else values.addressable_shards[0].data
+            # A part of a tensor in the place of it does not pass.
+            value = np.asarray(value).reshape(part.tensor.shape)
             _check_finite(path, part.tensor.name, value)
             opened[part.file].write(value.reshape(-1).view(np.uint8))
   except (OSError, WeightsError) as error:

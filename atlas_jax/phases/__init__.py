@@ -37,8 +37,9 @@ def accelerators(dev=pathlib.Path("/dev")) -> tuple[int, int]:
   mine = 0 if backend == "cpu" else jax.local_device_count()
   pairs = multihost.gather(np.array([mine, host], np.uint32))
   used = int(sum(n for n, of in pairs if of == host))
-  names = "accel[0-9]*" if backend == "tpu" else "nvidia[0-9]*"
-  return used, len([*dev.glob(names)])
+  tpus = ("accel[0-9]*", "vfio/[0-9]*")  # the second from v5e on
+  names = tpus if backend == "tpu" else ("nvidia[0-9]*",)
+  return used, sum(len([*dev.glob(name)]) for name in names)
 
 
 def _log_devices(teacher: Teacher, config: RunConfig) -> None:

@@ -129,7 +129,7 @@ class Servers:
       ServerError: the server refused the weights.
       ServerDown: after config.restarts of the servers.
     """
-    return self._with_restarts(lambda: self._publish(hold))
+    return self._with_restarts(lambda: self._publish(hold), hold)
 
   def call(self, work: Callable[[], T], hold: bool = False) -> T | None:
     """The lead's `work()` with the servers up; None on the others.
@@ -144,7 +144,7 @@ class Servers:
       multihost.call_on_lead(lambda: answers.append(work()), hold)
       return answers[0] if answers else None
 
-    return self._with_restarts(attempt)
+    return self._with_restarts(attempt, hold)
 
   def ask(self, requests: Coroutine[Any, Any, T]) -> T:
     """The result of requests to the servers; for the lead, in any thread."""
@@ -158,8 +158,8 @@ class Servers:
       Role(student, self._student.chat, "frozen"),
     )
 
-  def _with_restarts(self, attempt: Callable[[], T]) -> T:
-    self._start()
+  def _with_restarts(self, attempt: Callable[[], T], hold: bool) -> T:
+    self._start(hold)
     while True:
       try:
         return attempt()
@@ -175,13 +175,14 @@ class Servers:
       log.warning(
         "restart %d of at most %d: %s", self._restarts, at_most, error
       )
-      multihost.call_on_lead(self._restart_dead)
+      multihost.call_on_lead(self._restart_dead, hold)
       self._held = None
 
   def _restart_dead(self) -> None:
+    """Starts the servers of a role again that has none left."""
     for fleet in self._fleets:
-      for server in fleet.servers.values():
-        if not server.healthy():
+      if not any(server.healthy() for server in fleet.servers.values()):
+        for server in fleet.servers.values():
           server.restart()
 
   def _take_back(self) -> bool:
@@ -190,6 +191,8 @@ class Servers:
     for client in students.back():
       if self._is_student(client):
         students.take_back(client)
+      else:
+        students.strangers.add(client)
     return bool(teachers.back())
 
   def _is_student(self, client: Client) -> bool:
@@ -246,7 +249,7 @@ class Servers:
       )
     return gap
 
-  def _start(self) -> None:
+  def _start(self, hold: bool) -> None:
     """Starts the servers, or those of a student that is not served yet."""
     if not self._started:
       dtype = self._config.teacher.dtype
@@ -258,7 +261,7 @@ class Servers:
       multihost.call_on_lead(self._start_on_lead)
     elif self._served is not self._student:
       multihost.call_on_lead(self._exchange_student)
-    elif multihost.call_on_lead(self._take_back):
+    elif multihost.call_on_lead(self._take_back, hold):
       self._held = None
     self._started, self._served = True, self._student
 

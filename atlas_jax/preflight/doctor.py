@@ -189,7 +189,8 @@ class Examination:
       one = kind(at, model_path="", workdir=workdir, **timing)
       one.spawn()  # of a URL this starts its time alone
       one.wait()
-    shared = f"; must see {one.weights_root}" if one.weights_root else ""
+    files = self.config.serving.weights == "files" and one.weights_root
+    shared = f"; must see {one.weights_root}" if files else ""
     are = "is a" if len(given.elsewhere) == 1 else "are each a"
     text = f"{', '.join(given.elsewhere)} {are} {kind.role} server{shared}"
     return "ok", text

@@ -127,7 +127,8 @@ def table_of(
       rates = reading.rates(run.arm(taught["name"])[1])
       runs[seed] = Finished(alone, taught, rates)
     rows.append(row_of(name, state, runs, first))
-    first = first or runs
+    if name == names[0]:
+      first = runs
   return rows
 
 

@@ -8,8 +8,8 @@ Which server a request goes to, and when a server is left out:
      says its seed, so that each has one answer, and the same;
   3. it is asked again once its user says so (`take_back`), who has looked at
      its weights;
-  4. where none is left the last one's error is raised, and all are asked again
-     from then on: their user restarts what it has started.
+  4. where none is left the last one's error is raised, and all but strangers
+     are asked again from then on: their user restarts what it has started.
 """
 
 import logging
@@ -32,12 +32,14 @@ class Fleet:
   Attributes:
     version: the weights that each completion must come from; None: any.
     left_out: clients that are not asked.
+    strangers: those of them that answer, with another model.
   """
 
   def __init__(self, servers: Mapping[Client, Server]):
     self.servers = dict(servers)
     self.version: int | None = None
     self.left_out: set[Client] = set()
+    self.strangers: set[Client] = set()
     self._missed: set[Client] = set()  # left out since the last `numbers`
     self._outstanding = dict.fromkeys(servers, 0)  # tokens
     self._groups: dict[Hashable, Client] = {}
@@ -67,7 +69,7 @@ class Fleet:
       self._missed.add(client)
       log.warning("%s is left out: %s", client.base_url, error)
     if not self.asked():
-      self.left_out.clear()
+      self.left_out &= self.strangers
       raise error
 
   def back(self) -> list[Client]:
@@ -87,6 +89,7 @@ class Fleet:
     """Asks a server again that was left out, if it was."""
     if client in self.left_out:
       self.left_out.remove(client)
+      self.strangers.discard(client)
       self._groups.clear()  # it gets its share of them
       log.warning("%s is asked again", client.base_url)
 

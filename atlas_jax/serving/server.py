@@ -228,9 +228,10 @@ class Server:
 
   def _check_offers(self) -> None:
     for path in (*self._offers, *self._lacks):
-      # A path that exists answers GET with 200, or 405 if it wants a POST.
+      # A path that exists answers GET with 200, or 405 if it wants a POST, or
+      # 409 while an update runs that another run began.
       status, _ = self._request("GET", path, timeout_s=60)
-      wanted = (200, 405) if path in self._offers else (404,)
+      wanted = (200, 405, 409) if path in self._offers else (404,)
       if status not in wanted:
         raise ServerError(
           f"{self.base_url} answers GET {path} with {status} instead of"
@@ -317,7 +318,8 @@ class TeacherServer(Server):
     path = "/v1/atlas/weights"
     status, answer = self._request("GET", path, timeout_s=600)
     if status != 200:
-      raise ServerError(
+      kind = ServerError if self.healthy() else ServerDown
+      raise kind(
         f"{self.base_url}{path} answered {status}:"
         f" {answer[:500].decode(errors='replace')}"
       )

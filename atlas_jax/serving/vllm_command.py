@@ -151,7 +151,7 @@ def draw_key(*configs: ServerConfig) -> str:
       there, and stand in no log, so it is chosen and not drawn.
   """
   for config in configs:
-    if not config.elsewhere and not addresses.is_loopback(config.host):
+    if config.url is None and not addresses.is_loopback(config.host):
       raise ServerError(
         f"a server at host={config.host} can be reached from other machines:"
         " set its token by ATLAS_SERVER_KEY or ATLAS_SERVER_KEY_FILE"

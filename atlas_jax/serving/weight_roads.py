@@ -63,7 +63,7 @@ class Road:
           timeout_s=self.config.request_timeout_s,
         )
       except ServerDown:
-        if not left:
+        if not left or not self.server.healthy():
           raise
         continue
       if status == 200:

@@ -2,9 +2,10 @@
 
 Every process compares, writes and hashes its own boxes of the tensors
 (model/owned.py), one after the other; none holds the model. Files lie in a
-directory that trainer and server share, and hold all values, or those that
-changed since the version that the server holds (delta.py) where that is known
-and smaller. The order, so that no half-written or foreign file is ever served:
+directory that trainer and server share, or go there by HTTP (weight_roads.py),
+and hold all values, or those that changed since the version that the server
+holds (delta.py) where that is known and smaller. The order, so that no
+half-written or foreign file is ever served:
 
   1. each process writes weights-<version>[.<process>-<n>][.delta].safetensors
      under other names, then renames;
@@ -160,7 +161,9 @@ class WeightSender:
     )
     root = self._server.weights_root  # perhaps of this host alone
     multihost.call_on_all(lambda: weight_files.delete_old(root, version), hold)
-    self._sent, self._deltas = version, self._deltas + 1 if is_delta else 0
+    self._sent = version
+    # Full files to one that needed them are no audit of the others.
+    self._deltas = 0 if base is None else self._deltas + 1
     if self._config.publish_changes:
       self._held = version
     else:
@@ -254,12 +257,13 @@ class WeightSender:
 
     def one(number: int) -> dict | ServerError:
       server = self._servers[number]
+      held = self.holds[server]
       try:
         if number in down:
           raise ServerDown(f"{server.base_url} takes no files")
         answer = server.update_weights(
           *(files, str(version), sums, self._config.request_timeout_s),
-          restart=self._sent is None or version < self._sent,
+          restart=held is None or version < held,
         )
         applied = time.perf_counter()
         if base is None:

@@ -162,6 +162,39 @@ def test_a_signal_waits_for_work_that_holds_it():
   assert found == [7]
 
 
+def test_work_that_holds_a_signal_is_done_after_one_was_heard(monkeypatch):
+  found, servers = [], FailingServers(None, gone())
+  servers.publish()
+  with pytest.raises(Stopped), stopping.listening(), stopping.held():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+    def work():
+      servers.request("look")
+      return 7
+
+    found.append(servers.call(work, hold=True))
+  assert found == [7]
+  assert servers.log == ["publish", "look", "restart", "publish", "look"]
+
+
+def test_a_role_is_restarted_where_none_of_its_servers_is_left():
+  class Server:
+    def __init__(self, healthy):
+      self.healthy, self.restarts = lambda: healthy, 0
+
+    def restart(self):
+      self.restarts += 1
+
+  one, two, dead = Server(True), Server(False), Server(False)
+  servers = FailingServers()
+  servers._fleets = (
+    types.SimpleNamespace(servers={1: dead}),
+    types.SimpleNamespace(servers={1: one, 2: two}),
+  )
+  Servers._restart_dead(servers)
+  assert [s.restarts for s in (dead, one, two)] == [1, 0, 0]
+
+
 def test_another_teacher_and_student_are_held_for_a_while():
   servers = FailingServers()
   own = servers._student

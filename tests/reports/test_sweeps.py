@@ -104,3 +104,9 @@ def test_an_interval_over_seeds_is_wider_than_over_problems_alone():
   assert one.high - one.low == pytest.approx(0.2, abs=0.05)
   with pytest.raises(ValueError, match="no seed"):
     statistics.nested_bootstrap([[], []], resamples=10, seed=0)
+
+
+def test_no_row_takes_the_place_of_a_first_one_that_failed(workdir):
+  states = {f"{n}_seed{s}": "done" for n in ("better", "lost") for s in (0, 1)}
+  rows = sweeps.table_of(workdir, NAMES, states, [0, 1])
+  assert [row.difference for row in rows] == [None] * 3

@@ -181,7 +181,8 @@ def sweep_rows(runs: Mapping) -> list[Row]:
       finished[seed] = Finished(*map(dataclasses.asdict, results), rates)
     state = {s: "done" if s in finished else "not run" for s in numbers}
     rows.append(sweeps.row_of(row, state, finished, first))
-    first = first or finished
+    if row == names[0]:
+      first = finished
   return rows
 
 

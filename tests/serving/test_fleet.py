@@ -147,6 +147,24 @@ def test_all_down_is_an_error_and_all_are_asked_again_then():
   asyncio.run(main())
 
 
+def test_a_stranger_is_not_asked_where_none_is_left():
+  async def main():
+    a, b = Stub(), Stub()
+    async with fleet_of(a, b) as fleet:
+      a.down = True
+      await fleet.generate([1], SAMPLING)
+      a.down = False
+      fleet.strangers.add(a.client)  # it came back with another model
+      b.down = True
+      with pytest.raises(ServerDown, match="503"):
+        await fleet.generate([1], SAMPLING)
+      assert fleet.asked() == [b.client]
+      fleet.take_back(a.client)  # its own model again
+      assert (fleet.left_out, fleet.strangers) == (set(), set())
+
+  asyncio.run(main())
+
+
 def test_a_refusal_is_the_requests_fault_and_nobody_is_left_out():
   async def main():
     async def refuse(request):

@@ -328,3 +328,17 @@ def test_a_server_that_was_down_gets_full_files_and_the_others_go_on(tmp_path):
   a.down = b.down = True
   with pytest.raises(ServerDown):
     sender.send(owned(big()), 6)
+
+
+def test_one_that_was_down_at_the_start_may_hold_a_newer_version(tmp_path):
+  config = tiny_vllm.server_config(dtype="bfloat16")
+  given = {"workdir": tmp_path, "start_timeout_s": 1}
+  a, b = (Follower(config, model_path=tmp_path, **given) for _ in range(2))
+  for one in (a, b):
+    one.healthy = lambda one=one: not one.down
+  sender = weight_sync.WeightSender(a, ServingConfig(), b)
+  b.down = True
+  sender.send(owned(big()), 5)
+  b.down = False
+  sender.send(owned(big()), 5)
+  assert b.took == [full(5)] and b.restarts == [True]

@@ -14,8 +14,10 @@ from atlas_jax import sharding
 from atlas_jax.checkpoint import Checkpoints
 from atlas_jax.config import GrpoConfig, MeshConfig, OptimizerConfig
 from atlas_jax.data import packing
-from atlas_jax.model import logprobs, lora
+from atlas_jax.model import hf, logprobs, lora
+from atlas_jax.model.architecture import DecoderConfig
 from atlas_jax.training import optimizer, scoring, step
+from tests.model import hf_configs
 from tests.training import tiny
 
 # Heads for a tensor axis of 4.
@@ -140,6 +142,23 @@ def restored(directory: pathlib.Path) -> dict[str, bool]:
   return out
 
 
+def exported(directory: pathlib.Path) -> dict[str, bool]:
+  """MESH -> whether a model that lies on it is saved and read again whole."""
+  architecture, out = DecoderConfig.from_hf(hf_configs.BASE), {}
+  for name, options in MESHES.items():
+    devices = jax.devices()[: 1 if name == "one" else None]
+    with jax.set_mesh(sharding.make_mesh(options, devices)):
+      model, path = tiny.model(architecture=architecture), directory / name
+      hf.save(
+        *(path, model, architecture, hf_configs.BASE),
+        source_dir=None,
+        dtype="float32",
+      )
+      _, again = hf.load(path, "float32")
+      out[name] = bool((flat(again) == flat(model)).all())
+  return out
+
+
 def main(path: str) -> None:
   out = {}
   logprobs._SLICE = SLICE
@@ -166,6 +185,8 @@ def main(path: str) -> None:
       record(name, lambda b, mesh=mesh: sharding.put_batch(b, mesh, 1))
   for pair, same in restored(pathlib.Path(path).with_suffix("")).items():
     out[f"restored/{pair}"] = same
+  for mesh, same in exported(pathlib.Path(path).with_suffix(".models")).items():
+    out[f"exported/{mesh}"] = same
   np.savez(path, **out)
 
 

@@ -45,7 +45,9 @@ def test_loss_and_gradient_are_those_of_one_device(results, mesh, objective):
     return results[f"{name}/{objective}/{key}"]
 
   for key in ("loss", "grad_norm"):
-    assert get(mesh, key) == pytest.approx(get("none", key), rel=1e-5)
+    # A loss near zero is what is left of terms near one.
+    wanted = pytest.approx(get("none", key), rel=1e-5, abs=1e-7)
+    assert get(mesh, key) == wanted
   expected = get("none", "gradient")
   assert np.linalg.norm(expected) == pytest.approx(
     float(get("none", "grad_norm")), rel=1e-5
@@ -74,3 +76,8 @@ def test_a_checkpoint_of_any_mesh_is_read_on_any_other(results):
     "/".join(p) for p in pairs if not results["restored/" + "/".join(p)]
   ]
   assert not failed
+
+
+@pytest.mark.parametrize("mesh", _MESHES)
+def test_an_export_is_whole_however_the_model_lies(results, mesh):
+  assert results[f"exported/{mesh}"]

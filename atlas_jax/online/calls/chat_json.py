@@ -30,7 +30,8 @@ _DETAILS = ("completion_tokens_details", "output_tokens_details")
 _MOST_TOKENS = 10**9  # of one answer; more is a mistake, or mischief
 # Values in one body: parsed, each takes up to 100 bytes and 0.1 us.
 MOST_PARTS = 100_000
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+# One that does not close ends with the body: no start of it is tried again.
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 
 
 def parts_of(content: bytes) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 
 import pytest
 
@@ -87,3 +88,11 @@ def test_another_encoding_hides_nothing(encoding):
     read_chat(text.encode(encoding), 1000)
   with pytest.raises(CallFailed, match="broken JSON"):
     parsed(text.encode(encoding))
+
+
+def test_a_string_that_never_ends_is_read_once():
+  bodies = ["," * (MOST_PARTS + 1) + '"' + end for end in ('\\"' * 10**6, "\\")]
+  start = time.process_time()
+  for body in bodies:
+    assert parts_of(body.encode()) > MOST_PARTS
+  assert time.process_time() - start < 5  # hours, if each quote began anew
