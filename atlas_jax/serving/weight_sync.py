@@ -17,9 +17,8 @@ half-written or foreign file is ever served:
      refuses a delta of a version that it does not hold: then the full files
      are written and sent;
   4. after full files it reads back the checksums of what the server holds:
-     they must be ours. A delta is checked in 3, at the cost of what changed:
-     from the checksums of what the server holds, its values where they change,
-     and the new ones, it must come to our checksums before it is loaded;
+     they must be ours. A delta is checked in 3, at the cost of what changed,
+     from checksums that are held and values that change (checksum.py);
   5. delete files of versions older than the last two.
 
 Full files go out first, after a failure, once in `config.full_every` versions
@@ -313,8 +312,7 @@ def _in_threads(call, items: Iterable) -> Iterator:
       ahead.append(pool.submit(call, item))
       if len(ahead) > 8:
         yield ahead.popleft().result()
-    while ahead:
-      yield ahead.popleft().result()
+    yield from (one.result() for one in ahead)
 
 
 def _add_up(parts: Iterable[dict[str, list[int]]]) -> dict[str, str]:
@@ -322,8 +320,8 @@ def _add_up(parts: Iterable[dict[str, list[int]]]) -> dict[str, str]:
   totals: dict[str, np.ndarray] = {}
   for part in parts:
     for name, sums in part.items():
-      zero = np.zeros(2, np.uint32)
-      totals[name] = totals.get(name, zero) + np.array(sums, np.uint32)
+      own = np.array(sums, np.uint32)
+      totals[name] = totals[name] + own if name in totals else own
   return {n: f"{int(a):08x}{int(b):08x}" for n, (a, b) in totals.items()}
 
 

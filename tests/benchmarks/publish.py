@@ -183,8 +183,8 @@ def main():
   ):
     # Full and delta by turns.
     sender = weight_sync.WeightSender(server, ServingConfig(full_every=2))
-    first = next(models)
-    measure(first, architecture, sender, server, 1)
+    model = next(models)
+    measure(model, architecture, sender, server, 1)
     for index in range(1, flags.rounds + 2):
       model = next(models)
       version = 2 * index
@@ -199,7 +199,7 @@ def main():
         rows["full"].append({"bytes": report.bytes, "fraction": 1.0, **whole})
   for kind, measured in rows.items():
     print(json.dumps(summary(kind, measured)), flush=True)
-  print(json.dumps(checksum_speed(first, architecture)), flush=True)
+  print(json.dumps(checksum_speed(model, architecture)), flush=True)
 
 
 if __name__ == "__main__":

@@ -216,7 +216,7 @@ def test_a_dead_engine_ends_the_server_which_is_restarted(vllm_servers):
   teacher.restart()
   assert sample(teacher)[0].weight_version == "default"
   # Nothing changed, but the new server does not hold it: all is sent.
-  assert sender.send(weights(1), 12).is_delta is False
+  assert sender.send(publications.owned(weights(1)), 12).is_delta is False
   assert said(sample(teacher)) == said(before)
-  assert sender.send(weights(1), 13).is_delta is True
+  assert sender.send(publications.owned(weights(1)), 13).is_delta is True
   publish(weights(0), vllm_servers, 14)  # as the server started
