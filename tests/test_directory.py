@@ -54,6 +54,7 @@ COUNTS = [
 # Of a key that changes: what changes with it.
 ALONG = {key: {f"{key.rpartition('.')[0]}.gpus": "3-9"} for key in COUNTS}
 CHANGED = {
+  "serving.weights": "http",
   **{f"{role}.urls": ("http://127.0.0.1:1", "http://a:2") for role in ROLES},
   "evaluate.student_urls": ("http://127.0.0.1:1",),
   **{key: 0.25 for key in BESIDE if key.endswith("fraction")},

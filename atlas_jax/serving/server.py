@@ -91,7 +91,9 @@ class Server:
   def client(
     self, decode: Callable[[Sequence[int]], str], config: ServingConfig
   ) -> Client:
-    """A client of this server; it stays valid over restarts."""
+    """A client of this server, before or after its start; restarts too."""
+    if self.spawned and not self.port:
+      self.port = self._free_port()
     return Client(
       self.base_url,
       decode=decode,
@@ -120,7 +122,7 @@ class Server:
       raise ServerError(
         f"{self.model_path} is not a model directory: no config.json"
       )
-    self.port = vllm_command.free_port(self._config.host, self.port, self.role)
+    self.port = self._free_port()
     arguments, env = self._command()
     with self.log.open() as output:
       self._process = subprocess.Popen(
@@ -139,6 +141,9 @@ class Server:
       self.base_url,
       self.log.path,
     )
+
+  def _free_port(self) -> int:
+    return vllm_command.free_port(self._config.host, self.port, self.role)
 
   def _command(self) -> tuple[list[str], dict[str, str]]:
     """(arguments after python, environment) of the server's process."""

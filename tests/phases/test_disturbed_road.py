@@ -79,7 +79,8 @@ def test_a_run_that_is_preempted_saves_and_goes_on_exactly(
   assert "Traceback" not in said, said[-4000:]
   expected, _ = undisturbed
   # The step that a signal found publishing is told of without its numbers.
-  published = ("1_grpo/logprob_gap", "1_grpo/publish_bytes")
+  published = ["1_grpo/logprob_gap", "1_grpo/publish_bytes"]
+  published += [f"1_grpo/{r}_server_0_asked" for r in ("teacher", "student")]
   for ours, one in zip(numbers(workdir), numbers(expected), strict=True):
     for name in published:
       if name not in ours:

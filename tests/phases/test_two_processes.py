@@ -71,4 +71,10 @@ def test_a_failure_of_the_lead_ends_both_and_both_resume(
     for teaching in episode["teachings"]:
       assert teaching["weight_version"] == SFT_STEPS + episode["step"] - 1
   assert (workdir / "report" / "2_evaluate.json").exists()
-  assert (workdir / "export" / "model.safetensors").exists()
+  # Each has written its file.
+  names = {p.name for p in (workdir / "export").glob("model*")}
+  assert names == {
+    "model-00001-of-00002.safetensors",
+    "model-00002-of-00002.safetensors",
+    "model.safetensors.index.json",
+  }

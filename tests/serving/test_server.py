@@ -1,5 +1,6 @@
 """Starting servers, with stand-ins for vLLM where it would only be slow."""
 
+import asyncio
 import http.server
 import json
 import socket
@@ -10,7 +11,7 @@ import time
 import pytest
 
 from atlas_jax.hub import HubError
-from atlas_jax.server_config import ServerConfig
+from atlas_jax.server_config import ServerConfig, ServingConfig
 from atlas_jax.serving import server, vllm_command
 from atlas_jax.serving.client import ServerDown, ServerError
 from atlas_jax.serving.server import StudentServer, TeacherServer
@@ -283,3 +284,16 @@ def test_the_interpreter_is_ours(model, tmp_path):
   with pytest.raises(ServerError):
     server.start(s)
   assert s.log.tail(1) == sys.executable
+
+
+def test_a_client_knows_the_address_of_a_server_before_its_start(
+  model, tmp_path
+):
+  async def address(of):
+    async with of.client(str, ServingConfig()) as client:
+      return client.base_url
+
+  one, other = (make(StudentServer, model, tmp_path) for _ in range(2))
+  first, again = asyncio.run(address(one)), asyncio.run(address(one))
+  assert first == again == one.base_url and not first.endswith(":0")
+  assert asyncio.run(address(other)) != first
