@@ -233,8 +233,7 @@ class Server:
 
   def _check_offers(self) -> None:
     for path in (*self._offers, *self._lacks):
-      # A path that exists answers GET with 200, or 405 if it wants a POST, or
-      # 409 while an update runs that another run began.
+      # One that exists answers 200, 405 to a GET, or 409 during an update.
       status, _ = self._request("GET", path, timeout_s=60)
       wanted = (200, 405, 409) if path in self._offers else (404,)
       if status not in wanted:
@@ -324,10 +323,8 @@ class TeacherServer(Server):
     status, answer = self._request("GET", path, timeout_s=600)
     if status != 200:
       kind = ServerError if self.healthy() else ServerDown
-      raise kind(
-        f"{self.base_url}{path} answered {status}:"
-        f" {answer[:500].decode(errors='replace')}"
-      )
+      text = answer[:500].decode(errors="replace")
+      raise kind(f"{self.base_url}{path} answered {status}: {text}")
     return json.loads(answer)
 
 
