@@ -1,6 +1,7 @@
 """Processes that a test started: whether they run, and waiting for them."""
 
 import contextlib
+import json
 import os
 import pathlib
 import time
@@ -36,3 +37,13 @@ def kill(pid: int, number: int) -> None:
   """Sends a signal to a process that may have ended."""
   with contextlib.suppress(ProcessLookupError):
     os.kill(pid, number)
+
+
+def told(workers, outputs: Iterable[str]) -> list:
+  """What each worker printed as JSON behind RESULT; all ended well."""
+  found = []
+  for worker, output in zip(workers, outputs, strict=True):
+    assert worker.returncode == 0, output[-4000:]
+    (line,) = [x for x in output.splitlines() if x.startswith("RESULT ")]
+    found.append(json.loads(line.removeprefix("RESULT ")))
+  return found

@@ -16,6 +16,7 @@ from atlas_jax import multihost
 from atlas_jax.config import OptimizerConfig
 from atlas_jax.training import optimizer, step
 from tests.model import tiny as model_files
+from tests.processes import told
 from tests.training import tiny
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -62,12 +63,7 @@ def results(directory):
   finally:
     for worker in workers:
       worker.kill()
-  found = []
-  for worker, output in zip(workers, outputs, strict=True):
-    assert worker.returncode == 0, output[-4000:]
-    (line,) = [x for x in output.splitlines() if x.startswith("RESULT ")]
-    found.append(json.loads(line.removeprefix("RESULT ")))
-  return found
+  return told(workers, outputs)
 
 
 def test_two_processes_one_lead(results):

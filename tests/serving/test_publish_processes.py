@@ -14,6 +14,7 @@ import torch
 from atlas_vllm import checksum, delta, weights_file
 
 from atlas_jax.model.owned import iter_owned
+from tests.processes import told
 from tests.serving import publish_worker
 from tests.training import tiny
 
@@ -43,12 +44,7 @@ def run(directory, processes, size):
   finally:
     for worker in workers:
       worker.kill()
-  found = []
-  for worker, output in zip(workers, outputs, strict=True):
-    assert worker.returncode == 0, output[-4000:]
-    (line,) = [x for x in output.splitlines() if x.startswith("RESULT ")]
-    found.append(json.loads(line.removeprefix("RESULT ")))
-  return found
+  return told(workers, outputs)
 
 
 def read(root, version, shapes):

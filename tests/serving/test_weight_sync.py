@@ -305,13 +305,19 @@ def test_a_smaller_version_begins_anew(teacher):
   assert teacher.restarts == [True, False, True, False]
 
 
-def test_a_server_that_was_down_gets_full_files_and_the_others_go_on(tmp_path):
+def two(tmp_path):
+  """(a sender, the two servers that it sends to)."""
   config = tiny_vllm.server_config(dtype="bfloat16")
   given = {"workdir": tmp_path, "start_timeout_s": 1}
   a, b = (Follower(config, model_path=tmp_path, **given) for _ in range(2))
   for one in (a, b):
     one.healthy = lambda one=one: not one.down
   sender = weight_sync.WeightSender(a, ServingConfig(), b)
+  return sender, a, b
+
+
+def test_a_server_that_was_down_gets_full_files_and_the_others_go_on(tmp_path):
+  sender, a, b = two(tmp_path)
   sender.send(owned(big()), 1)
   b.down = True
   for version in (2, 3):
@@ -331,12 +337,7 @@ def test_a_server_that_was_down_gets_full_files_and_the_others_go_on(tmp_path):
 
 
 def test_one_that_was_down_at_the_start_may_hold_a_newer_version(tmp_path):
-  config = tiny_vllm.server_config(dtype="bfloat16")
-  given = {"workdir": tmp_path, "start_timeout_s": 1}
-  a, b = (Follower(config, model_path=tmp_path, **given) for _ in range(2))
-  for one in (a, b):
-    one.healthy = lambda one=one: not one.down
-  sender = weight_sync.WeightSender(a, ServingConfig(), b)
+  sender, _, b = two(tmp_path)
   b.down = True
   sender.send(owned(big()), 5)
   b.down = False
