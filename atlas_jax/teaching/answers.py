@@ -8,7 +8,7 @@ How the answer is found (the rule that fired is kept):
      heading);
   5. what follows the last 'answer is' or 'answer:', or a single line that
      begins with a choice ("D) 42 km"), yes or no;
-  6. the last number.
+  6. the last number, with what denies it ("can't be 41").
 A response cut at its length counts only by rule 2 (the answer was given
 before the cut); otherwise its status is 'truncated'. Text that reports a
 failure ("Error: 401") states no answer, whatever numbers stand in it.

@@ -26,14 +26,14 @@ _SIGNS = str.maketrans(
 _COUNTS = "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
 # (what is written, what stands for it), in this order.
 _SPELLED = (
-  (r"~~[^~]*~~|^(?:[•→⇒∴]|=>|\\therefore)", ""),
+  (r"~~[^~]*~~", ""),
   ("[¼-¾⅐-⅞①-⑳]", r" \g<0>"),
   ("[²³¹⁰-⁹]+", r"^{\g<0>}"),
   ("[₀-₉]+", r"_{\g<0>}"),
-  (r"(?![0-9])\d", lambda m: str(int(m[0]))),
+  (r"[٠-９](?<=\d)", lambda m: str(int(m[0]))),
   (r"(?<=\d)(?:\{,\}|\\[,!]|’)(?=\d{3}(?!\d))", ","),
   (r"^-?\d{1,3}(?: \d{3})+$", lambda m: m[0].replace(" ", "")),
-  (r"(?<!\\)\\(?:[,;: ]|(?:q?quad|large|bf|rm)(?![a-z]))|~", " "),
+  (r"(?<!\\)\\(?:[,;: ]|(?:q?quad|large|bf|rm|therefore)(?![a-z]))|~", " "),
   (r"\\(?:text\w*|math(?:rm|bf)|mbox|bold\w+)\s*\{([^{}]*)\}", r" \1 "),
   (r"\\([$%])|\\[()\[\]]", r"\1"),
   # A dollar that closes has no space before it and no digit after it.
@@ -53,9 +53,10 @@ _SPELLED = (
   (r"(?i)^(?:minus|negative) (?=\d)", "-"),
   (r"(?<=:\d\d) in the morning\b", " am"),
   (r"(?<=:\d\d) (?:in the (?:afternoon|evening)|noon)\b", " pm"),
-  (r"(?i)\b(?:sq|square)\b\.? (?!of\b|root)(\w+)", r"\1^2"),
-  (r"(?i)\bcubic (\w+)", r"\1^3"),
+  (r"\b[sS]q(?:uare)?\b\.? (?!of\b|root)(\w+)", r"\1^2"),
+  (r"\b[cC]ubic (\w+)", r"\1^3"),
 )
+_SPELLED = [(re.compile(written), plain) for written, plain in _SPELLED]
 FRACTION = re.compile(r"(?<![\^}_])\\[dtc]?frac\{(-?[\d.,]+)\}\{([\d.,]+)\}")
 _DIGITS = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
 _DIGITS += "(?:e[+-]?[0-9]{1,3})?"
@@ -170,10 +171,10 @@ def normalise(text: str) -> str:
   """The text as it would be typed: no typesetting and no emphasis."""
   text = " ".join(text.split())
   for written, plain in _SPELLED:
-    text = re.sub(written, plain, text)
+    text = written.sub(plain, text)
   text = unicodedata.normalize("NFKC", text).translate(_SIGNS)
   text = " ".join(text.split())
-  return text.strip(" *_`\"'“”‘’«»").rstrip(".;, ")
+  return text.strip(" *_`\"'“”‘’«»•→⇒∴").rstrip(".;, ")
 
 
 @functools.lru_cache(4096)
