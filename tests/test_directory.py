@@ -123,7 +123,7 @@ OWN = [
   *("record.sqlite", "record.sqlite-wal", "best_prompts.json"),
   *("candidates.json", "costs.json", "weights", "episodes", "checkpoints"),
   *("export", "report", "logs", "failed", "tensorboard", "initial"),
-  *("logs/teacher.log", "report/arms"),
+  *("logs/teacher.log", "report/sub"),
   "weights/weights-00000001.safetensors.partial",
 ]
 

@@ -12,9 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from atlas_jax.teaching.answers import AnswerChecker, Verdict
-from atlas_jax.teaching.arms import Attempt
-from atlas_jax.teaching.rewards import leaks
+from atlas_jax.teaching.answers import Verdict
 
 _Z95 = 1.959963984540054
 _FEW_PAIRS = 150  # a true gain of 9 points is found in about 3 of 4 runs
@@ -139,6 +137,22 @@ class Outcome:
   kind: str | None = None
   teacher_asked: bool = False
 
+  @classmethod
+  def of(cls, line: Mapping) -> "Outcome":
+    """Of an attempt's line in the episodes (transcripts.py)."""
+    solution = line["solution"]
+    return cls(
+      problem_id=line["id"],
+      correct=solution["score"],
+      completed=Verdict(solution["status"], None, "").completed,
+      response_tokens=solution["tokens"],
+      teaching_tokens=line["teaching_tokens"],
+      seconds=line["seconds"],
+      leaked=line["leaked"],
+      kind=line["kind"],
+      teacher_asked=line["teacher_text"] is not None,
+    )
+
 
 @dataclass(frozen=True)
 class ArmResult:
@@ -175,30 +189,6 @@ class ArmResult:
   non_degradation_correct: float | None = None
   gain_per_teaching_token: float | None = None
   gain_per_interaction: float | None = None
-
-
-def judge(
-  attempts: Sequence[Attempt], checker: AnswerChecker
-) -> tuple[list[Outcome], list[Verdict]]:
-  """Outcomes and verdicts of attempts, by the checker that rewards use."""
-  verdicts = checker.check_many(
-    [(a.problem, a.solution.text, a.solution.finish_reason) for a in attempts]
-  )
-  outcomes = [
-    Outcome(
-      problem_id=a.problem.id,
-      correct=v.score,
-      completed=v.completed,
-      response_tokens=a.solution.tokens,
-      teaching_tokens=a.teaching_tokens,
-      seconds=a.seconds,
-      leaked=a.teaching is not None and leaks(a.teaching, a.problem),
-      kind=a.problem.kind,
-      teacher_asked=a.teacher_text is not None,
-    )
-    for a, v in zip(attempts, verdicts, strict=True)
-  ]
-  return outcomes, verdicts
 
 
 def scores(

@@ -7,13 +7,13 @@ sampler log-probs, weight version), beside the texts that a person reads.
 from atlas_jax.serving.client import Completion
 from atlas_jax.teaching.answers import Verdict
 from atlas_jax.teaching.arms import Attempt
-from atlas_jax.teaching.rewards import ScoredEpisode
+from atlas_jax.teaching.rewards import ScoredEpisode, leaks
 from atlas_jax.teaching.speakers import Said
 
 # Counts the changes of a line's keys: 1 had approach and guided in place of
 # probe and taught, and neither kind, leaked nor weight_version of an attempt;
-# 2 did not have the student of an attempt.
-SCHEMA = 3
+# 2 did not have the student of an attempt, 3 not its prompts and checkpoint.
+SCHEMA = 4
 
 
 def _solution(solution: Said, verdict: Verdict) -> dict:
@@ -86,10 +86,9 @@ def episode_json(scored: ScoredEpisode, step: int) -> dict:
   }
 
 
-def attempt_json(
-  arm: str, attempt: Attempt, verdict: Verdict, leaked: bool
-) -> dict:
+def attempt_json(arm: str, attempt: Attempt, verdict: Verdict) -> dict:
   """One attempt of an evaluation as plain JSON values."""
+  taught, problem = attempt.teaching, attempt.problem
   return {
     "schema": SCHEMA,
     "arm": arm,
@@ -103,7 +102,7 @@ def attempt_json(
     "teaching": attempt.teaching,
     "teaching_tokens": attempt.teaching_tokens,
     "status": attempt.status,
-    "leaked": leaked,
+    "leaked": taught is not None and leaks(taught, problem),
     "weight_version": attempt.weight_version,
     "solution": _solution(attempt.solution, verdict),
     "seconds": attempt.seconds,

@@ -7,7 +7,7 @@ import types
 
 import pytest
 
-from atlas_jax.config import DataConfig, RewardConfig, RunConfig
+from atlas_jax.config import DataConfig, PromptsConfig, RewardConfig, RunConfig
 from atlas_jax.confined import Unanswered
 from atlas_jax.data.problems import make_problem
 from atlas_jax.phases import evaluate
@@ -16,6 +16,7 @@ from atlas_jax.phases.entry import PhaseEntry
 from atlas_jax.phases.grpo import NoRewardError
 from atlas_jax.teaching.answers import AnswerChecker
 from atlas_jax.teaching.arms import Attempt
+from atlas_jax.teaching.prompts import Prompts
 from tests.phases.small_grpo import World, solution
 
 TEXT = """
@@ -133,11 +134,11 @@ def test_an_arm_without_a_verdict_ends_the_evaluation(tmp_path, file, checker):
   with pytest.raises(Unanswered) as caught:
     evaluate.sample(
       entry,
-      Arm("alone", "student alone", None),
+      Arm("student alone", Prompts(PromptsConfig())),
       problems(),
       servers=servers,
       checker=checker,
     )
   assert f"({file}:15)" in str(caught.value)
   # Nothing is kept: the next start judges again.
-  assert not (entry.workdir / "report").exists()
+  assert not entry.episodes.exists()

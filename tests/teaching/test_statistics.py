@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 from atlas_jax.data.problems import make_problem
-from atlas_jax.teaching import statistics
+from atlas_jax.teaching import statistics, transcripts
 from atlas_jax.teaching.answers import AnswerChecker
 from atlas_jax.teaching.arms import Attempt
 from atlas_jax.teaching.speakers import Said
@@ -169,7 +169,14 @@ def test_what_counts_of_an_attempt():
     ),
   ]
   with AnswerChecker() as checker:
-    outcomes, verdicts = statistics.judge(attempts, checker)
+    verdicts = [
+      checker.check(problem, a.solution.text, a.solution.finish_reason)
+      for a in attempts
+    ]
+  outcomes = [
+    Outcome.of(transcripts.attempt_json("arm", *judged))
+    for judged in zip(attempts, verdicts, strict=True)
+  ]
   assert [v.status for v in verdicts] == ["correct", "wrong", "truncated"]
   assert [o.correct for o in outcomes] == [1.0, 0.0, 0.0]
   assert [o.leaked for o in outcomes] == [False, False, True]
