@@ -7,7 +7,7 @@ shows what each of its phases brought.
 
   report/INDEX_evaluate.json   arms of this evaluation (reports/tables.py)
   report/INDEX_evaluate.md     the tables, one a student
-  report/alone_versus_taught.png, report/learning_curve.png
+  report/learning_curve.png
   report/index.html            all of it in one page, and every episode
   episodes/INDEX_evaluate.jsonl   every attempt, an arm as a whole
 """
@@ -28,7 +28,7 @@ from atlas_jax.phases.entry import PhaseEntry
 from atlas_jax.phases.guests import Guest, Guests
 from atlas_jax.phases.servers import Servers
 from atlas_jax.phases.teacher import Teacher
-from atlas_jax.reports import plots, reading, tables
+from atlas_jax.reports import curves, reading, tables
 from atlas_jax.teaching import statistics
 from atlas_jax.teaching.answers import AnswerChecker
 from atlas_jax.teaching.prompts import Prompts
@@ -204,13 +204,10 @@ def _report(entry: PhaseEntry, shown: Sequence[Arm]) -> None:
   directory.write_whole(
     folder / f"{entry.name}.md", tables.markdown(evaluation)
   )
-  plots.alone_versus_taught(evaluation, folder / "alone_versus_taught.png")
   steps = metrics.read_jsonl(entry.workdir / "metrics.jsonl")
   trained = [x["phase"] for x in steps if x["phase"] in entry.names("grpo")]
   if trained:
-    plots.learning_curve(
-      steps, folder / "learning_curve.png", phase=trained[-1]
-    )
+    curves.learning_curve(steps, folder / "learning_curve.png", trained[-1])
   directory.write_json(folder / f"{entry.name}.json", evaluation)
   _write_page(folder / f"{entry.name}.json")
   tables.show(evaluation, sys.stdout)

@@ -34,7 +34,6 @@ def test_a_run_leaves_what_the_readme_says(undisturbed):
     "tensorboard",
     "report/2_evaluate.md",
     "report/2_evaluate.json",
-    "report/alone_versus_taught.png",
     "report/learning_curve.png",
     "export/model.safetensors",
     "export/tokenizer.json",

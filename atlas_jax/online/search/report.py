@@ -2,7 +2,6 @@
 
 report/optimize.json, .md   the choice and its numbers
 report/prompts.diff         seed against kept, as a unified diff
-report/alone_versus_taught.png, report/score_vs_spend.png
 report/index.html           the choice, the table, and every test episode
 costs.json                  spend by role and model
 """
@@ -15,7 +14,7 @@ from atlas_jax import directory
 from atlas_jax.config import PromptsConfig
 from atlas_jax.online.search.choosing import Choice
 from atlas_jax.online.search.files import Candidate, Journal
-from atlas_jax.reports import page, plots, reading, tables
+from atlas_jax.reports import page, reading, tables
 from atlas_jax.teaching.prompts import FIELDS
 from atlas_jax.teaching.statistics import Interval
 
@@ -149,13 +148,6 @@ def write(journal: Journal, choice: Choice, ended: str) -> None:
   )
   text = markdown(choice, candidates, ended, journal.record.costs())
   directory.write_whole(folder / "optimize.md", text)
-  plots.alone_versus_taught(
-    choice.evaluation, folder / "alone_versus_taught.png"
-  )
-  plots.score_against_spend(
-    [(c.calls, c.dollars, c.score) for c in candidates],
-    folder / "score_vs_spend.png",
-  )
   directory.write_json(
     folder / "optimize.json", asdict(choice) | {"ended": ended}
   )
