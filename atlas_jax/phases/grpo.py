@@ -118,7 +118,7 @@ def sample_batch(
     wanted = flat_groups(scored, cfg)
     if not wanted:
       break
-  if all(r.total is None for s in scored_P for r in s.rewards):
+  if all(t.reward.total is None for s in scored_P for t in s.teachings):
     raise NoRewardError(
       f"step {step}: no teaching has a reward; the last failure of a function"
       f" of yours: {checker.failure}"

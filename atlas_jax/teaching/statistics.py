@@ -4,8 +4,6 @@ Sources: Wilson 1927 (interval of a share); McNemar 1947, in its exact
 binomial form; Efron 1979 (percentile bootstrap, here over problems).
 """
 
-import functools
-import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +13,6 @@ import numpy as np
 from atlas_jax.teaching.answers import Verdict
 
 _Z95 = 1.959963984540054
-_FEW_PAIRS = 150  # a true gain of 9 points is found in about 3 of 4 runs
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -231,15 +226,6 @@ def accuracy_interval(
   return paired_bootstrap(nothing, rates, resamples=resamples, seed=seed)
 
 
-@functools.cache  # once, and not for every arm
-def warn_of_few(pairs: int) -> None:
-  log.warning(
-    f"%d pairs are few; below {_FEW_PAIRS} a gain of 9 points is missed more"
-    " often than once in four",
-    pairs,
-  )
-
-
 def arm_result(
   name: str,
   outcomes: Sequence[Outcome],
@@ -274,8 +260,6 @@ def arm_result(
     common = [key for key in rates if key in base]
     if not common:
       raise ValueError(f"arm {name} shares no judged problem with the baseline")
-    if len(common) < _FEW_PAIRS:
-      warn_of_few(len(common))
     before = [base[key] for key in common]
     after = [rates[key] for key in common]
     gain = paired_bootstrap(before, after, resamples=resamples, seed=seed)

@@ -43,24 +43,18 @@ def episode_json(scored: ScoredEpisode, step: int) -> dict:
   """One training episode as plain JSON values."""
   episode = scored.episode
   teachings = []
-  for teaching, verdict, leaked, reward in zip(
-    episode.teachings,
-    scored.taught,
-    scored.leaked,
-    scored.rewards,
-    strict=True,
-  ):
-    said = teaching.said
+  for one in scored.teachings:
+    teaching, said = one.teaching, one.teaching.said
     teachings.append(
       {
         "text": said.text,
         "teaching": teaching.text,
         "status": teaching.status,
-        "leaked": leaked,
+        "leaked": one.leaked,
         "tokens": teaching.tokens,
-        "taught": _solution(teaching.taught, verdict),
-        "reward": reward.total,
-        "reward_parts": dict(reward.parts),
+        "taught": _solution(teaching.taught, one.verdict),
+        "reward": one.reward.total,
+        "reward_parts": dict(one.reward.parts),
         "finish_reason": said.finish_reason,
         **_sample(said.sample),
       }
