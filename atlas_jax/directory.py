@@ -11,7 +11,6 @@ The directory itself may be a link; what a run writes in it lies there.
 import contextlib
 import dataclasses
 import datetime
-import difflib
 import fcntl
 import importlib.metadata
 import json
@@ -25,7 +24,7 @@ from etils import epath
 
 import atlas_jax
 from atlas_jax import config as config_lib
-from atlas_jax import files, terminal
+from atlas_jax import config_tree, files, terminal
 from atlas_jax.errors import AtlasError
 
 # What stands there, by its name up to the first dot.
@@ -115,17 +114,6 @@ OPERATIONAL = (
 )
 
 
-def _computed(config: dict, operational, path: str = "") -> dict:
-  """`config` without its operational keys."""
-  out = {}
-  for key, value in config.items():
-    where = f"{path}{key}"
-    if where not in operational:
-      nested = isinstance(value, dict)
-      out[key] = _computed(value, operational, f"{where}.") if nested else value
-  return out
-
-
 def check_config(
   workdir: pathlib.Path, config: dict, operational=OPERATIONAL
 ) -> None:
@@ -133,7 +121,7 @@ def check_config(
 
   Args:
     workdir, config: the run.
-    operational: dotted keys that may differ.
+    operational: dotted keys, of sections too, that may differ.
 
   Raises:
     RunError: the directory belongs to a run with another config; the text
@@ -141,18 +129,18 @@ def check_config(
   """
   path = workdir / "config.json"
   if path.exists():
-    before = _computed(files.read_json(path, RunError), operational)
-    after = _computed(json.loads(json.dumps(config)), operational)
-    if before != after:
-      lines = (json.dumps(x, indent=2).splitlines() for x in (before, after))
-      changes = "\n".join(
-        line
-        for line in difflib.unified_diff(*lines, lineterm="", n=0)
-        if not line.startswith(("---", "+++", "@@"))
+    before = files.read_json(path, RunError)
+    changes = [
+      f"-{key}: {json.dumps(was)}\n+{key}: {json.dumps(now)}"
+      for key, was, now in config_tree.difference(
+        before, json.loads(json.dumps(config))
       )
+      if not f"{key}.".startswith(tuple(f"{o}." for o in operational))
+    ]
+    if changes:
       raise RunError(
         f"{path} was written by another config; choose another --workdir or"
-        f" undo these changes:\n{changes}"
+        " undo these changes:\n" + "\n".join(changes)
       )
 
 

@@ -85,11 +85,11 @@ def _kept_prompts(path: pathlib.Path) -> str | None:
 SFT_SOURCES = {
   "teachable_sft": Source(
     teachable_examples.sft_examples,
-    optional=teachable_examples.SFT_DEFAULTS,
+    optional=vars(teachable_examples.TeacherParams()),
   ),
   "teachable_student": Source(
     teachable_examples.student_examples,
-    optional=teachable_examples.STUDENT_DEFAULTS,
+    optional=vars(teachable_examples.StudentParams()),
   ),
   "arc_sft": Source(_arc_sft, has_path=True),
   "episodes": Source(_episodes, has_path=True),

@@ -14,9 +14,8 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from atlas_jax import config_tree, files, metrics
+from atlas_jax import files, metrics
 from atlas_jax.reports.tables import ReportError
-from atlas_jax.secret_names import is_secret
 from atlas_jax.teaching import statistics
 from atlas_jax.teaching.prompts import fingerprint, prompts_config
 
@@ -246,18 +245,3 @@ def flips_of(
   return {
     key: flip(before[key], rate) for key, rate in after.items() if key in before
   }
-
-
-def config_difference(one: Mapping, other: Mapping) -> list[tuple]:
-  """(key, value in one, value in other) where two configs differ."""
-  left, right = dict(config_tree.flat(one)), dict(config_tree.flat(other))
-  keys = [*left, *(key for key in right if key not in left)]
-  found = [
-    (key, left.get(key), right.get(key))
-    for key in keys
-    if repr(left.get(key)) != repr(right.get(key))  # NaN is NaN
-  ]
-  return [
-    (key, *("[hidden]" if is_secret(key) else v for v in values))
-    for key, *values in found
-  ]

@@ -82,22 +82,16 @@ def episode_json(scored: ScoredEpisode, step: int) -> dict:
 
 def attempt_json(arm: str, attempt: Attempt, verdict: Verdict) -> dict:
   """One attempt of an evaluation as plain JSON values."""
-  taught, problem = attempt.teaching, attempt.problem
+  problem, taught = attempt.problem, attempt.teaching
+  others = {key: x for key, x in vars(attempt).items() if key != "problem"}
   return {
     "schema": SCHEMA,
     "arm": arm,
-    "id": attempt.problem.id,
-    "sample": attempt.sample,
-    "question": attempt.problem.question,
-    "answer": attempt.problem.answer,
-    "kind": attempt.problem.kind,
-    "probe": attempt.probe,
-    "teacher_text": attempt.teacher_text,
-    "teaching": attempt.teaching,
-    "teaching_tokens": attempt.teaching_tokens,
-    "status": attempt.status,
+    "id": problem.id,
+    "question": problem.question,
+    "answer": problem.answer,
+    "kind": problem.kind,
+    **others,
     "leaked": taught is not None and leaks(taught, problem),
-    "weight_version": attempt.weight_version,
     "solution": _solution(attempt.solution, verdict),
-    "seconds": attempt.seconds,
   }

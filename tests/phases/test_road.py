@@ -124,4 +124,4 @@ def test_another_config_is_refused_with_the_difference(road, undisturbed):
   assert process.wait(120) == 1
   said = log_of(workdir)
   assert "written by another config" in said
-  assert '-    "group_size": 4,' in said and '+    "group_size": 2,' in said
+  assert "-grpo.group_size: 4\n+grpo.group_size: 2" in said

@@ -89,16 +89,6 @@ def test_another_student_is_held_against_itself_alone(tmp_path):
   assert reward[taught, 1]["improvement"] == 1.0
 
 
-def test_configs_differ_by_their_dotted_keys():
-  one = {"a": {"b": 1, "c": 2}, "d": {}}
-  other = {"a": {"b": 1, "c": 3}, "e": "x"}
-  assert reading.config_difference(one, other) == [
-    ("a.c", 2, 3),
-    ("d", {}, None),
-    ("e", None, "x"),
-  ]
-
-
 def test_two_arms_are_compared_by_problem(run):
   found = comparing.compare(run, run, other_arm=run_files.ALONE)
   assert found.problems == 4
@@ -175,11 +165,3 @@ def test_lines_of_an_older_version_are_refused_with_the_new_names(tmp_path):
     ReportError, match=r"1_evaluate\.jsonl .*guided is taught"
   ):
     reading.read(path)
-
-
-def test_secrets_of_configs_are_hidden_and_nan_is_no_difference():
-  one = {"a": float("nan"), "api_key": "x"}
-  other = {"a": float("nan"), "api_key": "y"}
-  assert reading.config_difference(one, other) == [
-    ("api_key", "[hidden]", "[hidden]")
-  ]
