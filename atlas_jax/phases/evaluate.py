@@ -76,7 +76,9 @@ def arms_of(
     for student in guests.students
     for arm in (alone, *taught)
   ]
-  return [alone, *constants, *taught, *of_guests]
+  # Where nothing was trained between two evaluations their teacher is one.
+  found = (alone, *constants, *taught, *of_guests)
+  return list({arm.name: arm for arm in found}.values())
 
 
 def _source(arm: Arm) -> dict:
