@@ -166,21 +166,8 @@ def _optimisation(workdir: pathlib.Path) -> RunFiles:
     {"optimize": choice["evaluation"]},
     [x for name in order for x in attempts.get(name, {}).values()],
     [],
-    _decision(choice),
+    choice["decision"],
   )
-
-
-def _decision(choice: Mapping) -> str:
-  """Which prompts an optimisation kept, and why."""
-  text = f"The prompts of candidate {choice['kept']} are kept."
-  if choice["reasons"]:
-    text = f"The seed prompts are kept: {'; '.join(choice['reasons'])}."
-  if choice["harm"] is not None:
-    text += (
-      " Do not use them: the student is worse than alone, by"
-      f" {100 * choice['harm']['estimate']:+.1f} points."
-    )
-  return text
 
 
 def attempts_of(line: Mapping, arm: str) -> tuple[dict, dict]:

@@ -16,7 +16,6 @@ from atlas_jax.online.search.choosing import Choice
 from atlas_jax.online.search.files import Candidate, Journal
 from atlas_jax.reports import page, reading, tables
 from atlas_jax.teaching.prompts import FIELDS
-from atlas_jax.teaching.statistics import Interval
 
 FEW_PAIRS = 150
 _FRESH = (
@@ -37,12 +36,24 @@ def prompt_diff(before: PromptsConfig, after: PromptsConfig) -> str:
   return "".join(line + "\n" for line in lines)
 
 
-def harm_text(harm: Interval) -> str:
-  """What is to be told where choice.harm is."""
-  return (
-    "Do not use the prompts that are kept: under them the student is worse"
-    f" than alone, by {tables.points(harm)} points on the test split."
-  )
+def decision(choice: Choice) -> str:
+  """Which prompts are kept, why, and what speaks against their use."""
+  if choice.reasons:
+    text = f"The seed prompts are kept: {'; '.join(choice.reasons)}."
+  else:
+    proof = "shown", "excludes"
+    if not choice.proven:
+      proof = "not shown", "includes"
+    text = (
+      f"The prompts of candidate {choice.kept} are kept. Their gain over the"
+      f" seed is {proof[0]} on the test split (the 95% interval {proof[1]} 0)."
+    )
+  if choice.harm is not None:
+    text += (
+      " Do not use the prompts that are kept: under them the student is worse"
+      f" than alone, by {tables.points(choice.harm)} points on the test split."
+    )
+  return text
 
 
 def markdown(
@@ -55,18 +66,10 @@ def markdown(
   gain, test = choice.accuracy_gain, choice.test_score
   arms = choice.evaluation["arms"]
   seed, kept = candidates[0].prompts, candidates[choice.kept].prompts
-  shown = ("shown", "excludes") if choice.proven else ("not shown", "includes")
-  parts = ["# Optimisation", f"The search ended: {ended}."]
-  if choice.reasons:
-    parts.append("**The seed prompts are kept**: " + "; ".join(choice.reasons))
-  else:
-    parts.append(
-      f"**The prompts of candidate {choice.kept} are kept.** Their gain over"
-      f" the seed is {shown[0]} on the test split (the 95% interval {shown[1]}"
-      " 0)."
-    )
-  if choice.harm is not None:
-    parts.append(f"**{harm_text(choice.harm)}**")
+  parts = [
+    *("# Optimisation", f"The search ended: {ended}."),
+    f"**{decision(choice)}**",
+  ]
   if gain is not None:
     score = choice.score_gain
     parts.append(
@@ -149,6 +152,7 @@ def write(journal: Journal, choice: Choice, ended: str) -> None:
   text = markdown(choice, candidates, ended, journal.record.costs())
   directory.write_whole(folder / "optimize.md", text)
   directory.write_json(
-    folder / "optimize.json", asdict(choice) | {"ended": ended}
+    folder / "optimize.json",
+    asdict(choice) | {"ended": ended, "decision": decision(choice)},
   )
   page.write(reading.read(workdir), folder / "index.html")
