@@ -106,11 +106,12 @@ def _is_there(entry: PhaseEntry, arm: Arm) -> bool:
   if before is None:
     return False
   for what, now in _source(arm).items():
-    if before[0][what] != now:
+    was = before[0].get(what, now)  # an older version kept none
+    if was != now:
       raise directory.RunError(
         f"{entry.workdir}: the {what} of {arm.title} changed since it was"
-        f" sampled, from {before[0][what]} to {now}; bring back what it was, or"
-        " evaluate in another --workdir"
+        f" sampled, from {was} to {now}; bring back what it was, or evaluate in"
+        " another --workdir"
       )
   return True
 

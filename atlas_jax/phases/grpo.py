@@ -26,7 +26,7 @@ import numpy as np
 
 from atlas_jax import metrics, multihost, stopping
 from atlas_jax.checkpoint import CheckpointError
-from atlas_jax.config import GrpoConfig, RunConfig
+from atlas_jax.config import RunConfig
 from atlas_jax.data.problems import Problem, ProblemStream
 from atlas_jax.errors import AtlasError
 from atlas_jax.model import lora
@@ -139,23 +139,6 @@ def sample_batch(
   }
 
 
-def _warn(cfg: GrpoConfig, problems: int) -> None:
-  if cfg.beta > 0 and cfg.ref_ema_alpha >= 0.5 and cfg.ref_ema_every <= 4:
-    log.warning(
-      "config.grpo.ref_ema_alpha=%g every %d steps moves the reference along"
-      " with the policy: the KL penalty hardly holds anything",
-      cfg.ref_ema_alpha,
-      cfg.ref_ema_every,
-    )
-  if problems < cfg.problems_per_step:
-    log.warning(
-      "there are %d training problems, config.grpo.problems_per_step=%d: a step"
-      " has the same problem more than once",
-      problems,
-      cfg.problems_per_step,
-    )
-
-
 def train(entry: PhaseEntry, *, teacher: Teacher, **given) -> None:
   """Trains the teacher for config.grpo.steps; resumes from its checkpoint.
 
@@ -184,7 +167,13 @@ def _train(
 ) -> dict | None:
   """All steps that are left; TrainingPhase.best at their end."""
   config, cfg = entry.config, entry.config.grpo
-  _warn(cfg, len(problems))
+  if len(problems) < cfg.problems_per_step:
+    log.warning(
+      "there are %d training problems, config.grpo.problems_per_step=%d: a step"
+      " has the same problem more than once",
+      len(problems),
+      cfg.problems_per_step,
+    )
   tx, train_step = make_grpo_step(config, teacher)
   with contextlib.ExitStack() as stack:
     dtype = cfg.reference_dtype if cfg.beta > 0 else None
