@@ -9,7 +9,6 @@ The directory itself may be a link; what a run writes in it lies there.
 """
 
 import contextlib
-import dataclasses
 import datetime
 import fcntl
 import importlib.metadata
@@ -91,12 +90,10 @@ OF_SERVERS = (
 )
 # Where and how a run runs, not what it computes: free to change on a resume.
 OPERATIONAL = (
+  "mesh",
   "wandb_project",
   "keep_checkpoints",
   "evaluate.student_urls",
-  *(
-    f"mesh.{field.name}" for field in dataclasses.fields(config_lib.MeshConfig)
-  ),
   "prompts_path",  # its texts are in `prompts`
   "serving.start_timeout_s",
   "serving.request_timeout_s",

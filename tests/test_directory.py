@@ -8,7 +8,7 @@ import pathlib
 import pytest
 
 from atlas_jax import directory, metrics
-from atlas_jax.config import default_config, resolve, to_dict
+from atlas_jax.config import MeshConfig, default_config, resolve, to_dict
 from atlas_jax.directory import RunError
 from atlas_jax.files import FileError
 
@@ -59,7 +59,10 @@ CHANGED = {
 }
 
 
-@pytest.mark.parametrize("key", directory.OPERATIONAL)
+MESH = [f"mesh.{name}" for name in vars(MeshConfig())]
+
+
+@pytest.mark.parametrize("key", [*MESH, *directory.OPERATIONAL[1:]])
 def test_where_a_run_runs_may_change(key, tmp_path):
   prompts = tmp_path / "best_prompts.json"
   prompts.write_text(json.dumps({"prompts": config()["prompts"]}))
