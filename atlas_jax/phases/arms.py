@@ -130,9 +130,8 @@ def validation(
     lines = sample(arm, config=config, samples=1, hold=True, **given)
 
     def interval():
-      scores = ((line["id"], line["solution"]["score"]) for line in lines)
       found = statistics.accuracy_interval(
-        statistics.scores(scores),
+        statistics.scores(lines),
         resamples=config.evaluate.bootstrap_resamples,
         seed=config.seed,
       )

@@ -32,7 +32,6 @@ from atlas_jax.reports import curves, reading, tables
 from atlas_jax.teaching import statistics
 from atlas_jax.teaching.answers import AnswerChecker
 from atlas_jax.teaching.prompts import Prompts
-from atlas_jax.teaching.statistics import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -176,7 +175,7 @@ def _report(entry: PhaseEntry, shown: Sequence[Arm]) -> None:
   constants, kinds, lines = [], {}, sampled(entry)
   for arm in shown:
     student = arm.student_name
-    found[arm.name] = mine = [*map(Outcome.of, lines[arm.name])]
+    found[arm.name] = mine = lines[arm.name]
     alone = found[reading.titled(reading.ALONE, student)]
     result = statistics.arm_result(
       *(arm.title, mine),
@@ -195,7 +194,7 @@ def _report(entry: PhaseEntry, shown: Sequence[Arm]) -> None:
     best = max(constants, key=lambda r: r["accuracy"])
     own.insert(1, best | {"name": f"best {best['name']}"})
   evaluation = {
-    "problems": len({o.problem_id for o in found[reading.ALONE]}),
+    "problems": len({x["id"] for x in found[reading.ALONE]}),
     "split": c.split,
     "judge": entry.config.data.verifier,
     "arms": own,

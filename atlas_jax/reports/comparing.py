@@ -65,7 +65,7 @@ def compare(
   """
   one, first = run.arm(arm)
   two, second = other.arm(other_arm)
-  after, before = reading.rates(first), reading.rates(second)
+  after, before = statistics.rates(first), statistics.rates(second)
   common = [key for key in after if key in before]
   if not common:
     raise ReportError(

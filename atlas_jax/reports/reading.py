@@ -11,7 +11,7 @@ are the lines of episodes/test.jsonl.
 
 import functools
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from atlas_jax import files, metrics
@@ -199,12 +199,6 @@ def attempts_of(line: Mapping, arm: str) -> tuple[dict, dict]:
   return both | alone, both | taught
 
 
-def rates(attempts: Iterable[Mapping]) -> dict[str, float]:
-  """problem id -> the mean score of its attempts that were judged."""
-  pairs = ((x["id"], x["solution"]["score"]) for x in attempts)
-  return statistics.means(statistics.scores(pairs))
-
-
 def flips(run: RunFiles, arm: str) -> dict[str, str]:
   """problem id -> how it fares in `arm`, of the problems judged in both.
 
@@ -213,7 +207,7 @@ def flips(run: RunFiles, arm: str) -> dict[str, str]:
   """
   title = run.alone.get(arm)
   alone = [line for line in run.attempts if line["arm"] == title]
-  return flips_of(rates(alone), rates(run.arm(arm)[1]))
+  return flips_of(statistics.rates(alone), statistics.rates(run.arm(arm)[1]))
 
 
 def flips_of(

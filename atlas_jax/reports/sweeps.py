@@ -122,7 +122,7 @@ def table_of(
       if run.last is None:
         raise ReportError(f"row {name}: its config.phases has no evaluate")
       alone, *_, taught = run.last["arms"]
-      rates = reading.rates(run.arm(taught["name"])[1])
+      rates = statistics.rates(run.arm(taught["name"])[1])
       runs[seed] = Finished(alone, taught, rates)
     rows.append(row_of(name, state, runs, first))
     if name == names[0]:

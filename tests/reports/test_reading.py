@@ -6,6 +6,7 @@ import pytest
 
 from atlas_jax.reports import comparing, page_data, reading
 from atlas_jax.reports.tables import ReportError
+from atlas_jax.teaching import statistics
 from tests.reports import run_files
 
 
@@ -33,7 +34,7 @@ def test_samples_of_a_problem_are_one_rate_and_the_unjudged_are_left_out(
     run_files.attempt(run_files.ALONE, 1, 1.0),
   ]
   lines[2]["solution"]["score"] = None
-  assert reading.rates(lines) == {"p0": 0.5}
+  assert statistics.rates(lines) == {"p0": 0.5}
 
 
 def test_a_teacher_of_a_later_evaluation_stands_behind_the_earlier(tmp_path):

@@ -16,7 +16,6 @@ from atlas_jax.teaching.episode import run_episodes
 from atlas_jax.teaching.prompts import Prompts
 from atlas_jax.teaching.rewards import score_episodes
 from atlas_jax.teaching.speakers import Role, request_seed
-from atlas_jax.teaching.statistics import Outcome
 from atlas_jax.teaching.transcripts import attempt_json, episode_json
 from tests.chat_model import write_tokenizer
 
@@ -307,14 +306,13 @@ def test_arms(roles, chat, arm, right):
       (a.problem, a.solution.text, a.solution.finish_reason) for a in attempts
     )
   lines = [attempt_json(arm, *x) for x in zip(attempts, verdicts, strict=True)]
-  outcomes = [*map(Outcome.of, lines)]
-  assert sum(o.correct for o in outcomes) == right
+  assert sum(x["solution"]["score"] for x in lines) == right
   tokens = {
     "alone": 0,
     "constant": len(chat.encode("carry")),
     "taught": len(chat.encode("carry the one")),
   }
-  assert {o.teaching_tokens for o in outcomes} == {tokens[arm]}
+  assert {x["teaching_tokens"] for x in lines} == {tokens[arm]}
   assert all(0 < a.seconds < 600 for a in attempts)
   row = json.loads(json.dumps(lines[0]))
   assert row["arm"] == arm

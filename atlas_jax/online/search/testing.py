@@ -16,7 +16,7 @@ from atlas_jax.online.search.files import Journal
 from atlas_jax.online.search.rollouts import Rollouts, Trial
 from atlas_jax.reports.reading import attempts_of
 from atlas_jax.teaching import statistics, transcripts
-from atlas_jax.teaching.statistics import Interval, Outcome
+from atlas_jax.teaching.statistics import Interval
 
 
 def compare(
@@ -58,24 +58,24 @@ def compare(
     "seed": config.seed,
   }
 
-  def outcomes(keyed: Keyed) -> list[tuple[Outcome, ...]]:
+  def attempts(keyed: Keyed) -> list[tuple[dict, dict]]:
     """(alone, taught) of each problem."""
     scored = (transcripts.episode_json(keyed[key].scored, 0) for key in common)
-    return [tuple(map(Outcome.of, attempts_of(line, ""))) for line in scored]
+    return [attempts_of(line, "") for line in scored]
 
   def arm(name: str, mine, alone, judged: int) -> dict:
     found = statistics.arm_result(name, mine, alone=alone, **how)
     # Of the split, not of the problems that are compared.
     return asdict(found) | {"unjudged": total - judged}
 
-  alone, of_seed = zip(*outcomes(before), strict=True)
+  alone, of_seed = zip(*attempts(before), strict=True)
   arms = [
     arm("student alone", alone, None, len(any_of)),
     arm("seed prompts", of_seed, alone, len(before)),
   ]
   gains = dict.fromkeys(("score_gain", "accuracy_gain", "mcnemar_p"))
   if other:
-    _, of_best = zip(*outcomes(after), strict=True)
+    _, of_best = zip(*attempts(after), strict=True)
     arms.append(arm(f"candidate {best.index}", of_best, alone, len(after)))
     gain = statistics.arm_result("gain", of_best, alone=of_seed, **how)
     scores = ([keyed[key].score for key in pairs] for keyed in (before, after))
