@@ -2,8 +2,8 @@
 
 evaluation.json, which phases/evaluate.py writes, is one object:
   problems: how many; split: "test", ...; arms: a list, the student alone
-  first and the teacher being evaluated last. An arm is an object with a name
-  and every key of METRICS; null says that it has no meaning for this arm
+  first and the teacher being evaluated last. An arm is an ArmResult
+  (teaching/statistics.py); null says that something has no meaning for this arm
   (the gain of the student alone over itself). Fractions are in [0, 1].
   judge: the user's own verifier, where there is one; students: those that the
   teacher never met, objects with name and arms.
@@ -68,7 +68,6 @@ ROWS = (
   _Row("Teaching states the answer", "leak_rate", _percent),
   _Row("Seconds a problem", "seconds_per_problem", _seconds),
 )
-METRICS = tuple(key for row in ROWS for key in row.metrics())
 
 
 def _cell(arm: Mapping, row: _Row) -> str:
