@@ -28,7 +28,6 @@ from atlas_jax import metrics, multihost, stopping
 from atlas_jax.checkpoint import CheckpointError
 from atlas_jax.config import RunConfig
 from atlas_jax.data.problems import Problem, ProblemStream
-from atlas_jax.errors import AtlasError
 from atlas_jax.model import lora
 from atlas_jax.phases import trained
 from atlas_jax.phases.ahead import AheadQueue
@@ -43,7 +42,7 @@ from atlas_jax.phases.rollouts import (
 from atlas_jax.phases.servers import Servers
 from atlas_jax.phases.teacher import Teacher
 from atlas_jax.phases.trainer import make_grpo_step, rows_at_once
-from atlas_jax.phases.training_phase import TrainingPhase
+from atlas_jax.phases.training_phase import TrainingError, TrainingPhase
 from atlas_jax.teaching import transcripts
 from atlas_jax.teaching.answers import AnswerChecker
 from atlas_jax.teaching.episode import run_episodes
@@ -52,10 +51,6 @@ from atlas_jax.teaching.rewards import score_episodes
 from atlas_jax.training.scoring import ema_update
 
 log = logging.getLogger(__name__)
-
-
-class NoRewardError(AtlasError):
-  """No teaching of a step has a reward; the text says why."""
 
 
 def sample_batch(
@@ -79,8 +74,8 @@ def sample_batch(
   (teacher, student), and `ask` sends what a coroutine requests.
 
   Raises:
-    NoRewardError: no teaching could be judged.
-    RowError: a teaching is longer than a row.
+    TrainingError: no teaching could be judged.
+    TooLong: a teaching is longer than a row.
     ServerError, ServerDown: of the servers.
   """
   cfg, sampling, scoring = config.grpo, 0.0, 0.0
@@ -119,7 +114,7 @@ def sample_batch(
     if not wanted:
       break
   if all(t.reward.total is None for s in scored_P for t in s.teachings):
-    raise NoRewardError(
+    raise TrainingError(
       f"step {step}: no teaching has a reward; the last failure of a function"
       f" of yours: {checker.failure}"
     )

@@ -10,13 +10,9 @@ import numpy as np
 
 from atlas_jax.config import GrpoConfig
 from atlas_jax.data import packing
-from atlas_jax.errors import AtlasError
+from atlas_jax.phases.fitting import TooLong
 from atlas_jax.teaching import rewards
 from atlas_jax.teaching.rewards import ScoredEpisode
-
-
-class RowError(AtlasError):
-  """A sampled teaching does not fit a row; the text says what to change."""
 
 
 def _advantages(scored_P, cfg):
@@ -37,7 +33,7 @@ def trainable(scored_P: Sequence[ScoredEpisode], cfg: GrpoConfig) -> list[dict]:
   cfg.mask_truncated.
 
   Raises:
-    RowError: a prompt with its teaching is longer than a row.
+    TooLong: a prompt with its teaching is longer than a row.
   """
   kept = []
   for s, advantages_G, flat in zip(
@@ -49,7 +45,7 @@ def trainable(scored_P: Sequence[ScoredEpisode], cfg: GrpoConfig) -> list[dict]:
       said = one.teaching.said
       sample, prompt = said.sample, said.prompt_ids
       if len(prompt) + len(sample.token_ids) > cfg.row_length:
-        raise RowError(
+        raise TooLong(
           f"a prompt of {len(prompt)} tokens and its teaching of"
           f" {len(sample.token_ids)} do not fit into"
           f" config.grpo.row_length={cfg.row_length}; raise it, or lower"

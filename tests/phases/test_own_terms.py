@@ -13,7 +13,7 @@ from atlas_jax.data.problems import make_problem
 from atlas_jax.phases import evaluate
 from atlas_jax.phases.arms import Arm
 from atlas_jax.phases.entry import PhaseEntry
-from atlas_jax.phases.grpo import NoRewardError
+from atlas_jax.phases.training_phase import TrainingError
 from atlas_jax.teaching.answers import AnswerChecker
 from atlas_jax.teaching.arms import Attempt
 from atlas_jax.teaching.prompts import Prompts
@@ -99,7 +99,7 @@ def test_shares_of_a_verifier_are_the_accuracy(batch, file):
 
 @pytest.mark.parametrize("where", ["term", "verifier"])
 def test_a_step_where_all_fail_ends_the_run(batch, file, where):
-  with pytest.raises(NoRewardError) as caught:
+  with pytest.raises(TrainingError) as caught:
     if where == "term":
       batch(own=("fails", 1.0))
     else:
