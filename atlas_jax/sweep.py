@@ -83,21 +83,22 @@ def load(path: str) -> Ablation:
   """Reads the ablation in the Python file `path`.
 
   Raises:
-    SweepError, ConfigError: there is no file, no sweep(), no row, or a name
-      twice.
+    SweepError: there is no file, no sweep(), no row, or a name twice.
+    ConfigError: it does not import.
   """
   if not pathlib.Path(path).is_file():
     raise SweepError(
       f"--config={path}: there is no such file; an ablation is named without a"
       " variant"
     )
-  base, sweep = (
-    targets.load(f"{path}:{name}", "--config")
-    for name in ("get_config", "sweep")
-  )
-  module = sys.modules[sweep.__module__]
-  rows = tuple(sweep())
-  shared = tuple(module.shared()) if hasattr(module, "shared") else ()
+  has = targets.load(f"{path}:__dict__", "--config")
+  for name in ("get_config", "sweep"):
+    if name not in has:
+      raise SweepError(
+        f"{path} has no {name}(); see the guide of configs/ablations"
+      )
+  rows = tuple(has["sweep"]())
+  shared = tuple(has["shared"]()) if "shared" in has else ()
   names = [row[0] for row in (*rows, *shared)]
   if not rows:
     raise SweepError(f"{path}: sweep() yields no row")
@@ -107,8 +108,8 @@ def load(path: str) -> Ablation:
         f"{path}: {name!r} cannot name a row; valid: letters, digits, '_', '.'"
         " and '-', and each name once"
       )
-  question = (module.__doc__ or "").strip()
-  return Ablation(path, question, base().to_dict(), rows, shared)
+  question = (has["__doc__"] or "").strip()
+  return Ablation(path, question, has["get_config"]().to_dict(), rows, shared)
 
 
 def check(ablation: Ablation, tree: ConfigDict) -> None:
