@@ -11,6 +11,7 @@ import sys
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from tests import forked
 from tests.phases import tiny_road
 
 GOOD = '{"question": "What is 1+1?", "answer": "2"}\n'
@@ -22,7 +23,7 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture
-def train(model, tmp_path, repo_root):
+def train(model, tmp_path):
   def run(*flags, **config):
     settings = {
       "phases": "('grpo',)",
@@ -30,19 +31,12 @@ def train(model, tmp_path, repo_root):
       "student.path": model,
       **{key.replace("__", "."): value for key, value in config.items()},
     }
-    return subprocess.run(
-      [
-        *(sys.executable, "-m", "launchers.train"),
-        "--config=configs/quickstart.py",
-        f"--workdir={tmp_path / 'run'}",
-        *(f"--config.{key}={value}" for key, value in settings.items()),
-        *flags,
-      ],
-      cwd=repo_root,
-      capture_output=True,
-      text=True,
-      timeout=120,
-      env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    return forked.run(
+      "launchers.train",
+      "--config=configs/quickstart.py",
+      f"--workdir={tmp_path / 'run'}",
+      *(f"--config.{key}={value}" for key, value in settings.items()),
+      *flags,
     )
 
   return run

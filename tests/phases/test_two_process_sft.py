@@ -3,17 +3,16 @@
 They go on with another mesh, and one process with the last.
 """
 
-import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 
 import pytest
 from safetensors.numpy import load_file
 
+from tests import forked
 from tests.phases import small_sft, tiny_road
 from tests.phases.damages import biggest, flip
 
@@ -23,7 +22,7 @@ LENGTH = {"sft__steps": STEPS, "sft__checkpoint_every": 2}
 
 
 @pytest.fixture
-def start(tmp_path, repo_root):
+def start(tmp_path):
   model = tiny_road.write_model(tmp_path / "model")
 
   def both(data):
@@ -38,17 +37,12 @@ def start(tmp_path, repo_root):
       **LENGTH,
     )
     return [
-      subprocess.Popen(
-        [
-          *(sys.executable, "-m", "launchers.train", *flags),
-          *(f"--coordinator=127.0.0.1:{port}", "--num_processes=2"),
-          f"--process_id={rank}",
-        ],
-        cwd=repo_root,
-        stdout=subprocess.PIPE,
+      forked.Process(
+        "launchers.train",
+        *flags,
+        *(f"--coordinator=127.0.0.1:{port}", "--num_processes=2"),
+        f"--process_id={rank}",
         stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
       )
       for rank in (0, 1)
     ]
