@@ -9,6 +9,7 @@ import shutil
 
 import pytest
 
+from atlas_jax import directory
 from atlas_jax.checkpoint import CheckpointError
 from atlas_jax.directory import RunError
 from atlas_jax.phases import export
@@ -143,9 +144,15 @@ def test_checkpoints_lie_where_the_config_says(model, whole, tmp_path):
   ["memory://x/y", "gs://bucket/x", "nope://x", "relative/path", "s3://b/c"],
 )
 def test_a_place_that_cannot_be_written_is_one_line(model, tmp_path, url):
+  config = small_sft.config(model, {"checkpoints_dir": url})
   with pytest.raises(RunError, match="checkpoints_dir=") as error:
-    small_sft.run(model, tmp_path / "run", checkpoints_dir=url)
+    directory.claim_checkpoints(config, tmp_path)
   assert url in str(error.value) and "\n" not in str(error.value)
+
+
+def test_no_run_begins_without_a_place(model, tmp_path):
+  with pytest.raises(RunError, match="checkpoints_dir=relative/path"):
+    small_sft.run(model, tmp_path / "run", checkpoints_dir="relative/path")
   assert not (tmp_path / "run" / "config.json").exists()
 
 
