@@ -12,14 +12,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tests import forked
-from tests.phases import tiny_road
 
 GOOD = '{"question": "What is 1+1?", "answer": "2"}\n'
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-  return tiny_road.write_model(tmp_path_factory.mktemp("bad_input") / "model")
+@pytest.fixture
+def model(road_model):
+  return road_model
 
 
 @pytest.fixture
@@ -27,10 +26,14 @@ def train(model, tmp_path):
   def run(*flags, **config):
     settings = {
       "phases": "('grpo',)",
+      "data.params": {"count": 60},
+      "data.sft_params": {"count": 60},
       "teacher.path": model,
       "student.path": model,
       **{key.replace("__", "."): value for key, value in config.items()},
     }
+    if "data.source" in settings:  # a file takes no count
+      del settings["data.params"]
     return forked.run(
       "launchers.train",
       "--config=configs/quickstart.py",

@@ -8,15 +8,10 @@ import subprocess
 import pytest
 
 from tests import forked
-from tests.phases import small_sft, tiny_road
+from tests.phases import small_sft
 from tests.processes import wait_until
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-  return tiny_road.write_model(tmp_path_factory.mktemp("fate") / "model")
 
 
 @pytest.fixture

@@ -125,17 +125,14 @@ def test_no_file_holds_the_secret_of_an_agent(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_episodes_warm_up_a_teacher(finished, tmp_path):
+def test_the_episodes_warm_up_a_teacher(finished, tmp_path, road_model):
   """online -> SFT, in earnest: two steps of a tiny model."""
-  from tests.phases import tiny_road
-
   workdir, _ = finished
   folder = workdir.parent
-  model = tiny_road.write_model(tmp_path / "model")
   flags = {
     "phases": "('sft',)",
-    "teacher.path": model,
-    "student.path": model,
+    "teacher.path": road_model,
+    "student.path": road_model,
     "data.source": "jsonl",
     "data.path": folder / "train.jsonl",
     "data.validation_path": folder / "validation.jsonl",
