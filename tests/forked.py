@@ -37,6 +37,7 @@ _MODULES = (
   *("atlas_jax.phases", "atlas_jax.teaching.formulas", "launchers.common"),
   *("jinja2.sandbox", "transformers.tokenization_utils_fast"),
   *("matplotlib.figure", "matplotlib.backends.backend_agg"),
+  *("atlas_jax.online.search.optimize", "atlas_jax.online.production.app"),
 )
 _server: tuple[int, socket.socket] | None = None  # (whose, our end)
 
