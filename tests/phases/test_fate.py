@@ -1,27 +1,21 @@
 """Two processes of which one fails: both end soon, and both say the cause."""
 
-import os
 import re
 import signal
 import socket
 import subprocess
-import sys
 
 import pytest
 
-from tests.phases import small_sft, tiny_road
+from tests import forked
+from tests.phases import small_sft
 from tests.processes import wait_until
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-  return tiny_road.write_model(tmp_path_factory.mktemp("fate") / "model")
-
-
 @pytest.fixture
-def both(model, tmp_path, repo_root):
+def both(model, tmp_path):
   """(what each does in place of training, workdirs) -> (processes, logs)."""
   started = []
 
@@ -35,16 +29,12 @@ def both(model, tmp_path, repo_root):
       flags = small_sft.flags(model, tmp_path / workdirs[rank], **changes)
       with log.open("w") as out:
         started.append(
-          subprocess.Popen(
-            [
-              *(sys.executable, "-m", "tests.phases.fated"),
-              *(fates[rank], "20", *flags, "--num_processes=2"),
-              *(f"--coordinator=127.0.0.1:{port}", f"--process_id={rank}"),
-            ],
-            cwd=repo_root,
+          forked.Process(
+            "tests.phases.fated",
+            *(fates[rank], "20", *flags, "--num_processes=2"),
+            *(f"--coordinator=127.0.0.1:{port}", f"--process_id={rank}"),
             stdout=out,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "JAX_PLATFORMS": "cpu"},
           )
         )
     return started, logs

@@ -2,8 +2,6 @@
 
 import collections
 import json
-import subprocess
-import sys
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +9,7 @@ import pytest
 
 from atlas_jax import metrics
 from atlas_jax.model import hf
+from tests import forked
 from tests.phases import tiny_road
 from tests.phases.road import (
   SFT_STEPS,
@@ -94,17 +93,14 @@ def test_the_export_is_the_last_published_model(undisturbed):
     assert checksum(np.asarray(tensor)) == sums[name]
 
 
-def test_the_export_launcher_writes_the_same_model(road, undisturbed, tmp_path):
+def test_the_export_launcher_writes_the_same_model(undisturbed, tmp_path):
   workdir, _ = undisturbed
   out = tmp_path / "model"
-  subprocess.run(
-    [
-      *(sys.executable, "-m", "launchers.export", f"--workdir={workdir}"),
-      *(f"--output={out}", "--dtype=float32"),
-    ],
-    cwd=road.root,
-    check=True,
+  done = forked.run(
+    "launchers.export",
+    *(f"--workdir={workdir}", f"--output={out}", "--dtype=float32"),
   )
+  assert done.returncode == 0, done.stderr
   for name in ("model.safetensors", "config.json", "tokenizer.json"):
     assert (out / name).read_bytes() == (workdir / "export" / name).read_bytes()
 

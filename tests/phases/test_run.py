@@ -25,18 +25,24 @@ from atlas_jax.config import (
 )
 from atlas_jax.model import hf
 from atlas_jax.phases import opening, training_phase
-from tests.phases import small_sft, tiny_road
+from tests.phases import small_sft
 
 
 @pytest.fixture(scope="module")
-def opened(tmp_path_factory):
+def opened(model):
   """(config -> Opened) of an SFT phase on a tiny model."""
-  model = tiny_road.write_model(tmp_path_factory.mktemp("run") / "model")
 
   def make(workdir, **changes):
     tree = default_config()
     tree.update_from_flattened_dict(
-      {"phases": ("sft",), "teacher.path": str(model), **changes}
+      {
+        "phases": ("sft",),
+        "data.params": {"count": 60},
+        "data.sft_params": {"count": 60},
+        "sft.batch_rows": 1,
+        "teacher.path": str(model),
+        **changes,
+      }
     )
     return opening.open_run(resolve(tree), workdir)
 
@@ -71,16 +77,17 @@ def test_wandb_that_is_not_installed_is_seen_before_anything(
     opened(tmp_path, wandb_project="p")
 
 
-def test_each_phase_that_a_config_may_name_is_run(monkeypatch, tmp_path):
+def test_each_phase_that_a_config_may_name_is_run(model, monkeypatch, tmp_path):
   called = []
   for module, name in (
     *((phases.sft, "train"), (phases.grpo, "train")),
     *((phases.evaluate, "evaluate"), (phases.export, "export")),
   ):
     monkeypatch.setattr(module, name, lambda entry, **_: called.append(entry))
-  model = str(tiny_road.write_model(tmp_path / "model"))
   kinds = typing.get_args(Phase)
-  config = small_sft.config(model, {"phases": kinds, "student.path": model})
+  config = small_sft.config(
+    model, {"phases": kinds, "student.path": str(model)}
+  )
   phases.run_phases(config, tmp_path / "run")
   assert [entry.kind for entry in called] == [*kinds]
   assert [entry.name for entry in called][1] == "1_grpo"
