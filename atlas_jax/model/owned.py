@@ -151,8 +151,8 @@ def _sums(part: jax.Array, n_rows: int, spec: P) -> UInt32[Array, "2"]:
 
   def add(totals, block):
     bits, *rows = block
-    terms = [_scatter(r + c ^ bits) for r, c in zip(rows, of_columns)]
-    return [a + b for a, b in zip(totals, terms)], None
+    each = zip(totals, rows, of_columns, strict=True)
+    return [total + _scatter(r + c ^ bits) for total, r, c in each], None
 
   blocks = bits.reshape(-1, rows, bits.shape[1])
   nothing = [jnp.zeros_like(blocks[0], jnp.uint32)] * 2

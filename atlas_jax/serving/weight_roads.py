@@ -4,9 +4,9 @@
   http   each file is sent to the server, which keeps it under its own root
 
 Each process takes its own road to each server: with `auto` by files where the
-server reads a nonce that the process has written, else by HTTP. A file is
-announced by its name on either road. Neither a half file nor one that was lost
-is ever loaded: the server gives a file its name when its digest is right.
+server reads a nonce that the process has written, else by HTTP. Neither a half
+file nor one that was lost is ever loaded: the server gives a file its name when
+its digest is right.
 """
 
 import json
@@ -36,8 +36,10 @@ class Road:
   config: ServingConfig
   by_http: bool
 
-  def deliver(self, path: Path, digest: str) -> None:
+  def deliver(self, path: Path, digest: str) -> str:
     """Brings a file that was written under weights_root to the server.
+
+    Returns the path there, under the server's root.
 
     A failed one is sent again whole, config.retries times. Blocks; any thread.
 
@@ -50,7 +52,7 @@ class Road:
       ServerDown: it does not answer.
     """
     if not self.by_http:
-      return
+      return path.name
     url = f"{self.server.base_url}/v1/atlas/files/{path.name}"
     for left in reversed(range(self.config.retries + 1)):
       try:
@@ -67,7 +69,7 @@ class Road:
           raise
         continue
       if status == 200:
-        return
+        return json.loads(answer)["path"]
       if not left or status not in _SENT_AGAIN:
         text = answer[:500].decode(errors="replace")
         raise ServerError(f"{url} answered {status}: {text}")

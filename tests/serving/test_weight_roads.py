@@ -22,7 +22,7 @@ class Handler(BaseHTTPRequestHandler):
     if status is None:  # it breaks off
       self.close_connection = True
       return
-    self._answer(status, b'{"error": "why"}')
+    self._answer(status, b'{"error": "why", "path": "there/it"}')
 
   def do_GET(self):
     name = self.path.rpartition("/")[2]
@@ -87,19 +87,20 @@ def test_files_alone_and_a_server_that_sees_none(peer, tmp_path):
 def deliver(road, tmp_path):
   path = tmp_path / "weights-00000001.safetensors"
   path.write_bytes(BODY)
-  road.deliver(path, blake3.blake3(BODY).hexdigest())
+  return road.deliver(path, blake3.blake3(BODY).hexdigest())
 
 
 def test_a_shared_file_is_not_sent(peer, tmp_path):
   peer.sees = tmp_path / "weights"
-  deliver(choose(peer, tmp_path), tmp_path)
-  assert peer.puts == []
+  name = deliver(choose(peer, tmp_path), tmp_path)
+  assert peer.puts == [] and name == "weights-00000001.safetensors"
 
 
 @pytest.mark.parametrize("failed", [[], [400], [507, 400], [None], [None, 507]])
 def test_a_failed_file_is_sent_again_whole(peer, tmp_path, failed):
   peer.statuses = list(failed)
-  deliver(choose(peer, tmp_path, "http"), tmp_path)
+  path = deliver(choose(peer, tmp_path, "http"), tmp_path)
+  assert path == "there/it"
   assert len(peer.puts) == len(failed) + 1
   for path, body, headers in peer.puts:
     assert path == "/v1/atlas/files/weights-00000001.safetensors"
