@@ -93,7 +93,6 @@ class Servers:
     self._said: tuple[float, ...] = ()  # by the student of AGREEMENT_TEXT
     self._started = False
     self._held: int | None = None  # the version at the server; None: unknown
-    self._numbers: dict[str, float] = {}  # that `publish` has not returned
     self._restarts = 0
 
   def close(self) -> None:
@@ -123,17 +122,14 @@ class Servers:
     """Gives the teacher server the present weights; numbers to log.
 
     Does nothing when it holds them already. With `hold` a signal waits for its
-    end. A collective. The numbers are also those of a restarted server that
-    got them inside `call`: bytes and seconds add up.
+    end. A collective.
 
     Raises:
       DisagreementError: afterwards trainer and server do not agree.
       ServerError: the server refused the weights.
       ServerDown: after config.restarts of the servers.
     """
-    self._with_restarts(lambda: self._publish(hold), hold)
-    numbers, self._numbers = self._numbers, {}
-    return numbers
+    return self._with_restarts(lambda: self._publish(hold), hold)
 
   def call(self, work: Callable[[], T], hold: bool = False) -> T | None:
     """The lead's `work()` with the servers up; None on the others.
@@ -213,10 +209,10 @@ class Servers:
     ids = chat.prompt_ids(AGREEMENT_TEXT)
     return ids[:1], ids[1:]
 
-  def _publish(self, hold: bool) -> None:
+  def _publish(self, hold: bool) -> dict[str, float]:
     version = self._teacher.version
     if self._held == version:
-      return
+      return {}
     tensors = self._teacher.exported(self._config.teacher.dtype)
     sent = self._sender.send(tensors, version, hold)
 
@@ -228,11 +224,9 @@ class Servers:
       return found
 
     numbers = multihost.call_on_lead(numbers_of_all, hold)
-    for key in ("publish_bytes", "publish_seconds"):
-      numbers[key] += self._numbers.get(key, 0)
-    self._numbers |= numbers
-    self._numbers["logprob_gap"] = self._check_agreement(hold)
+    numbers["logprob_gap"] = self._check_agreement(hold)
     self._held = version
+    return numbers
 
   def _check_agreement(self, hold: bool) -> float:
     """Mean |trainer - server| log-prob of a fixed prompt; of the worst."""

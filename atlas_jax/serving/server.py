@@ -320,16 +320,6 @@ class TeacherServer(Server):
       )
     return json.loads(answer)
 
-  def held_weights(self) -> dict:
-    """What the server really holds: {"version": .., "checksums": {..}}."""
-    path = "/v1/atlas/weights"
-    status, answer = self._request("GET", path, timeout_s=600)
-    if status != 200:
-      kind = ServerError if self.healthy() else ServerDown
-      text = answer[:500].decode(errors="replace")
-      raise kind(f"{self.base_url}{path} answered {status}: {text}")
-    return json.loads(answer)
-
 
 def start(*servers: Server) -> None:
   """Starts servers side by side, until all are healthy.

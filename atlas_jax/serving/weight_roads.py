@@ -9,6 +9,7 @@ file nor one that was lost is ever loaded: the server gives a file its name when
 its digest is right.
 """
 
+import functools
 import json
 import logging
 import secrets
@@ -34,7 +35,25 @@ class Road:
 
   server: TeacherServer
   config: ServingConfig
-  by_http: bool
+
+  @functools.cached_property
+  def by_http(self) -> bool:
+    """Chosen when it is first needed: the server must be up.
+
+    Raises:
+      ServerError: config.weights is files, and the server sees others.
+      ServerDown: it does not answer.
+    """
+    server, wanted = self.server, self.config.weights
+    shared = wanted != "http" and _is_shared(server)
+    if wanted == "files" and not shared:
+      raise ServerError(
+        f"{server.base_url} does not see {server.weights_root} as its weights"
+        " root: share the directory, or set config.serving.weights=http"
+      )
+    how = f"files in {server.weights_root}" if shared else "HTTP"
+    log.info("weights go to %s by %s", server.base_url, how)
+    return not shared
 
   def deliver(self, path: Path, digest: str) -> str:
     """Brings a file that was written under weights_root to the server.
@@ -73,25 +92,6 @@ class Road:
       if not left or status not in _SENT_AGAIN:
         text = answer[:500].decode(errors="replace")
         raise ServerError(f"{url} answered {status}: {text}")
-
-
-def choose(server: TeacherServer, config: ServingConfig) -> Road:
-  """The road to a server that is up.
-
-  Raises:
-    ServerError: config.weights is files, and the server sees others.
-    ServerDown: it does not answer.
-  """
-  shared = config.weights != "http" and _is_shared(server)
-  if config.weights == "files" and not shared:
-    raise ServerError(
-      f"{server.base_url} does not see {server.weights_root} as its weights"
-      " root: share the directory, or set config.serving.weights=http"
-    )
-  road = Road(server, config, by_http=not shared)
-  how = "HTTP" if road.by_http else f"files in {server.weights_root}"
-  log.info("weights go to %s by %s", server.base_url, how)
-  return road
 
 
 def _is_shared(server: TeacherServer) -> bool:

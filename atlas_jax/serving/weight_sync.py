@@ -15,11 +15,10 @@ half-written or foreign file is ever served:
   3. it announces both; the server checks copies of its own, waits for the
      requests under way, loads, and goes on (third_party/atlas_vllm). It
      refuses a delta of a version that it does not hold: then the full files
-     are written and sent;
-  4. after full files it reads back the checksums of what the server holds:
-     they must be ours. A delta is checked in 3, at the cost of what changed,
-     from checksums that are held and values that change (checksum.py);
-  5. delete files of versions older than the last two.
+     are written and sent. It answers once it holds what was announced, by the
+     checksums: after full files it reads all back; a delta is checked at the
+     cost of what changed, from checksums that are held and values that change;
+  4. delete files of versions older than the last two.
 
 Full files go out first, after a failure, once in `config.full_every` versions
 (the audit of all values), and always when `config.publish_changes` is off.
@@ -27,7 +26,6 @@ Full files go out first, after a failure, once in `config.full_every` versions
 
 import itertools
 import logging
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -60,16 +58,10 @@ class Sent:
   seconds_write: float  # from the devices to the files; a refused delta's too
   seconds_check: float  # the server's checks, while it still serves
   seconds_apply: float  # from pause to resume
-  seconds_verify: float  # reading back what the server holds; 0 for a delta
 
   @property
   def seconds(self) -> float:
-    return (
-      self.seconds_write
-      + self.seconds_check
-      + self.seconds_apply
-      + self.seconds_verify
-    )
+    return self.seconds_write + self.seconds_check + self.seconds_apply
 
 
 class WeightSender:
@@ -93,9 +85,7 @@ class WeightSender:
     self._server, self._config = server, config  # all have its directory
     self._servers = server, *others
     self.holds = dict.fromkeys(self._servers)
-    self._roads: dict[int, weight_roads.Road] = {}  # by number of the server
-    self._choosing = threading.Lock()
-    self._sent: int | None = None  # the version that was sent last
+    self._roads = [weight_roads.Road(one, config) for one in self._servers]
     # What the server holds, the base of the next delta: its version, and this
     # process's boxes. None: the next files are full ones.
     self._held: int | None = None
@@ -125,7 +115,7 @@ class WeightSender:
     """
     begin = time.perf_counter()
     base, self._held = self._base(version), None
-    if version == self._sent:  # again, since a server may have lost it
+    if version in self.holds.values():  # again, since one may have lost it
       self.holds = dict.fromkeys(self.holds)
     entries, took = self._compared(tensors, base), None
     if base is not None:
@@ -137,7 +127,6 @@ class WeightSender:
     sent = Sent(is_delta=is_delta, seconds_write=seconds_write, **took)
     root = self._server.weights_root  # perhaps of this host alone
     multihost.call_on_all(lambda: weight_files.delete_old(root, version), hold)
-    self._sent = version
     # Full files to one that needed them are no audit of the others.
     self._deltas = 0 if base is None else self._deltas + 1
     if self._config.publish_changes:
@@ -218,39 +207,33 @@ class WeightSender:
     """This process's files, brought to each server while more are written."""
     root, down = self._server.weights_root, set()
 
-    def deliver(name: str, digest: str) -> list[str | None]:
-      return [self._deliver(number, root / name, digest, down) for number in to]
+    def deliver(name: str, digest: str) -> dict[int, str]:
+      paths = {}
+      for number in (n for n in to if n not in down):
+        try:
+          paths[number] = self._roads[number].deliver(root / name, digest)
+        except ServerDown:
+          down.add(number)
+      return paths
 
     files = weight_files.write(
       *(entries, root, version, deliver),
       base=base,
       process=multihost.number(),
     )
-    sent = [
-      {file.delivered[turn]: file.digest for file in files}
-      for turn in range(len(to))
-    ]
+
+    def announced(number: int) -> dict[str, str] | None:
+      if number in down:
+        return None
+      return {file.delivered[number]: file.digest for file in files}
+
     return {
       "sums": self._sums,
       "whole": sum(box.nbytes for box in self._boxes.values()),
       "bytes": sum(file.bytes for file in files),
       "files": {file.name: file.digest for file in files},
-      "sent": [None if n in down else s for n, s in zip(to, sent, strict=True)],
+      "sent": [announced(number) for number in to],
     }
-
-  def _deliver(self, number: int, path, digest: str, down: set) -> str | None:
-    """The path that a server has a file at; None: it is one of those down."""
-    try:
-      if number in down:
-        return None
-      with self._choosing:
-        if number not in self._roads:
-          road = weight_roads.choose(self._servers[number], self._config)
-          self._roads[number] = road
-      return self._roads[number].deliver(path, digest)
-    except ServerDown:
-      down.add(number)
-      return None
 
   def _announce(self, parts, version: int, base, to, hold: bool) -> dict | None:
     """The slowest answer; None: full files are wanted. Who is down is left out.
@@ -272,9 +255,6 @@ class WeightSender:
           *(str(version), sums, self._config.request_timeout_s),
           restart=held is None or version < held,
         )
-        applied = time.perf_counter()
-        if base is None:
-          verify(manifest, server)
       except WeightsRefused as refusal:
         if base is None:
           raise
@@ -284,9 +264,8 @@ class WeightSender:
         self.holds[server] = None
         return error
       self.holds[server] = version
-      verified = time.perf_counter() - applied
       took = {key: answer[key] for key in ("seconds_check", "seconds_apply")}
-      return {**took, "seconds_verify": verified, "checksums": sums}
+      return {**took, "checksums": sums}
 
     def announce():
       weight_files.write_manifest(manifest, self._server.weights_root)
@@ -318,24 +297,3 @@ def _add_up(parts: Iterable[dict[str, list[int]]]) -> dict[str, str]:
       own = np.array(sums, np.uint32)
       totals[name] = totals[name] + own if name in totals else own
   return {n: f"{int(a):08x}{int(b):08x}" for n, (a, b) in totals.items()}
-
-
-def verify(manifest: WeightManifest, server: TeacherServer) -> None:
-  """Compares what the server holds with a manifest, tensor by tensor.
-
-  Raises:
-    ServerError: version or checksums differ.
-  """
-  held = server.held_weights()
-  if held["version"] != str(manifest.version):
-    raise ServerError(
-      f"the teacher server holds version {held['version']}, not"
-      f" {manifest.version}"
-    )
-  ours, theirs = manifest.checksums, held["checksums"]
-  different = sorted({name for name, _ in ours.items() ^ theirs.items()})
-  if different:
-    raise ServerError(
-      f"the teacher server holds other weights than the trainer in"
-      f" {len(different)} of {len(ours)} tensors, such as {different[0]}"
-    )

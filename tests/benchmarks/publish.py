@@ -10,8 +10,7 @@ for each kind, medians over the rounds, in seconds:
   write      rounding and checksums on the device, transfer to the host,
              comparing with what the server holds, files
   check      in the server: files, and for a delta the values that it changes
-  apply      in the server: pause, load, pack, resume
-  verify     reading back after a full file
+  apply      in the server: pause, load, pack, read back full files, resume
   token      one token from the new weights
   total      all of these and what lies between them, from publish() on
   server     check + apply + token: what the server alone needs
@@ -109,7 +108,6 @@ def measure(model, architecture, sender, server, version):
     "write": report.seconds_write,
     "check": report.seconds_check,
     "apply": report.seconds_apply,
-    "verify": report.seconds_verify,
     "token": end - published,
     "total": end - begin,
     "server": report.seconds_check + report.seconds_apply + end - published,

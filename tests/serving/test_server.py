@@ -164,7 +164,9 @@ def test_a_url_where_nobody_listens(tmp_path):
   with pytest.raises(ServerError, match=r"127.0.0.1:9 was not healthy"):
     server.start(s)
   with pytest.raises(ServerDown, match="does not answer"):
-    make(TeacherServer, "unused", tmp_path, url=url).held_weights()
+    make(TeacherServer, "unused", tmp_path, url=url).update_weights(
+      {}, "1", {}, 1
+    )
 
 
 def test_only_the_teacher_can_take_weights(model, tmp_path):

@@ -58,7 +58,9 @@ def choose(peer, tmp_path, weights="auto", retries=2):
   teacher = tiny_vllm.teacher(tmp_path, tmp_path, url=url)
   teacher.api_key = "token"
   config = ServingConfig(weights=weights, retries=retries)
-  return weight_roads.choose(teacher, config)
+  road = weight_roads.Road(teacher, config)
+  assert road.by_http in (True, False)  # chosen now
+  return road
 
 
 def test_the_road_is_chosen_by_what_the_server_sees(peer, tmp_path):
@@ -75,8 +77,8 @@ def test_the_road_is_chosen_by_what_the_server_sees(peer, tmp_path):
 
 def test_a_server_that_the_run_starts_has_its_directory(tmp_path):
   teacher = tiny_vllm.teacher(tmp_path, tmp_path)
-  assert not weight_roads.choose(teacher, ServingConfig()).by_http
-  assert weight_roads.choose(teacher, ServingConfig(weights="http")).by_http
+  assert not weight_roads.Road(teacher, ServingConfig()).by_http
+  assert weight_roads.Road(teacher, ServingConfig(weights="http")).by_http
 
 
 def test_files_alone_and_a_server_that_sees_none(peer, tmp_path):

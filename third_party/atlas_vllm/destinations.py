@@ -162,17 +162,6 @@ def write(places: list[Place], pieces: Pieces) -> None:
         p.target[common.within(p.box)].copy_(part)
 
 
-def read(
-  places: list[Place], shape: tuple[int, ...], dtype: torch.dtype
-) -> torch.Tensor:
-  """The checkpoint tensor that the model holds now, on the CPU."""
-  out = torch.empty(shape, dtype=dtype)
-  whole = Box(0, 0, shape[0], columns(shape))
-  for p in places:
-    out.view(whole[2:])[p.box.within(whole)] = p.target.cpu()
-  return out
-
-
 @dataclass(frozen=True)
 class Values:
   """New single values of a place."""

@@ -174,7 +174,8 @@ class FileWeightTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     """Packs again what kernels use in a packed form, where it changed.
 
     On a CPU that is every Linear and the embedding, a tied lm_head with a
-    packed copy of its own included; elsewhere these methods do nothing.
+    packed copy of its own included; elsewhere these methods do nothing. After
+    full files all that is held is read back, and must be what was promised.
     """
     changed = {
       place.target.untyped_storage().data_ptr()
@@ -189,7 +190,10 @@ class FileWeightTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         for parameter in module.parameters(recurse=False)
       ):
         method.process_weights_after_loading(module)
-    self._held, self._loaded = self._loaded.info, None
+    loaded, self._loaded = self._loaded, None
+    self._held = loaded.info
+    if loaded.tensors:
+      self.held()
 
   def held(self, version: str | None = None) -> dict[str, str]:
     """Checksum of each tensor that the model holds, in checkpoint names.
