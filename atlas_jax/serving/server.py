@@ -176,7 +176,9 @@ class Server:
         )
       if self.healthy():
         self._check_offers()
-        log.debug("%s is healthy after %.1f s", self.base_url, seconds)
+        log.debug(
+          "%s server %s after %.1f s", self.role, self.base_url, seconds
+        )
         return
       if seconds > self._start_timeout_s:
         raise ServerError(
@@ -289,14 +291,14 @@ class TeacherServer(Server):
   ) -> dict:
     """Has the server load files; see third_party/atlas_vllm/README.md.
 
+    An update that it still works on, though nobody waits any more, ends first.
+
     Args:
       files: of safetensors, full or delta: BLAKE3 by path under weights_root.
       version: their label, reported with every completion from then on.
       checksums: of each whole tensor.
       timeout_s: for requests under way to end and the weights to be loaded.
       restart: the server may hold a newer version.
-
-    Another update that nobody waits for any more ends first.
 
     Raises:
       WeightsRefused: the old weights serve on; the text says why.
