@@ -23,11 +23,7 @@ from atlas_jax import files
 from atlas_jax.model import rows
 from atlas_jax.model.architecture import DecoderConfig, read_config
 from atlas_jax.model.decoder import Decoder
-from atlas_jax.model.hf_save import (  # noqa: F401 callers write hf.save
-  export_tensors,
-  iter_tensors,
-  save,
-)
+from atlas_jax.model.hf_save import save  # noqa: F401 callers write hf.save
 from atlas_jax.model.names import (
   DTYPES,
   INDEX,

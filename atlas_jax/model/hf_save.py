@@ -1,4 +1,4 @@
-"""Exports a Decoder: host arrays by Hugging Face name, or a model directory."""
+"""Exports a Decoder as a model directory of Hugging Face."""
 
 import collections
 import functools
@@ -39,24 +39,6 @@ _COMPANIONS = (
 )
 
 
-def iter_tensors(
-  model: Decoder, config: DecoderConfig, dtype: DTypeLike
-) -> Iterator[tuple[str, np.ndarray]]:
-  """(name, host array) of every tensor, one at a time, in a fixed order.
-
-  Rounded to `dtype` (to nearest even) on the devices, the next few while one
-  is used. The arrays are the caller's: a later step that is given the model
-  does not change them. With several processes every process must run this loop
-  to its end: each tensor is a collective.
-  """
-  table = tensors(config)
-  values = _ahead(
-    _rounded(_parameter(model, t), t.layer, jnp.dtype(dtype)) for t in table
-  )
-  for t, value in zip(table, values, strict=True):
-    yield t.name, np.asarray(value).reshape(t.shape)
-
-
 def _ahead(values: Iterable[jax.Array]) -> Iterator[jax.Array]:
   """`values`; the next few are made and copied while one is used."""
   made: collections.deque[jax.Array] = collections.deque()
@@ -92,13 +74,6 @@ def _rounded(param, layer, dtype):
 @functools.partial(jax.jit, static_argnames="dtype")
 def _layers(param, layers, dtype):
   return jax.lax.map(lambda layer: _one(param, layer, dtype), layers)
-
-
-def export_tensors(
-  model: Decoder, config: DecoderConfig, dtype: DTypeLike
-) -> dict[str, np.ndarray]:
-  """`iter_tensors` as a dict: the whole model in host memory."""
-  return dict(iter_tensors(model, config, dtype))
 
 
 def save(

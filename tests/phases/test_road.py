@@ -10,6 +10,7 @@ import pytest
 from atlas_jax import metrics
 from atlas_jax.model import hf
 from tests import forked
+from tests.model.exported import exported
 from tests.phases import tiny_road
 from tests.phases.road import (
   SFT_STEPS,
@@ -89,7 +90,7 @@ def test_the_export_is_the_last_published_model(undisturbed):
   manifest = workdir / "weights" / f"weights-{version:08d}.json"
   sums = json.loads(manifest.read_text())["checksums"]
   config, model = hf.load(workdir / "export", jnp.float32)
-  for name, tensor in hf.export_tensors(model, config, jnp.float32).items():
+  for name, tensor in exported(model, config, jnp.float32).items():
     assert checksum(np.asarray(tensor)) == sums[name]
 
 
