@@ -168,7 +168,7 @@ def save(
 
   try:
     # A host without the lead's disk, or to which it is slow, writes nothing.
-    there = multihost.gather(np.array(temp.is_dir() or multihost.is_lead()))
+    there = multihost.call_on_all(lambda: temp.is_dir() or multihost.is_lead())
     writers = np.flatnonzero(there).tolist()
     rounds = shards.plan(tensors(config), dtype, writers, max_shard_bytes)
     _write_weights(temp, path, model, rounds, dtype)
@@ -188,27 +188,26 @@ def _write_weights(
   dtype: np.dtype,
 ) -> None:
   """Writes this process's tensors. A collective; raises where any failed."""
-  me, failed = jax.process_index(), None
+  me = jax.process_index()
   own = [part for of in rounds for part in of if part.writer == me]
   sent = _ahead(_sent(model, of, dtype) for of in rounds)
-  try:
-    with shards.writing(temp, own, dtype) as opened:
-      for of, values in zip(rounds, sent, strict=True):
-        for part in of:
-          if part.writer == me:
-            lone = len(of) == 1  # its shards may be anywhere
-            value = values if lone else values.addressable_shards[0].data
-            # A part of a tensor in the place of it does not pass.
-            value = np.asarray(value).reshape(part.tensor.shape)
-            _check_finite(path, part.tensor.name, value)
-            opened[part.file].write(value.reshape(-1).view(np.uint8))
-  except (OSError, WeightsError) as error:
-    failed = error
-  collections.deque(sent, maxlen=0)  # the others are in these collectives
-  if multihost.gather(np.array(failed is not None)).any():
-    raise failed or multihost.HostsError(
-      f"{path} is not written: another process failed to; its log says why"
-    )
+
+  def write() -> None:
+    try:
+      with shards.writing(temp, own, dtype) as opened:
+        for of, values in zip(rounds, sent, strict=True):
+          for part in of:
+            if part.writer == me:
+              lone = len(of) == 1  # its shards may be anywhere
+              value = values if lone else values.addressable_shards[0].data
+              # A part of a tensor in the place of it does not pass.
+              value = np.asarray(value).reshape(part.tensor.shape)
+              _check_finite(path, part.tensor.name, value)
+              opened[part.file].write(value.reshape(-1).view(np.uint8))
+    finally:
+      collections.deque(sent, maxlen=0)  # the others are in these collectives
+
+  multihost.call_on_all(write, hold=jax.process_count() > 1)
 
 
 def _sent(
