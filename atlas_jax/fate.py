@@ -17,6 +17,7 @@ The lead leaves last: a process that loses the store is ended by JAX at once.
 import contextlib
 import logging
 import os
+import re
 import select
 import signal
 import sys
@@ -32,12 +33,8 @@ from atlas_jax import multihost, stopping
 log = logging.getLogger(__name__)
 
 _CAUSE, _STOP = "atlas/cause", "atlas/stop"  # keys of the store
-
-
-def _is_echo(error: BaseException | None) -> bool:
-  """Whether it is what JAX raises once another process has ended."""
-  is_memory = str(error).startswith("RESOURCE_EXHAUSTED")
-  return isinstance(error, jax.errors.JaxRuntimeError) and not is_memory
+# What JAX raises begins so; most often another process has ended.
+_OF_JAX = re.compile("(?!RESOURCE_EXHAUSTED)[A-Z_]+: ")
 
 
 @contextlib.contextmanager
@@ -116,7 +113,7 @@ class _Fate:
 
   def fail(self, cause: BaseException, status: int) -> None:
     """Ends all processes; the first cause is what they say."""
-    echo = _is_echo(cause) or _is_echo(cause.__cause__)
+    echo = any(_OF_JAX.match(str(e)) for e in (cause, cause.__cause__))
     if not echo:
       self._explained.set()
     if echo or isinstance(cause, multihost.LeadError):

@@ -2,7 +2,6 @@
 
 import collections
 import functools
-import json
 import logging
 import os
 import pathlib
@@ -18,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import DTypeLike
 
-from atlas_jax import files, multihost
+from atlas_jax import directory, files, multihost
 from atlas_jax.model import shards
 from atlas_jax.model.architecture import DecoderConfig
 from atlas_jax.model.decoder import Decoder
@@ -157,13 +156,13 @@ def save(
   def finish() -> None:
     # The name of transformers 5, and the one before it.
     names = dict.fromkeys(("dtype", "torch_dtype"), dtype.name)
-    _write_json(temp / "config.json", {**hf_config, **names})
+    directory.write_json(temp / "config.json", {**hf_config, **names})
     for name in _COMPANIONS if source_dir is not None else ():
       source = pathlib.Path(source_dir, name)
       if source.exists():
         (temp / name).write_bytes(files.read(source))
     if index := shards.index(rounds, dtype):
-      _write_json(temp / INDEX, index)
+      directory.write_json(temp / INDEX, index)
     _replace_directory(temp, path)
 
   try:
@@ -234,10 +233,6 @@ def _check_finite(path: pathlib.Path, name: str, value: np.ndarray) -> None:
       f"{path} is not written: {name} has values that are NaN or infinite in"
       f" {value.dtype}, so nothing can be sampled from this model"
     )
-
-
-def _write_json(path: pathlib.Path, value: Any) -> None:
-  path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def _replace_directory(new: pathlib.Path, path: pathlib.Path) -> None:
