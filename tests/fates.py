@@ -37,9 +37,10 @@ SIGNALS = {
   "freeze": signal.SIGSTOP,
   "term": signal.SIGTERM,
 }
-# What is done, and to which process; of `again`, how they go on after it.
-EVENTS = ("raise 0", "raise 1", "kill 0", "kill 1", "freeze 0", "freeze 1")
-EVENTS += ("term 0", "term 1", "term all")
+# What is done, and to which process. Those that a heartbeat ends come first.
+EVENTS = ("freeze 0", "freeze 1", "kill 1", "raise 0", "raise 1")
+EVENTS += ("kill 0", "term 0", "term 1", "term all")
+# How it goes on after some of them: on so many processes, with another mesh.
 AFTER = {"term all": (1, {}), "term 1": (2, {"fsdp": 1, "tensor": -1})}
 # A cause, and what else a log has for whoever looks for one.
 _SAYS = re.compile(
@@ -49,8 +50,8 @@ _SAYS = re.compile(
 _START = np.arange(64, dtype=np.float32).reshape(8, 8)
 
 
-def train(folder: pathlib.Path, mesh: dict[str, int], raises: bool) -> None:
-  """Steps without an end, or where it resumes the first of them."""
+def train(folder: pathlib.Path, mesh: dict[str, int], kind: str) -> None:
+  """Steps without an end; of kind `again` the one after those of before."""
   mesh = sharding.make_mesh(MeshConfig(**mesh))
   layout = jax.NamedSharding(mesh, jax.P("fsdp", "tensor"))
   add = jax.jit(lambda x: x + 1 + 0 * x.sum())  # a collective
@@ -63,7 +64,7 @@ def train(folder: pathlib.Path, mesh: dict[str, int], raises: bool) -> None:
     x = jax.make_array_from_callback(
       _START.shape, layout, lambda at: _START[at]
     )
-    if saved.latest() is not None:
+    if kind == "again":
       step, trees, _ = saved.restore({"state": {"x": x}})
       x = add(trees["state"]["x"])
       wanted = _START + step + 1
@@ -75,7 +76,7 @@ def train(folder: pathlib.Path, mesh: dict[str, int], raises: bool) -> None:
       x = jax.block_until_ready(add(x))
       if step == 3:
         print("READY", flush=True)
-        if raises:
+        if kind == "raise":
           raise OSError("disk full")
       if (stopped := multihost.stop_asked()) is not None:
         saved.save(step, {"state": {"x": x}}, {})
@@ -132,9 +133,9 @@ class Group:
     self.logs, self.pids = [], []
     for rank in everybody:
       own = [f"--process_id={rank}"] if flags else []
-      raises = kind == "raise" and rank in self._targets
+      what = "train" if kind == "raise" and rank not in self._targets else kind
       # Named like a launcher's, whose flags --help would list.
-      main = functools.partial(train, folder, mesh, raises)
+      main = functools.partial(train, folder, mesh, what)
       main.__module__ = __name__
       self.logs.append(folder.parent / f"{folder.name}_{rank}.log")
       self.logs[-1].write_bytes(b"")
