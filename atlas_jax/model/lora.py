@@ -5,7 +5,6 @@ target (PEFT's names: q_proj, gate_proj, ...). `split` takes one apart, `join`
 puts it together again; neither copies an array.
 """
 
-import json
 import math
 import pathlib
 
@@ -15,7 +14,7 @@ import numpy as np
 import safetensors.numpy
 from flax import nnx
 
-from atlas_jax import files
+from atlas_jax import directory, files
 from atlas_jax.config import LoraConfig, ModelConfig
 from atlas_jax.model import hf
 from atlas_jax.model.adapted import Adapted, Form, Pair
@@ -138,8 +137,7 @@ def save_peft(
     "lora_dropout": 0.0,
     "inference_mode": True,
   }
-  with files.replacing(path / "adapter_config.json") as file:
-    file.write(json.dumps(config, indent=2).encode())
+  directory.write_json(path / "adapter_config.json", config)
 
 
 def _matrix(x: jax.Array, rows: int) -> np.ndarray:
