@@ -186,7 +186,7 @@ class AnswerChecker(contextlib.ExitStack):
     """The value of a term of the reward for each item; None where it fails."""
 
     def call(item) -> float | None:
-      with contextlib.suppressUnanswered:
+      with contextlib.suppress(Unanswered):
         return self._call(target, item, share=False)
 
     return list(self._threads.map(call, items))
@@ -206,9 +206,10 @@ class AnswerChecker(contextlib.ExitStack):
   def _right(self, problem: Problem, answer: str) -> bool:
     gold, meta = problem.answer, problem.meta
     if problem.verifier == "answer":
-      decided, asked = equality.exact_equal(gold, answer), (verify.MATH, gold)
+      decided, harmless = equality.exact_equal(gold, answer), "1"
+      asked = (verify.MATH, gold)
     elif problem.verifier == "reasoning_gym":
-      decided = answer == gold or None
+      decided, harmless = answer == gold or None, gold
       asked = (verify.REASONING_GYM, meta["task"], meta["entry"])
     else:
       raise ValueError(
@@ -221,5 +222,5 @@ class AnswerChecker(contextlib.ExitStack):
       return self._pool.ask(*asked, answer)
     except Unanswered:
       # Raises where the gold answer or the machine is at fault.
-      self._pool.ask(*asked, gold)
+      self._pool.ask(*asked, harmless)
       return False
