@@ -15,7 +15,7 @@ import math
 import pathlib
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from atlas_jax import directory, files, secret_names
@@ -44,18 +44,21 @@ def means(parts: Iterable[Any]) -> dict[str, float]:
   return {name: s / n for name, (s, n) in sums.items() if n > 0} | maxima
 
 
-def read_jsonl(path: pathlib.Path) -> list[dict]:
+def lines(path: pathlib.Path) -> Iterator[dict]:
   """The complete lines of a JSONL file that may have lost its end."""
-  lines = []
   if path.exists():
     for where, line in files.lines(path):
       if not line.endswith(b"\n"):
-        break
+        return
       try:
-        lines.append(files.parse(line, where))
+        yield files.parse(line, where)
       except files.FileError:  # cut short by a kill, then continued
         log.warning("%s: dropped a broken line", where)
-  return lines
+
+
+def read_jsonl(path: pathlib.Path) -> list[dict]:
+  """As lines, all at once."""
+  return list(lines(path))
 
 
 def drop_beyond(path: pathlib.Path, phase: str, step: int) -> None:

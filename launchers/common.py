@@ -15,6 +15,7 @@ from absl import app, flags, logging
 
 from atlas_jax import gpus, secret_names, terminal
 from atlas_jax.errors import AtlasError
+from atlas_jax.files import FileError
 
 from . import config_flag, hosts
 
@@ -33,10 +34,6 @@ def local_only(flag: str) -> None:
 
 
 local_only("workdir")
-
-
-class KeyFileError(AtlasError):
-  """The file of ATLAS_SERVER_KEY_FILE holds no token."""
 
 
 def define_flags(workdir: bool = True) -> None:
@@ -76,7 +73,7 @@ def server_key() -> str | None:
   """The bearer token of servers, from the environment or a file it names.
 
   Raises:
-    KeyFileError: the file cannot be read, or holds not one word.
+    FileError: the file cannot be read, or holds not one word.
   """
   path = os.environ.get("ATLAS_SERVER_KEY_FILE")
   if not path:
@@ -85,7 +82,7 @@ def server_key() -> str | None:
     (key,) = pathlib.Path(path).read_text().split()
   except (OSError, ValueError) as error:
     why = getattr(error, "strerror", None) or "it must hold one word"
-    raise KeyFileError(f"ATLAS_SERVER_KEY_FILE={path}: {why}") from None
+    raise FileError(f"ATLAS_SERVER_KEY_FILE={path}: {why}") from None
   return key
 
 

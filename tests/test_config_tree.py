@@ -122,3 +122,21 @@ def test_a_key_that_another_tree_has_renamed_gets_a_guess():
   with pytest.raises(ConfigError, match="unknown config key") as error:
     build(OnlineConfig, tree)
   assert "publish_changes" not in str(error.value)
+
+
+def test_configs_differ_by_their_dotted_keys():
+  one = {"a": {"b": 1, "c": 2}, "d": {}}
+  other = {"a": {"b": 1, "c": 3}, "e": "x"}
+  assert config_tree.difference(one, other) == [
+    ("a.c", 2, 3),
+    ("d", {}, None),
+    ("e", None, "x"),
+  ]
+
+
+def test_secrets_of_configs_are_hidden_and_nan_is_no_difference():
+  one = {"a": float("nan"), "api_key": "x"}
+  other = {"a": float("nan"), "api_key": "y"}
+  assert config_tree.difference(one, other) == [
+    ("api_key", "[hidden]", "[hidden]")
+  ]

@@ -1,6 +1,5 @@
 """A sweep: what it reads, what it starts, what a failure or a kill leaves."""
 
-import signal
 import subprocess
 import threading
 from dataclasses import replace
@@ -82,6 +81,7 @@ def test_a_row_that_is_not_valid_is_named_before_anything_starts(tmp_path):
   path.write_text(ABLATION.replace('"grpo.beta": 0.5', '"grpo.beta": -1.0'))
   with pytest.raises(ConfigError, match=r"row more: config\.grpo\.beta=-1\.0"):
     sweep.check(sweep.load(str(path)), default_config())
+  path = tmp_path / "other.py"
   path.write_text(ABLATION.replace('"grpo.beta": 0.5', '"grpo.betta": 0.5'))
   with pytest.raises(ConfigError, match=r"row more: .*betta"):
     sweep.check(sweep.load(str(path)), default_config())
@@ -159,7 +159,7 @@ def test_a_sweep_that_is_stopped_ends_its_runs_and_goes_on_later(
   thread.start()
   while not (tmp_path / "there").exists():
     pass
-  runner.stop(signal.SIGTERM)
+  runner.stop()
   thread.join(timeout=30)
   assert found == {"a": "stopped", "b": "stopped"}
   started["a"] = "exit 0"

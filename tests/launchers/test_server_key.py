@@ -27,6 +27,6 @@ def test_a_file_without_a_key(environment, tmp_path, content):
   if content is not None:
     path.write_text(content)
   environment("ATLAS_SERVER_KEY_FILE", str(path))
-  with pytest.raises(common.KeyFileError, match=f"KEY_FILE={path}: ") as raised:
+  with pytest.raises(common.FileError, match=f"KEY_FILE={path}: ") as raised:
     common.server_key()
   assert "words" not in str(raised.value)

@@ -1,7 +1,8 @@
-"""Two processes of which one fails: both end soon, and both say the cause."""
+"""Two processes of `launchers.train` of which one fails: both say the cause.
 
-import re
-import signal
+Processes that are killed, frozen or stopped are in tests/test_fate.py.
+"""
+
 import socket
 import subprocess
 
@@ -9,7 +10,6 @@ import pytest
 
 from tests import forked
 from tests.phases import small_sft
-from tests.processes import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -50,16 +50,6 @@ def test_a_failure_of_one_ends_both(both):
   said = [log.read_text() for log in logs]
   assert "error: process 1 failed: OSError: disk full" in said[0]
   assert "OSError: disk full" in said[1] and "Traceback" in said[1]
-
-
-def test_a_killed_lead_is_named(both):
-  processes, logs = both(("train", "train"))
-  assert wait_until(lambda: "phase sft" in logs[1].read_text(), 120)
-  processes[0].send_signal(signal.SIGKILL)
-  assert processes[1].wait(20) != 0
-  # JAX may end the process before its thread has asked again.
-  named = "lost the store of process 0|the leader task was"
-  assert re.search(named, logs[1].read_text())
 
 
 def test_hosts_without_a_shared_disk_are_refused(both, tmp_path):

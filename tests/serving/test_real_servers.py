@@ -22,7 +22,7 @@ from atlas_jax.serving.supervisor import descendants
 from tests.online import opened
 from tests.processes import running, wait_until
 from tests.serving import tiny_vllm
-from tests.serving.pair import publish, said, sample, weights, write
+from tests.serving.pair import held, publish, said, sample, weights, write
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
@@ -36,7 +36,7 @@ def test_update_is_equal_to_a_fresh_start(vllm_servers):
   assert said(new) == said(fresh)
   assert {c.weight_version for c in new} == {1}
   assert {c.weight_version for c in fresh} == {"default"}
-  assert vllm_servers.teacher.held_weights()["checksums"] == report.checksums
+  assert held(vllm_servers.teacher)["checksums"] == report.checksums
   publish(weights(0), vllm_servers, 2)
   assert said(sample(vllm_servers.teacher)) == said(old)
 
