@@ -144,7 +144,7 @@ def check_config(
 def claim(workdir: pathlib.Path, config: dict, operational=OPERATIONAL) -> None:
   """Writes config.json, after `check_config`."""
   check_config(workdir, config, operational)
-  write_whole(workdir / "config.json", json.dumps(config, indent=2) + "\n")
+  write_json(workdir / "config.json", config)
 
 
 def write_started(workdir: pathlib.Path, command: str | None) -> None:

@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import pathlib
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -83,6 +84,21 @@ def import_wandb():
   return wandb
 
 
+def summary_writer() -> type:
+  """tensorboardX's SummaryWriter, imported without torch.
+
+  tensorboardX wants torch for tensors alone, of which none is written here;
+  the import of torch would take seconds of every run.
+  """
+  absent = sys.modules.setdefault("torch", None) is None
+  try:
+    from tensorboardX import SummaryWriter
+  finally:
+    if absent:
+      del sys.modules["torch"]
+  return SummaryWriter
+
+
 def _open(value):
   """A config without what its names call secret."""
   if not isinstance(value, Mapping):
@@ -118,9 +134,7 @@ class Writer:
     drop_beyond(path, phase, resume_step)
     self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 see close
     self._wandb = None
-    from tensorboardX import SummaryWriter
-
-    self._tensorboard = SummaryWriter(
+    self._tensorboard = summary_writer()(
       str(workdir / "tensorboard" / phase), purge_step=resume_step + 1
     )
     if wandb_project is not None:

@@ -1,7 +1,6 @@
 """A sweep: what it reads, what it starts, what a failure or a kill leaves."""
 
 import subprocess
-import sys
 import threading
 from dataclasses import replace
 
@@ -9,6 +8,7 @@ import pytest
 
 from atlas_jax import sweep
 from atlas_jax.config import ConfigError, default_config
+from tests import forked
 
 ABLATION = '''"""Does it matter?"""
 from atlas_jax.config import default_config
@@ -196,23 +196,19 @@ def test_a_sweep_of_another_config_is_refused(tmp_path, started):
 @pytest.mark.parametrize(
   "flag", [["--config.grpo.steps=3"], ["--config.grpo.steps", "3"]]
 )
-def test_the_launcher_lists_and_writes_a_job_array(repo_root, tmp_path, flag):
+def test_the_launcher_lists_and_writes_a_job_array(tmp_path, flag):
   config = "configs/ablations/probe_length.py"
   argv = [
-    *(sys.executable, "-m", "launchers.sweep", f"--config={config}"),
+    *("launchers.sweep", f"--config={config}"),
     *(f"--workdir={tmp_path / 'sweep'}", "--seeds=0,1", *flag),
   ]
-  said = subprocess.run(
-    [*argv, "--list"], cwd=repo_root, text=True, capture_output=True
-  )
+  said = forked.run(*argv, "--list")
   assert said.returncode == 0, said.stderr
   rows = [x for x in said.stdout.splitlines() if "probe_" in x]
   assert len(rows) == 8 and "to do" in rows[0]
   assert all("--config.grpo.steps=3" in row for row in rows)
   script = tmp_path / "job.sh"
-  subprocess.run(
-    [*argv, "--sbatch", str(script)], cwd=repo_root, check=True, timeout=120
-  )
+  assert forked.run(*argv, "--sbatch", str(script)).returncode == 0
   subprocess.run(["bash", "-n", script], check=True)
   text = script.read_text()
   assert "--array=0-7" in text and "--config.grpo.steps=3" in text
