@@ -8,7 +8,7 @@ How the answer is found (the rule that fired is kept):
      heading);
   5. what follows the last 'answer is' or 'answer:', or a single line that
      begins with a choice ("D) 42 km"), yes or no;
-  6. the last number.
+  6. the last number, with what denies it ("can't be 41").
 A response cut at its length counts only by rule 2 (the answer was given
 before the cut); otherwise its status is 'truncated'. Text that reports a
 failure ("Error: 401") states no answer, whatever numbers stand in it.
@@ -33,8 +33,9 @@ from atlas_jax.config import DataConfig
 from atlas_jax.confined import Late, Raised, Unanswered
 from atlas_jax.data.problems import Problem
 from atlas_jax.teaching import equality, verify
+from atlas_jax.teaching.equality import FRACTION, NUMBER
 from atlas_jax.teaching.prompts import strip_thinking
-from atlas_jax.teaching.verify import NotStarted, VerifierPool
+from atlas_jax.teaching.verify import VerifierPool
 
 log = logging.getLogger(__name__)
 
@@ -47,19 +48,23 @@ for _ in range(32):
   _INNER = rf"(?:[^{{}}\\]|\\.|\{{{_INNER}\}})*+"
 _BOXED = re.compile(rf"(?s)(?=\\f?box(?:ed)?\s*\{{(?P<span>{_INNER})\}})")
 _FAILURE = re.compile(
-  r"(?i)(?:\w*error|\w*exception|traceback|request timed out|timeout)\b"
-  r"\s*(?:[:.!({\[]|\Z)"
+  r"(?i)(?:(?:api |http )?\w*error|\w*exception|traceback|request timed out"
+  r"|timeout)\b\s*(?:[:.!({\[]|after\b|\Z)"
 )
 _TAG = re.compile(r"(?s)<(solution|answer)>(?P<span>(?:(?!<\1>).)*?)</\1>")
 # On the last line, or above it where it is short and no heading.
 _HASHES = re.compile(
   r"(?m)####(?P<span>(?:(?!####).)*\Z|(?<=^####)(?!.{76})(?!.*(?:####|:\s|:$))"
-  r"\s*(?!\d+[.)]\s)(?:\(?[A-Z]\)?|(?i:yes|no|true|false)|(?:[a-z] = )?"
+  r"\s*(?!\d+[.)] )(?:\(?[A-Z]\)?|(?i:yes|no|true|false)|(?:[a-z] = )?"
   r"\S*[\d\\]\S*(?: [^A-Z\s]\S*){0,2})[^\S\n]*$)"
 )
 _PHRASE = re.compile(
   r"(?im)\banswer(?:\s+is)?\s*(?:[:=]\s*|(?<=is)\s+)"
   r"(?P<span>\S.*?)(?=[.!?](?:\s|$)|$)"
+)
+
+_LAST_NUMBER = re.compile(
+  rf"(?i)(?:\b(?:not|never|cannot|\w+n['’]t)\b[^\d.!?\n]*)?(?:{NUMBER.pattern})"
 )
 
 
@@ -109,7 +114,7 @@ def _spans(text: str) -> Iterator[tuple[str, str | None]]:
   yield "phrase", _last(_PHRASE, text)
   if "\n" not in text and equality.choice(text)[0]:
     yield "phrase", text
-  yield "last_number", _last(equality.NUMBER, text)
+  yield "last_number", _last(_LAST_NUMBER, FRACTION.sub(r" \1/\2", text))
 
 
 def _last(pattern: re.Pattern, text: str) -> str | None:
@@ -163,7 +168,7 @@ class AnswerChecker(contextlib.ExitStack):
         share = self._call(problem.verifier, *asked, share=True)
       else:
         share = self._right(problem, answer)
-    except (Unanswered, NotStarted) as error:
+    except Unanswered as error:
       late = isinstance(error, Late)
       return Verdict("verifier_timeout" if late else "error", answer, rule)
     if share is None:
@@ -181,7 +186,7 @@ class AnswerChecker(contextlib.ExitStack):
     """The value of a term of the reward for each item; None where it fails."""
 
     def call(item) -> float | None:
-      with contextlib.suppress(Unanswered, NotStarted):
+      with contextlib.suppressUnanswered:
         return self._call(target, item, share=False)
 
     return list(self._threads.map(call, items))
@@ -190,7 +195,7 @@ class AnswerChecker(contextlib.ExitStack):
     """The value that a function of the user's returns; see own.call."""
     try:
       return self._own.ask(verify.OWN, target, share, arguments)
-    except (Unanswered, NotStarted) as error:
+    except Unanswered as error:
       joint = ": " if isinstance(error, Raised) else " "
       failure = f"{target}{joint}{error.args[-1]}"
       if self.failure is None:
@@ -201,10 +206,9 @@ class AnswerChecker(contextlib.ExitStack):
   def _right(self, problem: Problem, answer: str) -> bool:
     gold, meta = problem.answer, problem.meta
     if problem.verifier == "answer":
-      decided, harmless = equality.exact_equal(gold, answer), "1"
-      asked = (verify.MATH, gold)
+      decided, asked = equality.exact_equal(gold, answer), (verify.MATH, gold)
     elif problem.verifier == "reasoning_gym":
-      decided, harmless = answer == gold or None, gold
+      decided = answer == gold or None
       asked = (verify.REASONING_GYM, meta["task"], meta["entry"])
     else:
       raise ValueError(
@@ -217,5 +221,5 @@ class AnswerChecker(contextlib.ExitStack):
       return self._pool.ask(*asked, answer)
     except Unanswered:
       # Raises where the gold answer or the machine is at fault.
-      self._pool.ask(*asked, harmless)
+      self._pool.ask(*asked, gold)
       return False

@@ -26,13 +26,15 @@ _SIGNS = str.maketrans(
 _COUNTS = "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
 # (what is written, what stands for it), in this order.
 _SPELLED = (
-  ("[¼-¾⅐-⅞]", r" \g<0>"),
+  (r"~~[^~]*~~", ""),
+  ("[¼-¾⅐-⅞①-⑳]", r" \g<0>"),
   ("[²³¹⁰-⁹]+", r"^{\g<0>}"),
   ("[₀-₉]+", r"_{\g<0>}"),
-  (r"(?<=\d)(?:\{,\}|\\[,!])(?=\d{3}(?!\d))", ","),
+  (r"[٠-９](?<=\d)", lambda m: str(int(m[0]))),
+  (r"(?<=\d)(?:\{,\}|\\[,!]|’)(?=\d{3}(?!\d))", ","),
   (r"^-?\d{1,3}(?: \d{3})+$", lambda m: m[0].replace(" ", "")),
-  (r"(?<!\\)\\[,;: ]|~", " "),
-  (r"\\(?:text\w*|math(?:rm|bf)|mbox)\s*\{([^{}]*)\}", r" \1 "),
+  (r"(?<!\\)\\(?:[,;: ]|(?:q?quad|large|bf|rm|therefore)(?![a-z]))|~", " "),
+  (r"\\(?:text\w*|math(?:rm|bf)|mbox|bold\w+)\s*\{([^{}]*)\}", r" \1 "),
   (r"\\([$%])|\\[()\[\]]", r"\1"),
   # A dollar that closes has no space before it and no digit after it.
   (r"\${1,2}([^$]*[^\s$])\${1,2}(?!\d)", r"\1"),
@@ -41,14 +43,21 @@ _SPELLED = (
   (r"\\[dtc]?frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
   (r"\s*\(?(?:in )?base[ -](\d+)\)?$", r"_\1"),
   (r"\s(?=\s*\^)|^[A-Za-z] ?\\in\b", ""),
+  (r"\^[-−](\d+)", r"^{-\1}"),
   (r"(?<=\d) ?x ?(?=10\^)", r"\\times "),
-  (r"(?<![\\A-Za-z])(pi|ln|log|exp|sin|cos|tan)(?![A-Za-z])", r"\\\1 "),
+  (r"(?<![\\A-Za-z])(pi|ln|log|exp|sin|cos|tan|gcd|lcm)(?![A-Za-z])", r"\\\1 "),
   (r"(?<!\\)\binf(?:inity)?\b", r"\\infty "),
   (r"\\approx(?![a-z])", "="),
   (r"(?:√|\\?sqrt) ?\(([^()]*)\)", r"\\sqrt{\1}"),
   *((rf"(?i)^{w}\b", str(n)) for n, w in enumerate(_COUNTS.split("|"))),
+  (r"(?i)^(?:minus|negative) (?=\d)", "-"),
+  (r"(?<=:\d\d) in the morning\b", " am"),
+  (r"(?<=:\d\d) (?:in the (?:afternoon|evening)|noon)\b", " pm"),
+  (r"\b[sS]q(?:uare)?\b\.? (?!of\b|root)(\w+)", r"\1^2"),
+  (r"\b[cC]ubic (\w+)", r"\1^3"),
 )
-_FRACTION = re.compile(r"(?<![\^}_])\\[dtc]?frac\{(-?[\d.,]+)\}\{([\d.,]+)\}")
+_SPELLED = [(re.compile(written), plain) for written, plain in _SPELLED]
+FRACTION = re.compile(r"(?<![\^}_])\\[dtc]?frac\{(-?[\d.,]+)\}\{([\d.,]+)\}")
 _DIGITS = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
 _DIGITS += "(?:e[+-]?[0-9]{1,3})?"
 _SCALES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3}
@@ -58,68 +67,83 @@ _SCALES |= {"million": 10**6, "billion": 10**9, "trillion": 10**12}
 NUMBER = re.compile(
   r"(?<!\d)(?P<hour>[01]?[0-9]|2[0-4]):(?P<minute>[0-5][0-9])"
   r"(?:\s?(?P<half>[ap])\.?m)?"
-  r"|(?:\b|\()(?P<digits>[0-9][0-9A-F]*)\)?_\{?(?P<base>[1-9][0-9]?)\}?"
-  r"|(?<![\w.^/])(?<!\^\{)(?![0-9]{200})(?:(?<![0-9)]\s)(?<![\w)])(?P<sign>[+-])\s?)?"
-  r"(?:(?:US)?(?P<currency>[$€£¥₹])\s?(?:(?P<inner>-)\s?)?)?"
+  r"|(?:\b|\()(?P<digits>[0-9][0-9A-F]*|[A-F][0-9A-F]+)\)?_\{?\s?"
+  r"(?P<base>[1-9][0-9]?)\}?"
+  r"|(?<![\w.^/])(?<!\^\{)(?![0-9]{200})"
+  r"(?:(?<![0-9)]\s)(?<![\w)])(?P<sign>[+-])\s?)?"
+  r"(?:(?:US)?(?P<currency>[$¢-¥₠-⃀])\s?(?:(?P<inner>-)\s?)?)?"
   rf"(?:(?P<whole>[0-9]+)\s+(?=[0-9]+\s*/))?(?P<top>{_DIGITS})"
   rf"(?:\s*/\s*(?P<bottom>{_DIGITS}))?(?P<percent>\s*(?:%|percent\b))?"
-  rf"(?:\s+(?P<scale>{'|'.join(_SCALES)})\b)?",
+  rf"(?:[\s-]+(?P<scale>{'|'.join(_SCALES)})s?\b)?",
   re.I,
 )
-# A unit, and what else it is called, without s or es at the end.
+# A unit, and what else it is called.
 _NAMES = """
-  km kilometer kilometr, m meter metr, cm centimeter centimetr, mm millimeter,
-  kg kilogram kilo, g gram, mg milligram, l liter litr, ml milliliter,
-  h hour hr, min minut, s second sec, ft feet foot, in inch, yd yard, mi mil,
-  lb pound £, oz ounc, m/s mp, mi/h mph, km/h kmh kph, dollar usd $, euro eur €,
-  c celsiu, f fahrenheit, / per
+  km kilometer kilometre, m meter metre, cm centimeter centimetre,
+  mm millimeter, kg kilogram kilo, g gram, mg milligram, l liter litre,
+  ml milliliter, h hour hr, min minute, s second sec, ft feet foot, in inch,
+  yd yard, mi mile, lb pound £, oz ounce, gal gallon, m/s mps, mi/h mph,
+  km/h kmh kph, mi/gal mpg, dollar usd $, euro eur €, cent ¢, yen ¥, rupee ₹,
+  c celsius, f fahrenheit, n newton, j joule, w watt, v volt, a amp, hz hertz,
+  degree, unit, / per
 """
 _CALLED = {
-  other: names.split()[0]
+  other.rstrip("es") if len(other) > 2 else other: names.split()[0]
   for names in _NAMES.split(",")
   for other in names.split()
 }
-_UNIT = re.compile(
-  r"\s*((?:(?:sq|square|cubic)\b\.?\s?)?[A-Za-z]+"
-  r"(?:\^\{?[23]\}?| [CF](?:elsius|ahrenheit)?\b)?"
-  r"(?:\s*(?:/|\bper\b)\s*[A-Za-z]+(?:\^\{?[23]\}?)?)?)"
-)
+_ONE = r"(?:degrees? )?(?:[A-Za-z]+|[$¢-¥₠-⃀])(?:\^?\{?[23]\}?)?"
+_UNIT = re.compile(rf"\s*({_ONE}(?:\s*(?:/|\bper\b)\s*{_ONE})?)")
 # Words that change the number that stands at the "#", or put it in doubt.
 _WORDS = r"""
   not no never neither either nor none but except cannot \w+n['’]t false wrong
-  incorrect fails? impossible unlike(?:ly)? doubt unsure if or maybe perhaps
-  possibly might could.be too instead.of without.#
-  (?:far|different|up|down).from anything than between less more fewer least
-  most over under above below exceeds? near(?:ly)? close almost hardly barely
-  approaching before.# after.# past.# half twice thrice double triple
-  times(?!\s(?:an?|per|each)\b)\s\w+
-  (?:square|cube|inverse|reciprocal|opposite|multiples?).of divisible minus
-  negative plus divided multiplied squared cubed root power log pi sqrt until
-  up.to \w+teen twenty thirty forty fifty
-  (?:third|quarter|(?:four|fif|six|seven|eigh|nin|ten|hundred|thousand)th)s?
+  incorrect fails? impossible un(?:like(?:ly)?|sure|true|clear|known|til) doubt
+  if or maybe perhaps possibly might (?:could|may|can).be too instead.of
+  without.# exclud\w+.# reject.# avoid.# eliminate.# besides.# ruled.out
+  a.mistake invalid inaccurate nope within at.(?:best|worst) as.(?:few|many).as
+  (?:far|different|up|down|apart|aside).from anything than between less more
+  fewer least most over under above below exceeds? near(?:ly)? close almost
+  hardly barely approaching before.# after.# past.# (?:max|min)imum.of up.to
+  (?:up|on)wards? (?:shy|short|opposite|complement|multiples?).of
+  half halves halved twice thrice doubled? tripled? quadrupled? squared cubed
+  times(?!\s(?:an?|per|each)\b)\s\w+ repeating recurring
+  (?:square|cube|(?:co)?sine|factorial|absolute.value|inverse|reciprocal).of
+  divisible minus negative plus divided multiplied root power log sqrt pi tau
+  theta alpha factorial hex\w* binary per.?mille \w+(?:teen|illion)(?:ths?)?
+  (?:twen|thir|for|fif|six|seven|eigh|nine)t(?:y|ieths?) (?:third|quarter)s?
+  (?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|hundred|thousand)ths?
 """
 _CHANGES = re.compile(
-  r"[^A-Za-z\s,;:'’\"()?.#/^{}23-]|#\.*[\d^(]|#-?\s*\w*(?:fold|ish)\b"
-  r"|(?<![A-Za-z'’#/])(?<!# )(?<!ree )(?<!per )(?<!sq )[B-HJ-Z](?![A-Za-z'’])"
-  r"|#(?!(?:k?m?g|[cmk]?m|m?l|s|h|min|hrs?|lbs?|oz|ft|in|mph|kmh)(?![a-z]))\w"
-  r"|#\s*(?:(?-i:[KMBT])|bn|mil|lakh|crore|ppm|factorial|st|nd|rd|to|till|and"
-  r"|[xyznkei])\b"
+  # Signs; a letter that stands alone; what is no word behind the number.
+  r"[^A-Za-z\s,;:'’\"()?.#/^{}¢-¥₠-⃀23-]|-#|[A-LN-Z]\d|#\.*[\d^(]|#.*remainder"
+  r"|(?<![a-z'’#/])(?<!# )(?<!ree )(?<!per )[b-hj-z](?![a-z'’])"
+  r"|#(?!\s?(?:k?m?g|[ckm]?m|m?l|s|h|min|hrs?|lbs?|oz|ft|in|mph|kmh)(?![a-z])"
+  r"|\s(?:[a-z]{3,}|[acfjnvw]|an|of|is|at|as|on|by|we|he|it|so|mi|yd|[ap]m"
+  r"|(?-i:[kMGm]?(?:Hz|Pa|[NJWVAB])|dB|cc|dl)|o.clock)\b)\s?[a-z]"
+  r"|#\s?(?-i:[KMGBT])\b"
+  r"|#.(?:fold|ish|gross|mil|mln|bil|lakh|crore|ppm|bps|(?:max|min)imum|max"
+  r"|score|till|and|excluded)\b"
   rf"|\b(?:{'|'.join(_WORDS.split())}|(?!one\b|zero)(?:{_COUNTS}))(?!\w)",
   re.I,
 )
-# A name, or a label or arithmetic without one, that is dropped before `=`.
+# What is dropped before "=": a name, words that name a number, arithmetic.
 _LABEL = re.compile(
-  r"^(?:[A-Za-z](?:_\{?\w+\}?)?\s*|(?:(?![<>!=\\]|\b(?:half|twice|double|triple"
-  r"|times)\b|(?<![A-Za-z])(?!(?:[ckm]m|kg|of)\b)[A-Za-z]{1,2}(?![A-Za-z])).)*)="
+  r"^(?:[A-Za-z](?:_\{?\w+\}?)?|[A-Z]{2,3}|m?\\angle ?[A-Z]{1,3}"
+  rf"|(?!(?i:.*\b(?:{'|'.join(_WORDS.split())})\b))"
+  r"(?:(?:[A-Za-z]{3,}|of|in|[ckm]m|kg|(?<=[a-z] )\d+)\b(?:['’]s\b)?[\s()]*)+"
+  r"|(?=[^=]*\d[^=\d]+\d)(?:[$\d.,%()\s+*/-]|(?<=[\d)%] )"
+  r"(?:(?:x|of)(?= [$\d])|[A-Za-z]{3,}|[ckm]m|kg)\b)+)?\s*="
 )
 # A letter or a word that is marked as the choice, and no second one after it.
 _CHOICE = re.compile(
-  r"(?:(?:the )?(?:correct )?(?:option|choice|answer)(?: is)?:? )?"
-  r"(?:[(\[]?([a-j])(?:(?:[)\]]|[.:?])(?= |$)|$| is (?:the )?correct\b)"
-  r"(?!.*\bnot\b)"
+  r"(?:(?:the|final|correct|answer|option|choice|letter|is|i choose)\b:?\s)*"
+  r"(?:[(\[]?([a-j])(?:[)\].:?]+(?= |$)|$|(?= —)"
+  r"| is (?:the )?(?:correct|right)\b)"
+  r"(?!(?:.*\b[A-Z]\)?)? (?:is )?(?:not|incorrect|wrong|false)\b)"
   r"(?! (?:[+*/^=<>&|]|- |\\(?:cdot|times|div|pm|le|ge|ne|in)))"
-  r"|((?:yes|true)\b(?!.*\bnot\b)|(?:no|false)\b)(?:[,.:;!]|$))"
-  r"((?!.*(?:\([A-Z]\)|\b[A-Z]\)|\b(?:yes|no|true|false|or|maybe)\b)).*)",
+  r"|((?:yes|true)\b(?!.*(?:\bnot|\bnever|n['’]t)\b)|(?:no|false)\b)"
+  r"(?:[,.:;!?]|$| [-—])(?!.*\b(?:yes|no|true|false|or|maybe)\b))"
+  r"((?!.*(?:\([A-Z]\)|\b[A-Z]\))|(?:.*,)?\W*[A-J]$).*)",
   re.I,
 )
 _EXPLANATION = re.compile(r"[,.;:]?\s(?:because|since)\b.*")
@@ -129,9 +153,8 @@ _PROSE = re.compile(
   r"|(?<![\d_^])\d+\s+\d|\d_|\d:\d\d|\d{4}-\d\d-\d\d"
 )
 _MEASURE = re.compile(
-  r"(?<=[\s}0-9])\s*\b(?:square |cubic )?(?:unit|degree"
-  rf"|{'|'.join(name for name in _CALLED if name[1:].isalpha())})"
-  r"e?s?(?:\^\{?[23]\}?)?$"
+  rf"(?<=[\s}}0-9])\s*\b(?:{'|'.join(n for n in _CALLED if n[1:].isalpha())})"
+  r"[es]*(?:\^\{?[23]\}?)?$"
 )
 
 
@@ -148,10 +171,10 @@ def normalise(text: str) -> str:
   """The text as it would be typed: no typesetting and no emphasis."""
   text = " ".join(text.split())
   for written, plain in _SPELLED:
-    text = re.sub(written, plain, text)
+    text = written.sub(plain, text)
   text = unicodedata.normalize("NFKC", text).translate(_SIGNS)
   text = " ".join(text.split())
-  return text.strip(" *_`\"'“”‘’").rstrip(".;, ")
+  return text.strip(" *_`\"'“”‘’«»•→⇒∴").rstrip(".;, ")
 
 
 @functools.lru_cache(4096)
@@ -170,7 +193,7 @@ def numbers_in(text: str) -> list[Number]:
 
 
 def _found(text: str) -> list[re.Match]:
-  return [*NUMBER.finditer(_FRACTION.sub(r" \1/\2", text).strip())]
+  return [*NUMBER.finditer(FRACTION.sub(r" \1/\2", text).strip())]
 
 
 def _number(match: re.Match) -> Number | None:
@@ -191,27 +214,15 @@ def _number(match: re.Match) -> Number | None:
   unit = _UNIT.match(match.string, match.end())
   return Number(
     -value if "-" in (match["sign"], match["inner"]) else value,
-    _CALLED.get(match["currency"]) or _one_name(unit[1] if unit else ""),
+    _one_name(match["currency"] or (unit[1] if unit else "")),
     "%" if match["percent"] else "",
   )
 
 
 def _one_name(unit: str) -> str:
-  unit = re.sub(r"\b(?:sq|square)\b\.? ?(\w+)", r"\1^2", unit.lower())
-  unit = re.sub(r"\bcubic (\w+)", r"\1^3", unit)
-  words = re.findall(r"[a-z]+|[^\s.{}]", unit)
+  words = re.findall(r"[a-z]+|[^\s.{}^]", unit.lower())
   words = [w.rstrip("es") if len(w) > 2 else w for w in words]
   return "".join(_CALLED.get(word, word) for word in words)
-
-
-def equal_numbers(a: Number, b: Number) -> bool:
-  """By the three rules at the top."""
-  if a.unit and b.unit and a.unit != b.unit:
-    return False
-  if {a.kind, b.kind} == {"", "%"}:
-    percent, plain = (a, b) if a.kind else (b, a)
-    return plain.value in (percent.value, percent.value / 100)
-  return a.kind == b.kind and a.value == b.value
 
 
 def exact_equal(gold: str, answer: str) -> bool | None:
@@ -225,10 +236,15 @@ def exact_equal(gold: str, answer: str) -> bool | None:
   if rest or remark:
     return exact_equal(rest or gold, remark or answer)
   number, stated = parse_number(gold), parse_number(answer, prose=True)
-  if number and stated and not ("=" in gold and "=" in answer):
-    return equal_numbers(number, stated)
-  prose = map(_PROSE.search, (formula(gold), formula(answer)))
-  return False if any(prose) else None
+  if not (number and stated) or ("=" in gold and "=" in answer):
+    prose = map(_PROSE.search, (formula(gold), formula(answer)))
+    return False if any(prose) else None
+  if len({number.unit, stated.unit, ""}) > 2:
+    return False
+  percent, plain = (number, stated) if number.kind else (stated, number)
+  if (percent.kind, plain.kind) == ("%", ""):
+    return plain.value in (percent.value, percent.value / 100)
+  return (number.kind, number.value) == (stated.kind, stated.value)
 
 
 def choice(text: str) -> tuple[str, str]:

@@ -25,7 +25,10 @@ _KINDS = (sympy.Expr, sympy.MatrixBase, sympy.Tuple, sympy.Set, Relational)
 _SPELLINGS = (
   (r"\\varnothing", r"\\emptyset"),
   (r"\*\*", "^"),
+  (r"^\\\{ ?[a-z] ?(?:\\mid|[:|])(.*)\\\}$", r"\1"),
+  (r"(?<=[\])]) ?U ?(?=[\[(])", r" \\cup "),
   (r"^\([a-z](?:, ?[a-z])+\) ?= ?(?=\()", ""),
+  (r"^[A-Za-z] ?= ?(?=[^=(\[]+(?:,| or )[^=]+$)", ""),
   (
     r"(\d*)\.(\d*)\\overline\s*\{(\d+)\}",
     lambda m: f"({m[1]}.{m[2]}0+{m[3]}/{'9' * len(m[3])}{'0' * len(m[2])})",
@@ -60,8 +63,10 @@ def _statements(text: str) -> list[tuple]:
   parts = found[0].args if isinstance(found[0], sympy.FiniteSet) else found
   statements = [_named(part) for part in parts]
   (name, *others), values = zip(*statements, strict=True)
+  if {*others} - {name} and re.search(r"\bor\b", text):
+    return []  # it leaves each of several names open
   ranges = all(isinstance(value, sympy.Set) for value in values)
-  if name is None or {*others} != {name} or not ranges:
+  if name is None or {*others} - {name} or not ranges:
     return statements
   join = sympy.Intersection if "and" in text else sympy.Union
   return [(name, join(*values))]

@@ -17,13 +17,12 @@ from dataclasses import dataclass
 
 from atlas_jax import lock
 from atlas_jax.confined import MEMORY_BYTES, Confined, Unanswered
-from atlas_jax.errors import AtlasError
 from atlas_jax.teaching import families, own
 
 _START_S = 120.0  # for the imports of a new process
 
 
-class NotStarted(AtlasError):
+class NotStarted(Unanswered):
   """A verifier did not start, whatever the answer was."""
 
 
@@ -82,7 +81,7 @@ class VerifierPool(contextlib.ExitStack):
     """Calls the job's function in a process; any thread may ask.
 
     Raises:
-      Unanswered, NotStarted: there is no verdict.
+      Unanswered: there is no verdict.
     """
     mine = (number := self._free.get(), job)
     try:
