@@ -43,15 +43,21 @@ def means(parts: Iterable[Any]) -> dict[str, float]:
   return {name: s / n for name, (s, n) in sums.items() if n > 0} | maxima
 
 
-def read_jsonl(path: pathlib.Path) -> list[dict]:
-  """The complete lines of a JSONL file that may have lost its end."""
+def read_jsonl(path: pathlib.Path, *keys: str) -> list[dict]:
+  """The complete lines of a JSONL file that may have lost its end.
+
+  One that is no object, or lacks one of `keys`, is left out.
+  """
   lines = []
   if path.exists():
     for where, line in files.lines(path):
       if not line.endswith(b"\n"):
         break
       try:
-        lines.append(files.parse(line, where))
+        value = files.parse(line, where)
+        if not isinstance(value, dict) or not {*keys} <= value.keys():
+          raise files.FileError(where)
+        lines.append(value)
       except files.FileError:  # cut short by a kill, then continued
         log.warning("%s: dropped a broken line", where)
   return lines
@@ -61,7 +67,7 @@ def drop_beyond(path: pathlib.Path, phase: str, step: int) -> None:
   """Removes the lines of `phase` with a step above `step`."""
   kept = [
     line
-    for line in read_jsonl(path)
+    for line in read_jsonl(path, "phase", "step")
     if line["phase"] != phase or line["step"] <= step
   ]
   with files.replacing(path) as file:

@@ -6,6 +6,12 @@ from dataclasses import dataclass
 from atlas_jax.config import DataConfig
 from atlas_jax.data.problems import DataError
 
+# The params that are words, of all sources.
+_TEXTS = {
+  *("task", "data_dir", "name", "question", "answer"),
+  *("split", "validation_split", "test_split"),
+}
+
 
 @dataclass(frozen=True)
 class Source:
@@ -65,6 +71,8 @@ def check_params(
   valid = [*needed, *optional]
   wrong = [f"{name} is missing" for name in needed if name not in params]
   wrong += [f"{name} is unknown" for name in params if name not in valid]
+  words = [name for name in params if name in _TEXTS]
+  wrong += [f"{n} must be text" for n in words if type(params[n]) is not str]
   if wrong:
     raise DataError(
       f"config.data.{key}: {'; '.join(wrong)}; valid:"

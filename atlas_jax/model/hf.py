@@ -107,7 +107,9 @@ def _open(path, stack: contextlib.ExitStack) -> dict[str, Any]:
   path = pathlib.Path(path)
   index = path / INDEX
   listed = _listed(index) if index.exists() else {}
-  names = set(listed.values()) or {f.name for f in path.glob("*.safetensors")}
+  # Files of other programs may lie beside the one that has the usual name.
+  single = WEIGHTS if (path / WEIGHTS).exists() else "*.safetensors"
+  names = set(listed.values()) or {f.name for f in path.glob(single)}
   if not names:
     raise WeightsError(f"no {WEIGHTS} and no {INDEX} in {path}")
   stored: dict[str, Any] = {}
@@ -118,7 +120,7 @@ def _open(path, stack: contextlib.ExitStack) -> dict[str, Any]:
       raise WeightsError(f"{index} names {file}, which is missing")
     try:
       reader = stack.enter_context(safetensors.safe_open(where, framework="np"))
-    except safetensors.SafetensorError as e:
+    except (safetensors.SafetensorError, OSError) as e:
       raise WeightsError(f"{where}: {e}") from None
     for name in reader.keys():  # noqa: SIM118 (not a dict)
       if name in home:

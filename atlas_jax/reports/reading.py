@@ -135,14 +135,14 @@ def read(workdir: pathlib.Path) -> RunFiles:
     raise ReportError(f"{workdir} is not a run directory: no config.json")
   if (workdir / "report" / "optimize.json").exists():
     return _optimisation(workdir)
-  lines = metrics.read_jsonl(workdir / "metrics.jsonl")
+  lines = metrics.read_jsonl(workdir / "metrics.jsonl", "phase", "step")
   evaluations = {
     path.stem: files.read_json(path, ReportError)
     for path in _by_index(workdir / "report", "*_evaluate.json")
   }
   attempts: dict[str, list[Mapping]] = {}
   for path in _by_index(workdir / "episodes", "*_evaluate.jsonl"):
-    of_file = map(_current, metrics.read_jsonl(path))
+    of_file = map(_current, metrics.read_jsonl(path, "arm", "solution"))
     for title, arm in itertools.groupby(of_file, key=lambda x: x["arm"]):
       attempts.pop(title, None)  # a later one stands where it was sampled
       attempts[title] = list(arm)
