@@ -44,10 +44,7 @@ def means(parts: Iterable[Any]) -> dict[str, float]:
 
 
 def read_jsonl(path: pathlib.Path, *keys: str) -> list[dict]:
-  """The complete lines of a JSONL file that may have lost its end.
-
-  One that is no object, or lacks one of `keys`, is left out.
-  """
+  """The objects with `keys` of a JSONL file that may have lost its end."""
   lines = []
   if path.exists():
     for where, line in files.lines(path):

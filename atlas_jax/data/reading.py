@@ -7,10 +7,7 @@ from atlas_jax.config import DataConfig
 from atlas_jax.data.problems import DataError
 
 # The params that are words, of all sources.
-_TEXTS = {
-  *("task", "data_dir", "name", "question", "answer"),
-  *("split", "validation_split", "test_split"),
-}
+_TEXTS = "task data_dir name split validation_split test_split question answer"
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ def check_params(
   valid = [*needed, *optional]
   wrong = [f"{name} is missing" for name in needed if name not in params]
   wrong += [f"{name} is unknown" for name in params if name not in valid]
-  words = [name for name in params if name in _TEXTS]
+  words = params.keys() & set(_TEXTS.split())
   wrong += [f"{n} must be text" for n in words if type(params[n]) is not str]
   if wrong:
     raise DataError(

@@ -34,11 +34,9 @@ def rows(path: str, *, name=None, split="train", files=None) -> Rows:
     HubError: there is no such data set.
   """
   place = _place(path)
-  if place.is_dir():
-    for file in _files(place, name, split, files):
-      yield from _file(file)
-  else:
-    yield from _file(path)
+  found = _files(place, name, split, files) if place.is_dir() else [path]
+  for file in found:
+    yield from _file(file)
 
 
 def file_of(path: str, name: str) -> str:
@@ -89,20 +87,17 @@ def _refuse(constant):
 
 
 def _row(pairs) -> dict:
-  """The row of (name, value) pairs; of one name twice, neither is meant."""
-  pairs = list(pairs)
-  row = dict(pairs)
-  if len(row) < len(pairs):
-    names = [name for name, _ in pairs]
-    twice = next(name for name in names if names.count(name) > 1)
-    raise ValueError(f"{twice!r} stands there twice")
+  """The row of (name, value) pairs."""
+  row = {}
+  for name, value in pairs:
+    if name in row:  # neither is meant
+      raise ValueError(f"{name!r} stands there twice")
+    row[name] = value
   return row
 
 
-_AS_TEXT = {
-  **{"parse_float": str, "parse_int": str, "parse_constant": _refuse},
-  "object_pairs_hook": _row,
-}
+_AS_TEXT = {"parse_float": str, "parse_int": str, "parse_constant": _refuse}
+_AS_TEXT |= {"object_pairs_hook": _row}
 
 
 def json_lines(path: str | pathlib.Path) -> Rows:
@@ -139,11 +134,9 @@ def text_at(row: Mapping, key: str, where: str) -> str:
 
 
 def _json(path: str) -> Rows:
-  found = (
-    line.removeprefix(b"\xef\xbb\xbf").lstrip()
-    for _, line in files.lines(path, DataError)
-  )
-  if not next(filter(None, found), b"").startswith(b"["):
+  lines = (line for _, line in files.lines(path, DataError))
+  first = next(filter(bytes.strip, lines), b"")
+  if not first.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
     yield from json_lines(path)
     return
   data = files.read(path, DataError)
@@ -161,9 +154,8 @@ def _csv(path: str) -> Rows:
       yield line.decode("utf-8-sig")
 
   delimiter = "\t" if str(path).lower().endswith(".tsv") else ","
-  lines = csv.reader(text(), delimiter=delimiter, strict=True)
+  lines = filter(None, csv.reader(text(), delimiter=delimiter, strict=True))
   try:
-    lines = filter(None, lines)  # without blank ones
     names = next(lines, [])
     for values in lines:
       if len(values) != len(names):

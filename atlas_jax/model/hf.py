@@ -107,9 +107,7 @@ def _open(path, stack: contextlib.ExitStack) -> dict[str, Any]:
   path = pathlib.Path(path)
   index = path / INDEX
   listed = _listed(index) if index.exists() else {}
-  # Files of other programs may lie beside the one that has the usual name.
-  single = WEIGHTS if (path / WEIGHTS).exists() else "*.safetensors"
-  names = set(listed.values()) or {f.name for f in path.glob(single)}
+  names = set(listed.values()) or {f.name for f in path.glob("*.safetensors")}
   if not names:
     raise WeightsError(f"no {WEIGHTS} and no {INDEX} in {path}")
   stored: dict[str, Any] = {}

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 
 import jax.numpy as jnp
 import pytest
@@ -140,12 +139,6 @@ def test_a_pipe_is_no_model(name, source):
   os.mkfifo(source / name)
   with pytest.raises(FileError, match=f"{name} is neither"):
     hf.load(source, jnp.float32)
-
-
-def test_files_beside_the_one_of_the_usual_name_are_not_read(source):
-  for name in ("consolidated", "adapter_model"):
-    shutil.copy(source / "model.safetensors", source / f"{name}.safetensors")
-  hf.check(source)
 
 
 def test_a_directory_of_that_name_is_no_file(source):

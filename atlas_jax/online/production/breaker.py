@@ -47,17 +47,14 @@ class Breaker:
     return None if state == "open" else state
 
   def report(self, admitted: str, succeeded: bool | None) -> None:
-    """How an admitted call ended; None: given up, which counts as nothing.
-
-    Nor does one that was admitted before the breaker opened.
-    """
+    """How an admitted call ended; None: given up, which counts as nothing."""
     if admitted == "trial":
       wait_s = 0.0 if succeeded is None else self._open_s
       self._until = None if succeeded else self._clock() + wait_s
       if succeeded:
         log.warning("the teacher answers again")
     if self._until is not None:
-      return
+      return  # also where it was admitted before the breaker opened
     if succeeded:
       self._failed = 0
     elif succeeded is False:

@@ -9,7 +9,7 @@ from atlas_jax.config_tree import ConfigError
 from atlas_jax.online.agents.python import FunctionAgent
 from atlas_jax.online.calls import models, variables
 from atlas_jax.online.calls.asker import Asker
-from atlas_jax.online.calls.calls import CallFailed, Reply, Request
+from atlas_jax.online.calls.calls import Reply, Request
 from atlas_jax.online.calls.model_config import ChatModelConfig, Wording
 from atlas_jax.online.calls.pricing import TokenPrice
 from atlas_jax.scrubbing import answer_scrubber, scrubber
@@ -73,8 +73,7 @@ class _NamedTeacher(Asker):
 
   async def ask(self, request: Request) -> Reply:
     if self._limits.paused:  # no question waits for the server's pause
-      failed = CallFailed("the server asked for a pause", code=429)
-      return Reply(failed.status, failed=failed)
+      return Reply("error", error="the server asked for a pause")
     reply = await super().ask(request)
     if reply.failed is None:
       return reply
