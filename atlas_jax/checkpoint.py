@@ -5,12 +5,14 @@ leaves the one before it. Every process calls save and restore; each writes and
 reads its own shards.
 
 With each checkpoint goes atlas.json: `extra`, the files with their sizes and a
-sum over the bits of each tree. What does not agree with it when it is read is
-damaged, and the newest whole checkpoint takes its place. Of a tree that lies
-elsewhere no array is written, only its sum and where it came from.
+sum over the bits of each tree. What does not agree with it when it is read, or
+what one process cannot read, is damaged: on all processes the newest whole
+checkpoint takes its place. Of a tree that lies elsewhere no array is written,
+only its sum and where it came from.
 """
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -23,12 +25,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.sharding import (
-  AbstractMesh,
-  NamedSharding,
-  PartitionSpec,
-  SingleDeviceSharding,
-)
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from atlas_jax import multihost, stopping
 from atlas_jax.config import RunConfig
@@ -62,7 +59,7 @@ def abstract(tree: Any) -> Any:
   def one(x):
     sharding = x.sharding
     if mesh.empty and sharding is None:
-      sharding = SingleDeviceSharding(jax.devices()[0])
+      sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     elif sharding is None:
       sharding = NamedSharding(mesh, PartitionSpec())
     elif isinstance(getattr(sharding, "mesh", None), AbstractMesh):
@@ -75,13 +72,9 @@ def abstract(tree: Any) -> Any:
 
 def _shapes(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
   """path -> (shape, dtype) of every array of a tree."""
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="/"): (
-      tuple(leaf.shape),
-      str(leaf.dtype),
-    )
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-  }
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
+  return {name(path): (tuple(x.shape), str(x.dtype)) for path, x in leaves}
 
 
 @jax.jit
@@ -105,15 +98,17 @@ def _bit_sum(tree: Any) -> int:
   return total
 
 
-def _files(folder: epath.Path) -> dict[str, list[int]]:
+def _files(folder: epath.Path, inside: str = "") -> dict[str, list[int]]:
   """name -> [bytes, checksum of a small one (0: the bit sums hold it)]."""
   out = {}
-  for root, _, names in folder.walk():
-    # What lies at the top is Orbax's own, and changes when it is named.
-    for path in (root / name for name in names if root != folder):
+  for path in folder.iterdir():
+    name = inside + path.name
+    if path.is_dir():
+      out |= _files(path, f"{name}/")
+    elif inside:  # at the top are Orbax's own, which change at the end
       size = path.stat().length
       total = zlib.crc32(path.read_bytes()) if 0 < size < _SMALL else 0
-      out[str(path.relative_to(folder))] = [size, total]
+      out[name] = [size, total]
   return out
 
 
@@ -129,7 +124,7 @@ class _Newest(NamedTuple):
     return [step in kept for step in steps]
 
 
-class Checkpoints:
+class Checkpoints(contextlib.AbstractContextManager):
   """The checkpoints of one directory; the newest `keep`, and `best`, stay.
 
   Use it as a context manager, or call `close`.
@@ -154,9 +149,6 @@ class Checkpoints:
         ),
       ),
     )
-
-  def __enter__(self):
-    return self
 
   def __exit__(self, *_):
     self.close()
@@ -221,7 +213,7 @@ class Checkpoints:
     """Called when all files are there, before the step has its final name."""
     if multihost.is_lead():
       step = str(self._content["step"])
-      places = self._directory.glob(f"{step}*")
+      places = self._directory.iterdir()
       place = max(p for p in places if p.name.split(".")[0] == step)
       text = json.dumps({**self._content, "files": _files(place)})
       (place / _CONTENT).write_text(f"{zlib.crc32(text.encode())} {text}")
@@ -271,13 +263,11 @@ class Checkpoints:
 
   def _read(self, step: int, like, again) -> tuple[dict[str, Any], dict]:
     where = f"checkpoint {step} in {self._directory}"
-    # Files are compared first: a process that failed to read its part would
-    # leave the others in a collective.
     lost, content = multihost.call_on_lead(lambda: self._compare(step))
     if lost:
       raise Damaged(f"{where} is damaged: {lost}")
     for name, tree in {**like, **again}.items():
-      self._check(step, name, tree, content["shapes"])
+      self._check(where, name, tree, content["shapes"])
     for name, tree in again.items():
       if _bit_sum(tree) != content["sums"][name]:
         place = content["elsewhere"].get(name, "the weights it was copied from")
@@ -285,19 +275,27 @@ class Checkpoints:
           f"the {name} of {where} is not what was saved: put back {place}, or"
           " remove the directory to begin anew"
         )
-    args = {n: ocp.args.StandardRestore(abstract(t)) for n, t in like.items()}
-    try:
-      trees = self._manager.restore(step, args=ocp.args.Composite(**args))
-    except (MemoryError, jax.errors.JaxRuntimeError):
-      raise  # this machine's, not the files'
-    except Exception as error:
-      kind = Damaged if jax.process_count() == 1 else CheckpointError
-      first = str(error).partition("\n")[0][:300]
-      raise kind(f"{where} cannot be read: {first}") from error
+    trees = {}
+
+    def read_share() -> str | None:
+      """Why this process cannot read its part of the arrays, if it cannot."""
+      read = ocp.StandardCheckpointHandler().restore
+      try:
+        for name, tree in like.items():
+          args = ocp.args.StandardRestore(abstract(tree))
+          trees[name] = read(self._directory / str(step) / name, args=args)
+      except (MemoryError, jax.errors.JaxRuntimeError):
+        raise  # this machine's, not the files'
+      except Exception as error:
+        return str(error).partition("\n")[0][:300]
+
+    for number, lost in enumerate(multihost.call_on_all(read_share)):
+      if lost is not None:
+        raise Damaged(f"{where} cannot be read by process {number}: {lost}")
     for name in like:
       if _bit_sum(trees[name]) != content["sums"][name]:
         raise Damaged(f"{where} is damaged: {name} is not what was saved")
-    return {**{n: trees[n] for n in like}, **again}, content["extra"]
+    return {**trees, **again}, content["extra"]
 
   def _compare(self, step: int) -> tuple[str | None, dict]:
     """(what is wrong with the files of a step, its atlas.json)."""
@@ -321,8 +319,7 @@ class Checkpoints:
         return f"{name} is {'cut or changed' if name in there else 'gone'}", {}
     return None, content
 
-  def _check(self, step: int, name: str, tree: Any, saved: dict) -> None:
-    where = f"checkpoint {step} in {self._directory}"
+  def _check(self, where: str, name: str, tree: Any, saved: dict) -> None:
     if name not in saved:
       raise CheckpointError(
         f"{where} has no {name!r}; it has: {', '.join(sorted(saved))}"
@@ -332,7 +329,7 @@ class Checkpoints:
     differences = [
       f"{k}: saved {there.get(k, 'nothing')}, wanted {here.get(k, 'nothing')}"
       for k in sorted(there.keys() | here.keys())
-      if k not in there or k not in here or there[k] != here[k]
+      if there.get(k) != here.get(k)
     ]
     if differences:
       more = len(differences) - 3

@@ -49,6 +49,10 @@ _FUNCTION = Valid(
 _LOCAL = Valid("must be a local directory", lambda path: "://" not in path)
 _PHASES = Valid("names no phase", len, shown=False)
 _DAY = Valid("is no day such as 2026-01-31", datetime.date.fromisoformat)
+_SHARES = Valid(
+  "must be three shares (train, validation, test) that sum to 1",
+  lambda of: len(of) == 3 and min(of) >= 0 and abs(sum(of) - 1) <= 1e-6,
+)
 _SEVERAL = Valid("must be at least 2, to be compared", lambda n: n >= 2)
 
 
@@ -123,7 +127,7 @@ class DataConfig:
   own_deadline_s: PositiveFloat = 60.0
   own_processes: PositiveInt = 4  # that make such calls
   # Used when validation and test have no file of their own: hash of question.
-  split_fractions: tuple[float, ...] = (0.8, 0.1, 0.1)
+  split_fractions: Annotated[tuple[float, ...], _SHARES] = (0.8, 0.1, 0.1)
   seed: int = 0
   sft_source: str = "teachable_sft"
   sft_path: str | None = None

@@ -20,6 +20,7 @@ from typing import Annotated, Any, NamedTuple
 from ml_collections import ConfigDict, config_dict
 
 from atlas_jax.errors import AtlasError
+from atlas_jax.secret_names import is_secret
 
 
 class ConfigError(AtlasError, ValueError):
@@ -111,6 +112,21 @@ def flat(tree: Mapping, path: str = "") -> Iterator[tuple[str, Any]]:
       yield from flat(value, f"{path}{key}.")
     else:
       yield f"{path}{key}", value
+
+
+def difference(one: Mapping, other: Mapping) -> list[tuple]:
+  """(key, value in one, value in other) where two trees differ."""
+  left, right = dict(flat(one)), dict(flat(other))
+  keys = [*left, *(key for key in right if key not in left)]
+  found = [
+    (key, left.get(key), right.get(key))
+    for key in keys
+    if repr(left.get(key)) != repr(right.get(key))  # NaN is NaN
+  ]
+  return [
+    (key, *("[hidden]" if is_secret(key) else v for v in values))
+    for key, *values in found
+  ]
 
 
 def meant(path: str, keys: Iterable[str]) -> str:

@@ -9,9 +9,7 @@ The directory itself may be a link; what a run writes in it lies there.
 """
 
 import contextlib
-import dataclasses
 import datetime
-import difflib
 import fcntl
 import importlib.metadata
 import json
@@ -25,7 +23,7 @@ from etils import epath
 
 import atlas_jax
 from atlas_jax import config as config_lib
-from atlas_jax import files, terminal
+from atlas_jax import config_tree, files, terminal
 from atlas_jax.errors import AtlasError
 
 # What stands there, by its name up to the first dot.
@@ -92,12 +90,10 @@ OF_SERVERS = (
 )
 # Where and how a run runs, not what it computes: free to change on a resume.
 OPERATIONAL = (
+  "mesh",
   "wandb_project",
   "keep_checkpoints",
   "evaluate.student_urls",
-  *(
-    f"mesh.{field.name}" for field in dataclasses.fields(config_lib.MeshConfig)
-  ),
   "prompts_path",  # its texts are in `prompts`
   "serving.start_timeout_s",
   "serving.request_timeout_s",
@@ -115,17 +111,6 @@ OPERATIONAL = (
 )
 
 
-def _computed(config: dict, operational, path: str = "") -> dict:
-  """`config` without its operational keys."""
-  out = {}
-  for key, value in config.items():
-    where = f"{path}{key}"
-    if where not in operational:
-      nested = isinstance(value, dict)
-      out[key] = _computed(value, operational, f"{where}.") if nested else value
-  return out
-
-
 def check_config(
   workdir: pathlib.Path, config: dict, operational=OPERATIONAL
 ) -> None:
@@ -133,7 +118,7 @@ def check_config(
 
   Args:
     workdir, config: the run.
-    operational: dotted keys that may differ.
+    operational: dotted keys, of sections too, that may differ.
 
   Raises:
     RunError: the directory belongs to a run with another config; the text
@@ -141,25 +126,25 @@ def check_config(
   """
   path = workdir / "config.json"
   if path.exists():
-    before = _computed(files.read_json(path, RunError), operational)
-    after = _computed(json.loads(json.dumps(config)), operational)
-    if before != after:
-      lines = (json.dumps(x, indent=2).splitlines() for x in (before, after))
-      changes = "\n".join(
-        line
-        for line in difflib.unified_diff(*lines, lineterm="", n=0)
-        if not line.startswith(("---", "+++", "@@"))
+    before = files.read_json(path, RunError)
+    changes = [
+      f"-{key}: {json.dumps(was)}\n+{key}: {json.dumps(now)}"
+      for key, was, now in config_tree.difference(
+        before, json.loads(json.dumps(config))
       )
+      if not f"{key}.".startswith(tuple(f"{o}." for o in operational))
+    ]
+    if changes:
       raise RunError(
         f"{path} was written by another config; choose another --workdir or"
-        f" undo these changes:\n{changes}"
+        " undo these changes:\n" + "\n".join(changes)
       )
 
 
 def claim(workdir: pathlib.Path, config: dict, operational=OPERATIONAL) -> None:
   """Writes config.json, after `check_config`."""
   check_config(workdir, config, operational)
-  write_whole(workdir / "config.json", json.dumps(config, indent=2) + "\n")
+  write_json(workdir / "config.json", config)
 
 
 def write_started(workdir: pathlib.Path, command: str | None) -> None:

@@ -14,7 +14,6 @@ import pickle
 import select
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -25,7 +24,6 @@ _PROGRAM = (
   " from atlas_jax.fork_server import serve; serve(descriptor)"
 )
 _START_S = 300.0  # for imports, on a machine that is busy
-_SIZE, _PID = struct.Struct("!I"), struct.Struct("!i")
 
 
 class Process:
@@ -84,15 +82,15 @@ class ForkServer:
     place = (list(sys.path), dict(os.environ), directory)
     request = pickle.dumps((pickle.dumps(prepare), place, main, given))
     try:
-      socket.send_fds(self._control, [_SIZE.pack(len(request))], [connection])
+      socket.send_fds(self._control, [b"\0"], [connection])
       self._control.sendall(request)
-      answer, descriptors, *_ = socket.recv_fds(self._control, _PID.size, 1)
-      if len(answer) < _PID.size or not descriptors:
+      pid, descriptors, *_ = socket.recv_fds(self._control, 20, 1)
+      if not descriptors:
         raise OSError("the process that forks others has ended")
     except BaseException:
       self.close()  # the next request would get this one's answer
       raise
-    return Process(*_PID.unpack(answer), *descriptors)
+    return Process(int(pid), *descriptors)
 
   def close(self) -> None:
     self._control.close()
@@ -122,17 +120,11 @@ def serve(descriptor: int) -> None:
   """The life of the server: it forks until its connection closes."""
   control, prepared = socket.socket(fileno=descriptor), set()
   while True:
-    head, descriptors, *_ = socket.recv_fds(control, _SIZE.size, 1)
-    if len(head) < _SIZE.size:
+    _, descriptors, *_ = socket.recv_fds(control, 1, 1)
+    if not descriptors:
       return
-    body = control.makefile("rb", buffering=0)
-    request, size = b"", _SIZE.unpack(head)[0]
-    while len(request) < size:
-      part = body.read(size - len(request))
-      if not part:
-        return
-      request += part
-    prepare, place, main, given = pickle.loads(request)
+    with control.makefile("rb") as request:
+      prepare, place, main, given = pickle.load(request)
     # Those that ended stay known until here: no number is given anew too early.
     with contextlib.suppress(ChildProcessError):
       while os.waitpid(-1, os.WNOHANG)[0]:
@@ -149,7 +141,7 @@ def serve(descriptor: int) -> None:
     with contextlib.suppress(OSError):  # it has ended
       os.setpgid(pid, pid)
     pidfd = os.pidfd_open(pid)
-    socket.send_fds(control, [_PID.pack(pid)], [pidfd])
+    socket.send_fds(control, [b"%d" % pid], [pidfd])
     for used in (pidfd, *descriptors):
       os.close(used)
 

@@ -8,13 +8,9 @@ import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from atlas_jax.errors import AtlasError
+from atlas_jax.config_tree import ConfigError
 
 MOST = 0.95  # of a card; the rest is the driver's
-
-
-class GpuError(AtlasError):
-  """GPUs that are not there for whom the config gives them to."""
 
 
 class Share(NamedTuple):
@@ -122,7 +118,7 @@ def of_trainer(
     dev: names them.
 
   Raises:
-    GpuError: a GPU that is named is not visible, or none is left.
+    ConfigError: a GPU that is named is not visible, or none is left.
   """
   trainer, *servers = shares(config)
   mine, theirs = trainer.gpus, {n for share in servers for n in share.gpus}
@@ -133,7 +129,7 @@ def of_trainer(
     except ValueError:
       there = set()
     if unseen := {*mine, *theirs} - there:
-      raise GpuError(
+      raise ConfigError(
         f"CUDA_VISIBLE_DEVICES={visible!r} hides GPU {min(unseen)}, which"
         " config.mesh.gpus or config.serving.*.gpus names; both are numbers of"
         " the host"
@@ -141,7 +137,7 @@ def of_trainer(
   if not mine and theirs and there:
     mine = tuple(sorted(there - theirs))
     if not mine:
-      raise GpuError(
+      raise ConfigError(
         "the servers have all GPUs of this host; name the trainer's with"
         " config.mesh.gpus"
       )

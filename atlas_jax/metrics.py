@@ -13,8 +13,9 @@ import json
 import logging
 import math
 import pathlib
+import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from atlas_jax import directory, files, secret_names
@@ -43,21 +44,24 @@ def means(parts: Iterable[Any]) -> dict[str, float]:
   return {name: s / n for name, (s, n) in sums.items() if n > 0} | maxima
 
 
-def read_jsonl(path: pathlib.Path, *keys: str) -> list[dict]:
+def lines(path: pathlib.Path, *keys: str) -> Iterator[dict]:
   """The objects with `keys` of a JSONL file that may have lost its end."""
-  lines = []
   if path.exists():
     for where, line in files.lines(path):
       if not line.endswith(b"\n"):
-        break
+        return
       try:
         value = files.parse(line, where)
         if not isinstance(value, dict) or not {*keys} <= value.keys():
           raise files.FileError(where)
-        lines.append(value)
+        yield value
       except files.FileError:  # cut short by a kill, then continued
         log.warning("%s: dropped a broken line", where)
-  return lines
+
+
+def read_jsonl(path: pathlib.Path, *keys: str) -> list[dict]:
+  """As lines, all at once."""
+  return list(lines(path, *keys))
 
 
 def drop_beyond(path: pathlib.Path, phase: str, step: int) -> None:
@@ -81,6 +85,21 @@ def import_wandb():
       " pip install -e '.[wandb]'"
     ) from None
   return wandb
+
+
+def summary_writer() -> type:
+  """tensorboardX's SummaryWriter, imported without torch.
+
+  tensorboardX wants torch for tensors alone, of which none is written here;
+  the import of torch would take seconds of every run.
+  """
+  absent = sys.modules.setdefault("torch", None) is None
+  try:
+    from tensorboardX import SummaryWriter
+  finally:
+    if absent:
+      del sys.modules["torch"]
+  return SummaryWriter
 
 
 def _open(value):
@@ -118,9 +137,7 @@ class Writer:
     drop_beyond(path, phase, resume_step)
     self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 see close
     self._wandb = None
-    from tensorboardX import SummaryWriter
-
-    self._tensorboard = SummaryWriter(
+    self._tensorboard = summary_writer()(
       str(workdir / "tensorboard" / phase), purge_step=resume_step + 1
     )
     if wandb_project is not None:

@@ -112,25 +112,13 @@ def check_shared(folder: epath.Path) -> None:
     )
 
 
-def _broadcast(data: bytes) -> bytes:
-  length = np.array(len(data), np.int32)
-  length = int(multihost_utils.broadcast_one_to_all(length))
-  # A power of two: few shapes, so few compilations.
-  padded = np.zeros(1 << max(length - 1, 63).bit_length(), np.uint8)
-  if is_lead():
-    padded[:length] = np.frombuffer(data, np.uint8)
-  sent = np.asarray(multihost_utils.broadcast_one_to_all(padded))
-  return sent[:length].astype(np.uint8).tobytes()
-
-
 def broadcast_json(value: Any) -> Any:
   """The lead's JSON value, on every process; other processes' are ignored.
 
   With several processes it went through JSON: tuples come back as lists.
   """
-  if jax.process_count() == 1:
-    return value
-  return json.loads(_broadcast(json.dumps(value).encode()))
+  several = jax.process_count() > 1
+  return call_on_lead(lambda: value, hold=True) if several else value
 
 
 def call_on_lead(function: Callable[[], Any], hold: bool = False) -> Any:
@@ -146,9 +134,11 @@ def call_on_lead(function: Callable[[], Any], hold: bool = False) -> Any:
   if jax.process_count() == 1:
     with stopping.held(hold):
       return function()
-  message, error = _outcome(function, hold) if is_lead() else ("", None)
-  outcome = json.loads(_broadcast(message.encode()))
-  return _value(outcome, "the lead process", LeadError, error)
+  message, error = _outcome(function, hold) if is_lead() else (b"", None)
+  length = np.array(len(message), np.int32)
+  length = int(multihost_utils.broadcast_one_to_all(length))
+  sent = multihost_utils.broadcast_one_to_all(_padded(message, length))
+  return _value(np.asarray(sent)[:length], "the lead process", LeadError, error)
 
 
 def call_on_all(function: Callable[[], Any], hold: bool = False) -> list[Any]:
@@ -164,36 +154,49 @@ def call_on_all(function: Callable[[], Any], hold: bool = False) -> list[Any]:
     with stopping.held(hold):
       return [function()]
   message, error = _outcome(function, hold)
-  data = np.frombuffer(message.encode(), np.uint8)
-  lengths = gather(np.array(len(data), np.int32))
-  padded = np.zeros(1 << int(lengths.max() - 1).bit_length(), np.uint8)
-  padded[: len(data)] = data
-  outcomes = [
-    json.loads(row[:length].astype(np.uint8).tobytes())
-    for row, length in zip(gather(padded), lengths, strict=True)
-  ]
+  lengths = gather(np.array(len(message), np.int32))
+  sent = gather(_padded(message, int(lengths.max())))
   return [
-    _value(outcome, f"process {i}", HostsError, error)
-    for i, outcome in enumerate(outcomes)
+    _value(data[:length], f"process {i}", HostsError, error)
+    for i, (data, length) in enumerate(zip(sent, lengths, strict=True))
   ]
 
 
-def _outcome(function, hold: bool) -> tuple[str, BaseException | None]:
+def on_each(function: Callable[[], Any]) -> Any:
+  """What `function()` gives here, once it has given something everywhere.
+
+  As `call_on_all`, for what is no JSON and not sent.
+  """
+  found = []
+  call_on_all(lambda: found.append(function()))
+  return found[0]
+
+
+def _padded(message: bytes, length: int) -> np.ndarray:
+  """Of a power of two above the length: few shapes, so few compilations."""
+  padded = np.zeros(1 << max(length - 1, 63).bit_length(), np.uint8)
+  padded[: len(message)] = np.frombuffer(message, np.uint8)
+  return padded
+
+
+def _outcome(function, hold: bool) -> tuple[bytes, BaseException | None]:
   """(what became of a call, as JSON, what it raised)."""
+  error = None
   try:
     with stopping.held(hold):
-      value = function()
-    return json.dumps({"value": value}), None
+      outcome = json.dumps({"value": function()})
   except stopping.Stopped as e:
-    return json.dumps({"stopped": e.number}), e
+    outcome, error = json.dumps({"stopped": e.number}), e
   except Exception as e:
-    return json.dumps({"error": f"{type(e).__name__}: {e}"}), e
+    outcome, error = json.dumps({"error": f"{type(e).__name__}: {e}"}), e
+  return outcome.encode(), error
 
 
-def _value(outcome: dict, who: str, kind: type, error: BaseException | None):
+def _value(data: np.ndarray, who: str, kind: type, error: BaseException | None):
   """The value of a call of `who`; `error` is what it raised here."""
   if error is not None:
     raise error
+  outcome = json.loads(data.astype(np.uint8).tobytes())
   if "stopped" in outcome:
     raise stopping.Stopped(outcome["stopped"])
   if "error" in outcome:

@@ -20,14 +20,11 @@ was killed goes on, and a row that fails leaves the others alone.
 """
 
 import contextlib
-import fcntl
 import importlib.util
 import json
 import logging
-import os
 import pathlib
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -38,7 +35,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from atlas_jax import config, config_tree, directory
+from atlas_jax import config, config_tree, directory, targets
 from atlas_jax.errors import AtlasError
 
 log = logging.getLogger(__name__)
@@ -87,22 +84,21 @@ def load(path: str) -> Ablation:
 
   Raises:
     SweepError: there is no file, no sweep(), no row, or a name twice.
+    ConfigError: it does not import.
   """
   if not pathlib.Path(path).is_file():
     raise SweepError(
       f"--config={path}: there is no such file; an ablation is named without a"
       " variant"
     )
-  spec = importlib.util.spec_from_file_location("ablation", path)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
+  has = targets.load(f"{path}:__dict__", "--config")
   for name in ("get_config", "sweep"):
-    if not hasattr(module, name):
+    if name not in has:
       raise SweepError(
         f"{path} has no {name}(); see the guide of configs/ablations"
       )
-  rows = tuple(module.sweep())
-  shared = tuple(module.shared()) if hasattr(module, "shared") else ()
+  rows = tuple(has["sweep"]())
+  shared = tuple(has["shared"]()) if "shared" in has else ()
   names = [row[0] for row in (*rows, *shared)]
   if not rows:
     raise SweepError(f"{path}: sweep() yields no row")
@@ -112,8 +108,8 @@ def load(path: str) -> Ablation:
         f"{path}: {name!r} cannot name a row; valid: letters, digits, '_', '.'"
         " and '-', and each name once"
       )
-  question = (module.__doc__ or "").strip()
-  return Ablation(path, question, module.get_config().to_dict(), rows, shared)
+  question = (has["__doc__"] or "").strip()
+  return Ablation(path, question, has["get_config"]().to_dict(), rows, shared)
 
 
 def check(ablation: Ablation, tree: ConfigDict) -> None:
@@ -269,12 +265,14 @@ class Sweep:
   def _one(self, job: Job) -> str:
     with contextlib.ExitStack() as stack:
       # Jobs of an array share what they start from: the first one runs it.
-      locks = self._folder / "locks"
-      locks.mkdir(parents=True, exist_ok=True)
-      handle = stack.enter_context(open(locks / job.name, "a"))
-      while not self._locked(handle):
-        if self._stopping.wait(1.0):
-          return "stopped"
+      handle = None
+      while handle is None:
+        try:
+          handle = directory.lock(self._folder / "locked" / job.name)
+        except directory.RunError:
+          if self._stopping.wait(1.0):
+            return "stopped"
+      stack.enter_context(handle)
       if self.finished(job):
         log.info("%s: finished before", job.name)
         return "done"
@@ -304,18 +302,9 @@ class Sweep:
       directory.write_whole(done, job.identity())
       return "done"
 
-  @staticmethod
-  def _locked(handle) -> bool:
-    try:
-      fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      return False
-    return True
-
-  def stop(self, number: int = signal.SIGTERM) -> None:
-    """Sends the signal to all runs that are under way; no other is started."""
+  def stop(self) -> None:
+    """Ends all runs that are under way, by SIGTERM; no other is started."""
     with self._lock:
       self._stopping.set()
       for process in self._running:
-        with contextlib.suppress(ProcessLookupError):
-          os.kill(process.pid, number)
+        process.terminate()

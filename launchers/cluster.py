@@ -27,10 +27,9 @@ _GPUS = flags.DEFINE_integer("gpus", 8, "Of a node that has GPUs.")
 def main():
   from atlas_jax.preflight import scripts
 
-  given = [f"--config.{k}={v}" for k, v in config_flag.changed().items()]
   text = scripts.of_run(
     common.config(),
-    [f"--config={config_flag.path()}", *given],
+    [f"--config={config_flag.path()}", *config_flag.given()],
     kind=_KIND.value,
     nodes=_NODES.value,
     gpus_per_node=_GPUS.value,

@@ -16,6 +16,7 @@ from absl import app, flags, logging
 
 from atlas_jax import gpus, secret_names, terminal
 from atlas_jax.errors import AtlasError
+from atlas_jax.files import FileError
 
 from . import config_flag, hosts
 
@@ -35,10 +36,6 @@ def local_only(flag: str) -> None:
 
 
 local_only("workdir")
-
-
-class KeyFileError(AtlasError):
-  """ATLAS_SERVER_KEY, or the file of ATLAS_SERVER_KEY_FILE, is no token."""
 
 
 def define_flags(workdir: bool = True) -> None:
@@ -78,7 +75,7 @@ def server_key() -> str | None:
   """The bearer token of servers, from the environment or a file it names.
 
   Raises:
-    KeyFileError: the file cannot be read, or there is not one word.
+    FileError: the file cannot be read, or there is not one word.
   """
   key, path = (os.environ.get(f"ATLAS_SERVER_KEY{s}") for s in ("", "_FILE"))
   where = f"ATLAS_SERVER_KEY_FILE={path}" if path else "ATLAS_SERVER_KEY"
@@ -91,7 +88,7 @@ def server_key() -> str | None:
       raise ValueError
   except (OSError, ValueError) as error:
     why = getattr(error, "strerror", None) or "it must hold one word"
-    raise KeyFileError(f"{where}: {why}") from None
+    raise FileError(f"{where}: {why}") from None
   return key
 
 

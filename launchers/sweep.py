@@ -46,7 +46,7 @@ def main():
   ablation = sweep.load(config_flag.path())
   sweep.check(ablation, config_flag.tree())
   workdir, seeds = common.workdir(), _seeds()
-  given = [f"--config.{k}={v}" for k, v in config_flag.changed().items()]
+  given = config_flag.given()
   jobs = sweep.jobs(ablation, workdir, seeds, given)
   runner = sweep.Sweep(workdir, _SLOTS.value)
   rows = [job for job in jobs if job.row is not None]

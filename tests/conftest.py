@@ -38,6 +38,14 @@ def tiny_models(tmp_path_factory) -> dict[str, pathlib.Path]:
 
 
 @pytest.fixture(scope="session")
+def road_model(tmp_path_factory) -> pathlib.Path:
+  """The model of tiny whole runs; whoever changes it copies it."""
+  from tests.phases import tiny_road
+
+  return tiny_road.write_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
 def repo_root() -> pathlib.Path:
   """The checkout: where `python -m` finds atlas_jax and tests."""
   return _REPO

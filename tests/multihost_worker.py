@@ -1,7 +1,9 @@
 """One of the processes that test_multihost.py starts."""
 
 import json
+import logging.handlers
 import pathlib
+import shutil
 import sys
 
 import jax
@@ -48,10 +50,36 @@ def train(directory: pathlib.Path) -> dict:
   }
 
 
+def fall_back(directory: pathlib.Path) -> dict:
+  """Two checkpoints, the newer one cut as process 1 alone sees the disk."""
+  mesh = sharding.make_mesh(MeshConfig())
+  with jax.set_mesh(mesh):
+    by_row = jax.NamedSharding(mesh, jax.P("fsdp"))
+    x = np.random.default_rng(0).normal(size=4096)
+    trees = {"a": {"x": jax.device_put(x, by_row)}}
+    with Checkpoints(directory) as saved:
+      for n in (1, 2):
+        saved.save(n, trees, {"n": n})
+    if not multihost.is_lead():
+      stale = directory.with_name("stale")
+      directory = shutil.copytree(directory, stale)
+      for file in (directory / "2" / "a").glob("**/d/*"):
+        file.unlink()
+    said = logging.handlers.BufferingHandler(9)
+    logging.getLogger("atlas_jax.checkpoint").addHandler(said)
+    with Checkpoints(directory) as saved:
+      step, found, extra = saved.restore(trees)
+    pair = found["a"]["x"], trees["a"]["x"]
+    same = bool(jax.jit(lambda a, b: (a == b).all())(*pair))
+  lines = [record.getMessage() for record in said.buffer]
+  return {"step": step, "extra": extra, "same": same, "said": lines}
+
+
 class Counted:
   """A slice reader that adds up the bytes which are read through it."""
 
   total = 0
+  broken = False
 
   def __init__(self, reader):
     self._reader = reader
@@ -60,6 +88,8 @@ class Counted:
     return getattr(self._reader, name)
 
   def __getitem__(self, where):
+    if Counted.broken:
+      raise OSError("Input/output error")
     found = self._reader[where]
     Counted.total += found.nbytes
     return found
@@ -75,7 +105,17 @@ def weights(source: pathlib.Path, out: pathlib.Path) -> dict:
   hf._open = open_counted
   with jax.set_mesh(sharding.make_mesh(MeshConfig())):
     config, model = hf.load(source, jnp.bfloat16)
-    read = Counted.total
+    read, unread = Counted.total, []
+    bare, blind = source.with_name("bare"), not multihost.is_lead()
+    for path, Counted.broken in (
+      (bare if blind else source, False),
+      (source, blind),
+    ):
+      try:
+        hf.load(path, jnp.bfloat16)
+      except Exception as error:
+        unread.append([type(error).__name__, str(error)])
+    Counted.broken = False
     hf_config = hf.read_config(source)
 
     def save(model, name):
@@ -98,7 +138,7 @@ def weights(source: pathlib.Path, out: pathlib.Path) -> dict:
       refused = [type(error).__name__, str(error)]
   v = model.blocks.v[...].addressable_shards[0]
   bits = np.asarray(v.data).view(np.uint16).ravel().tolist()
-  return {"read": read, "refused": refused, "v": bits}
+  return {"read": read, "unread": unread, "refused": refused, "v": bits}
 
 
 def main(port: str, count: str, index: str, directory: str) -> None:
@@ -134,6 +174,7 @@ def main(port: str, count: str, index: str, directory: str) -> None:
     out["sum"] = float(jax.jit(jnp.sum)(ones))
   directory = pathlib.Path(directory)
   out["train"] = train(directory / "checkpoints")
+  out["fallen"] = fall_back(directory / "two")
   out["weights"] = weights(directory / "model", directory / "out")
   print("RESULT " + json.dumps(out), flush=True)
 

@@ -142,3 +142,21 @@ def test_numbers_that_end_a_run_late(key, value):
 def test_an_address_that_no_client_could_ask(url):
   assert addresses.problem(url).startswith("must be an address")
   assert addresses.problem("http://[::1]:8000/v1") is None
+
+
+def test_configs_differ_by_their_dotted_keys():
+  one = {"a": {"b": 1, "c": 2}, "d": {}}
+  other = {"a": {"b": 1, "c": 3}, "e": "x"}
+  assert config_tree.difference(one, other) == [
+    ("a.c", 2, 3),
+    ("d", {}, None),
+    ("e", None, "x"),
+  ]
+
+
+def test_secrets_of_configs_are_hidden_and_nan_is_no_difference():
+  one = {"a": float("nan"), "api_key": "x"}
+  other = {"a": float("nan"), "api_key": "y"}
+  assert config_tree.difference(one, other) == [
+    ("api_key", "[hidden]", "[hidden]")
+  ]

@@ -8,7 +8,7 @@ import pathlib
 import pytest
 
 from atlas_jax import directory, metrics
-from atlas_jax.config import default_config, resolve, to_dict
+from atlas_jax.config import MeshConfig, default_config, resolve, to_dict
 from atlas_jax.directory import RunError
 from atlas_jax.files import FileError
 
@@ -30,10 +30,7 @@ def test_another_config_is_refused_with_the_difference_alone(tmp_path):
   with pytest.raises(RunError) as error:
     directory.claim(tmp_path, config(**{"grpo.group_size": 4}))
   changes = str(error.value).split("\n")[1:]
-  assert [line.strip("-+ ,") for line in changes] == [
-    '"group_size": 8',
-    '"group_size": 4',
-  ]
+  assert changes == ["-grpo.group_size: 8", "+grpo.group_size: 4"]
   assert directory.read_config(tmp_path).grpo.group_size == 8
 
 
@@ -62,7 +59,10 @@ CHANGED = {
 }
 
 
-@pytest.mark.parametrize("key", directory.OPERATIONAL)
+MESH = [f"mesh.{name}" for name in vars(MeshConfig())]
+
+
+@pytest.mark.parametrize("key", [*MESH, *directory.OPERATIONAL[1:]])
 def test_where_a_run_runs_may_change(key, tmp_path):
   prompts = tmp_path / "best_prompts.json"
   prompts.write_text(json.dumps({"prompts": config()["prompts"]}))
@@ -123,7 +123,7 @@ OWN = [
   *("record.sqlite", "record.sqlite-wal", "best_prompts.json"),
   *("candidates.json", "costs.json", "weights", "episodes", "checkpoints"),
   *("export", "report", "logs", "failed", "tensorboard", "initial"),
-  *("logs/teacher.log", "report/arms"),
+  *("logs/teacher.log", "report/sub"),
   "weights/weights-00000001.safetensors.partial",
 ]
 

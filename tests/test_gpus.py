@@ -160,7 +160,9 @@ def test_numbers_are_the_hosts_and_must_be_visible(tmp_path):
     "CUDA_VISIBLE_DEVICES": "6,7"
   }
   for visible in ("0,1", "GPU-2f1e", ""):
-    with pytest.raises(gpus.GpuError, match=r"hides GPU 4, which config\.mesh"):
+    with pytest.raises(
+      gpus.ConfigError, match=r"hides GPU 4, which config\.mesh"
+    ):
       gpus.of_trainer(found, visible, tmp_path)
   assert gpus.of_trainer(config(), "0,1", tmp_path) == {}
 
@@ -168,7 +170,7 @@ def test_numbers_are_the_hosts_and_must_be_visible(tmp_path):
 def test_a_trainer_without_a_card_is_refused(tmp_path):
   (tmp_path / "nvidia0").touch()
   found = config(teacher=("0", 0.4), student=("0", 0.4))
-  with pytest.raises(gpus.GpuError, match="name the trainer's with"):
+  with pytest.raises(gpus.ConfigError, match="name the trainer's with"):
     gpus.of_trainer(found, dev=tmp_path)
   (tmp_path / "nvidia1").touch()
   assert gpus.of_trainer(found, dev=tmp_path) == {"CUDA_VISIBLE_DEVICES": "1"}

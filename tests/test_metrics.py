@@ -2,6 +2,7 @@
 
 import json
 import math
+import subprocess
 import sys
 import types
 
@@ -70,6 +71,17 @@ def test_a_fresh_start_drops_what_was_there_of_the_phase(tmp_path):
   _write(tmp_path, [1])
   lines = metrics.read_jsonl(tmp_path / "metrics.jsonl")
   assert [x["step"] for x in lines] == [1]
+
+
+def test_tensorboard_brings_no_torch(repo_root):
+  script = (
+    "import sys; from atlas_jax import metrics; metrics.summary_writer();"
+    "print([m in sys.modules for m in ('torch', 'tensorboardX')])"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", script], cwd=repo_root, capture_output=True
+  )
+  assert done.stdout.decode().split() == ["[False,", "True]"], done.stderr
 
 
 def test_tensorboard_holds_the_scalars(tmp_path):

@@ -106,6 +106,27 @@ def test_two_processes_train_and_save_as_one(results):
       assert r["train"][name] == pytest.approx(expected, rel=1e-5)
 
 
+def test_what_one_process_cannot_read_both_pass_by(results):
+  for r in results:
+    fallen = r["fallen"]
+    assert (fallen["step"], fallen["extra"]) == (1, {"n": 1})
+    assert fallen["same"] is True
+    first, second = fallen["said"]
+    assert "checkpoint 2 in " in first
+    assert "cannot be read by process 1: " in first
+    assert second == "going on from checkpoint 1, the newest whole one"
+
+
+def test_weights_that_one_process_cannot_read_both_refuse(results, directory):
+  files, bytes_ = results[1]["weights"]["unread"]
+  assert files[0] == "ArchitectureError" and str(directory / "bare") in files[1]
+  assert bytes_ == ["OSError", "Input/output error"]
+  assert results[0]["weights"]["unread"] == [
+    ["HostsError", f"process 1 failed: {kind}: {text}"]
+    for kind, text in (files, bytes_)
+  ]
+
+
 def _tensors(directory):
   found = {}
   for file in sorted(directory.glob("*.safetensors")):
@@ -147,10 +168,11 @@ def test_both_write_a_file_each(results, directory):
 
 def test_what_only_one_process_sees_both_refuse(results, directory):
   says = [r["weights"]["refused"] for r in results]
-  assert says[0][0] == "HostsError" and "another process failed" in says[0][1]
-  assert says[1][0] == "WeightsError" and (
-    "model.layers.1.input_layernorm.weight has values" in says[1][1]
+  kind, text = says[1]
+  assert kind == "WeightsError" and (
+    "model.layers.1.input_layernorm.weight has values" in text
   )
+  assert says[0] == ["HostsError", f"process 1 failed: WeightsError: {text}"]
   names = sorted(p.name for p in (directory / "out").iterdir())
   assert names == ["both", "lead"]
 

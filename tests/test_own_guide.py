@@ -49,7 +49,7 @@ def test_the_term(config):
       config=config.reward,
       max_teaching_tokens=50,
     )
-  parts = [r.parts["brevity"] for r in scored.rewards]
+  parts = [t.reward.parts["brevity"] for t in scored.teachings]
   assert parts == pytest.approx([-0.01, -0.005])
 
 

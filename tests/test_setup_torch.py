@@ -2,12 +2,13 @@
 
 import functools
 import http.server
+import importlib.metadata
 import os
 import shutil
 import socket
 import subprocess
-import sys
 import threading
+import venv
 import zipfile
 from pathlib import Path
 
@@ -79,9 +80,13 @@ def serve_index(tmp_path):
 
 @pytest.fixture(scope="module")
 def empty_environment(tmp_path_factory):
-  """An environment with pip alone, made once."""
+  """An environment with pip alone, made once; pip is a copy of ours."""
   path = tmp_path_factory.mktemp("empty") / ".venv"
-  subprocess.run([sys.executable, "-m", "venv", path], check=True)
+  venv.create(path, symlinks=True)
+  (packages,) = path.glob("lib/python3.*/site-packages")
+  ours = importlib.metadata.distribution("pip")
+  for name in ("pip", f"pip-{ours.version}.dist-info"):
+    shutil.copytree(ours.locate_file(name), packages / name)
   return path
 
 

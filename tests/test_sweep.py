@@ -1,8 +1,6 @@
 """A sweep: what it reads, what it starts, what a failure or a kill leaves."""
 
-import signal
 import subprocess
-import sys
 import threading
 from dataclasses import replace
 
@@ -10,6 +8,7 @@ import pytest
 
 from atlas_jax import sweep
 from atlas_jax.config import ConfigError, default_config
+from tests import forked
 
 ABLATION = '''"""Does it matter?"""
 from atlas_jax.config import default_config
@@ -82,6 +81,7 @@ def test_a_row_that_is_not_valid_is_named_before_anything_starts(tmp_path):
   path.write_text(ABLATION.replace('"grpo.beta": 0.5', '"grpo.beta": -1.0'))
   with pytest.raises(ConfigError, match=r"row more: config\.grpo\.beta=-1\.0"):
     sweep.check(sweep.load(str(path)), default_config())
+  path = tmp_path / "other.py"
   path.write_text(ABLATION.replace('"grpo.beta": 0.5', '"grpo.betta": 0.5'))
   with pytest.raises(ConfigError, match=r"row more: .*betta"):
     sweep.check(sweep.load(str(path)), default_config())
@@ -159,7 +159,7 @@ def test_a_sweep_that_is_stopped_ends_its_runs_and_goes_on_later(
   thread.start()
   while not (tmp_path / "there").exists():
     pass
-  runner.stop(signal.SIGTERM)
+  runner.stop()
   thread.join(timeout=30)
   assert found == {"a": "stopped", "b": "stopped"}
   started["a"] = "exit 0"
@@ -196,23 +196,19 @@ def test_a_sweep_of_another_config_is_refused(tmp_path, started):
 @pytest.mark.parametrize(
   "flag", [["--config.grpo.steps=3"], ["--config.grpo.steps", "3"]]
 )
-def test_the_launcher_lists_and_writes_a_job_array(repo_root, tmp_path, flag):
+def test_the_launcher_lists_and_writes_a_job_array(tmp_path, flag):
   config = "configs/ablations/probe_length.py"
   argv = [
-    *(sys.executable, "-m", "launchers.sweep", f"--config={config}"),
+    *("launchers.sweep", f"--config={config}"),
     *(f"--workdir={tmp_path / 'sweep'}", "--seeds=0,1", *flag),
   ]
-  said = subprocess.run(
-    [*argv, "--list"], cwd=repo_root, text=True, capture_output=True
-  )
+  said = forked.run(*argv, "--list")
   assert said.returncode == 0, said.stderr
   rows = [x for x in said.stdout.splitlines() if "probe_" in x]
   assert len(rows) == 8 and "to do" in rows[0]
   assert all("--config.grpo.steps=3" in row for row in rows)
   script = tmp_path / "job.sh"
-  subprocess.run(
-    [*argv, "--sbatch", str(script)], cwd=repo_root, check=True, timeout=120
-  )
+  assert forked.run(*argv, "--sbatch", str(script)).returncode == 0
   subprocess.run(["bash", "-n", script], check=True)
   text = script.read_text()
   assert "--array=0-7" in text and "--config.grpo.steps=3" in text

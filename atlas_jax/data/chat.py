@@ -106,6 +106,12 @@ class ChatTokenizer:
     """
     return self._ask("prompt_ids", user_text, template_kwargs)
 
+  def all_prompt_ids(
+    self, asked: Sequence[tuple[str, Mapping | None]]
+  ) -> list[list[int]]:
+    """prompt_ids of each: several short texts cost little more than one."""
+    return self._ask("all_prompt_ids", asked)
+
   def response_ids(self, text: str) -> list[int]:
     """An assistant's words and the token that ends its turn."""
     return [*self.encode(text), self.end_id]
@@ -121,9 +127,8 @@ class ChatTokenizer:
     template_kwargs: Mapping | None = None,
   ) -> tuple[np.ndarray, np.ndarray]:
     """(ids int32 [T], mask float32 [T]): 1 on the response and its end."""
-    prompt = self.prompt_ids(user_text, template_kwargs)
-    answer = self.response_ids(response)
-    ids = np.array(prompt + answer, np.int32)
+    prompt, answer = self._ask("example", user_text, response, template_kwargs)
+    ids = np.array([*prompt, *answer, self.end_id], np.int32)
     mask = np.zeros(len(ids), np.float32)
     mask[len(prompt) :] = 1.0
     return ids, mask

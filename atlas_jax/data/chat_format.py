@@ -201,6 +201,15 @@ class ChatFormat:
       )
     return self._encode(prompt)
 
+  def all_prompt_ids(self, asked) -> list[list[int]]:
+    return [self.prompt_ids(*one) for one in asked]
+
+  def example(
+    self, user_text: str, response: str, template_kwargs: dict | None
+  ) -> tuple[list[int], list[int]]:
+    """(the prompt, the words of its response)."""
+    return self.prompt_ids(user_text, template_kwargs), self.encode(response)
+
   def decode(self, ids: list[int], special: bool) -> str:
     shown = ids if special else [i for i in ids if i not in self._special_ids]
     return self._tokenizer.decode(

@@ -46,7 +46,16 @@ def read(
     )
   source = sources[name]
   params = getattr(config, f"{prefix}params")
-  check_params(params, f"{prefix}params", source.needed, source.optional)
+  valid = [*source.needed, *source.optional]
+  wrong = [f"{key} is missing" for key in source.needed if key not in params]
+  wrong += [f"{key} is unknown" for key in params if key not in valid]
+  words = params.keys() & set(_TEXTS.split())
+  wrong += [f"{n} must be text" for n in words if type(params[n]) is not str]
+  if wrong:
+    raise DataError(
+      f"config.data.{prefix}params: {'; '.join(wrong)}; valid:"
+      f" {', '.join(valid) or 'none'}"
+    )
   path = getattr(config, f"{prefix}path")
   if source.has_path != (path is not None):
     wrong = f"config.data.{prefix}path is needed"
@@ -59,19 +68,3 @@ def read(
   if source.has_path:
     return source.read(path, params)
   return source.read(params, config.seed)
-
-
-def check_params(
-  params: Mapping, key: str, needed: Collection[str], optional: Collection[str]
-) -> None:
-  """Raises DataError where config.data.`key` lacks a name or has another."""
-  valid = [*needed, *optional]
-  wrong = [f"{name} is missing" for name in needed if name not in params]
-  wrong += [f"{name} is unknown" for name in params if name not in valid]
-  words = params.keys() & set(_TEXTS.split())
-  wrong += [f"{n} must be text" for n in words if type(params[n]) is not str]
-  if wrong:
-    raise DataError(
-      f"config.data.{key}: {'; '.join(wrong)}; valid:"
-      f" {', '.join(valid) or 'none'}"
-    )

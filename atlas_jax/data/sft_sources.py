@@ -14,12 +14,11 @@ import pathlib
 from collections.abc import Mapping
 
 from atlas_jax import files
-from atlas_jax.config import PromptsConfig
 from atlas_jax.data import teachable_examples
 from atlas_jax.data.problems import DataError, SftExample
 from atlas_jax.data.reading import Source
 from atlas_jax.data.tables import file_of, json_lines, text_at
-from atlas_jax.teaching.prompts import NO_PROBE, by_new_names, fingerprint
+from atlas_jax.teaching.prompts import fingerprint, load_prompts
 
 
 def _arc_sft(path: str, _params: Mapping) -> list[SftExample]:
@@ -53,10 +52,9 @@ def _episodes(path: str, _params: Mapping) -> list[SftExample]:
   for file in paths:
     for where, row in json_lines(file):
       try:
+        fields = {"question": row["question"], "probe": row["probe"]}
         if kept not in (None, row.get("prompts")):
           continue
-        row = _with_new_names(row)
-        fields = {"question": row["question"], "probe": row["probe"]}
         for t in row["teachings"]:
           helped = t["status"] == "ok" and t["taught"]["status"] == "correct"
           if helped and not t["leaked"]:
@@ -65,36 +63,20 @@ def _episodes(path: str, _params: Mapping) -> list[SftExample]:
               raise TypeError(f"{key} are not all texts")
             example = SftExample("teacher", fields, t["text"], where)
             examples.setdefault(key, example)
-      except (AttributeError, KeyError, TypeError) as error:
+      except (KeyError, TypeError) as error:
         raise DataError(
-          f"{where}: not a line of an episodes file: {error!r} in it"
+          f"{where}: not a line of an episodes file: {error!r} in it (of an"
+          " older version approach is probe now, guided is taught)"
         ) from None
   return list(examples.values())
-
-
-def _with_new_names(row: dict) -> dict:
-  """A line of an episodes file; those of an older version by today's names."""
-  if "approach" not in row:
-    return row
-  teachings = [
-    {"taught" if k == "guided" else k: v for k, v in t.items()}
-    for t in row["teachings"]
-  ]
-  # An older teacher read an empty probe as it was.
-  return row | {"probe": row["approach"] or NO_PROBE, "teachings": teachings}
 
 
 def _kept_prompts(path: pathlib.Path) -> str | None:
   """The fingerprint of an optimisation's prompts; None: of another run."""
   if not path.exists():
     return None
-  content = files.read_json(path, DataError)
-  try:
-    stage = content["stage"]
-    prompts = PromptsConfig(**by_new_names(content["prompts"]))
-  except (KeyError, TypeError, AttributeError) as error:
-    raise DataError(f"{path} cannot be read: {error!r}") from None
-  if stage != "chosen":
+  prompts = load_prompts(path)
+  if files.read_json(path).get("stage") != "chosen":
     raise DataError(
       f"{path}: the optimisation has not chosen its prompts yet, so its"
       " episodes (config.data.sft_path) are no examples; run it to its end"
@@ -105,11 +87,11 @@ def _kept_prompts(path: pathlib.Path) -> str | None:
 SFT_SOURCES = {
   "teachable_sft": Source(
     teachable_examples.sft_examples,
-    optional=teachable_examples.SFT_DEFAULTS,
+    optional=vars(teachable_examples.TeacherParams()),
   ),
   "teachable_student": Source(
     teachable_examples.student_examples,
-    optional=teachable_examples.STUDENT_DEFAULTS,
+    optional=vars(teachable_examples.StudentParams()),
   ),
   "arc_sft": Source(_arc_sft, has_path=True),
   "episodes": Source(_episodes, has_path=True),

@@ -198,7 +198,9 @@ _SPLITS = ("validation_split", "test_split")
 _TABLE = ("name", "split", "files", *_SPLITS)
 _PAIRS = Source(_pairs, optional=("question", "answer", *_TABLE), has_path=True)
 SOURCES = {
-  "teachable": Source(teachable.problems, optional=teachable.PROBLEM_DEFAULTS),
+  "teachable": Source(
+    teachable.problems, optional=vars(teachable.ProblemParams())
+  ),
   "hf": _PAIRS,
   "jsonl": _PAIRS,
   "arc_rl": Source(_arc_rl, optional=_TABLE, has_path=True),

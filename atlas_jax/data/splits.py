@@ -48,15 +48,6 @@ def load(config: DataConfig) -> Splits:
     DataError: an unknown source, a bad file, line or parameter, an empty
       source, or a question that has two answers or stands in two splits.
   """
-  if (
-    len(config.split_fractions) != len(SPLITS)
-    or min(config.split_fractions) < 0
-    or abs(sum(config.split_fractions) - 1) > 1e-6
-  ):
-    raise DataError(
-      "config.data.split_fractions must be three shares (train, validation,"
-      f" test) that sum to 1, got {config.split_fractions}"
-    )
   if config.verifier is not None:
     targets.function(config.verifier, "config.data.verifier", takes=3)
   own = sources.read_own_splits(config)

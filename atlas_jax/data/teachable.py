@@ -28,8 +28,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from atlas_jax.config import DataConfig
+from atlas_jax.config_tree import PositiveInt, Share, build
 from atlas_jax.data.problems import DataError, Problem, make_problem, split_of
-from atlas_jax.data.reading import check_params
 
 ADDITION, SUBTRACTION, CHAIN = KINDS = ("addition", "subtraction", "chain")
 CARRY, BORROW, ORDER, KEEP = ADVICE = ("carry", "borrow", "order", "keep")
@@ -61,9 +61,16 @@ PHRASES = {
   ),
 }
 
-PROBLEM_DEFAULTS = {"count": 3600, "trouble": 0.75}
 # Share of the questions; there are only 810 chains.
 KIND_SHARES = {ADDITION: 0.4, SUBTRACTION: 0.4, CHAIN: 0.2}
+
+
+@dataclass(frozen=True)
+class ProblemParams:
+  """What config.data.params may hold."""
+
+  count: PositiveInt = 3600
+  trouble: Share = 0.75  # of sums and differences, that need a carry or borrow
 
 
 @dataclass(frozen=True)
@@ -212,26 +219,6 @@ def taught_response(q: Exercise, advice: str | None) -> str:
   return f"{steps} <solution>{answer}</solution>"
 
 
-def with_defaults(params: Mapping, defaults: Mapping, key: str) -> dict:
-  """`params` of config.data.`key` over the defaults, names and values checked.
-
-  Raises:
-    DataError: a name is unknown, `count` is not above 0, or a share is not
-      within 0 and 1.
-  """
-  check_params(params, key, (), defaults)
-  out = {**defaults, **params}
-  for name, value in out.items():
-    if name == "count":
-      good, valid = type(value) is int and value > 0, "an integer above 0"
-    else:
-      number = isinstance(value, int | float)
-      good, valid = number and 0 <= value <= 1, "within 0 and 1"
-    if not good:
-      raise DataError(f"config.data.{key}.{name}={value!r} must be {valid}")
-  return out
-
-
 def by_kind_and_trouble(
   *, train_only: bool = False
 ) -> dict[tuple[str, bool], list[Exercise]]:
@@ -249,26 +236,26 @@ def problems(params: Mapping, seed: int) -> list[Problem]:
   """`count` different problems, mixed over the kinds.
 
   Args:
-    params: `count`, and `trouble`: the share of sums and differences that
-      need a carry or a borrow.
+    params: as ProblemParams.
     seed: of the choice and the order.
 
   Raises:
-    DataError: an unknown parameter, or more problems than there are.
+    ConfigError: a parameter is unknown or not valid.
+    DataError: more problems than there are.
   """
-  p = with_defaults(params, PROBLEM_DEFAULTS, "params")
+  p = build(ProblemParams, params, "config.data.params")
   rng = random.Random(seed)
   by_trouble = by_kind_and_trouble()
   chosen = []
   for kind in KINDS:
-    share = round(p["count"] * KIND_SHARES[kind])
-    troubled = share if kind == CHAIN else round(share * p["trouble"])
+    share = round(p.count * KIND_SHARES[kind])
+    troubled = share if kind == CHAIN else round(share * p.trouble)
     for flag, n in ((True, troubled), (False, share - troubled)):
       pool = by_trouble[kind, flag]
       if n > len(pool):
         raise DataError(
-          f"config.data.params: count={p['count']} with"
-          f" trouble={p['trouble']} asks for {n} {kind} questions"
+          f"config.data.params: count={p.count} with"
+          f" trouble={p.trouble} asks for {n} {kind} questions"
           f" {'with' if flag else 'without'} trouble; there are {len(pool)}"
         )
       chosen += rng.sample(pool, n)

@@ -9,9 +9,11 @@ example holds a question of another split than train.
 
 import dataclasses
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
-from atlas_jax.data.problems import DataError, SftExample
+from atlas_jax.config_tree import PositiveInt, Share, build
+from atlas_jax.data.problems import SftExample
 from atlas_jax.data.teachable import (
   ADVICE,
   CHAIN,
@@ -24,16 +26,31 @@ from atlas_jax.data.teachable import (
   by_kind_and_trouble,
   probe_response,
   taught_response,
-  with_defaults,
 )
 
-STUDENT_DEFAULTS = {
-  "count": 40_000,
-  "trouble": 0.75,
-  "noise": 0.15,
-  "knows": 1.0,
-}
-SFT_DEFAULTS = {"count": 4000, "trouble": 0.75, "textbook": 0.65, "keep": 0.2}
+
+@dataclass(frozen=True)
+class StudentParams:
+  """What config.data.sft_params may hold for the student."""
+
+  count: PositiveInt = 40_000
+  trouble: Share = 0.75  # as that of the problems
+  noise: Share = 0.15  # of the teachings, that say nothing useful
+  knows: Share = 1.0  # below 1 the student slips more
+
+
+@dataclass(frozen=True)
+class TeacherParams:
+  """What config.data.sft_params may hold for the teacher."""
+
+  count: PositiveInt = 4000
+  trouble: Share = 0.75
+  textbook: Share = 0.65  # of the teachings, that give the fix of their kind
+  keep: Share = 0.2  # that praise the plan; the others give another kind's fix
+
+  def conflicts(self) -> Iterator[str]:
+    if self.textbook + self.keep > 1:
+      yield f"textbook={self.textbook} + keep={self.keep} is above 1"
 
 
 def note(q: Exercise) -> str:
@@ -59,44 +76,37 @@ def _noise(rng: random.Random, q: Exercise) -> str:
 
 
 def _examples(
-  params: Mapping,
-  defaults: Mapping,
-  seed: int,
-  example: Callable[[random.Random, Exercise, dict], SftExample],
+  params: Mapping, kind_of_params: type, seed: int, example: Callable
 ) -> list[SftExample]:
   """`count` examples of exercises drawn with replacement."""
-  p = with_defaults(params, defaults, "sft_params")
+  p = build(kind_of_params, params, "config.data.sft_params")
   rng = random.Random(seed)
   by_trouble = by_kind_and_trouble(train_only=True)
   examples = []
-  for _ in range(p["count"]):
+  for _ in range(p.count):
     kind = rng.choice(KINDS)
-    trouble = kind == CHAIN or rng.random() < p["trouble"]
+    trouble = kind == CHAIN or rng.random() < p.trouble
     examples.append(example(rng, rng.choice(by_trouble[kind, trouble]), p))
   return examples
 
 
 def student_examples(params: Mapping, seed: int) -> list[SftExample]:
-  """Examples that make the student: baseline, probe and taught answers.
-
-  Args:
-    params: `count`, `trouble` (as in `problems`), `noise`: the share of
-      teachings that say nothing useful, and `knows`: below 1 it slips more.
-    seed: of every choice.
-  """
-  return _examples(params, STUDENT_DEFAULTS, seed, _student_example)
+  """Examples that make the student: baseline, probe and taught answers."""
+  return _examples(params, StudentParams, seed, _student_example)
 
 
-def _student_example(rng: random.Random, q: Exercise, p: dict) -> SftExample:
+def _student_example(
+  rng: random.Random, q: Exercise, p: StudentParams
+) -> SftExample:
   templates = ("student_baseline", "student_probe", "student_taught")
   template = rng.choices(templates, (0.2, 0.15, 0.65))[0]
-  q = dataclasses.replace(q, knows=p["knows"])
+  q = dataclasses.replace(q, knows=p.knows)
   fields = {"question": q.text}
   if template == "student_baseline":
     response = baseline_response(q)
   elif template == "student_probe":
     response = probe_response(q)
-  elif rng.random() < p["noise"]:
+  elif rng.random() < p.noise:
     fields["teaching"] = _noise(rng, q)
     response = taught_response(q, None)
   else:
@@ -107,24 +117,17 @@ def _student_example(rng: random.Random, q: Exercise, p: dict) -> SftExample:
 
 
 def sft_examples(params: Mapping, seed: int) -> list[SftExample]:
-  """Examples for the teacher: a true note, then a fix by the book.
-
-  Args:
-    params: `count`, `trouble`, `textbook`: the share of teachings that give
-      the fix of that kind of exercise, and `keep`: the share that praise the
-      plan. The others give a fix of another kind.
-    seed: of every choice.
-  """
-  return _examples(params, SFT_DEFAULTS, seed, _sft_example)
+  """Examples for the teacher: a true note, then a fix by the book."""
+  return _examples(params, TeacherParams, seed, _sft_example)
 
 
-def _sft_example(rng: random.Random, q: Exercise, p: dict) -> SftExample:
-  if p["textbook"] + p["keep"] > 1:
-    raise DataError("config.data.sft_params: textbook + keep is above 1")
+def _sft_example(
+  rng: random.Random, q: Exercise, p: TeacherParams
+) -> SftExample:
   x = rng.random()
-  if x < p["textbook"]:
+  if x < p.textbook:
     advice = FIX[q.kind]
-  elif x < p["textbook"] + p["keep"]:
+  elif x < p.textbook + p.keep:
     advice = KEEP
   else:
     advice = rng.choice([a for a in FIX.values() if a != FIX[q.kind]])

@@ -49,8 +49,7 @@ def rope_angles(
   config: DecoderConfig, positions: Int[Array, "B T"]
 ) -> tuple[Float[Array, "B T H2"], Float[Array, "B T H2"]]:
   """(cos, sin) of every position in float32, H2 = head_dim / 2."""
-  freqs = jnp.asarray(rope_frequencies(config))
-  angles = positions[..., None].astype(jnp.float32) * freqs
+  angles = positions[..., None].astype(jnp.float32) * rope_frequencies(config)
   return jnp.cos(angles), jnp.sin(angles)
 
 
@@ -152,13 +151,12 @@ def _visits(seen: Bool[Array, "n m"]):
   return jnp.sum(seen, axis=1), jnp.argsort(~seen, axis=1, stable=True)
 
 
-def product(equation: str, a: Array, b: Array, **where) -> Float[Array, "..."]:
+def product(equation: str, a: Array, b: Array) -> Float[Array, "..."]:
   """An einsum whose result is float32."""
   return jnp.einsum(
     *(equation, a, b),
     precision=matmul_precision(b.dtype),
     preferred_element_type=jnp.float32,
-    **where,
   )
 
 

@@ -11,13 +11,15 @@ Face, [out, in], so that import and export only reshape.
 """
 
 import dataclasses
-import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int
 
+from atlas_jax.config import ModelConfig
+from atlas_jax.data.packing import PackedBatch
 from atlas_jax.model import attention
 from atlas_jax.model.adapted import Adapted
 from atlas_jax.model.architecture import DecoderConfig
@@ -27,9 +29,8 @@ from atlas_jax.sharding import (
   gather,
   has_mesh,
   layout,
+  own_part,
   part_index,
-  place,
-  spec,
   varying,
 )
 
@@ -52,7 +53,7 @@ class Parameter:
 
   shape: tuple[int, ...]
   axes: tuple[str | None, ...]
-  init: str  # normal | zeros | ones
+  init: Callable  # normal, zeros or ones
 
 
 def _absent(config: DecoderConfig) -> set[str]:
@@ -80,34 +81,33 @@ def parameters(
     "R": config.n_heads // config.n_kv_heads,
     "V": config.vocab_size,
   }
-  inits = {"norm": "ones", "bias": "zeros"}
+  normal = nnx.initializers.normal(config.initializer_range)
+  ones, zeros = nnx.initializers.ones_init(), nnx.initializers.zeros_init()
+  inits = {"norm": ones, "bias": zeros}
   out = {}
   for name, declared in module.__annotations__.items():
     if name not in _absent(config):
       letters = declared.dim_str.split()
       axes = [None] if letters == ["D"] else map(_AXES.get, letters)
-      init = inits.get(name.rpartition("_")[2], "normal")
+      init = inits.get(name.rpartition("_")[2], normal)
       shape = tuple(sizes[x] for x in letters)
       out[name] = Parameter(shape, tuple(axes), init)
   return out
 
 
-def _declare(
-  module: nnx.Module, config: DecoderConfig, rngs: nnx.Rngs, dtype: DTypeLike
-) -> None:
-  initializers = {
-    "normal": nnx.initializers.normal(config.initializer_range),
-    "zeros": nnx.initializers.zeros_init(),
-    "ones": nnx.initializers.ones_init(),
-  }
-  for name, p in parameters(type(module), config).items():
-    value = initializers[p.init](
-      rngs.params(), p.shape, dtype, out_sharding=layout(*p.axes)
-    )
-    setattr(module, name, nnx.Param(value))
+class _Declared(nnx.Module):
+  """A module whose annotations are its parameters; drawn under `rngs`."""
+
+  def __init__(
+    self, config: DecoderConfig, *, rngs: nnx.Rngs, param_dtype: DTypeLike
+  ):
+    for name, p in parameters(type(self), config).items():
+      to = layout(*p.axes)
+      value = p.init(rngs.params(), p.shape, param_dtype, out_sharding=to)
+      setattr(self, name, nnx.Param(value))
 
 
-class Block(nnx.Module):
+class Block(_Declared):
   """The parameters of one layer (of all L of them, once stacked)."""
 
   attn_norm: Float[nnx.Param, " D"]
@@ -129,13 +129,8 @@ class Block(nnx.Module):
   up_bias: Float[nnx.Param, " F"]
   down_bias: Float[nnx.Param, " D"]
 
-  def __init__(
-    self, config: DecoderConfig, *, rngs: nnx.Rngs, param_dtype: DTypeLike
-  ):
-    _declare(self, config, rngs, param_dtype)
 
-
-class Decoder(nnx.Module):
+class Decoder(_Declared):
   """All parameters; drawn at random under `rngs`.
 
   Inside `jax.set_mesh` every parameter is created in its layout.
@@ -160,7 +155,7 @@ class Decoder(nnx.Module):
         "d_ffw": ("ffw", config.d_ffw),
       }
     )
-    _declare(self, config, rngs, param_dtype)
+    super().__init__(config, rngs=rngs, param_dtype=param_dtype)
     self.blocks = jax.vmap(
       lambda r: Block(config, rngs=r, param_dtype=param_dtype)
     )(rngs.split(config.n_layers))
@@ -169,69 +164,36 @@ class Decoder(nnx.Module):
 def forward(
   model: Decoder,
   config: DecoderConfig,
-  tokens: Int[Array, "B T"],
-  segment_ids: Int[Array, "B T"],
-  sequence_ids: Int[Array, "B T"],
-  positions: Int[Array, "B T"],
-  *,
-  compute_dtype: DTypeLike,
-  remat: str,
+  batch: PackedBatch,
+  options: ModelConfig,
 ) -> Float[Array, "B T D"]:
-  """Hidden states after the final norm, in `compute_dtype`.
+  """Hidden states after the final norm, in options.compute_dtype.
+
+  Of one device: inside a shard_map, or with no mesh. It has its rows whole, its
+  part of each weight, and computes the T tokens of S that it holds. Weights are
+  gathered along D a layer at a time, and their gradients are cut again as they
+  are added up over devices.
 
   Args:
     model: parameters, in any float dtype; cast where they are used.
     config: what `model` was built from.
-    tokens: packed rows.
-    segment_ids: 0 is padding; a token sees only its own segment.
-    sequence_ids: and of it what is shared (0) or of its own sequence.
-    positions: of each token within its segment.
-    compute_dtype: of activations and matrix products.
-    remat: what the backward pass computes again: "none" (nothing), "dots" (all
-      but products with weights), "full" (it keeps one [B, T, D] a layer).
+    batch: packed rows [B, S]. A token sees only its own segment (0 is padding),
+      and of it what is shared (sequence 0) or of its own sequence.
+    options: its remat says what the backward pass computes again: "none"
+      (nothing), "dots" (all but products with weights), "full" (it keeps one
+      [B, T, D] a layer).
 
   Raises:
     ValueError: an unknown `remat`.
   """
+  remat = options.remat
   if remat not in REMAT:
     raise ValueError(f"remat={remat!r} is not one of {', '.join(REMAT)}")
-  run = functools.partial(
-    _forward, config=config, compute_dtype=compute_dtype, remat=remat
-  )
-  args = (tokens, positions, segment_ids, sequence_ids)
-  if not has_mesh():
-    return run(model, *args)
-  weights = jax.tree.map(lambda x: jax.typeof(x).sharding.spec, model)
-  own, whole = ("batch", "tokens"), ("batch", None)
-  layouts = (own, own, whole, whole)
-  return jax.shard_map(
-    run,
-    in_specs=(weights, *(spec(*axes) for axes in layouts)),
-    out_specs=spec(*own, None),
-  )(model, *(place(x, *axes) for x, axes in zip(args, layouts, strict=True)))
-
-
-def _forward(
-  model: Decoder,
-  tokens: Int[Array, "B T"],
-  positions: Int[Array, "B T"],
-  segment_ids: Int[Array, "B S"],
-  sequence_ids: Int[Array, "B S"],
-  *,
-  config: DecoderConfig,
-  compute_dtype: DTypeLike,
-  remat: str,
-) -> Float[Array, "B T D"]:
-  """`forward` of one device: of its rows the T tokens that it holds of S.
-
-  Weights are gathered along D a layer at a time, and their gradients are cut
-  again as they are added up over devices.
-  """
+  positions = own_part(batch.positions, "tokens", 1)
   angles = attention.rope_angles(config, positions)
-  end = attention.visible_until(segment_ids, sequence_ids)
-  length = tokens.shape[1]
-  q_at = part_index("tokens") * length + jnp.arange(length)
-  x = _embed(model.embedding[...].astype(compute_dtype), tokens)
+  end = attention.visible_until(batch.segment_ids, batch.sequence_ids)
+  q_at = own_part(jnp.arange(end.shape[1]), "tokens", 0)
+  x = _embed(model.embedding[...].astype(options.compute_dtype), batch.tokens)
 
   def body(x, block):
     x = x + _attention(block, config, x, q_at, end, angles)
@@ -245,9 +207,9 @@ def _forward(
 
 
 def _embed(
-  table: Float[Array, "V D"], tokens: Int[Array, "B T"]
+  table: Float[Array, "V D"], tokens: Int[Array, "B S"]
 ) -> Float[Array, "B T D"]:
-  """Rows of a table that is cut along both axes.
+  """Rows of a table that is cut along both axes, for a device's own tokens.
 
   Each device looks its slice of the vocabulary and of D up for all tokens of
   the devices that hold the other slices of D (ids are cheap to gather), and
@@ -256,7 +218,6 @@ def _embed(
   if not has_mesh():
     return table[tokens]
   ids = jax.lax.all_gather(varying(tokens), "fsdp", axis=0, tiled=True)
-  ids = jax.lax.all_gather(ids, "context", axis=1, tiled=True)
   local = ids - part_index("vocab") * table.shape[0]
   mine = (local >= 0) & (local < table.shape[0])
   rows = jnp.where(mine[..., None], table[jnp.where(mine, local, 0)], 0)
@@ -276,24 +237,29 @@ def _rms_norm(
 def _project(
   equation: str,
   x: Float[Array, "..."],
-  param: nnx.Param | Adapted,
+  block: Block,
+  name: str,
   embed_axis: int,
-  bias: nnx.Param | None = None,
+  summed: str | None = None,
 ) -> Float[Array, "..."]:
-  """A product with a weight, whose `embed_axis` is gathered in x's dtype."""
+  """A product with a weight of the block, and its bias if it has one.
+
+  Args:
+    equation: of x and the weight.
+    name: the weight's.
+    embed_axis: of the weight; it is gathered in x's dtype.
+    summed: the logical axis over which devices hold terms of the product.
+  """
+  param = getattr(block, name)
   if isinstance(param, Adapted):
-    return _biased(param.project(equation, x, embed_axis), bias)
-  weight = gather(param[...].astype(x.dtype), "embed", embed_axis)
-  precision = attention.matmul_precision(x.dtype)
-  y = jnp.einsum(equation, x, weight, precision=precision)
-  return _biased(y, bias)
-
-
-def _bias(block: Block, name: str) -> nnx.Param | None:
-  return getattr(block, f"{name}_bias", None)
-
-
-def _biased(y: Array, bias: nnx.Param | None) -> Array:
+    y = param.project(equation, x, embed_axis)
+  else:
+    weight = gather(param[...].astype(x.dtype), "embed", embed_axis)
+    precision = attention.matmul_precision(x.dtype)
+    y = jnp.einsum(equation, x, weight, precision=precision)
+  if summed is not None:
+    y = add_up(y, summed)
+  bias = getattr(block, f"{name}_bias", None)
   return y if bias is None else y + bias[...].astype(y.dtype)
 
 
@@ -306,9 +272,9 @@ def _attention(
   angles: tuple[Float[Array, "B T H2"], Float[Array, "B T H2"]],
 ) -> Float[Array, "B T D"]:
   y = varying(_rms_norm(x, block.attn_norm[...], config.norm_eps))
-  q = _project("btd,krhd->btkrh", y, block.q, 3, _bias(block, "q"))
-  k = _project("btd,khd->btkh", y, block.k, 2, _bias(block, "k"))
-  v = _project("btd,khd->btkh", y, block.v, 2, _bias(block, "v"))
+  q = _project("btd,krhd->btkrh", y, block, "q", 3)
+  k = _project("btd,khd->btkh", y, block, "k", 2)
+  v = _project("btd,khd->btkh", y, block, "v", 2)
   if config.qk_norm:
     q = _rms_norm(q, block.q_norm[...], config.norm_eps)
     k = _rms_norm(k, block.k_norm[...], config.norm_eps)
@@ -317,16 +283,15 @@ def _attention(
   # Queries stay cut along a row; each needs the keys of the whole row.
   k, v = gather(k, "tokens", 1), gather(v, "tokens", 1)
   y = attention.packed_attention(q, k, v, q_at, end)
-  y = add_up(_project("btkrh,dkrh->btd", y, block.o, 0), "kv_heads")
-  return _biased(y, _bias(block, "o"))
+  return _project("btkrh,dkrh->btd", y, block, "o", 0, "kv_heads")
 
 
 def _feed_forward(
   block: Block, config: DecoderConfig, x: Float[Array, "B T D"]
 ) -> Float[Array, "B T D"]:
   y = varying(_rms_norm(x, block.ffw_norm[...], config.norm_eps))
-  gate = _project("btd,fd->btf", y, block.gate, 1, _bias(block, "gate"))
-  up = _project("btd,fd->btf", y, block.up, 1, _bias(block, "up"))
-  y = jax.nn.silu(gate) * up
-  y = add_up(_project("btf,df->btd", y, block.down, 0), "ffw")
-  return _biased(y, _bias(block, "down"))
+  gate = _project("btd,fd->btf", y, block, "gate", 1)
+  up = _project("btd,fd->btf", y, block, "up", 1)
+  return _project(
+    "btf,df->btd", jax.nn.silu(gate) * up, block, "down", 0, "ffw"
+  )

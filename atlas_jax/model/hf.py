@@ -19,15 +19,11 @@ from flax import nnx
 from jax.sharding import NamedSharding
 from jaxtyping import DTypeLike
 
-from atlas_jax import files
+from atlas_jax import files, multihost
 from atlas_jax.model import rows
 from atlas_jax.model.architecture import DecoderConfig, read_config
 from atlas_jax.model.decoder import Decoder
-from atlas_jax.model.hf_save import (  # noqa: F401 callers write hf.save
-  export_tensors,
-  iter_tensors,
-  save,
-)
+from atlas_jax.model.hf_save import save  # noqa: F401 callers write hf.save
 from atlas_jax.model.names import (
   DTYPES,
   INDEX,
@@ -63,10 +59,8 @@ def check(path: str | os.PathLike) -> DecoderConfig:
   Names, shapes and dtypes are compared; the weights are not read. Raises as
   `load`.
   """
-  config = DecoderConfig.from_hf(read_config(path))
   with contextlib.ExitStack() as stack:
-    _check(_open(path, stack), tensors(config), config, path)
-  return config
+    return _opened(path, stack)[0]
 
 
 def load(
@@ -76,6 +70,7 @@ def load(
 
   All hosts together read each byte once, and exchange what they have read: no
   host ever holds more than its own devices' part, and two of one parameter.
+  What one host cannot read all refuse.
 
   Args:
     path: holds config.json and model.safetensors, or an index and its shards.
@@ -85,13 +80,11 @@ def load(
     ArchitectureError: config.json is missing or asks for something else.
     WeightsError: a tensor is missing, unknown, stored twice or mis-shaped.
     ShardingError: the mesh does not divide a size.
+    HostsError: another host raised one of these.
   """
-  config = DecoderConfig.from_hf(read_config(path))
-  table = tensors(config)
-  model = abstract(config, param_dtype)
   with contextlib.ExitStack() as stack:
-    stored = _open(path, stack)
-    _check(stored, table, config, path)
+    config, stored = multihost.on_each(lambda: _opened(path, stack))
+    model, table = abstract(config, param_dtype), tensors(config)
     layers: dict[str, list[Tensor]] = {}
     for t in table:
       layers.setdefault(t.attribute, []).append(t)
@@ -100,6 +93,14 @@ def load(
       like = getattr(owner, attribute).get_value()
       setattr(owner, attribute, nnx.Param(_read(stored, of_layers, like)))
   return config, model
+
+
+def _opened(path, stack: contextlib.ExitStack):
+  """(the architecture, slice readers of its tensors), compared."""
+  config = DecoderConfig.from_hf(read_config(path))
+  stored = _open(path, stack)
+  _check(stored, tensors(config), config, path)
+  return config, stored
 
 
 def _open(path, stack: contextlib.ExitStack) -> dict[str, Any]:
@@ -219,7 +220,8 @@ def _read(stored, layers: list[Tensor], like: jax.ShapeDtypeStruct):
     # As bits: collectives of CPUs change some of bfloat16.
     return out.view(f"uint{8 * dtype.itemsize}") if way else out
 
-  x = jax.make_array_from_callback(like.shape, sharding, callback)
+  make = functools.partial(jax.make_array_from_callback, like.shape)
+  x = multihost.on_each(lambda: make(sharding, callback))
   if way:
     x = rows.settle(x, tuple(way), dtype, like.dtype)
   return jax.block_until_ready(x)  # no host holds two of them as read

@@ -1,8 +1,7 @@
-"""Exports a Decoder: host arrays by Hugging Face name, or a model directory."""
+"""Exports a Decoder as a model directory of Hugging Face."""
 
 import collections
 import functools
-import json
 import logging
 import os
 import pathlib
@@ -18,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import DTypeLike
 
-from atlas_jax import files, multihost
+from atlas_jax import directory, files, multihost
 from atlas_jax.model import shards
 from atlas_jax.model.architecture import DecoderConfig
 from atlas_jax.model.decoder import Decoder
@@ -37,24 +36,6 @@ _COMPANIONS = (
   "vocab.json",
   "merges.txt",
 )
-
-
-def iter_tensors(
-  model: Decoder, config: DecoderConfig, dtype: DTypeLike
-) -> Iterator[tuple[str, np.ndarray]]:
-  """(name, host array) of every tensor, one at a time, in a fixed order.
-
-  Rounded to `dtype` (to nearest even) on the devices, the next few while one
-  is used. The arrays are the caller's: a later step that is given the model
-  does not change them. With several processes every process must run this loop
-  to its end: each tensor is a collective.
-  """
-  table = tensors(config)
-  values = _ahead(
-    _rounded(_parameter(model, t), t.layer, jnp.dtype(dtype)) for t in table
-  )
-  for t, value in zip(table, values, strict=True):
-    yield t.name, np.asarray(value).reshape(t.shape)
 
 
 def _ahead(values: Iterable[jax.Array]) -> Iterator[jax.Array]:
@@ -92,13 +73,6 @@ def _rounded(param, layer, dtype):
 @functools.partial(jax.jit, static_argnames="dtype")
 def _layers(param, layers, dtype):
   return jax.lax.map(lambda layer: _one(param, layer, dtype), layers)
-
-
-def export_tensors(
-  model: Decoder, config: DecoderConfig, dtype: DTypeLike
-) -> dict[str, np.ndarray]:
-  """`iter_tensors` as a dict: the whole model in host memory."""
-  return dict(iter_tensors(model, config, dtype))
 
 
 def save(
@@ -157,18 +131,18 @@ def save(
   def finish() -> None:
     # The name of transformers 5, and the one before it.
     names = dict.fromkeys(("dtype", "torch_dtype"), dtype.name)
-    _write_json(temp / "config.json", {**hf_config, **names})
+    directory.write_json(temp / "config.json", {**hf_config, **names})
     for name in _COMPANIONS if source_dir is not None else ():
       source = pathlib.Path(source_dir, name)
       if source.exists():
         (temp / name).write_bytes(files.read(source))
     if index := shards.index(rounds, dtype):
-      _write_json(temp / INDEX, index)
+      directory.write_json(temp / INDEX, index)
     _replace_directory(temp, path)
 
   try:
     # A host without the lead's disk, or to which it is slow, writes nothing.
-    there = multihost.gather(np.array(temp.is_dir() or multihost.is_lead()))
+    there = multihost.call_on_all(lambda: temp.is_dir() or multihost.is_lead())
     writers = np.flatnonzero(there).tolist()
     rounds = shards.plan(tensors(config), dtype, writers, max_shard_bytes)
     _write_weights(temp, path, model, rounds, dtype)
@@ -188,27 +162,26 @@ def _write_weights(
   dtype: np.dtype,
 ) -> None:
   """Writes this process's tensors. A collective; raises where any failed."""
-  me, failed = jax.process_index(), None
+  me = jax.process_index()
   own = [part for of in rounds for part in of if part.writer == me]
   sent = _ahead(_sent(model, of, dtype) for of in rounds)
-  try:
-    with shards.writing(temp, own, dtype) as opened:
-      for of, values in zip(rounds, sent, strict=True):
-        for part in of:
-          if part.writer == me:
-            lone = len(of) == 1  # its shards may be anywhere
-            value = values if lone else values.addressable_shards[0].data
-            # A part of a tensor in the place of it does not pass.
-            value = np.asarray(value).reshape(part.tensor.shape)
-            _check_finite(path, part.tensor.name, value)
-            opened[part.file].write(value.reshape(-1).view(np.uint8))
-  except (OSError, WeightsError) as error:
-    failed = error
-  collections.deque(sent, maxlen=0)  # the others are in these collectives
-  if multihost.gather(np.array(failed is not None)).any():
-    raise failed or multihost.HostsError(
-      f"{path} is not written: another process failed to; its log says why"
-    )
+
+  def write() -> None:
+    try:
+      with shards.writing(temp, own, dtype) as opened:
+        for of, values in zip(rounds, sent, strict=True):
+          for part in of:
+            if part.writer == me:
+              lone = len(of) == 1  # its shards may be anywhere
+              value = values if lone else values.addressable_shards[0].data
+              # A part of a tensor in the place of it does not pass.
+              value = np.asarray(value).reshape(part.tensor.shape)
+              _check_finite(path, part.tensor.name, value)
+              opened[part.file].write(value.reshape(-1).view(np.uint8))
+    finally:
+      collections.deque(sent, maxlen=0)  # the others are in these collectives
+
+  multihost.call_on_all(write, hold=jax.process_count() > 1)
 
 
 def _sent(
@@ -235,10 +208,6 @@ def _check_finite(path: pathlib.Path, name: str, value: np.ndarray) -> None:
       f"{path} is not written: {name} has values that are NaN or infinite in"
       f" {value.dtype}, so nothing can be sampled from this model"
     )
-
-
-def _write_json(path: pathlib.Path, value: Any) -> None:
-  path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def _replace_directory(new: pathlib.Path, path: pathlib.Path) -> None:

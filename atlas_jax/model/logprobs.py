@@ -16,27 +16,24 @@ are added up across devices at the end.
 """
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
+from atlas_jax.config import ModelConfig
+from atlas_jax.data.packing import PackedBatch
 from atlas_jax.model.architecture import DecoderConfig
 from atlas_jax.model.attention import product
 from atlas_jax.model.decoder import Decoder
 from atlas_jax.sharding import (
-  RULES,
   add_up,
   add_up_and_cut,
+  axes_of,
   axis_size,
   gather,
-  has_mesh,
-  layout,
+  own_part,
   part_index,
-  place,
-  spec,
   varying,
 )
 
@@ -49,27 +46,25 @@ _SLICE = 1 << 25
 def token_logprobs(
   model: Decoder,
   config: DecoderConfig,
+  batch: PackedBatch,
+  options: ModelConfig,
   hidden: Float[Array, "B T D"],
-  tokens: Int[Array, "B T"],
-  sequence_ids: Int[Array, "B T"],
-  wanted: Float[Array, "B T"],
   *,
   temperature: float,
-  chunk: int,
   with_entropy: bool = False,
 ):
   """log p(token t | the tokens before it in its sequence), aligned to tokens.
+
+  Of one device, as `forward`: of its rows the T tokens of S that it holds.
 
   Args:
     model: parameters; the head is read in the dtype of `hidden`, products and
       everything after are float32.
     config: what `model` was built from.
+    batch: packed rows [B, S]; those of loss_mask above 0 are computed.
+    options: its logprob_chunk is how many tokens' logits exist at one time.
     hidden: from `forward`.
-    tokens: packed rows.
-    sequence_ids: 0 is padding, or a prompt that sequences share.
-    wanted: above 0 at the tokens to compute, such as a loss mask.
     temperature: logits are divided by it.
-    chunk: tokens whose logits exist at one time on a device.
     with_entropy: also return the entropy (nats) of each distribution.
 
   Returns:
@@ -77,64 +72,14 @@ def token_logprobs(
     another sequence, at padding and in shared prompts. With `with_entropy` a
     pair (logprobs, entropy).
   """
-  tokens, sequence_ids, wanted = (
-    place(x, "batch", None) for x in (tokens, sequence_ids, wanted)
-  )
-  predicted = (sequence_ids == _shift(sequence_ids, 1)) & (sequence_ids != 0)
+  ids = batch.sequence_ids  # 0 is padding, or a prompt that sequences share
+  needed = (ids == _shift(ids, 1)) & (ids != 0) & (batch.loss_mask > 0)
   # hidden[t] predicts token t + 1: score the next token, then shift back.
-  needed = place(_shift(predicted & (wanted > 0), -1), "batch", "tokens")
-  labels = place(_shift(tokens, -1), "batch", "tokens")
-  head = _head(model, config).astype(hidden.dtype)
-  run = functools.partial(_local, chunk=chunk, with_entropy=with_entropy)
-  args = (hidden, labels, needed, jnp.asarray(temperature, jnp.float32))
-  if has_mesh():
-    rows = spec("batch", "tokens")
-    run = jax.shard_map(
-      run,
-      in_specs=(spec("vocab", "embed"), P(*rows, None), rows, rows, P()),
-      out_specs=(rows, rows) if with_entropy else (rows,),
-    )
-  scores = run(head, *args)
-  scores = tuple(_shift(place(s, "batch", None), 1) for s in scores)
-  return scores if with_entropy else scores[0]
-
-
-def logits(
-  model: Decoder, config: DecoderConfig, hidden: Float[Array, "B T D"]
-) -> Float[Array, "B T V"]:
-  """All logits in float32: small shapes only."""
-  head = place(_head(model, config).astype(hidden.dtype), "vocab", None)
-  to = layout("batch", "tokens", "vocab")
-  return product("btd,vd->btv", hidden, head, out_sharding=to)
-
-
-def _head(model: Decoder, config: DecoderConfig) -> Float[Array, "V D"]:
-  return model.embedding[...] if config.tied else model.head[...]
-
-
-def _shift(x: Array, by: int) -> Array:
-  """x[:, t - by], and 0 beyond the row's ends (by is 1 or -1)."""
-  if by == 1:
-    return jnp.pad(x[:, :-1], ((0, 0), (1, 0)))
-  return jnp.pad(x[:, 1:], ((0, 0), (0, 1)))
-
-
-def _local(
-  head: Float[Array, "V D"],
-  hidden: Float[Array, "B T D"],
-  labels: Int[Array, "B T"],
-  needed: Bool[Array, "B T"],
-  temperature: Float[Array, ""],
-  *,
-  chunk: int,
-  with_entropy: bool,
-) -> tuple[Float[Array, "B T"], ...]:
-  """(log-probs of labels,) or (log-probs, entropies) of one device's tokens.
-
-  0 where not needed. Of the head it holds a part of V and of D.
-  """
+  needed = own_part(_shift(needed, -1), "tokens", 1)
+  labels = own_part(_shift(batch.tokens, -1), "tokens", 1)
+  head = (model.embedding if config.tied else model.head)[...]
   b, t, d = hidden.shape
-  size = min(chunk, b * t)
+  size = min(options.logprob_chunk, b * t)
   room = -(-b * t // size) * size
   # Needed tokens first; places beyond b * t stand for no token.
   order = jnp.argsort(~needed.reshape(-1), stable=True)
@@ -145,15 +90,29 @@ def _local(
     return varying(x.at[order].get(mode="fill", fill_value=0))
 
   scores = _scores(
-    _Options(size, with_entropy, _slice_rows(head.shape[0], d)),
-    varying(head),
+    (size, with_entropy, _slice_rows(head.shape[0], d)),
+    varying(head.astype(hidden.dtype)),
     first_needed(hidden.reshape(b * t, d)),
     first_needed(labels.reshape(-1)),
-    temperature,
+    jnp.asarray(temperature, jnp.float32),
     chunks,
   )
-  scores = (s.at[order].set(s)[: b * t] for s in scores)
-  return tuple(jnp.where(needed, s.reshape(b, t), 0.0) for s in scores)
+  scores = (s.at[order].set(s)[: b * t].reshape(b, t) for s in scores)
+  scores = tuple(_next(jnp.where(needed, s, 0.0)) for s in scores)
+  return scores if with_entropy else scores[0]
+
+
+def _shift(x: Array, by: int) -> Array:
+  """x[:, t - by], and 0 beyond the row's ends (by is 1 or -1)."""
+  if by == 1:
+    return jnp.pad(x[:, :-1], ((0, 0), (1, 0)))
+  return jnp.pad(x[:, 1:], ((0, 0), (0, 1)))
+
+
+def _next(x: Float[Array, "B T"]) -> Float[Array, "B T"]:
+  """x of the token before, also where another device holds that."""
+  x = jax.lax.all_gather(x, axes_of("tokens"), axis=1, tiled=True)
+  return own_part(_shift(x, 1), "tokens", 1)
 
 
 def _slice_rows(vocab: int, width: int) -> int:
@@ -164,35 +123,11 @@ def _slice_rows(vocab: int, width: int) -> int:
   return -(-vocab // slices)
 
 
-class _Options(NamedTuple):
-  chunk: int  # C
-  with_entropy: bool
-  rows: int  # W, of a slice of the head
-
-
-class _Sums(NamedTuple):
-  """Of each token's logits x, over the part of the vocabulary seen so far."""
-
-  top: Float[Array, " N"]  # the largest
-  total: Float[Array, " N"]  # sum of exp(x - top)
-  weighted: Float[Array, " N"]  # sum of exp(x - top) (x - top)
-  at_label: Float[Array, " N"]  # x of the label, 0 while it was not seen
-
-  def below(self, top: Float[Array, " N"]) -> "_Sums":
-    """The same with a larger top."""
-    shift = self.top - top
-    shrink = jnp.exp(shift)
-    weighted = shrink * (self.weighted + shift * self.total)
-    return _Sums(top, shrink * self.total, weighted, self.at_label)
-
-  def __add__(self, other: "_Sums") -> "_Sums":
-    sums = (a + b for a, b in zip(self[1:], other[1:], strict=True))
-    return _Sums(self.top, *sums)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _scores(options, head, hidden, labels, temperature, chunks):
   """Log-probs (and entropies) of the first `chunks` chunks of N tokens.
+
+  options: C, whether entropies are asked for, and W.
 
   Written with its own gradient because a loop whose length is data has none,
   so that the gradient of a slice of the head is one float32 sum, not one a
@@ -224,44 +159,47 @@ def _slice(head: Float[Array, "V E"], n: Int[Array, ""], rows: int):
 def _scores_forward(options, head, hidden, labels, temperature, chunks):
   size, with_entropy, rows = options
 
-  def add_slice(n, sums):
+  def add_slice(n, seen):
     part, ids, new = _slice(head, n, rows)
 
-    def one(i, sums):
-      h, label, *old = _at_chunk((hidden, labels, *sums), i, size)
-      old = _Sums(*old)
+    def one(i, seen):
+      h, label, log_z, mean, at_label = _at_chunk(
+        (hidden, labels, *seen), i, size
+      )
       # [V, C]: sums over the outer axis run along vectors, which takes a CPU
       # a third of the time of sums over the inner one.
       x = product("vd,cd->vc", part, h) / temperature
       if head.shape[0] % rows:
         x = jnp.where(new, x, _LOWEST)
-      top = jnp.maximum(old.top, jnp.max(x, axis=0))
-      at_label = jnp.where(new & (ids == label), x, 0.0)
-      x = x - top
-      e = jnp.exp(x)
-      weighted = jnp.sum(e * x, axis=0) if with_entropy else old.weighted
-      found = _Sums(
-        top, jnp.sum(e, axis=0), weighted, jnp.sum(at_label, axis=0)
-      )
-      both = old.below(top) + found
-      return _Sums(
-        *(_put(s, b, i * size) for s, b in zip(sums, both, strict=True))
+      at_label += jnp.sum(jnp.where(new & (ids == label), x, 0.0), axis=0)
+      top = jnp.max(x, axis=0)
+      e = jnp.exp(x - top)
+      total = jnp.sum(e, axis=0)
+      of_slice = top + jnp.log(total)
+      old, log_z = log_z, jnp.logaddexp(log_z, of_slice)
+      if with_entropy:
+        new_mean = jnp.exp(of_slice - log_z) * jnp.sum(e * x, axis=0) / total
+        mean = jnp.exp(old - log_z) * mean + new_mean
+      both = log_z, mean, at_label
+      return tuple(
+        _put(s, b, i * size) for s, b in zip(seen, both, strict=True)
       )
 
-    return jax.lax.fori_loop(0, chunks, one, sums)
+    return jax.lax.fori_loop(0, chunks, one, seen)
 
+  # Of each token's logits x, over the part of the vocabulary seen so far: log
+  # sum exp x, their mean, x of the label (0 while it was not seen).
   zeros = jnp.zeros_like(labels, jnp.float32)
-  sums = _Sums(zeros + _LOWEST, zeros, zeros, zeros)
-  slices = -(-head.shape[0] // rows)
-  sums = jax.lax.fori_loop(0, slices, add_slice, sums)
-  if has_mesh():
-    sums = sums.below(jax.lax.pmax(sums.top, RULES["vocab"]))
-    sums = _Sums(sums.top, *(add_up(x, "vocab") for x in sums[1:]))
-  log_total = jnp.log(sums.total)
-  scores = [sums.at_label - sums.top - log_total]
+  log_z, mean, at_label = jax.lax.fori_loop(
+    *(0, -(-head.shape[0] // rows), add_slice), (zeros + _LOWEST, zeros, zeros)
+  )
+  top = jax.lax.pmax(log_z, axes_of("vocab"))
+  share = jnp.exp(log_z - top)
+  total = add_up(share, "vocab")
+  log_z = top + jnp.log(total)
+  scores = [add_up(at_label, "vocab") - log_z]
   if with_entropy:
-    scores.append(log_total - sums.weighted / sums.total)
-  log_z = log_total + sums.top
+    scores.append(log_z - add_up(share * mean, "vocab") / total)
   saved = (head, hidden, labels, temperature, chunks, log_z, scores)
   return tuple(scores), saved
 

@@ -5,7 +5,6 @@ target (PEFT's names: q_proj, gate_proj, ...). `split` takes one apart, `join`
 puts it together again; neither copies an array.
 """
 
-import json
 import math
 import pathlib
 
@@ -15,7 +14,7 @@ import numpy as np
 import safetensors.numpy
 from flax import nnx
 
-from atlas_jax import files
+from atlas_jax import directory, files
 from atlas_jax.config import LoraConfig, ModelConfig
 from atlas_jax.model import hf
 from atlas_jax.model.adapted import Adapted, Form, Pair
@@ -76,18 +75,13 @@ def abstract(config: DecoderConfig, options: ModelConfig) -> Decoder:
   return join(base, jax.eval_shape(lambda: draw(config, options.lora, 0)))
 
 
-def _same(model: Decoder) -> Decoder:
-  """Another object that holds the same arrays."""
-  return jax.tree.map(lambda x: x, model)
-
-
 def split(model: Decoder) -> tuple[Decoder | None, Decoder | Adapters]:
   """(what is frozen, what is trained); a plain model is trained as a whole."""
   parts = vars(model.blocks) if isinstance(model, Decoder) else {}
   adapted = {k: part for k, part in parts.items() if isinstance(part, Adapted)}
   if not adapted:
     return None, model
-  base = _same(model)
+  base = jax.tree.map(lambda x: x, model)  # another object, its arrays
   for name, part in adapted.items():
     setattr(base.blocks, name, part.weight)
   return base, Adapters({name: part.pair for name, part in adapted.items()})
@@ -99,7 +93,7 @@ def join(
   """The model of a `split`, whose adapted weights compute in `form`."""
   if base is None:
     return trained
-  model = _same(base)
+  model = jax.tree.map(lambda x: x, base)  # another object, its arrays
   for name, pair in trained.pairs().items():
     weight = getattr(base.blocks, name)
     setattr(model.blocks, name, Adapted(weight, pair, form))
@@ -143,8 +137,7 @@ def save_peft(
     "lora_dropout": 0.0,
     "inference_mode": True,
   }
-  with files.replacing(path / "adapter_config.json") as file:
-    file.write(json.dumps(config, indent=2).encode())
+  directory.write_json(path / "adapter_config.json", config)
 
 
 def _matrix(x: jax.Array, rows: int) -> np.ndarray:

@@ -17,11 +17,10 @@ from atlas_jax.data.problems import Problem
 from atlas_jax.phases.servers import Servers, Student
 from atlas_jax.phases.teacher import Teacher
 from atlas_jax.reports import reading
-from atlas_jax.teaching import statistics
-from atlas_jax.teaching.answers import AnswerChecker, Verdict
-from atlas_jax.teaching.arms import Attempt, run_arm
+from atlas_jax.teaching import statistics, transcripts
+from atlas_jax.teaching.answers import AnswerChecker
+from atlas_jax.teaching.arms import run_arm
 from atlas_jax.teaching.prompts import Prompts
-from atlas_jax.teaching.statistics import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +30,6 @@ class Arm:
   """Who is taught by whom, in which words.
 
   Attributes:
-    key: names its file in report/arms.
     title: names it in the table of its student.
     prompts: the templates.
     teacher: who teaches; None: nobody.
@@ -41,7 +39,6 @@ class Arm:
       in all of them.
   """
 
-  key: str
   title: str
   prompts: Prompts
   teacher: Teacher | None = None
@@ -58,14 +55,6 @@ class Arm:
     """Names the arm in the episodes, where those of all students are."""
     return reading.titled(self.title, self.student_name)
 
-  def of(self, number: int, student: Student) -> "Arm":
-    """The same arm of another student, the config's `number`."""
-    key = f"{self.key}_student_{number}"
-    return replace(self, key=key, student=student)
-
-
-Judged = tuple[list[Attempt], list[Outcome], list[Verdict]]
-
 
 def sample(
   arm: Arm,
@@ -76,8 +65,10 @@ def sample(
   checker: AnswerChecker,
   samples: int,
   hold: bool = False,
-) -> Judged | None:
-  """Samples and judges an arm; None on all processes but the lead.
+) -> list[dict] | None:
+  """Samples and judges an arm: a line of the episodes for each attempt.
+
+  None on all processes but the lead.
 
   With `hold` a signal waits for its end. A collective.
 
@@ -91,7 +82,7 @@ def sample(
     student_temperature=config.evaluate.student_temperature,
   )
 
-  def work() -> Judged:
+  def work() -> list[dict]:
     begin = time.perf_counter()
     teacher, student = servers.roles()
     with progress.shown(progress.timed(arm.name)):
@@ -108,14 +99,19 @@ def sample(
         )
       )
     seconds = time.perf_counter() - begin
-    outcomes, verdicts = statistics.judge(attempts, checker)
+    verdicts = checker.check_many(
+      (a.problem, a.solution.text, a.solution.finish_reason) for a in attempts
+    )
     if all(verdict.score is None for verdict in verdicts):
       raise Unanswered(
         f"{arm.name}: no verdict on any of {len(verdicts)} responses; the last"
         f" failure: {checker.failure}"
       )
     log.info("%s: %d attempts in %.1f s", arm.name, len(attempts), seconds)
-    return attempts, outcomes, verdicts
+    return [
+      transcripts.attempt_json(arm.name, *judged)
+      for judged in zip(attempts, verdicts, strict=True)
+    ]
 
   with servers.holding(arm.teacher, arm.student):
     return servers.call(work, hold)
@@ -131,26 +127,25 @@ def validation(
   """
 
   def accuracy(arm: Arm) -> tuple[float, float, float]:
-    found = sample(arm, config=config, samples=1, hold=True, **given)
+    lines = sample(arm, config=config, samples=1, hold=True, **given)
 
     def interval():
-      result = statistics.arm_result(
-        *(arm.title, found[1]),
-        alone=None,
+      found = statistics.accuracy_interval(
+        statistics.scores(lines),
         resamples=config.evaluate.bootstrap_resamples,
         seed=config.seed,
       )
-      return result.accuracy, result.accuracy_low, result.accuracy_high
+      return found.estimate, found.low, found.high
 
-    return multihost.broadcast_json(interval() if found else None)
+    return multihost.broadcast_json(interval() if lines else None)
 
   @functools.cache  # the student stays as it is
   def alone() -> float:
-    return accuracy(Arm("alone", "validation, student alone", prompts))[0]
+    return accuracy(Arm("validation, student alone", prompts))[0]
 
   def numbers() -> dict[str, float]:
     begin, before = time.perf_counter(), alone()
-    taught = accuracy(Arm("taught", "validation, taught", prompts, teacher))
+    taught = accuracy(Arm("validation, taught", prompts, teacher))
     return {
       "validation_accuracy_alone": before,
       "validation_accuracy_taught": taught[0],

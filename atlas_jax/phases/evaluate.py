@@ -7,10 +7,9 @@ shows what each of its phases brought.
 
   report/INDEX_evaluate.json   arms of this evaluation (reports/tables.py)
   report/INDEX_evaluate.md     the tables, one a student
-  report/alone_versus_taught.png, report/learning_curve.png
+  report/learning_curve.png
   report/index.html            all of it in one page, and every episode
-  report/arms/ARM.json         outcomes an arm, for the pairing
-  episodes/INDEX_evaluate.jsonl   every attempt
+  episodes/INDEX_evaluate.jsonl   every attempt, an arm as a whole
 """
 
 import dataclasses
@@ -18,9 +17,9 @@ import json
 import logging
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from atlas_jax import directory, files, metrics, multihost
+from atlas_jax import directory, metrics, multihost
 from atlas_jax.config import Phase
 from atlas_jax.data.problems import Problem
 from atlas_jax.phases import arms
@@ -29,11 +28,10 @@ from atlas_jax.phases.entry import PhaseEntry
 from atlas_jax.phases.guests import Guest, Guests
 from atlas_jax.phases.servers import Servers
 from atlas_jax.phases.teacher import Teacher
-from atlas_jax.reports import plots, reading, tables
-from atlas_jax.teaching import statistics, transcripts
+from atlas_jax.reports import curves, reading, tables
+from atlas_jax.teaching import statistics
 from atlas_jax.teaching.answers import AnswerChecker
 from atlas_jax.teaching.prompts import Prompts
-from atlas_jax.teaching.statistics import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -56,88 +54,81 @@ def arms_of(
   and by the run's teacher, the newest last. Then each student that the teacher
   never met, alone and taught.
   """
-  alone = Arm("alone", reading.ALONE, prompts)
+  alone = Arm(reading.ALONE, prompts)
   constants = [
-    Arm(f"constant_{i}", f'constant "{text}"', prompts, constant=text)
-    for i, text in enumerate(entry.config.evaluate.constant_teachings)
+    Arm(f'constant "{text}"', prompts, constant=text)
+    for text in entry.config.evaluate.constant_teachings
   ]
   taught = [
-    Arm(f"teacher_{i}", f"teacher of {name}", words, guest)
-    for i, (name, guest, words) in enumerate(guests.teachers)
+    Arm(f"teacher of {name}", words, guest)
+    for name, guest, words in guests.teachers
   ]
   for at in entry.entries("evaluate"):
     title = teacher_name(entry.config.phases[: at.index])
-    own = Arm(at.name, title, prompts, teacher, evaluation=at.name)
-    for i, (name, words) in enumerate(guests.prompts):
-      told = {"key": f"{at.name}_prompts_{i}", "title": f"{title}, {name}"}
-      taught.append(dataclasses.replace(own, prompts=words, **told))
-    taught.append(own)
+    taught += [
+      Arm(f"{title}, {name}", words, teacher, evaluation=at.name)
+      for name, words in guests.prompts
+    ]
+    taught.append(Arm(title, prompts, teacher, evaluation=at.name))
   of_guests = [
-    arm.of(i, student)
-    for i, student in enumerate(guests.students)
+    dataclasses.replace(arm, student=student)
+    for student in guests.students
     for arm in (alone, *taught)
   ]
-  return [alone, *constants, *taught, *of_guests]
-
-
-def _path(entry: PhaseEntry, arm: Arm) -> pathlib.Path:
-  return entry.workdir / "report" / "arms" / f"{arm.key}.json"
+  # Where nothing was trained between two evaluations their teacher is one.
+  found = (alone, *constants, *taught, *of_guests)
+  return list({arm.name: arm for arm in found}.values())
 
 
 def _source(arm: Arm) -> dict:
-  """What an arm is sampled with that the run's config does not hold."""
+  """What an arm is sampled with, as it stands in the lines of its attempts."""
   last = arm.teacher.trained if isinstance(arm.teacher, Guest) else None
   return {
+    "student": arm.student_name,
     "prompts": arm.prompts.fingerprint,
     "checkpoint": last and [last[0].name, last[1]],
   }
 
 
-def _check_source(path: pathlib.Path, arm: Arm) -> None:
-  """Raises RunError where an arm that is there was sampled with another."""
-  # An older version kept none.
-  before = files.read_json(path).get("source") or _source(arm)
+def sampled(entry: PhaseEntry) -> dict[str, list[Mapping]]:
+  """Name of an arm -> its attempts, of this evaluation and those before it."""
+  found: dict[str, list[Mapping]] = {}
+  for at in entry.entries("evaluate"):
+    for line in metrics.read_jsonl(at.episodes):
+      found.setdefault(line["arm"], []).append(line)
+  return found
+
+
+def _is_there(entry: PhaseEntry, arm: Arm) -> bool:
+  """Whether an arm was sampled; RunError if that was with another source."""
+  before = sampled(entry).get(arm.name)
+  if before is None:
+    return False
   for what, now in _source(arm).items():
-    if before[what] != now:
+    was = before[0].get(what, now)  # an older version kept none
+    if was != now:
       raise directory.RunError(
-        f"{path}: the {what} of {arm.title} changed since it was sampled, from"
-        f" {before[what]} to {now}; bring back what it was, or evaluate in"
+        f"{entry.workdir}: the {what} of {arm.title} changed since it was"
+        f" sampled, from {was} to {now}; bring back what it was, or evaluate in"
         " another --workdir"
       )
-
-
-def outcomes(entry: PhaseEntry, arm: Arm) -> list[Outcome]:
-  """What counts of an arm that was sampled."""
-  saved = files.read_json(_path(entry, arm))
-  return [Outcome(**o) for o in saved["outcomes"]]
+  return True
 
 
 def sample(
   entry: PhaseEntry, arm: Arm, problems: Sequence[Problem], **given
 ) -> None:
   """Samples an arm and keeps it, unless it is there. A collective."""
-  path, config = _path(entry, arm), entry.config
-  if multihost.broadcast_json(path.exists()):
-    multihost.call_on_lead(lambda: _check_source(path, arm))
+  if multihost.call_on_lead(lambda: _is_there(entry, arm)):
     return
-  samples = config.evaluate.samples
+  config, samples = entry.config, entry.config.evaluate.samples
   found = arms.sample(arm, problems, config=config, samples=samples, **given)
 
   def keep():
-    attempts, counted, verdicts = found
-    # A run that was killed here before left the arm's lines.
-    others = metrics.read_jsonl(entry.episodes)
-    lines = [line for line in others if line["arm"] != arm.name]
-    student = {"student": arm.student_name}
-    lines += [
-      student | transcripts.attempt_json(arm.name, a, v, o.leaked)
-      for a, v, o in zip(attempts, verdicts, counted, strict=True)
-    ]
+    lines = metrics.read_jsonl(entry.episodes)
+    lines += [_source(arm) | line for line in found]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     directory.write_whole(entry.episodes, text)
-    saved = [dataclasses.asdict(o) for o in counted]
-    told = {"title": arm.name, "source": _source(arm), "outcomes": saved}
-    directory.write_json(path, told)
 
   multihost.call_on_lead(keep)
 
@@ -181,10 +172,10 @@ def _write_page(evaluation: pathlib.Path) -> None:
 def _report(entry: PhaseEntry, shown: Sequence[Arm]) -> None:
   c, found = entry.config.evaluate, {}
   of_student: dict[str | None, list[dict]] = {}
-  constants, kinds = [], {}
+  constants, kinds, lines = [], {}, sampled(entry)
   for arm in shown:
     student = arm.student_name
-    found[arm.name] = mine = outcomes(entry, arm)
+    found[arm.name] = mine = lines[arm.name]
     alone = found[reading.titled(reading.ALONE, student)]
     result = statistics.arm_result(
       *(arm.title, mine),
@@ -203,7 +194,7 @@ def _report(entry: PhaseEntry, shown: Sequence[Arm]) -> None:
     best = max(constants, key=lambda r: r["accuracy"])
     own.insert(1, best | {"name": f"best {best['name']}"})
   evaluation = {
-    "problems": len({o.problem_id for o in found[reading.ALONE]}),
+    "problems": len({x["id"] for x in found[reading.ALONE]}),
     "split": c.split,
     "judge": entry.config.data.verifier,
     "arms": own,
@@ -215,13 +206,10 @@ def _report(entry: PhaseEntry, shown: Sequence[Arm]) -> None:
   directory.write_whole(
     folder / f"{entry.name}.md", tables.markdown(evaluation)
   )
-  plots.alone_versus_taught(evaluation, folder / "alone_versus_taught.png")
-  lines = metrics.read_jsonl(entry.workdir / "metrics.jsonl")
-  trained = [x["phase"] for x in lines if x["phase"] in entry.names("grpo")]
+  steps = metrics.read_jsonl(entry.workdir / "metrics.jsonl")
+  trained = [x["phase"] for x in steps if x["phase"] in entry.names("grpo")]
   if trained:
-    plots.learning_curve(
-      lines, folder / "learning_curve.png", phase=trained[-1]
-    )
+    curves.learning_curve(steps, folder / "learning_curve.png", trained[-1])
   directory.write_json(folder / f"{entry.name}.json", evaluation)
   _write_page(folder / f"{entry.name}.json")
   tables.show(evaluation, sys.stdout)

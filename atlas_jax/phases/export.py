@@ -5,6 +5,7 @@ import pathlib
 import jax
 
 from atlas_jax import directory, hub, sharding
+from atlas_jax.config import MeshConfig
 from atlas_jax.phases import trained
 from atlas_jax.phases.entry import PhaseEntry
 from atlas_jax.phases.teacher import Teacher
@@ -18,7 +19,7 @@ def export(entry: PhaseEntry, *, teacher: Teacher) -> None:
 
 
 def export_run(workdir: pathlib.Path, path: pathlib.Path, dtype: str) -> None:
-  """Exports the weights that a run, which is not in progress, trained last.
+  """Exports the weights that a run trained last, on whatever devices are here.
 
   Raises:
     CheckpointError: the run has trained nothing yet.
@@ -27,7 +28,7 @@ def export_run(workdir: pathlib.Path, path: pathlib.Path, dtype: str) -> None:
   with directory.lock(workdir):
     config = directory.read_config(workdir)
     model = hub.directory(config.teacher.path, "model")
-    with jax.set_mesh(sharding.make_mesh(config.mesh)):
+    with jax.set_mesh(sharding.make_mesh(MeshConfig())):
       teacher = Teacher(config.teacher, model, None, config.seed)
       entry, _ = trained.newest(workdir, config)
       step, weights = trained.read(entry, teacher)

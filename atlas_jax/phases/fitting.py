@@ -57,29 +57,36 @@ def fitting(
     shown = min(e.max_probe_tokens, e.shown_probe_tokens)
     longest = max(shown, len(teacher.encode(NO_PROBE))) + teaching
     fields = {"probe": ""}
-    stages.append((teacher, "teacher", fields, longest, *min(rooms)))
+    stages.append((teacher, [("teacher", fields, longest, *min(rooms))]))
   if "evaluate" in config.phases and split == config.evaluate.split:
     constants = config.evaluate.constant_teachings
     teaching = max([teaching, *(len(student.encode(c)) for c in constants)])
   if not s.student.elsewhere:
     room = (s.student.max_model_len, "serving.student.max_model_len")
     longest = e.max_solution_tokens
-    stages += [
-      (student, "student_baseline", {}, longest, *room),
-      (student, "student_probe", {}, e.max_probe_tokens, *room),
-      (
-        *(student, "student_taught", {"teaching": ""}),
-        *(teaching + longest, *room),
-      ),
+    asked = [
+      ("student_baseline", {}, longest, *room),
+      ("student_probe", {}, e.max_probe_tokens, *room),
+      ("student_taught", {"teaching": ""}, teaching + longest, *room),
     ]
+    stages.append((student, asked))
 
   def measure(problem: Problem):
     needs = []
-    for chat, template, fields, longest, room, key in stages:
-      text = prompts.render(template, {"question": problem.question, **fields})
-      ids = chat.prompt_ids(text, e.chat_template_kwargs.of(template))
-      what = f" for {template} and its response"
-      needs.append((len(ids) + longest, what, room, key))
+    for chat, asked in stages:
+      texts = [
+        (
+          prompts.render(template, {"question": problem.question, **fields}),
+          e.chat_template_kwargs.of(template),
+        )
+        for template, fields, *_ in asked
+      ]
+      found = chat.all_prompt_ids(texts)
+      for ids, (template, _, longest, room, key) in zip(
+        found, asked, strict=True
+      ):
+        what = f" for {template} and its response"
+        needs.append((len(ids) + longest, what, room, key))
     return problem, needs
 
   return _kept(problems, measure, f"{split} problems", config)

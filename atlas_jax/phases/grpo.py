@@ -26,9 +26,8 @@ import numpy as np
 
 from atlas_jax import metrics, multihost, stopping
 from atlas_jax.checkpoint import CheckpointError
-from atlas_jax.config import GrpoConfig, RunConfig
+from atlas_jax.config import RunConfig
 from atlas_jax.data.problems import Problem, ProblemStream
-from atlas_jax.errors import AtlasError
 from atlas_jax.model import lora
 from atlas_jax.phases import trained
 from atlas_jax.phases.ahead import AheadQueue
@@ -43,7 +42,7 @@ from atlas_jax.phases.rollouts import (
 from atlas_jax.phases.servers import Servers
 from atlas_jax.phases.teacher import Teacher
 from atlas_jax.phases.trainer import make_grpo_step, rows_at_once
-from atlas_jax.phases.training_phase import TrainingPhase
+from atlas_jax.phases.training_phase import TrainingError, TrainingPhase
 from atlas_jax.teaching import transcripts
 from atlas_jax.teaching.answers import AnswerChecker
 from atlas_jax.teaching.episode import run_episodes
@@ -52,10 +51,6 @@ from atlas_jax.teaching.rewards import score_episodes
 from atlas_jax.training.scoring import ema_update
 
 log = logging.getLogger(__name__)
-
-
-class NoRewardError(AtlasError):
-  """No teaching of a step has a reward; the text says why."""
 
 
 def sample_batch(
@@ -79,8 +74,8 @@ def sample_batch(
   (teacher, student), and `ask` sends what a coroutine requests.
 
   Raises:
-    NoRewardError: no teaching could be judged.
-    RowError: a teaching is longer than a row.
+    TrainingError: no teaching could be judged.
+    TooLong: a teaching is longer than a row.
     ServerError, ServerDown: of the servers.
   """
   cfg, sampling, scoring = config.grpo, 0.0, 0.0
@@ -118,8 +113,8 @@ def sample_batch(
     wanted = flat_groups(scored, cfg)
     if not wanted:
       break
-  if all(r.total is None for s in scored_P for r in s.rewards):
-    raise NoRewardError(
+  if all(t.reward.total is None for s in scored_P for t in s.teachings):
+    raise TrainingError(
       f"step {step}: no teaching has a reward; the last failure of a function"
       f" of yours: {checker.failure}"
     )
@@ -137,23 +132,6 @@ def sample_batch(
     },
     "stream": stream.state(),
   }
-
-
-def _warn(cfg: GrpoConfig, problems: int) -> None:
-  if cfg.beta > 0 and cfg.ref_ema_alpha >= 0.5 and cfg.ref_ema_every <= 4:
-    log.warning(
-      "config.grpo.ref_ema_alpha=%g every %d steps moves the reference along"
-      " with the policy: the KL penalty hardly holds anything",
-      cfg.ref_ema_alpha,
-      cfg.ref_ema_every,
-    )
-  if problems < cfg.problems_per_step:
-    log.warning(
-      "there are %d training problems, config.grpo.problems_per_step=%d: a step"
-      " has the same problem more than once",
-      problems,
-      cfg.problems_per_step,
-    )
 
 
 def train(entry: PhaseEntry, *, teacher: Teacher, **given) -> None:
@@ -184,7 +162,13 @@ def _train(
 ) -> dict | None:
   """All steps that are left; TrainingPhase.best at their end."""
   config, cfg = entry.config, entry.config.grpo
-  _warn(cfg, len(problems))
+  if len(problems) < cfg.problems_per_step:
+    log.warning(
+      "there are %d training problems, config.grpo.problems_per_step=%d: a step"
+      " has the same problem more than once",
+      len(problems),
+      cfg.problems_per_step,
+    )
   tx, train_step = make_grpo_step(config, teacher)
   with contextlib.ExitStack() as stack:
     dtype = cfg.reference_dtype if cfg.beta > 0 else None

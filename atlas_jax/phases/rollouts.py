@@ -10,17 +10,13 @@ import numpy as np
 
 from atlas_jax.config import GrpoConfig
 from atlas_jax.data import packing
-from atlas_jax.errors import AtlasError
+from atlas_jax.phases.fitting import TooLong
 from atlas_jax.teaching import rewards
 from atlas_jax.teaching.rewards import ScoredEpisode
 
 
-class RowError(AtlasError):
-  """A sampled teaching does not fit a row; the text says what to change."""
-
-
 def _advantages(scored_P, cfg):
-  rewards_PG = [[r.total for r in s.rewards] for s in scored_P]
+  rewards_PG = [[t.reward.total for t in s.teachings] for s in scored_P]
   return rewards.group_advantages(rewards_PG, cfg.advantage)
 
 
@@ -37,27 +33,26 @@ def trainable(scored_P: Sequence[ScoredEpisode], cfg: GrpoConfig) -> list[dict]:
   cfg.mask_truncated.
 
   Raises:
-    RowError: a prompt with its teaching is longer than a row.
+    TooLong: a prompt with its teaching is longer than a row.
   """
   kept = []
   for s, advantages_G, flat in zip(
     scored_P, *_advantages(scored_P, cfg), strict=True
   ):
-    for teaching, reward, advantage in zip(
-      s.episode.teachings, s.rewards, advantages_G, strict=True
-    ):
-      if flat or reward.total is None:
+    for one, advantage in zip(s.teachings, advantages_G, strict=True):
+      if flat or one.reward.total is None:
         continue
-      sample, prompt = teaching.said.sample, teaching.said.prompt_ids
+      said = one.teaching.said
+      sample, prompt = said.sample, said.prompt_ids
       if len(prompt) + len(sample.token_ids) > cfg.row_length:
-        raise RowError(
+        raise TooLong(
           f"a prompt of {len(prompt)} tokens and its teaching of"
           f" {len(sample.token_ids)} do not fit into"
           f" config.grpo.row_length={cfg.row_length}; raise it, or lower"
           " config.episode.max_teaching_tokens. The question begins"
           f" {s.episode.problem.question[:80]!r}"
         )
-      cut = teaching.said.finish_reason == "length"
+      cut = said.finish_reason == "length"
       kept.append(
         {
           "prompt": prompt,
@@ -108,8 +103,8 @@ def pack_rollouts(
 
 def summary(scored_P: Sequence[ScoredEpisode]) -> dict[str, float]:
   """Numbers of a step's episodes; a mean of nothing is NaN."""
-  teachings = [t for s in scored_P for t in s.episode.teachings]
-  given = [r for s in scored_P for r in s.rewards]
+  scored = [t for s in scored_P for t in s.teachings]
+  teachings, given = [t.teaching for t in scored], [t.reward for t in scored]
   known = [r for r in given if r.total is not None]
   lengths = [t.said.tokens for t in teachings]
 
@@ -124,7 +119,7 @@ def summary(scored_P: Sequence[ScoredEpisode]) -> dict[str, float]:
     "accuracy_taught": mean(s.taught_rate for s in scored_P),
     "unjudged": len(given) - len(known),
     "format_ok_fraction": mean(t.status == "ok" for t in teachings),
-    "leak_fraction": mean(leak for s in scored_P for leak in s.leaked),
+    "leak_fraction": mean(t.leaked for t in scored),
     "truncated_fraction": mean(
       t.said.finish_reason == "length" for t in teachings
     ),

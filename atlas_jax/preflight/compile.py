@@ -19,7 +19,6 @@ from atlas_jax.preflight import chips, hlo, programs, work
 from atlas_jax.preflight import servers as servers_lib
 from atlas_jax.sharding import ShardingError
 
-_NOBODY: Mapping = types.MappingProxyType({})
 SPARE = 0.1  # of a chip's memory that must stay free
 # Shares of the peak that dense training reaches; nobody has measured ours.
 COMPUTE_SHARE, LINK_SHARE = 0.5, 0.7
@@ -34,7 +33,7 @@ def check(
   rows: int | None = None,
   prompt_tokens: int = 1024,
   to_the_end: bool = True,
-  servers: Mapping[str, int] = _NOBODY,
+  servers: Mapping[str, int] = types.MappingProxyType({}),
 ) -> dict:
   """Compiles the programs of config.phases for `target`.
 
@@ -149,10 +148,6 @@ def alternatives(config: RunConfig) -> Iterator[tuple[str, RunConfig]]:
       yield ", ".join(f"{k}={v}" for k, v in all_changes.items()), new
 
 
-def _total(checked: dict) -> int:
-  return checked["peak_bytes"] + sum(checked["servers_bytes"].values())
-
-
 def table(checked: dict) -> str:
   """What a person reads of `check`."""
   lines = [
@@ -183,9 +178,10 @@ def table(checked: dict) -> str:
   ]
   if host := checked["host_bytes"]:
     lines.append(f"in the host's memory: {host / chips.GIB:.2f} GiB a chip")
+  total = checked["peak_bytes"] + sum(checked["servers_bytes"].values())
   lines.append(
     f"{checked['target']}: {'fits' if checked['fits'] else 'does not fit'}:"
-    f" at most {_total(checked) / chips.GIB:.2f} GiB a chip of"
+    f" at most {total / chips.GIB:.2f} GiB a chip of"
     f" {checked['memory_bytes'] / chips.GIB:.2f}, {SPARE:.0%} of which must"
     f" stay free{'; ' + checked['problem'] if checked['problem'] else ''}"
   )

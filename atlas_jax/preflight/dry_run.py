@@ -19,7 +19,7 @@ def lines(
     visible: see `gpus.of_trainer`.
 
   Raises:
-    GpuError: as `gpus.of_trainer`.
+    ConfigError: as `gpus.of_trainer`.
   """
   yield gpus.split(config) or "GPUs: nothing is set"
   mine = gpus.of_trainer(config, visible)

@@ -39,27 +39,27 @@ class Program:
   text: str = ""  # the optimised HLO
 
 
+def _on_host(x) -> bool:
+  return getattr(x.sharding, "memory_kind", None) == "pinned_host"
+
+
 def tree_bytes(tree) -> int:
   """Bytes of the arrays of an abstract tree in the memory of one device."""
   return sum(
     x.dtype.itemsize * math.prod(x.sharding.shard_shape(x.shape))
     for x in jax.tree.leaves(tree)
-    if x.sharding.memory_kind != "pinned_host"
+    if not _on_host(x)
   )
 
 
 def placed(tree):
-  """An abstract tree with the layouts of the mesh that is set."""
+  """An abstract tree with the layouts of the mesh that is set.
 
-  def on_host(x, wanted):
-    if getattr(x.sharding, "memory_kind", None) != "pinned_host":
-      return wanted
-    # A mesh of devices that are only described has no memory of a host.
-    mesh = jax.sharding.get_abstract_mesh()
-    kept = NamedSharding(mesh, x.sharding.spec, memory_kind="pinned_host")
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=kept)
-
-  return jax.tree.map(on_host, tree, checkpoint.abstract(tree))
+  What is on the host stays on an abstract mesh: one of devices that are only
+  described has no memory of a host.
+  """
+  on_mesh = checkpoint.abstract(tree)
+  return jax.tree.map(lambda x, y: x if _on_host(x) else y, tree, on_mesh)
 
 
 def compiled(

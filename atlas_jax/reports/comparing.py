@@ -11,6 +11,8 @@ from atlas_jax.reports.tables import ReportError
 from atlas_jax.teaching import statistics
 from atlas_jax.teaching.statistics import Interval
 
+_HOW = {"resamples": 10_000, "seed": 0}  # of a bootstrap
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -55,8 +57,6 @@ def compare(
   *,
   arm: str | None = None,
   other_arm: str | None = None,
-  resamples: int = 10_000,
-  seed: int = 0,
 ) -> Comparison:
   """Holds an arm of `run` beside an arm of `other`.
 
@@ -65,7 +65,7 @@ def compare(
   """
   one, first = run.arm(arm)
   two, second = other.arm(other_arm)
-  after, before = reading.rates(first), reading.rates(second)
+  after, before = statistics.rates(first), statistics.rates(second)
   common = [key for key in after if key in before]
   if not common:
     raise ReportError(
@@ -79,17 +79,13 @@ def compare(
     problems=len(common),
     accuracy=(sum(a) / len(a), sum(b) / len(b)),
     differences=tuple(x - y for x, y in zip(a, b, strict=True)),
-    difference=statistics.paired_bootstrap(
-      b, a, resamples=resamples, seed=seed
-    ),
+    difference=statistics.paired_bootstrap(b, a, **_HOW),
     mcnemar_p=statistics.mcnemar([x > 0.5 for x in b], [x > 0.5 for x in a]),
     flips=reading.flips_of(before, after),
   )
 
 
-def over_seeds(
-  seeds: Sequence[Comparison], *, resamples: int = 10_000, seed: int = 0
-) -> list[tuple[str, str]]:
+def over_seeds(seeds: Sequence[Comparison]) -> list[tuple[str, str]]:
   """(what, value) of the same comparison in runs that differ by their seeds."""
 
   def accuracy(side: int) -> tuple[str, str]:
@@ -98,9 +94,8 @@ def over_seeds(
     spread = np.std(found, ddof=1)
     return f"Accuracy: {names}", f"{np.mean(found):.1f}% ± {spread:.1f} (sd)"
 
-  difference = statistics.nested_bootstrap(
-    [one.differences for one in seeds], resamples=resamples, seed=seed
-  )
+  differences = [one.differences for one in seeds]
+  difference = statistics.nested_bootstrap(differences, **_HOW)
   return [
     ("Seeds", str(len(seeds))),
     *map(accuracy, (0, 1)),

@@ -1,4 +1,4 @@
-"""The curves of a training as SVG text that stands in a page.
+"""The curves of a training, as SVG text that stands in a page or as a PNG.
 
 Each figure shows a few metrics of one phase by step. With several runs (seeds)
 a line is their mean and the band around it their range.
@@ -6,6 +6,7 @@ a line is their mean and the band around it their range.
 
 import io
 import itertools
+import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -185,3 +186,34 @@ def of_rows(rows: Mapping[str, Sequence[Sequence[Mapping]]]) -> list[str]:
     if curves:
       drawn.append(figure(f"{title}: {name}", unit, curves))
   return drawn
+
+
+def learning_curve(
+  lines: Sequence[Mapping], path: pathlib.Path, phase: str
+) -> None:
+  """Writes a PNG: accuracy alone and taught above, reward below, by step.
+
+  Args:
+    lines: of metrics.jsonl; those of other phases are left out.
+    path: the file to write.
+    phase: whose steps to show.
+  """
+  from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+  def drawn(axes, colors: Mapping[str, str]) -> None:
+    found = {name: series([lines], phase, name) for name in colors}
+    shown = {name.split("_")[1]: at for name, at in found.items() if at}
+    plots.draw_curves(axes, shown, colors.values())
+
+  titles = (
+    "The student's accuracy on training problems",
+    "The teacher's mean reward",
+  )
+  with plots.picture(path, *titles, size=(7.5, 5.4)) as (top, bottom):
+    top.set_ylim(0, 1.02)
+    taught = {"accuracy_taught": plots.TAUGHT, "accuracy_alone": plots.ALONE}
+    drawn(top, taught)
+    drawn(bottom, {"reward_mean": plots.REWARD})
+    top.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    bottom.set_xlabel(f"{phase.split('_')[-1]} step")
+    bottom.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -16,7 +16,7 @@ import jinja2
 import markupsafe
 
 from atlas_jax import config_tree, files
-from atlas_jax.reports import curves, page_data, reading, tables
+from atlas_jax.reports import curves, page_data, tables
 from atlas_jax.reports.reading import RunFiles
 
 MOST_BYTES = 2_200_000
@@ -138,7 +138,7 @@ def page(
     other=None if other is None else other.workdir.name,
     difference=[]
     if other is None
-    else reading.config_difference(run.config, other.config),
+    else config_tree.difference(run.config, other.config),
     compared=compared,
     provenance=_provenance(run),
     **{key: markupsafe.Markup(text) for key, text in safe.items()},

@@ -1,10 +1,4 @@
-"""Draws a run as PNG: its learning curve, its arms, and its score by spend.
-
-The learning curve reads the lines of metrics.jsonl: objects with `phase`,
-`step`, and, for phase P, `P/accuracy_alone`, `P/accuracy_taught` (fractions
-of the sampled problems) and `P/reward_mean`; a null is a gap. The other
-picture reads the evaluation that reports/tables.py describes. A phase is named
-INDEX_NAME, as in 1_grpo.
+"""Draws curves and bars of accuracies; writes pictures as PNG.
 
 Colours are those of Okabe and Ito (2008), which colour-blind readers tell
 apart.
@@ -19,7 +13,6 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from atlas_jax import files
-from atlas_jax.reports.tables import ReportError, check
 
 ALONE, TAUGHT, REWARD, OTHER = "#7F7F7F", "#0072B2", "#D55E00", "#8FC1E0"
 COLORS = (
@@ -52,7 +45,7 @@ def finish(axes, title: str) -> None:
 
 
 @contextlib.contextmanager
-def _picture(path: pathlib.Path, *titles: str, size: tuple[float, float]):
+def picture(path: pathlib.Path, *titles: str, size: tuple[float, float]):
   """Axes below each title to draw on; a PNG that is written whole."""
   from matplotlib.figure import Figure
 
@@ -101,50 +94,6 @@ def draw_curves(
     )
 
 
-def learning_curve(
-  metrics: Sequence[Mapping], path: pathlib.Path, *, phase: str
-) -> None:
-  """Writes a PNG: accuracy alone and taught above, reward below, by step.
-
-  Args:
-    metrics: the lines of metrics.jsonl; those of other phases are left out.
-    path: the file to write.
-    phase: whose steps to show.
-
-  Raises:
-    ReportError: the phase has no line, or a line misses a number.
-  """
-  lines = sorted(
-    (x for x in metrics if x["phase"] == phase), key=lambda x: x["step"]
-  )
-  if not lines:
-    raise ReportError(f"metrics.jsonl has no line of phase {phase!r}")
-
-  steps, curves = np.array([line["step"] for line in lines]), {}
-  for name in ("accuracy_taught", "accuracy_alone", "reward_mean"):
-    key = f"{phase}/{name}"
-    for line in lines:
-      if key not in line:
-        raise ReportError(f"step {line['step']} of metrics.jsonl has no {key}")
-    values = np.array([[line[key] for line in lines]], np.float64)  # None: NaN
-    curves[name.split("_")[1]] = steps, values
-  reward = {"reward": curves.pop("mean")}
-
-  from matplotlib.ticker import MaxNLocator, PercentFormatter
-
-  titles = (
-    "The student's accuracy on training problems",
-    "The teacher's mean reward",
-  )
-  with _picture(path, *titles, size=(7.5, 5.4)) as (top, bottom):
-    top.set_ylim(0, 1.02)
-    draw_curves(top, curves, (TAUGHT, ALONE))
-    draw_curves(bottom, reward, (REWARD,))
-    top.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    bottom.set_xlabel(f"{phase.split('_')[-1]} step")
-    bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
 def bars(
   rows: Sequence[tuple[str, tuple[float, float, float], str]],
   path: pathlib.Path,
@@ -165,7 +114,7 @@ def bars(
   names, values, texts = zip(*rows, strict=True)
   accuracy, low, high = np.array(values).T
   at, size = np.arange(len(rows)), (7.5, 1.3 + 0.62 * len(rows))
-  with _picture(path, title, size=size) as (axes,):
+  with picture(path, title, size=size) as (axes,):
     axes.barh(
       at,
       accuracy,
@@ -175,8 +124,9 @@ def bars(
       height=0.62,
       error_kw={"ecolor": "#333333", "capsize": 4, "elinewidth": 1.3},
     )
-    for place in zip(np.maximum(accuracy, high), at, texts, strict=True):
-      _write(axes, *place, by=(8, 0), va="center")
+    for x, y, text in zip(np.maximum(accuracy, high), at, texts, strict=True):
+      behind = {"xytext": (8, 0), "textcoords": "offset points"}
+      axes.annotate(text, (x, y), va="center", **behind)
     # A dollar is a dollar, and begins no formula.
     names = [textwrap.fill(name, 26).replace("$", r"\$") for name in names]
     axes.set_yticks(at, names)
@@ -187,66 +137,3 @@ def bars(
     axes.spines["bottom"].set_bounds(0, 1)
     axes.tick_params(axis="y", length=0)
     axes.grid(False)
-
-
-def alone_versus_taught(evaluation: Mapping, path: pathlib.Path) -> None:
-  """Writes a PNG: each arm's accuracy with its 95% interval.
-
-  Raises:
-    ReportError: a key of the evaluation is missing, or an arm's accuracy is.
-  """
-  check(evaluation)
-  arms = evaluation["arms"]
-  for arm in arms:
-    if any(arm[k] is None for k in ("accuracy", "accuracy_low")):
-      raise ReportError(f"arm {arm['name']!r} has no accuracy to draw")
-
-  def text(arm) -> str:
-    gain = arm["gain"]
-    behind = "" if gain is None else f"  ({100 * gain:+.1f})"
-    return f"{100 * arm['accuracy']:.1f}%{behind}"
-
-  bounds = ("accuracy", "accuracy_low", "accuracy_high")
-  bars(
-    [(a["name"], tuple(a[key] for key in bounds), text(a)) for a in arms],
-    path,
-    title=f"The student's accuracy on {evaluation['problems']} problems"
-    f" ({evaluation['split']}), 95% intervals",
-    colors=[ALONE, *[OTHER] * (len(arms) - 2), TAUGHT][: len(arms)],
-  )
-
-
-def score_against_spend(
-  points: Sequence[tuple[int, float, float]], path: pathlib.Path
-) -> None:
-  """Writes a PNG: the best validation score so far by the spend.
-
-  Args:
-    points: (calls, dollars, score) of each candidate, in order; the spend is
-      in dollars where there is any, else in calls.
-    path: the file to write.
-
-  Raises:
-    ReportError: there is no candidate.
-  """
-  if not points:
-    raise ReportError("there is no candidate to draw")
-  calls, dollars, scores = (
-    np.array(column) for column in zip(*points, strict=True)
-  )
-  priced = dollars.max() > 0
-  spend = dollars if priced else calls
-  title = "Validation score: each candidate, and the best so far"
-  with _picture(path, title, size=(7.5, 4.0)) as (axes,):
-    best = np.maximum.accumulate(scores)
-    axes.step(spend, best, where="post", color=TAUGHT, linewidth=2.2)
-    axes.scatter(spend, scores, color=OTHER, zorder=3, s=28)
-    names = ["seed", *map(str, range(1, len(scores)))]
-    for place in zip(spend, scores, names, strict=True):
-      _write(axes, *place, by=(5, -11), fontsize=8)
-    axes.set_xlabel("dollars spent" if priced else "calls made")
-
-
-def _write(axes, x: float, y: float, text: str, *, by, **style) -> None:
-  """Writes beside a point, `by` points of the print away from it."""
-  axes.annotate(text, (x, y), xytext=by, textcoords="offset points", **style)

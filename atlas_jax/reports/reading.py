@@ -9,18 +9,14 @@ optimisation of prompts has one evaluation, report/optimize.json; its attempts
 are the lines of episodes/test.jsonl.
 """
 
-import contextlib
 import functools
-import itertools
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from atlas_jax import config_tree, files, metrics
+from atlas_jax import files, metrics
 from atlas_jax.reports.tables import ReportError
-from atlas_jax.secret_names import is_secret
 from atlas_jax.teaching import statistics
-from atlas_jax.teaching.answers import Verdict
 from atlas_jax.teaching.prompts import fingerprint, prompts_config
 
 ALONE = "student alone"
@@ -82,9 +78,7 @@ class RunFiles:
   def training(self) -> Iterator[Mapping]:
     """The episodes of all GRPO phases, one line of a file at a time."""
     for path in _by_index(self.workdir / "episodes", "*_grpo.jsonl"):
-      for where, line in files.lines(path):
-        with contextlib.suppress(files.FileError):  # cut short by a kill
-          yield _current(files.parse(line, where))
+      yield from _lines(path)
 
 
 def titled(arm: str, student: str | None) -> str:
@@ -92,26 +86,15 @@ def titled(arm: str, student: str | None) -> str:
   return arm if student is None else f"{student}: {arm}"
 
 
-def _current(line: Mapping) -> Mapping:
-  """A line of an older version in the keys of today's."""
-  schema = line.get("schema", 1)
-  if schema > 2:
-    return line
-  line = {"student": None, **line}
-  if schema > 1:
-    return line
-  line["probe"] = line.pop("approach", line.get("probe"))
-  for key in ("kind", "weight_version"):
-    line.setdefault(key, None)
-  line.setdefault("leaked", False)
-  solutions = [line.get("solution"), *line.get("baseline", [])]
-  for teaching in line.get("teachings", []):
-    teaching.setdefault("taught", teaching.pop("guided", None))
-    solutions.append(teaching["taught"])
-  for solution in filter(None, solutions):
-    verdict = Verdict(solution["status"], solution["answer"], solution["rule"])
-    solution.setdefault("score", verdict.score)
-  return line
+def _lines(path: pathlib.Path) -> Iterator[Mapping]:
+  """The lines of an episodes file, one at a time."""
+  for line in metrics.lines(path):
+    if line.get("schema", 1) < 3:
+      raise ReportError(
+        f"{path} is of an older version: its approach is probe now, its guided"
+        " is taught; read it with that version"
+      )
+    yield line
 
 
 def _by_index(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
@@ -140,23 +123,21 @@ def read(workdir: pathlib.Path) -> RunFiles:
     path.stem: files.read_json(path, ReportError)
     for path in _by_index(workdir / "report", "*_evaluate.json")
   }
-  attempts: dict[str, list[Mapping]] = {}
-  for path in _by_index(workdir / "episodes", "*_evaluate.jsonl"):
-    of_file = map(_current, metrics.read_jsonl(path, "arm", "solution"))
-    for title, arm in itertools.groupby(of_file, key=lambda x: x["arm"]):
-      attempts.pop(title, None)  # a later one stands where it was sampled
-      attempts[title] = list(arm)
+  attempts = [
+    line
+    for path in _by_index(workdir / "episodes", "*_evaluate.jsonl")
+    for line in _lines(path)
+  ]
   if not lines and not attempts:
     raise ReportError(
       f"{workdir} has neither metrics.jsonl nor an evaluation: nothing to show"
     )
-  found = list(itertools.chain.from_iterable(attempts.values()))
-  found.sort(key=lambda line: line["student"] is None)
+  attempts.sort(key=lambda line: line["student"] is None)
   return RunFiles(
     workdir,
     files.read_json(config, ReportError),
     evaluations,
-    found,
+    attempts,
     lines,
   )
 
@@ -173,10 +154,9 @@ def _optimisation(workdir: pathlib.Path) -> RunFiles:
     prompts = prompts_config(candidates[index]["prompts"], str(path))
     names[fingerprint(prompts)] = name
   attempts: dict[str, dict[str, Mapping]] = {ALONE: {}}
-  lines = metrics.read_jsonl(workdir / "episodes" / "test.jsonl")
-  for line in map(_current, lines):
+  for line in _lines(workdir / "episodes" / "test.jsonl"):
     if line["prompts"] in names:
-      alone, taught = _attempts_of(line, names[line["prompts"]])
+      alone, taught = attempts_of(line, names[line["prompts"]])
       attempts[ALONE].setdefault(line["id"], alone)
       attempts.setdefault(taught["arm"], {})[line["id"]] = taught
   order = [arm["name"] for arm in choice["evaluation"]["arms"]]
@@ -186,58 +166,37 @@ def _optimisation(workdir: pathlib.Path) -> RunFiles:
     {"optimize": choice["evaluation"]},
     [x for name in order for x in attempts.get(name, {}).values()],
     [],
-    _decision(choice),
+    choice["decision"],
   )
 
 
-def _decision(choice: Mapping) -> str:
-  """Which prompts an optimisation kept, and why."""
-  text = f"The prompts of candidate {choice['kept']} are kept."
-  if choice["reasons"]:
-    text = f"The seed prompts are kept: {'; '.join(choice['reasons'])}."
-  if choice["harm"] is not None:
-    text += (
-      " Do not use them: the student is worse than alone, by"
-      f" {100 * choice['harm']['estimate']:+.1f} points."
-    )
-  return text
-
-
-def _attempts_of(line: Mapping, arm: str) -> tuple[dict, dict]:
-  """A scored rollout as an attempt alone and one in the arm."""
+def attempts_of(line: Mapping, arm: str) -> tuple[dict, dict]:
+  """(the attempt alone, the one in the arm) of an episode with one teaching."""
   (teaching,), (solution, *_) = line["teachings"], line["baseline"]
+  seconds = line["seconds"]
   both = {key: line[key] for key in ("id", "question", "answer", "kind")}
   both |= {"sample": 0, "weight_version": None, "student": None}
-  alone = dict.fromkeys(("probe", "teacher_text", "teaching", "status"))
-  alone |= {"teaching_tokens": 0, "leaked": False}
-  seconds = line["seconds"]
-  return (
-    {
-      **both,
-      **alone,
-      "arm": ALONE,
-      "solution": solution,
-      "seconds": seconds.get("baseline", 0.0),
-    },
-    {
-      **both,
-      "arm": arm,
-      "probe": line["probe"],
-      "teacher_text": teaching["text"],
-      "teaching": teaching["teaching"],
-      "status": teaching["status"],
-      "teaching_tokens": teaching["tokens"],
-      "leaked": teaching["leaked"],
-      "solution": teaching["taught"],
-      "seconds": sum(v for k, v in seconds.items() if k != "baseline"),
-    },
-  )
-
-
-def rates(attempts: Iterable[Mapping]) -> dict[str, float]:
-  """problem id -> the mean score of its attempts that were judged."""
-  pairs = ((x["id"], x["solution"]["score"]) for x in attempts)
-  return statistics.means(statistics.scores(pairs))
+  nothing = dict.fromkeys(("probe", "teacher_text", "teaching", "status"))
+  alone = {
+    **nothing,
+    "arm": ALONE,
+    "teaching_tokens": 0,
+    "leaked": False,
+    "solution": solution,
+    "seconds": seconds["baseline"],
+  }
+  taught = {
+    "arm": arm,
+    "probe": line["probe"],
+    "teacher_text": teaching["text"],
+    "teaching": teaching["teaching"],
+    "status": teaching["status"],
+    "teaching_tokens": teaching["tokens"],
+    "leaked": teaching["leaked"],
+    "solution": teaching["taught"],
+    "seconds": sum(v for k, v in seconds.items() if k != "baseline"),
+  }
+  return both | alone, both | taught
 
 
 def flips(run: RunFiles, arm: str) -> dict[str, str]:
@@ -248,7 +207,7 @@ def flips(run: RunFiles, arm: str) -> dict[str, str]:
   """
   title = run.alone.get(arm)
   alone = [line for line in run.attempts if line["arm"] == title]
-  return flips_of(rates(alone), rates(run.arm(arm)[1]))
+  return flips_of(statistics.rates(alone), statistics.rates(run.arm(arm)[1]))
 
 
 def flips_of(
@@ -267,18 +226,3 @@ def flips_of(
   return {
     key: flip(before[key], rate) for key, rate in after.items() if key in before
   }
-
-
-def config_difference(one: Mapping, other: Mapping) -> list[tuple]:
-  """(key, value in one, value in other) where two configs differ."""
-  left, right = dict(config_tree.flat(one)), dict(config_tree.flat(other))
-  keys = [*left, *(key for key in right if key not in left)]
-  found = [
-    (key, left.get(key), right.get(key))
-    for key in keys
-    if repr(left.get(key)) != repr(right.get(key))  # NaN is NaN
-  ]
-  return [
-    (key, *("[hidden]" if is_secret(key) else v for v in values))
-    for key, *values in found
-  ]

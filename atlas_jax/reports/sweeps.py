@@ -70,7 +70,6 @@ def row_of(
   seeds: Mapping[int, str],
   runs: Mapping[int, Finished],
   first: Mapping[int, Finished],
-  resamples: int = 10_000,
 ) -> Row:
   """A row of the table.
 
@@ -79,7 +78,6 @@ def row_of(
     seeds: seed -> what became of its run.
     runs: seed -> the run, where it is finished.
     first: those of the row to compare with; none in that row itself.
-    resamples: of the bootstrap.
   """
   pairs = []
   for seed in (s for s in runs if s in first):
@@ -95,7 +93,7 @@ def row_of(
     _mean([run.alone["accuracy"] for run in runs.values()]),
     _mean([arm["non_degradation_correct"] for arm in taught]),
     _mean([arm["teaching_tokens"] for arm in taught]),
-    statistics.nested_bootstrap(pairs, resamples=resamples, seed=0)
+    statistics.nested_bootstrap(pairs, resamples=10_000, seed=0)
     if any(pairs)
     else None,
   )
@@ -124,7 +122,7 @@ def table_of(
       if run.last is None:
         raise ReportError(f"row {name}: its config.phases has no evaluate")
       alone, *_, taught = run.last["arms"]
-      rates = reading.rates(run.arm(taught["name"])[1])
+      rates = statistics.rates(run.arm(taught["name"])[1])
       runs[seed] = Finished(alone, taught, rates)
     rows.append(row_of(name, state, runs, first))
     if name == names[0]:

@@ -2,8 +2,8 @@
 
 evaluation.json, which phases/evaluate.py writes, is one object:
   problems: how many; split: "test", ...; arms: a list, the student alone
-  first and the teacher being evaluated last. An arm is an object with a name
-  and every key of METRICS; null says that it has no meaning for this arm
+  first and the teacher being evaluated last. An arm is an ArmResult
+  (teaching/statistics.py); null says that something has no meaning for this arm
   (the gain of the student alone over itself). Fractions are in [0, 1].
   judge: the user's own verifier, where there is one; students: those that the
   teacher never met, objects with name and arms.
@@ -68,26 +68,6 @@ ROWS = (
   _Row("Teaching states the answer", "leak_rate", _percent),
   _Row("Seconds a problem", "seconds_per_problem", _seconds),
 )
-# Of these the first evaluations know nothing.
-_LATER = {"pass_at_k", "unjudged"}
-_LATER |= {"gain_per_teaching_token", "gain_per_interaction"}
-METRICS = tuple(key for row in ROWS for key in row.metrics())
-
-
-def check(evaluation: Mapping) -> None:
-  """Raises ReportError where the evaluation lacks a key described above."""
-  for key in ("problems", "split", "arms"):
-    if key not in evaluation:
-      raise ReportError(f"the evaluation has no {key!r}")
-  if not evaluation["arms"]:
-    raise ReportError("the evaluation has no arms")
-  for arm in evaluation["arms"]:
-    for key in ("name", *(k for k in METRICS if k not in _LATER)):
-      if key not in arm:
-        raise ReportError(
-          f"arm {arm.get('name')!r} has no {key!r}; an arm has name,"
-          f" {', '.join(METRICS)}"
-        )
 
 
 def _cell(arm: Mapping, row: _Row) -> str:
@@ -104,7 +84,6 @@ def _cell(arm: Mapping, row: _Row) -> str:
 
 def cells(evaluation: Mapping) -> list[list[str]]:
   """The table as text: a heading, then one row a metric that any arm has."""
-  check(evaluation)
   arms = evaluation["arms"]
   rows = [["", *(arm["name"] for arm in arms)]]
   for row in ROWS:
@@ -144,20 +123,12 @@ def grid(rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown(evaluation: Mapping) -> str:
-  """The evaluation as Markdown tables, each with its title above it.
-
-  Raises:
-    ReportError: a key is missing.
-  """
+  """The evaluation as Markdown tables, each with its title above it."""
   return "\n".join(f"{name}\n\n{grid(t)}" for name, t in parts(evaluation))
 
 
 def show(evaluation: Mapping, stream: IO[str]) -> None:
-  """Prints the tables to `stream`, in colour where that is a terminal.
-
-  Raises:
-    ReportError: a key is missing.
-  """
+  """Prints the tables to `stream`, in colour where that is a terminal."""
   from rich import box
   from rich.console import Console
   from rich.table import Table

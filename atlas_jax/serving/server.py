@@ -10,6 +10,7 @@ ends, killed or not.
 
 import json
 import logging
+import platform
 import secrets
 import subprocess
 import sys
@@ -63,7 +64,9 @@ class Server:
     self._start_timeout_s = start_timeout_s
     self.model_path = Path(model_path)
     self.workdir = Path(workdir)
-    self.log = ServerLog(self.workdir / "logs" / f"{self.role}.log")
+    # Several servers may have one workdir, on several machines.
+    which = f"-{platform.node()}-{config.port}" if config.port else ""
+    self.log = ServerLog(self.workdir / "logs" / f"{self.role}{which}.log")
     self.spawned = config.url is None
     self.api_key = api_key
     if self.spawned and not api_key:
@@ -135,12 +138,8 @@ class Server:
     order = {"argv": [sys.executable, *arguments], "env": env}
     self._process.stdin.write(json.dumps(order).encode() + b"\n")
     self._process.stdin.flush()
-    log.debug(
-      "starting the %s server at %s, log %s",
-      self.role,
-      self.base_url,
-      self.log.path,
-    )
+    given = self.role, self.base_url, self.log.path
+    log.debug("starting the %s server at %s, log %s", *given)
 
   def _free_port(self) -> int:
     return vllm_command.free_port(self._config.host, self.port, self.role)
@@ -292,6 +291,8 @@ class TeacherServer(Server):
   ) -> dict:
     """Has the server load files; see third_party/atlas_vllm/README.md.
 
+    An update that it still works on, though nobody waits any more, ends first.
+
     Args:
       files: of safetensors, full or delta: BLAKE3 by path under weights_root.
       version: their label, reported with every completion from then on.
@@ -301,30 +302,24 @@ class TeacherServer(Server):
 
     Raises:
       WeightsRefused: the old weights serve on; the text says why.
-      ServerError: another update runs.
       ServerDown: no answer, or the update failed and the server ends.
+      ServerError: any other answer.
     """
     body = {"files": files, "version": version, "checksums": checksums}
     body["restart"] = restart
-    status, answer = self._request(
-      "POST", "/v1/atlas/update", body, timeout_s=timeout_s
-    )
+    path, end = "/v1/atlas/update", time.monotonic() + timeout_s
+    while True:
+      status, answer = self._request("POST", path, body, timeout_s=timeout_s)
+      if status != 409 or time.monotonic() > end:
+        break
+      time.sleep(1)
     if status != 200:
-      kind = {400: WeightsRefused, 500: ServerDown}.get(status, ServerError)
+      kinds = {400: WeightsRefused, 409: ServerDown, 500: ServerDown}
+      kind = kinds.get(status, ServerError)
       raise kind(
         f"the teacher server refused the weights {version} ({status}):"
         f" {answer[:1000].decode(errors='replace')}"
       )
-    return json.loads(answer)
-
-  def held_weights(self) -> dict:
-    """What the server really holds: {"version": .., "checksums": {..}}."""
-    path = "/v1/atlas/weights"
-    status, answer = self._request("GET", path, timeout_s=600)
-    if status != 200:
-      kind = ServerError if self.healthy() else ServerDown
-      text = answer[:500].decode(errors="replace")
-      raise kind(f"{self.base_url}{path} answered {status}: {text}")
     return json.loads(answer)
 
 

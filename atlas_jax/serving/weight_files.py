@@ -1,12 +1,15 @@
 """The files that published weights travel in."""
 
+import collections
 import dataclasses
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import blake3
 import numpy as np
@@ -16,7 +19,8 @@ from atlas_jax.serving import delta
 
 _DTYPES = {"float32": "F32", "bfloat16": "BF16", "uint16": "U16"}
 _KEPT_VERSIONS = 2
-_FILE_BYTES = 256 << 20  # of a file, or one box with all that it changes
+_FILE_BYTES = 64 << 20  # of a file, or one box with all that it changes
+_WRITERS = 2  # at once: each hashes with all cores
 _FILE = re.compile(
   r"weights-(\d+)(?:\.\d+-\d+)?(?:\.delta)?\.(?:safetensors|json)"
 )
@@ -32,20 +36,32 @@ class WeightManifest:
   checksums: dict[str, str]  # of the whole tensors
 
 
+@dataclass(frozen=True)
+class WrittenFile:
+  name: str
+  digest: str  # BLAKE3
+  bytes: int
+  delivered: Any
+
+
 def write(
   entries: Iterable[tuple[str, np.ndarray]],
   directory: Path,
   version: int,
+  deliver: Callable[[str, str], Any] = lambda name, digest: None,
   *,
   base: int | None = None,
   process: int = 0,
-) -> tuple[dict[str, str], int]:
-  """Writes a process's files, one at least; ({name: BLAKE3}, bytes).
+) -> list[WrittenFile]:
+  """Writes a process's files, one at least.
+
+  Some at a time, while the next entries are made.
 
   Args:
     entries: of all files; they are let go file by file.
     directory: made if it is not there.
     version: of the weights.
+    deliver: called with name and BLAKE3 of each file, in its thread.
     base: the version that `entries` are a delta of; None: they are whole.
     process: its number.
   """
@@ -57,26 +73,39 @@ def write(
       "base": str(base),
       "version": str(version),
     }
-  made, total = {}, 0
-  for held in _by_file(entries):
-    if held or not made:
-      which = f".{process}-{len(made)}" if process or made else ""
-      name = f"weights-{version:08d}{which}{kind}.safetensors"
-      made[name], size = _write_file(directory / name, held, metadata)
-      total += size
-  return made, total
+
+  def write_one(numbered) -> WrittenFile:
+    number, held = numbered
+    which = f".{process}-{number}" if process or number else ""
+    name = f"weights-{version:08d}{which}{kind}.safetensors"
+    digest, size = _write_file(directory / name, held, metadata)
+    return WrittenFile(name, digest, size, deliver(name, digest))
+
+  return list(in_threads(write_one, enumerate(_by_file(entries)), _WRITERS))
+
+
+def in_threads(call, items: Iterable, threads: int = 8) -> Iterator:
+  """call(item) of each in order, some ahead: numpy and files free the GIL."""
+  with ThreadPoolExecutor(threads) as pool:
+    ahead = collections.deque()
+    for item in items:
+      ahead.append(pool.submit(call, item))
+      if len(ahead) > threads:
+        yield ahead.popleft().result()
+    yield from (one.result() for one in ahead)
 
 
 def _by_file(entries) -> Iterator[dict[str, np.ndarray]]:
-  """The entries of each file; the last may have none."""
-  held, size = {}, 0
+  """The entries of each file; of the first there may be none."""
+  held, size, count = {}, 0, 0
   for name, tensor in entries:
     held[name], size = tensor, size + tensor.nbytes
     # Both entries of a delta's box stay in one file.
     if size >= _FILE_BYTES and not name.endswith(".values"):
       yield held
-      held, size = {}, 0
-  yield held
+      held, size, count = {}, 0, count + 1
+  if held or not count:
+    yield held
 
 
 def write_manifest(manifest: WeightManifest, directory: Path) -> None:

@@ -4,11 +4,12 @@
   http   each file is sent to the server, which keeps it under its own root
 
 Each process takes its own road to each server: with `auto` by files where the
-server reads a nonce that the process has written, else by HTTP. A file is
-announced by its name on either road. Neither a half file nor one that was lost
-is ever loaded: the server gives a file its name when its digest is right.
+server reads a nonce that the process has written, else by HTTP. Neither a half
+file nor one that was lost is ever loaded: the server gives a file its name when
+its digest is right.
 """
 
+import functools
 import json
 import logging
 import secrets
@@ -34,10 +35,30 @@ class Road:
 
   server: TeacherServer
   config: ServingConfig
-  by_http: bool
 
-  def deliver(self, path: Path, digest: str) -> None:
+  @functools.cached_property
+  def by_http(self) -> bool:
+    """Chosen when it is first needed: the server must be up.
+
+    Raises:
+      ServerError: config.weights is files, and the server sees others.
+      ServerDown: it does not answer.
+    """
+    server, wanted = self.server, self.config.weights
+    shared = wanted != "http" and _is_shared(server)
+    if wanted == "files" and not shared:
+      raise ServerError(
+        f"{server.base_url} does not see {server.weights_root} as its weights"
+        " root: share the directory, or set config.serving.weights=http"
+      )
+    how = f"files in {server.weights_root}" if shared else "HTTP"
+    log.info("weights go to %s by %s", server.base_url, how)
+    return not shared
+
+  def deliver(self, path: Path, digest: str) -> str:
     """Brings a file that was written under weights_root to the server.
+
+    Returns the path there, under the server's root.
 
     A failed one is sent again whole, config.retries times. Blocks; any thread.
 
@@ -50,7 +71,7 @@ class Road:
       ServerDown: it does not answer.
     """
     if not self.by_http:
-      return
+      return path.name
     url = f"{self.server.base_url}/v1/atlas/files/{path.name}"
     for left in reversed(range(self.config.retries + 1)):
       try:
@@ -67,29 +88,10 @@ class Road:
           raise
         continue
       if status == 200:
-        return
+        return json.loads(answer)["path"]
       if not left or status not in _SENT_AGAIN:
         text = answer[:500].decode(errors="replace")
         raise ServerError(f"{url} answered {status}: {text}")
-
-
-def choose(server: TeacherServer, config: ServingConfig) -> Road:
-  """The road to a server that is up.
-
-  Raises:
-    ServerError: config.weights is files, and the server sees others.
-    ServerDown: it does not answer.
-  """
-  shared = config.weights != "http" and _is_shared(server)
-  if config.weights == "files" and not shared:
-    raise ServerError(
-      f"{server.base_url} does not see {server.weights_root} as its weights"
-      " root: share the directory, or set config.serving.weights=http"
-    )
-  road = Road(server, config, by_http=not shared)
-  how = "HTTP" if road.by_http else f"files in {server.weights_root}"
-  log.info("weights go to %s by %s", server.base_url, how)
-  return road
 
 
 def _is_shared(server: TeacherServer) -> bool:

@@ -15,17 +15,15 @@ half-written or foreign file is ever served:
   3. it announces both; the server checks copies of its own, waits for the
      requests under way, loads, and goes on (third_party/atlas_vllm). It
      refuses a delta of a version that it does not hold: then the full files
-     are written and sent;
-  4. after full files it reads back the checksums of what the server holds:
-     they must be ours. A delta is checked in 3, at the cost of what changed,
-     from checksums that are held and values that change (checksum.py);
-  5. delete files of versions older than the last two.
+     are written and sent. It answers once it holds what was announced, by the
+     checksums: after full files it reads all back; a delta is checked at the
+     cost of what changed, from checksums that are held and values that change;
+  4. delete files of versions older than the last two.
 
 Full files go out first, after a failure, once in `config.full_every` versions
 (the audit of all values), and always when `config.publish_changes` is off.
 """
 
-import collections
 import itertools
 import logging
 import time
@@ -47,8 +45,6 @@ from atlas_jax.serving.weight_files import WeightManifest
 # costs more than copying one.
 _DELTA_FRACTION = 0.5
 
-_SECONDS = "seconds_check", "seconds_apply", "seconds_verify"
-
 log = logging.getLogger(__name__)
 
 
@@ -62,16 +58,10 @@ class Sent:
   seconds_write: float  # from the devices to the files; a refused delta's too
   seconds_check: float  # the server's checks, while it still serves
   seconds_apply: float  # from pause to resume
-  seconds_verify: float  # reading back what the server holds; 0 for a delta
 
   @property
   def seconds(self) -> float:
-    return (
-      self.seconds_write
-      + self.seconds_check
-      + self.seconds_apply
-      + self.seconds_verify
-    )
+    return self.seconds_write + self.seconds_check + self.seconds_apply
 
 
 class WeightSender:
@@ -95,12 +85,12 @@ class WeightSender:
     self._server, self._config = server, config  # all have its directory
     self._servers = server, *others
     self.holds = dict.fromkeys(self._servers)
-    self._roads: dict[int, weight_roads.Road] = {}  # by number of the server
-    self._sent: int | None = None  # the version that was sent last
+    self._roads = [weight_roads.Road(one, config) for one in self._servers]
     # What the server holds, the base of the next delta: its version, and this
     # process's boxes. None: the next files are full ones.
     self._held: int | None = None
     self._boxes: dict[str, np.ndarray] = {}
+    self._sums: dict[str, list[int]] = {}  # of this process's boxes
     self._deltas = 0  # since the last full files
 
   def send(
@@ -125,50 +115,26 @@ class WeightSender:
     """
     begin = time.perf_counter()
     base, self._held = self._base(version), None
-    if version == self._sent:  # again, since a server may have lost it
+    if version in self.holds.values():  # again, since one may have lost it
       self.holds = dict.fromkeys(self.holds)
-    to = self._receivers(version, base, hold)
-    parts = multihost.call_on_all(
-      lambda: self._compare(tensors, version, base, to), hold
-    )
-    sums = _add_up(part["sums"] for part in parts)
-    whole = sum(part["whole"] for part in parts)
-    full, size = True, sum(part["bytes"] for part in parts)
-    written = time.perf_counter()
+    entries, took = self._compared(tensors, base), None
     if base is not None:
-      if size < _DELTA_FRACTION * whole:
-        answer, full = self._announce(parts, version, base, sums, to, hold)
-      if full:
-        self._delete(parts, hold)
-    is_delta = not full
-    if full:
-      to = self._receivers(version, None, hold)
-      parts = multihost.call_on_all(
-        lambda: self._write(self._boxes.items(), version, None, to), hold
-      )
-      size = sum(part["bytes"] for part in parts)
-      written = time.perf_counter()
-      answer, _ = self._announce(parts, version, None, sums, to, hold)
-    took = Sent(
-      is_delta=is_delta,
-      checksums=sums,
-      bytes=size,
-      seconds_write=written - begin,
-      seconds_check=answer["seconds_check"],
-      seconds_apply=answer["seconds_apply"],
-      seconds_verify=answer["seconds_verify"],
-    )
+      took = self._send(entries, version, base, hold)
+      entries = self._boxes.items()
+    is_delta = took is not None
+    took = took or self._send(entries, version, None, hold)
+    seconds_write = took.pop("written") - begin
+    sent = Sent(is_delta=is_delta, seconds_write=seconds_write, **took)
     root = self._server.weights_root  # perhaps of this host alone
     multihost.call_on_all(lambda: weight_files.delete_old(root, version), hold)
-    self._sent = version
     # Full files to one that needed them are no audit of the others.
     self._deltas = 0 if base is None else self._deltas + 1
     if self._config.publish_changes:
       self._held = version
     else:
       self._boxes = {}
-    log.debug("sent weights %d: %s", version, took)
-    return took
+    log.debug("sent weights %d: %s", version, sent)
+    return sent
 
   def _base(self, version: int) -> int | None:
     """The version of which a delta may go out; None: full files must."""
@@ -190,21 +156,18 @@ class WeightSender:
 
     return multihost.call_on_lead(found, hold)
 
-  def _compare(
-    self,
-    tensors: Iterable[Owned],
-    version: int,
-    base: int | None,
-    to: list[int],
-  ):
-    """Takes new boxes in the place of old ones and writes what changed."""
-    before, self._boxes, sums = self._boxes, {}, {}
+  def _compared(self, tensors: Iterable[Owned], base: int | None) -> Iterator:
+    """What files hold: all boxes, or what changed in them since the base.
+
+    Each box takes the place of the one before.
+    """
+    before, self._boxes, self._sums = self._boxes, {}, {}
     if base is None:
       before = {}
 
     def boxes():
       for tensor in tensors:
-        sums[tensor.name] = tensor.sums.tolist()
+        self._sums[tensor.name] = tensor.sums.tolist()
         for name, box in tensor.boxes.items():
           if box.dtype.name != self._server.dtype:
             raise ValueError(
@@ -215,58 +178,83 @@ class WeightSender:
           yield name, before.pop(name, None), box
 
     if base is None:
-      collections.deque(boxes(), maxlen=0)
-      written = {"files": {}, "bytes": 0, "down": []}
-    else:
-      changes = _in_threads(lambda box: list(delta.entries(*box)), boxes())
-      entries = itertools.chain.from_iterable(changes)
-      written = self._write(entries, version, base, to)
-    whole = sum(box.nbytes for box in self._boxes.values())
-    return {"sums": sums, "whole": whole, **written}
+      return ((name, box) for name, _, box in boxes())
+    changes = weight_files.in_threads(
+      lambda box: list(delta.entries(*box)), boxes()
+    )
+    return itertools.chain.from_iterable(changes)
+
+  def _send(self, entries, version: int, base, hold: bool) -> dict | None:
+    """Writes files and has the servers load them; numbers for `Sent`.
+
+    None: a delta was too large or was refused, or a server is back that does
+    not hold its base; so full files are wanted.
+    """
+    to = self._receivers(version, base, hold)
+    parts = multihost.call_on_all(
+      lambda: self._write(entries, version, base, to), hold
+    )
+    size, whole = (sum(p[key] for p in parts) for key in ("bytes", "whole"))
+    written, answer = time.perf_counter(), None
+    if base is None or size < _DELTA_FRACTION * whole:
+      answer = self._announce(parts, version, base, to, hold)
+    if answer is None:
+      multihost.call_on_all(lambda: self._delete(parts), hold)
+      return None
+    return {**answer, "bytes": size, "written": written}
 
   def _write(self, entries, version: int, base: int | None, to) -> dict:
-    root = self._server.weights_root
-    files, size = weight_files.write(
-      entries, root, version, base=base, process=multihost.number()
+    """This process's files, brought to each server while more are written."""
+    root, down = self._server.weights_root, set()
+
+    def deliver(name: str, digest: str) -> dict[int, str]:
+      paths = {}
+      for number in (n for n in to if n not in down):
+        try:
+          paths[number] = self._roads[number].deliver(root / name, digest)
+        except ServerDown:
+          down.add(number)
+      return paths
+
+    files = weight_files.write(
+      *(entries, root, version, deliver),
+      base=base,
+      process=multihost.number(),
     )
 
-    def deliver(number: int) -> list[int]:
-      try:
-        if number not in self._roads:
-          road = weight_roads.choose(self._servers[number], self._config)
-          self._roads[number] = road
-        for name, digest in files.items():
-          self._roads[number].deliver(root / name, digest)
-      except ServerDown:
-        return [number]
-      return []
+    def announced(number: int) -> dict[str, str] | None:
+      if number in down:
+        return None
+      return {file.delivered[number]: file.digest for file in files}
 
-    with ThreadPoolExecutor(len(self._servers)) as pool:
-      down = list(itertools.chain.from_iterable(pool.map(deliver, to)))
-    return {"files": files, "bytes": size, "down": down}
+    return {
+      "sums": self._sums,
+      "whole": sum(box.nbytes for box in self._boxes.values()),
+      "bytes": sum(file.bytes for file in files),
+      "files": {file.name: file.digest for file in files},
+      "sent": [announced(number) for number in to],
+    }
 
-  def _announce(self, parts, version: int, base, sums, to, hold: bool):
-    """(the slowest answer with its seconds, whether full files are wanted).
+  def _announce(self, parts, version: int, base, to, hold: bool) -> dict | None:
+    """The slowest answer; None: full files are wanted. Who is down is left out.
 
-    All are asked at one time. Who is down is left out.
+    All are asked at one time.
     """
-    down = {number for part in parts for number in part["down"]}
+    sums = _add_up(part["sums"] for part in parts)
     files = {k: v for part in parts for k, v in part["files"].items()}
     manifest = WeightManifest(version, base, files, sums)
 
-    def one(number: int) -> dict | ServerError:
-      server = self._servers[number]
-      held = self.holds[server]
+    def one(turn: int) -> dict | ServerError:
+      server = self._servers[to[turn]]
+      held, sent = self.holds[server], [part["sent"][turn] for part in parts]
       try:
-        if number in down:
+        if None in sent:
           raise ServerDown(f"{server.base_url} takes no files")
         answer = server.update_weights(
-          *(files, str(version), sums, self._config.request_timeout_s),
+          {path: digest for own in sent for path, digest in own.items()},
+          *(str(version), sums, self._config.request_timeout_s),
           restart=held is None or version < held,
         )
-        applied = time.perf_counter()
-        if base is None:
-          verify(manifest, server)
       except WeightsRefused as refusal:
         if base is None:
           raise
@@ -276,43 +264,29 @@ class WeightSender:
         self.holds[server] = None
         return error
       self.holds[server] = version
-      return answer | {"seconds_verify": time.perf_counter() - applied}
+      took = {key: answer[key] for key in ("seconds_check", "seconds_apply")}
+      return {**took, "checksums": sums}
 
     def announce():
       weight_files.write_manifest(manifest, self._server.weights_root)
       with ThreadPoolExecutor(len(self._servers)) as pool:
-        answers = list(pool.map(one, to))
+        answers = list(pool.map(one, range(len(to))))
       took = [answer for answer in answers if isinstance(answer, dict)]
       late = [s for i, s in enumerate(self._servers) if i not in to]
-      full = base is not None and (
+      if base is not None and (
         any(isinstance(answer, WeightsRefused) for answer in answers)
         or any(server.healthy() for server in late)
-      )
-      if not full and version not in self.holds.values():
+      ):
+        return None
+      if not took:
         raise next(iter(answers), ServerDown("no teacher server is healthy"))
-      nothing = dict.fromkeys(_SECONDS, 0.0)
-      answer = max(took, key=lambda a: a["seconds_apply"], default=nothing)
-      return answer, full
+      return max(took, key=lambda answer: answer["seconds_apply"])
 
     return multihost.call_on_lead(announce, hold)
 
-  def _delete(self, parts, hold: bool) -> None:
-    def delete():
-      for name in parts[multihost.number()]["files"]:
-        (self._server.weights_root / name).unlink()
-
-    multihost.call_on_all(delete, hold)
-
-
-def _in_threads(call, items: Iterable) -> Iterator:
-  """call(item) of each in order, some ahead: numpy frees the GIL."""
-  with ThreadPoolExecutor(8) as pool:
-    ahead = collections.deque()
-    for item in items:
-      ahead.append(pool.submit(call, item))
-      if len(ahead) > 8:
-        yield ahead.popleft().result()
-    yield from (one.result() for one in ahead)
+  def _delete(self, parts) -> None:
+    for name in parts[multihost.number()]["files"]:
+      (self._server.weights_root / name).unlink()
 
 
 def _add_up(parts: Iterable[dict[str, list[int]]]) -> dict[str, str]:
@@ -323,28 +297,3 @@ def _add_up(parts: Iterable[dict[str, list[int]]]) -> dict[str, str]:
       own = np.array(sums, np.uint32)
       totals[name] = totals[name] + own if name in totals else own
   return {n: f"{int(a):08x}{int(b):08x}" for n, (a, b) in totals.items()}
-
-
-def verify(manifest: WeightManifest, server: TeacherServer) -> None:
-  """Compares what the server holds with a manifest, tensor by tensor.
-
-  Raises:
-    ServerError: version or checksums differ.
-  """
-  held = server.held_weights()
-  if held["version"] != str(manifest.version):
-    raise ServerError(
-      f"the teacher server holds version {held['version']}, not"
-      f" {manifest.version}"
-    )
-  ours, theirs = manifest.checksums, held["checksums"]
-  different = sorted(
-    name
-    for name in ours.keys() | theirs.keys()
-    if ours.get(name) != theirs.get(name)
-  )
-  if different:
-    raise ServerError(
-      f"the teacher server holds other weights than the trainer in"
-      f" {len(different)} of {len(ours)} tensors, such as {different[0]}"
-    )

@@ -44,11 +44,8 @@ async def run_arm(
   problem is solved under that same teaching. With neither: the student alone.
 
   Raises:
-    ValueError: both a teacher and a constant are given.
     ServerError, ServerDown: as run_episodes.
   """
-  if teacher is not None and constant is not None:
-    raise ValueError("an arm has a teacher or a constant teaching, not both")
   protocol = protocol_of(teacher, student, prompts, config)
   return await gather_all(
     [

@@ -63,15 +63,9 @@ async def run_episodes(
     baselines: unaided solutions of earlier calls, empty at first; filled.
 
   Raises:
-    ValueError: G > 1 with a teacher temperature of 0.
     ServerError, ServerDown: of the first request that failed; the others are
       given up.
   """
-  if group_size > 1 and config.teacher_temperature == 0:
-    raise ValueError(
-      f"{group_size} teachings at temperature 0 would be equal; set"
-      " config.episode.teacher_temperature above 0"
-    )
   protocol = protocol_of(teacher, student, prompts, config)
 
   def key(prompt, ask):

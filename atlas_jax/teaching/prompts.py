@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from atlas_jax import files
+from atlas_jax.config_tree import ConfigError, build
 from atlas_jax.episode_config import TeachConfig
 from atlas_jax.errors import AtlasError
 
@@ -183,31 +184,18 @@ def prompts_config(templates: Mapping, where: str) -> PromptsConfig:
     PromptError: a template is missing, unknown, no text, or has wrong fields.
   """
   texts = by_new_names(templates)
-  missing = [name for name in FIELDS if name not in texts]
-  unknown = [name for name in texts if name not in FIELDS]
-  if missing or unknown:
-    wrong = [f"template {n} is missing" for n in missing]
-    wrong += [f"template {n} is unknown" for n in unknown]
-    raise PromptError(
-      f"{where}: {', '.join(wrong)}; valid: {', '.join(FIELDS)}"
-    )
-  for name, text in texts.items():
-    if not isinstance(text, str):
-      raise PromptError(
-        f"{where}: template {name} must be a text, got {type(text).__name__}"
-      )
   if "teacher_adaptive" in templates:
     texts["teacher"] = re.sub(  # {{ and }} are no part of a field
       r"\{\{|\}\}|\{approach\}",
       lambda m: "{probe}" if m[0] == "{approach}" else m[0],
-      texts["teacher"],
+      str(texts["teacher"]),
     )
-  config = PromptsConfig(**texts)
   try:
-    Prompts(config)
-  except PromptError as error:
+    if missing := [name for name in FIELDS if name not in texts]:
+      raise ConfigError(f"prompts.{missing[0]} is missing")
+    return build(PromptsConfig, texts, "prompts")
+  except ConfigError as error:
     raise PromptError(f"{where}: {error}") from None
-  return config
 
 
 def load_prompts(path: str | pathlib.Path) -> PromptsConfig:

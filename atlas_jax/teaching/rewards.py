@@ -50,7 +50,7 @@ class Reward:
 
 @dataclass(frozen=True)
 class ScoredTeaching:
-  """What a term of config.reward.extra is called with.
+  """A judged teaching: what a term of config.reward.extra is called with.
 
   verdict is that on teaching.taught; reward has the terms before this one.
   """
@@ -66,13 +66,11 @@ class ScoredTeaching:
 
 @dataclass(frozen=True)
 class ScoredEpisode:
-  """An episode with its verdicts; taught, leaked, rewards: one a teaching."""
+  """An episode with its verdicts, those on the unaided solutions first."""
 
   episode: TeachingEpisode
   baseline: tuple[Verdict, ...]
-  taught: tuple[Verdict, ...]
-  leaked: tuple[bool, ...]
-  rewards: tuple[Reward, ...]
+  teachings: tuple[ScoredTeaching, ...]
 
   @property
   def pass_rate(self) -> float | None:
@@ -82,13 +80,7 @@ class ScoredEpisode:
   @property
   def taught_rate(self) -> float | None:
     """Share of the taught solutions, of those judged, that are right."""
-    return mean_score(self.taught)
-
-  @property
-  def teachings(self) -> list[ScoredTeaching]:
-    ofs = (self.episode.teachings, self.taught, self.leaked, self.rewards)
-    asked = (self.episode.problem, self.episode.baseline, self.baseline)
-    return [ScoredTeaching(*asked, *one) for one in zip(*ofs, strict=True)]
+    return mean_score([t.verdict for t in self.teachings])
 
 
 def mean_score(verdicts: Sequence[Verdict]) -> float | None:
@@ -171,27 +163,24 @@ def score_episodes(
 def _score(episode, baseline, taught, config, max_tokens) -> ScoredEpisode:
   judged = zip(episode.baseline, baseline, strict=True)
   lengths = [s.tokens for s, verdict in judged if verdict.score is not None]
-  leaked = tuple(
-    t.text is not None and leaks(t.text, episode.problem)
-    for t in episode.teachings
-  )
-  rewards = tuple(
-    reward(
+  teachings = []
+  for teaching, verdict in zip(episode.teachings, taught, strict=True):
+    text = teaching.text
+    leaked = text is not None and leaks(text, episode.problem)
+    worth = reward(
       pass_rate=mean_score(baseline),
       baseline_tokens=sum(lengths) / len(lengths) if lengths else 0.0,
       taught=verdict.score,
       taught_tokens=teaching.taught.tokens,
       well_formed=teaching.status == "ok",
-      leaked=leak,
+      leaked=leaked,
       teaching_tokens=teaching.tokens,
       max_teaching_tokens=max_tokens,
       config=config,
     )
-    for teaching, verdict, leak in zip(
-      episode.teachings, taught, leaked, strict=True
-    )
-  )
-  return ScoredEpisode(episode, baseline, taught, leaked, rewards)
+    asked = episode.problem, episode.baseline, baseline
+    teachings.append(ScoredTeaching(*asked, teaching, verdict, leaked, worth))
+  return ScoredEpisode(episode, baseline, tuple(teachings))
 
 
 def _with_term(
@@ -201,14 +190,14 @@ def _with_term(
   asked = [t for s in scored for t in s.teachings if t.reward.total is not None]
   values = iter(checker.own_many(term["function"], asked))
 
-  def added(reward: Reward) -> Reward:
-    value = None if reward.total is None else next(values)
+  def added(one: ScoredTeaching) -> ScoredTeaching:
+    value = None if one.reward.total is None else next(values)
     if value is None:
-      return Reward(None, {})
-    parts = {**reward.parts, name: term["weight"] * value}
-    return Reward(sum(parts.values()), parts)
+      return replace(one, reward=Reward(None, {}))
+    parts = {**one.reward.parts, name: term["weight"] * value}
+    return replace(one, reward=Reward(sum(parts.values()), parts))
 
-  return [replace(s, rewards=tuple(map(added, s.rewards))) for s in scored]
+  return [replace(s, teachings=tuple(map(added, s.teachings))) for s in scored]
 
 
 def leaks(teaching: str, problem: Problem) -> bool:
@@ -254,17 +243,14 @@ def group_advantages(
   of mean and std and has advantage 0. A group without spread, or with fewer
   than two rewards, has advantages 0 and is marked True in the second array.
 
-  Raises:
-    ValueError: an unknown kind.
   """
-  if kind not in ("group", "batch", "centred"):
-    raise ValueError(f"advantage {kind!r} is not one of group, batch, centred")
   values = np.ma.masked_invalid(np.array(rewards, np.float64))
   centred = values - values.mean(axis=1, keepdims=True)
   std = values.std(axis=1, ddof=1)
   flat = (values.count(axis=1) < 2) | (std.filled(0.0) <= _NO_SPREAD)
-  if kind == "group":
-    centred = centred / (std[:, None] + _STD_FLOOR)
-  elif kind == "batch":
-    centred = centred / (values.std(ddof=1) + _STD_FLOOR)
-  return np.where(flat[:, None], 0.0, centred.filled(0.0)), flat
+  scale = {
+    "group": std[:, None] + _STD_FLOOR,
+    "batch": values.std(ddof=1) + _STD_FLOOR,
+    "centred": 1.0,
+  }[kind]
+  return np.where(flat[:, None], 0.0, (centred / scale).filled(0.0)), flat

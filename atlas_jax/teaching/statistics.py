@@ -1,25 +1,20 @@
-"""What an evaluation may claim: arms, intervals, tests on paired outcomes.
+"""What an evaluation may claim: arms, intervals, tests on paired attempts.
+
+An attempt is a line of an evaluation's episodes (transcripts.py).
 
 Sources: Wilson 1927 (interval of a share); McNemar 1947, in its exact
 binomial form; Efron 1979 (percentile bootstrap, here over problems).
 """
 
-import functools
-import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from atlas_jax.teaching.answers import AnswerChecker, Verdict
-from atlas_jax.teaching.arms import Attempt
-from atlas_jax.teaching.rewards import leaks
+from atlas_jax.teaching.answers import Verdict
 
 _Z95 = 1.959963984540054
-_FEW_PAIRS = 150  # a true gain of 9 points is found in about 3 of 4 runs
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -123,24 +118,6 @@ def non_degradation(
 
 
 @dataclass(frozen=True)
-class Outcome:
-  """What counts of one attempt; correct is None where it was not judged.
-
-  kind is that of the problem, as its source says it; None: it says none.
-  """
-
-  problem_id: str
-  correct: float | None
-  completed: bool
-  response_tokens: int
-  teaching_tokens: int
-  seconds: float
-  leaked: bool
-  kind: str | None = None
-  teacher_asked: bool = False
-
-
-@dataclass(frozen=True)
 class ArmResult:
   """One arm. Lengths in tokens a response, shares in [0, 1].
 
@@ -177,38 +154,12 @@ class ArmResult:
   gain_per_interaction: float | None = None
 
 
-def judge(
-  attempts: Sequence[Attempt], checker: AnswerChecker
-) -> tuple[list[Outcome], list[Verdict]]:
-  """Outcomes and verdicts of attempts, by the checker that rewards use."""
-  verdicts = checker.check_many(
-    [(a.problem, a.solution.text, a.solution.finish_reason) for a in attempts]
-  )
-  outcomes = [
-    Outcome(
-      problem_id=a.problem.id,
-      correct=v.score,
-      completed=v.completed,
-      response_tokens=a.solution.tokens,
-      teaching_tokens=a.teaching_tokens,
-      seconds=a.seconds,
-      leaked=a.teaching is not None and leaks(a.teaching, a.problem),
-      kind=a.problem.kind,
-      teacher_asked=a.teacher_text is not None,
-    )
-    for a, v in zip(attempts, verdicts, strict=True)
-  ]
-  return outcomes, verdicts
-
-
-def scores(
-  samples: Iterable[tuple[str, float | None]],
-) -> dict[str, list[float]]:
+def scores(attempts: Iterable[Mapping]) -> dict[str, list[float]]:
   """problem -> the scores of its samples that were judged."""
   found: dict[str, list[float]] = {}
-  for problem, score in samples:
-    if score is not None:
-      found.setdefault(problem, []).append(score)
+  for line in attempts:
+    if line["solution"]["score"] is not None:
+      found.setdefault(line["id"], []).append(line["solution"]["score"])
   return found
 
 
@@ -217,12 +168,9 @@ def means(of_problem: Mapping[str, Sequence[float]]) -> dict[str, float]:
   return {key: sum(of) / len(of) for key, of in of_problem.items()}
 
 
-def _scores(outcomes: Sequence[Outcome]) -> dict[str, list[float]]:
-  return scores((o.problem_id, o.correct) for o in outcomes)
-
-
-def _rates(outcomes: Sequence[Outcome]) -> dict[str, float]:
-  return means(_scores(outcomes))
+def rates(attempts: Iterable[Mapping]) -> dict[str, float]:
+  """problem -> the mean score of its samples that were judged."""
+  return means(scores(attempts))
 
 
 def accuracy_interval(
@@ -233,28 +181,19 @@ def accuracy_interval(
   With one sample a problem, of 0 or 1, Wilson's; else the samples of a problem
   are one cluster, and the interval is a bootstrap over problems.
   """
-  rates = list(means(of_problem).values())
+  known = list(means(of_problem).values())
   clustered = any(len(values) > 1 for values in of_problem.values())
-  if not clustered and set(rates) <= {0.0, 1.0}:
-    return wilson(sum(rates), len(rates))
-  nothing = [0.0] * len(rates)
-  return paired_bootstrap(nothing, rates, resamples=resamples, seed=seed)
-
-
-@functools.cache  # once, and not for every arm
-def warn_of_few(pairs: int) -> None:
-  log.warning(
-    f"%d pairs are few; below {_FEW_PAIRS} a gain of 9 points is missed more"
-    " often than once in four",
-    pairs,
-  )
+  if not clustered and set(known) <= {0.0, 1.0}:
+    return wilson(sum(known), len(known))
+  nothing = [0.0] * len(known)
+  return paired_bootstrap(nothing, known, resamples=resamples, seed=seed)
 
 
 def arm_result(
   name: str,
-  outcomes: Sequence[Outcome],
+  attempts: Sequence[Mapping],
   *,
-  alone: Sequence[Outcome] | None,
+  alone: Sequence[Mapping] | None,
   resamples: int,
   seed: int,
 ) -> ArmResult:
@@ -262,36 +201,36 @@ def arm_result(
 
   Args:
     name: for the table.
-    outcomes: of this arm.
+    attempts: of this arm, as lines of the episodes.
     alone: of the student alone; None in its own arm.
     resamples, seed: of the bootstrap.
 
   Raises:
     ValueError: no attempt could be judged, or (with alone) no pair.
   """
-  judged = _scores(outcomes)
-  rates = means(judged)
-  if not rates:
+  judged = scores(attempts)
+  own = means(judged)
+  if not own:
     raise ValueError(f"arm {name}: none of its attempts could be judged")
   accuracy = accuracy_interval(judged, resamples=resamples, seed=seed)
   samples, against = max(map(len, judged.values())), {}
 
-  def mean(field: str) -> float:
-    return float(np.mean([getattr(outcome, field) for outcome in outcomes]))
+  said = [line["solution"] for line in attempts]
+
+  def mean(field: str, lines: Sequence[Mapping] = attempts) -> float:
+    return float(np.mean([line[field] for line in lines]))
 
   if alone is not None:
-    base = _rates(alone)
-    common = [key for key in rates if key in base]
+    base = rates(alone)
+    common = [key for key in own if key in base]
     if not common:
       raise ValueError(f"arm {name} shares no judged problem with the baseline")
-    if len(common) < _FEW_PAIRS:
-      warn_of_few(len(common))
     before = [base[key] for key in common]
-    after = [rates[key] for key in common]
+    after = [own[key] for key in common]
     gain = paired_bootstrap(before, after, resamples=resamples, seed=seed)
     over_all, over_right = non_degradation(before, after)
     teaching_tokens = mean("teaching_tokens")
-    asked = any(o.teacher_asked for o in outcomes)
+    asked = any(line["teacher_text"] is not None for line in attempts)
     against = {
       "gain_per_teaching_token": gain.estimate / teaching_tokens
       if teaching_tokens
@@ -306,13 +245,15 @@ def arm_result(
     }
   return ArmResult(
     name=name,
-    problems=len(rates),
-    unjudged=sum(o.correct is None for o in outcomes),
+    problems=len(own),
+    unjudged=sum(one["score"] is None for one in said),
     accuracy=accuracy.estimate,
     accuracy_low=accuracy.low,
     accuracy_high=accuracy.high,
-    completion_rate=mean("completed"),
-    response_tokens=mean("response_tokens"),
+    completion_rate=float(
+      np.mean([Verdict(one["status"], None, "").completed for one in said])
+    ),
+    response_tokens=mean("tokens", said),
     teaching_tokens=mean("teaching_tokens"),
     seconds_per_problem=mean("seconds"),
     leak_rate=mean("leaked"),
@@ -325,20 +266,19 @@ def arm_result(
 
 
 def by_kind(
-  outcomes: Sequence[Outcome], alone: Sequence[Outcome]
+  attempts: Sequence[Mapping], alone: Sequence[Mapping]
 ) -> dict[str, dict[str, float]]:
   """kind -> how many problems both arms judged, and their two accuracies."""
-  base, rates = _rates(alone), _rates(outcomes)
+  base, own = rates(alone), rates(attempts)
   kinds: dict[str, list[str]] = {}
-  for outcome in {o.problem_id: o for o in outcomes}.values():
-    key = outcome.problem_id
-    if outcome.kind is not None and key in base and key in rates:
-      kinds.setdefault(outcome.kind, []).append(key)
+  for key, kind in {line["id"]: line["kind"] for line in attempts}.items():
+    if kind is not None and key in base and key in own:
+      kinds.setdefault(kind, []).append(key)
   return {
     kind: {
       "problems": len(keys),
       "accuracy_alone": sum(base[key] for key in keys) / len(keys),
-      "accuracy": sum(rates[key] for key in keys) / len(keys),
+      "accuracy": sum(own[key] for key in keys) / len(keys),
     }
     for kind, keys in sorted(kinds.items())
   }

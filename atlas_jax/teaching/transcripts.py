@@ -7,13 +7,13 @@ sampler log-probs, weight version), beside the texts that a person reads.
 from atlas_jax.serving.client import Completion
 from atlas_jax.teaching.answers import Verdict
 from atlas_jax.teaching.arms import Attempt
-from atlas_jax.teaching.rewards import ScoredEpisode
+from atlas_jax.teaching.rewards import ScoredEpisode, leaks
 from atlas_jax.teaching.speakers import Said
 
 # Counts the changes of a line's keys: 1 had approach and guided in place of
 # probe and taught, and neither kind, leaked nor weight_version of an attempt;
-# 2 did not have the student of an attempt.
-SCHEMA = 3
+# 2 did not have the student of an attempt, 3 not its prompts and checkpoint.
+SCHEMA = 4
 
 
 def _solution(solution: Said, verdict: Verdict) -> dict:
@@ -43,24 +43,18 @@ def episode_json(scored: ScoredEpisode, step: int) -> dict:
   """One training episode as plain JSON values."""
   episode = scored.episode
   teachings = []
-  for teaching, verdict, leaked, reward in zip(
-    episode.teachings,
-    scored.taught,
-    scored.leaked,
-    scored.rewards,
-    strict=True,
-  ):
-    said = teaching.said
+  for one in scored.teachings:
+    teaching, said = one.teaching, one.teaching.said
     teachings.append(
       {
         "text": said.text,
         "teaching": teaching.text,
         "status": teaching.status,
-        "leaked": leaked,
+        "leaked": one.leaked,
         "tokens": teaching.tokens,
-        "taught": _solution(teaching.taught, verdict),
-        "reward": reward.total,
-        "reward_parts": dict(reward.parts),
+        "taught": _solution(teaching.taught, one.verdict),
+        "reward": one.reward.total,
+        "reward_parts": dict(one.reward.parts),
         "finish_reason": said.finish_reason,
         **_sample(said.sample),
       }
@@ -86,25 +80,18 @@ def episode_json(scored: ScoredEpisode, step: int) -> dict:
   }
 
 
-def attempt_json(
-  arm: str, attempt: Attempt, verdict: Verdict, leaked: bool
-) -> dict:
+def attempt_json(arm: str, attempt: Attempt, verdict: Verdict) -> dict:
   """One attempt of an evaluation as plain JSON values."""
+  problem, taught = attempt.problem, attempt.teaching
+  others = {key: x for key, x in vars(attempt).items() if key != "problem"}
   return {
     "schema": SCHEMA,
     "arm": arm,
-    "id": attempt.problem.id,
-    "sample": attempt.sample,
-    "question": attempt.problem.question,
-    "answer": attempt.problem.answer,
-    "kind": attempt.problem.kind,
-    "probe": attempt.probe,
-    "teacher_text": attempt.teacher_text,
-    "teaching": attempt.teaching,
-    "teaching_tokens": attempt.teaching_tokens,
-    "status": attempt.status,
-    "leaked": leaked,
-    "weight_version": attempt.weight_version,
+    "id": problem.id,
+    "question": problem.question,
+    "answer": problem.answer,
+    "kind": problem.kind,
+    **others,
+    "leaked": taught is not None and leaks(taught, problem),
     "solution": _solution(attempt.solution, verdict),
-    "seconds": attempt.seconds,
   }

@@ -49,44 +49,17 @@ def placed(
   return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
 
-def is_on_host(opt_state: optax.OptState) -> bool:
-  """Whether `put` has moved the moments to the host; inside jit."""
-  spaces = {jax.typeof(x).memory_space for x in jax.tree.leaves(opt_state)}
-  return HOST in spaces
+def _part(tree: Any, of_blocks: bool) -> Any:
+  """The tree with the arrays of all blocks alone, or all others; and counters.
 
+  None stands for those that are left out.
+  """
 
-def _is_model(x: Any) -> bool:
-  return isinstance(x, Decoder)
+  def keep(path, x):
+    in_blocks = any(getattr(key, "name", None) == "blocks" for key in path)
+    return x if in_blocks == of_blocks or not x.ndim else None
 
-
-def _blocks(tree: Any) -> Any:
-  """The tree with only the blocks of each model in it."""
-  return jax.tree.map(
-    lambda x: x.blocks if _is_model(x) else x, tree, is_leaf=_is_model
-  )
-
-
-def _rest(tree: Any) -> Any:
-  """The tree with all but the blocks of each model in it."""
-
-  def rest(x):
-    if _is_model(x):
-      x = jax.tree.map(lambda leaf: leaf, x)
-      del x.blocks
-    return x
-
-  return jax.tree.map(rest, tree, is_leaf=_is_model)
-
-
-def _whole(rest: Any, blocks: Any) -> Any:
-  """What `_rest` and `_blocks` have taken apart; counters are those of rest."""
-
-  def whole(x, of_blocks):
-    if _is_model(x):
-      x.blocks = of_blocks
-    return x
-
-  return jax.tree.map(whole, rest, blocks, is_leaf=_is_model)
+  return jax.tree_util.tree_map_with_path(keep, tree)
 
 
 def update(
@@ -97,12 +70,13 @@ def update(
   grad_norm: jax.Array,
   good: jax.Array,
 ) -> tuple[Decoder, optax.OptState]:
-  """(weights, state) after an update, layer by layer; the old ones if not good.
+  """(weights, state) after an update; the old ones if not good.
 
   Args:
     tx: from `make_optimizer`.
     grads, params: on the device.
-    opt_state: its moments, and masters if it has any, are on the host.
+    opt_state: where its moments, and masters if it has any, are on the host,
+      the update goes layer by layer.
     grad_norm: global L2, for the clip.
     good: whether there is an update.
   """
@@ -121,6 +95,11 @@ def update(
       lambda a, b: jnp.where(good, a, b), new, (params, state)
     )
 
+  spaces = {jax.typeof(x).memory_space for x in jax.tree.leaves(opt_state)}
+  if HOST not in spaces:
+    return one(grads, opt_state, params)
+  grads_of_blocks = _part(grads, True)
+
   def layer(i, carry):
     params, state = carry
 
@@ -133,7 +112,7 @@ def update(
       )
 
     new_params, new_state = one(
-      at(_blocks(grads)), put(at(state), DEVICE), at(params)
+      at(grads_of_blocks), put(at(state), DEVICE), at(params)
     )
     # Counters stay: each layer is of the same update.
     return jax.tree.map(
@@ -144,9 +123,14 @@ def update(
       (new_params, put(new_state, HOST)),
     )
 
-  blocks = _blocks((params, opt_state))
+  blocks = _part((params, opt_state), True)
   n_layers = jax.tree.leaves(blocks[0])[0].shape[0]
   blocks = jax.lax.fori_loop(0, n_layers, layer, blocks)
-  rest_params, rest_state = _rest((params, opt_state))
-  rest = one(_rest(grads), put(rest_state, DEVICE), rest_params)
-  return _whole((rest[0], put(rest[1], HOST)), blocks)
+  params, opt_state = _part((params, opt_state), False)
+  params, opt_state = one(_part(grads, False), put(opt_state, DEVICE), params)
+  return jax.tree.map(
+    lambda x, of_blocks: of_blocks if x is None else x,
+    (params, put(opt_state, HOST)),
+    blocks,
+    is_leaf=lambda x: x is None,
+  )

@@ -7,6 +7,8 @@ than half the distance to the next value. A bfloat16 second moment stands still
 in the same way where 1 - b2 is below about 1/256.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -30,40 +32,31 @@ def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
       steps for.
   """
   peak, warmup = config.learning_rate, config.warmup_steps
-  decay_steps = total_steps - warmup
-  if config.schedule == "constant":
-    after = optax.constant_schedule(peak)
-  elif config.schedule not in ("cosine", "linear"):
+  steps, final = total_steps - warmup, config.final_fraction
+  schedules = {
+    "constant": lambda: optax.constant_schedule(peak),
+    "cosine": lambda: optax.cosine_decay_schedule(peak, steps, final),
+    "linear": lambda: optax.linear_schedule(peak, peak * final, steps),
+  }
+  if config.schedule not in schedules:
     raise ValueError(
-      f"unknown schedule {config.schedule!r}; valid: constant, cosine, linear"
+      f"unknown schedule {config.schedule!r}; valid: {', '.join(schedules)}"
     )
-  elif decay_steps < 1:
+  if config.schedule != "constant" and steps < 1:
     raise ValueError(
       f"{warmup} warm-up steps leave none of {total_steps} to the"
       f" {config.schedule} schedule"
     )
-  elif config.schedule == "cosine":
-    after = optax.cosine_decay_schedule(
-      peak, decay_steps, alpha=config.final_fraction
-    )
-  else:
-    after = optax.linear_schedule(
-      peak, peak * config.final_fraction, decay_steps
-    )
+  after = schedules[config.schedule]()
   if warmup == 0:
     return after
   rise = optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
   return optax.join_schedules([rise, after], [warmup])
 
 
-def float32(tree):
-  """Every array of a tree in float32."""
-  return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
-
-
-def _moments(opt_state: optax.OptState, dtype: str) -> optax.OptState:
-  """The state with its moments in `dtype`; counters stay."""
-  return jax.tree.map(lambda x: x.astype(dtype) if x.ndim else x, opt_state)
+def cast(tree: Any, dtype: str) -> Any:
+  """The tree with its arrays in `dtype`; counters stay."""
+  return jax.tree.map(lambda x: x.astype(dtype) if x.ndim else x, tree)
 
 
 def make_optimizer(
@@ -87,22 +80,23 @@ def make_optimizer(
   )
 
   def init(params):
-    state = _moments(chain.init(float32(params)), config.moments_dtype)
+    masters = cast(params, "float32")
+    state = cast(chain.init(masters), config.moments_dtype)
     if offload == "masters":
-      state = offload_lib.Masters(state, float32(params))
+      state = offload_lib.Masters(state, masters)
     return state if offload == "none" else offload_lib.put(state, HOST)
 
   def update(grads, state, params, *, grad_norm=None):
+    grads = cast(grads, "float32")
     if grad_norm is None:
-      grad_norm = optax.tree.norm(float32(grads))
+      grad_norm = optax.tree.norm(grads)
     below = grad_norm < config.clip_norm
     grads = jax.tree.map(
-      lambda g: jnp.where(below, g, g / grad_norm * config.clip_norm),
-      float32(grads),
+      lambda g: jnp.where(below, g, g / grad_norm * config.clip_norm), grads
     )
-    state = _moments(state, "float32")
-    updates, state = chain.update(grads, state, float32(params))
-    return updates, _moments(state, config.moments_dtype)
+    state, params = cast((state, params), "float32")
+    updates, state = chain.update(grads, state, params)
+    return updates, cast(state, config.moments_dtype)
 
   return optax.GradientTransformationExtraArgs(init, update), schedule
 

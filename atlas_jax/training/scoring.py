@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from atlas_jax.config import GrpoConfig, ModelConfig
 from atlas_jax.data.packing import PackedBatch
 from atlas_jax.model import decoder, logprobs, matrices
-from atlas_jax.sharding import place
+from atlas_jax.sharding import has_mesh, place, spec
 from atlas_jax.training import losses
 
 
@@ -25,27 +25,23 @@ def score(
   temperature: float,
   with_entropy: bool,
 ):
-  hidden = decoder.forward(
-    model,
-    architecture,
-    batch.tokens,
-    batch.segment_ids,
-    batch.sequence_ids,
-    batch.positions,
-    compute_dtype=jnp.dtype(options.compute_dtype),
-    remat=options.remat,
-  )
-  return logprobs.token_logprobs(
-    model,
-    architecture,
-    hidden,
-    batch.tokens,
-    batch.sequence_ids,
-    batch.loss_mask,
-    temperature=temperature,
-    chunk=options.logprob_chunk,
-    with_entropy=with_entropy,
-  )
+  """`logprobs.token_logprobs` of a micro-batch: each device's of its own."""
+
+  def of_device(model, batch):
+    given = model, architecture, batch, options
+    hidden = decoder.forward(*given)
+    how = {"temperature": temperature, "with_entropy": with_entropy}
+    return logprobs.token_logprobs(*given, hidden, **how)
+
+  if has_mesh():
+    weights = jax.tree.map(lambda x: jax.typeof(x).sharding.spec, model)
+    of_device = jax.shard_map(
+      of_device,
+      in_specs=(weights, spec("batch", None)),
+      out_specs=spec("batch", "tokens"),
+    )
+  scores = of_device(model, batch)
+  return jax.tree.map(lambda x: place(x, "batch", None), scores)
 
 
 def filled(batch: PackedBatch) -> Int[Array, ""]:
@@ -59,14 +55,18 @@ def micro_batch(batch: PackedBatch, i: Int[Array, ""] | int) -> PackedBatch:
   )
 
 
-def _map_filled(score: Callable, batch: PackedBatch):
-  """score of each micro-batch, stacked; 0 for those that hold no token."""
-  like = jax.eval_shape(score, micro_batch(batch, 0))
-  zeros = jax.tree.map(lambda x: jnp.zeros_like(batch.loss_mask, x.dtype), like)
+def _all_scores(model, architecture, options, batch, *how):
+  """`score` of each micro-batch, stacked; 0 for those that hold no token."""
+
+  def one(i):
+    return score(model, architecture, options, micro_batch(batch, i), *how)
+
+  zeros = jax.tree.map(
+    lambda x: jnp.zeros_like(batch.loss_mask, x.dtype), jax.eval_shape(one, 0)
+  )
 
   def put(i, out):
-    new = score(micro_batch(batch, i))
-    return jax.tree.map(lambda a, b: a.at[i].set(b), out, new)
+    return jax.tree.map(lambda a, b: a.at[i].set(b), out, one(i))
 
   return jax.lax.fori_loop(0, filled(batch), put, zeros)
 
@@ -85,13 +85,10 @@ def make_score_step(
   batch._replace(ref_logprobs=score_step(reference, batch)).
   """
 
-  def score_step(model, batch):
-    def one(micro):
-      return score(model, architecture, options, micro, temperature, False)
-
-    return _map_filled(one, batch)
-
-  return jax.jit(score_step)
+  how = temperature, False
+  return jax.jit(
+    lambda model, batch: _all_scores(model, architecture, options, batch, *how)
+  )
 
 
 def make_prepare_step(
@@ -114,19 +111,13 @@ def make_prepare_step(
   """
   if grpo.epochs == 1 and grpo.entropy_share is None:
     return lambda model, batch: batch
-  with_entropy = grpo.entropy_share is not None
 
   @jax.jit
   def prepare_step(model, batch):
-    def one(micro):
-      return score(
-        model, architecture, options, micro, temperature, with_entropy
-      )
-
-    scores = _map_filled(one, batch)
-    logprobs = scores
-    if with_entropy:
-      logprobs, entropy = scores
+    how = temperature, grpo.entropy_share is not None
+    logprobs = _all_scores(model, architecture, options, batch, *how)
+    if grpo.entropy_share is not None:
+      logprobs, entropy = logprobs
       # The threshold is one number of all tokens: every device has them all.
       kept = losses.entropy_mask(
         place(entropy), place(batch.loss_mask), grpo.entropy_share
@@ -148,14 +139,11 @@ def copy_model(model: decoder.Decoder, dtype: str) -> decoder.Decoder:
   return matrices.cast_matrices(jax.tree.map(jnp.copy, model), dtype)
 
 
-def _ema(reference, policy, alpha):
+@functools.partial(jax.jit, donate_argnums=0)
+def ema_update(reference, policy, alpha):
+  """ref <- alpha * policy + (1 - alpha) * ref (TR-DPO 2404.09656); donated."""
   return jax.tree.map(
     lambda r, p: (alpha * p + (1 - alpha) * r).astype(r.dtype),
     reference,
     policy,
   )
-
-
-# ref <- alpha * policy + (1 - alpha) * ref (TR-DPO 2404.09656); `reference` is
-# donated. Call: ema_update(reference, policy, alpha).
-ema_update = jax.jit(_ema, donate_argnums=0)

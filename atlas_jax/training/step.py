@@ -237,24 +237,14 @@ def make_train_step(
     grads, metrics = gradients(
       objective, state.trained, batch, grad_dtype, state.base
     )
-    grad_norm = optax.tree.norm(optimizer.float32(grads))
+    grad_norm = optax.tree.norm(optimizer.cast(grads, "float32"))
     good = jnp.isfinite(grad_norm)
     if skip_grad_norm is not None:
       good &= grad_norm <= skip_grad_norm
     rate = schedule(optimizer.updates_done(state.opt_state))
-    before = state.trained, state.opt_state
-    if offload.is_on_host(state.opt_state):
-      trained, opt_state = offload.update(
-        tx, grads, state.opt_state, state.trained, grad_norm, good
-      )
-    else:
-      updates, opt_state = tx.update(
-        grads, state.opt_state, state.trained, grad_norm=grad_norm
-      )
-      trained = optax.apply_updates(state.trained, updates)
-      trained, opt_state = jax.tree.map(
-        lambda new, old: jnp.where(good, new, old), (trained, opt_state), before
-      )
+    trained, opt_state = offload.update(
+      tx, grads, state.opt_state, state.trained, grad_norm, good
+    )
     one = jnp.float32(1)
     metrics.sums["grad_norm"] = (grad_norm, one)
     metrics.sums["learning_rate"] = (jnp.float32(rate), one)

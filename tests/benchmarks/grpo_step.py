@@ -143,26 +143,14 @@ def parts(architecture, options, objective, model, batch, steps: int) -> dict:
   micro = jax.tree.map(lambda x: x[0], batch)
   # Batches are arguments: as constants they would be folded for minutes.
   forward = jax.jit(
-    lambda model, micro: decoder.forward(
-      model,
-      architecture,
-      *micro[:4],
-      compute_dtype=jnp.dtype(options.compute_dtype),
-      remat=options.remat,
-    )
+    lambda model, micro: decoder.forward(model, architecture, micro, options)
   )
   hidden = forward(model, micro)
 
   def head_loss(model, hidden, micro):
     scores = logprobs.token_logprobs(
-      model,
-      architecture,
-      hidden,
-      micro.tokens,
-      micro.sequence_ids,
-      micro.loss_mask,
+      *(model, architecture, micro, options, hidden),
       temperature=1.0,
-      chunk=options.logprob_chunk,
       with_entropy=True,
     )
     return jnp.sum(scores[0])

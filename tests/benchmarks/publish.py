@@ -2,29 +2,38 @@
 
   python -m tests.benchmarks.publish --model=models/smollm2-135m --rounds=7
 
-Each round is one real update (AdamW on float32 masters, the next tokens of
-README.md, learning rate 1e-6), published twice to a real server in bfloat16:
-as a delta of the round before, then in full. Prints one line of JSON for each
-kind, medians over the rounds, in seconds:
+A round goes one real update on, or back (AdamW on float32 masters, tokens of
+README.md, learning rate 1e-6), and publishes twice to a real server in
+bfloat16: as a delta of the round before, then in full. Prints one line of JSON
+for each kind, medians over the rounds, in seconds:
 
   write      rounding and checksums on the device, transfer to the host,
              comparing with what the server holds, files
   check      in the server: files, and for a delta the values that it changes
-  apply      in the server: pause, load, pack, resume
-  verify     reading back after a full file
+  apply      in the server: pause, load, pack, read back full files, resume
   token      one token from the new weights
   total      all of these and what lies between them, from publish() on
   server     check + apply + token: what the server alone needs
 
-`ratio` is total / server. A first round warms up and is left out. A last line
-has the GB/s of bfloat16 at which each side computes checksums.
+`ratio` is total / server. A first round warms up and is left out. A line has
+the GB/s of bfloat16 at which each side computes checksums.
+
+Then the same to 1, 2 and 4 receivers (receivers.py: our plugin without a
+model), by files and by HTTP. Each line has the bytes that all receivers took,
+the seconds, `to_one`, how many times those to one receiver, and the CPU seconds
+of this process: with fewer cores than processes the receivers wait for them.
 """
 
 import argparse
 import asyncio
+import contextlib
+import itertools
 import json
+import os
 import pathlib
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 
@@ -55,23 +64,19 @@ SERVER = ServerConfig(
 )
 
 
-def batches(tokens: list[int]):
-  """Endless [1, ROWS, LENGTH] batches of a text's tokens."""
-  size, at = ROWS * LENGTH, 0
-  while True:
-    part = (tokens * 2)[at : at + size]
-    at = (at + size) % len(tokens)
-    mask = jnp.ones(LENGTH).at[0].set(0)
-    rows = [
-      packing.TokenSequence(jnp.array(part[i : i + LENGTH], jnp.int32), mask)
-      for i in range(0, size, LENGTH)
-    ]
-    batch, _ = packing.pack(rows, length=LENGTH, rows_multiple=1)
-    yield packing.split_micro(batch, 1)
+def batch(tokens: list[int]):
+  """[1, ROWS, LENGTH]."""
+  mask = jnp.ones(LENGTH).at[0].set(0)
+  rows = [
+    packing.TokenSequence(jnp.array(tokens[i : i + LENGTH], jnp.int32), mask)
+    for i in range(0, len(tokens), LENGTH)
+  ]
+  packed, _ = packing.pack(rows, length=LENGTH, rows_multiple=1)
+  return packing.split_micro(packed, 1)
 
 
 def updates(path: pathlib.Path, learning_rate: float):
-  """(architecture, the model after 0, 1, ... updates)."""
+  """(architecture, the model after 0, 1, 0, 1, ... updates)."""
   architecture, model = hf.load(path, jnp.float32)
   tx, schedule = optimizer.make_optimizer(
     OptimizerConfig(learning_rate=learning_rate, warmup_steps=0), 1000
@@ -83,15 +88,11 @@ def updates(path: pathlib.Path, learning_rate: float):
   )
   tokens = ChatTokenizer.from_dir(path).encode(TEXT.read_text())
 
-  def models():
-    state = step.init_state(model, tx)
-    yield state.model
-    for batch in batches(tokens):
-      state, _ = train_step(state, batch)
-      jax.block_until_ready(state)
-      yield state.model
-
-  return architecture, models()
+  size = ROWS * LENGTH
+  before = jax.tree.map(jnp.copy, model)  # a step takes its state
+  state, _ = train_step(step.init_state(model, tx), batch(tokens[:size]))
+  jax.block_until_ready(state)
+  return architecture, itertools.cycle([before, state.model])
 
 
 def measure(model, architecture, sender, server, version):
@@ -107,7 +108,6 @@ def measure(model, architecture, sender, server, version):
     "write": report.seconds_write,
     "check": report.seconds_check,
     "apply": report.seconds_apply,
-    "verify": report.seconds_verify,
     "token": end - published,
     "total": end - begin,
     "server": report.seconds_check + report.seconds_apply + end - published,
@@ -166,14 +166,8 @@ def checksum_speed(model, architecture) -> dict:
   }
 
 
-def main():
-  parser = argparse.ArgumentParser()
-  parser.add_argument("--model", type=pathlib.Path, required=True)
-  parser.add_argument("--rounds", type=int, default=7)
-  parser.add_argument("--learning_rate", type=float, default=1e-6)
-  flags = parser.parse_args()
-
-  architecture, models = updates(flags.model, flags.learning_rate)
+def to_a_server(flags, architecture, models) -> None:
+  """Prints what publishing to one real server takes."""
   rows = {"delta": [], "full": []}
   with (
     tempfile.TemporaryDirectory() as workdir,
@@ -183,8 +177,7 @@ def main():
   ):
     # Full and delta by turns.
     sender = weight_sync.WeightSender(server, ServingConfig(full_every=2))
-    model = next(models)
-    measure(model, architecture, sender, server, 1)
+    measure(next(models), architecture, sender, server, 1)
     for index in range(1, flags.rounds + 2):
       model = next(models)
       version = 2 * index
@@ -199,7 +192,85 @@ def main():
         rows["full"].append({"bytes": report.bytes, "fraction": 1.0, **whole})
   for kind, measured in rows.items():
     print(json.dumps(summary(kind, measured)), flush=True)
-  print(json.dumps(checksum_speed(model, architecture)), flush=True)
+
+
+@contextlib.contextmanager
+def receivers(model: pathlib.Path, root: pathlib.Path, count: int):
+  """The addresses of so many, and what there is to know of each."""
+  command = [sys.executable, "-m", "tests.benchmarks.receivers"]
+  process = subprocess.Popen(
+    [*command, str(model), str(root), str(count)],
+    **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True},
+    env=os.environ | {"OMP_NUM_THREADS": "1"},
+  )
+  try:
+    yield [
+      ServerConfig(url=f"http://127.0.0.1:{port}", dtype="bfloat16")
+      for port in process.stdout.readline().split()
+    ]
+  finally:
+    process.stdin.close()
+    process.wait()
+
+
+def to_receivers(flags, architecture, models) -> None:
+  """Prints what publishing to several takes, on each road."""
+  rows, versions = {}, itertools.count(1)
+  with (
+    tempfile.TemporaryDirectory() as shared,
+    tempfile.TemporaryDirectory() as own,
+    receivers(flags.model, pathlib.Path(shared, "weights"), 4) as configs,
+  ):
+
+    def publish(road, count, kept):
+      servers = [
+        server_lib.TeacherServer(
+          config,
+          model_path=flags.model,
+          workdir=shared if road == "files" else own,
+          start_timeout_s=600,
+        )
+        for config in configs[:count]
+      ]
+      given = ServingConfig(weights=road)
+      sender = weight_sync.WeightSender(servers[0], given, *servers[1:])
+      for kind in ("full", "delta"):
+        tensors = iter_owned(next(models), architecture, jnp.bfloat16)
+        cpu, begin = time.process_time(), time.perf_counter()
+        version = next(versions)
+        sent = sender.send(tensors, version)
+        seconds = time.perf_counter() - begin
+        assert sent.is_delta == (kind == "delta")
+        assert set(sender.holds.values()) == {version}
+        if kept:
+          rows.setdefault((kind, road, count), []).append(
+            (sent.bytes * count, seconds, time.process_time() - cpu)
+          )
+
+    for index in range(flags.rounds + 1):
+      for road in ("files", "http"):
+        for count in (1, 2, 4):
+          publish(road, count, index > 0)
+  for (kind, road, count), measured in sorted(rows.items()):
+    pairs = zip(measured, rows[kind, road, 1], strict=True)
+    line = {"kind": kind, "road": road, "receivers": count}
+    for i, key in enumerate(("bytes", "seconds", "cpu_seconds")):
+      line[key] = round(statistics.median(row[i] for row in measured), 3)
+    line["to_one"] = statistics.median(a[1] / b[1] for a, b in pairs)
+    print(json.dumps(line), flush=True)
+
+
+def main():
+  parser = argparse.ArgumentParser()
+  parser.add_argument("--model", type=pathlib.Path, required=True)
+  parser.add_argument("--rounds", type=int, default=7)
+  parser.add_argument("--learning_rate", type=float, default=1e-6)
+  flags = parser.parse_args()
+
+  architecture, models = updates(flags.model, flags.learning_rate)
+  print(json.dumps(checksum_speed(next(models), architecture)), flush=True)
+  to_receivers(flags, architecture, models)
+  to_a_server(flags, architecture, models)
 
 
 if __name__ == "__main__":

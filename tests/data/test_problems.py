@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from atlas_jax.config import DataConfig
+from atlas_jax.config import ConfigError, DataConfig, resolve
 from atlas_jax.data import problems
 from atlas_jax.data import splits as splits_lib
 from atlas_jax.data.problems import DataError, ProblemStream
@@ -81,10 +81,10 @@ def test_repeats_are_dropped_and_contradictions_refused(tmp_path):
 
 
 @pytest.mark.parametrize("fractions", [(0.5, 0.5), (0.9, 0.2, 0.1), (2, -1, 0)])
-def test_fractions_that_are_no_shares_are_refused(tmp_path, fractions):
-  path = write(tmp_path / "a", rows([1]))
-  with pytest.raises(DataError, match="sum to 1"):
-    splits_lib.load(config_of(path, split_fractions=fractions))
+def test_fractions_that_are_no_shares_are_refused(fractions):
+  tree = {"data": {"split_fractions": fractions}}
+  with pytest.raises(ConfigError, match="sum to 1"):
+    resolve(tree)
 
 
 def test_sft_leaves_out_held_out_questions(tmp_path):

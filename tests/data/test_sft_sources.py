@@ -1,7 +1,6 @@
 """Episodes of earlier runs as SFT examples."""
 
 import dataclasses
-import hashlib
 import json
 
 import pytest
@@ -9,7 +8,7 @@ import pytest
 from atlas_jax.config import DataConfig, PromptsConfig
 from atlas_jax.data import splits as splits_lib
 from atlas_jax.data.problems import DataError
-from atlas_jax.teaching.prompts import NO_PROBE, fingerprint
+from atlas_jax.teaching.prompts import PromptError, fingerprint
 
 
 def teaching(text, status="ok", taught="correct", leaked=False):
@@ -81,47 +80,19 @@ def test_of_an_optimisation_only_what_the_kept_prompts_taught(tmp_path):
   with pytest.raises(DataError, match="not chosen its prompts yet"):
     found(folder)
   path.write_text("{")
-  with pytest.raises(DataError, match=r"best_prompts\.json: not valid JSON"):
+  with pytest.raises(PromptError, match=r"best_prompts\.json: not valid JSON"):
     found(folder)
 
 
-def test_episodes_of_an_older_version_are_read(tmp_path):
-  old = {
-    "student_baseline": "A {question}",
-    "student_diagnostic": "P {question}",
-    "teacher_adaptive": "T {question} {approach}",
-    "student_with_teaching": "G {question} {teaching}",
-  }
-  # As it was made of them then: of the texts in their order.
-  text = json.dumps(list(old.values()))
-  mine = hashlib.sha256(text.encode()).hexdigest()[:12]
-  best = {"stage": "chosen", "prompts": old}
-  (tmp_path / "best_prompts.json").write_text(json.dumps(best))
-  lines = [
-    {
-      "question": "q",
-      "approach": approach,
-      "prompts": prompts,
-      "teachings": [
-        {"text": "t", "status": "ok", "leaked": False, "guided": guided}
-      ],
-    }
-    for approach, prompts, guided in (
-      ("a", mine, {"status": "correct"}),
-      ("", mine, {"status": "correct"}),
-      ("b", mine, {"status": "wrong"}),
-      ("c", "another", {"status": "correct"}),
-    )
-  ]
-  (tmp_path / "episodes").mkdir()
-  path = tmp_path / "episodes" / "train.jsonl"
-  path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+def test_episodes_of_an_older_version_are_refused_with_the_new_names(tmp_path):
+  path = tmp_path / "train.jsonl"
+  old = {"question": "q", "approach": "a", "teachings": [{"guided": {}}]}
+  path.write_text(json.dumps(old) + "\n")
   config = DataConfig(sft_source="episodes", sft_path=str(path))
-  examples = splits_lib.load_sft(config)
-  assert [(e.template, e.fields["probe"]) for e in examples] == [
-    ("teacher", "a"),
-    ("teacher", NO_PROBE),
-  ]
+  with pytest.raises(
+    DataError, match=r"train\.jsonl:1: .*approach is probe now"
+  ):
+    splits_lib.load_sft(config)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from atlas_jax.config import DataConfig
 from atlas_jax.data import teachable, teachable_examples
-from atlas_jax.data.problems import DataError, question_key
+from atlas_jax.data.problems import question_key
 from atlas_jax.data.splits import load, load_sft
 from atlas_jax.data.teachable import (
   BORROW,
@@ -21,6 +21,7 @@ from atlas_jax.data.teachable import (
   ORDER,
   Exercise,
 )
+from atlas_jax.errors import AtlasError
 
 ALL = [q for kind in KINDS for q in teachable.exercises(kind)]
 FIXES = (CARRY, BORROW, ORDER)
@@ -135,13 +136,13 @@ def test_problems_follow_the_seed_and_their_parameters():
   slips = [sum(p.meta["slips"] for p in ps) for ps in (easy, first, hard)]
   assert slips[0] < slips[1] < slips[2]
   for bad, message in (
-    ({"cuont": 3}, "cuont.*valid: count, trouble"),
-    ({"count": 0}, "count=0"),
-    ({"trouble": 1.5}, "within 0 and 1"),
-    ({"trouble": "1"}, "trouble='1' must be within 0 and 1"),
+    ({"cuont": 3}, "cuont.*valid keys: count, trouble"),
+    ({"count": 0}, r"config\.data\.params\.count=0 must be above 0"),
+    ({"trouble": 1.5}, "trouble=1.5 must not be above 1"),
+    ({"trouble": "1"}, "trouble must be float, got str '1'"),
     ({"count": 9000}, "there are"),
   ):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(AtlasError, match=message):
       teachable.problems(bad, 0)
 
 
@@ -175,7 +176,7 @@ def test_the_shares_of_the_textbook():
   assert book == pytest.approx(0.65, abs=0.03)
   assert keep == pytest.approx(0.2, abs=0.03)
   assert shares(textbook=0.0, keep=1.0) == (0.0, 1.0)
-  with pytest.raises(DataError, match="above 1"):
+  with pytest.raises(AtlasError, match="above 1"):
     shares(textbook=0.9, keep=0.2)
 
 

@@ -1,33 +1,21 @@
 """`python -m launchers.agent_check`: one probe, shown; its exit status."""
 
 import os
-import subprocess
-import sys
 
-import pytest
 from aiohttp import web
 
+from tests import forked
 from tests.online.agents.serving import Serving
 
 SECRET = "sk-environment-secret"
 
 
-@pytest.fixture
-def check(repo_root):
-  def run(kind, *flags, **environ):
-    return subprocess.run(
-      [
-        *(sys.executable, "-m", "launchers.agent_check"),
-        *(f"--config=configs/agents/{kind}.py", *flags),
-      ],
-      cwd=repo_root,
-      capture_output=True,
-      text=True,
-      timeout=240,
-      env={**os.environ, **environ},
-    )
-
-  return run
+def check(kind, *flags, **environ):
+  return forked.run(
+    "launchers.agent_check",
+    *(f"--config=configs/agents/{kind}.py", *flags),
+    env={**os.environ, **environ},
+  )
 
 
 def completion(text):
@@ -38,7 +26,7 @@ def completion(text):
   }
 
 
-def test_an_answer_is_shown_with_how_it_was_read(check):
+def test_an_answer_is_shown_with_how_it_was_read():
   with Serving(lambda seen: completion(f"4 {seen.query}")) as server:
     done = check(
       "http",
@@ -61,7 +49,7 @@ def test_an_answer_is_shown_with_how_it_was_read(check):
   assert SECRET not in done.stdout + done.stderr
 
 
-def test_a_failure_is_shown_and_is_the_exit_status(check):
+def test_a_failure_is_shown_and_is_the_exit_status():
   with Serving(lambda _: web.Response(status=503, text="busy")) as server:
     done = check("http", f"--config.http.url={server.url}")
     assert len(server.seen) == 1  # one probe, no retries
@@ -71,27 +59,27 @@ def test_a_failure_is_shown_and_is_the_exit_status(check):
   assert "Traceback" not in done.stderr
 
 
-def test_a_shape_that_the_path_does_not_fit(check):
+def test_a_shape_that_the_path_does_not_fit():
   with Serving(lambda _: {"output": {"text": "4"}}) as server:
     done = check("http", f"--config.http.url={server.url}")
   assert done.returncode == 1
   assert "{'output': {'text': '4'}} has no 'choices'" in done.stdout
 
 
-def test_a_config_that_is_wrong_is_one_line(check):
+def test_a_config_that_is_wrong_is_one_line():
   done = check("http", "--config.kind=openai_assistant")
   assert done.returncode == 1 and done.stdout == ""
   assert done.stderr.startswith("error: config.kind='openai_assistant'")
   assert done.stderr.count("\n") == 1
 
 
-def test_a_command(check):
+def test_a_command():
   done = check("cli", "--config.cli.argv=('cat',)", "--prompt=$(touch x)\nb")
   assert done.returncode == 0, done.stderr
   assert "text     $(touch x)\n         b\n" in done.stdout
 
 
-def test_no_answer_commands_the_terminal(check):
+def test_no_answer_commands_the_terminal():
   hostile = "4 \x1b]0;owned\x07\x1b[2J\x9b31m\r\u202e"
   with Serving(lambda _: completion(hostile)) as server:
     done = check("http", f"--config.http.url={server.url}")

@@ -11,38 +11,35 @@ import sys
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from tests.phases import tiny_road
+from tests import forked
 
 GOOD = '{"question": "What is 1+1?", "answer": "2"}\n'
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-  return tiny_road.write_model(tmp_path_factory.mktemp("bad_input") / "model")
+@pytest.fixture
+def model(road_model):
+  return road_model
 
 
 @pytest.fixture
-def train(model, tmp_path, repo_root):
+def train(model, tmp_path):
   def run(*flags, **config):
     settings = {
       "phases": "('grpo',)",
+      "data.params": {"count": 60},
+      "data.sft_params": {"count": 60},
       "teacher.path": model,
       "student.path": model,
       **{key.replace("__", "."): value for key, value in config.items()},
     }
-    return subprocess.run(
-      [
-        *(sys.executable, "-m", "launchers.train"),
-        "--config=configs/quickstart.py",
-        f"--workdir={tmp_path / 'run'}",
-        *(f"--config.{key}={value}" for key, value in settings.items()),
-        *flags,
-      ],
-      cwd=repo_root,
-      capture_output=True,
-      text=True,
-      timeout=120,
-      env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    if "data.source" in settings:  # a file takes no count
+      del settings["data.params"]
+    return forked.run(
+      "launchers.train",
+      "--config=configs/quickstart.py",
+      f"--workdir={tmp_path / 'run'}",
+      *(f"--config.{key}={value}" for key, value in settings.items()),
+      *flags,
     )
 
   return run

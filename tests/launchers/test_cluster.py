@@ -16,6 +16,8 @@ import time
 
 import pytest
 
+from tests import forked
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 ONE = "launchers/slurm/qwen3_8b_1.sbatch"
 MANY = "launchers/slurm/qwen3_8b_2+1.sbatch"
@@ -192,12 +194,7 @@ def dry_run(call: str) -> str:
   """What the real launcher of runs makes of the flags of a noted call."""
   words = re.split(r" (?=--)", call)[1:]
   words = [w for w in words if not w.startswith("--coordinator")]
-  done = subprocess.run(
-    [sys.executable, "-m", "launchers.train", *words, "--dry_run"],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-  )
+  done = forked.run("launchers.train", *words, "--dry_run")
   assert done.returncode == 0, done.stderr
   return done.stdout
 

@@ -16,6 +16,7 @@ from atlas_jax.directory import write_json
 from atlas_jax.online.search import config as online
 from atlas_jax.teaching.prompts import PromptError
 from launchers import common
+from tests import forked
 from tests.online import small_world
 
 
@@ -149,9 +150,7 @@ def test_a_run_goes_on_with_the_templates_that_it_began_with(
     (["--config=configs/teacher.py"], "name a variant: configs/teacher.py"),
   ],
 )
-def test_an_error_of_the_flags_is_one_line(
-  arguments, told, repo_root, tmp_path
-):
+def test_an_error_of_the_flags_is_one_line(arguments, told, tmp_path):
   broken = tmp_path / "broken.py"
   broken.write_text("def get_config():\n  return None.nothing\n")
   old = tmp_path / "old.py"
@@ -163,29 +162,17 @@ def test_an_error_of_the_flags_is_one_line(
     a.replace("BROKEN", str(broken)).replace("OLD", str(old)) for a in arguments
   ]
   given = any(a.startswith("--workdir=") for a in arguments)
-  done = subprocess.run(
-    [
-      *(sys.executable, "-m", "launchers.train", *arguments),
-      *([] if given else [f"--workdir={tmp_path}/run"]),
-    ],
-    cwd=repo_root,
-    capture_output=True,
-    text=True,
-  )
+  workdir = [] if given else [f"--workdir={tmp_path}/run"]
+  done = forked.run("launchers.train", *arguments, *workdir)
   assert done.returncode == 1 and told in done.stderr
   if told != "Traceback":
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
-def test_a_launcher_without_a_config_runs(repo_root, tmp_path):
-  done = subprocess.run(
-    [
-      *(sys.executable, "-m", "launchers.export"),
-      *(f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'out'}"),
-    ],
-    cwd=repo_root,
-    capture_output=True,
-    text=True,
+def test_a_launcher_without_a_config_runs(tmp_path):
+  done = forked.run(
+    "launchers.export",
+    *(f"--workdir={tmp_path / 'run'}", f"--output={tmp_path / 'out'}"),
   )
   assert done.returncode == 1
   assert done.stderr.startswith("error: ") and "config.json" in done.stderr
@@ -235,40 +222,21 @@ def test_errors_logs_and_tracebacks_command_no_terminal(tmp_path, repo_root):
 
 
 @pytest.mark.parametrize("role", [0, 1])
-def test_processes_that_never_meet_end_in_one_line(repo_root, tmp_path, role):
+def test_processes_that_never_meet_end_in_one_line(tmp_path, role):
   with socket.socket() as s:
     s.bind(("127.0.0.1", 0))
     address = f"127.0.0.1:{s.getsockname()[1]}"
-  done = subprocess.run(
-    [
-      *(sys.executable, "-m", "launchers.train"),
-      *("--config=configs/quickstart.py", f"--workdir={tmp_path}/run"),
-      *(f"--coordinator={address}", "--num_processes=2"),
-      *(f"--process_id={role}", "--coordinator_timeout_s=1"),
-    ],
-    cwd=repo_root,
-    capture_output=True,
-    text=True,
+  done = forked.run(
+    "launchers.train",
+    *("--config=configs/quickstart.py", f"--workdir={tmp_path}/run"),
+    *(f"--coordinator={address}", "--num_processes=2"),
+    *(f"--process_id={role}", "--coordinator_timeout_s=1"),
     timeout=60,
-    env={**os.environ, "JAX_PLATFORMS": "cpu"},
   )
   assert done.returncode == 1
   (line,) = [x for x in done.stderr.splitlines() if x.startswith("error: ")]
   assert f"--coordinator={address}: not all processes met there within" in line
   assert "Fatal" not in done.stderr and "Traceback" not in done.stderr
-
-
-VALUES = """
-import sys
-from launchers import common, config_flag
-common.define_flags()
-def main():
-  value = config_flag.tree()
-  for part in sys.argv[1].split("."):
-    value = value[part]
-  print(repr(value), flush=True)
-common.launch(main)
-"""
 
 
 @pytest.mark.parametrize(
@@ -290,18 +258,12 @@ common.launch(main)
     ("online", "caps.minutes", ["None", "7"], "7.0"),
   ],
 )  # fmt: skip
-def test_what_a_flag_gives(repo_root, tmp_path, config, key, values, expected):
-  # absl reads sys.argv[0] as the program's name: the key may not be a flag.
-  script = VALUES.replace("sys.argv[1]", repr(key))
-  done = subprocess.run(
-    [
-      *(sys.executable, "-c", script),
-      *(f"--config=configs/{config}.py", f"--workdir={tmp_path}"),
-      *(f"--config.{key}={value}" for value in values),
-    ],
-    cwd=repo_root,
-    capture_output=True,
-    text=True,
+def test_what_a_flag_gives(tmp_path, config, key, values, expected):
+  done = forked.run(
+    "tests.launchers.shown_value",
+    *(f"--config=configs/{config}.py", f"--workdir={tmp_path}"),
+    *(f"--config.{key}={value}" for value in values),
+    env={**os.environ, "SHOWN_KEY": key},
   )
   assert (done.stdout.strip(), done.returncode) == (expected, 0), done.stderr
 
@@ -316,12 +278,7 @@ LAUNCHERS = sorted(
 @pytest.mark.parametrize("flag", ["--help", "--helpshort"])
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_help_lists_the_flags(repo_root, launcher, flag):
-  done = subprocess.run(
-    [sys.executable, "-m", f"launchers.{launcher}", flag],
-    cwd=repo_root,
-    capture_output=True,
-    text=True,
-  )
+  done = forked.run(f"launchers.{launcher}", flag)
   assert done.returncode == 0 and done.stderr == ""
   source = (repo_root / "launchers" / f"{launcher}.py").read_text()
   names = re.findall(r'flags\.DEFINE_\w+\(\s*"(\w+)"', source)
@@ -331,17 +288,10 @@ def test_help_lists_the_flags(repo_root, launcher, flag):
     assert re.search(rf"--(\[no\])?{name}:", done.stdout), name
 
 
-def test_tasks_without_a_coordinator_are_told_that_they_train_alone(
-  repo_root, tmp_path
-):
-  done = subprocess.run(
-    [
-      *(sys.executable, "-m", "launchers.train", f"--workdir={tmp_path}/run"),
-      *("--config=configs/quickstart.py", "--config.phases="),
-    ],
-    cwd=repo_root,
-    capture_output=True,
-    text=True,
+def test_tasks_without_a_coordinator_are_told_that_they_train_alone(tmp_path):
+  done = forked.run(
+    *("launchers.train", f"--workdir={tmp_path}/run"),
+    *("--config=configs/quickstart.py", "--config.phases="),
     env={**os.environ, "SLURM_STEP_NUM_TASKS": "2", "PMI_SIZE": "1"},
   )
   first, last = done.stderr.splitlines()

@@ -1,11 +1,9 @@
 """Processes and devices as SLURM and TPU pods say them, by stubbed names."""
 
-import subprocess
-import sys
-
 import pytest
 
 from launchers import hosts
+from tests import forked
 
 SLURM = {
   "SLURM_NTASKS": "2",
@@ -69,20 +67,12 @@ def test_processes_that_the_cluster_started(environment, values, said):
   assert hosts._started() == said
 
 
-def test_another_number_of_processes_is_refused(
-  environment, repo_root, tmp_path
-):
+def test_another_number_of_processes_is_refused(environment, tmp_path):
   environment(TPU_WORKER_HOSTNAMES="a,b,c,d")
-  done = subprocess.run(
-    [
-      *(sys.executable, "-m", "launchers.train", f"--workdir={tmp_path}/run"),
-      *("--config=configs/quickstart.py", "--coordinator=127.0.0.1:29417"),
-      *("--num_processes=1", "--process_id=0"),
-    ],
-    cwd=repo_root,
-    capture_output=True,
-    text=True,
-    timeout=120,
+  done = forked.run(
+    *("launchers.train", f"--workdir={tmp_path}/run"),
+    *("--config=configs/quickstart.py", "--coordinator=127.0.0.1:29417"),
+    *("--num_processes=1", "--process_id=0"),
   )
   assert done.returncode == 1
   assert "1 processes, but TPU_WORKER_HOSTNAMES=4" in done.stderr

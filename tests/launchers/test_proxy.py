@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -14,23 +13,17 @@ import urllib.request
 import openai
 import pytest
 
+from tests import forked
 from tests.online.production.proxied import TEACHING, teacher, upstream
 from tests.online.stub_server import StubServer
 
 
-def start(repo_root, *flags, **environ):
-  return subprocess.Popen(
-    [
-      # A shell's background jobs, and all below them, ignore SIGINT.
-      *("env", "--default-signal=INT"),
-      *(sys.executable, "-m", "launchers.proxy"),
-      "--config=configs/proxy.py",
-      *(f"--config.{flag}" for flag in flags),
-    ],
-    cwd=repo_root,
-    stdout=subprocess.PIPE,
+def start(*flags, **environ):
+  return forked.Process(
+    "launchers.proxy",
+    "--config=configs/proxy.py",
+    *(f"--config.{flag}" for flag in flags),
     stderr=subprocess.STDOUT,
-    text=True,
     env={**os.environ, **environ},
   )
 
@@ -74,15 +67,15 @@ TEACHER = ("teacher.url=http://127.0.0.1:9/v1", "teacher.model=t")
     ),
   ],
 )
-def test_a_bad_config_is_one_line(repo_root, flags, words):
-  process = start(repo_root, *flags)
+def test_a_bad_config_is_one_line(flags, words):
+  process = start(*flags)
   output, _ = process.communicate(timeout=120)
   assert process.returncode == 1
   (line,) = [x for x in output.splitlines() if x.startswith("error: ")]
   assert words in line and "Traceback" not in output
 
 
-def test_it_serves_and_ends_after_the_open_request(repo_root):
+def test_it_serves_and_ends_after_the_open_request():
   port = free_port()
   answering = threading.Event()
 
@@ -97,7 +90,6 @@ def test_it_serves_and_ends_after_the_open_request(repo_root):
     teacher(TEACHING, api_key="sk-teacher") as teach,
   ):
     process = start(
-      repo_root,
       f"port={port}",
       f"upstream.url={up.url}/v1",
       "upstream.model=stub",
@@ -156,7 +148,7 @@ def wait_for(url, process):
       time.sleep(0.2)
 
 
-def test_a_best_prompts_file_is_used(repo_root, tmp_path):
+def test_a_best_prompts_file_is_used(tmp_path):
   names = ("baseline", "probe", "taught")
   templates = {f"student_{n}": f"{n} {{question}}" for n in names}
   templates["student_taught"] += " {teaching}"
@@ -166,7 +158,6 @@ def test_a_best_prompts_file_is_used(repo_root, tmp_path):
   port = free_port()
   with upstream() as up, teacher() as teach:
     process = start(
-      repo_root,
       f"port={port}",
       f"upstream.url={up.url}/v1",
       f"teacher.url={teach.url}/v1",

@@ -27,7 +27,7 @@ def test_a_file_without_a_key(environment, tmp_path, content):
   if content is not None:
     path.write_text(content)
   environment("ATLAS_SERVER_KEY_FILE", str(path))
-  with pytest.raises(common.KeyFileError, match=f"KEY_FILE={path}: ") as raised:
+  with pytest.raises(common.FileError, match=f"KEY_FILE={path}: ") as raised:
     common.server_key()
   assert "words" not in str(raised.value)
 
@@ -38,7 +38,7 @@ def test_a_file_without_a_key(environment, tmp_path, content):
 def test_a_key_that_no_header_takes(environment, given, key):
   environment("ATLAS_SERVER_KEY", given)
   if key == 0:
-    with pytest.raises(common.KeyFileError, match="ATLAS_SERVER_KEY: it must"):
+    with pytest.raises(common.FileError, match="ATLAS_SERVER_KEY: it must"):
       common.server_key()
   else:
     assert common.server_key() == key

@@ -1,13 +1,16 @@
 """Parity with transformers, packing, causality, remat."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
+from atlas_jax.config import ModelConfig
 from atlas_jax.model import decoder, hf, logprobs, matrices
-from tests.model import tiny
+from tests.model import by_hand, tiny
 
 TOKENS = np.random.default_rng(0).integers(0, tiny.VOCAB, (2, 24))
 
@@ -84,12 +87,13 @@ def unpacked(tokens):
 
 
 def our_logits(model, config, batch, **options):
-  options = {"compute_dtype": jnp.float32, "remat": "none", **options}
+  options = dataclasses.replace(by_hand.PLAIN, **options)
 
   @jax.jit
   def run(model, batch):
-    hidden = decoder.forward(model, config, *batch, **options)
-    return logprobs.logits(model, config, hidden)
+    packed = by_hand.batch_of(*batch)
+    hidden = decoder.forward(model, config, packed, options)
+    return by_hand.logits(model, config, hidden)
 
   return np.asarray(run(model, batch))
 
@@ -193,17 +197,14 @@ def test_an_empty_row_has_no_nan_gradient(tiny_models):
   _, arrays = packed_rows()
   batch = [np.concatenate([x, np.zeros_like(x)]) for x in arrays]
 
+  options = dataclasses.replace(by_hand.PLAIN, remat="full", logprob_chunk=8)
+
   @jax.jit
   def grad(model):
     def loss(model):
-      hidden = decoder.forward(
-        model, config, *batch, compute_dtype=jnp.float32, remat="full"
-      )
-      return jnp.sum(
-        logprobs.token_logprobs(
-          model, config, hidden, *batch[:2], batch[2], temperature=1.0, chunk=8
-        )
-      )
+      given = model, config, by_hand.batch_of(*batch, batch[2]), options
+      hidden = decoder.forward(*given)
+      return jnp.sum(logprobs.token_logprobs(*given, hidden, temperature=1.0))
 
     return jax.grad(loss)(model)
 
@@ -213,13 +214,12 @@ def test_an_empty_row_has_no_nan_gradient(tiny_models):
 
 def test_remat_changes_no_gradient(tiny_models):
   config, model = hf.load(tiny_models["llama"], jnp.float32)
-  batch = unpacked(TOKENS)
+  batch = by_hand.batch_of(*unpacked(TOKENS))
 
   def gradient(remat):
     def loss(model):
-      hidden = decoder.forward(
-        model, config, *batch, compute_dtype=jnp.float32, remat=remat
-      )
+      options = dataclasses.replace(by_hand.PLAIN, remat=remat)
+      hidden = decoder.forward(model, config, batch, options)
       return jnp.mean(hidden**2)
 
     return jax.jit(jax.grad(loss))(model)
@@ -237,13 +237,12 @@ def test_remat_changes_no_gradient(tiny_models):
 
 def test_remat_keeps_less(tiny_models):
   config, model = hf.load(tiny_models["llama"], jnp.float32)
-  batch = unpacked(np.tile(TOKENS, (8, 4)))
+  batch = by_hand.batch_of(*unpacked(np.tile(TOKENS, (8, 4))))
 
   def temporary_bytes(remat):
     def loss(model):
-      hidden = decoder.forward(
-        model, config, *batch, compute_dtype=jnp.float32, remat=remat
-      )
+      options = dataclasses.replace(by_hand.PLAIN, remat=remat)
+      hidden = decoder.forward(model, config, batch, options)
       return jnp.mean(hidden**2)
 
     compiled = jax.jit(jax.grad(loss)).lower(model).compile()
@@ -256,12 +255,11 @@ def test_remat_keeps_less(tiny_models):
 def test_bfloat16_compute_keeps_float32_parameters(tiny_models):
   config, model = hf.load(tiny_models["llama"], jnp.float32)
   batch = unpacked(TOKENS)
-  hidden = decoder.forward(
-    model, config, *batch, compute_dtype=jnp.bfloat16, remat="full"
-  )
+  options = ModelConfig(compute_dtype="bfloat16", remat="full")
+  hidden = decoder.forward(model, config, by_hand.batch_of(*batch), options)
   assert hidden.dtype == jnp.bfloat16
   exact = our_logits(model, config, batch)
-  rounded = our_logits(model, config, batch, compute_dtype=jnp.bfloat16)
+  rounded = our_logits(model, config, batch, compute_dtype="bfloat16")
   gap = np.abs(exact - rounded)
   assert 0 < gap.mean() < 0.05
 

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from atlas_jax.model import hf
 from tests.model import tiny
+from tests.model.exported import exported
 
 KINDS = [
   ("llama", {}),
@@ -199,7 +200,7 @@ def test_a_tied_head_that_differs_is_refused(tmp_path):
 def test_rounding_to_bfloat16_is_to_nearest_even(tmp_path):
   tiny.save_model(tmp_path / "source", "llama")
   config, model = hf.load(tmp_path / "source", jnp.float32)
-  ours = hf.export_tensors(model, config, jnp.bfloat16)
+  ours = exported(model, config, jnp.bfloat16)
   for name, tensor in load_file(
     tmp_path / "source" / "model.safetensors"
   ).items():
@@ -212,9 +213,9 @@ def test_an_export_outlives_the_model(tiny_models, dtype):
   config, model = hf.load(tiny_models["llama"], jnp.float32)
   one_by_one = {
     name: tensor.copy()
-    for name, tensor in hf.iter_tensors(model, config, dtype)
+    for name, tensor in exported(model, config, dtype).items()
   }
-  ours = hf.export_tensors(model, config, dtype)
+  ours = exported(model, config, dtype)
   jax.jit(lambda m: jax.tree.map(jnp.zeros_like, m), donate_argnums=0)(model)
   assert list(ours) == list(one_by_one)
   for name, tensor in one_by_one.items():

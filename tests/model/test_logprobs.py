@@ -1,9 +1,12 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from atlas_jax.model import decoder, hf, logprobs
+from tests.model import by_hand
 
 TOKENS = np.random.default_rng(2).integers(0, 64, (2, 11)).astype(np.int32)
 SEGMENTS = np.array([[1] * 4 + [2] * 5 + [0] * 2, [1] * 11], np.int32)
@@ -23,21 +26,20 @@ def model(request, tiny_models, tmp_path_factory):
 
 
 def hidden_of(model, config):
-  return decoder.forward(
-    model,
-    config,
-    TOKENS,
-    SEGMENTS,
-    SEGMENTS,
-    POSITIONS,
-    compute_dtype=jnp.float32,
-    remat="none",
-  )
+  return decoder.forward(model, config, batch(), by_hand.PLAIN)
+
+
+def batch(wanted=SEGMENTS):
+  return by_hand.batch_of(TOKENS, SEGMENTS, SEGMENTS, POSITIONS, wanted)
+
+
+def in_chunks(chunk):
+  return dataclasses.replace(by_hand.PLAIN, logprob_chunk=chunk)
 
 
 def full(model, config, temperature):
   """(log-probs, entropies) from all logits at once."""
-  logits = logprobs.logits(model, config, hidden_of(model, config))
+  logits = by_hand.logits(model, config, hidden_of(model, config))
   logp = jax.nn.log_softmax(logits / temperature)[:, :-1]
   labels = jnp.asarray(TOKENS)[:, 1:, None]
   picked = jnp.take_along_axis(logp, labels, -1)[..., 0]
@@ -51,14 +53,9 @@ def full(model, config, temperature):
 
 def chunked(model, config, temperature, chunk, wanted=SEGMENTS):
   return logprobs.token_logprobs(
-    model,
-    config,
+    *(model, config, batch(wanted), in_chunks(chunk)),
     hidden_of(model, config),
-    TOKENS,
-    SEGMENTS,
-    wanted,
     temperature=temperature,
-    chunk=chunk,
     with_entropy=True,
   )
 
@@ -137,14 +134,7 @@ def test_the_head_is_multiplied_for_wanted_tokens_alone(model):
   def total(hidden):
     return jnp.sum(
       logprobs.token_logprobs(
-        params,
-        config,
-        hidden,
-        TOKENS,
-        SEGMENTS,
-        wanted,
-        temperature=1.0,
-        chunk=1,
+        *(params, config, batch(wanted), in_chunks(1), hidden), temperature=1.0
       )
     )
 
@@ -157,14 +147,8 @@ def test_the_head_is_multiplied_for_wanted_tokens_alone(model):
 def test_without_entropy_only_logprobs(model):
   config, params = model
   ours = logprobs.token_logprobs(
-    params,
-    config,
-    hidden_of(params, config),
-    TOKENS,
-    SEGMENTS,
-    SEGMENTS,
+    *(params, config, batch(), in_chunks(5), hidden_of(params, config)),
     temperature=0.6,
-    chunk=5,
   )
   expected = chunked(params, config, 0.6, 5)[0]
   np.testing.assert_allclose(ours, expected, atol=1e-6)
@@ -188,28 +172,12 @@ def test_all_logits_never_exist():
   rows = jax.ShapeDtypeStruct((4, 128), jnp.int32)
 
   def loss(model, tokens, segments, positions):
-    hidden = decoder.forward(
-      model,
-      config,
-      tokens,
-      segments,
-      segments,
-      positions,
-      compute_dtype=jnp.float32,
-      remat="full",
-    )
-    return jnp.sum(
-      logprobs.token_logprobs(
-        model,
-        config,
-        hidden,
-        tokens,
-        segments,
-        segments,
-        temperature=1.0,
-        chunk=16,
-      )
-    )
+    ids = segments, segments, positions
+    batch = by_hand.batch_of(tokens, *ids, segments)
+    options = dataclasses.replace(in_chunks(16), remat="full")
+    given = model, config, batch, options
+    hidden = decoder.forward(*given)
+    return jnp.sum(logprobs.token_logprobs(*given, hidden, temperature=1.0))
 
   lowered = jax.jit(jax.grad(loss)).lower(abstract, rows, rows, rows)
   temporary = lowered.compile().memory_analysis().temp_size_in_bytes

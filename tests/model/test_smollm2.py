@@ -1,5 +1,7 @@
 """A real model: SmolLM2-135M-Instruct against transformers, in float32."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from atlas_jax.data import packing
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.model import decoder, hf, logprobs
+from tests.model import by_hand
 
 TEXTS = (
   "Janet has 16 eggs. She eats three and sells the rest at 2 dollars each.",
@@ -49,28 +52,13 @@ def test_logprobs_equal_transformers(smollm2):
   ]
   batch, _ = packing.pack(sequences, length=256, rows_multiple=1)
 
+  options = dataclasses.replace(by_hand.PLAIN, logprob_chunk=64)
+
   @jax.jit
   def score(model):
-    hidden = decoder.forward(
-      model,
-      config,
-      batch.tokens,
-      batch.segment_ids,
-      batch.sequence_ids,
-      batch.positions,
-      compute_dtype=jnp.float32,
-      remat="none",
-    )
-    return logprobs.token_logprobs(
-      model,
-      config,
-      hidden,
-      batch.tokens,
-      batch.sequence_ids,
-      batch.loss_mask,
-      temperature=1.0,
-      chunk=64,
-    )
+    given = model, config, batch, options
+    hidden = decoder.forward(*given)
+    return logprobs.token_logprobs(*given, hidden, temperature=1.0)
 
   ours = np.asarray(score(model))[0]
   # Best fit puts the longest first.

@@ -96,7 +96,13 @@ def words(messages) -> int:
 
 
 class InThread:
-  """Serves what `routes` adds, from a thread, while it is entered."""
+  """Serves what `routes` adds, from a thread, while it is entered.
+
+  Attributes:
+    port: to serve at; 0: a free one.
+  """
+
+  port = 0
 
   def __enter__(self):
     started = threading.Event()
@@ -123,7 +129,7 @@ class InThread:
       app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1
     )
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await web.TCPSite(runner, "127.0.0.1", self.port).start()
     self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     started.set()
     await self._stop.wait()

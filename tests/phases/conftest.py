@@ -10,13 +10,13 @@ import pytest
 
 from atlas_jax import progress
 from tests.phases import road as road_lib
-from tests.phases import small_sft, tiny_road
+from tests.phases import small_sft
 from tests.screens import Screen, launched
 
 
 @pytest.fixture(scope="session")
-def model(tmp_path_factory) -> pathlib.Path:
-  return tiny_road.write_model(tmp_path_factory.mktemp("tiny") / "model")
+def model(road_model) -> pathlib.Path:
+  return road_model
 
 
 @pytest.fixture(scope="session")

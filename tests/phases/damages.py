@@ -1,4 +1,6 @@
-"""Damages to files of a checkpoint."""
+"""Damages to files of a checkpoint, and what is said of them."""
+
+import shutil
 
 
 def biggest(folder):
@@ -14,3 +16,14 @@ def flip(path, at=0.5):
 
 def truncate(path):
   path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(folder):
+  shutil.rmtree(folder)
+  folder.mkdir()
+
+
+def said(caplog) -> list[str]:
+  """What was logged of checkpoints."""
+  ours = (r for r in caplog.records if r.name == "atlas_jax.checkpoint")
+  return [r.getMessage() for r in ours]

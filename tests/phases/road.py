@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from atlas_jax import metrics
 from atlas_jax.serving.supervisor import descendants
-from tests import processes
+from tests import forked, processes
 from tests.phases import tiny_road
 
 SFT_STEPS = tiny_road.CHANGES["sft.steps"]
@@ -99,19 +99,16 @@ class Road:
 
   def start(
     self, workdir: pathlib.Path, *flags: str, own_servers: bool = False
-  ) -> subprocess.Popen:
+  ) -> forked.Process:
     """The run in the background, what it says in workdir.log."""
     if not own_servers:
       self.servers.lend(workdir)
       flags = (*self.servers.urls, *flags)
     with open(f"{workdir}.log", "ab") as out:
-      return subprocess.Popen(
-        [
-          *(sys.executable, "-m", "launchers.train"),
-          *config_flags(self.model, workdir),
-          *flags,
-        ],
-        cwd=self.root,
+      return forked.Process(
+        "launchers.train",
+        *config_flags(self.model, workdir),
+        *flags,
         stdout=out,
         stderr=subprocess.STDOUT,
         env={**os.environ, "ATLAS_SERVER_KEY": self.servers.key},
@@ -181,7 +178,7 @@ PLACES: dict[str, Callable[[pathlib.Path], bool]] = {
 }
 
 
-def wait_for(condition, process: subprocess.Popen, seconds=300) -> None:
+def wait_for(condition, process, seconds=300) -> None:
   """Until the condition holds, in a process that has not ended."""
   end = time.monotonic() + seconds
   while not condition():
@@ -190,7 +187,7 @@ def wait_for(condition, process: subprocess.Popen, seconds=300) -> None:
     time.sleep(0.01)
 
 
-def stop(process: subprocess.Popen, number: signal.Signals, status: int):
+def stop(process: forked.Process, number: signal.Signals, status: int):
   """Sends a signal to a run; whatever it started ends with it."""
   below = descendants(process.pid)
   process.send_signal(number)
@@ -198,7 +195,7 @@ def stop(process: subprocess.Popen, number: signal.Signals, status: int):
   assert processes.all_end(below, 15)
 
 
-def server_of(process: subprocess.Popen, role: str) -> int:
+def server_of(process: forked.Process, role: str) -> int:
   """The pid of a server's API process among those below a run."""
   for pid in descendants(process.pid):
     try:

@@ -8,6 +8,7 @@ from atlas_jax import metrics, phases
 CHANGES = {
   "phases": ("sft", "export"),
   # Each start reads and measures all of them.
+  "data.params": {"count": 120},
   "data.sft_params": {"count": 200},
   "sft.steps": 6,
   "sft.batch_rows": 4,
@@ -20,13 +21,25 @@ CHANGES = {
 }
 
 
+def _values(changes) -> dict:
+  """All that is changed; files take no count."""
+  values = {**CHANGES, **changes}
+  for source, params in (
+    ("data.source", "data.params"),
+    ("data.sft_source", "data.sft_params"),
+  ):
+    if source in changes:
+      del values[params]
+  return values
+
+
 def config(model: pathlib.Path, changes) -> config_lib.RunConfig:
   from configs import quickstart
 
   tree = quickstart.get_config("teacher")
   tree.teacher.path = str(model)
   with tree.ignore_type():
-    tree.update_from_flattened_dict({**CHANGES, **changes})
+    tree.update_from_flattened_dict(_values(changes))
   return config_lib.resolve(tree)
 
 
@@ -39,7 +52,7 @@ def run(model: pathlib.Path, workdir: pathlib.Path, **changes) -> None:
 def flags(model: pathlib.Path, workdir: pathlib.Path, **changes) -> list[str]:
   """The same run as flags of launchers.train."""
   changes = {k.replace("__", "."): v for k, v in changes.items()}
-  values = {**CHANGES, "teacher.path": model, **changes}
+  values = _values({"teacher.path": model, **changes})
   return [
     "--config=configs/quickstart.py",
     f"--workdir={workdir}",

@@ -54,7 +54,7 @@ class _Handler(BaseHTTPRequestHandler):
   def do_PUT(self):
     """A file of weights, which nobody reads."""
     self.rfile.read(int(self.headers["Content-Length"]))
-    self._answer({})
+    self._answer({"path": "received/" + self.path.rpartition("/")[2]})
 
   def do_POST(self):
     state = self.server.state

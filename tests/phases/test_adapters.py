@@ -17,7 +17,7 @@ from atlas_jax.config import ConfigError, LoraConfig, MeshConfig
 from atlas_jax.model import lora
 from atlas_jax.phases import export, opening
 from atlas_jax.phases.training_phase import TrainingError
-from tests.phases import small_sft, tiny_road
+from tests.phases import small_sft
 from tests.training import tiny
 
 LORA = {
@@ -26,11 +26,6 @@ LORA = {
   "sft__optimizer__learning_rate": 1e-2,
   "export__dtype": "float32",
 }
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-  return tiny_road.write_model(tmp_path_factory.mktemp("adapted") / "model")
 
 
 @pytest.fixture(scope="module")

@@ -16,14 +16,9 @@ from atlas_jax.hub import HubError
 from atlas_jax.phases import opening
 from atlas_jax.phases.fitting import TooLong
 from tests.hub_cache import COMMIT, write_cache
-from tests.phases import small_sft, tiny_road
+from tests.phases import small_sft
 
 WRONG = "f" * 40
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-  return tiny_road.write_model(tmp_path_factory.mktemp("begin") / "model")
 
 
 def lines(path, rows):
@@ -136,7 +131,6 @@ def test_other_problems_under_the_same_path_are_refused(model, tmp_path):
 def test_other_examples_of_sft_are_refused(model, tmp_path):
   path = lines(tmp_path / "sft.jsonl", map(example, range(9)))
   given = {"data__sft_source": "arc_sft", "data__sft_path": path}
-  given |= {"data__sft_params": {}}
   mesh = sharding.make_mesh(small_sft.config(model, {}).mesh)
   with jax.set_mesh(mesh):
     first = make(model, tmp_path, **given).config.data.fingerprint
@@ -158,7 +152,6 @@ def test_an_example_that_is_too_long_stops_before_the_first_step(
   rows = [example(i, words=300 if i == 4 else 1) for i in range(10)]
   path = lines(tmp_path / "sft.jsonl", rows)
   given = {"data__sft_source": "arc_sft", "data__sft_path": path}
-  given |= {"data__sft_params": {}}
   with pytest.raises(TooLong) as error:
     small_sft.run(model, tmp_path / "run", **given)
   text = str(error.value)
@@ -202,7 +195,6 @@ def test_a_test_question_that_is_too_long_stops_or_is_left_out(
 def test_fewer_tokens_than_a_step_takes_are_told_of(model, tmp_path, caplog):
   path = lines(tmp_path / "sft.jsonl", map(example, range(3)))
   given = {"data__sft_source": "arc_sft", "data__sft_path": path}
-  given |= {"data__sft_params": {}}
   mesh = sharding.make_mesh(small_sft.config(model, {}).mesh)
   with jax.set_mesh(mesh), caplog.at_level(logging.WARNING):
     make(model, tmp_path, **given)

@@ -112,8 +112,8 @@ def test_servers_of_a_run_are_restarted_and_end_with_it(
   assert "restart 2 of at most 3" in said and "Traceback" not in said
   assert (workdir / "logs" / "student.log").exists()
 
-  # New servers take over; nothing is lost and nothing counted twice.
-  said = road.finish(workdir, own_servers=True)
+  # Other servers take over; nothing is lost and nothing counted twice.
+  said = road.finish(workdir)
   assert "1_grpo continues from step 2 of 4" in said
   expected, _ = undisturbed
   assert_same(workdir, expected)

@@ -1,27 +1,21 @@
-"""Two processes of which one fails: both end soon, and both say the cause."""
+"""Two processes of `launchers.train` of which one fails: both say the cause.
 
-import os
-import re
-import signal
+Processes that are killed, frozen or stopped are in tests/test_fate.py.
+"""
+
 import socket
 import subprocess
-import sys
 
 import pytest
 
-from tests.phases import small_sft, tiny_road
-from tests.processes import wait_until
+from tests import forked
+from tests.phases import small_sft
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-  return tiny_road.write_model(tmp_path_factory.mktemp("fate") / "model")
-
-
 @pytest.fixture
-def both(model, tmp_path, repo_root):
+def both(model, tmp_path):
   """(what each does in place of training, workdirs) -> (processes, logs)."""
   started = []
 
@@ -35,16 +29,12 @@ def both(model, tmp_path, repo_root):
       flags = small_sft.flags(model, tmp_path / workdirs[rank], **changes)
       with log.open("w") as out:
         started.append(
-          subprocess.Popen(
-            [
-              *(sys.executable, "-m", "tests.phases.fated"),
-              *(fates[rank], "20", *flags, "--num_processes=2"),
-              *(f"--coordinator=127.0.0.1:{port}", f"--process_id={rank}"),
-            ],
-            cwd=repo_root,
+          forked.Process(
+            "tests.phases.fated",
+            *(fates[rank], "20", *flags, "--num_processes=2"),
+            *(f"--coordinator=127.0.0.1:{port}", f"--process_id={rank}"),
             stdout=out,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "JAX_PLATFORMS": "cpu"},
           )
         )
     return started, logs
@@ -60,16 +50,6 @@ def test_a_failure_of_one_ends_both(both):
   said = [log.read_text() for log in logs]
   assert "error: process 1 failed: OSError: disk full" in said[0]
   assert "OSError: disk full" in said[1] and "Traceback" in said[1]
-
-
-def test_a_killed_lead_is_named(both):
-  processes, logs = both(("train", "train"))
-  assert wait_until(lambda: "phase sft" in logs[1].read_text(), 120)
-  processes[0].send_signal(signal.SIGKILL)
-  assert processes[1].wait(20) != 0
-  # JAX may end the process before its thread has asked again.
-  named = "lost the store of process 0|the leader task was"
-  assert re.search(named, logs[1].read_text())
 
 
 def test_hosts_without_a_shared_disk_are_refused(both, tmp_path):

@@ -24,8 +24,8 @@ class Words:
   def encode(self, text):
     return list(range(len(text.split())))
 
-  def prompt_ids(self, text, template_kwargs):
-    return [0, *self.encode(text)]
+  def all_prompt_ids(self, asked):
+    return [[0, *self.encode(text)] for text, _ in asked]
 
 
 PROMPTS = Prompts(

@@ -7,8 +7,6 @@ import signal
 
 import pytest
 
-from atlas_jax.config import GrpoConfig
-from atlas_jax.phases import grpo
 from atlas_jax.stopping import Stopped
 from atlas_jax.teaching.answers import AnswerChecker
 from tests.phases.small_grpo import FLAT, PROBLEMS, World
@@ -79,20 +77,3 @@ def test_steps_without_a_spread_of_rewards_are_warned_of(
   assert sum("the last 4 steps had only groups" in text for text in said) == 1
   assert "there are 2 training problems" in caplog.text
   assert "config.grpo.problems_per_step=3" in caplog.text
-
-
-@pytest.mark.parametrize(
-  "options, warned",
-  [
-    ({"beta": 0.04, "ref_ema_alpha": 0.6, "ref_ema_every": 1}, True),
-    ({"beta": 0.0, "ref_ema_alpha": 0.6, "ref_ema_every": 1}, False),
-    ({"beta": 0.04, "ref_ema_alpha": 0.6, "ref_ema_every": 64}, False),
-    ({"beta": 0.04, "ref_ema_alpha": 0.01, "ref_ema_every": 1}, False),
-  ],
-)
-def test_a_reference_that_follows_the_policy_is_warned_of(
-  options, warned, caplog
-):
-  with caplog.at_level(logging.WARNING):
-    grpo._warn(GrpoConfig(**options), problems=1000)
-  assert ("KL penalty hardly holds" in caplog.text) is warned

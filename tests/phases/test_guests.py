@@ -156,33 +156,24 @@ def test_an_arm_is_kept_while_prompts_and_checkpoint_are_the_same(
   guest = object.__new__(Guest)
 
   def sample(arm, *_, **__):
-    sampled.append(arm.key)
-    return [], [], []
+    sampled.append(arm.name)
+    return [{"arm": arm.name}]
 
   monkeypatch.setattr(arms, "sample", sample)
-  (tmp_path / "report" / "arms").mkdir(parents=True)
   guest.trained = (entry, 3)
   own, others = Prompts(config.prompts), Prompts(load_prompts(words))
-  arm = arms.Arm("teacher_0", "teacher of b", own, guest)
+  arm = arms.Arm("teacher of b", own, guest)
   for _ in range(2):
     evaluate.sample(entry, arm, [])
-  assert sampled == ["teacher_0"]
-  with pytest.raises(
-    RunError, match=r"teacher_0\.json: the prompts of teacher"
-  ):
+  assert sampled == ["teacher of b"]
+  with pytest.raises(RunError, match="the prompts of teacher of b changed"):
     evaluate.sample(entry, dataclasses.replace(arm, prompts=others), [])
   guest.trained = (entry, 4)
   with pytest.raises(
     RunError, match=r"checkpoint of .*0_evaluate', 3\] to .*4"
   ):
     evaluate.sample(entry, arm, [])
-  # As an older version wrote it.
-  path = tmp_path / "report" / "arms" / "teacher_0.json"
-  saved = json.loads(path.read_text())
-  del saved["source"]
-  path.write_text(json.dumps(saved))
-  evaluate.sample(entry, arm, [])
-  assert sampled == ["teacher_0"]
+  assert sampled == ["teacher of b"]
 
 
 # What is refused, before anything starts.

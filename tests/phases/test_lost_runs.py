@@ -1,12 +1,10 @@
 """SFT that must not lie or get lost: stopped, damaged, diverged, resumed."""
 
 import itertools
-import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -17,6 +15,7 @@ from atlas_jax.model.names import WeightsError
 from atlas_jax.phases import sft
 from atlas_jax.phases.teacher import Teacher
 from atlas_jax.phases.training_phase import TrainingError
+from tests import forked
 from tests.phases import small_sft
 
 
@@ -96,21 +95,6 @@ def test_an_error_loses_no_save_that_is_under_way(model, tmp_path, monkeypatch):
     assert (folder / name / "atlas.json").exists()
 
 
-def start(model, workdir, repo_root, **changes):
-  return subprocess.Popen(
-    [
-      *("env", "--default-signal=INT"),
-      *(sys.executable, "-m", "launchers.train"),
-      *small_sft.flags(model, workdir, **changes),
-    ],
-    cwd=repo_root,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-    env={**os.environ, "JAX_PLATFORMS": "cpu"},
-  )
-
-
 # Only a signal can bring a checkpoint before the last step.
 LONG = {"sft__steps": 80, "sft__checkpoint_every": 1000}
 
@@ -127,10 +111,14 @@ def undisturbed_sft(model, tmp_path_factory):
   ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
 )
 def test_a_signal_saves_and_the_next_start_goes_on(
-  model, tmp_path, repo_root, number, status, undisturbed_sft, caplog
+  model, tmp_path, number, status, undisturbed_sft, caplog
 ):
   workdir = tmp_path / "run"
-  process = start(model, workdir, repo_root, **LONG)
+  process = forked.Process(
+    "launchers.train",
+    *small_sft.flags(model, workdir, **LONG),
+    stderr=subprocess.STDOUT,
+  )
   end = time.monotonic() + 120
   file = workdir / "metrics.jsonl"
   while not (file.exists() and file.read_text().count("\n") > 2):

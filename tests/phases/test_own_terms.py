@@ -7,15 +7,16 @@ import types
 
 import pytest
 
-from atlas_jax.config import DataConfig, RewardConfig, RunConfig
+from atlas_jax.config import DataConfig, PromptsConfig, RewardConfig, RunConfig
 from atlas_jax.confined import Unanswered
 from atlas_jax.data.problems import make_problem
 from atlas_jax.phases import evaluate
 from atlas_jax.phases.arms import Arm
 from atlas_jax.phases.entry import PhaseEntry
-from atlas_jax.phases.grpo import NoRewardError
+from atlas_jax.phases.training_phase import TrainingError
 from atlas_jax.teaching.answers import AnswerChecker
 from atlas_jax.teaching.arms import Attempt
+from atlas_jax.teaching.prompts import Prompts
 from tests.phases.small_grpo import World, solution
 
 TEXT = """
@@ -98,7 +99,7 @@ def test_shares_of_a_verifier_are_the_accuracy(batch, file):
 
 @pytest.mark.parametrize("where", ["term", "verifier"])
 def test_a_step_where_all_fail_ends_the_run(batch, file, where):
-  with pytest.raises(NoRewardError) as caught:
+  with pytest.raises(TrainingError) as caught:
     if where == "term":
       batch(own=("fails", 1.0))
     else:
@@ -133,11 +134,11 @@ def test_an_arm_without_a_verdict_ends_the_evaluation(tmp_path, file, checker):
   with pytest.raises(Unanswered) as caught:
     evaluate.sample(
       entry,
-      Arm("alone", "student alone", None),
+      Arm("student alone", Prompts(PromptsConfig())),
       problems(),
       servers=servers,
       checker=checker,
     )
   assert f"({file}:15)" in str(caught.value)
   # Nothing is kept: the next start judges again.
-  assert not (entry.workdir / "report").exists()
+  assert not entry.episodes.exists()

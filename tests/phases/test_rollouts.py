@@ -6,7 +6,7 @@ import json
 import pytest
 
 from atlas_jax.phases import rollouts
-from atlas_jax.phases.rollouts import RowError
+from atlas_jax.phases.fitting import TooLong
 from atlas_jax.stopping import Stopped
 from atlas_jax.teaching.answers import AnswerChecker
 from tests.phases.small_grpo import FLAT, PROBLEMS, World
@@ -152,7 +152,7 @@ def test_a_teaching_that_was_cut_trains_only_if_wanted(go, masked):
 
 
 def test_a_teaching_that_fits_no_row_is_an_error(go):
-  with pytest.raises(RowError, match=r"grpo\.row_length=3"):
+  with pytest.raises(TooLong, match=r"grpo\.row_length=3"):
     go(row_length=3)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import types
 import zlib
@@ -222,7 +223,9 @@ def test_a_trainer_that_is_restored_goes_on_to_the_bit(
 
   whole = go(_trainer(tmp_path / "whole", **options), 5)
   assert _steps(tmp_path / "whole") == [2, 4, 5]
-  go(_trainer(tmp_path / "cut", **options), 3)
+  shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+  for step in ("4", "5"):  # as if it had ended before
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / "1_grpo" / step)
   again = _trainer(tmp_path / "cut", **options)
   assert (again.done, again.saved) == (2, {"after": 2})
   assert (again.reference is not None) is (beta > 0)

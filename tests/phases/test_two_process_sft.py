@@ -3,18 +3,17 @@
 They go on with another mesh, and one process with the last.
 """
 
-import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 
 import pytest
 from safetensors.numpy import load_file
 
-from tests.phases import small_sft, tiny_road
+from tests import forked
+from tests.phases import small_sft
 from tests.phases.damages import biggest, flip
 
 pytestmark = pytest.mark.slow
@@ -23,9 +22,7 @@ LENGTH = {"sft__steps": STEPS, "sft__checkpoint_every": 2}
 
 
 @pytest.fixture
-def start(tmp_path, repo_root):
-  model = tiny_road.write_model(tmp_path / "model")
-
+def start(model, tmp_path):
   def both(data):
     with socket.socket() as s:
       s.bind(("127.0.0.1", 0))
@@ -38,17 +35,12 @@ def start(tmp_path, repo_root):
       **LENGTH,
     )
     return [
-      subprocess.Popen(
-        [
-          *(sys.executable, "-m", "launchers.train", *flags),
-          *(f"--coordinator=127.0.0.1:{port}", "--num_processes=2"),
-          f"--process_id={rank}",
-        ],
-        cwd=repo_root,
-        stdout=subprocess.PIPE,
+      forked.Process(
+        "launchers.train",
+        *flags,
+        *(f"--coordinator=127.0.0.1:{port}", "--num_processes=2"),
+        f"--process_id={rank}",
         stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
       )
       for rank in (0, 1)
     ]
@@ -56,7 +48,9 @@ def start(tmp_path, repo_root):
   return both
 
 
-def test_all_stop_at_one_step_and_pass_by_a_damaged_checkpoint(start, tmp_path):
+def test_all_stop_at_one_step_and_pass_by_a_damaged_checkpoint(
+  start, model, tmp_path
+):
   workdir = tmp_path / "run"
   file = workdir / "metrics.jsonl"
   both = start(data=1)
@@ -85,7 +79,7 @@ def test_all_stop_at_one_step_and_pass_by_a_damaged_checkpoint(start, tmp_path):
   exported = workdir / "export"
   first = _tensors(exported)
   shutil.rmtree(exported)
-  small_sft.run(tmp_path / "model", workdir, **LENGTH)  # all that is left
+  small_sft.run(model, workdir, **LENGTH)  # all that is left
   assert [p.name for p in exported.glob("*.safetensors")] == [
     "model.safetensors"
   ]

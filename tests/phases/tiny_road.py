@@ -10,6 +10,9 @@ from atlas_jax.model import decoder, hf
 STEPS = 4
 CHANGES = {
   "phases": "('sft','grpo','evaluate','export')",
+  # Each start reads and measures all of them.
+  "data.params": {"count": 120},
+  "data.sft_params": {"count": 600},
   "sft.steps": 60,
   "sft.batch_rows": 8,
   "sft.checkpoint_every": 60,

@@ -8,7 +8,6 @@ import pytest
 from atlas_jax.config import resolve
 from atlas_jax.preflight import doctor
 from configs import quickstart
-from tests.phases import tiny_road
 
 SMALL = {
   "data.params": {"count": 60},
@@ -18,9 +17,9 @@ SMALL = {
 }
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-  return tiny_road.write_model(tmp_path_factory.mktemp("doctor") / "model")
+@pytest.fixture
+def model(road_model):
+  return road_model
 
 
 @pytest.fixture

@@ -1,9 +1,15 @@
 """The programs of a run's phases, and what stays beside their arguments."""
 
 import jax
+import numpy as np
+import pytest
 
 from atlas_jax.config import GrpoConfig, RunConfig, SftConfig
+from atlas_jax.data.packing import PackedBatch
+from atlas_jax.phases import trainer
 from atlas_jax.preflight import programs
+from atlas_jax.sharding import make_mesh, put_batch
+from atlas_jax.training import step
 from tests.training import tiny
 
 
@@ -44,3 +50,16 @@ def test_every_program_of_a_run_and_what_is_resident():
     assert one.peak > one.arguments and one.temporaries > 0
     assert "HloModule" in one.text
   assert by_name["sft train"].rows_at_once == 1
+  # No array was made; with real ones the step asks for the same.
+  with jax.set_mesh(make_mesh(config.mesh, jax.devices()[:1])) as mesh:
+    tx, train = trainer.make_update(config, config.sft, tiny.ARCHITECTURE, 9)
+    ids, numbers = (np.ones((3, 1, 16), kind) for kind in ("i4", "f4"))
+    batch = put_batch(PackedBatch(*[ids] * 4, *[numbers] * 6), mesh, 1)
+    real = train.lower(step.init_state(tiny.model(), tx), batch).compile()
+  real, found = real.memory_analysis(), by_name["sft train"]
+  for ours, known in (
+    (found.arguments, real.argument_size_in_bytes),
+    (found.temporaries, real.temp_size_in_bytes),
+    (found.peak, real.peak_memory_in_bytes),
+  ):
+    assert ours == pytest.approx(known, rel=0.05)

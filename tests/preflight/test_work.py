@@ -43,6 +43,29 @@ def test_operations_of_a_forward_pass_by_hand():
     assert work.done_flops(kind, a, batch, remat) == done
 
 
+def test_operations_of_a_step_from_its_config_by_hand():
+  config = RunConfig(
+    episode=EpisodeConfig(max_teaching_tokens=3),
+    grpo=GrpoConfig(problems_per_step=1, group_size=2, row_length=16),
+  )
+  batch = work.largest_batch(config, config.grpo, 4)
+  # Three tokens of the prompt are shared; its last one leads both branches.
+  tokens, padded, scored = 3 + 2 * 4, 16, 2 * 3
+  pairs = (1 + 2 + 3) + 2 * (4 * 3 + 1 + 2 + 3 + 4)
+  # q, k, v, o, then gate, up, down, of each of 2 layers.
+  weights = 2 * (1024 + 512 + 512 + 1024 + 3 * 2048)
+  head = 2 * 48 * 32 * scored
+  seen = 2 * 4 * (2 * 8 + 2 * 8) * pairs  # layers, heads, q k and p v
+  forward = 2 * weights * tokens + head + seen
+  assert forward == 405_504 + 18_432 + 12_800
+  assert work.model_flops(tiny.ARCHITECTURE, batch) == 3 * forward == 1_310_208
+  # Logits and scores (half of `seen`) are computed again, layers too.
+  layers = 2 * weights * padded + seen
+  done = 3 * (layers + head) + head + seen // 2 + layers
+  assert work.done_flops("train", tiny.ARCHITECTURE, batch, "full") == done
+  assert done == 2_490_624
+
+
 def test_six_operations_a_weight_and_token():
   """6ND of Qwen3-8B, whose layers have 6.95e9 weights."""
   from atlas_jax.model.architecture import DecoderConfig

@@ -1,16 +1,18 @@
 """Evaluations for tables and plots, made by hand."""
 
-from atlas_jax.reports import tables
+import dataclasses
+
+from atlas_jax.teaching.statistics import ArmResult
 
 
 def arm(name, accuracy, **known):
-  values = dict.fromkeys(tables.METRICS)
+  values = dict.fromkeys(f.name for f in dataclasses.fields(ArmResult))
   values |= {
     "accuracy": accuracy,
     "accuracy_low": accuracy - 0.05,
     "accuracy_high": accuracy + 0.05,
   }
-  return {"name": name, **values, **known}
+  return {**values, "name": name, **known}
 
 
 def evaluation():

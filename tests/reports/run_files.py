@@ -1,10 +1,11 @@
 """A run directory as an evaluation and a GRPO phase leave it."""
 
+import dataclasses
 import json
 
 from atlas_jax.config import RunConfig, to_dict
-from atlas_jax.reports import tables
 from atlas_jax.teaching import transcripts
+from atlas_jax.teaching.statistics import ArmResult
 
 ALONE, AFTER = "student alone", "teacher after grpo"
 # (alone, taught) of problems 0 to 3: one of each flip.
@@ -61,7 +62,7 @@ def evaluation(lines):
     solutions = [x["solution"] for x in lines if x["arm"] == title]
     scores = [float(s["status"] == "correct") for s in solutions]
     mean = sum(scores) / len(scores)
-    arm = dict.fromkeys(tables.METRICS) | {
+    arm = dict.fromkeys(f.name for f in dataclasses.fields(ArmResult)) | {
       "name": title,
       "accuracy": mean,
       "accuracy_low": mean - 0.1,

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from atlas_jax.reports import comparing, page, page_data, reading
+from atlas_jax.reports import comparing, page_data, reading
 from atlas_jax.reports.tables import ReportError
+from atlas_jax.teaching import statistics
 from tests.reports import run_files
 
 
@@ -33,7 +34,7 @@ def test_samples_of_a_problem_are_one_rate_and_the_unjudged_are_left_out(
     run_files.attempt(run_files.ALONE, 1, 1.0),
   ]
   lines[2]["solution"]["score"] = None
-  assert reading.rates(lines) == {"p0": 0.5}
+  assert statistics.rates(lines) == {"p0": 0.5}
 
 
 def test_a_teacher_of_a_later_evaluation_stands_behind_the_earlier(tmp_path):
@@ -87,16 +88,6 @@ def test_another_student_is_held_against_itself_alone(tmp_path):
   # It was right alone: nothing was improved.
   assert reward[taught, 0]["improvement"] == 0.0
   assert reward[taught, 1]["improvement"] == 1.0
-
-
-def test_configs_differ_by_their_dotted_keys():
-  one = {"a": {"b": 1, "c": 2}, "d": {}}
-  other = {"a": {"b": 1, "c": 3}, "e": "x"}
-  assert reading.config_difference(one, other) == [
-    ("a.c", 2, 3),
-    ("d", {}, None),
-    ("e", None, "x"),
-  ]
 
 
 def test_two_arms_are_compared_by_problem(run):
@@ -164,38 +155,14 @@ def test_a_filter_that_names_nothing_lists_the_valid_ones(run, wrong):
     comparing.selected(run, **wrong)
 
 
-def test_lines_of_an_older_version_are_read(tmp_path):
-  lines = run_files.attempts()
-  for line in lines:
-    line["approach"] = line.pop("probe")
-    for key in ("schema", "kind", "leaked", "student", "weight_version"):
-      line.pop(key, None)
-    del line["solution"]["score"]
-  training = [run_files.training_line(1, 0)]
-  training[0].pop("schema", None)
-  for teaching in training[0]["teachings"]:
-    teaching["guided"] = teaching.pop("taught")
-  path = run_files.write_run(tmp_path / "run", lines, training)
-  run = reading.read(path)
-  assert reading.flips(run, run_files.AFTER)["p1"] == "broken"
-  (line,) = run.training()
-  assert line["teachings"][0]["taught"]["text"] == "so it is 0"
-  assert "p1" in page.page(run)
-
-
-def test_a_teacher_that_is_sampled_again_replaces_itself(tmp_path):
-  path = run_files.write_run(tmp_path / "run")
-  again = [run_files.attempt(run_files.AFTER, 0, 0.0)]
-  text = "".join(json.dumps(line) + "\n" for line in again)
-  (path / "episodes/3_evaluate.jsonl").write_text(text)
-  assert reading.flips(reading.read(path), run_files.AFTER) == {
-    "p0": "still wrong"
-  }
-
-
-def test_secrets_of_configs_are_hidden_and_nan_is_no_difference():
-  one = {"a": float("nan"), "api_key": "x"}
-  other = {"a": float("nan"), "api_key": "y"}
-  assert reading.config_difference(one, other) == [
-    ("api_key", "[hidden]", "[hidden]")
-  ]
+def test_lines_of_an_older_version_are_refused_with_the_new_names(tmp_path):
+  old = run_files.training_line(1, 0) | {"schema": 2}
+  run = reading.read(run_files.write_run(tmp_path / "run", training=[old]))
+  with pytest.raises(ReportError, match=r"0_grpo\.jsonl .*approach is probe"):
+    list(run.training())
+  lines = [x | {"schema": 1} for x in run_files.attempts()]
+  path = run_files.write_run(tmp_path / "other", lines)
+  with pytest.raises(
+    ReportError, match=r"1_evaluate\.jsonl .*guided is taught"
+  ):
+    reading.read(path)

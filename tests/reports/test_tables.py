@@ -2,8 +2,6 @@
 
 import io
 
-import pytest
-
 from atlas_jax.reports import tables
 from tests.reports.evaluations import arm, evaluation
 
@@ -60,17 +58,6 @@ def test_a_log_file_gets_whole_lines():
   assert "\x1b" not in stream.getvalue()
 
 
-def test_what_is_missing_is_named():
-  result = evaluation()
-  del result["arms"][1]["teaching_tokens"]
-  with pytest.raises(tables.ReportError, match="'taught' has no 'teaching_tok"):
-    tables.markdown(result)
-  with pytest.raises(tables.ReportError, match="no 'split'"):
-    tables.check({"problems": 1, "arms": []})
-  with pytest.raises(tables.ReportError, match="no arms"):
-    tables.check({"problems": 1, "split": "test", "arms": []})
-
-
 def test_students_that_the_teacher_never_met_have_tables_of_their_own():
   result = evaluation()
   arms = [arm("its alone", 0.1), arm("its taught", 0.6, gain=0.5)]
@@ -99,14 +86,3 @@ def test_a_judge_and_what_it_left_open_are_named():
   result["arms"][0]["unjudged"], result["arms"][1]["unjudged"] = 0, 3
   (row,) = [r for r in tables.cells(result) if "verdict" in r[0]]
   assert row[1:] == ["–", "3"]
-
-
-def test_an_evaluation_from_before_these_rows_is_shown():
-  result = evaluation()
-  later = ("pass_at_k", "unjudged", "gain_per_teaching_token")
-  for one in result["arms"]:
-    for key in (*later, "gain_per_interaction"):
-      one.pop(key, None)
-  titles = [row[0] for row in tables.cells(result)]
-  assert "Accuracy [95%]" in titles
-  assert "Points gained a teaching token" not in titles

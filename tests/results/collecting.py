@@ -12,7 +12,7 @@ from atlas_jax.errors import AtlasError
 from atlas_jax.reports import reading
 from atlas_jax.teaching import statistics
 from atlas_jax.teaching.answers import Verdict
-from atlas_jax.teaching.statistics import ArmResult, Outcome
+from atlas_jax.teaching.statistics import ArmResult
 
 SAMPLED = 6
 LARGEST = 1 << 20  # bytes of a file
@@ -135,9 +135,7 @@ def texts(found: Mapping | None) -> list[str | None]:
   return [found["texts"][int(i)] for i in found["which"].split()]
 
 
-def outcomes(
-  run: Mapping, title: str, kind: str | None = None
-) -> list[Outcome]:
+def attempts(run: Mapping, title: str, kind: str | None = None) -> list[dict]:
   """What counted of an arm's attempts; of one kind of problem, if given."""
   arm, ids = run["arms"][title], run["problems"].split()
   columns = [
@@ -148,15 +146,24 @@ def outcomes(
   ]
   kinds = texts(arm["kinds"]) or [None] * len(ids)
   found = [
-    Outcome(
-      *(problem, correct, bool(completed), int(response), int(teaching)),
-      *(arm["seconds"], bool(leaked), of_kind, arm["asked"]),
-    )
+    {
+      "id": problem,
+      "kind": of_kind,
+      "teacher_text": "" if arm["asked"] else None,
+      "teaching_tokens": int(teaching),
+      "seconds": arm["seconds"],
+      "leaked": bool(leaked),
+      "solution": {
+        "score": correct,
+        "status": "correct" if completed else "no_answer",
+        "tokens": int(response),
+      },
+    }
     for problem, of_kind, correct, completed, response, teaching, leaked in zip(
       ids, kinds, *columns, strict=True
     )
   ]
-  return [one for one in found if kind in (None, one.kind)]
+  return [one for one in found if kind in (None, one["kind"])]
 
 
 def results_of(run: Mapping, kind: str | None = None) -> dict[str, ArmResult]:
@@ -165,8 +172,8 @@ def results_of(run: Mapping, kind: str | None = None) -> dict[str, ArmResult]:
   for title, arm in run["arms"].items():
     alone = reading.titled(reading.ALONE, arm["student"])
     found[title] = statistics.arm_result(
-      *(title, outcomes(run, title, kind)),
-      alone=None if title == alone else outcomes(run, alone, kind),
+      *(title, attempts(run, title, kind)),
+      alone=None if title == alone else attempts(run, alone, kind),
       resamples=run["resamples"],
       seed=run["seed"],
     )

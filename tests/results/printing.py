@@ -74,15 +74,18 @@ def evaluation(runs: Mapping, name: str, *words: str) -> str:
   return tables.grid(cells)
 
 
+def _correct(run: Mapping, title: str, kind: str | None = None) -> dict:
+  """problem -> the score of its attempt."""
+  lines = collecting.attempts(run, title, kind)
+  return {line["id"]: line["solution"]["score"] for line in lines}
+
+
 def still_right(run: Mapping, title: str, kind: str | None = None) -> str:
   """Of those right alone, with Wilson's interval."""
   alone = reading.titled(reading.ALONE, run["arms"][title]["student"])
   if title == alone:
     return "–"
-  before, after = (
-    {o.problem_id: o.correct for o in collecting.outcomes(run, x, kind)}
-    for x in (alone, title)
-  )
+  before, after = (_correct(run, x, kind) for x in (alone, title))
   kept = [after[key] for key in after if before[key] == 1]
   if None in kept or not kept:
     return "–"
@@ -134,7 +137,7 @@ def seeds(runs: Mapping, *names: str) -> str:
     run = runs[name]
     alone, sft, grpo = (
       statistics.arm_result(
-        *(title, collecting.outcomes(run, title)),
+        *(title, collecting.attempts(run, title)),
         alone=None,
         resamples=1,
         seed=run["seed"],
@@ -166,8 +169,8 @@ def sweep_rows(runs: Mapping) -> list[Row]:
     for seed in (s for s in numbers if f"{row}_seed{s}" in runs):
       run = runs[f"{row}_seed{seed}"]
       title = [*run["arms"]][-1]
-      alone, taught = collecting.outcomes(run, reading.ALONE), title
-      outcomes = collecting.outcomes(run, taught)
+      alone, taught = collecting.attempts(run, reading.ALONE), title
+      outcomes = collecting.attempts(run, taught)
       results = (
         statistics.arm_result(
           *(name, own), alone=base, resamples=1, seed=run["seed"]
@@ -177,7 +180,7 @@ def sweep_rows(runs: Mapping) -> list[Row]:
           (taught, outcomes, alone),
         )
       )
-      rates = {o.problem_id: o.correct for o in outcomes}
+      rates = _correct(run, taught)
       finished[seed] = Finished(*map(dataclasses.asdict, results), rates)
     state = {s: "done" if s in finished else "not run" for s in numbers}
     rows.append(sweeps.row_of(row, state, finished, first))
@@ -196,7 +199,7 @@ def said(runs: Mapping, name: str) -> str:
   run = runs[name]
   title = [*run["arms"]][-1]
   alone, taught = (
-    [o.correct for o in collecting.outcomes(run, arm)]
+    [x["solution"]["score"] for x in collecting.attempts(run, arm)]
     for arm in (
       reading.titled(reading.ALONE, run["arms"][title]["student"]),
       title,

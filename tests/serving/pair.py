@@ -1,10 +1,11 @@
 """What the tests of a real teacher and a real student ask of them."""
 
 import asyncio
+import json
 
 from atlas_jax.config import ServingConfig
 from atlas_jax.serving import weight_sync
-from atlas_jax.serving.client import Sampling
+from atlas_jax.serving.client import Sampling, ServerError
 from tests.serving import publications, tiny_vllm
 
 SAMPLING = Sampling(max_tokens=24, temperature=1.0, n=4, seed=11)
@@ -21,6 +22,14 @@ def sample(s, prompt=(1, 5, 9), sampling=SAMPLING):
 def said(completions):
   """What was sampled, without the version."""
   return [(c.token_ids, c.logprobs, c.text) for c in completions]
+
+
+def held(teacher):
+  """What the server really holds: {"version": .., "checksums": {..}}."""
+  status, answer = teacher._request("GET", "/v1/atlas/weights", timeout_s=60)
+  if status != 200:
+    raise ServerError(f"{status}: {answer[:500]}")
+  return json.loads(answer)
 
 
 def weights(seed):

@@ -30,7 +30,8 @@ def write(tensors, root, version, base=None) -> WeightManifest:
       for entry in delta.entries(name, base[1][name], tensor)
     ]
   number = None if base is None else base[0]
-  files, _ = weight_files.write(entries, root, version, base=number)
+  written = weight_files.write(entries, root, version, base=number)
+  files = {file.name: file.digest for file in written}
   manifest = WeightManifest(version, number, files, checksums(tensors))
   weight_files.write_manifest(manifest, root)
   return manifest

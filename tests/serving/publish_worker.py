@@ -32,17 +32,13 @@ LAYERS = 12
 class Taking(tiny_vllm.TeacherServer):
   """Keeps what it is told; `refuses` so many updates first."""
 
-  refuses, announced = 0, None
+  refuses = 0
 
   def update_weights(self, files, version, checksums, timeout_s, restart):
     if self.refuses:
       self.refuses -= 1
       raise WeightsRefused("not that")
-    self.announced = {"version": version, "checksums": checksums}
     return {"seconds_check": 0.0, "seconds_apply": 0.0}
-
-  def held_weights(self, timeout_s=1.0):
-    return self.announced
 
 
 def architecture(size: str) -> decoder.DecoderConfig:

@@ -5,7 +5,7 @@ import pytest
 
 from atlas_jax.config import ServingConfig
 from atlas_jax.serving import weight_sync
-from tests.serving.pair import publish, said, sample, weights
+from tests.serving.pair import held, publish, said, sample, weights
 from tests.serving.publications import owned
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
@@ -35,7 +35,7 @@ def test_a_chain_of_deltas_is_equal_to_a_fresh_start(vllm_servers):
   assert max(first.bytes, last.bytes) < 0.15 * full.bytes
   assert said(between) != said(fresh) and said(new) == said(fresh)
   assert {c.weight_version for c in new} == {22}
-  assert teacher.held_weights() == {
+  assert held(teacher) == {
     "version": "22",
     "checksums": last.checksums,
   }

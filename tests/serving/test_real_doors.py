@@ -18,7 +18,7 @@ from atlas_jax.serving.client import Sampling, ServerDown, ServerError
 from atlas_jax.serving.supervisor import descendants
 from tests.processes import running, wait_until
 from tests.serving import publications
-from tests.serving.pair import publish, said, sample, weights, write
+from tests.serving.pair import held, publish, said, sample, weights, write
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
@@ -28,7 +28,7 @@ def test_the_key_is_needed(vllm_servers):
   key, teacher.api_key = teacher.api_key, "wrong"
   try:
     with pytest.raises(ServerError, match="401"):
-      teacher.held_weights()
+      held(teacher)
     with pytest.raises(ServerError, match="401"):
       sample(teacher)
   finally:
@@ -162,8 +162,7 @@ def test_a_file_that_changes_while_its_update_waits(vllm_servers, kind, deed):
     DEEDS[deed](teacher.weights_root / name)
     assert outcome == []
   assert outcome[0]["version"] == "2"
-  held = teacher.held_weights()
-  assert held == {"version": "2", "checksums": manifest.checksums}
+  assert held(teacher) == {"version": "2", "checksums": manifest.checksums}
   assert said(sample(teacher)) == said(sample(vllm_servers.student))
 
 

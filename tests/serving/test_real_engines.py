@@ -11,7 +11,7 @@ from atlas_jax.serving import weight_sync
 from atlas_jax.serving.client import Sampling, ServerError
 from atlas_jax.serving.supervisor import descendants
 from tests.serving import publications, tiny_vllm
-from tests.serving.pair import said, sample, weights
+from tests.serving.pair import held, said, sample, weights
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
@@ -47,11 +47,9 @@ def by_engine(teacher) -> dict[str, int]:
   return found
 
 
-def test_two_engines_hold_what_came_by_http(tmp_path):
+def test_two_engines_hold_what_came_by_http(tmp_path, vllm_servers):
   old = tiny_vllm.save_model(tmp_path / "old", seed=0)
-  new = tiny_vllm.save_model(tmp_path / "new", seed=1)
-  with tiny_vllm.student(new, tmp_path) as fresh:
-    want = said(sample(fresh))
+  want = said(sample(vllm_servers.student))  # started on weights(1)
   teacher = tiny_vllm.teacher(old, tmp_path, replicas=2)
   with teacher:
     # Files of the trainer lie elsewhere.
@@ -67,7 +65,8 @@ def test_two_engines_hold_what_came_by_http(tmp_path):
     small["model.norm.weight"][3] += 1
     assert sender.send(publications.owned(small), 3).is_delta
     assert sender.send(publications.owned(tensors), 4).is_delta
-    assert list((root / "received").iterdir()) == []
+    (received,) = root.glob("received-*")
+    assert list(received.iterdir()) == []
     # Each engine answers, with the new weights.
     for seed in range(8):
       done = sample(teacher, sampling=Sampling(4, 1.0, seed=seed))
@@ -77,10 +76,10 @@ def test_two_engines_hold_what_came_by_http(tmp_path):
     assert set(counts) == {"0", "1"} and min(counts.values()) > 0
     # A file that was lost, or is half there.
     name = "weights-00000005.safetensors"
-    (root / "received" / f"{name}.partial").write_bytes(b"half")
+    (received / f"{name}.partial").write_bytes(b"half")
     with pytest.raises(ServerError, match="is not a file under"):
       teacher.update_weights({name: "0" * 64}, "5", sums, 60)
-    assert teacher.held_weights() == {"version": "4", "checksums": sums}
+    assert held(teacher) == {"version": "4", "checksums": sums}
     # What engines say to each other stays on this machine.
     pids = descendants(teacher._process.pid)
     loopback = {socket.inet_aton("127.0.0.1")[::-1].hex().upper()}

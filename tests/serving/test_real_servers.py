@@ -19,9 +19,10 @@ import pytest
 from atlas_jax.serving import server
 from atlas_jax.serving.client import Sampling, ServerDown, ServerError
 from atlas_jax.serving.supervisor import descendants
+from tests.online import opened
 from tests.processes import running, wait_until
 from tests.serving import tiny_vllm
-from tests.serving.pair import publish, said, sample, weights, write
+from tests.serving.pair import held, publish, said, sample, weights, write
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
@@ -35,7 +36,7 @@ def test_update_is_equal_to_a_fresh_start(vllm_servers):
   assert said(new) == said(fresh)
   assert {c.weight_version for c in new} == {1}
   assert {c.weight_version for c in fresh} == {"default"}
-  assert vllm_servers.teacher.held_weights()["checksums"] == report.checksums
+  assert held(vllm_servers.teacher)["checksums"] == report.checksums
   publish(weights(0), vllm_servers, 2)
   assert said(sample(vllm_servers.teacher)) == said(old)
 
@@ -57,6 +58,17 @@ def test_score_agrees_with_the_sampler(vllm_servers):
 
   done, scores = asyncio.run(main())
   np.testing.assert_allclose(scores, done.logprobs, atol=2e-5)
+
+
+def test_a_chat_is_answered(vllm_servers):
+  """As the roles of tests/online/search/test_servers.py ask."""
+  student = vllm_servers.student
+  run = opened.Run(environ={"K": student.api_key})
+  model = run.open(
+    kind="url", url=student.base_url, model=student.role, api_key_env="K"
+  )
+  (reply,) = opened.ask(model, opened.request("w5 w6", max_tokens=4))
+  assert reply.status in ("ok", "truncated") and reply.text, reply
 
 
 def test_temperature_is_in_the_logprobs(vllm_servers):

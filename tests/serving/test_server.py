@@ -164,7 +164,43 @@ def test_a_url_where_nobody_listens(tmp_path):
   with pytest.raises(ServerError, match=r"127.0.0.1:9 was not healthy"):
     server.start(s)
   with pytest.raises(ServerDown, match="does not answer"):
-    make(TeacherServer, "unused", tmp_path, url=url).held_weights()
+    make(TeacherServer, "unused", tmp_path, url=url).update_weights(
+      {}, "1", {}, 1
+    )
+
+
+class Busy(http.server.BaseHTTPRequestHandler):
+  """409 until the third request, and 200 with its body from then on."""
+
+  asked = 0
+
+  def do_POST(self):
+    body = self.rfile.read(int(self.headers["Content-Length"]))
+    Busy.asked += 1
+    self.send_response(409 if Busy.asked < 3 else 200)
+    self.send_header("Content-Length", str(len(body)))
+    self.end_headers()
+    self.wfile.write(body)
+
+  def log_message(self, *_):
+    pass
+
+
+def test_an_update_waits_for_the_one_before(tmp_path, monkeypatch):
+  monkeypatch.setattr(server.time, "sleep", lambda _: None)
+  monkeypatch.setattr(Busy, "asked", 0)
+  with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Busy) as busy:
+    threading.Thread(target=busy.serve_forever).start()
+    url = f"http://127.0.0.1:{busy.server_port}"
+    teacher = make(TeacherServer, "unused", tmp_path, url=url)
+    try:
+      assert teacher.update_weights({}, "7", {}, 9)["version"] == "7"
+      assert Busy.asked == 3
+      Busy.asked = -10_000
+      with pytest.raises(ServerDown):
+        teacher.update_weights({}, "7", {}, 0.3)  # no time is left to wait
+    finally:
+      busy.shutdown()
 
 
 def test_only_the_teacher_can_take_weights(model, tmp_path):

@@ -22,7 +22,7 @@ class Handler(BaseHTTPRequestHandler):
     if status is None:  # it breaks off
       self.close_connection = True
       return
-    self._answer(status, b'{"error": "why"}')
+    self._answer(status, b'{"error": "why", "path": "there/it"}')
 
   def do_GET(self):
     name = self.path.rpartition("/")[2]
@@ -58,7 +58,9 @@ def choose(peer, tmp_path, weights="auto", retries=2):
   teacher = tiny_vllm.teacher(tmp_path, tmp_path, url=url)
   teacher.api_key = "token"
   config = ServingConfig(weights=weights, retries=retries)
-  return weight_roads.choose(teacher, config)
+  road = weight_roads.Road(teacher, config)
+  assert road.by_http in (True, False)  # chosen now
+  return road
 
 
 def test_the_road_is_chosen_by_what_the_server_sees(peer, tmp_path):
@@ -75,8 +77,8 @@ def test_the_road_is_chosen_by_what_the_server_sees(peer, tmp_path):
 
 def test_a_server_that_the_run_starts_has_its_directory(tmp_path):
   teacher = tiny_vllm.teacher(tmp_path, tmp_path)
-  assert not weight_roads.choose(teacher, ServingConfig()).by_http
-  assert weight_roads.choose(teacher, ServingConfig(weights="http")).by_http
+  assert not weight_roads.Road(teacher, ServingConfig()).by_http
+  assert weight_roads.Road(teacher, ServingConfig(weights="http")).by_http
 
 
 def test_files_alone_and_a_server_that_sees_none(peer, tmp_path):
@@ -87,19 +89,20 @@ def test_files_alone_and_a_server_that_sees_none(peer, tmp_path):
 def deliver(road, tmp_path):
   path = tmp_path / "weights-00000001.safetensors"
   path.write_bytes(BODY)
-  road.deliver(path, blake3.blake3(BODY).hexdigest())
+  return road.deliver(path, blake3.blake3(BODY).hexdigest())
 
 
 def test_a_shared_file_is_not_sent(peer, tmp_path):
   peer.sees = tmp_path / "weights"
-  deliver(choose(peer, tmp_path), tmp_path)
-  assert peer.puts == []
+  name = deliver(choose(peer, tmp_path), tmp_path)
+  assert peer.puts == [] and name == "weights-00000001.safetensors"
 
 
 @pytest.mark.parametrize("failed", [[], [400], [507, 400], [None], [None, 507]])
 def test_a_failed_file_is_sent_again_whole(peer, tmp_path, failed):
   peer.statuses = list(failed)
-  deliver(choose(peer, tmp_path, "http"), tmp_path)
+  path = deliver(choose(peer, tmp_path, "http"), tmp_path)
+  assert path == "there/it"
   assert len(peer.puts) == len(failed) + 1
   for path, body, headers in peer.puts:
     assert path == "/v1/atlas/files/weights-00000001.safetensors"

@@ -107,6 +107,7 @@ def save_model(
         "eos_token": f"w{EOS}",
         "pad_token": "w0",
         "unk_token": "w3",
+        "chat_template": "{{ messages[0]['content'] }}",
       }
     )
   )

@@ -56,7 +56,9 @@ def test_a_file_of_an_older_version_is_read(tmp_path):
 
 def test_an_old_name_beside_the_new_one_is_unknown():
   both = {**TEMPLATES, "teacher_adaptive": "T {question} {approach}"}
-  with pytest.raises(PromptError, match="template teacher_adaptive is unknown"):
+  with pytest.raises(
+    PromptError, match=r"config key prompts\.teacher_adaptive"
+  ):
     prompts_config(both, "here")
   # The field is old only where the name is.
   with pytest.raises(PromptError, match=r"\{probe\} is missing, \{approach\}"):
@@ -71,7 +73,10 @@ def test_an_old_name_beside_the_new_one_is_unknown():
     ("{}", "the key 'prompts'"),
     ('{"prompts": "x"}', "the key 'prompts'"),
     ({"prompts": without("student_probe")}, "student_probe is miss"),
-    ({"prompts": {**TEMPLATES, "coach": "x"}}, "coach is unknown; valid: stu"),
+    (
+      {"prompts": {**TEMPLATES, "coach": "x"}},
+      "key prompts.coach; valid keys: stu",
+    ),
     (
       {"prompts": {**TEMPLATES, "teacher": 3}},
       "teacher must",

@@ -16,7 +16,6 @@ from atlas_jax.teaching.episode import run_episodes
 from atlas_jax.teaching.prompts import Prompts
 from atlas_jax.teaching.rewards import score_episodes
 from atlas_jax.teaching.speakers import Role, request_seed
-from atlas_jax.teaching.statistics import judge
 from atlas_jax.teaching.transcripts import attempt_json, episode_json
 from tests.chat_model import write_tokenizer
 
@@ -256,13 +255,6 @@ def test_a_dead_server_ends_the_step_at_once(chat):
     )
 
 
-def test_equal_teachings_are_refused(roles):
-  greedy = dataclasses.replace(CONFIG, teacher_temperature=0.0)
-  with pytest.raises(ValueError, match="would be equal"):
-    run([make_problem("q", "1")], roles, config=greedy, group=2)
-  run([make_problem("q", "1")], roles, config=greedy, group=1)
-
-
 def test_a_greedy_student_has_one_baseline_sample(roles):
   greedy = dataclasses.replace(CONFIG, student_temperature=0.0)
   (episode,) = run([make_problem("q", "1")], roles, config=greedy)
@@ -310,34 +302,20 @@ def test_arms(roles, chat, arm, right):
     (p, i) for p in problems for i in range(2)
   ]
   with AnswerChecker() as checker:
-    outcomes, verdicts = judge(attempts, checker)
-  assert sum(o.correct for o in outcomes) == right
+    verdicts = checker.check_many(
+      (a.problem, a.solution.text, a.solution.finish_reason) for a in attempts
+    )
+  lines = [attempt_json(arm, *x) for x in zip(attempts, verdicts, strict=True)]
+  assert sum(x["solution"]["score"] for x in lines) == right
   tokens = {
     "alone": 0,
     "constant": len(chat.encode("carry")),
     "taught": len(chat.encode("carry the one")),
   }
-  assert {o.teaching_tokens for o in outcomes} == {tokens[arm]}
+  assert {x["teaching_tokens"] for x in lines} == {tokens[arm]}
   assert all(0 < a.seconds < 600 for a in attempts)
-  line = attempt_json(arm, attempts[0], verdicts[0], leaked=False)
-  row = json.loads(json.dumps(line))
+  row = json.loads(json.dumps(lines[0]))
   assert row["arm"] == arm
   assert row["solution"]["status"] == verdicts[0].status
   sampled = [s for _, s, _ in student.client.requests if s.temperature > 0]
   assert len({s.seed for s in sampled}) == len(sampled) > 0
-
-
-def test_an_arm_has_one_kind_of_teaching(roles):
-  with pytest.raises(ValueError, match="not both"):
-    asyncio.run(
-      run_arm(
-        [],
-        student=roles[1],
-        prompts=PROMPTS,
-        config=CONFIG,
-        samples=1,
-        seed=0,
-        teacher=roles[0],
-        constant="x",
-      )
-    )

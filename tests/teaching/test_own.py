@@ -132,8 +132,9 @@ def test_terms_are_parts_of_the_reward(checker):
     short=("brevity", 0.25),
     seen=("improved", 2.0),
   )
-  assert [r.parts["short"] for r in more.rewards] == [-0.5, -0.75]
-  for before, after in zip(plain.rewards, more.rewards, strict=True):
+  assert [t.reward.parts["short"] for t in more.teachings] == [-0.5, -0.75]
+  for before, after in zip(plain.teachings, more.teachings, strict=True):
+    before, after = before.reward, after.reward
     assert list(after.parts) == [*before.parts, "short", "seen"]
     assert after.parts["seen"] == 2.0  # one of two was right alone
     own = after.parts["short"] + after.parts["seen"]
@@ -147,7 +148,7 @@ def test_a_term_that_fails_leaves_its_teaching_out(checker):
     own=("refuses", 1.0),
     short=("brevity", 1.0),
   )
-  kept, lost = more.rewards
+  kept, lost = (t.reward for t in more.teachings)
   assert kept.parts["own"] == 1.0 and kept.parts["short"] == -2.0
   assert lost.total is None and lost.parts == {}
   at = f"{FILE}:{line_of('raise ValueError')}"
@@ -160,4 +161,4 @@ def test_a_teaching_without_a_verdict_is_not_asked_about(checker):
   problem = make_problem("1+1", "2", verifier=f"{FILE}:silent")
   one = dataclasses.replace(one, problem=problem)
   (more,) = scored(checker, [one], own=("refuses", 1.0))
-  assert [r.total for r in more.rewards] == [None, None]
+  assert [t.reward.total for t in more.teachings] == [None, None]

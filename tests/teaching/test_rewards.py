@@ -165,8 +165,8 @@ def test_an_episode_is_scored_by_the_same_checker_throughout():
     )
   assert scored.pass_rate == 0.25  # one of four is cut before it answers
   assert scored.taught_rate == pytest.approx(2 / 3)
-  assert scored.leaked == (False, False, True)
-  assert [r.total for r in scored.rewards] == pytest.approx(
+  assert [t.leaked for t in scored.teachings] == [False, False, True]
+  assert [t.reward.total for t in scored.teachings] == pytest.approx(
     [0.75 + 0.5, -0.25 * 2.0 - 0.5, 0.75 + 0.0 - 1.0]
   )
 
@@ -237,6 +237,6 @@ def test_groups_without_spread_are_flat_and_never_nan(kind, group):
   assert flat.tolist() == [True]
 
 
-def test_an_unknown_kind_lists_the_valid_ones():
-  with pytest.raises(ValueError, match="group, batch, centred"):
+def test_an_unknown_kind_is_none_of_them():
+  with pytest.raises(KeyError, match="grop"):
     group_advantages([[1.0]], "grop")

@@ -93,20 +93,26 @@ def test_ranks_take_what_vllm_gives_them(monkeypatch, kv_heads, size):
     loaded.model.load_weights(new.items())  # vLLM's own slices
     ranks.append(open_rank(monkeypatch, kv_heads, rank, size))
     for name, places in ranks[-1].places.items():
-      destinations.write(places, old[name])
+      box = destinations.Box(0, 0, len(old[name]), old[name][0].numel())
+      destinations.write(places, [(box, old[name])])
       # Every third value, then all, as a delta brings them.
       for step in (3, 1):
         indices = torch.arange(old[name].numel())[::step].flip(0)
         values = new[name].flatten()[indices]
-        destinations.write_at(places, old[name].shape, indices, values)
+        width = destinations.columns(old[name].shape)
+        for part in destinations.values(places, width, indices, values):
+          part.write()
     for name, want in loaded.model.named_parameters():
       assert want.any()
       assert torch.equal(ranks[-1].model.get_parameter(name), want), name
   destinations.check_cover(map(boxes, ranks), shapes(kv_heads))
   for name, shape in shapes(kv_heads).items():
     parts = [place for rank in ranks for place in rank.places[name]]
-    read = destinations.read(parts, shape, torch.float32)
-    assert torch.equal(read, new[name]), name
+    whole = destinations.Box(0, 0, shape[0], destinations.columns(shape))
+    read = torch.empty(whole[2:])
+    for place in parts:
+      read[place.box.within(whole)] = place.target
+    assert torch.equal(read.view(shape), new[name]), name
 
 
 def test_the_boxes_of_two_ranks(monkeypatch):
@@ -160,5 +166,6 @@ def test_a_place_in_the_middle_of_rows():
   (place,) = destinations.find(model, {"w": (4, 4)})["w"]
   assert place.box == (1, 1, 2, 3)
   indices = torch.tensor([15, 11, 4, 5, 8])  # three lie outside
-  destinations.write_at([place], (4, 4), indices, indices + 0.5)
+  (part,) = destinations.values([place], 4, indices, indices + 0.5)
+  part.write()
   assert place.target.tolist() == [[5.5, 0, 0], [0, 0, 11.5]]

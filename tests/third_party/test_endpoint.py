@@ -78,7 +78,7 @@ async def serve(engine):
   """An HTTP client of the two paths."""
   plugin, app = endpoint.register(), FastAPI()
   plugin.attach_router(app)
-  await plugin.init_state(engine, app.state, None)
+  await plugin.init_state(engine, app.state, types.SimpleNamespace(port=8000))
   engine.calls.clear()
   return httpx.AsyncClient(
     transport=httpx.ASGITransport(app), base_url="http://test"
@@ -112,7 +112,7 @@ def test_a_refusal_of_any_engine_does_not_pause_the_server(engine_index):
       answer = await http.post("/v1/atlas/update", json=BODY)
       assert answer.status_code == 400
       assert answer.json()["error"].endswith(r"the file lacks \ud800\n b")
-      assert names(engine) == ["atlas_prepare"]
+      assert names(engine) == ["atlas_prepare", "atlas_forget"]
       engine.refusals[engine_index] = None
       answer = await http.post("/v1/atlas/update", json=BODY)
       assert answer.status_code == 200

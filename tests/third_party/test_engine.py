@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 pytest.importorskip("vllm")
 
-from atlas_vllm import destinations, weights_file
+from atlas_vllm import checksum, destinations, weights_file
 from atlas_vllm.engine import FileWeightTransferEngine
 from atlas_vllm.weights_file import InvalidWeights
 
@@ -60,7 +60,7 @@ def write(engine, version, now, base=None):
     metadata = {"base": str(base[0]), "version": str(version)}
     metadata["format"] = sender.FORMAT
   save_file(entries, path, metadata=metadata)
-  sums = weights_file.digests(now, now.__getitem__)
+  sums = {k: checksum.text(checksum.of_box(t)) for k, t in now.items()}
   files = {path.name: blake3.blake3(path.read_bytes()).hexdigest()}
   return {"files": files, "version": str(version), "checksums": sums}
 
@@ -151,6 +151,35 @@ def test_a_model_that_lost_what_was_promised(engine):
   engine.model.a.data[3, 4] += 1
   with pytest.raises(RuntimeError, match="other weights than were promised"):
     engine.held()
+
+
+def test_a_model_that_does_not_hold_what_was_loaded(engine, monkeypatch):
+  info = write(engine, 1, tensors(0))
+  engine.prepare(info)
+  write_all = destinations.write
+
+  def write_half(places, pieces):
+    if pieces[0][1].ndim > 1:
+      write_all(places, pieces)
+
+  monkeypatch.setattr(destinations, "write", write_half)
+  with pytest.raises(RuntimeError, match="other weights than were promised"):
+    finish(engine, info)
+
+
+def test_a_part_that_is_missing_or_there_twice(engine):
+  whole = tensors(0)
+  info = write(engine, 1, whole)
+  top, rest = whole["a"][:10].contiguous(), whole["a"][10:].contiguous()
+  halves = {"a[0:10,0:40]": top, "a[10:30,0:40]": rest, "b": whole["b"]}
+  one_less = {k: t for k, t in halves.items() if t is not rest}
+  twice = halves | {"a[5:10,0:40]": top[5:].contiguous()}
+  for entries in (one_less, twice):
+    bad = write(engine, 1, entries) | {"checksums": info["checksums"]}
+    with pytest.raises(InvalidWeights, match="from their checksums: a"):
+      engine.prepare(bad)
+  load(engine, write(engine, 1, halves) | {"checksums": info["checksums"]})
+  assert torch.equal(engine.model.a, whole["a"])
 
 
 def test_a_refusal_leaves_nothing_to_load(engine):

@@ -1,6 +1,7 @@
 """Files of weights that are sent to the server, and the nonce."""
 
 import asyncio
+import platform
 import types
 
 import pytest
@@ -24,7 +25,7 @@ def digest(body=BODY):
 def there(tmp_path):
   """(its root, requests to it)."""
   files, app = received.ReceivedFiles(), FastAPI()
-  files.open(tmp_path)
+  files.open(tmp_path, 8000)
   files.attach(app)
 
   def ask(method, path, **content):
@@ -39,15 +40,20 @@ def there(tmp_path):
   return types.SimpleNamespace(root=tmp_path, ask=ask, files=files)
 
 
+def folder(there):
+  return there.root / f"received-{platform.node()}-8000"
+
+
 def names(there):
-  return sorted(p.name for p in (there.root / "received").iterdir())
+  return sorted(p.name for p in folder(there).iterdir())
 
 
 def test_a_file_arrives_whole(there):
   answer = there.ask("PUT", f"files/{NAME}", content=BODY, headers=digest())
   assert answer.status_code == 200
-  assert weights_file.inside(there.root, NAME).read_bytes() == BODY
-  assert (there.root / "received" / NAME).read_bytes() == BODY
+  path = answer.json()["path"]
+  assert weights_file.inside(there.root, path).read_bytes() == BODY
+  assert (folder(there) / NAME).read_bytes() == BODY
   assert names(there) == [NAME]
 
 
@@ -66,12 +72,12 @@ def test_another_body_leaves_nothing_and_is_sent_again(there, case):
   body, headers = WRONG[case]
   answer = there.ask("PUT", f"files/{NAME}", content=body, headers=headers)
   assert answer.status_code == 400 and answer.json()["error"]
-  assert not (there.root / "received").exists() or names(there) == []
+  assert not folder(there).exists() or names(there) == []
   again = there.ask("PUT", f"files/{NAME}", content=BODY, headers=digest())
   assert again.status_code == 200
   # A whole file stays when one of its name breaks off.
   there.ask("PUT", f"files/{NAME}", content=body, headers=digest())
-  assert (there.root / "received" / NAME).read_bytes() == BODY
+  assert (folder(there) / NAME).read_bytes() == BODY
 
 
 @pytest.mark.parametrize(
@@ -109,7 +115,7 @@ def test_files_of_one_version_at_a_time(there):
     answer = there.ask("PUT", path, content=BODY, headers=digest())
     assert answer.status_code == 200
     assert len(names(there)) == (2 if name == "weights-00000007" else 1)
-  there.files.open(there.root)  # as a server starts
+  there.files.open(there.root, 8000)  # as a server starts
   assert names(there) == []
 
 

@@ -11,6 +11,8 @@ import pytest
 from atlas_jax.config import GrpoConfig, LoraConfig, OptimizerConfig
 from atlas_jax.model import decoder, lora
 from atlas_jax.training import optimizer, step
+from tests.model import by_hand
+from tests.model.exported import exported
 from tests.training import tiny
 
 OPTIONS = LoraConfig(rank=3, alpha=6.0)
@@ -127,20 +129,14 @@ def test_the_server_gets_the_bits_that_are_trained(monkeypatch):
   monkeypatch.setattr(adapted.jnp, "einsum", watched)
   options = dataclasses.replace(tiny.OPTIONS, compute_dtype="bfloat16")
   tokens = jnp.ones((1, 8), jnp.int32)
+  batch = by_hand.batch_of(tokens, tokens, 0 * tokens, tokens)
   jax.block_until_ready(
     jax.jit(
-      lambda model: decoder.forward(
-        model,
-        *(tiny.ARCHITECTURE, tokens, tokens, 0 * tokens, tokens),
-        compute_dtype=jnp.bfloat16,
-        remat=options.remat,
-      )
+      lambda model: decoder.forward(model, tiny.ARCHITECTURE, batch, options)
     )(state.model)
   )
   jax.effects_barrier()
-  from atlas_jax.model import hf
-
-  sent = hf.export_tensors(state.model, tiny.ARCHITECTURE, jnp.bfloat16)
+  sent = exported(state.model, tiny.ARCHITECTURE, jnp.bfloat16)
   mine = {np.asarray(w).tobytes() for w in read.values()}
   for layer in range(tiny.ARCHITECTURE.n_layers):
     for part in ("gate", "up"):

@@ -1,6 +1,5 @@
 """A step on 8 devices is the step on one, however they are arranged."""
 
-import itertools
 import os
 import pathlib
 import subprocess
@@ -31,15 +30,7 @@ def results(tmp_path_factory):
   return np.load(path)
 
 
-_RUNS = [
-  (mesh, objective)
-  for mesh in _MESHES
-  for objective in sharded_steps.OBJECTIVES
-  if objective not in sharded_steps.LATE or mesh in sharded_steps.LATE_MESHES
-]
-
-
-@pytest.mark.parametrize(("mesh", "objective"), _RUNS)
+@pytest.mark.parametrize(("mesh", "objective"), sharded_steps.RUNS)
 def test_loss_and_gradient_are_those_of_one_device(results, mesh, objective):
   def get(name, key):
     return results[f"{name}/{objective}/{key}"]
@@ -65,17 +56,14 @@ def test_scores_are_those_of_one_device(results, mesh):
   assert (expected[real] < 0).all()
 
 
-@pytest.mark.parametrize(("mesh", "objective"), _RUNS)
+@pytest.mark.parametrize(("mesh", "objective"), sharded_steps.RUNS)
 def test_the_second_step_compiles_nothing(results, mesh, objective):
   assert results[f"{mesh}/{objective}/programs"] == 1
 
 
-def test_a_checkpoint_of_any_mesh_is_read_on_any_other(results):
-  pairs = itertools.product(sharded_steps.RESTORED, repeat=2)
-  failed = [
-    "/".join(p) for p in pairs if not results["restored/" + "/".join(p)]
-  ]
-  assert not failed
+def test_a_checkpoint_of_one_mesh_is_read_on_another(results):
+  found = {name: results[name] for name in results if "restored/" in name}
+  assert len(found) == len(sharded_steps.RESTORED) and all(found.values())
 
 
 @pytest.mark.parametrize("mesh", _MESHES)

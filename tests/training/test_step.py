@@ -11,8 +11,9 @@ import pytest
 from atlas_jax.config import GrpoConfig, OptimizerConfig
 from atlas_jax.data import packing
 from atlas_jax.metrics import means
-from atlas_jax.model import decoder, logprobs
+from atlas_jax.model import decoder
 from atlas_jax.training import optimizer, scoring, step
+from tests.model import by_hand
 from tests.training import tiny
 
 
@@ -176,18 +177,11 @@ def test_score_is_the_log_softmax_at_the_temperature():
   assert scores.shape == batch.tokens.shape
 
   @jax.jit
-  def all_logits(tokens, segments, sequences, positions):
+  def all_logits(*ids):
     hidden = decoder.forward(
-      model,
-      tiny.ARCHITECTURE,
-      tokens,
-      segments,
-      sequences,
-      positions,
-      compute_dtype=jnp.float32,
-      remat="none",
+      model, tiny.ARCHITECTURE, by_hand.batch_of(*ids), by_hand.PLAIN
     )
-    return logprobs.logits(model, tiny.ARCHITECTURE, hidden)
+    return by_hand.logits(model, tiny.ARCHITECTURE, hidden)
 
   for m in range(2):
     x = np.asarray(

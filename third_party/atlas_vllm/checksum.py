@@ -23,11 +23,13 @@ probability 2^-64. Against malice stands the BLAKE3 of each file.
 atlas_jax/model/owned.py computes the same on the trainer's devices.
 """
 
+import numba
 import numpy as np
 import torch
+from numba import uint32
 
 _SEEDS = ((0x9E3779B9, 0x85EBCA6B), (0xC2B2AE35, 0x27D4EB2F))  # ROW, COLUMN
-_AT_ONCE = 1 << 16  # elements; they and their terms stay in the cache
+_compiled = numba.njit(nogil=True, cache=True)  # at the first call
 
 
 def of_box(tensor: torch.Tensor, row: int = 0, column: int = 0) -> np.ndarray:
@@ -38,20 +40,7 @@ def of_box(tensor: torch.Tensor, row: int = 0, column: int = 0) -> np.ndarray:
     row, column: of the box's first element in the tensor that it is part of.
   """
   bits = _bits(tensor.reshape(len(tensor), -1))
-  n_rows, n_columns = bits.shape
-  rows = np.arange(row, row + n_rows, dtype=np.uint32)[:, None]
-  columns = np.arange(column, column + n_columns, dtype=np.uint32)[None]
-  step = max(1, _AT_ONCE // n_columns)
-  sums = []
-  for of_rows, of_columns in _SEEDS:
-    row_keys = _scatter(rows + np.uint32(of_rows))
-    column_keys = _scatter(columns + np.uint32(of_columns))
-    total = 0
-    for at in range(0, n_rows, step):
-      keys = row_keys[at : at + step] + column_keys
-      keys ^= bits[at : at + step]
-      total += int(_scatter(keys).sum(dtype=np.uint32))
-    sums.append(total % 2**32)
+  sums = [_sum(bits, row + a, column + b) for a, b in _SEEDS]
   return np.array(sums, np.uint32)
 
 
@@ -65,21 +54,8 @@ def of_change(
     old, new: [n].
     columns: of the whole tensor: its elements over its first axis.
   """
-  sums = np.zeros(2, np.uint32)
-  indices, old, new = indices.cpu().numpy(), _bits(old), _bits(new)
-  for at in range(0, len(indices), _AT_ONCE):
-    part = slice(at, at + _AT_ONCE)
-    rows = indices[part] // columns  # far faster than np.divmod
-    places = indices[part] - rows * columns
-    for i, seeds in enumerate(_SEEDS):
-      keys = sum(
-        _scatter(words.astype(np.uint32) + np.uint32(seed))
-        for words, seed in zip((rows, places), seeds, strict=True)
-      )
-      for values, sign in ((new, 1), (old, -1)):
-        gained = _scatter(keys ^ values[part]).sum(dtype=np.uint32)
-        sums[i : i + 1] += np.uint32(sign % 2**32) * gained[None]
-  return sums
+  given = indices.cpu().numpy(), _bits(old), _bits(new), columns
+  return np.array([_gain(*given, a, b) for a, b in _SEEDS], np.uint32)
 
 
 def text(sums: np.ndarray) -> str:
@@ -98,12 +74,40 @@ def _bits(tensor: torch.Tensor) -> np.ndarray:
   return array.view(f"u{tensor.element_size()}")
 
 
-def _scatter(x: np.ndarray) -> np.ndarray:
-  """In place; see the module."""
-  shifted = x >> np.uint32(16)
-  x ^= shifted
-  x *= np.uint32(0x7FEB352D)
-  x ^= np.right_shift(x, np.uint32(15), out=shifted)
-  x *= np.uint32(0x846CA68B)
-  x ^= np.right_shift(x, np.uint32(16), out=shifted)
-  return x
+# Numba makes 64 bits of any sum or product: each is cut to 32 by name.
+
+
+@_compiled
+def _scatter(x):
+  x = uint32(uint32(x ^ (x >> uint32(16))) * uint32(0x7FEB352D))
+  x = uint32(uint32(x ^ (x >> uint32(15))) * uint32(0x846CA68B))
+  return uint32(x ^ (x >> uint32(16)))
+
+
+@_compiled
+def _sum(bits, row, column):
+  """Of all terms; row and column are those of the first, with their seeds."""
+  n_rows, n_columns = bits.shape
+  column_keys = np.empty(n_columns, np.uint32)
+  for j in range(n_columns):
+    column_keys[j] = _scatter(uint32(column + j))
+  total = uint32(0)
+  for i in range(n_rows):
+    row_key = _scatter(uint32(row + i))
+    for j in range(n_columns):
+      key = uint32(row_key + column_keys[j])
+      total = uint32(total + _scatter(uint32(key ^ bits[i, j])))
+  return total
+
+
+@_compiled
+def _gain(indices, old, new, columns, row_seed, column_seed):
+  total = uint32(0)
+  for i in range(len(indices)):
+    row = indices[i] // columns
+    row_key = _scatter(uint32(row + row_seed))
+    column = indices[i] - row * columns
+    key = uint32(row_key + _scatter(uint32(column + column_seed)))
+    gained = _scatter(uint32(key ^ new[i])) - _scatter(uint32(key ^ old[i]))
+    total = uint32(total + uint32(gained))
+  return total

@@ -9,14 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from atlas_vllm.weights_file import (
-  Box,
-  InvalidWeights,
-  boxes,
-  each,
-  finite,
-  refuse,
-)
+from atlas_vllm.destinations import Box
+from atlas_vllm.weights_file import InvalidWeights, boxes, each, finite, refuse
 
 FORMAT = "atlas_delta"
 _FAR = 65535
@@ -75,15 +69,15 @@ def parse(
   refuse("lacks entries", whole - set(entries))
 
   def change(stem):
-    box = placed[stem]
+    name, box = placed[stem]
     pair = (entries[f"{stem}.{kind}"] for kind in kinds)
-    whole = shapes[box.name]
-    found = _change(stem, *pair, whole if stem in shapes else box.shape, dtype)
-    return _in_whole(found, box, math.prod(whole[1:]))
+    shape = shapes[name] if stem in shapes else box[2:]
+    found = _change(stem, *pair, shape, dtype)
+    return _in_whole(found, box, math.prod(shapes[name][1:]))
 
   parts: dict[str, list[Change]] = {}
   for stem, one in each(placed, change).items():
-    parts.setdefault(placed[stem].name, []).append(one)
+    parts.setdefault(placed[stem][0], []).append(one)
   return {
     name: Change(
       torch.cat([one.indices for one in of_one]),
@@ -95,13 +89,9 @@ def parse(
 
 def _in_whole(change: Change, box: Box, columns: int) -> Change:
   """A change of a box as one of the tensor, which has so many columns."""
-  width = box.shape[1]
-  if width == columns:
-    indices = change.indices + box.row * columns
-  else:
-    rows = change.indices // width
-    indices = change.indices + (rows + box.row) * columns - rows * width
-    indices += box.column
+  indices = change.indices + box.row * columns + box.column
+  if box.columns < columns:
+    indices += change.indices // box.columns * (columns - box.columns)
   return Change(indices, change.values)
 
 

@@ -13,6 +13,7 @@ A tensor is seen as a matrix, [shape[0], the rest]; a copy takes a box of it.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -23,8 +24,30 @@ _WRITES = {
   torch.ops.aten.zero_.default,
 }
 
-# Of a tensor seen as a matrix: first row and column, rows and columns.
-Box = tuple[int, int, int, int]
+
+class Box(NamedTuple):
+  """A part of a tensor that is seen as a matrix."""
+
+  row: int  # the first
+  column: int
+  rows: int  # how many
+  columns: int
+
+  def within(self, outer: "Box") -> tuple[slice, slice]:
+    """Its rows and columns in a box that has all of it."""
+    row, column = self.row - outer.row, self.column - outer.column
+    return slice(row, row + self.rows), slice(column, column + self.columns)
+
+  def shared(self, other: "Box") -> "Box | None":
+    """What two boxes have in common."""
+    row, column = map(max, self[:2], other[:2])
+    rows = min(self.row + self.rows, other.row + other.rows) - row
+    right = min(self.column + self.columns, other.column + other.columns)
+    found = Box(row, column, rows, right - column)
+    return found if min(found[2:]) > 0 else None
+
+
+Pieces = list[tuple[Box, torch.Tensor]]  # of one tensor, as files hold it
 
 
 @dataclass(frozen=True)
@@ -33,11 +56,6 @@ class Place:
 
   target: torch.Tensor  # [rows, columns]
   box: Box
-
-  @property
-  def part(self) -> tuple[slice, slice]:
-    row, column, rows, columns = self.box
-    return slice(row, row + rows), slice(column, column + columns)
 
 
 class _Record(TorchDispatchMode):
@@ -87,7 +105,7 @@ def _place(name: str, shape, target: torch.Tensor, part: torch.Tensor) -> Place:
       f"{name}: load_weights takes a part of it that is not a box of rows and"
       " columns; its model cannot take weights from files"
     )
-  return Place(target.view(size), (row, column, *size))
+  return Place(target.view(size), Box(row, column, *size))
 
 
 def find(
@@ -127,7 +145,7 @@ def check_cover(
   boxes = list(boxes)
   for name, shape in shapes.items():
     distinct = {box for rank in boxes for box in rank[name]}
-    taken = sum(rows * width for _, _, rows, width in distinct)
+    taken = sum(box.rows * box.columns for box in distinct)
     if taken != math.prod(shape):
       raise NotImplementedError(
         f"{name}: {taken} of its {math.prod(shape)} values are loaded by"
@@ -135,66 +153,64 @@ def check_cover(
       )
 
 
-def write(places: list[Place], tensor: torch.Tensor) -> None:
+def write(places: list[Place], pieces: Pieces) -> None:
   """Puts a rank's part of a checkpoint tensor where it belongs."""
-  matrix = tensor.reshape(-1, columns(tensor.shape))
   for p in places:
-    p.target.copy_(matrix[p.part])
+    for box, piece in pieces:
+      if common := p.box.shared(box):
+        part = piece.reshape(box[2:])[common.within(box)]
+        p.target[common.within(p.box)].copy_(part)
 
 
-def read(
-  places: list[Place], shape: tuple[int, ...], dtype: torch.dtype
-) -> torch.Tensor:
-  """The checkpoint tensor that the model holds now, on the CPU."""
-  out = torch.empty(shape, dtype=dtype)
-  matrix = out.view(-1, columns(shape))
-  for p in places:
-    matrix[p.part] = p.target.cpu()
-  return out
+@dataclass(frozen=True)
+class Values:
+  """New single values of a place."""
 
+  place: Place
+  width: int  # the columns of the whole tensor
+  indices: torch.Tensor  # flat and row-major in the whole tensor, int64 [n]
+  new: torch.Tensor  # [n]
 
-def within(
-  place: Place, width: int, indices: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-  """(which of `indices` lie in a place, their rows and columns there).
+  def _at(self) -> tuple[torch.Tensor, torch.Tensor]:
+    box, at = self.place.box, self.place.target.device
+    rows, columns = _split(self.indices, self.width)
+    return (rows - box.row).to(at), (columns - box.column).to(at)
 
-  Args:
-    place: of a part of a tensor.
-    width: the tensor's columns.
-    indices: flat and row-major in the whole tensor, int64 [n].
-  """
-  row, column, rows, across = place.box
-  rows_at = indices // width - row
-  columns_at = indices % width - column
-  inside = (rows_at >= 0) & (rows_at < rows)
-  inside &= (columns_at >= 0) & (columns_at < across)
-  at = place.target.device
-  return inside, rows_at[inside].to(at), columns_at[inside].to(at)
+  def old(self) -> torch.Tensor:
+    """What the model holds there now."""
+    return self.place.target[self._at()].to(self.new)
 
-
-def write_at(
-  places: list[Place],
-  shape: tuple[int, ...],
-  indices: torch.Tensor,
-  values: torch.Tensor,
-) -> None:
-  """Puts single values of a checkpoint tensor where they belong.
-
-  A value outside of all places belongs to another rank.
-
-  Args:
-    places: of the tensor.
-    shape: of the tensor.
-    indices: flat and row-major, int64 [n], no two equal.
-    values: [n].
-
-  Raises:
-    RuntimeError: the model does not hold the values afterwards.
-  """
-  for p in places:
-    inside, *at = within(p, columns(shape), indices)
-    own = values[inside].to(p.target.device)
-    p.target[*at] = own
+  def write(self) -> None:
+    """Raises RuntimeError if the model does not hold the values afterwards."""
+    target, at = self.place.target, self._at()
+    new = self.new.to(target.device)
+    target[at] = new
     # No NaN among them, and one zero is as good as another.
-    if not torch.equal(p.target[*at], own):
+    if not torch.equal(target[at], new):
       raise RuntimeError("the model does not hold the values written to it")
+
+
+def values(
+  places: list[Place], width: int, indices: torch.Tensor, new: torch.Tensor
+) -> list[Values]:
+  """Where single values belong; one outside of all places is another rank's.
+
+  Args:
+    places: of a tensor.
+    width: the tensor's columns.
+    indices: flat and row-major, int64 [n], no two equal.
+    new: [n].
+  """
+  found, (rows, columns) = [], _split(indices, width)
+  for p in places:
+    row, column, more, across = p.box
+    inside = (row <= rows) & (rows < row + more)
+    inside &= (column <= columns) & (columns < column + across)
+    found.append(Values(p, width, indices[inside], new[inside]))
+  return found
+
+
+def _split(indices: torch.Tensor, width: int):
+  """(rows, columns)."""
+  rows = indices // width
+  return rows, indices - rows * width

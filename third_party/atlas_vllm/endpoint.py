@@ -61,8 +61,7 @@ class AtlasUpdate:
 
   def __init__(self):
     self._engine, self._received = None, ReceivedFiles()
-    self._busy = False
-    self._tasks: set[asyncio.Task] = set()
+    self._task: asyncio.Task | None = None  # the last update
 
   def attach_router(self, app: FastAPI) -> None:
     app.add_api_route(f"{PREFIX}/update", self._post, methods=["POST"])
@@ -87,7 +86,7 @@ class AtlasUpdate:
         f'atlas_update needs --additional-config {{"{_ROOT_KEY}": DIRECTORY}}'
       )
     root = config.additional_config[_ROOT_KEY]
-    self._received.open(Path(root))
+    self._received.open(Path(root), args.port)
     await engine_client.init_weight_transfer_engine(
       WeightTransferInitRequest(init_info={"root": root})
     )
@@ -99,17 +98,13 @@ class AtlasUpdate:
     except ValueError as error:
       text = " ".join(str(error).split())
       return _answer(400, error=one_line(f"not a valid update: {text}"))
-    if self._busy:
+    if self._is_busy():
       return _answer(409, error="another update is under way")
-    self._busy = True
-    task = asyncio.create_task(self._update(update))
-    self._tasks.add(task)
-    task.add_done_callback(self._done)
-    return await asyncio.shield(task)
+    self._task = asyncio.create_task(self._update(update))
+    return await asyncio.shield(self._task)
 
-  def _done(self, task: asyncio.Task) -> None:
-    self._tasks.discard(task)
-    self._busy = False
+  def _is_busy(self) -> bool:
+    return self._task is not None and not self._task.done()
 
   async def _update(self, update: Update) -> JSONResponse:
     info = update.model_dump(exclude_defaults=True)
@@ -119,7 +114,10 @@ class AtlasUpdate:
     except EngineDeadError:
       raise
     except Exception as refusal:
-      # Of any engine; vLLM leaves no type but its text. Nothing has changed.
+      # Of any engine; vLLM leaves no type but its text. Nothing has changed,
+      # but other engines may hold copies of the files.
+      with contextlib.suppress(Exception):
+        await self._engine.collective_rpc("atlas_forget")
       return _answer(400, error=one_line(str(refusal)))
     checked = time.perf_counter()
     try:
@@ -151,7 +149,7 @@ class AtlasUpdate:
     )
 
   async def _get(self) -> JSONResponse:
-    if self._busy:
+    if self._is_busy():
       return _answer(409, error="an update is under way")
     version = await self._engine.get_weight_version()
     held = await self._engine.collective_rpc("atlas_held", args=(version,))

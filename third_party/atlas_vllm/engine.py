@@ -46,8 +46,8 @@ class _Prepared:
   """Checked files: all tensors, or changes of what the model holds."""
 
   info: UpdateInfo
-  tensors: dict[str, list[tuple[weights_file.Box, torch.Tensor]]]
-  changes: dict[str, delta.Change]
+  tensors: dict[str, destinations.Pieces]
+  changes: dict[str, list[destinations.Values]]
 
 
 class FileWeightTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
@@ -77,15 +77,18 @@ class FileWeightTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
       raise ValueError("a quantised model cannot take weights from files")
     if self.vllm_config.parallel_config.pipeline_parallel_size > 1:
       raise ValueError("a model cut by layers cannot take weights from files")
+    destinations.check_cover(ranks.agree(self._find), self._shapes)
+    self._root = Path(init_info.root)
+
+  def _find(self) -> dict[str, list[destinations.Box]]:
+    """The boxes of each tensor that this rank has."""
     shapes = _checkpoint_shapes(Path(self.model_config.model))
     places = destinations.find(self.model, shapes)
     # A tensor without a place (a lm_head stored beside tied embeddings) is
     # not part of the model, so it is not part of an update either.
     self._places = {name: p for name, p in places.items() if p}
     self._shapes = {name: shapes[name] for name in self._places}
-    boxes = {n: [p.box for p in held] for n, held in self._places.items()}
-    destinations.check_cover(ranks.gather(boxes), self._shapes)
-    self._root = Path(init_info.root)
+    return {name: [p.box for p in held] for name, held in self._places.items()}
 
   def prepare(self, update_info: dict) -> None:
     """Checks files and keeps their content for the update that follows.
@@ -130,22 +133,22 @@ class FileWeightTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
       return {}
     held = self._held and self._held.version
     delta.check_versions(metadata, info.version, held)
-    prepared.changes.update(delta.parse(entries, self._shapes, dtype))
+    changes = delta.parse(entries, self._shapes, dtype)
     weights_file.check_promises(set(self._shapes), info.checksums)
-    return weights_file.each(
-      prepared.changes, lambda name: self._gained(name, prepared.changes[name])
-    )
 
-  def _gained(self, name: str, change: delta.Change) -> ranks.BoxSums:
-    width, gained = destinations.columns(self._shapes[name]), {}
-    for p in self._places[name]:
-      inside, *at = destinations.within(p, width, change.indices)
-      new = change.values[inside]
-      old = p.target[*at].to("cpu", new.dtype)
-      gained[p.box] = checksum.of_change(
-        change.indices[inside], old, new, width
+    def gained(name: str) -> ranks.BoxSums:
+      width, change = destinations.columns(self._shapes[name]), changes[name]
+      prepared.changes[name] = destinations.values(
+        self._places[name], width, change.indices, change.values
       )
-    return gained
+      return {
+        new.place.box: checksum.of_change(
+          new.indices, new.old(), new.new, width
+        )
+        for new in prepared.changes[name]
+      }
+
+    return weights_file.each(changes, gained)
 
   def start_weight_update(self) -> None:
     pass  # tensors are written in place
@@ -162,18 +165,17 @@ class FileWeightTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     self._loaded, self._prepared = self._prepared, None
     with torch.no_grad():
       for name, pieces in self._loaded.tensors.items():
-        tensor = weights_file.assemble(pieces, self._shapes[name])
-        destinations.write(self._places[name], tensor)
-      for name, change in self._loaded.changes.items():
-        destinations.write_at(
-          self._places[name], self._shapes[name], change.indices, change.values
-        )
+        destinations.write(self._places[name], pieces)
+      for changed in self._loaded.changes.values():
+        for new in changed:
+          new.write()
 
   def finish_weight_update(self) -> None:
     """Packs again what kernels use in a packed form, where it changed.
 
     On a CPU that is every Linear and the embedding, a tied lm_head with a
-    packed copy of its own included; elsewhere these methods do nothing.
+    packed copy of its own included; elsewhere these methods do nothing. After
+    full files all that is held is read back, and must be what was promised.
     """
     changed = {
       place.target.untyped_storage().data_ptr()
@@ -188,7 +190,10 @@ class FileWeightTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
         for parameter in module.parameters(recurse=False)
       ):
         method.process_weights_after_loading(module)
-    self._held, self._loaded = self._loaded.info, None
+    loaded, self._loaded = self._loaded, None
+    self._held = loaded.info
+    if loaded.tensors:
+      self.held()
 
   def held(self, version: str | None = None) -> dict[str, str]:
     """Checksum of each tensor that the model holds, in checkpoint names.
@@ -209,12 +214,16 @@ class FileWeightTransferEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
   def _sums(self, name: str) -> ranks.BoxSums:
     dtype = self.model_config.dtype
     return {
-      p.box: checksum.of_box(p.target.to("cpu", dtype), *p.box[:2])
+      p.box: checksum.of_box(p.target.to(dtype), *p.box[:2])
       for p in self._places[name]
     }
 
-  def shutdown(self) -> None:
+  def forget(self) -> None:
+    """Frees files that were checked; another engine has refused them."""
     self._prepared = None
+
+  def shutdown(self) -> None:
+    self.forget()
 
 
 def _checkpoint_shapes(model_dir: Path) -> dict[str, tuple[int, ...]]:

@@ -1,7 +1,7 @@
 """Files of weights that come by HTTP, and a proof that a directory is shared.
 
 PUT /v1/atlas/files/NAME with X-Atlas-Blake3: the digest of the whole body
-  200 {}: the file is there; an update names it.
+  200 {"path"}: the file is there; an update names it so.
   400, 413, 507 {"error"}: it is not, and has to be sent again whole.
 GET /v1/atlas/nonce/HEX
   200 {"digest"}: of the file nonce-HEX under the root; null: there is none.
@@ -13,6 +13,7 @@ taken, for the engines have copies then.
 
 import asyncio
 import os
+import platform
 import re
 import secrets
 from pathlib import Path
@@ -44,9 +45,13 @@ class NotTaken(ValueError):
 class ReceivedFiles:
   """The files that were sent to a server, in a directory under its root."""
 
-  def open(self, root: Path) -> None:
-    """Begins anew under a root, before the first request."""
-    self._root, self._directory = root, root / weights_file.RECEIVED
+  def open(self, root: Path, port: int) -> None:
+    """Begins anew under a root, before the first request.
+
+    Servers on several ports and machines may share the root.
+    """
+    self._root = root
+    self._directory = root / f"received-{platform.node()}-{port}"
     self.forget()
 
   def attach(self, app: FastAPI) -> None:
@@ -69,7 +74,7 @@ class ReceivedFiles:
       return JSONResponse({"error": "the body broke off"}, 400)
     except OSError as error:
       return JSONResponse({"error": f"not written: {error.strerror}"}, 507)
-    return JSONResponse({})
+    return JSONResponse({"path": f"{self._directory.name}/{name}"})
 
   async def _receive(self, name: str, request: Request) -> None:
     match = _NAME.fullmatch(name)

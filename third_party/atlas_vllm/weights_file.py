@@ -4,26 +4,24 @@ A version may be many files, and a tensor may lie in several of them: cut into
 boxes of the tensor seen as [its first axis, all others] (README.md).
 """
 
-import itertools
 import math
 import os
 import re
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import blake3
 import torch
 from safetensors import SafetensorError, safe_open
 
 from atlas_vllm import checksum
+from atlas_vllm.destinations import Box, Pieces
 
-RECEIVED = "received"  # under the root: what came by HTTP
 _CHUNK = 1 << 20  # stays in the cache on its way
 _LONGEST_TEXT = 1000
-_BOX = re.compile(r"(.+)\[([0-9:,]{7,80})\]", re.DOTALL)
-_BOUNDS = re.compile("([0-9]{1,18}):([0-9]{1,18}),([0-9]{1,18}):([0-9]{1,18})")
+_BOUNDS = "([0-9]{1,18}):([0-9]{1,18})"
+_BOX = re.compile(rf"(.+)\[{_BOUNDS},{_BOUNDS}\]", re.DOTALL)
 
 
 class InvalidWeights(ValueError):
@@ -39,13 +37,6 @@ def one_line(text: str) -> str:
   return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def digests(
-  names: Iterable[str], tensor: Callable[[str], torch.Tensor]
-) -> dict[str, str]:
-  """The checksum of `tensor(name)` for each name, several at a time."""
-  return each(names, lambda n: checksum.text(checksum.of_box(tensor(n))))
-
-
 def each(names: Iterable[str], call: Callable) -> dict:
   """name -> call(name), several at a time."""
   names = list(names)
@@ -54,14 +45,13 @@ def each(names: Iterable[str], call: Callable) -> dict:
 
 
 def inside(root: Path, path: str) -> Path:
-  """`path` under `root`, links followed; rather that which came by HTTP.
+  """`path` under `root`, links followed.
 
   Raises:
     InvalidWeights: it is elsewhere or is not a file.
   """
   try:
-    sent = root / RECEIVED / path
-    full = (sent if sent.is_file() else root / path).resolve()
+    full = (root / path).resolve()
     is_inside, is_file = full.is_relative_to(root.resolve()), full.is_file()
   except (OSError, RuntimeError, ValueError) as error:  # a loop, a NUL, ...
     raise InvalidWeights(f"{path[:100]!r} is no path: {error}") from error
@@ -148,60 +138,30 @@ def read(
     ) from error
 
 
-class Box(NamedTuple):
-  """Rows and columns of the tensor `name`, seen as [first axis, others]."""
-
-  name: str
-  row: int
-  row_end: int
-  column: int
-  column_end: int
-
-  @property
-  def shape(self) -> tuple[int, int]:
-    return self.row_end - self.row, self.column_end - self.column
-
-
 def boxes(
   entries: Iterable[str], shapes: dict[str, tuple[int, ...]]
-) -> dict[str, Box]:
-  """What each entry is of: `NAME[0:8,16:32]`, or all of a tensor: `NAME`.
+) -> dict[str, tuple[str, Box]]:
+  """(tensor, box) of each entry: `NAME[0:8,16:32]`, or `NAME`, all of it.
 
   Raises:
-    InvalidWeights: an unknown tensor, bounds outside of it, or boxes that
-      might overlap: those of one tensor must lie on one grid.
+    InvalidWeights: an unknown tensor, or bounds outside of it.
   """
-  found, wrong, of_name = {}, set(), {}
+  found, unknown = {}, set()
   for entry in entries:
     match = None if entry in shapes else _BOX.fullmatch(entry)
-    name, bounds = match.groups() if match else (entry, None)
+    name = match[1] if match else entry
     if name not in shapes:
-      wrong.add(name)
+      unknown.add(name)
       continue
-    rows = shapes[name][0]
-    all_of_it = 0, rows, 0, math.prod(shapes[name][1:])
-    parsed = _BOUNDS.fullmatch(bounds) if match else None
-    box = tuple(map(int, parsed.groups())) if parsed else all_of_it
-    inside = 0 <= box[0] < box[1] <= rows and box[2] < box[3] <= all_of_it[3]
-    if (match and not parsed) or not inside:
+    rows, columns = shapes[name][0], math.prod(shapes[name][1:])
+    row, end, column, right = 0, rows, 0, columns
+    if match:
+      row, end, column, right = map(int, match.groups()[1:])
+    if not (row < end <= rows and column < right <= columns):
       raise InvalidWeights(f"the file has {entry}, whose box is none of {name}")
-    found[entry] = Box(name, *box)
-    of_name.setdefault(name, []).append(box)
-  refuse("has tensors unknown to the model", wrong)
-  refuse(
-    "has overlapping parts of",
-    (name for name, of_one in of_name.items() if not _on_a_grid(of_one)),
-  )
+    found[entry] = name, Box(row, column, end - row, right - column)
+  refuse("has tensors unknown to the model", unknown)
   return found
-
-
-def _on_a_grid(of_one: list[tuple[int, int, int, int]]) -> bool:
-  """Whether boxes are different cells of one grid, so that none overlap."""
-  for axis in (slice(0, 2), slice(2, 4)):
-    cuts = sorted({box[axis] for box in of_one})
-    if any(a[1] > b[0] for a, b in itertools.pairwise(cuts)):
-      return False
-  return len(set(of_one)) == len(of_one)
 
 
 def check(
@@ -209,8 +169,10 @@ def check(
   shapes: dict[str, tuple[int, ...]],
   dtype: torch.dtype,
   promised: dict[str, str],
-) -> dict[str, list[tuple[Box, torch.Tensor]]]:
+) -> dict[str, Pieces]:
   """The boxes of each tensor, which fit the model and are those announced.
+
+  What is missing of a tensor, or there twice, is found by its checksum.
 
   Args:
     tensors: what the files hold, whole or in boxes.
@@ -221,14 +183,13 @@ def check(
   Raises:
     InvalidWeights: with the first few offending names.
   """
-  placed = boxes(tensors, shapes)
-  pieces: dict[str, list] = {}
-  for entry, box in placed.items():
-    pieces.setdefault(box.name, []).append((box, tensors[entry]))
+  placed, pieces = boxes(tensors, shapes), {}
+  for entry, (name, box) in placed.items():
+    pieces.setdefault(name, []).append((box, tensors[entry]))
   refuse("lacks tensors of the model", set(shapes) - set(pieces))
 
   def wanted(entry):
-    return shapes[entry] if entry in shapes else placed[entry].shape
+    return shapes[entry] if entry in shapes else placed[entry][1][2:]
 
   refuse(
     "has tensors of a wrong shape",
@@ -242,41 +203,22 @@ def check(
     f"has tensors that are not {dtype}",
     (f"{n} {t.dtype}" for n, t in tensors.items() if t.dtype != dtype),
   )
-  refuse(
-    "lacks parts of",
-    (
-      name
-      for name, parts in pieces.items()
-      if sum(part.numel() for _, part in parts) != math.prod(shapes[name])
-    ),
-  )
   check_promises(set(pieces), promised)
-  sums = each(
-    placed,
-    lambda n: checksum.of_box(tensors[n], placed[n].row, placed[n].column),
-  )
-  totals = dict.fromkeys(pieces, 0)
-  for entry, box in placed.items():
-    totals[box.name] = totals[box.name] + sums[entry]
+
+  def look(entry):
+    tensor, (_, box) = tensors[entry], placed[entry]
+    return checksum.of_box(tensor, box.row, box.column), finite(tensor)
+
+  looked, totals = each(placed, look), dict.fromkeys(pieces, 0)
+  for entry, (sums, _) in looked.items():
+    name = placed[entry][0]
+    totals[name] = totals[name] + sums
   compare({n: checksum.text(total) for n, total in totals.items()}, promised)
   refuse(
     "has NaN or infinite values in",
-    (name for name, t in tensors.items() if not finite(t)),
+    (entry for entry, (_, is_finite) in looked.items() if not is_finite),
   )
   return pieces
-
-
-def assemble(
-  pieces: list[tuple[Box, torch.Tensor]], shape: tuple[int, ...]
-) -> torch.Tensor:
-  """The whole tensor of its boxes."""
-  if len(pieces) == 1:
-    return pieces[0][1].view(shape)
-  whole = torch.empty(shape, dtype=pieces[0][1].dtype)
-  rows = whole.view(shape[0], -1)
-  for box, part in pieces:
-    rows[box.row : box.row_end, box.column : box.column_end] = part
-  return whole
 
 
 def check_promises(names: set[str], promised: dict[str, str]) -> None:

@@ -15,6 +15,10 @@ class WeightWorker:
     with ranks.last_one_raises():
       self.weight_transfer_engine.prepare(update_info)
 
+  def atlas_forget(self) -> None:
+    """Frees what it has checked."""
+    self.weight_transfer_engine.forget()
+
   def atlas_held(self, version: str | None = None) -> dict[str, str] | None:
     """Digest of each tensor that the model holds."""
     with ranks.last_one_raises():

@@ -40,7 +40,6 @@ from atlas_jax.online.search.rollouts import Rollouts
 from atlas_jax.online.search.scoring import KeptChecker
 from atlas_jax.online.search.search import Search
 from atlas_jax.reports import tables
-from atlas_jax.teaching.statistics import Interval
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +159,5 @@ def _text_of(problems: Sequence[Problem]) -> str:
 def _show(facts: Mapping, workdir: pathlib.Path) -> None:
   tables.show(facts["evaluation"], sys.stdout)
   kept = "the seed" if facts["kept"] == 0 else f"candidate {facts['kept']}"
-  print(f"kept: {kept}", *facts["reasons"], sep="\n  ")
-  if facts["harm"] is not None:
-    print(report.harm_text(Interval(**facts["harm"])))
+  print(f"kept: {kept}", facts["decision"], sep="\n")
   print(directory.results(workdir), flush=True)

@@ -89,7 +89,8 @@ def verdict(rollout: Rollout) -> str:
   """How the taught solution was judged, against the unaided one."""
   if rollout.scored is None or rollout.score is None:
     return f"Not judged ({rollout.why})."
-  (alone,), (taught,) = rollout.scored.baseline, rollout.scored.taught
+  (alone,), (scored,) = rollout.scored.baseline, rollout.scored.teachings
+  taught = scored.verdict
   ways = {
     (False, True): "The teaching FIXED it: wrong without, right with it.",
     (True, True): "Right with and without the teaching.",
@@ -105,18 +106,14 @@ def verdict(rollout: Rollout) -> str:
       said += f" (score {one.score:.2f} of 1)"
     lines.append(f"{who}: {said}.")
   lines.append(f"The right answer: {rollout.problem.answer!r}.")
-  (teaching,), (leaked,) = (
-    rollout.scored.episode.teachings,
-    rollout.scored.leaked,
-  )
   if rollout.why is not None:
     lines.append(f"A reply held no answer ({rollout.why}).")
-  elif teaching.status != "ok":
+  elif scored.teaching.status != "ok":
     lines.append(
-      f"The teacher's <teaching> tags were {teaching.status}, so the student"
-      " got an empty teaching."
+      f"The teacher's <teaching> tags were {scored.teaching.status}, so the"
+      " student got an empty teaching."
     )
-  if leaked:
+  if scored.leaked:
     lines.append("The teaching states the answer, which is forbidden.")
   saved = rollout.objectives["efficiency"]
   lines.append(

@@ -2,7 +2,6 @@
 
 report/optimize.json, .md   the choice and its numbers
 report/prompts.diff         seed against kept, as a unified diff
-report/alone_versus_taught.png, report/score_vs_spend.png
 report/index.html           the choice, the table, and every test episode
 costs.json                  spend by role and model
 """
@@ -15,9 +14,8 @@ from atlas_jax import directory
 from atlas_jax.config import PromptsConfig
 from atlas_jax.online.search.choosing import Choice
 from atlas_jax.online.search.files import Candidate, Journal
-from atlas_jax.reports import page, plots, reading, tables
+from atlas_jax.reports import page, reading, tables
 from atlas_jax.teaching.prompts import FIELDS
-from atlas_jax.teaching.statistics import Interval
 
 FEW_PAIRS = 150
 _FRESH = (
@@ -38,12 +36,24 @@ def prompt_diff(before: PromptsConfig, after: PromptsConfig) -> str:
   return "".join(line + "\n" for line in lines)
 
 
-def harm_text(harm: Interval) -> str:
-  """What is to be told where choice.harm is."""
-  return (
-    "Do not use the prompts that are kept: under them the student is worse"
-    f" than alone, by {tables.points(harm)} points on the test split."
-  )
+def decision(choice: Choice) -> str:
+  """Which prompts are kept, why, and what speaks against their use."""
+  if choice.reasons:
+    text = f"The seed prompts are kept: {'; '.join(choice.reasons)}."
+  else:
+    proof = "shown", "excludes"
+    if not choice.proven:
+      proof = "not shown", "includes"
+    text = (
+      f"The prompts of candidate {choice.kept} are kept. Their gain over the"
+      f" seed is {proof[0]} on the test split (the 95% interval {proof[1]} 0)."
+    )
+  if choice.harm is not None:
+    text += (
+      " Do not use the prompts that are kept: under them the student is worse"
+      f" than alone, by {tables.points(choice.harm)} points on the test split."
+    )
+  return text
 
 
 def markdown(
@@ -56,18 +66,10 @@ def markdown(
   gain, test = choice.accuracy_gain, choice.test_score
   arms = choice.evaluation["arms"]
   seed, kept = candidates[0].prompts, candidates[choice.kept].prompts
-  shown = ("shown", "excludes") if choice.proven else ("not shown", "includes")
-  parts = ["# Optimisation", f"The search ended: {ended}."]
-  if choice.reasons:
-    parts.append("**The seed prompts are kept**: " + "; ".join(choice.reasons))
-  else:
-    parts.append(
-      f"**The prompts of candidate {choice.kept} are kept.** Their gain over"
-      f" the seed is {shown[0]} on the test split (the 95% interval {shown[1]}"
-      " 0)."
-    )
-  if choice.harm is not None:
-    parts.append(f"**{harm_text(choice.harm)}**")
+  parts = [
+    *("# Optimisation", f"The search ended: {ended}."),
+    f"**{decision(choice)}**",
+  ]
   if gain is not None:
     score = choice.score_gain
     parts.append(
@@ -149,14 +151,8 @@ def write(journal: Journal, choice: Choice, ended: str) -> None:
   )
   text = markdown(choice, candidates, ended, journal.record.costs())
   directory.write_whole(folder / "optimize.md", text)
-  plots.alone_versus_taught(
-    choice.evaluation, folder / "alone_versus_taught.png"
-  )
-  plots.score_against_spend(
-    [(c.calls, c.dollars, c.score) for c in candidates],
-    folder / "score_vs_spend.png",
-  )
   directory.write_json(
-    folder / "optimize.json", asdict(choice) | {"ended": ended}
+    folder / "optimize.json",
+    asdict(choice) | {"ended": ended, "decision": decision(choice)},
   )
   page.write(reading.read(workdir), folder / "index.html")

@@ -193,7 +193,7 @@ class Rollouts:
     if objectives is None:
       why = "the verifier gave no verdict"
       return replace(rollout, why=why, down=False)
-    (leaked,) = scored.leaked
+    leaked = scored.teachings[0].leaked
     said = _solutions(scored.episode)
     empty = [f"{role}: empty" for role, one in said.items() if not one.text]
     return replace(

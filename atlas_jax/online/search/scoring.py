@@ -47,7 +47,8 @@ def objectives_of(scored: ScoredEpisode) -> dict[str, float] | None:
                    taught one saved
   completion       it states an answer
   """
-  (verdict,), (reward,) = scored.taught, scored.rewards
+  (teaching,) = scored.teachings
+  verdict, reward = teaching.verdict, teaching.reward
   if reward.total is None:
     return None
   return {

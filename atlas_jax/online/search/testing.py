@@ -13,24 +13,10 @@ from atlas_jax.online.search import choosing
 from atlas_jax.online.search.choosing import Fresh, Keyed
 from atlas_jax.online.search.config import OnlineConfig
 from atlas_jax.online.search.files import Journal
-from atlas_jax.online.search.rollouts import Rollout, Rollouts, Trial
-from atlas_jax.teaching import statistics
-from atlas_jax.teaching.arms import Attempt
-from atlas_jax.teaching.statistics import Interval, Outcome
-
-
-def _attempts(rollout: Rollout) -> tuple[Attempt, Attempt]:
-  """(unaided, taught) attempt of a scored rollout."""
-  episode, which = rollout.scored.episode, (rollout.problem, rollout.replicate)
-  (alone,), (teaching,) = episode.baseline, episode.teachings
-  return Attempt(*which, alone, seconds=alone.seconds), Attempt(
-    *which,
-    teaching.taught,
-    teacher_text=teaching.said.text,
-    teaching=teaching.text,
-    teaching_tokens=teaching.tokens,
-    seconds=sum(episode.seconds[s] for s in ("probe", "teach", "taught")),
-  )
+from atlas_jax.online.search.rollouts import Rollouts, Trial
+from atlas_jax.reports.reading import attempts_of
+from atlas_jax.teaching import statistics, transcripts
+from atlas_jax.teaching.statistics import Interval
 
 
 def compare(
@@ -72,23 +58,24 @@ def compare(
     "seed": config.seed,
   }
 
-  def outcomes(keyed: Keyed, which: int) -> list[Outcome]:
-    attempts = [_attempts(keyed[key])[which] for key in common]
-    return statistics.judge(attempts, rollouts.checker)[0]
+  def attempts(keyed: Keyed) -> list[tuple[dict, dict]]:
+    """(alone, taught) of each problem."""
+    scored = (transcripts.episode_json(keyed[key].scored, 0) for key in common)
+    return [attempts_of(line, "") for line in scored]
 
   def arm(name: str, mine, alone, judged: int) -> dict:
     found = statistics.arm_result(name, mine, alone=alone, **how)
     # Of the split, not of the problems that are compared.
     return asdict(found) | {"unjudged": total - judged}
 
-  alone, of_seed = outcomes(before, 0), outcomes(before, 1)
+  alone, of_seed = zip(*attempts(before), strict=True)
   arms = [
     arm("student alone", alone, None, len(any_of)),
     arm("seed prompts", of_seed, alone, len(before)),
   ]
   gains = dict.fromkeys(("score_gain", "accuracy_gain", "mcnemar_p"))
   if other:
-    of_best = outcomes(after, 1)
+    _, of_best = zip(*attempts(after), strict=True)
     arms.append(arm(f"candidate {best.index}", of_best, alone, len(after)))
     gain = statistics.arm_result("gain", of_best, alone=of_seed, **how)
     scores = ([keyed[key].score for key in pairs] for keyed in (before, after))

@@ -31,6 +31,7 @@ from atlas_jax.config import EpisodeConfig, GrpoConfig, OptimizerConfig
 from atlas_jax.model import attention, hf
 from atlas_jax.preflight import work
 from tests.benchmarks.gpu_stages import common
+from tests.model.exported import exported
 
 _CHUNK = 1024  # tokens whose logits exist at one time, as in our step
 _CUDA = torch.cuda.is_available()
@@ -69,7 +70,7 @@ def _model(shape: str, implementation: str):
   if shape == "tiny":
     architecture = common.architecture(shape)
     ours = hf.init(architecture, 0, "float32")
-    tensors = hf.export_tensors(ours, architecture, "float32")
+    tensors = exported(ours, architecture, "float32")
     state = {name: torch.tensor(x) for name, x in tensors.items()}
     left_out = model.load_state_dict(state, strict=False)
     assert left_out.missing_keys in ([], ["lm_head.weight"]), left_out

@@ -58,10 +58,10 @@ def run(shape: str) -> None:
       end = time.perf_counter()
       export_s = end - start
       # With the rounding on the device once more; a delta is written in it.
-      part = sender._compare(exported(), version, version - 1 or None, [])
+      base = version - 1 or None
+      entries = list(sender._compared(exported(), base))
       compared = time.perf_counter()
-      if kind == "full":
-        part |= sender._write(sender._boxes.items(), version, None, [])
+      part = sender._write(entries, version, base, [])
       written = time.perf_counter()
       common.emit(
         **{"section": "publish", "shape": shape, "kind": kind, "hash": hashed},

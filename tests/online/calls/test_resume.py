@@ -7,12 +7,11 @@ import json
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 
 import pytest
 
+from tests import forked
 from tests.online.calls.ask_many import WIDTH
 from tests.online.stub_server import Faults, StubServer
 
@@ -27,15 +26,10 @@ def answer(messages):
 
 
 def start(stub, directory, *, caps=None, timeout_s=60.0):
-  return subprocess.Popen(
-    [
-      *(sys.executable, "-m", "tests.online.calls.ask_many", stub.url),
-      *(str(directory), str(ROUNDS), str(timeout_s), json.dumps(caps or {})),
-    ],
+  return forked.Process(
+    *("tests.online.calls.ask_many", stub.url, str(directory)),
+    *(str(ROUNDS), str(timeout_s), json.dumps(caps or {})),
     env=os.environ | {"STUB_KEY": SECRET},
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
   )
 
 

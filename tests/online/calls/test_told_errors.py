@@ -178,10 +178,12 @@ def test_as_the_last_of_a_command_s_lines_of_json():
 def test_as_what_a_function_returns(own_process, tmp_path):
   (tmp_path / "f.py").write_text("def f(prompt):\n  return prompt\n")
   keys = {"target": f"{tmp_path}/f.py:f", "own_process": own_process}
-  for reply in ask_agent(opened("python", keys), *SAID):
+  # The same rules read what a process of its own says: some of each suffice.
+  said, honest = (x[:: 9 if own_process else 1] for x in (SAID, HONEST))
+  for reply in ask_agent(opened("python", keys), *said):
     never(reply)
-  replies = ask_agent(opened("python", keys), *HONEST)
-  assert [r.text for r in replies] == HONEST
+  replies = ask_agent(opened("python", keys), *honest)
+  assert [r.text for r in replies] == honest
 
 
 @pytest.mark.parametrize("said", JSON)

@@ -93,7 +93,7 @@ def test_prompts_that_are_kept_and_do_harm_are_told(tmp_path, capsys):
   assert choice.harm.estimate == -0.5 and choice.harm.high < 0
   text = report.markdown(choice, run.journal.candidates, "done", [])
   assert "worse than alone, by -50.0 [" in text
-  facts = asdict(choice)
+  facts = asdict(choice) | {"decision": report.decision(choice)}
   assert facts["harm"]["estimate"] == -0.5
   optimize._show(facts, tmp_path)
   assert "Do not use the prompts that are kept" in capsys.readouterr().out

@@ -5,12 +5,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import pytest
 
 from atlas_jax.online.calls.ledger import BudgetSpent
+from tests import forked
 from tests.online import small_world
 from tests.online.stub_server import Faults, StubServer
 from tests.online.whole_runs import read, run, spent, untimed
@@ -124,36 +124,22 @@ def get_config():
 
 
 @pytest.mark.slow
-def test_killed_at_every_stage_it_equals_an_undisturbed_run(
-  tmp_path, finished, repo_root
-):
+def test_killed_at_every_stage_it_equals_an_undisturbed_run(tmp_path, finished):
   undisturbed, calls = finished
   config = tmp_path / "config.py"
   config.write_text(CONFIG)
   workdir = tmp_path / "run"
 
   with StubServer(small_world.answer, latency_s=0.02) as stub:
-    environ = {
-      **os.environ,
-      "FOLDER": str(tmp_path),
-      "URL": stub.url,
-      "PYTHONPATH": f"{repo_root}:{repo_root / 'third_party'}",
-    }
+    environ = {**os.environ, "FOLDER": str(tmp_path), "URL": stub.url}
 
     def start():
-      return subprocess.Popen(
-        [
-          # A shell's background jobs, and all below them, ignore SIGINT.
-          *("env", "--default-signal=INT"),
-          *(sys.executable, "-m", "launchers.optimize"),
-          *(f"--config={config}", f"--workdir={workdir}"),
-          *("--config.caps.calls=2000", "--config.caps.minutes=30.0"),
-        ],
-        cwd=repo_root,
+      return forked.Process(
+        "launchers.optimize",
+        *(f"--config={config}", f"--workdir={workdir}"),
+        *("--config.caps.calls=2000", "--config.caps.minutes=30.0"),
         env=environ,
-        stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
       )
 
     def asked():

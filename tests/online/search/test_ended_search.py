@@ -1,11 +1,8 @@
 """A run that goes on: its search, its files and its problems stay its own."""
 
 import json
-import os
 import re
 import sqlite3
-import subprocess
-import sys
 
 import pytest
 from aiohttp import web
@@ -14,6 +11,7 @@ from atlas_jax import metrics
 from atlas_jax.directory import RunError
 from atlas_jax.online.search import optimize
 from atlas_jax.online.search.rollouts import RolloutError
+from tests import forked
 from tests.online import small_world
 from tests.online.agents.serving import Serving
 from tests.online.stub_server import StubServer
@@ -127,17 +125,14 @@ def test_no_file_holds_the_secret_of_an_agent(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_episodes_warm_up_a_teacher(finished, tmp_path, repo_root):
+def test_the_episodes_warm_up_a_teacher(finished, tmp_path, road_model):
   """online -> SFT, in earnest: two steps of a tiny model."""
-  from tests.phases import tiny_road
-
   workdir, _ = finished
   folder = workdir.parent
-  model = tiny_road.write_model(tmp_path / "model")
   flags = {
     "phases": "('sft',)",
-    "teacher.path": model,
-    "student.path": model,
+    "teacher.path": road_model,
+    "student.path": road_model,
     "data.source": "jsonl",
     "data.path": folder / "train.jsonl",
     "data.validation_path": folder / "validation.jsonl",
@@ -150,17 +145,10 @@ def test_the_episodes_warm_up_a_teacher(finished, tmp_path, repo_root):
     "sft.checkpoint_every": 2,
     "sft.optimizer.warmup_steps": 1,
   }
-  done = subprocess.run(
-    [
-      *(sys.executable, "-m", "launchers.train"),
-      *("--config=configs/quickstart.py", f"--workdir={tmp_path / 'run'}"),
-      *(f"--config.{key}={value}" for key, value in flags.items()),
-    ],
-    cwd=repo_root,
-    env={**os.environ, "JAX_PLATFORMS": "cpu"},
-    capture_output=True,
-    text=True,
-    timeout=300,
+  done = forked.run(
+    "launchers.train",
+    *("--config=configs/quickstart.py", f"--workdir={tmp_path / 'run'}"),
+    *(f"--config.{key}={value}" for key, value in flags.items()),
   )
   assert done.returncode == 0, done.stderr[-4000:]
   lines = metrics.read_jsonl(tmp_path / "run" / "metrics.jsonl")

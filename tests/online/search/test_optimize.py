@@ -35,7 +35,7 @@ def test_the_prompt_that_matters_is_found(finished):
   assert candidates[1]["score"] == pytest.approx(right)
   diff = (workdir / "report" / "prompts.diff").read_text()
   assert f"+{small_world.GOOD}" in diff.splitlines()
-  for name in ("optimize.md", "score_vs_spend.png", "alone_versus_taught.png"):
+  for name in ("optimize.md", "optimize.json", "index.html"):
     assert (workdir / "report" / name).stat().st_size > 500
 
 

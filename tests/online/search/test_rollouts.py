@@ -168,7 +168,7 @@ def test_a_teaching_that_states_the_answer_loses_the_penalty(
     ((rollout,),) = run.rollouts.evaluate(
       [Trial(run.config.prompts, problems, "validation")]
     )
-  assert rollout.scored.leaked == (True,)
+  assert rollout.scored.teachings[0].leaked
   assert rollout.score == score
 
 
