@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from atlas_jax.config import DataConfig
 from atlas_jax.data.problems import DataError
 
-# The params that are words, of all sources.
-_TEXTS = "task data_dir name split validation_split test_split question answer"
+_TEXTS = "task name question answer split validation_split test_split data_dir"
 
 
 @dataclass(frozen=True)
