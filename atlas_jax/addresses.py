@@ -19,6 +19,8 @@ def problem(url: str | None) -> str | None:
     parts = urllib.parse.urlsplit(url or "")
     valid = parts.scheme in ("http", "https") and parts.hostname
     valid = valid and url.isprintable() and " " not in url
+    # Each raises where it is none: a port, and what name servers know.
+    valid = valid and parts.port != 0 and parts.hostname.encode("idna")
   except ValueError:
     valid = False
   if not valid:

@@ -24,6 +24,7 @@ from atlas_jax.config_tree import (
   PositiveFloat,
   PositiveInt,
   PositiveShare,
+  Seed,
   Share,
   Valid,
   build,
@@ -275,7 +276,7 @@ class ExportConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-  seed: int = 0
+  seed: Seed = 0
   phases: Annotated[tuple[Phase, ...], _PHASES] = ("sft", "grpo", "evaluate")
   wandb_project: str | None = None  # also log there; needs the extra wandb
   # YYYY-MM-DD that chat templates take for today; None: of the first start.

@@ -41,6 +41,9 @@ PositiveInt = Annotated[int, _ABOVE_0]
 PositiveFloat = Annotated[float, _ABOVE_0]
 NonNegativeInt = Annotated[int, _FROM_0]
 NonNegativeFloat = Annotated[float, _FROM_0]
+# What numpy and JAX both draw from.
+_32_BITS = Valid("must be below 2**32", lambda n: n < 1 << 32)
+Seed = Annotated[NonNegativeInt, _32_BITS]
 _TO_1 = Valid("must not be above 1", lambda x: x <= 1)
 Share = Annotated[NonNegativeFloat, _TO_1]
 PositiveShare = Annotated[PositiveFloat, _TO_1]
@@ -135,6 +138,9 @@ def meant(path: str, keys: Iterable[str]) -> str:
   keys = list(keys)
   if RENAMED.get(path) in keys:
     return f" (it is config.{RENAMED[path]} now)"
+  above = path.rpartition(".")[0]
+  if above in keys and not any(key.startswith(f"{above}.") for key in keys):
+    return f" (a dictionary without it is given whole: config.{above}={{...}})"
   lasts = {key.rpartition(".")[2] for key in keys}
   names = difflib.get_close_matches(path.rpartition(".")[2], lasts, n=1)
   places = [key for key in keys if key.rpartition(".")[2] in names]
@@ -186,8 +192,8 @@ def _convert(value, kind, where: str, root):
     raise ConfigError(
       f"{where} must be {kind.__name__}, got {type(value).__name__} {value!r}"
     )
-  if kind is float and math.isnan(value):
-    raise ConfigError(f"{where} must be a number, got nan")
+  if kind is float and not math.isfinite(value):
+    raise ConfigError(f"{where} must be a number, got {value}")
   return value
 
 

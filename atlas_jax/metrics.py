@@ -44,28 +44,31 @@ def means(parts: Iterable[Any]) -> dict[str, float]:
   return {name: s / n for name, (s, n) in sums.items() if n > 0} | maxima
 
 
-def lines(path: pathlib.Path) -> Iterator[dict]:
-  """The complete lines of a JSONL file that may have lost its end."""
+def lines(path: pathlib.Path, *keys: str) -> Iterator[dict]:
+  """The objects with `keys` of a JSONL file that may have lost its end."""
   if path.exists():
     for where, line in files.lines(path):
       if not line.endswith(b"\n"):
         return
       try:
-        yield files.parse(line, where)
+        value = files.parse(line, where)
+        if not isinstance(value, dict) or not {*keys} <= value.keys():
+          raise files.FileError(where)
+        yield value
       except files.FileError:  # cut short by a kill, then continued
         log.warning("%s: dropped a broken line", where)
 
 
-def read_jsonl(path: pathlib.Path) -> list[dict]:
+def read_jsonl(path: pathlib.Path, *keys: str) -> list[dict]:
   """As lines, all at once."""
-  return list(lines(path))
+  return list(lines(path, *keys))
 
 
 def drop_beyond(path: pathlib.Path, phase: str, step: int) -> None:
   """Removes the lines of `phase` with a step above `step`."""
   kept = [
     line
-    for line in read_jsonl(path)
+    for line in read_jsonl(path, "phase", "step")
     if line["phase"] != phase or line["step"] <= step
   ]
   with files.replacing(path) as file:

@@ -15,6 +15,7 @@ from atlas_jax.config_tree import (
   Valid,
 )
 
+_PORT = Valid("must not be above 65535", lambda port: port < 1 << 16)
 Dtype = Literal["float32", "bfloat16"]
 _GPUS = Valid("must be GPUs such as 0, 4-7 or 0,2", gpus.covers)
 Gpus = Annotated[str, _GPUS]
@@ -42,7 +43,7 @@ class ServerConfig:
   url: str | None = None
   urls: tuple[str, ...] = ()  # of several, in place of url
   host: str = "127.0.0.1"  # the address to listen at, when spawned
-  port: NonNegativeInt = 0  # 0: a free one
+  port: Annotated[NonNegativeInt, _PORT] = 0  # 0: a free one
   dtype: Dtype = "bfloat16"
   max_model_len: PositiveInt = 4096
   max_num_seqs: PositiveInt = 64

@@ -4,6 +4,7 @@ JAX's environment variables are set here and nowhere in the package.
 """
 
 import contextlib
+import errno
 import logging as std_logging
 import os
 import pathlib
@@ -22,13 +23,14 @@ from . import config_flag, hosts
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Directory of the run. Run again with it to resume."
 )
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def local_only(flag: str) -> None:
   """Refuses a URL as the value of a flag that names a directory to write."""
   flags.register_validator(
     flag,
-    lambda value: value is None or "://" not in value,
+    lambda value: value is None or (value and "://" not in value),
     "must be a local directory, not a URL (config.checkpoints_dir may be one)",
   )
 
@@ -73,16 +75,20 @@ def server_key() -> str | None:
   """The bearer token of servers, from the environment or a file it names.
 
   Raises:
-    FileError: the file cannot be read, or holds not one word.
+    FileError: the file cannot be read, or there is not one word.
   """
-  path = os.environ.get("ATLAS_SERVER_KEY_FILE")
-  if not path:
-    return os.environ.get("ATLAS_SERVER_KEY")
+  key, path = (os.environ.get(f"ATLAS_SERVER_KEY{s}") for s in ("", "_FILE"))
+  where = f"ATLAS_SERVER_KEY_FILE={path}" if path else "ATLAS_SERVER_KEY"
   try:
-    (key,) = pathlib.Path(path).read_text().split()
+    words = (pathlib.Path(path).read_text() if path else key or "").split()
+    if not (words or path):
+      return None
+    (key,) = words
+    if not key.isprintable():
+      raise ValueError
   except (OSError, ValueError) as error:
     why = getattr(error, "strerror", None) or "it must hold one word"
-    raise FileError(f"ATLAS_SERVER_KEY_FILE={path}: {why}") from None
+    raise FileError(f"{where}: {why}") from None
   return key
 
 
@@ -173,6 +179,10 @@ def launch(main) -> None:
         _end(f"stopped by {name}; the same command goes on", 128 + number)
       except (AtlasError, flags.Error) as error:
         _end(str(error))
+      except OSError as error:  # of the user's disk, where it names a file
+        if error.filename is None and error.errno not in _FULL:
+          raise
+        _end(f"{error.filename or 'a disk'}: {error.strerror}")
 
   _set_environment()
   # What --help lists: the launcher's own flags, and these.

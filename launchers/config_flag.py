@@ -58,7 +58,14 @@ def define() -> None:
   )
   parser = flags.FLAGS["config"].parser
   parse = parser.parse
-  parser.parse = lambda path: parse(_found(path))
+
+  def read(path: str):
+    try:
+      return parse(_found(path))
+    except SystemExit as stop:  # else taken for that of --help
+      raise ValueError(f"the file ends the program: {stop.code}") from None
+
+  parser.parse = read
   flags.mark_flag_as_required("config")
 
 
@@ -96,7 +103,7 @@ def parse(argv: list[str]) -> list[str]:
     return rest
   except SystemExit:  # --help and its kin have printed; absl ends with 1
     sys.exit(0)
-  except (AttributeError, KeyError) as error:  # as ml_collections says it
+  except (AttributeError, LookupError, ValueError) as error:  # of a key
     text = _unknown_key(argv, str(error))
     if text is None:
       raise
@@ -118,15 +125,29 @@ def _unknown_key(argv: list[str], text: str) -> str | None:
   """
   from atlas_jax import config_tree
 
-  lost = (re.findall(r"'(\w+)", text) or [""])[0]
-  given = [a.split("=")[0] for a in argv if re.match("--?config\\.", a)]
-  wrong = [key for key in given if lost in key.split(".")]
-  configs = [a.split("=", 1)[1] for a in argv if re.match("--?config=", a)]
-  if not wrong and configs and lost in config_tree.RENAMED:
+  # --config=FILE, or --config FILE.
+  pairs = [a.split("=", 1) for a in argv]
+  configs = [
+    value[0] if value else after[0]
+    for (flag, *value), after in zip(pairs, [*pairs[1:], [""]], strict=True)
+    if flag in ("-config", "--config")
+  ]
+  if not configs:
+    return None
+  try:
+    tree = flags.FLAGS["config"].parser.parse(configs[0])
+  except (AttributeError, KeyError):
+    lost, *more = *re.findall(r"'(\w+)", text), ""
+    if "get_config" in more:
+      return f"{configs[0]} has no function get_config"
+    if lost not in config_tree.RENAMED:
+      return None
     new = config_tree.RENAMED[lost]
     return f"{configs[0]}: config.{lost} names no key; it is config.{new} now"
-  if not wrong or not configs:
-    return None
-  keys = config_tree.dotted(flags.FLAGS["config"].parser.parse(configs[0]))
-  hint = config_tree.meant(wrong[0].split(".", 1)[1], keys)
-  return f"{wrong[0]} names no key{hint}; they are in configs/README.md"
+  keys = list(config_tree.dotted(tree))
+  given = (flag for flag, *_ in pairs if re.match("--?config\\.", flag))
+  for flag in given:
+    if (key := flag.split(".", 1)[1]) not in keys:
+      hint = config_tree.meant(key, keys)
+      return f"{flag} names no key{hint}; they are in configs/README.md"
+  return None

@@ -86,7 +86,7 @@ def _check_sizes(source: pathlib.Path) -> None:
   """Refuses a model of sizes that transformers would build before reading."""
   from transformers import AutoConfig
 
-  from atlas_jax.model.architecture import ArchitectureError, DecoderConfig
+  from atlas_jax.model.architecture import DecoderConfig
 
   try:
     config = AutoConfig.from_pretrained(
@@ -96,7 +96,7 @@ def _check_sizes(source: pathlib.Path) -> None:
       local_files_only=True,
     )
     DecoderConfig.from_hf(config.to_dict())
-  except (ArchitectureError, OSError, TypeError, ValueError) as error:
+  except Exception as error:  # as of `convert`
     first_line = str(error).strip().partition("\n")[0]
     raise ConversionError(f"{source} cannot be read: {first_line}") from error
 

@@ -1,4 +1,4 @@
-"""`python -m MODULE` without its imports: forked from a process that has them.
+"""`python -m MODULE` in the checkout, forked from a process with its imports.
 
 A fresh interpreter takes three seconds of processor time to import JAX, the
 phases, transformers and sympy, and a launched run starts one more for its
@@ -53,7 +53,6 @@ class Process:
     self,
     module: str,
     *arguments: str,
-    cwd: pathlib.Path = _ROOT,
     stdout=None,
     stderr=None,
     env: Mapping[str, str] | None = None,
@@ -65,8 +64,8 @@ class Process:
     self._status, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
     with theirs:
       files = [theirs.fileno(), self._out.fileno(), self._err.fileno()]
-      place = (str(cwd), sys.path, dict(os.environ if env is None else env))
-      _ask((module, [str(a) for a in arguments], *place), files)
+      environ = dict(os.environ if env is None else env)
+      _ask((module, [str(a) for a in arguments], sys.path, environ), files)
     self.pid = self._said(None)
 
   def _said(self, timeout: float | None) -> int:
@@ -173,18 +172,18 @@ def _keep(request, status: int, out: int, err: int) -> None:
   for number, file in ((1, out), (2, err)):
     os.dup2(file, number)
     os.close(file)
-  module, arguments, directory, sys.path[:], environ = request
+  module, arguments, sys.path[:], environ = request
   # What JAX has read on import stays as it was read.
   for name in {*os.environ, *environ}:
     if name.startswith("JAX_") and os.environ.get(name) != environ.get(name):
       raise ValueError(f"{name} is another one where all are forked")
   os.environ.clear()
   os.environ.update(environ)
-  os.chdir(directory)
+  os.chdir(_ROOT)
   # A shell's background jobs, and all below them, ignore SIGINT.
   signal.signal(signal.SIGINT, signal.default_int_handler)
   _fork_fork_server()
-  sys.path.insert(0, directory)
+  sys.path.insert(0, str(_ROOT))
   sys.argv = [module, *arguments]
   os._exit(_status(module))
 

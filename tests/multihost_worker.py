@@ -55,7 +55,7 @@ def fall_back(directory: pathlib.Path) -> dict:
   mesh = sharding.make_mesh(MeshConfig())
   with jax.set_mesh(mesh):
     by_row = jax.NamedSharding(mesh, jax.P("fsdp"))
-    x = np.random.default_rng(0).normal(size=4096)
+    x = np.random.default_rng(0).normal(size=4096).astype(np.float32)
     trees = {"a": {"x": jax.device_put(x, by_row)}}
     with Checkpoints(directory) as saved:
       for n in (1, 2):

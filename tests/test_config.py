@@ -121,6 +121,7 @@ def test_a_negative_value_is_refused(path):
     ({"entropy_share": 20.0}, r"entropy_share=20\.0 must not be above 1"),
     ({"skip_grad_norm": 0.0}, r"config\.grpo\.skip_grad_norm=0\.0 must be"),
     ({"beta": float("nan")}, r"config\.grpo\.beta must be a number, got nan"),
+    ({"beta": float("inf")}, r"config\.grpo\.beta must be a number, got inf"),
     ({"epochs": 1.5}, r"config\.grpo\.epochs must be int"),
     (
       {"optimizer.schedule": "cosine", "steps": 2, "epochs": 5},

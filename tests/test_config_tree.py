@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import pytest
 
-from atlas_jax import config_tree
-from atlas_jax.config import RunConfig
+from atlas_jax import addresses, config_tree
+from atlas_jax.config import RunConfig, default_config, resolve
 from atlas_jax.config_tree import ConfigError, PositiveInt, Share, Valid, build
 from atlas_jax.online.production.config import ProxyConfig
 from atlas_jax.online.search.config import OnlineConfig
@@ -122,6 +122,26 @@ def test_a_key_that_another_tree_has_renamed_gets_a_guess():
   with pytest.raises(ConfigError, match="unknown config key") as error:
     build(OnlineConfig, tree)
   assert "publish_changes" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ("key", "value"),
+  [("seed", -1), ("seed", 1 << 32), ("serving.teacher.port", 70_000)],
+)
+def test_numbers_that_end_a_run_late(key, value):
+  tree = default_config()
+  tree.update_from_flattened_dict({key: value})
+  with pytest.raises(ConfigError, match=f"config.{key}={value} must"):
+    resolve(tree)
+
+
+@pytest.mark.parametrize(
+  "url",
+  ["http://h:99999", "http://h:x", "http://h:0", "http://a..b", "http://.h"],
+)
+def test_an_address_that_no_client_could_ask(url):
+  assert addresses.problem(url).startswith("must be an address")
+  assert addresses.problem("http://[::1]:8000/v1") is None
 
 
 def test_configs_differ_by_their_dotted_keys():

@@ -57,6 +57,15 @@ def test_resume_doubles_nothing_and_keeps_other_phases(tmp_path):
   assert path.read_text().endswith("}\n")
 
 
+def test_a_line_that_is_none_of_ours_is_left_out(tmp_path, caplog):
+  path = tmp_path / "metrics.jsonl"
+  good = '{"phase": "0_grpo", "step": 1}\n'
+  path.write_text(good + '[1]\n{"step": 2}\n"text"\n')
+  metrics.drop_beyond(path, "0_grpo", 1)
+  assert path.read_text() == good
+  assert caplog.text.count("dropped a broken line") == 3
+
+
 def test_a_fresh_start_drops_what_was_there_of_the_phase(tmp_path):
   _write(tmp_path, [1, 2])
   _write(tmp_path, [1])

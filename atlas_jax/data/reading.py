@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from atlas_jax.config import DataConfig
 from atlas_jax.data.problems import DataError
 
+_TEXTS = "task name question answer split validation_split test_split data_dir"
+
 
 @dataclass(frozen=True)
 class Source:
@@ -46,6 +48,8 @@ def read(
   valid = [*source.needed, *source.optional]
   wrong = [f"{key} is missing" for key in source.needed if key not in params]
   wrong += [f"{key} is unknown" for key in params if key not in valid]
+  words = params.keys() & set(_TEXTS.split())
+  wrong += [f"{n} must be text" for n in words if type(params[n]) is not str]
   if wrong:
     raise DataError(
       f"config.data.{prefix}params: {'; '.join(wrong)}; valid:"

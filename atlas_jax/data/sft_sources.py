@@ -59,6 +59,8 @@ def _episodes(path: str, _params: Mapping) -> list[SftExample]:
           helped = t["status"] == "ok" and t["taught"]["status"] == "correct"
           if helped and not t["leaked"]:
             key = (row["question"], row["probe"], t["text"])
+            if not all(isinstance(text, str) for text in key):
+              raise TypeError(f"{key} are not all texts")
             example = SftExample("teacher", fields, t["text"], where)
             examples.setdefault(key, example)
       except (KeyError, TypeError) as error:

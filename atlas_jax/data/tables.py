@@ -34,11 +34,9 @@ def rows(path: str, *, name=None, split="train", files=None) -> Rows:
     HubError: there is no such data set.
   """
   place = _place(path)
-  if place.is_dir():
-    for file in _files(place, name, split, files):
-      yield from _file(file)
-  else:
-    yield from _file(path)
+  found = _files(place, name, split, files) if place.is_dir() else [path]
+  for file in found:
+    yield from _file(file)
 
 
 def file_of(path: str, name: str) -> str:
@@ -88,7 +86,18 @@ def _refuse(constant):
   raise ValueError(f"{constant} is not a JSON value")
 
 
+def _row(pairs) -> dict:
+  """The row of (name, value) pairs."""
+  row = {}
+  for name, value in pairs:
+    if name in row:  # neither is meant
+      raise ValueError(f"{name!r} stands there twice")
+    row[name] = value
+  return row
+
+
 _AS_TEXT = {"parse_float": str, "parse_int": str, "parse_constant": _refuse}
+_AS_TEXT |= {"object_pairs_hook": _row}
 
 
 def json_lines(path: str | pathlib.Path) -> Rows:
@@ -125,7 +134,8 @@ def text_at(row: Mapping, key: str, where: str) -> str:
 
 
 def _json(path: str) -> Rows:
-  _, first = next(files.lines(path, DataError), ("", b""))
+  lines = (line for _, line in files.lines(path, DataError))
+  first = next(filter(bytes.strip, lines), b"")
   if not first.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
     yield from json_lines(path)
     return
@@ -144,27 +154,29 @@ def _csv(path: str) -> Rows:
       yield line.decode("utf-8-sig")
 
   delimiter = "\t" if str(path).lower().endswith(".tsv") else ","
+  lines = filter(None, csv.reader(text(), delimiter=delimiter, strict=True))
   try:
-    for row in csv.DictReader(text(), delimiter=delimiter, strict=True):
-      if None in row or None in row.values():
+    names = next(lines, [])
+    for values in lines:
+      if len(values) != len(names):
         raise DataError(f"{where}: not as many fields as the first line has")
-      yield where, row
-  except (csv.Error, UnicodeDecodeError) as error:
+      yield where, _row((n, v) for n, v in zip(names, values, strict=True) if n)
+  except (csv.Error, ValueError) as error:
     raise DataError(f"{where}: {error}") from None
 
 
 def _parquet(path: str) -> Rows:
-  import pyarrow
   from pyarrow import parquet
 
   where = str(path)
   try:
     with parquet.ParquetFile(path) as table:
+      _row((name, None) for name in table.schema_arrow.names)
       batches = table.iter_batches(batch_size=1000)
       for i, row in enumerate(row for b in batches for row in b.to_pylist()):
         where = f"{path}[{i}]"
         yield where, {name: plain(value) for name, value in row.items()}
-  except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
+  except Exception as error:  # of pyarrow many kinds, of odd dates others
     why = " ".join(str(error).split())[:300]
     raise DataError(
       f"{where}: not a whole Parquet file of text: {why}"
@@ -172,12 +184,15 @@ def _parquet(path: str) -> Rows:
 
 
 def plain(value):
-  """A value of a table, as text where it is bytes or a number."""
+  """A value of a table, as text where it is one in bytes, or a number."""
   if isinstance(value, bytes):
-    return value.decode("utf-8")
+    try:
+      return value.decode("utf-8")
+    except UnicodeDecodeError:  # a picture, say, beside the question
+      return value
   if isinstance(value, bool):
     return value
   number = isinstance(value, (int, float, decimal.Decimal))
   if number or getattr(value, "ndim", 1) == 0:
-    return str(value)
+    return None if value != value else str(value)  # NaN is an empty cell
   return value

@@ -119,7 +119,7 @@ def _open(path, stack: contextlib.ExitStack) -> dict[str, Any]:
       raise WeightsError(f"{index} names {file}, which is missing")
     try:
       reader = stack.enter_context(safetensors.safe_open(where, framework="np"))
-    except safetensors.SafetensorError as e:
+    except (safetensors.SafetensorError, OSError) as e:
       raise WeightsError(f"{where}: {e}") from None
     for name in reader.keys():  # noqa: SIM118 (not a dict)
       if name in home:

@@ -16,15 +16,23 @@ from atlas_jax.reports.reading import RunFiles
 SCHEMA = "ATIF-v1.4"
 
 
-def _models(config: Mapping) -> dict[str, str]:
-  """role -> its model, of a run that trains or one that optimises."""
+def _models(config: Mapping, line: Mapping) -> dict[str, str]:
+  """role -> its model, of an attempt of a run that trains or optimises."""
   flat = dict(config_tree.flat(config))
-  return {
+  models = {
     role: str(flat[key])
     for role in ("student", "teacher")
     for key in (f"{role}.model", f"{role}.path")
     if flat.get(key) is not None
   }
+  if line["student"] is not None:
+    models["student"] = line["student"]
+  if line["teacher_text"] is None:  # a constant teaching is of no model
+    models.pop("teacher", None)
+  for guest in flat.get("evaluate.teachers") or ():
+    if line["arm"].endswith(f"teacher of {guest}"):
+      models["teacher"] = guest
+  return models
 
 
 def _steps(line: Mapping) -> Iterator[dict]:
@@ -54,9 +62,7 @@ def _said(role: str, what: str, text: str) -> dict:
 
 def trajectory(run: RunFiles, line: Mapping) -> dict:
   """An attempt of the run as one ATIF object."""
-  models, steps = _models(run.config), []
-  if line["student"] is not None:
-    models["student"] = line["student"]
+  models, steps = _models(run.config, line), []
   for number, step in enumerate(_steps(line), start=1):
     step = {"step_id": number, **step}
     if step["source"] == "agent" and step["extra"]["role"] in models:

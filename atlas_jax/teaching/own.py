@@ -38,6 +38,6 @@ def call(target: str, share: bool, arguments: tuple) -> float | None:
     number = math.nan if isinstance(value, str) else float(value)
     if not (0 <= number <= 1 if share else math.isfinite(number)):
       raise ValueError(f"it returned {value!r}, expected {valid} or None")
-  except (Exception, SystemExit) as error:
+  except BaseException as error:  # a CancelledError too
     raise OwnError(targets.raised(error, function)) from None
   return number

@@ -93,3 +93,17 @@ def test_episodes_of_an_older_version_are_refused_with_the_new_names(tmp_path):
     DataError, match=r"train\.jsonl:1: .*approach is probe now"
   ):
     splits_lib.load_sft(config)
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [{"question": None}, {"probe": None}, {"teachings": "abc"}, {"text": None}],
+)
+def test_a_line_whose_texts_are_none(tmp_path, changes):
+  texts = {"question": "q", "probe": "p", "text": "t"} | changes
+  row = {"teachings": [teaching(texts.pop("text"))]} | texts
+  path = tmp_path / "e.jsonl"
+  path.write_text(json.dumps(row))
+  config = DataConfig(sft_source="episodes", sft_path=str(path))
+  with pytest.raises(DataError, match=r"e\.jsonl:1: not a line of an episodes"):
+    splits_lib.load_sft(config)

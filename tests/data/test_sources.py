@@ -179,6 +179,7 @@ def test_reasoning_gym_by_name_and_parameters():
   [
     ({"task": "no_such_task", "size": 2}, "no_such_task"),
     ({"size": 2}, "task is missing"),
+    ({"task": ["chain_sum"], "size": 2}, "task must be text"),
     ({"task": "chain_sum", "size": 2, "terms": 3}, "terms is unknown"),
     ({"task": "chain_sum", "size": 2, "params": {"terms": 3}}, "terms"),
     ({"task": "prime_factorization", "size": 2}, "relied on"),

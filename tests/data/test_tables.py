@@ -87,6 +87,8 @@ def test_words_that_readers_take_for_nothing_are_answers(tmp_path):
     ("a.jsonl", b'{"question": "\\ud800", "answer": "1"}', "a.jsonl:1: "),
     ("a.jsonl", b"\n" + b'{"a":' * 999, "a.jsonl:2: not valid JSON"),
     ("a.parquet", b"PAR1 no", "a.parquet: not a whole Parquet file"),
+    ("a.jsonl", b'{"answer": "4", "answer": "5"}', "a.jsonl:1: not valid"),
+    ("a.csv", b"question,answer,answer\na,4,5\n", "a.csv:2: 'answer' stands"),
     ("a.jsonl", b"\xff\xfe{\x00", "a.jsonl:1: not valid JSON"),
   ],
 )
@@ -106,8 +108,25 @@ def test_bytes_of_parquet_that_are_no_text_name_their_row(tmp_path):
   path = tmp_path / "a.parquet"
   write_parquet(path, question=[b"a", b"\xff"], answer=["1", "2"])
   text = refusal(path)
-  assert text.startswith(f"{path}[1]: not a whole Parquet file of text: ")
-  assert "utf-8" in text
+  assert text.startswith(
+    f"{path}[1]: 'question' is b'\\xff'; it must be a text"
+  )
+
+
+def test_bytes_beside_the_question_are_left_alone(tmp_path):
+  path = tmp_path / "a.parquet"
+  write_parquet(path, question=["a"], answer=["1"], picture=[b"\xff"])
+  (problem,) = sources.read(DataConfig(source="hf", path=str(path)))
+  assert problem.question == "a"
+
+
+def test_cells_of_parquet_that_python_cannot_hold(tmp_path):
+  path = tmp_path / "a.parquet"
+  write_parquet(path, question=["a"], answer=[float("nan")])
+  assert f"{path}[0]: none of the keys" in refusal(path)
+  days = pa.array([1 << 30], pa.date32())
+  write_parquet(path, question=["a"], answer=["1"], day=days)
+  assert f"{path}: not a whole Parquet file" in refusal(path)
 
 
 @pytest.fixture
@@ -224,3 +243,10 @@ def test_files_of_a_directory_that_is_not_one_table(tmp_path):
   assert "cannot be read: datasets says" in refusal(tmp_path / "set")
   with pytest.raises(DataError, match=r"has 0 files rl\.jsonl"):
     tables.file_of(str(tmp_path / "set"), "rl.jsonl")
+
+
+def test_a_list_may_begin_after_blank_lines(tmp_path):
+  path = tmp_path / "a.json"
+  path.write_text('\n\n [{"question": "a", "answer": "1"}]')
+  (problem,) = sources.read(DataConfig(source="hf", path=str(path)))
+  assert problem.where == f"{path}[0]"

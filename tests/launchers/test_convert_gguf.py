@@ -10,8 +10,11 @@ import pathlib
 import struct
 import subprocess
 import sys
+import types
 
 import pytest
+
+from launchers import convert_gguf
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CODE = """
@@ -113,3 +116,17 @@ def test_nothing_of_the_project_trusts_remote_code():
   assert calls >= 3
   source = (ROOT / "launchers/convert_gguf.py").read_text()
   assert 'locked = {"trust_remote_code": False' in source
+
+
+@pytest.mark.parametrize("kind", [KeyError, IndexError, struct.error])
+def test_a_header_that_breaks_its_reader_is_one_line(kind, monkeypatch):
+  def breaks(*_, **__):
+    raise kind("at 7\nand more")
+
+  config = types.SimpleNamespace(from_pretrained=breaks)
+  stand_in = types.SimpleNamespace(AutoConfig=config)
+  monkeypatch.setitem(sys.modules, "transformers", stand_in)
+  with pytest.raises(convert_gguf.ConversionError) as error:
+    convert_gguf._check_sizes(pathlib.Path("x.gguf"))
+  text = str(error.value)
+  assert text.startswith("x.gguf cannot be read: ") and "\n" not in text

@@ -30,3 +30,15 @@ def test_a_file_without_a_key(environment, tmp_path, content):
   with pytest.raises(common.FileError, match=f"KEY_FILE={path}: ") as raised:
     common.server_key()
   assert "words" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+  ("given", "key"), [("one\r\n", "one"), ("", None), ("a b", 0), ("a\x01", 0)]
+)
+def test_a_key_that_no_header_takes(environment, given, key):
+  environment("ATLAS_SERVER_KEY", given)
+  if key == 0:
+    with pytest.raises(common.FileError, match="ATLAS_SERVER_KEY: it must"):
+      common.server_key()
+  else:
+    assert common.server_key() == key

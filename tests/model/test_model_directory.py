@@ -139,3 +139,10 @@ def test_a_pipe_is_no_model(name, source):
   os.mkfifo(source / name)
   with pytest.raises(FileError, match=f"{name} is neither"):
     hf.load(source, jnp.float32)
+
+
+def test_a_directory_of_that_name_is_no_file(source):
+  (source / "model.safetensors").unlink()
+  (source / "model.safetensors").mkdir()
+  with pytest.raises(hf.WeightsError, match=r"model\.safetensors: "):
+    hf.check(source)

@@ -74,6 +74,7 @@ def test_alone_and_under_a_constant_there_is_no_plan(run):
   steps = atif.trajectory(run, constant)["steps"]
   assert [s["message"] for s in steps][1] == "Carry the one."
   assert "reasoning_content" not in steps[1]
+  assert "model_name" not in steps[1] and "model_name" in steps[2]
 
 
 def test_another_student_is_named_by_its_model(tmp_path):
@@ -81,3 +82,15 @@ def test_another_student_is_named_by_its_model(tmp_path):
   other = reading.read(run_files.write_run(tmp_path / "other", lines))
   (answer,) = atif.trajectory(other, other.attempts[0])["steps"][1:]
   assert answer["model_name"] == "m"
+
+
+def test_a_guest_is_named_by_its_place_in_the_config(run):
+  run.config["evaluate"] = {"teachers": ["runs/b", "ORG/b"]}
+  for arm, name in (
+    ("teacher of ORG/b", "ORG/b"),
+    ("m: teacher of runs/b",) * 2,
+  ):
+    found = atif.trajectory(run, run.attempts[5] | {"arm": arm})
+    assert found["steps"][2]["model_name"] == name.removeprefix(
+      "m: teacher of "
+    )

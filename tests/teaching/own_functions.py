@@ -38,6 +38,10 @@ def leaves(question, gold, response):
   sys.exit("enough")
 
 
+def cancelled(question, gold, response):
+  raise asyncio.CancelledError("within")
+
+
 def dies(question, gold, response):
   os._exit(3)
 

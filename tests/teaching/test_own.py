@@ -74,6 +74,7 @@ def test_none_is_no_verdict_and_no_failure(checker):
     ("odd", "text", "r", "it returned '0.5', expected"),
     ("odd", "list", "r", "TypeError: float() argument must be"),
     ("leaves", "g", "r", "SystemExit: enough ({})"),
+    ("cancelled", "g", "r", "CancelledError: within"),
     ("dies", "g", "r", ":dies ended its process"),
     ("brevity", "g", "r", "takes 1 positional argument but 3 were given ({})"),
   ],

@@ -80,7 +80,7 @@ class Pair:
     assert self.each("prepare", info) == [None, None]
     for engine in self.engines:
       engine.update_weights(info)
-      engine.finish_weight_update()
+    assert self.each("finish_weight_update") == [None, None]
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from atlas_jax.online.calls.variables import Credentials
 
 # A server without a key must not be sent OpenAI's.
 _NO_KEY = "none"
+_CLEANUP_S = 5.0
 # Why each model call of the run in this context ended.
 _ENDINGS: contextvars.ContextVar[list[str | None]] = contextvars.ContextVar(
   "endings"
@@ -122,7 +123,7 @@ class SdkAgent:
         kind = type(agent).__name__
         raise CallFailed(f"{self.target} made {kind}, no Agent", again=False)
     for server in dict.fromkeys(_servers(agent)):
-      stack.push_async_callback(server.cleanup)
+      stack.push_async_callback(_cleaned_up, server)
       # An async function may have connected it.
       if getattr(server, "session", None) is None:
         await server.connect()
@@ -165,6 +166,13 @@ def _servers(agent) -> Iterator:
     for other in found:
       if hasattr(other, "mcp_servers") and all(other is not a for a in agents):
         agents.append(other)
+
+
+async def _cleaned_up(server) -> None:
+  """Ends an MCP server; one that does not end in time is left behind."""
+  with contextlib.suppress(TimeoutError):
+    async with asyncio.timeout(_CLEANUP_S):
+      await server.cleanup()
 
 
 async def _note_ending(response) -> None:

@@ -139,6 +139,8 @@ class CommandAgent:
           await asyncio.wait([ended], timeout=_REAP_S)
       if too_large():
         raise CallFailed(str(TooLarge(self.most_bytes)), again=False)
+      if not how_it_ended.exists():
+        raise CallFailed("it removed its directory or supervisor", again=False)
       code = how_it_ended.read_text()
       if not re.fullmatch(r"-?\d+", code):
         raise CallFailed(code, again=False)

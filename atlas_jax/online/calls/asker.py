@@ -176,7 +176,8 @@ class Asker:
     async with contextlib.nullcontext() if late else self._ledger.deadline():
       for n in range(self._retries + 1):
         try:
-          self.name = await self.transport.find_name()
+          # A server may say its key in place of a name.
+          self.name = self._scrub_answer(await self.transport.find_name())
           return
         except CallFailed as failed:
           self._give_up(failed)

@@ -28,6 +28,10 @@ class Limits:
     now = asyncio.get_running_loop().time()
     self._paused_until = max(self._paused_until, now + seconds)
 
+  @property
+  def paused(self) -> bool:
+    return asyncio.get_running_loop().time() < self._paused_until
+
   @contextlib.asynccontextmanager
   async def turn(self):
     """Waits until one request may be sent, and counts it until the end."""

@@ -48,14 +48,16 @@ class Breaker:
 
   def report(self, admitted: str, succeeded: bool | None) -> None:
     """How an admitted call ended; None: given up, which counts as nothing."""
-    if succeeded:
-      if self._until is not None:
-        log.warning("the teacher answers again")
-      self._failed, self._until = 0, None
-    elif admitted == "trial":
+    if admitted == "trial":
       wait_s = 0.0 if succeeded is None else self._open_s
-      self._until = self._clock() + wait_s
-    elif succeeded is False and self._until is None:
+      self._until = None if succeeded else self._clock() + wait_s
+      if succeeded:
+        log.warning("the teacher answers again")
+    if self._until is not None:
+      return  # also where it was admitted before the breaker opened
+    if succeeded:
+      self._failed = 0
+    elif succeeded is False:
       self._failed += 1
       if self._failed == self._most:
         self._until = self._clock() + self._open_s

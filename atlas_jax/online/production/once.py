@@ -72,6 +72,8 @@ class _NamedTeacher(Asker):
     )
 
   async def ask(self, request: Request) -> Reply:
+    if self._limits.paused:  # no question waits for the server's pause
+      return Reply("error", error="the server asked for a pause")
     reply = await super().ask(request)
     if reply.failed is None:
       return reply

@@ -22,6 +22,7 @@ from atlas_jax.config_tree import (
   NonNegativeInt,
   PositiveFloat,
   PositiveInt,
+  Seed,
   Share,
   Valid,
   tree_of,
@@ -136,7 +137,7 @@ class ServersConfig:
 class OnlineConfig:
   """An optimisation. With agent.kind set the agent is the student."""
 
-  seed: int = 0
+  seed: Seed = 0
   data: DataConfig = field(default_factory=DataConfig)
   sizes: SizesConfig = field(default_factory=SizesConfig)
   prompts: PromptsConfig = field(default_factory=PromptsConfig)

@@ -6,6 +6,7 @@ import pytest
 from aiohttp import web
 
 from atlas_jax.config import ConfigError
+from atlas_jax.online.agents import agents_sdk
 from tests.online.agents.asked import ask, opened
 from tests.online.agents.sdk import chat_reply, response_reply, sdk_missing
 from tests.online.agents.serving import Serving
@@ -239,3 +240,12 @@ def test_an_agent_that_cannot_be_had(target, error, repo_root):
   reply, seen = run(target, None, repo_root)
   assert reply.status == "error" and error in reply.error
   assert not seen
+
+
+def test_a_server_that_never_ends_is_left_behind(monkeypatch):
+  class Hangs:
+    async def cleanup(self):
+      await asyncio.Event().wait()
+
+  monkeypatch.setattr(agents_sdk, "_CLEANUP_S", 0.05)
+  asyncio.run(agents_sdk._cleaned_up(Hangs()))

@@ -92,6 +92,17 @@ def test_death_by_a_signal():
   assert reply.error.startswith("signal 9;")
 
 
+@pytest.mark.parametrize(
+  "code",
+  [
+    "import os; os.kill(os.getppid(), 9)",
+    "import os, shutil; shutil.rmtree(os.path.dirname(os.environ['TMPDIR']))",
+  ],
+)
+def test_a_command_that_takes_its_surroundings_along(code):
+  assert script(code).error == "it removed its directory or supervisor"
+
+
 def test_the_environment_is_what_was_allowed():
   environ = {
     "PATH": "/bin",

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from atlas_jax.config import ConfigError
 from atlas_jax.online.calls.ledger import Caps
+from tests.hostile_server import Hostile, said
 from tests.online import scripted
 from tests.online.opened import Run, ask, request
 from tests.online.stub_server import StubServer
@@ -299,3 +300,21 @@ def test_seconds_are_without_the_wait_for_a_turn():
     replies = ask(model, *(request(seed=i) for i in range(5)))
     wall = time.monotonic() - began
   assert 1.5 <= sum(r.seconds for r in replies) <= wall
+
+
+def test_a_key_in_place_of_a_name_is_hidden():
+  key = "sk-0123456789abcdef"
+
+  run = Run(environ={"K": key})
+  with Hostile(
+    lambda asked: said(
+      {"data": [{"id": asked.headers["Authorization"]}]}
+      if asked.path.endswith("/models")
+      else {"choices": [{"message": {"content": "4"}}]}
+    )(asked)
+  ) as server:
+    model = run.open(url=server.url, model=None, api_key_env="K")
+    (reply,) = ask(model, request())
+  assert reply.text == "4" and model.name == "Bearer ***"
+  # The server is asked for the name that it said.
+  assert json.loads(server.requests[-1][3])["model"] == f"Bearer {key}"

@@ -50,9 +50,10 @@ def test_a_breaker_opens_tries_once_and_closes():
   assert breaker.admit() is None  # one at a time
   breaker.report("trial", None)
   assert breaker.admit() == "trial"
-  # A late failure of before does not count as the trial's.
-  breaker.report("closed", False)
-  assert breaker.admit() is None
+  # What a call of before shows late does not count as the trial's.
+  for late in (False, True):
+    breaker.report("closed", late)
+    assert breaker.admit() is None
   breaker.report("trial", False)
   assert breaker.state == "open"
   clock.now = 20.0

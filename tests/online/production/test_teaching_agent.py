@@ -20,6 +20,7 @@ from tests.online.production.proxied import (
   PROMPTS,
   TEACHING,
   contents,
+  refusal,
   teacher,
 )
 from tests.online.stub_server import StubServer
@@ -307,3 +308,17 @@ def test_a_teacher_by_its_litellm_name(monkeypatch):
   assert "max_tokens" not in teach.calls[1].body
   with pytest.raises(ConfigError, match="no provider for 'nobody'"):
     TeachingAgent(agent, "nobody", PROMPTS)
+
+
+def test_no_question_waits_for_the_pause_that_a_teacher_asks_for():
+  def busy(_):
+    return refusal(429, headers={"Retry-After": "60"})
+
+  began = time.monotonic()
+  with (
+    StubServer(busy) as stub,
+    TeachingAgent(agent, stub.url, PROMPTS) as ours,
+  ):
+    assert [ours.ask(f"{n}?").outcome for n in range(3)] == ["alone_down"] * 3
+    assert len(stub.calls) == 1
+  assert time.monotonic() - began < 9  # of the 10 s that one may wait
