@@ -60,9 +60,10 @@ PROMPTS = {
     "{question}\nThe student's plan: {probe}\nWrite a hint for the student"
     " inside <teaching></teaching> tags."
   ),
+  # Of six wordings the best for a program's hints, on training problems.
   "student_taught": (
-    "{question}\nHint: {teaching}\nGive the answer inside"
-    " <solution></solution> tags."
+    "{question}\nGive the answer inside <solution></solution> tags.\nHint:"
+    " {teaching}"
   ),
 }
 

@@ -68,7 +68,7 @@ def _arm(lines: Sequence[Mapping]) -> dict:
 
 
 def collect(workdir: pathlib.Path, root: pathlib.Path | None = None) -> dict:
-  """The run in `workdir`; `root` is called runs in its command.
+  """The run in `workdir`; `root` is called runs in its texts.
 
   Raises:
     AtlasError: no run, no evaluation, arms over different problems, or numbers
@@ -83,9 +83,6 @@ def collect(workdir: pathlib.Path, root: pathlib.Path | None = None) -> dict:
     if [line["id"] for line in lines] != ids:
       raise AtlasError(f"{workdir}: arm {title!r} has problems of its own")
   started = files.read_json(workdir / "started.json")
-  command = started["Command"]
-  if root is not None:
-    command = command.replace(str(root), "runs")
   report = workdir / "report" / f"{[*run.evaluations][-1]}.json"
   start = datetime.datetime.fromisoformat(started["Started"]).timestamp()
   kl = [v for x in run.metrics for k, v in x.items() if k.endswith("_grpo/kl")]
@@ -93,7 +90,7 @@ def collect(workdir: pathlib.Path, root: pathlib.Path | None = None) -> dict:
   drawn = random.Random(0).sample(range(len(last)), min(SAMPLED, len(last)))
   found = {
     "seed": run.config["seed"],
-    "command": command,
+    "command": started["Command"],
     "versions": f"{started['Versions']}, Python {started['Python']}",
     "config": config_hash(run.config),
     "split": run.last["split"],
@@ -119,7 +116,9 @@ def collect(workdir: pathlib.Path, root: pathlib.Path | None = None) -> dict:
     for key in ("accuracy", "gain", "non_degradation_correct"):
       if getattr(mine, key) != arm[key]:
         raise AtlasError(f"{workdir}: {key} of {arm['name']} is another one")
-  return found
+  if root is None:
+    return found
+  return json.loads(json.dumps(found).replace(str(root), "runs"))
 
 
 def numbers(text: str) -> list[float | None]:

@@ -1,7 +1,7 @@
 """Tables and samples of committed results, as guides print them.
 
 evaluation FILE RUN [student=NAME]    an evaluation: its arms are columns
-arms FILE RUN ... [kind=KIND]         a line an arm, of several runs
+arms FILE RUN ...                     a line an arm, a column a kind
 seeds FILE RUN ...                    a line a run of the quickstart
 sweep FILE                            an ablation: runs are named ROW_seedN
 samples FILE RUN                      attempts of the last arm, drawn by seed 0
@@ -74,33 +74,34 @@ def evaluation(runs: Mapping, name: str, *words: str) -> str:
   return tables.grid(cells)
 
 
-def _correct(run: Mapping, title: str, kind: str | None = None) -> dict:
+def _correct(run: Mapping, title: str) -> dict:
   """problem -> the score of its attempt."""
-  lines = collecting.attempts(run, title, kind)
+  lines = collecting.attempts(run, title)
   return {line["id"]: line["solution"]["score"] for line in lines}
 
 
-def still_right(run: Mapping, title: str, kind: str | None = None) -> str:
+def still_right(run: Mapping, title: str) -> str:
   """Of those right alone, with Wilson's interval."""
   alone = reading.titled(reading.ALONE, run["arms"][title]["student"])
   if title == alone:
     return "–"
-  before, after = (_correct(run, x, kind) for x in (alone, title))
+  before, after = (_correct(run, x) for x in (alone, title))
   kept = [after[key] for key in after if before[key] == 1]
   if None in kept or not kept:
     return "–"
   return _percent(statistics.wilson(sum(x == 1 for x in kept), len(kept)))
 
 
-def arms(runs: Mapping, *words: str) -> str:
-  """Every arm of the runs once, the weaker constants left out."""
-  kind = next((w[5:] for w in words if w.startswith("kind=")), None)
-  rows = [["", "Accuracy [95%]", "Gain over alone, points [95%]", *_SAID]]
-  for name in (w for w in words if not w.startswith("kind=")):
-    run = runs[name]
-    results = collecting.results_of(run, kind)
+def arms(runs: Mapping, *names: str) -> str:
+  """Every arm of the runs once, by kind; the weaker constants left out."""
+  first = collecting.attempts(runs[names[0]], reading.ALONE)
+  kinds = sorted({x["kind"] for x in first if x["kind"] is not None})
+  of_kind = [f"{k} ({sum(x['kind'] == k for x in first)})" for k in kinds]
+  rows = [["", "All [95%]", "Gain over alone, points [95%]", *of_kind, *_SAID]]
+  for run in map(runs.get, names):
+    found = [collecting.results_of(run, kind) for kind in (None, *kinds)]
     best = [x.removeprefix("best ") for x in run["shown"]]
-    for title, arm in results.items():
+    for title, arm in found[0].items():
       if title.startswith("constant ") and title not in best:
         continue
       gain = (
@@ -108,7 +109,9 @@ def arms(runs: Mapping, *words: str) -> str:
         if arm.gain is None
         else tables.points(Interval(arm.gain, arm.gain_low, arm.gain_high))
       )
-      row = [title, _accuracy(arm), gain, still_right(run, title, kind)]
+      row = [title, _accuracy(arm), gain]
+      row += [_accuracy(results[title]) for results in found[1:]]
+      row.append(still_right(run, title))
       said = collecting.texts(run["arms"][title]["teachings"])
       row += [f"{arm.teaching_tokens:.1f}", str(len({*said})) if said else "–"]
       if row not in rows:

@@ -64,8 +64,9 @@ def test_a_run_is_kept_without_its_place(workdir):
   assert printing.still_right(run, run_files.AFTER).startswith("50.0% [9.5,")
   table = printing.evaluation({"a": run}, "a")
   assert "| Gain over alone, points [95%] | – | +25.0 [" in table
-  odd = printing.arms({"a": run}, "a", "kind=odd")
-  assert f"| {run_files.AFTER} | 50.0% [9.5, 90.5] | +0.0 [" in odd
+  table = printing.arms({"a": run}, "a")
+  assert "| even (2) | odd (2) |" in table
+  assert "| 100.0% [34.2, 100.0] | 50.0% [9.5, 90.5] | 50.0% [9.5," in table
 
 
 def test_a_table_shows_each_changed_outcome(workdir):
