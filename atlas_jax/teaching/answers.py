@@ -63,8 +63,11 @@ _PHRASE = re.compile(
   r"(?P<span>\S.*?)(?=[.!?](?:\s|$)|$)"
 )
 
+# With "not" before it and no more than these between, a number is denied.
+_BETWEEN = "be|been|equals?|to|the|a|an|is|=|it|as|exactly|just|simply|really"
 _LAST_NUMBER = re.compile(
-  rf"(?i)(?:\b(?:not|never|cannot|\w+n['’]t)\b[^\d.!?\n]*)?(?:{NUMBER.pattern})"
+  rf"(?i)(?:\b(?:not|never|cannot|\w+n['’]t)\s(?:(?:{_BETWEEN})\s)*)?"
+  rf"(?:{NUMBER.pattern})"
 )
 
 

@@ -127,12 +127,15 @@ _CHANGES = re.compile(
   re.I,
 )
 # What is dropped before "=": a name, words that name a number, arithmetic.
+_NO_CHANGE = rf"(?!(?i:.*\b(?:{'|'.join(_WORDS.split())})\b))"
 _LABEL = re.compile(
   r"^(?:[A-Za-z](?:_\{?\w+\}?)?|[A-Z]{2,3}|m?\\angle ?[A-Z]{1,3}"
-  rf"|(?!(?i:.*\b(?:{'|'.join(_WORDS.split())})\b))"
+  r"|[A-Za-z]+(?:_[A-Za-z]+)+|(?:LCM|GCD|HCF)\([\d, ]+\)"
+  rf"|{_NO_CHANGE}"
   r"(?:(?:[A-Za-z]{3,}|of|in|[ckm]m|kg|(?<=[a-z] )\d+)\b(?:['’]s\b)?[\s()]*)+"
-  r"|(?=[^=]*\d[^=\d]+\d)(?:[$\d.,%()\s+*/-]|(?<=[\d)%] )"
-  r"(?:(?:x|of)(?= [$\d])|[A-Za-z]{3,}|[ckm]m|kg)\b)+)?\s*="
+  rf"|{_NO_CHANGE}(?:[A-Za-z]{{3,}}[\s:,]+|of |in )*"
+  r"(?=[^=]*\d[^=\d]+\d)(?:[$\d.,%()\s+*/-]|(?<=[\d)%] )"
+  r"(?:(?:x|of)(?= [$\d])|[A-Za-z]{3,}(?: [A-Za-z]{3,})*|[ckm]m|kg)\b)+)?\s*="
 )
 # A letter or a word that is marked as the choice, and no second one after it.
 _CHOICE = re.compile(

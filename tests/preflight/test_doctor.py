@@ -111,7 +111,7 @@ def test_a_directory_of_another_run_is_refused(machine):
   directory.claim(machine.run, to_dict(begun))
   # The day, and what is only about where a run runs, are no difference.
   assert looked(**{"serving.teacher.kv_cache_bytes": 1 << 27}) == "ok"
-  with pytest.raises(directory.RunError, match=r'(?s)another.*"beta": 0.5'):
+  with pytest.raises(directory.RunError, match=r"(?s)another.*grpo.beta: 0.5"):
     looked(**{"grpo.beta": 0.5})
 
 

@@ -10,7 +10,7 @@ import pytest
 from atlas_jax import checkpoint
 from atlas_jax.checkpoint import Checkpoints
 from atlas_jax.config import MeshConfig, OptimizerConfig
-from atlas_jax.sharding import make_mesh
+from atlas_jax.sharding import make_mesh, put_batch
 from atlas_jax.training import offload as offload_lib
 from atlas_jax.training import optimizer, step
 from tests.training import tiny
@@ -24,6 +24,11 @@ OPTIONS = OptimizerConfig(
 def _mesh():
   with jax.set_mesh(make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])):
     yield
+
+
+def batch(micro_batches, **given):
+  rows = tiny.batch(micro_batches, **given)
+  return put_batch(rows, make_mesh(MeshConfig(fsdp=1), jax.devices()[:1]), 1)
 
 
 def trainer(offload, compute_dtype="float32", **options):
@@ -53,7 +58,7 @@ def test_updates_are_those_without_it():
     tx, train = trainer(offload)
     state, norms = step.init_state(tiny.model(), tx), []
     for seed in range(3):
-      state, metrics = train(state, tiny.batch(1, seed=seed))
+      state, metrics = train(state, batch(1, seed=seed))
       norms.append(float(metrics.sums["grad_norm"][0]))
     assert max(norms) > OPTIONS.clip_norm  # the clip is at work
     states.append(state)
@@ -70,7 +75,7 @@ def test_masters_are_updated_as_weights_are():
     tx, train = trainer(offload, "bfloat16")
     state = step.init_state(tiny.model(), tx)
     for seed in range(3):
-      state, _ = train(state, tiny.batch(1, seed=seed))
+      state, _ = train(state, batch(1, seed=seed))
     states.append(state)
   plain, offloaded = states
   assert kinds(offloaded.opt_state) == {"pinned_host"}
@@ -97,11 +102,9 @@ def test_masters_are_updated_as_weights_are():
 @pytest.mark.parametrize("offload", ["moments", "masters"])
 def test_an_update_that_is_left_out_changes_nothing(offload):
   tx, train = trainer(offload, skip_grad_norm=1e-9)
-  state, _ = trainer(offload)[1](
-    step.init_state(tiny.model(), tx), tiny.batch(1)
-  )
+  state, _ = trainer(offload)[1](step.init_state(tiny.model(), tx), batch(1))
   before = leaves((state.trained, state.opt_state))
-  state, metrics = train(state, tiny.batch(1, seed=1))
+  state, metrics = train(state, batch(1, seed=1))
   assert float(metrics.sums["update_skipped"][0]) == 1
   for a, b in zip(
     before, leaves((state.trained, state.opt_state)), strict=True
@@ -112,7 +115,7 @@ def test_an_update_that_is_left_out_changes_nothing(offload):
 @pytest.mark.parametrize("offload", ["moments", "masters"])
 def test_a_checkpoint_brings_them_back_to_the_host(tmp_path, offload):
   tx, train = trainer(offload)
-  state, _ = train(step.init_state(tiny.model(), tx), tiny.batch(1))
+  state, _ = train(step.init_state(tiny.model(), tx), batch(1))
   with Checkpoints(tmp_path / "a") as saved:
     saved.save(1, step.as_trees(state), {})
   model = tiny.model()
@@ -122,8 +125,8 @@ def test_a_checkpoint_brings_them_back_to_the_host(tmp_path, offload):
     _, trees, _ = saved.restore(step.as_trees(like))
   again = step.from_trees(trees)
   assert kinds(again.opt_state) == {"pinned_host"}
-  whole, _ = train(state, tiny.batch(1, seed=1))
-  resumed, _ = train(again, tiny.batch(1, seed=1))
+  whole, _ = train(state, batch(1, seed=1))
+  resumed, _ = train(again, batch(1, seed=1))
   for a, b in zip(leaves(whole), leaves(resumed), strict=True):
     np.testing.assert_array_equal(a, b)
   assert jnp.isfinite(whole.trained.embedding[...]).all()

@@ -23,13 +23,10 @@ probability 2^-64. Against malice stands the BLAKE3 of each file.
 atlas_jax/model/owned.py computes the same on the trainer's devices.
 """
 
-import numba
 import numpy as np
 import torch
-from numba import uint32
 
 _SEEDS = ((0x9E3779B9, 0x85EBCA6B), (0xC2B2AE35, 0x27D4EB2F))  # ROW, COLUMN
-_compiled = numba.njit(nogil=True, cache=True)  # at the first call
 
 
 def of_box(tensor: torch.Tensor, row: int = 0, column: int = 0) -> np.ndarray:
@@ -39,8 +36,8 @@ def of_box(tensor: torch.Tensor, row: int = 0, column: int = 0) -> np.ndarray:
     tensor: taken as [its first axis, all others].
     row, column: of the box's first element in the tensor that it is part of.
   """
-  bits = _bits(tensor.reshape(len(tensor), -1))
-  sums = [_sum(bits, row + a, column + b) for a, b in _SEEDS]
+  bits, loops = _bits(tensor.reshape(len(tensor), -1)), _loops()
+  sums = [loops.sum_of(bits, row + a, column + b) for a, b in _SEEDS]
   return np.array(sums, np.uint32)
 
 
@@ -55,7 +52,8 @@ def of_change(
     columns: of the whole tensor: its elements over its first axis.
   """
   given = indices.cpu().numpy(), _bits(old), _bits(new), columns
-  return np.array([_gain(*given, a, b) for a, b in _SEEDS], np.uint32)
+  gain = _loops().gain
+  return np.array([gain(*given, a, b) for a, b in _SEEDS], np.uint32)
 
 
 def text(sums: np.ndarray) -> str:
@@ -68,46 +66,15 @@ def parse(text: str) -> np.ndarray:
   return np.array([int(text[:8], 16), int(text[8:], 16)], np.uint32)
 
 
+def _loops():
+  """Late: vLLM's CPU workers look into all modules at their start, and fail at
+  one that Numba imports."""
+  from atlas_vllm import checksum_loops
+
+  return checksum_loops
+
+
 def _bits(tensor: torch.Tensor) -> np.ndarray:
   kind = {2: torch.int16, 4: torch.int32}[tensor.element_size()]
   array = tensor.detach().cpu().contiguous().view(kind).numpy()
   return array.view(f"u{tensor.element_size()}")
-
-
-# Numba makes 64 bits of any sum or product: each is cut to 32 by name.
-
-
-@_compiled
-def _scatter(x):
-  x = uint32(uint32(x ^ (x >> uint32(16))) * uint32(0x7FEB352D))
-  x = uint32(uint32(x ^ (x >> uint32(15))) * uint32(0x846CA68B))
-  return uint32(x ^ (x >> uint32(16)))
-
-
-@_compiled
-def _sum(bits, row, column):
-  """Of all terms; row and column are those of the first, with their seeds."""
-  n_rows, n_columns = bits.shape
-  column_keys = np.empty(n_columns, np.uint32)
-  for j in range(n_columns):
-    column_keys[j] = _scatter(uint32(column + j))
-  total = uint32(0)
-  for i in range(n_rows):
-    row_key = _scatter(uint32(row + i))
-    for j in range(n_columns):
-      key = uint32(row_key + column_keys[j])
-      total = uint32(total + _scatter(uint32(key ^ bits[i, j])))
-  return total
-
-
-@_compiled
-def _gain(indices, old, new, columns, row_seed, column_seed):
-  total = uint32(0)
-  for i in range(len(indices)):
-    row = indices[i] // columns
-    row_key = _scatter(uint32(row + row_seed))
-    column = indices[i] - row * columns
-    key = uint32(row_key + _scatter(uint32(column + column_seed)))
-    gained = _scatter(uint32(key ^ new[i])) - _scatter(uint32(key ^ old[i]))
-    total = uint32(total + uint32(gained))
-  return total
