@@ -1,14 +1,15 @@
-"""Updates models inside one process; a program that test_update.py runs.
+"""Updates models, each inside one process; a program that test_update.py runs.
 
 Full weights first; then a delta that changes some values of a few tensors, and
 one that changes them back.
 
 argv: a work directory, and kind,tied (0 or 1),dtype,ranks,kv_heads of each
-model; those of several ranks first, for their processes are forked from this
-one. Prints one JSON line for each.
+model. Prints one JSON line for each. Their processes are forked from this one,
+which has imported vLLM: in one that has had an update no engine starts.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -130,5 +131,9 @@ def main(model: str, work: Path) -> dict:
 if __name__ == "__main__":
   root, *models = sys.argv[1:]
   for model in models:
-    found = main(model, Path(root) / model.replace(",", "-"))
-    print(json.dumps(found), flush=True)
+    if (child := os.fork()) == 0:
+      found = main(model, Path(root) / model.replace(",", "-"))
+      print(json.dumps(found), flush=True)
+      os._exit(0)
+    if os.waitpid(child, 0)[1] != 0:
+      sys.exit(f"{model} failed")
