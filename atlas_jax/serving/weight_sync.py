@@ -204,17 +204,23 @@ class WeightSender:
     return {**answer, "bytes": size, "written": written}
 
   def _write(self, entries, version: int, base: int | None, to) -> dict:
-    """This process's files, brought to each server while more are written."""
+    """This process's files, brought to each server while more are written.
+
+    A file goes to all servers side by side.
+    """
     root, down = self._server.weights_root, set()
 
-    def deliver(name: str, digest: str) -> dict[int, str]:
-      paths = {}
-      for number in (n for n in to if n not in down):
+    def deliver(name: str, digest: str) -> dict[int, str | None]:
+      def one(number: int) -> str | None:
         try:
-          paths[number] = self._roads[number].deliver(root / name, digest)
+          return self._roads[number].deliver(root / name, digest)
         except ServerDown:
           down.add(number)
-      return paths
+          return None
+
+      up = [number for number in to if number not in down]
+      with ThreadPoolExecutor(len(self._servers)) as pool:
+        return dict(zip(up, pool.map(one, up), strict=True))
 
     files = weight_files.write(
       *(entries, root, version, deliver),
@@ -278,9 +284,11 @@ class WeightSender:
         or any(server.healthy() for server in late)
       ):
         return None
-      if not took:
+      # Where another took the delta, only who did not is left out.
+      if not took and version not in self.holds.values():
         raise next(iter(answers), ServerDown("no teacher server is healthy"))
-      return max(took, key=lambda answer: answer["seconds_apply"])
+      none = {"seconds_check": 0.0, "seconds_apply": 0.0, "checksums": sums}
+      return max(took, key=lambda one: one["seconds_apply"], default=none)
 
     return multihost.call_on_lead(announce, hold)
 

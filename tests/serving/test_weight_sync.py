@@ -11,23 +11,19 @@ from safetensors.numpy import load_file
 
 from atlas_jax.config import ServingConfig
 from atlas_jax.serving import weight_sync
-from atlas_jax.serving.client import ServerDown, WeightsRefused
-from tests.serving import delta_oracle, tiny_vllm
+from atlas_jax.serving.client import ServerDown
+from tests.serving import tiny_vllm
 from tests.serving.checksum_oracle import checksum
+from tests.serving.followers import (
+  Follower,
+  Held,
+  assert_follows,
+  big,
+  delta,
+  full,
+  stepped,
+)
 from tests.serving.publications import owned
-
-
-class Held(tiny_vllm.TeacherServer):
-  """A teacher server that keeps what it is told."""
-
-  def __init__(self, *args, **kwargs):
-    super().__init__(*args, **kwargs)
-    self.restarts = []
-
-  def update_weights(self, files, version, checksums, timeout_s, restart):
-    self.restarts.append(restart)
-    self.version, self.sums = version, dict(checksums)
-    return {"seconds_check": 0.0, "seconds_apply": 0.0}
 
 
 @pytest.fixture
@@ -101,34 +97,6 @@ def test_a_student_takes_no_weights(tmp_path):
     send(tensors(), student, 1)
 
 
-class Follower(Held):
-  """Holds what it is sent, by the oracle's reading, and checks its base."""
-
-  def __init__(self, *args, **kwargs):
-    super().__init__(*args, **kwargs)
-    self.tensors, self.version, self.took, self.down = None, None, [], False
-
-  def update_weights(self, files, version, checksums, timeout_s, restart):
-    if self.down:
-      raise ServerDown("gone")
-    (path,) = files
-    with safe_open(self.weights_root / path, framework="np") as f:
-      entries = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
-      metadata = f.metadata() or {}
-    if "base" in metadata:
-      if metadata["base"] != self.version:
-        raise WeightsRefused(f"holds {self.version}, not {metadata['base']}")
-      assert metadata["version"] == version
-      self.tensors = delta_oracle.apply(self.tensors, entries)
-    else:
-      self.tensors = entries
-    self.took.append(path)
-    return super().update_weights(files, version, checksums, timeout_s, restart)
-
-  def restart(self):
-    self.tensors, self.version = None, None
-
-
 @pytest.fixture
 def follower(tmp_path):
   return Follower(
@@ -137,39 +105,6 @@ def follower(tmp_path):
     workdir=tmp_path,
     start_timeout_s=1,
   )
-
-
-def big(seed=0):
-  rng = np.random.default_rng(seed)
-  made = {"a": rng.normal(size=(40, 50)), "b": rng.normal(size=(30,))}
-  made["c"] = rng.normal(size=(300, 500)).T
-  return {k: v.astype(ml_dtypes.bfloat16) for k, v in made.items()}
-
-
-def stepped(tensors, seed, fraction=0.01):
-  """A copy in which about `fraction` of a's and c's values are others."""
-  rng = np.random.default_rng(seed)
-
-  def step(t):
-    where = rng.random(t.shape) < fraction
-    return np.where(where, t + t.dtype.type(1), t)
-
-  return {k: t if k == "b" else step(t) for k, t in tensors.items()}
-
-
-def assert_follows(follower, tensors):
-  for name, tensor in tensors.items():
-    got = follower.tensors[name].view(np.uint16)
-    np.testing.assert_array_equal(got, tensor.view(np.uint16))
-    assert follower.sums[name] == checksum(tensor)
-
-
-def full(version):
-  return f"weights-{version:08d}.safetensors"
-
-
-def delta(version):
-  return f"weights-{version:08d}.delta.safetensors"
 
 
 def test_deltas_grow_out_of_a_full_file(follower):
@@ -284,43 +219,3 @@ def test_a_smaller_version_begins_anew(teacher):
     assert not sender.send(owned(tensors(version)), version).is_delta
   # A server refuses what does not follow, unless it is told so.
   assert teacher.restarts == [True, False, True, False]
-
-
-def two(tmp_path):
-  """(a sender, the two servers that it sends to)."""
-  config = tiny_vllm.server_config(dtype="bfloat16")
-  given = {"workdir": tmp_path, "start_timeout_s": 1}
-  a, b = (Follower(config, model_path=tmp_path, **given) for _ in range(2))
-  for one in (a, b):
-    one.healthy = lambda one=one: not one.down
-  sender = weight_sync.WeightSender(a, ServingConfig(), b)
-  return sender, a, b
-
-
-def test_a_server_that_was_down_gets_full_files_and_the_others_go_on(tmp_path):
-  sender, a, b = two(tmp_path)
-  sender.send(owned(big()), 1)
-  b.down = True
-  for version in (2, 3):
-    sender.send(owned(stepped(big(), version)), version)
-  assert sender.holds == {a: 3, b: None}
-  b.down = False
-  sender.send(owned(stepped(big(), 4)), 4)
-  sender.send(owned(stepped(big(), 5)), 5)
-  assert a.took == [full(1), delta(2), delta(3), delta(4), delta(5)]
-  assert b.took == [full(1), full(4), delta(5)]
-  assert sender.holds == {a: 5, b: 5}
-  for one in (a, b):
-    assert_follows(one, stepped(big(), 5))
-  a.down = b.down = True
-  with pytest.raises(ServerDown):
-    sender.send(owned(big()), 6)
-
-
-def test_one_that_was_down_at_the_start_may_hold_a_newer_version(tmp_path):
-  sender, _, b = two(tmp_path)
-  b.down = True
-  sender.send(owned(big()), 5)
-  b.down = False
-  sender.send(owned(big()), 5)
-  assert b.took == [full(5)] and b.restarts == [True]

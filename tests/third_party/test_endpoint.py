@@ -9,7 +9,8 @@ import pytest
 pytest.importorskip("vllm")
 
 import httpx
-from atlas_vllm import endpoint
+from atlas_vllm import endpoint, weights_file
+from blake3 import blake3
 from fastapi import FastAPI
 from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -262,6 +263,40 @@ def test_one_update_at_a_time_and_a_client_that_goes_away():
       await asyncio.sleep(0)
       held = await http.get("/v1/atlas/weights")
       assert held.json() == {"version": "4", "checksums": {"a": "0"}}
+
+  asyncio.run(main())
+
+
+def test_files_that_come_while_an_update_runs_are_kept_for_the_next(tmp_path):
+  """Its client waits no more, and sends the next version."""
+
+  async def main():
+    engine = Engine()
+    engine.vllm_config.additional_config = {"atlas_weights_root": str(tmp_path)}
+    engine.gate = asyncio.Event()
+
+    async def send(http, version):
+      digest = blake3(b"file").hexdigest()
+      put = await http.put(
+        f"/v1/atlas/files/weights-{version:08d}.safetensors",
+        content=b"file",
+        headers={"X-Atlas-Blake3": digest},
+      )
+      return {"files": {put.json()["path"]: digest}, "version": str(version)}
+
+    async with await serve(engine) as http:
+      body = BODY | await send(http, 4)
+      first = asyncio.create_task(http.post("/v1/atlas/update", json=body))
+      while "pause" not in names(engine):
+        await asyncio.sleep(0)
+      body = BODY | await send(http, 5)
+      engine.gate.set()
+      assert (await first).status_code == 200
+      (path,) = body["files"]
+      assert weights_file.inside(tmp_path, path).read_bytes() == b"file"
+      second = await http.post("/v1/atlas/update", json=body)
+      assert second.status_code == 200
+      assert not (tmp_path / path).exists()  # nobody needs it any more
 
   asyncio.run(main())
 

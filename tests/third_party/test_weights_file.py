@@ -67,6 +67,51 @@ def test_checksums_are_compared():
     check(tensors(), sums={**good, "c": "0"})
 
 
+A = torch.arange(12.0).reshape(3, 4)
+COVERS = {
+  "whole": {"a": A},
+  "rows": {"a[0:1,0:4]": A[:1], "a[1:3,0:4]": A[1:]},
+  "a windmill": {
+    "a[0:1,0:3]": A[:1, :3],
+    "a[0:2,3:4]": A[:2, 3:],
+    "a[2:3,1:4]": A[2:, 1:],
+    "a[1:3,0:1]": A[1:, :1],
+    "a[1:2,1:3]": A[1:2, 1:3],
+  },
+}
+NO_COVERS = {
+  "one is missing": {"a[0:1,0:4]": A[:1]},
+  "one is twice": {"a": A, "a[1:2,0:2]": A[1:2, :2]},
+  "all is twice": {"a": A, "a[0:3,0:4]": A},
+  "all is thrice": {"a": A, "a[0:3,0:4]": A, "a[00:3,0:4]": A},
+  "one is twice, as many are missing": {
+    "a[0:2,0:4]": A[:2],
+    "a[1:2,0:4]": A[1:2],
+  },
+  "two share a part": {
+    "a[0:3,0:2]": A[:, :2],
+    "a[0:1,1:4]": A[:1, 1:],
+    "a[2:3,1:4]": A[2:, 1:],
+  },
+}
+
+
+@pytest.mark.parametrize("case", [*COVERS, *NO_COVERS])
+def test_each_value_is_there_once_whatever_is_promised(case):
+  entries = (COVERS | NO_COVERS)[case]
+  entries = {name: part.contiguous() for name, part in entries.items()}
+  shapes = {"a": (3, 4)}
+  total = 0
+  for name, (_, box) in weights_file.boxes(entries, shapes).items():
+    total = total + checksum.of_box(entries[name], box.row, box.column)
+  given = entries, shapes, torch.float32, {"a": checksum.text(total)}
+  if case in COVERS:
+    assert len(weights_file.check(*given)["a"]) == len(entries)
+  else:
+    with pytest.raises(InvalidWeights, match="each value once of: a"):
+      weights_file.check(*given)
+
+
 def test_many_names_are_cut():
   bad = tensors(**{f"z{i}": torch.ones(1) for i in range(9)})
   with pytest.raises(InvalidWeights, match="z4 and 4 more"):

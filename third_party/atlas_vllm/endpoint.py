@@ -108,7 +108,7 @@ class AtlasUpdate:
 
   async def _update(self, update: Update) -> JSONResponse:
     info = update.model_dump(exclude_defaults=True)
-    begin = time.perf_counter()
+    begin, begun = time.perf_counter(), self._received.begun
     try:
       await self._engine.collective_rpc("atlas_prepare", args=(info,))
     except EngineDeadError:
@@ -139,8 +139,9 @@ class AtlasUpdate:
       return _answer(500, error="the update failed and the server ends")
     done = time.perf_counter()
     logging.info("weights %s in use", update.version)
-    with contextlib.suppress(OSError):  # the next update tries again
-      self._received.forget()
+    if begun == self._received.begun:  # else files of the next are there
+      with contextlib.suppress(OSError):  # the next update tries again
+        self._received.forget()
     return _answer(
       200,
       version=update.version,

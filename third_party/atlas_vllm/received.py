@@ -8,7 +8,8 @@ GET /v1/atlas/nonce/HEX
 
 A file has its name only when it is whole. There are files of one version at a
 time: the first of another deletes the rest, and so does an update once it is
-taken, for the engines have copies then.
+taken, for the engines have copies then; unless files came while it ran, for
+those are of the next.
 """
 
 import asyncio
@@ -43,7 +44,11 @@ class NotTaken(ValueError):
 
 
 class ReceivedFiles:
-  """The files that were sent to a server, in a directory under its root."""
+  """The files that were sent to a server, in a directory under its root.
+
+  Attributes:
+    begun: how many came so far, the one that is on its way included.
+  """
 
   def open(self, root: Path, port: int) -> None:
     """Begins anew under a root, before the first request.
@@ -52,6 +57,7 @@ class ReceivedFiles:
     """
     self._root = root
     self._directory = root / f"received-{platform.node()}-{port}"
+    self.begun = 0
     self.forget()
 
   def attach(self, app: FastAPI) -> None:
@@ -83,6 +89,7 @@ class ReceivedFiles:
       raise NotTaken(400, f"a file's name must match {_NAME.pattern}")
     if not _DIGEST.fullmatch(promised):
       raise NotTaken(400, "X-Atlas-Blake3 must be 64 hexadecimal digits")
+    self.begun += 1
     self._directory.mkdir(parents=True, exist_ok=True)
     self.forget(kept=match[1])
     partial = self._directory / f"{name}.{secrets.token_hex(8)}.partial"

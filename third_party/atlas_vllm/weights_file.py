@@ -4,6 +4,7 @@ A version may be many files, and a tensor may lie in several of them: cut into
 boxes of the tensor seen as [its first axis, all others] (README.md).
 """
 
+import itertools
 import math
 import os
 import re
@@ -172,8 +173,6 @@ def check(
 ) -> dict[str, Pieces]:
   """The boxes of each tensor, which fit the model and are those announced.
 
-  What is missing of a tensor, or there twice, is found by its checksum.
-
   Args:
     tensors: what the files hold, whole or in boxes.
     shapes: what the model takes: every name must be there, and no other.
@@ -215,10 +214,36 @@ def check(
     totals[name] = totals[name] + sums
   compare({n: checksum.text(total) for n, total in totals.items()}, promised)
   refuse(
+    "does not have each value once of",
+    (n for n, held in pieces.items() if not _covers(held, shapes[n])),
+  )
+  refuse(
     "has NaN or infinite values in",
     (entry for entry, (_, is_finite) in looked.items() if not is_finite),
   )
   return pieces
+
+
+def _covers(pieces: Pieces, shape: tuple[int, ...]) -> bool:
+  """Whether each value of a tensor lies in one of its boxes, and in no other.
+
+  A corner that an even number of boxes have cancels out. The tensor's own four
+  are all that is left only if each value lies in an odd number of boxes, and
+  that is 1 if the boxes have as many values as the tensor. So no two boxes need
+  be compared.
+  """
+
+  def corners(box: Box) -> set[tuple[int, int]]:
+    rows = box.row, box.row + box.rows
+    columns = box.column, box.column + box.columns
+    return set(itertools.product(rows, columns))
+
+  size, odd = 0, set()
+  for box, _ in pieces:
+    size += box.rows * box.columns
+    odd ^= corners(box)
+  whole = Box(0, 0, shape[0], math.prod(shape[1:]))
+  return size == math.prod(shape) and odd == corners(whole)
 
 
 def check_promises(names: set[str], promised: dict[str, str]) -> None:
