@@ -14,7 +14,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, NamedTuple
 
 from ml_collections import ConfigDict, config_dict
@@ -108,7 +108,7 @@ def dotted(tree: Mapping, path: str = "") -> Iterator[str]:
 def flat(tree: Mapping, path: str = "") -> Iterator[tuple[str, Any]]:
   """(dotted key, value) of every leaf of a tree of mappings."""
   for key, value in tree.items():
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, Mapping | ConfigDict) and value:
       yield from flat(value, f"{path}{key}.")
     else:
       yield f"{path}{key}", value
@@ -129,17 +129,17 @@ def difference(one: Mapping, other: Mapping) -> list[tuple]:
   ]
 
 
-def meant(path: str, keys: Iterable[str]) -> str:
+def meant(path: str, tree: Mapping) -> str:
   """What to add to the error of an unknown key: its new name, or a guess.
 
-  The guess, ` (did you mean ...?)`, holds the keys of the name that `path`
-  ends with, or of the one closest to it, the nearest first.
+  The guess, ` (did you mean ...?)`, holds the keys of `tree` of the name that
+  `path` ends with, or of the one closest to it, the nearest first.
   """
-  keys = list(keys)
+  keys = list(dotted(tree))
   if RENAMED.get(path) in keys:
     return f" (it is config.{RENAMED[path]} now)"
   above = path.rpartition(".")[0]
-  if above in keys and not any(key.startswith(f"{above}.") for key in keys):
+  if isinstance(dict(flat(tree)).get(above), Mapping | ConfigDict):
     return f" (a dictionary without it is given whole: config.{above}={{...}})"
   lasts = {key.rpartition(".")[2] for key in keys}
   names = difflib.get_close_matches(path.rpartition(".")[2], lasts, n=1)
@@ -187,7 +187,10 @@ def _convert(value, kind, where: str, root):
       raise ConfigError(f"{where} must be a tuple, got {value!r}")
     return tuple(_convert(v, item, where, root) for v in value)
   if kind is float and type(value) is int:
-    return float(value)
+    try:
+      return float(value)
+    except OverflowError:
+      raise ConfigError(f"{where} is too large for a float") from None
   if type(value) is not kind:
     raise ConfigError(
       f"{where} must be {kind.__name__}, got {type(value).__name__} {value!r}"
@@ -209,7 +212,7 @@ def _build(cls, tree, where: str, root):
   for key in tree:
     if key not in fields:
       path = f"{where}.{key}".removeprefix("config.")
-      hint = meant(path, dotted(tree_of(root())))
+      hint = meant(path, tree_of(root()))
       raise ConfigError(
         f"unknown config key {where}.{key}{hint}; valid keys:"
         f" {', '.join(fields)}"

@@ -183,7 +183,9 @@ def logging_to(workdir: pathlib.Path):
     try:
       yield
     except BaseException as error:
-      log.debug("ended by %s: %s", type(error).__name__, error)
+      # A launcher shows one line of an OSError, whosever fault it is.
+      ended = "ended by %s: %s", type(error).__name__, error
+      log.debug(*ended, exc_info=isinstance(error, OSError))
       raise
     finally:
       logging.root.removeHandler(handler)

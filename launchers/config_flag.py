@@ -6,7 +6,7 @@ import re
 import sys
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import tuple_parser
 
 _CONFIG = None
@@ -91,7 +91,11 @@ def path() -> str:
 def given() -> list[str]:
   """--config.KEY=VALUE of every key that a flag sets, however it is written."""
   values = config_flags.get_override_values(flags.FLAGS["config"])
-  return [f"--config.{key}={value}" for key, value in values.items()]
+  return [
+    f"--config.{key}="
+    f"{value.to_dict() if isinstance(value, ConfigDict) else value}"
+    for key, value in values.items()
+  ]
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -144,10 +148,10 @@ def _unknown_key(argv: list[str], text: str) -> str | None:
       return None
     new = config_tree.RENAMED[lost]
     return f"{configs[0]}: config.{lost} names no key; it is config.{new} now"
-  keys = list(config_tree.dotted(tree))
+  keys = {*config_tree.dotted(tree)}
   given = (flag for flag, *_ in pairs if re.match("--?config\\.", flag))
   for flag in given:
     if (key := flag.split(".", 1)[1]) not in keys:
-      hint = config_tree.meant(key, keys)
+      hint = config_tree.meant(key, tree)
       return f"{flag} names no key{hint}; they are in configs/README.md"
   return None

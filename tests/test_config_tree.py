@@ -160,3 +160,16 @@ def test_secrets_of_configs_are_hidden_and_nan_is_no_difference():
   assert config_tree.difference(one, other) == [
     ("api_key", "[hidden]", "[hidden]")
   ]
+
+
+def test_only_a_dictionary_is_given_whole():
+  tree = default_config()
+  assert "given whole: config.data.params={...}" in config_tree.meant(
+    "data.params.x", tree
+  )
+  assert "given whole" not in config_tree.meant("seed.x", tree)
+
+
+def test_a_number_above_all_floats_is_refused_by_its_key():
+  with pytest.raises(ConfigError, match=r"^config.share is too large"):
+    build(Whole, {"share": 10**400})

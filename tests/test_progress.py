@@ -168,6 +168,19 @@ def test_the_log_of_a_run_has_what_the_console_leaves_out(tmp_path):
     True
   ] * 2
   assert lines[2].endswith("DEBUG atlas_jax.directory: ended by KeyError: 'x'")
+  assert len(lines) == 3
+
+
+def test_the_log_of_a_run_has_the_traceback_of_a_fault_of_a_file(tmp_path):
+  gone = tmp_path / "gone"
+  with (
+    launched(io.StringIO()),
+    pytest.raises(OSError),
+    directory.logging_to(tmp_path),
+  ):
+    gone.read_text()
+  traced = (tmp_path / "logs" / "run.log").read_text()
+  assert "Traceback" in traced and "gone.read_text()" in traced
 
 
 def test_a_run_says_where_its_results_lie(tmp_path):

@@ -112,10 +112,6 @@ class ChatTokenizer:
     """prompt_ids of each: several short texts cost little more than one."""
     return self._ask("all_prompt_ids", asked)
 
-  def response_ids(self, text: str) -> list[int]:
-    """An assistant's words and the token that ends its turn."""
-    return [*self.encode(text), self.end_id]
-
   def decode(self, ids: Sequence[int], *, special: bool = False) -> str:
     """The text of tokens; control tokens are left out unless `special`."""
     return self._ask("decode", [int(i) for i in ids], special)

@@ -44,11 +44,12 @@ def read(
       f" {', '.join(sources)}"
     )
   source = sources[name]
-  params = getattr(config, f"{prefix}params")
+  given = getattr(config, f"{prefix}params")
+  params = {key: value for key, value in given.items() if value is not None}
   valid = [*source.needed, *source.optional]
   wrong = [f"{key} is missing" for key in source.needed if key not in params]
-  wrong += [f"{key} is unknown" for key in params if key not in valid]
-  words = params.keys() & set(_TEXTS.split())
+  wrong += [f"{key} is unknown" for key in given if key not in valid]
+  words = [key for key in params if key in _TEXTS.split()]
   wrong += [f"{n} must be text" for n in words if type(params[n]) is not str]
   if wrong:
     raise DataError(

@@ -92,17 +92,17 @@ def _source(arm: Arm) -> dict:
 
 def sampled(entry: PhaseEntry) -> dict[str, list[Mapping]]:
   """Name of an arm -> its attempts, of this evaluation and those before it."""
-  found: dict[str, list[Mapping]] = {}
-  for at in entry.entries("evaluate"):
-    for line in metrics.read_jsonl(at.episodes):
-      found.setdefault(line["arm"], []).append(line)
-  return found
+  evaluations = entry.entries("evaluate")
+  return reading.by_arm(metrics.lines(at.episodes) for at in evaluations)
 
 
-def _is_there(entry: PhaseEntry, arm: Arm) -> bool:
-  """Whether an arm was sampled; RunError if that was with another source."""
-  before = sampled(entry).get(arm.name)
-  if before is None:
+def _is_there(entry: PhaseEntry, arm: Arm, attempts: int) -> bool:
+  """Whether an arm was sampled; RunError if that was with another source.
+
+  One that has lost some of its attempts was not.
+  """
+  before = sampled(entry).get(arm.name, ())
+  if len(before) < attempts:
     return False
   for what, now in _source(arm).items():
     was = before[0].get(what, now)  # an older version kept none
@@ -119,13 +119,15 @@ def sample(
   entry: PhaseEntry, arm: Arm, problems: Sequence[Problem], **given
 ) -> None:
   """Samples an arm and keeps it, unless it is there. A collective."""
-  if multihost.call_on_lead(lambda: _is_there(entry, arm)):
-    return
   config, samples = entry.config, entry.config.evaluate.samples
+  attempts = len(problems) * samples
+  if multihost.call_on_lead(lambda: _is_there(entry, arm, attempts)):
+    return
   found = arms.sample(arm, problems, config=config, samples=samples, **given)
 
   def keep():
-    lines = metrics.read_jsonl(entry.episodes)
+    others = metrics.lines(entry.episodes)
+    lines = [line for line in others if line["arm"] != arm.name]
     lines += [_source(arm) | line for line in found]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     directory.write_whole(entry.episodes, text)

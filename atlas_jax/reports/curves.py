@@ -202,8 +202,9 @@ def learning_curve(
 
   def drawn(axes, colors: Mapping[str, str]) -> None:
     found = {name: series([lines], phase, name) for name in colors}
-    shown = {name.split("_")[1]: at for name, at in found.items() if at}
-    plots.draw_curves(axes, shown, colors.values())
+    found = {name: at for name, at in found.items() if at is not None}
+    shown = {name.split("_")[1]: at for name, at in found.items()}
+    plots.draw_curves(axes, shown, [colors[name] for name in found])
 
   titles = (
     "The student's accuracy on training problems",

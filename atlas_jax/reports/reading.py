@@ -11,10 +11,11 @@ are the lines of episodes/test.jsonl.
 
 import functools
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from atlas_jax import files, metrics
+from atlas_jax.reports import tables
 from atlas_jax.reports.tables import ReportError
 from atlas_jax.teaching import statistics
 from atlas_jax.teaching.prompts import fingerprint, prompts_config
@@ -107,6 +108,20 @@ def _by_index(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
   return sorted(folder.glob(pattern), key=index)
 
 
+def by_arm(evaluations: Iterable[Iterable[Mapping]]) -> dict[str, list]:
+  """Name of an arm -> its lines, those of the newest evaluation that has it.
+
+  Older versions sampled an arm again where nothing was trained between two.
+  """
+  found: dict[str, list] = {}
+  for lines in evaluations:
+    mine: dict[str, list] = {}
+    for line in lines:
+      mine.setdefault(line["arm"], []).append(line)
+    found |= mine
+  return found
+
+
 def read(workdir: pathlib.Path) -> RunFiles:
   """Reads the run in `workdir`.
 
@@ -123,11 +138,8 @@ def read(workdir: pathlib.Path) -> RunFiles:
     path.stem: files.read_json(path, ReportError)
     for path in _by_index(workdir / "report", "*_evaluate.json")
   }
-  attempts = [
-    line
-    for path in _by_index(workdir / "episodes", "*_evaluate.jsonl")
-    for line in _lines(path)
-  ]
+  paths = _by_index(workdir / "episodes", "*_evaluate.jsonl")
+  attempts = [x for arm in by_arm(map(_lines, paths)).values() for x in arm]
   if not lines and not attempts:
     raise ReportError(
       f"{workdir} has neither metrics.jsonl nor an evaluation: nothing to show"
@@ -166,8 +178,32 @@ def _optimisation(workdir: pathlib.Path) -> RunFiles:
     {"optimize": choice["evaluation"]},
     [x for name in order for x in attempts.get(name, {}).values()],
     [],
-    choice["decision"],
+    decision(choice),
   )
+
+
+def decision(choice: Mapping) -> str:
+  """Which prompts optimize.json keeps, why, and what speaks against their use.
+
+  It is made of numbers that older versions wrote as well.
+  """
+  if choice["reasons"]:
+    text = f"The seed prompts are kept: {'; '.join(choice['reasons'])}."
+  else:
+    proof = "shown", "excludes"
+    if not choice["proven"]:
+      proof = "not shown", "includes"
+    text = (
+      f"The prompts of candidate {choice['kept']} are kept. Their gain over the"
+      f" seed is {proof[0]} on the test split (the 95% interval {proof[1]} 0)."
+    )
+  if choice["harm"] is not None:
+    harm = tables.points(statistics.Interval(**choice["harm"]))
+    text += (
+      " Do not use the prompts that are kept: under them the student is worse"
+      f" than alone, by {harm} points on the test split."
+    )
+  return text
 
 
 def attempts_of(line: Mapping, arm: str) -> tuple[dict, dict]:

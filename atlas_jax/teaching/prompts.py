@@ -191,8 +191,8 @@ def prompts_config(templates: Mapping, where: str) -> PromptsConfig:
       str(texts["teacher"]),
     )
   try:
-    if missing := [name for name in FIELDS if name not in texts]:
-      raise ConfigError(f"prompts.{missing[0]} is missing")
+    if missing := [f"prompts.{n} is missing" for n in FIELDS if n not in texts]:
+      raise ConfigError(f"{'; '.join(missing)}; valid: {', '.join(FIELDS)}")
     return build(PromptsConfig, texts, "prompts")
   except ConfigError as error:
     raise PromptError(f"{where}: {error}") from None

@@ -41,3 +41,21 @@ def test_the_whole_and_a_key_are_not_given_together(tmp_path):
   both = ['--config.data.params={"count": 1}', "--config.data.params.count=9"]
   with pytest.raises(Exception, match="provided after"):
     params(tmp_path, *reversed(both))
+
+
+def test_a_whole_that_a_launcher_passes_on_is_the_same(tmp_path, monkeypatch):
+  from launchers import config_flag
+
+  file, told = (
+    tmp_path / "own.py",
+    "--config.data.params={'count': 5, 'a': 'b'}",
+  )
+  file.write_text("from atlas_jax.config import default_config as get_config\n")
+  argv = ["launcher", f"--config={file}", told]
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+  values(argv)
+  monkeypatch.setattr(flags, "FLAGS", values)
+  passed = config_flag.given()
+  assert len(passed) == 1
+  assert params(tmp_path, *passed) == {"count": 5, "a": "b"}

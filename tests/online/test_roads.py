@@ -50,7 +50,7 @@ class Server:
     prompt = self.chat.decode(token_ids, special=True)
     self.prompts.append(prompt)
     text = self.answer(prompt)
-    ids = tuple(self.chat.response_ids(text))
+    ids = (*self.chat.encode(text), self.chat.end_id)
     one = Completion(text, ids, (0.0,) * len(ids), "stop", 0)
     return [one] * sampling.n
 

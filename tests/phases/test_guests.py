@@ -164,16 +164,52 @@ def test_an_arm_is_kept_while_prompts_and_checkpoint_are_the_same(
   own, others = Prompts(config.prompts), Prompts(load_prompts(words))
   arm = arms.Arm("teacher of b", own, guest)
   for _ in range(2):
-    evaluate.sample(entry, arm, [])
+    evaluate.sample(entry, arm, [None])
   assert sampled == ["teacher of b"]
   with pytest.raises(RunError, match="the prompts of teacher of b changed"):
-    evaluate.sample(entry, dataclasses.replace(arm, prompts=others), [])
+    evaluate.sample(entry, dataclasses.replace(arm, prompts=others), [None])
   guest.trained = (entry, 4)
   with pytest.raises(
     RunError, match=r"checkpoint of .*0_evaluate', 3\] to .*4"
   ):
-    evaluate.sample(entry, arm, [])
+    evaluate.sample(entry, arm, [None])
   assert sampled == ["teacher of b"]
+
+
+def test_an_arm_that_lost_an_attempt_is_sampled_again(tmp_path, monkeypatch):
+  config = small_sft.config(tmp_path, {"phases": ("evaluate",)})
+  entry, sampled = PhaseEntry(config, tmp_path, 0), []
+
+  def sample(arm, problems, **_):
+    sampled.append(arm.name)
+    return [{"arm": arm.name, "id": i} for i in problems]
+
+  monkeypatch.setattr(arms, "sample", sample)
+  prompts = Prompts(config.prompts)
+  one, other = (arms.Arm(title, prompts) for title in ("one", "other"))
+  for arm in (one, other):
+    evaluate.sample(entry, arm, [1, 2])
+  first, broken, *rest = entry.episodes.read_text().splitlines(True)
+  entry.episodes.write_text("".join([first, broken[:9] + "\n", *rest]))
+  for arm in (one, other):
+    evaluate.sample(entry, arm, [1, 2])
+  assert sampled == ["one", "other", "one"]
+  found = evaluate.sampled(entry)
+  assert {k: [x["id"] for x in v] for k, v in found.items()} == {
+    **{"other": [1, 2], "one": [1, 2]}
+  }
+
+
+def test_of_an_arm_in_two_evaluations_the_newest_counts(tmp_path):
+  config = small_sft.config(tmp_path, {"phases": ("evaluate", "evaluate")})
+  entries = [PhaseEntry(config, tmp_path, i) for i in (0, 1)]
+  for entry in entries:
+    entry.episodes.parent.mkdir(exist_ok=True)
+    line = json.dumps({"arm": "teacher", "id": entry.index})
+    entry.episodes.write_text(line + "\n")
+  assert evaluate.sampled(entries[1]) == {
+    "teacher": [{"arm": "teacher", "id": 1}]
+  }
 
 
 # What is refused, before anything starts.

@@ -73,3 +73,10 @@ def test_other_phases_are_left_out(tmp_path):
   lines.append(line(1, 0.1, 0.2, 0.3))
   curves.learning_curve(lines, path, phase="grpo")
   assert pixels(path, plots.TAUGHT).any()
+
+
+def test_the_student_alone_has_its_colour_where_nobody_was_taught(tmp_path):
+  path = tmp_path / "curve.png"
+  curves.learning_curve([line(1, 0.4, None, None)], path, phase="grpo")
+  assert pixels(path, plots.ALONE).any()
+  assert not pixels(path, plots.TAUGHT).any()

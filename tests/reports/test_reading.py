@@ -45,6 +45,27 @@ def test_a_teacher_of_a_later_evaluation_stands_behind_the_earlier(tmp_path):
   assert reading.read(path).arms()[-1] == "later"
 
 
+def test_of_an_arm_that_was_sampled_again_the_newest_lines_count(tmp_path):
+  path = run_files.write_run(tmp_path / "run")
+  again = [run_files.attempt(run_files.AFTER, i, 1.0) for i in range(4)]
+  text = "".join(json.dumps(line) + "\n" for line in again)
+  (path / "episodes/2_evaluate.jsonl").write_text(text)
+  run = reading.read(path)
+  assert run.arm(run_files.AFTER)[1] == again
+  assert len(run.attempts) == 8
+
+
+def test_the_decision_is_made_of_what_an_older_version_wrote():
+  choice = {"kept": 0, "reasons": ["a", "b"], "proven": False, "harm": None}
+  assert reading.decision(choice) == "The seed prompts are kept: a; b."
+  harm = {"estimate": -0.5, "low": -0.6, "high": -0.4}
+  choice = {"kept": 2, "reasons": [], "proven": True, "harm": harm}
+  text = reading.decision(choice)
+  assert text.startswith("The prompts of candidate 2 are kept. Their gain over")
+  assert "shown on the test split (the 95% interval excludes 0). Do not" in text
+  assert "by -50.0 [" in text
+
+
 @pytest.mark.parametrize("missing", ["config.json", "episodes", "all"])
 def test_a_directory_without_a_run_is_refused_by_its_name(tmp_path, missing):
   path = tmp_path / "run"

@@ -130,6 +130,14 @@ def test_deep_nesting_is_not_followed():
     ("401", "<solution>1/0</solution>", "wrong"),
     ("41", "not 41", "wrong"),
     ("3.5", r"so it takes 3\frac{1}{2} hours", "correct"),
+    ("210", "Since he did not eat any, the total is 210", "correct"),
+    ("3", "The number of students who did not bring lunch is 3.", "correct"),
+    ("7", "He didn't lose any so he still has 7 marbles", "correct"),
+    ("3/4", "The probability that it is not red is 3/4", "correct"),
+    ("12", "It doesn't matter which way we count; there are 12", "correct"),
+    ("42", "There are 42 students who do not play", "correct"),
+    ("42", "It is not 42", "wrong"),
+    ("42", "It isn't 42", "wrong"),
   ],
 )
 def test_verdicts(checker, gold, text, status):

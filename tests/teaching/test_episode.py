@@ -51,7 +51,7 @@ class Sampler:
       reply = self.answer(text, sampling, i)
       if asyncio.iscoroutine(reply):
         reply = await reply
-      ids = tuple(self.chat.response_ids(reply))
+      ids = (*self.chat.encode(reply), self.chat.end_id)
       logprobs = tuple(-0.1 * (j + 1) for j in range(len(ids)))
       completions.append(Completion(reply, ids, logprobs, "stop", 7))
     return completions
@@ -114,7 +114,7 @@ def test_an_episode_holds_what_was_sampled(roles, chat):
   assert (first.text, first.status) == ("carry the one", "ok")
   assert first.tokens == len(chat.encode("carry the one"))
   assert first.taught.text == "<solution>62</solution>"
-  assert first.taught.tokens == len(chat.response_ids(first.taught.text))
+  assert first.taught.tokens == len(chat.encode(first.taught.text)) + 1
   assert first.said.sample.weight_version == 7
   assert len(first.said.sample.logprobs) == len(first.said.sample.token_ids)
   assert (second.text, second.status, second.tokens) == (None, "missing", 0)

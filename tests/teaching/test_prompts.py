@@ -9,6 +9,7 @@ from atlas_jax.teaching.prompts import (
   PromptError,
   Prompts,
   extract_teaching,
+  prompts_config,
   strip_thinking,
 )
 
@@ -106,3 +107,13 @@ def test_thinking_is_stripped():
   assert strip_thinking("plain") == "plain"
   assert strip_thinking("<think>a</think>b") == "b"
   assert strip_thinking("<think>a</think>b<think>c") is None
+
+
+def test_all_templates_that_are_missing_are_named_with_the_valid_ones():
+  texts = {"student_baseline": "{question}", "teacher": "{question} {probe}"}
+  with pytest.raises(PromptError) as error:
+    prompts_config(texts, "x.json")
+  assert str(error.value) == (
+    "x.json: prompts.student_probe is missing; prompts.student_taught is"
+    " missing; valid: student_baseline, student_probe, teacher, student_taught"
+  )

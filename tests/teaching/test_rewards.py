@@ -128,6 +128,8 @@ def test_no_verdict_is_no_reward():
     ("compare (A) with (B)", "Which? (A) 1 (B) 2", "B", False),
     ("not (A): the answer is B", "Which? (A) 1 (B) 2", "B", True),
     ("nothing", "Which?", "...", False),
+    ("The result is 3/4", r"Simplify \frac{6}{8}.", "3/4", True),
+    ("It is 3/4", "Express 0.75 as a fraction", "3/4", True),
   ],
 )
 def test_what_gives_the_answer_away(teaching, question, answer, leak):

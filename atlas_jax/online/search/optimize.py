@@ -39,7 +39,7 @@ from atlas_jax.online.search.reflection import Reflector
 from atlas_jax.online.search.rollouts import Rollouts
 from atlas_jax.online.search.scoring import KeptChecker
 from atlas_jax.online.search.search import Search
-from atlas_jax.reports import tables
+from atlas_jax.reports import reading, tables
 
 log = logging.getLogger(__name__)
 
@@ -158,6 +158,5 @@ def _text_of(problems: Sequence[Problem]) -> str:
 
 def _show(facts: Mapping, workdir: pathlib.Path) -> None:
   tables.show(facts["evaluation"], sys.stdout)
-  kept = "the seed" if facts["kept"] == 0 else f"candidate {facts['kept']}"
-  print(f"kept: {kept}", facts["decision"], sep="\n")
+  print(reading.decision(facts))
   print(directory.results(workdir), flush=True)

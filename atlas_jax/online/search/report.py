@@ -36,26 +36,6 @@ def prompt_diff(before: PromptsConfig, after: PromptsConfig) -> str:
   return "".join(line + "\n" for line in lines)
 
 
-def decision(choice: Choice) -> str:
-  """Which prompts are kept, why, and what speaks against their use."""
-  if choice.reasons:
-    text = f"The seed prompts are kept: {'; '.join(choice.reasons)}."
-  else:
-    proof = "shown", "excludes"
-    if not choice.proven:
-      proof = "not shown", "includes"
-    text = (
-      f"The prompts of candidate {choice.kept} are kept. Their gain over the"
-      f" seed is {proof[0]} on the test split (the 95% interval {proof[1]} 0)."
-    )
-  if choice.harm is not None:
-    text += (
-      " Do not use the prompts that are kept: under them the student is worse"
-      f" than alone, by {tables.points(choice.harm)} points on the test split."
-    )
-  return text
-
-
 def markdown(
   choice: Choice,
   candidates: Sequence[Candidate],
@@ -68,7 +48,7 @@ def markdown(
   seed, kept = candidates[0].prompts, candidates[choice.kept].prompts
   parts = [
     *("# Optimisation", f"The search ended: {ended}."),
-    f"**{decision(choice)}**",
+    f"**{reading.decision(asdict(choice))}**",
   ]
   if gain is not None:
     score = choice.score_gain
@@ -152,7 +132,6 @@ def write(journal: Journal, choice: Choice, ended: str) -> None:
   text = markdown(choice, candidates, ended, journal.record.costs())
   directory.write_whole(folder / "optimize.md", text)
   directory.write_json(
-    folder / "optimize.json",
-    asdict(choice) | {"ended": ended, "decision": decision(choice)},
+    folder / "optimize.json", asdict(choice) | {"ended": ended}
   )
   page.write(reading.read(workdir), folder / "index.html")

@@ -93,10 +93,12 @@ def test_prompts_that_are_kept_and_do_harm_are_told(tmp_path, capsys):
   assert choice.harm.estimate == -0.5 and choice.harm.high < 0
   text = report.markdown(choice, run.journal.candidates, "done", [])
   assert "worse than alone, by -50.0 [" in text
-  facts = asdict(choice) | {"decision": report.decision(choice)}
+  facts = asdict(choice)
   assert facts["harm"]["estimate"] == -0.5
   optimize._show(facts, tmp_path)
-  assert "Do not use the prompts that are kept" in capsys.readouterr().out
+  shown = capsys.readouterr().out
+  assert "Do not use the prompts that are kept" in shown
+  assert shown.count("seed prompts are kept") == 1 and "kept: the" not in shown
 
 
 def test_below_the_floor_the_seed_is_kept(tmp_path):

@@ -160,7 +160,7 @@ def test_killed_at_every_stage_it_equals_an_undisturbed_run(tmp_path, finished):
     process = start()
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
-    assert "kept: candidate 1" in output
+    assert "The prompts of candidate 1 are kept" in output
     made = len(stub.calls)
   assert read(workdir / "candidates.json") == read(
     undisturbed / "candidates.json"
