@@ -9,6 +9,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 from flax import nnx
 
 from atlas_jax import multihost, sharding
@@ -69,10 +70,32 @@ def fall_back(directory: pathlib.Path) -> dict:
     logging.getLogger("atlas_jax.checkpoint").addHandler(said)
     with Checkpoints(directory) as saved:
       step, found, extra = saved.restore(trees)
+    unread = read_with_a_stale_handle(directory, trees)
     pair = found["a"]["x"], trees["a"]["x"]
     same = bool(jax.jit(lambda a, b: (a == b).all())(*pair))
   lines = [record.getMessage() for record in said.buffer]
-  return {"step": step, "extra": extra, "same": same, "said": lines}
+  return {
+    **{"step": step, "extra": extra, "same": same},
+    **{"said": lines, "unread": unread},
+  }
+
+
+def read_with_a_stale_handle(directory: pathlib.Path, trees) -> list[str]:
+  """What each is told where process 1 alone has one."""
+  restore = ocp.StandardCheckpointHandler.restore
+
+  def stale(*args, **kwargs):
+    raise OSError(116, "Stale file handle")
+
+  if not multihost.is_lead():
+    ocp.StandardCheckpointHandler.restore = stale
+  try:
+    with Checkpoints(directory) as saved:
+      saved.restore(trees)
+  except Exception as error:
+    return [type(error).__name__, str(error)]
+  finally:
+    ocp.StandardCheckpointHandler.restore = restore
 
 
 class Counted:

@@ -7,6 +7,7 @@ import zlib
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from atlas_jax import checkpoint
@@ -98,6 +99,51 @@ def test_where_all_are_damaged_none_is_read(whole, tmp_path, name):
   ):
     saved.restore(trees(0))
   assert "\n" not in str(error.value)
+
+
+def stale(*args, **kwargs):
+  raise OSError(116, "Stale file handle")
+
+
+def to_itself(file):
+  """A link that the system cannot open."""
+  file.unlink()
+  file.symlink_to(file)
+
+
+def lose_an_array(step, patch):
+  text = (step / "atlas.json").read_text().partition(" ")[2]
+  content = json.loads(text)  # read before the disk fails
+  patch.setattr(Checkpoints, "_compare", lambda *_: (None, content))
+  to_itself(biggest(step))
+
+
+FAILURES = {
+  "a host": lambda _, patch: patch.setattr(
+    ocp.StandardCheckpointHandler, "restore", stale
+  ),
+  "an array": lose_an_array,
+  "the list": lambda step, _: to_itself(step / "atlas.json"),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_failure_of_the_system_costs_no_checkpoint(
+  whole, tmp_path, name, monkeypatch
+):
+  folder = tmp_path / "checkpoints"
+  shutil.copytree(whole, folder)
+  with Checkpoints(folder) as saved:
+    with monkeypatch.context() as patch:
+      FAILURES[name](folder / "6", patch)
+      why = "(Stale file handle|Too many levels)"
+      with pytest.raises(
+        CheckpointError, match=f"^checkpoint 6 in {folder} cannot.*{why}"
+      ) as error:
+        saved.restore(trees(0))
+    assert "\n" not in str(error.value)
+    saved.save(7, trees(7), {"n": 7})
+    assert 6 in saved
 
 
 def test_every_bit_of_every_array_counts():

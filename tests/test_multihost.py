@@ -117,6 +117,13 @@ def test_what_one_process_cannot_read_both_pass_by(results):
     assert second == "going on from checkpoint 1, the newest whole one"
 
 
+def test_where_the_disk_of_one_process_fails_both_end(results):
+  for r in results:
+    kind, text = r["fallen"]["unread"]
+    assert kind == "CheckpointError" and text.startswith("checkpoint 2 in ")
+    assert "cannot be read by process 1: [Errno 116] Stale" in text
+
+
 def test_weights_that_one_process_cannot_read_both_refuse(results, directory):
   files, bytes_ = results[1]["weights"]["unread"]
   assert files[0] == "ArchitectureError" and str(directory / "bare") in files[1]

@@ -165,6 +165,7 @@ def _write_weights(
   me = jax.process_index()
   own = [part for of in rounds for part in of if part.writer == me]
   sent = _ahead(_sent(model, of, dtype) for of in rounds)
+  several = jax.process_count() > 1
 
   def write() -> None:
     try:
@@ -179,9 +180,10 @@ def _write_weights(
               _check_finite(path, part.tensor.name, value)
               opened[part.file].write(value.reshape(-1).view(np.uint8))
     finally:
-      collections.deque(sent, maxlen=0)  # the others are in these collectives
+      if several:  # the others are in these collectives
+        collections.deque(sent, maxlen=0)
 
-  multihost.call_on_all(write, hold=jax.process_count() > 1)
+  multihost.call_on_all(write, hold=several)
 
 
 def _sent(

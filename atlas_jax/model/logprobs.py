@@ -156,6 +156,13 @@ def _slice(head: Float[Array, "V E"], n: Int[Array, ""], rows: int):
   return gather(part, "embed", 1), ids, at >= n * rows
 
 
+def _below(top, to, total, weighted):
+  """(sum e^x, sum x e^x) of x = logits - top, for the higher top `to`."""
+  shift = top - to
+  shrink = jnp.exp(shift)
+  return shrink * total, shrink * (weighted + shift * total)
+
+
 def _scores_forward(options, head, hidden, labels, temperature, chunks):
   size, with_entropy, rows = options
 
@@ -163,7 +170,7 @@ def _scores_forward(options, head, hidden, labels, temperature, chunks):
     part, ids, new = _slice(head, n, rows)
 
     def one(i, seen):
-      h, label, log_z, mean, at_label = _at_chunk(
+      h, label, old_top, total, weighted, at_label = _at_chunk(
         (hidden, labels, *seen), i, size
       )
       # [V, C]: sums over the outer axis run along vectors, which takes a CPU
@@ -172,34 +179,37 @@ def _scores_forward(options, head, hidden, labels, temperature, chunks):
       if head.shape[0] % rows:
         x = jnp.where(new, x, _LOWEST)
       at_label += jnp.sum(jnp.where(new & (ids == label), x, 0.0), axis=0)
-      top = jnp.max(x, axis=0)
-      e = jnp.exp(x - top)
-      total = jnp.sum(e, axis=0)
-      of_slice = top + jnp.log(total)
-      old, log_z = log_z, jnp.logaddexp(log_z, of_slice)
+      top = jnp.maximum(old_top, jnp.max(x, axis=0))
+      total, weighted = _below(old_top, top, total, weighted)
+      x = x - top
+      e = jnp.exp(x)
+      total += jnp.sum(e, axis=0)
       if with_entropy:
-        new_mean = jnp.exp(of_slice - log_z) * jnp.sum(e * x, axis=0) / total
-        mean = jnp.exp(old - log_z) * mean + new_mean
-      both = log_z, mean, at_label
+        weighted += jnp.sum(e * x, axis=0)
+      both = top, total, weighted, at_label
       return tuple(
         _put(s, b, i * size) for s, b in zip(seen, both, strict=True)
       )
 
     return jax.lax.fori_loop(0, chunks, one, seen)
 
-  # Of each token's logits x, over the part of the vocabulary seen so far: log
-  # sum exp x, their mean, x of the label (0 while it was not seen).
+  # Of each token's logits, over the part of the vocabulary seen so far: the
+  # highest, sum e^x and sum x e^x of x = logits - top (a mean of the logits
+  # themselves would lose the entropy, a small difference of large numbers),
+  # the label's logit (0 while it was not seen).
   zeros = jnp.zeros_like(labels, jnp.float32)
-  log_z, mean, at_label = jax.lax.fori_loop(
-    *(0, -(-head.shape[0] // rows), add_slice), (zeros + _LOWEST, zeros, zeros)
+  own_top, total, weighted, at_label = jax.lax.fori_loop(
+    *(0, -(-head.shape[0] // rows), add_slice),
+    (zeros + _LOWEST, zeros, zeros, zeros),
   )
-  top = jax.lax.pmax(log_z, axes_of("vocab"))
-  share = jnp.exp(log_z - top)
-  total = add_up(share, "vocab")
-  log_z = top + jnp.log(total)
-  scores = [add_up(at_label, "vocab") - log_z]
+  top = jax.lax.pmax(own_top, axes_of("vocab"))
+  sums = _below(own_top, top, total, weighted)
+  total, weighted = (add_up(x, "vocab") for x in sums)
+  log_total = jnp.log(total)
+  scores = [add_up(at_label, "vocab") - top - log_total]
   if with_entropy:
-    scores.append(log_z - add_up(share * mean, "vocab") / total)
+    scores.append(log_total - weighted / total)
+  log_z = top + log_total
   saved = (head, hidden, labels, temperature, chunks, log_z, scores)
   return tuple(scores), saved
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from atlas_jax.model import hf
+from atlas_jax import stopping
+from atlas_jax.model import hf, hf_save
 from tests.model import tiny
 from tests.model.exported import exported
 
@@ -206,6 +207,22 @@ def test_rounding_to_bfloat16_is_to_nearest_even(tmp_path):
   ).items():
     expected = torch.from_numpy(tensor).to(torch.bfloat16).view(torch.int16)
     np.testing.assert_array_equal(ours[name].view(np.int16), expected.numpy())
+
+
+def test_a_stop_ends_an_export_at_once(tiny_models, tmp_path, monkeypatch):
+  made, sent = [], hf_save._sent
+
+  def stop(*args):
+    raise stopping.Stopped(15)
+
+  monkeypatch.setattr(
+    hf_save, "_sent", lambda *args: made.append(1) or sent(*args)
+  )
+  monkeypatch.setattr(hf_save, "_check_finite", stop)
+  with pytest.raises(stopping.Stopped):
+    export(tiny_models["llama"], tmp_path / "out")
+  assert len(made) == hf_save._AHEAD + 1  # of some twenty
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
