@@ -7,9 +7,8 @@ reads its own shards.
 With each checkpoint goes atlas.json: `extra`, the files with their sizes and a
 sum over the bits of each tree. What does not agree with it when it is read, or
 what one process finds cut, is damaged: on all processes the newest whole
-checkpoint takes its place. A disk or a host that fails says nothing about the
-files: it ends the run, which loses no checkpoint. Of a tree that lies elsewhere
-no array is written, only its sum and where it came from.
+checkpoint takes its place. A disk that fails ends the run instead. Of a tree
+that lies elsewhere no array is written, only its sum and where it came from.
 """
 
 import contextlib
@@ -47,8 +46,6 @@ _CONTENT = "atlas.json"
 _KEYS = {"step", "extra", "shapes", "sums", "elsewhere", "files"}
 _SMALL = 1 << 20
 _NOTHING: Mapping = types.MappingProxyType({})
-# The errors of the system that are about the files, not about the machine.
-_OTHER_FILES = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
 def abstract(tree: Any) -> Any:
@@ -240,6 +237,7 @@ class Checkpoints(contextlib.AbstractContextManager):
       CheckpointError: none, or another tree, shape or dtype (the text names
         the first arrays that differ); or all are damaged; or what was made
         again is not what was saved; or the system of a process failed.
+      OSError: the disk of the lead failed (elsewhere a LeadError).
     """
     self._manager.wait_until_finished()
     if step is not None:
@@ -266,9 +264,7 @@ class Checkpoints(contextlib.AbstractContextManager):
 
   def _read(self, step: int, like, again) -> tuple[dict[str, Any], dict]:
     where = f"checkpoint {step} in {self._directory}"
-    unread, lost, content = multihost.call_on_lead(lambda: self._look(step))
-    if unread:
-      raise CheckpointError(f"{where} cannot be read by process 0: {unread}")
+    lost, content = multihost.call_on_lead(lambda: self._compare(step))
     if lost:
       raise Damaged(f"{where} is damaged: {lost}")
     for name, tree in {**like, **again}.items():
@@ -293,28 +289,17 @@ class Checkpoints(contextlib.AbstractContextManager):
         raise  # this machine's, not the files'
       except Exception as error:
         cause = error.__cause__ or error  # Orbax wraps what TensorStore raises
-        text = str(cause).partition("\n")[0]
-        # TensorStore has no OSError: a ValueError with its number.
-        system = isinstance(cause, OSError) or "os_error_code" in text
-        return [system, text[:500]]
+        why = str(cause).partition("\n")[0]  # os_error_code: by TensorStore
+        return [isinstance(cause, OSError) or "os_error_code" in why, why[:500]]
 
-    # The same on all, so that what catches it does so on all.
     for number, failed in enumerate(multihost.call_on_all(read_share)):
       if failed:
-        raise (CheckpointError if failed[0] else Damaged)(
-          f"{where} cannot be read by process {number}: {failed[1]}"
-        )
+        kind = CheckpointError if failed[0] else Damaged
+        raise kind(f"{where} cannot be read by process {number}: {failed[1]}")
     for name in like:
       if _bit_sum(trees[name]) != content["sums"][name]:
         raise Damaged(f"{where} is damaged: {name} is not what was saved")
     return {**trees, **again}, content["extra"]
-
-  def _look(self, step: int) -> tuple[str | None, str | None, dict]:
-    """(why the system cannot read a step, and as `_compare`)."""
-    try:
-      return None, *self._compare(step)
-    except OSError as error:
-      return str(error), None, {}
 
   def _compare(self, step: int) -> tuple[str | None, dict]:
     """(what is wrong with the files of a step, its atlas.json)."""
@@ -331,7 +316,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         return f"{_CONTENT} is of another version", {}
       if content["step"] != step:
         return f"it is checkpoint {content['step']} under another name", {}
-    except (*_OTHER_FILES, ValueError, AttributeError) as error:
+    except (FileNotFoundError, ValueError, AttributeError) as error:
       return f"{_CONTENT} cannot be read ({type(error).__name__})", {}
     for name, saved in content["files"].items():
       if there.get(name) != saved:

@@ -137,10 +137,10 @@ def test_a_failure_of_the_system_costs_no_checkpoint(
     with monkeypatch.context() as patch:
       FAILURES[name](folder / "6", patch)
       why = "(Stale file handle|Too many levels)"
-      with pytest.raises(
-        CheckpointError, match=f"^checkpoint 6 in {folder} cannot.*{why}"
-      ) as error:
+      kind = OSError if name == "the list" else CheckpointError
+      with pytest.raises(kind, match=why) as error:
         saved.restore(trees(0))
+    assert f"{folder}" in str(error.value)
     assert "\n" not in str(error.value)
     saved.save(7, trees(7), {"n": 7})
     assert 6 in saved
