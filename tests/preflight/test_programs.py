@@ -51,8 +51,9 @@ def test_every_program_of_a_run_and_what_is_resident():
     assert "HloModule" in one.text
   assert by_name["sft train"].rows_at_once == 1
   # No array was made; with real ones the step asks for the same.
-  with jax.set_mesh(make_mesh(config.mesh, jax.devices()[:1])) as mesh:
-    tx, train = trainer.make_update(config, config.sft, tiny.ARCHITECTURE, 9)
+  mesh = make_mesh(config.mesh, jax.devices()[:1])
+  with jax.set_mesh(mesh):
+    tx, train = trainer.make_update(config, config.sft, tiny.ARCHITECTURE, 99)
     ids, numbers = (np.ones((3, 1, 16), kind) for kind in ("i4", "f4"))
     batch = put_batch(PackedBatch(*[ids] * 4, *[numbers] * 6), mesh, 1)
     real = train.lower(step.init_state(tiny.model(), tx), batch).compile()
