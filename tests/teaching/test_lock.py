@@ -9,7 +9,7 @@ import signal
 
 import pytest
 
-from atlas_jax import lock
+from atlas_jax import fork_server, lock
 from atlas_jax.confined import Late, Unanswered
 from atlas_jax.teaching import verify
 from atlas_jax.teaching.verify import VerifierJob, VerifierPool
@@ -148,9 +148,16 @@ def test_one_at_a_time_needs_one_process_and_a_closed_pool_none(folder):
   assert not process.alive
 
 
-def test_a_kernel_without_a_lock_is_told_once(caplog, folder):
+def test_a_kernel_without_a_lock_is_told_once(caplog, folder, monkeypatch):
   lock.warn.cache_clear()
-  with caplog.at_level(logging.WARNING), opened() as pool:
+  server = fork_server.ForkServer()  # of its own: what is prepared there stays
+  monkeypatch.setattr(fork_server, "_server", server)
+  monkeypatch.setattr(fork_server, "_of_process", os.getpid())
+  with (
+    contextlib.closing(server),
+    caplog.at_level(logging.WARNING),
+    opened() as pool,
+  ):
     for probe in (probes.read, probes.loud):
       assert pool.ask(
         VerifierJob(probe, probes.on_an_unknown_machine), str(folder)
