@@ -96,12 +96,13 @@ def sampled(entry: PhaseEntry) -> dict[str, list[Mapping]]:
   return reading.by_arm(metrics.lines(at.episodes) for at in evaluations)
 
 
-def _is_there(entry: PhaseEntry, arm: Arm, attempts: int) -> bool:
+def _is_there(
+  entry: PhaseEntry, arm: Arm, before: Sequence[Mapping], attempts: int
+) -> bool:
   """Whether an arm was sampled; RunError if that was with another source.
 
   One that has lost some of its attempts was not.
   """
-  before = sampled(entry).get(arm.name, ())
   if len(before) < attempts:
     return False
   for what, now in _source(arm).items():
@@ -116,12 +117,16 @@ def _is_there(entry: PhaseEntry, arm: Arm, attempts: int) -> bool:
 
 
 def sample(
-  entry: PhaseEntry, arm: Arm, problems: Sequence[Problem], **given
+  entry: PhaseEntry,
+  arm: Arm,
+  problems: Sequence[Problem],
+  there: Mapping[str, Sequence[Mapping]],
+  **given,
 ) -> None:
-  """Samples an arm and keeps it, unless it is there. A collective."""
+  """Samples an arm and keeps it, unless it is `there`. A collective."""
   config, samples = entry.config, entry.config.evaluate.samples
-  attempts = len(problems) * samples
-  if multihost.call_on_lead(lambda: _is_there(entry, arm, attempts)):
+  before, attempts = there.get(arm.name, ()), len(problems) * samples
+  if multihost.call_on_lead(lambda: _is_there(entry, arm, before, attempts)):
     return
   found = arms.sample(arm, problems, config=config, samples=samples, **given)
 
@@ -152,10 +157,12 @@ def evaluate(
     return
   servers.publish()
   shown = arms_of(entry, teacher, prompts, guests)
+  there: dict[str, list[Mapping]] = {}  # read once, by the lead
+  multihost.call_on_lead(lambda: there.update(sampled(entry)))
   with AnswerChecker(data=entry.config.data) as checker:
     for arm in shown:
       if arm.evaluation in (None, entry.name):
-        sample(entry, arm, problems, servers=servers, checker=checker)
+        sample(entry, arm, problems, there, servers=servers, checker=checker)
       if arm.teacher not in (None, teacher):
         arm.teacher.forget()
   multihost.call_on_lead(lambda: _report(entry, shown))

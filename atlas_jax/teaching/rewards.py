@@ -242,7 +242,6 @@ def group_advantages(
   Standard deviations have ddof 1. A missing reward (None or NaN) is left out
   of mean and std and has advantage 0. A group without spread, or with fewer
   than two rewards, has advantages 0 and is marked True in the second array.
-
   """
   values = np.ma.masked_invalid(np.array(rewards, np.float64))
   centred = values - values.mean(axis=1, keepdims=True)

@@ -164,15 +164,16 @@ def test_an_arm_is_kept_while_prompts_and_checkpoint_are_the_same(
   own, others = Prompts(config.prompts), Prompts(load_prompts(words))
   arm = arms.Arm("teacher of b", own, guest)
   for _ in range(2):
-    evaluate.sample(entry, arm, [None])
+    evaluate.sample(entry, arm, [None], evaluate.sampled(entry))
   assert sampled == ["teacher of b"]
   with pytest.raises(RunError, match="the prompts of teacher of b changed"):
-    evaluate.sample(entry, dataclasses.replace(arm, prompts=others), [None])
+    other = dataclasses.replace(arm, prompts=others)
+    evaluate.sample(entry, other, [None], evaluate.sampled(entry))
   guest.trained = (entry, 4)
   with pytest.raises(
     RunError, match=r"checkpoint of .*0_evaluate', 3\] to .*4"
   ):
-    evaluate.sample(entry, arm, [None])
+    evaluate.sample(entry, arm, [None], evaluate.sampled(entry))
   assert sampled == ["teacher of b"]
 
 
@@ -188,11 +189,11 @@ def test_an_arm_that_lost_an_attempt_is_sampled_again(tmp_path, monkeypatch):
   prompts = Prompts(config.prompts)
   one, other = (arms.Arm(title, prompts) for title in ("one", "other"))
   for arm in (one, other):
-    evaluate.sample(entry, arm, [1, 2])
+    evaluate.sample(entry, arm, [1, 2], evaluate.sampled(entry))
   first, broken, *rest = entry.episodes.read_text().splitlines(True)
   entry.episodes.write_text("".join([first, broken[:9] + "\n", *rest]))
   for arm in (one, other):
-    evaluate.sample(entry, arm, [1, 2])
+    evaluate.sample(entry, arm, [1, 2], evaluate.sampled(entry))
   assert sampled == ["one", "other", "one"]
   found = evaluate.sampled(entry)
   assert {k: [x["id"] for x in v] for k, v in found.items()} == {
