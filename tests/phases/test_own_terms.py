@@ -136,6 +136,7 @@ def test_an_arm_without_a_verdict_ends_the_evaluation(tmp_path, file, checker):
       entry,
       Arm("student alone", Prompts(PromptsConfig())),
       problems(),
+      {},
       servers=servers,
       checker=checker,
     )
