@@ -7,7 +7,7 @@ unknown keys, wrong types, and values that would waste a run.
 import pathlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated
 
 from ml_collections import ConfigDict
 
@@ -76,16 +76,13 @@ class SizesConfig:
 
 @dataclass(frozen=True)
 class SearchConfig:
-  """What is evolved, and for how long; config.caps may end it before."""
+  """What is evolved, and for how long; config.caps may end it before.
+
+  A round rewrites one template of one candidate: its next one.
+  """
 
   # The other templates are held fixed.
   evolve: Annotated[tuple[str, ...], _EVOLVE] = EVOLVABLE
-  # Templates that a round rewrites: the parent's next one, or all.
-  update: Literal["round_robin", "all"] = "round_robin"
-  # How gepa chooses whom to improve.
-  parents: Literal[
-    "pareto", "current_best", "epsilon_greedy", "top_k_pareto"
-  ] = "pareto"
   max_rounds: PositiveInt = 30
   max_candidates: PositiveInt = 16  # accepted ones, the seed included
 

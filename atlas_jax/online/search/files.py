@@ -34,6 +34,10 @@ from atlas_jax.online.calls.record import Record
 from atlas_jax.progress import duration
 
 
+# What a candidate and a plan say of the caps.
+SPEND = ("calls", "tokens", "dollars")
+
+
 class SearchOver(AtlasError):
   """The search ends, with what it has; the text says why."""
 
@@ -129,16 +133,11 @@ class Journal:
 
   def write_best(self, candidate: Candidate, **facts) -> None:
     """best_prompts.json: the templates, and facts about them."""
-    facts = {"stage": self.stage, **facts}
     c = candidate
-    spend = {"calls": c.calls, "tokens": c.tokens, "dollars": c.dollars}
-    directory.write_json(
-      self.workdir / "best_prompts.json",
-      {"prompts": asdict(c.prompts), "candidate": c.index}
-      | facts
-      | {"score": c.score}
-      | spend,
-    )
+    row = {"prompts": asdict(c.prompts), "candidate": c.index}
+    row |= {"stage": self.stage, **facts, "score": c.score}
+    row |= {name: getattr(c, name) for name in SPEND}
+    directory.write_json(self.workdir / "best_prompts.json", row)
 
   def write_episode(self, split: str, episode: Mapping) -> None:
     """Appends one line to the episodes of a split."""

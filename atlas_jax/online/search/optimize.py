@@ -24,6 +24,7 @@ from atlas_jax import directory, files, progress
 from atlas_jax.config import to_dict
 from atlas_jax.data.problems import Problem
 from atlas_jax.data.splits import Splits
+from atlas_jax.online.calls.ledger import Caps
 from atlas_jax.online.calls.record import Record
 from atlas_jax.online.search import (
   choosing,
@@ -119,7 +120,7 @@ def optimize(
     with progress.shown(lambda: journal.line(asked.ledger)):
       ended = search.run()
       journal.stage = "choosing"
-      budget.free()
+      asked.ledger.keep(Caps())
       fresh, dropped = choosing.score_again(config, rollouts, sets, journal)
       best = choosing.pick(fresh, config.choosing.non_degradation_floor)
       test = testing.compare(config, rollouts, sets, journal, best)

@@ -6,7 +6,7 @@ it), A all roles, and what is greedy never asked a second time:
 
   seed on validation   validation x A
   one round            minibatch x A + (minibatch + validation) x E,
-                       and the reflection's attempts for each template
+                       and the reflection's attempts
   choosing             validation x fresh_samples x (A + best_of x E)
   test                 test x (A + E)
 
@@ -30,7 +30,7 @@ from atlas_jax.online.calls.ledger import Amount, Caps, Ledger
 from atlas_jax.online.calls.record import Record
 from atlas_jax.online.search import servers
 from atlas_jax.online.search.config import OnlineConfig
-from atlas_jax.online.search.files import SearchOver
+from atlas_jax.online.search.files import SPEND, SearchOver
 from atlas_jax.online.search.models import Models, chosen_problems, opened
 from atlas_jax.online.search.reflection import prompt_chars
 from atlas_jax.teaching.prompts import FIELDS
@@ -38,7 +38,6 @@ from atlas_jax.teaching.protocol import sampling
 
 # Choosing meets longer prompts than the search did on average.
 _MARGIN = 1.25
-_CAPS = ("calls", "tokens", "dollars")
 
 
 class BudgetTooSmall(AtlasError):
@@ -52,11 +51,6 @@ class Parts:
   seed: Counter
   round: Counter
   end: Counter
-
-  @property
-  def least(self) -> int:
-    """Calls of the shortest search."""
-    return (self.seed + self.round + self.end).total()
 
 
 def parts(config: OnlineConfig, sets: Splits) -> Parts:
@@ -74,7 +68,6 @@ def parts(config: OnlineConfig, sets: Splits) -> Parts:
     or role in ("teacher", "student_taught")
     or sampling(config.episode, role)[1] > 0
   ]
-  templates = 1 if search.update == "round_robin" else len(search.evolve)
   others = min(c.best_of, search.max_candidates - 1)
   validation, minibatch = len(sets.validation), config.sizes.minibatch
   fresh, test = validation * c.fresh_samples, len(sets.test)
@@ -82,7 +75,7 @@ def parts(config: OnlineConfig, sets: Splits) -> Parts:
     seed=_calls(everyone, validation),
     round=_calls(everyone, minibatch)
     + _calls(anew, minibatch + validation)
-    + _calls(["reflection"], templates * config.reflection.attempts),
+    + _calls(["reflection"], config.reflection.attempts),
     end=_calls(sampled, fresh)
     + _calls([role for role in anew if role in sampled], fresh * others)
     + _calls(everyone, test)
@@ -108,7 +101,8 @@ class Budget:
 
   def check(self) -> None:
     """Raises BudgetTooSmall where the cap on calls allows no round."""
-    limit, need = self.ledger.caps.calls, self.parts.least
+    limit, p = self.ledger.caps.calls, self.parts
+    need = (p.seed + p.round + p.end).total()
     if limit is not None and need > limit:
       raise BudgetTooSmall(
         f"config.caps.calls={limit:g} is too small for the seed, one round"
@@ -116,27 +110,24 @@ class Budget:
         " config.sizes"
       )
 
-  def keep(self, takes: Mapping[str, float] | None = None) -> None:
+  def keep(self, used: Mapping[str, float] | None = None) -> None:
     """Keeps what choosing and the test take; the search has the rest.
 
-    takes: as `begin_round` gave it, also in an earlier process; None: no round
-      has begun, and nothing but the calls is known.
+    used: of the caps by now; None: nothing, so that the calls alone are known.
     """
-    self.ledger.keep(Caps(**(takes or {"calls": self.parts.end.total()})))
+    self.ledger.keep(Caps(**_takes(self.parts.end, used)))
 
-  def free(self) -> None:
-    """What was kept may be used."""
-    self.ledger.keep(Caps())
+  def begin_round(self, used: Mapping[str, float]) -> None:
+    """Keeps the share of the end anew.
 
-  def begin_round(self) -> dict[str, float]:
-    """Keeps the share of the end anew; cap -> what is kept of it.
+    used: of the caps when the round began, maybe in an earlier process.
 
     Raises:
-      SearchOver: a round does not fit beside it.
+      SearchOver: the round does not fit beside that share.
     """
-    used, kept = self.ledger.used(), self._takes(self.parts.end)
-    self.keep(kept)
-    for cap, need in self._takes(self.parts.round).items():
+    self.keep(used)
+    kept = _takes(self.parts.end, used)
+    for cap, need in _takes(self.parts.round, used).items():
       limit = getattr(self.ledger.caps, cap)
       if limit is None:
         continue
@@ -147,15 +138,16 @@ class Budget:
           f"config.caps.{cap} leaves {left:,.6g} for the search, and a round"
           f" takes {bound} {need:,.6g}"
         )
-    return kept
 
-  def _takes(self, part: Counter) -> dict[str, float]:
-    """Cap -> what a part takes of it; before the first call, of calls alone."""
-    calls, used = part.total(), self.ledger.used()
-    made = used.pop("calls")
-    mean = _MARGIN * calls / made if made else 0
-    takes = {cap: mean * amount for cap, amount in used.items() if made}
-    return {"calls": calls} | takes
+
+def _takes(part: Counter, used: Mapping[str, float] | None) -> dict[str, float]:
+  """Cap -> what a part takes of it, at the mean of the calls that were made."""
+  calls = part.total()
+  if not used or not used["calls"]:
+    return {"calls": calls}
+  mean = _MARGIN * calls / used["calls"]
+  takes = {cap: mean * amount for cap, amount in used.items()}
+  return takes | {"calls": calls}
 
 
 def plan(config: OnlineConfig, environ: Mapping[str, str]) -> str:
@@ -208,7 +200,7 @@ def _plan_text(config, sets, parts: Parts, models: Models) -> str:
   lines = [
     f"{len(sets.train)} train, {len(sets.validation)} validation,"
     f" {len(sets.test)} test problems",
-    _row("", *(f"{x}, at most" for x in ("calls", "tokens", "$"))),
+    _row("", *(f"{x}, at most" for x in SPEND)),
     *(
       _row(name, f"{x.calls:,}", f"{x.tokens:,}", f"{x.dollars:,.4f}")
       for name, x in rows.items()
@@ -221,7 +213,7 @@ def _plan_text(config, sets, parts: Parts, models: Models) -> str:
     lines.append(f"unpriced: {roles}; say price_in and price_out{agent}")
   given = ", ".join(f"{x:g} {cap}" for cap, x in caps.items() if x is not None)
   enough = [most]
-  for cap in _CAPS:
+  for cap in SPEND:
     if caps[cap] is not None and getattr(one, cap):
       left = max(0, caps[cap] - getattr(seed + end, cap))
       enough.append(math.floor(left / getattr(one, cap)))

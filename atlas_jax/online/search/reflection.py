@@ -4,9 +4,9 @@ The model is asked `attempts` times a round. A proposal that proposals.py
 refuses, or whose candidate was tried before, is shown to it with the reason the
 next time, beside what scored worse than its parent.
 
-`max_failures` calls in a row without a reply, or proposals in a row that are
-of no use, end the search. A call without a reply is history, and never made
-again, once a later one was answered or the search has ended.
+`max_failures` proposals in a row that are of no use end the search. A call
+without a reply is history, and never made again; but `max_failures` of them in
+a row stop the run, and the same command makes these again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -242,21 +242,26 @@ class Reflector:
   def _ask(self, prompt: str) -> tuple[str, str] | None:
     """(status, text) of one call, or None where there was no reply."""
     self._calls += 1
+    record = self._journal.record
     key = key_of("reflection", self._calls, prompt)
     said = self._journal.read(key)
-    status, text, error = self._call(prompt) if said is None else said
+    if said is None:
+      said = self._call(prompt)
+      record.commit(key, said)
+    status, text, error = said
     if status in ("ok", "truncated"):
-      self._journal.record.commit(key, [status, text, None])
-      self.commit_failures()
+      self._lost.clear()
       return status, text
     self._lost.append(key)
-    if len(self._lost) >= self._config.max_failures:
-      raise SearchFailed(
-        f"{len(self._lost)} calls of the reflection model"
-        f" {self._models.reflection.name} in a row failed, the last: {status}"
-        f" {error or ''}{_GO_ON}"
-      )
-    return None
+    if len(self._lost) < self._config.max_failures:
+      return None
+    for lost in self._lost:
+      record.commit(lost, None)
+    raise SearchFailed(
+      f"{len(self._lost)} calls of the reflection model"
+      f" {self._models.reflection.name} in a row failed, the last: {status}"
+      f" {error or ''}{_GO_ON}"
+    )
 
   def _call(self, prompt: str) -> tuple[str, str | None, str | None]:
     request = Request(
@@ -272,12 +277,6 @@ class Reflector:
     except ModelRefused as error:
       raise SearchFailed(f"{error}{_GO_ON}") from None
     return reply.status, reply.text, reply.error
-
-  def commit_failures(self) -> None:
-    """The search went on with the calls that failed: they are history."""
-    for key in self._lost:
-      self._journal.record.commit(key, ["error", None, None])
-    self._lost.clear()
 
 
 def _candidate(texts: Mapping[str, str]) -> tuple:

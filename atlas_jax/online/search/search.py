@@ -4,10 +4,10 @@ Nothing is restored from gepa: a run that starts again searches again from its
 seed, and reads in its history what was decided before. So everything here
 depends on that, the replies and the config alone:
 
-  round         the number of the last that began: until there the caps are not
-                asked again; and what it kept for choosing and the test
-  ended         why the search is over: it is replayed to its end, no further
-  candidate N   the run's spend when it was accepted
+  round N   what the run had used and spent when it began; of that come what is
+            kept for choosing and the test, and the spend of a candidate that
+            the round before it accepted
+  ended     why the search is over: it is replayed to its end, no further
 
 gepa wants a number for every problem. One that was left out, since a model
 failed, gets the mean of its evaluation's other problems, so that every mean is
@@ -27,7 +27,12 @@ from atlas_jax.data.splits import Splits
 from atlas_jax.online.calls.ledger import BudgetSpent
 from atlas_jax.online.search import reflection
 from atlas_jax.online.search.config import ObjectivesConfig, OnlineConfig
-from atlas_jax.online.search.files import Candidate, Journal, SearchOver
+from atlas_jax.online.search.files import (
+  SPEND,
+  Candidate,
+  Journal,
+  SearchOver,
+)
 from atlas_jax.online.search.plan import Budget, BudgetTooSmall
 from atlas_jax.online.search.reflection import Reflector
 from atlas_jax.online.search.rollouts import Rollout, Rollouts, Trial
@@ -67,9 +72,6 @@ class Search:
     self._config, self._sets, self._budget = config, sets, budget
     self._rollouts, self._reflector = rollouts, reflector
     self._journal = journal
-    # By earlier processes of the run.
-    last = journal.record.read("round") or {"number": 0, "kept": None}
-    self._begun, self._kept = last["number"], last["kept"]
 
   def run(self) -> str:
     """Searches to the end; the reason why it ended.
@@ -79,34 +81,26 @@ class Search:
       RolloutError: the student or the teacher did.
       BudgetTooSmall: the seed could not be evaluated.
     """
-    record, c = self._journal.record, self._config.search
-    ended = self._journal.ended = record.read("ended")
-    self._budget.keep(self._kept)
+    journal = self._journal
+    ended = journal.ended = journal.record.read("ended")
+    self._budget.keep()
     try:
       self._optimize()
-      why = f"config.search.max_rounds={c.max_rounds} are done"
-      if len(self._journal.candidates) >= c.max_candidates:
-        why = f"config.search.max_candidates={c.max_candidates} were accepted"
     except (SearchOver, BudgetSpent) as error:
-      if not self._journal.candidates:
+      if not journal.candidates:
         raise BudgetTooSmall(
           f"the seed could not be evaluated: {error}; raise config.caps"
         ) from None
-      why = str(error)
-    self._journal.ended = None
-    if ended is None:
-      self._reflector.commit_failures()
-      record.commit("ended", why)
-    self._journal.write()
-    log.info("the search ended: %s", ended or why)
-    return ended or why
+      why = ended or str(error)
+    journal.ended = None
+    journal.record.commit("ended", why)
+    journal.write()
+    log.info("the search ended: %s", why)
+    return why
 
   def _optimize(self) -> None:
+    """Never returns: the search ends by SearchOver, or what `run` raises."""
     import gepa
-    from gepa.utils.stop_condition import (
-      MaxCandidateProposalsStopper,
-      MaxTrackedCandidatesStopper,
-    )
 
     c = self._config.search
     try:
@@ -116,16 +110,9 @@ class Search:
         valset=[("validation", p) for p in self._sets.validation],
         adapter=self,
         reflection_minibatch_size=self._config.sizes.minibatch,
-        candidate_selection_strategy=c.parents,
-        module_selector=c.update,
         acceptance_criterion=self,
         perfect_score=perfect(self._config.objectives),
-        stop_callbacks=[
-          self._note_accepted,
-          MaxCandidateProposalsStopper(c.max_rounds),
-          MaxTrackedCandidatesStopper(c.max_candidates),
-          self._begin_round,
-        ],
+        stop_callbacks=self._begin_round,
         logger=_Log(),
         track_best_outputs=False,
         seed=self._config.seed,
@@ -134,51 +121,54 @@ class Search:
     except _Escaping as escaping:
       raise escaping.__cause__ from None
 
-  # gepa's stop conditions: it asks before each round.
+  # gepa's stop condition: it asks before each round.
 
-  def _note_accepted(self, state) -> bool:
-    """Journals the candidate that the last round accepted, if it did."""
+  def _begin_round(self, state) -> bool:
+    """Begins a round; first journals what the one before it accepted, if any.
+
+    Raises:
+      SearchOver: it was the last one.
+    """
+    record, ledger = self._journal.record, self._budget.ledger
+    done, candidates = state.i + 1, self._journal.candidates
+    key = f"round {done + 1}"
+    # In whichever process it began first.
+    before = record.read(key)
+    spent = {name: getattr(ledger.spent, name) for name in SPEND}
+    paid = before or {"used": ledger.used(), "spent": spent}
+    if before is None:
+      record.commit(key, paid)
+    if len(candidates) < len(state.program_candidates):
+      candidates.append(self._accepted(state, paid["spent"]))
+      if before is None:
+        self._journal.write()
+    c = self._config.search
+    if done >= c.max_rounds:
+      raise SearchOver(f"config.search.max_rounds={c.max_rounds} are done")
+    if len(candidates) >= c.max_candidates:
+      raise SearchOver(
+        f"config.search.max_candidates={c.max_candidates} were accepted"
+      )
+    self._budget.begin_round(paid["used"])
+    return False
+
+  def _accepted(self, state, spent: Mapping) -> Candidate:
     index = len(self._journal.candidates)
-    if index == len(state.program_candidates):
-      return False
     parents = state.parent_program_for_candidate[index]
-    parents = [p for p in parents if p is not None]
-    score = state.program_full_scores_val_set[index]
     prompts = self._prompts(state.program_candidates[index])
     trial = Trial(prompts, self._sets.validation, "validation")
     (known,) = self._rollouts.evaluate([trial])
-    record, key = self._journal.record, f"candidate {index}"
-    before, now = record.read(key), self._budget.ledger.spent
-    spend = before or {
-      name: getattr(now, name) for name in ("calls", "tokens", "dollars")
-    }
-    self._journal.candidates.append(
-      Candidate(
-        index=index,
-        parents=tuple(parents),
-        round=state.i + 1,
-        prompts=prompts,
-        score=score,
-        scores={r.problem.id: r.score for r in known if r.score is not None},
-        **spend,
-      )
+    score = state.program_full_scores_val_set[index]
+    log.info("candidate %d: %.4f on validation", index, score)
+    return Candidate(
+      index=index,
+      parents=tuple(p for p in parents if p is not None),
+      round=state.i + 1,
+      prompts=prompts,
+      score=score,
+      scores={r.problem.id: r.score for r in known if r.score is not None},
+      **spent,
     )
-    whom = ", ".join(map(str, parents)) or "nobody"
-    log.info("candidate %d (of %s): %.4f on validation", index, whom, score)
-    if before is None:
-      record.commit(key, spend)
-      self._journal.write()
-    return False
-
-  def _begin_round(self, state) -> bool:
-    number = state.i + 2  # from 1
-    if number > self._begun and self._journal.ended is None:
-      kept = self._budget.begin_round()
-      self._begun = number
-      # A round that goes on in another process has what it began with.
-      last = {"number": number, "kept": kept}
-      self._journal.record.commit("round", last)
-    return False
 
   # gepa's adapter.
 

@@ -25,8 +25,6 @@ def test_an_unknown_variant_lists_the_valid_ones():
 @pytest.mark.parametrize(
   ("changes", "text"),
   [
-    ({"search.parents": "x"}, "config.search.parents='x' is not one of"),
-    ({"search.update": "x"}, "is not one of round_robin, all"),
     ({"sizes.minibatch": 0}, "config.sizes.minibatch=0 must be above 0"),
     ({"sizes.minibatch": 13}, "must not be above config.sizes.train=12"),
     ({"objectives.accuracy": -1.0}, "must not be negative"),

@@ -171,13 +171,9 @@ def test_what_was_asked_is_not_asked_again():
   assert second.requests == first.requests[3:4]
 
 
-@pytest.mark.parametrize("ended", [True, False])
-def test_failures_at_the_end_of_a_search_are_kept(ended):
+def test_a_failure_that_stopped_nothing_is_not_tried_again():
   journal = Journal(None, Record())
-  r = reflector(Scripted(DOWN), journal, attempts=1)
-  assert ask(r) == {}
-  if ended:
-    r.commit_failures()
+  assert ask(reflector(Scripted(DOWN), journal, attempts=1)) == {}
   again = Scripted(fenced(GOOD))
-  r = reflector(again, journal, attempts=1)
-  assert ask(r) == ({} if ended else {"teacher": GOOD})
+  assert ask(reflector(again, journal, attempts=1)) == {}
+  assert again.requests == []

@@ -115,7 +115,8 @@ def test_a_round_that_began_is_not_asked_for_its_budget_again(tmp_path):
       one = Search(
         *(r.config, r.sets, r.rollouts, r.reflector, budget, r.journal),
       )
-      return one._begin_round(SimpleNamespace(i=number - 2))
+      state = SimpleNamespace(i=number - 2, program_candidates=[])
+      return one._begin_round(state)
 
     assert begins(1, seed) is begins(2, seed + 46) is False
     over = seed + 2 * 46
@@ -123,8 +124,9 @@ def test_a_round_that_began_is_not_asked_for_its_budget_again(tmp_path):
     assert begins(1, over) is begins(2, over) is False
     with pytest.raises(SearchOver, match=r"config\.caps\.calls leaves 0"):
       begins(3, over)
-    r.record.commit("ended", "it was")
+    # The last of config.search.max_rounds.
+    with pytest.raises(SearchOver, match="max_rounds=4 are done"):
+      begins(5, seed)
     r.journal.ended = "it was"
-    assert begins(3, over) is False
     with pytest.raises(SearchOver, match="it was"):
       r.journal.read("anything that is new")
