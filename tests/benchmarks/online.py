@@ -19,7 +19,7 @@ import tempfile
 import time
 
 from atlas_jax.online.search.config import resolve
-from atlas_jax.online.search.rollouts import Trial
+from atlas_jax.online.search.rollouts import trial
 from tests.online import small_world
 from tests.online.opened_run import opened_with
 from tests.online.stub_server import StubServer
@@ -51,7 +51,7 @@ def evaluate(folder, problems: int, latency_s: float, concurrency: int) -> None:
           )
         began = time.perf_counter()
         run.rollouts.evaluate(
-          [Trial(prompts, run.sets.validation, "validation")]
+          [trial(prompts, run.sets.validation, "validation")]
         )
         seconds = time.perf_counter() - began
         calls = len(stub.calls) - before

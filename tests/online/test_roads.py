@@ -9,7 +9,7 @@ from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.data.problems import make_problem
 from atlas_jax.episode_config import ChatTemplateKwargs, EpisodeConfig
 from atlas_jax.online import TeachingAgent
-from atlas_jax.online.search.rollouts import Trial
+from atlas_jax.online.search.rollouts import trial
 from atlas_jax.serving.client import Completion
 from atlas_jax.teaching.arms import run_arm
 from atlas_jax.teaching.episode import run_episodes
@@ -112,7 +112,7 @@ def test_an_optimisation(tmp_path, plan):
   ):
     problem = run.sets.validation[0]
     ((rollout,),) = run.rollouts.evaluate(
-      [Trial(run.config.prompts, [problem], "validation")]
+      [trial(run.config.prompts, [problem], "validation")]
     )
   assert rollout.scored.episode.probe == PLANS[plan]
   expected = f"TEACH {problem.question} PLAN {PLANS[plan]}"
@@ -127,7 +127,7 @@ def test_an_empty_plan_or_teaching_ends_nothing(tmp_path, start):
   ):
     even = [p for p in run.sets.validation if int(p.question[:4]) % 2 == 0]
     (made,) = run.rollouts.evaluate(
-      [Trial(run.config.prompts, even, "validation")]
+      [trial(run.config.prompts, even, "validation")]
     )
     asked = [c.body["messages"][0]["content"] for c in stub.calls]
   assert len(asked) == 4 * len(even)
@@ -186,7 +186,7 @@ def test_a_long_plan_is_shown_up_to_its_bound(qwen3, tmp_path):
   with StubServer(answer) as stub, opened(tmp_path, stub.url, **bounds) as run:
     problem = run.sets.validation[0]
     ((rollout,),) = run.rollouts.evaluate(
-      [Trial(run.config.prompts, [problem], "validation")]
+      [trial(run.config.prompts, [problem], "validation")]
     )
   assert rollout.scored.episode.probe == " ".join(["carry"] * 20)
 

@@ -2,8 +2,8 @@
 
 1. The `best_of` best candidates on validation, and the seed, are scored again
    on the validation problems, with fresh samples that no choice has seen. Each
-   is compared with the seed on the samples that both were judged on; one that
-   was judged on less than half of them is dropped.
+   is compared with the seed on the samples that both were judged on; one of
+   which too little could be judged (`coverage`) is dropped.
 2. The one with the greatest gain over the seed is chosen, one that meets the
    floor of non-degradation before one that does not. The gap between the score
    that it was picked by and its fresh score is the winner's curse.
@@ -15,11 +15,13 @@
       the fresh samples or on the test split;
    c. its score on the test split is not above the seed's, or (with
       require_proof) the interval of the gain includes 0;
-   d. too little could be judged, there or here (`coverage`).
+   d. too little of the test split could be judged.
 Where every temperature is 0 there are no fresh samples: the scores of the
 search take their place, and no gap is measured.
 """
 
+import collections
+import itertools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +31,7 @@ from atlas_jax.config import PromptsConfig
 from atlas_jax.data.splits import Splits
 from atlas_jax.online.search.config import OnlineConfig
 from atlas_jax.online.search.files import Candidate, Journal
-from atlas_jax.online.search.rollouts import Rollout, Rollouts, Trial
+from atlas_jax.online.search.rollouts import Rollout, Rollouts, trial
 from atlas_jax.teaching.statistics import Interval
 
 log = logging.getLogger(__name__)
@@ -46,8 +48,8 @@ class Fresh:
   """A candidate scored again, on the samples that it and the seed have.
 
   gain: fresh score less the seed's. gap: validation score less fresh score of
-  the same problems; None where the score is not a fresh one. pairs: samples
-  that both have; judged: samples that it has, of `samples`.
+  the same problems; None where the score is not a fresh one. pairs: how many,
+  of `samples`.
   """
 
   candidate: int
@@ -58,7 +60,6 @@ class Fresh:
   accuracy: float
   non_degradation: float
   pairs: int
-  judged: int
   samples: int
 
 
@@ -67,12 +68,12 @@ class Choice:
   """What was chosen, why, and how it did: the content of optimize.json.
 
   kept is the candidate whose prompts are to be used: `best`, or the seed (0)
-  for `reasons`. Scores and the winner's curse are those of the best; test_score
-  is None where it could not be judged on the test split. proven: the interval
-  of the accuracy's gain over the seed excludes 0. harm: the gain of the kept
-  prompts over the student alone where its interval lies below 0. score_gain and
-  accuracy_gain: best less seed on the test split; None where the best is the
-  seed. evaluation is that of reports/tables.py.
+  for `reasons`. test_score is that of the best, None where it could not be
+  judged on the test split. proven: the interval of the accuracy's gain over the
+  seed excludes 0. harm: the gain of the kept prompts over the student alone
+  where its interval lies below 0. score_gain and accuracy_gain: best less seed
+  on the test split; None where the best is the seed. evaluation is that of
+  reports/tables.py.
   """
 
   kept: int
@@ -80,9 +81,6 @@ class Choice:
   reasons: tuple[str, ...]
   proven: bool
   harm: Interval | None
-  validation_score: float
-  fresh_score: float
-  winners_curse_gap: float | None
   test_score: float | None
   fresh: tuple[Fresh, ...]
   pairs: int
@@ -93,15 +91,14 @@ class Choice:
 
 
 def judged(
-  trials: Sequence[Trial], made: Iterable[Sequence[Rollout]]
-) -> dict[PromptsConfig, Keyed]:
+  trials: Iterable[Sequence[Rollout]],
+) -> Mapping[PromptsConfig, Keyed]:
   """The rollouts with a score, of each set of prompts."""
-  found: dict[PromptsConfig, dict] = {}
-  for trial, rollouts in zip(trials, made, strict=True):
-    mine = found.setdefault(trial.prompts, {})
-    mine |= {
-      (r.problem.id, r.replicate): r for r in rollouts if r.score is not None
-    }
+  found: dict[PromptsConfig, dict] = collections.defaultdict(dict)
+  for rollout in itertools.chain(*trials):
+    if rollout.score is not None:
+      key = rollout.problem.id, rollout.replicate
+      found[rollout.prompts][key] = rollout
   return found
 
 
@@ -117,48 +114,50 @@ def score_again(
   n, problems = config.choosing.fresh_samples, sets.validation
   seed = journal.candidates[0]
   best = journal.best(config.choosing.best_of)
-  contenders = [seed, *(c for c in best if c.index != seed.index)]
+  contenders = [seed, *(c for c in best if c is not seed)]
   trials = [
-    Trial(candidate.prompts, problems, "validation", replicate)
+    trial(candidate.prompts, problems, "validation", replicate)
     for candidate in contenders
     for replicate in (range(1, n + 1) if n else (0,))
   ]
-  found = judged(trials, rollouts.evaluate(trials, needed=seed.prompts))
+  found = judged(rollouts.evaluate(trials, needed=seed.prompts))
   samples, of_seed = len(problems) * max(1, n), found[seed.prompts]
   fresh, dropped = [], []
   for candidate in contenders:
-    mine = found[candidate.prompts]
+    mine, who = found[candidate.prompts], f"candidate {candidate.index}"
     pairs = [(of_seed[key], mine[key]) for key in mine if key in of_seed]
-    if candidate is seed or (pairs and 2 * len(mine) >= samples):
-      measured = _measured(candidate, pairs, is_fresh=n > 0)
-      counts = {"judged": len(mine), "samples": samples}
-      fresh.append(Fresh(candidate.index, **measured, **counts))
+    counts = samples, len(of_seed), len(mine), len(pairs)
+    what = "samples of the validation problems"
+    if candidate is not seed and (why := coverage(who, what, *counts)):
+      dropped += why
     else:
-      dropped.append(
-        f"candidate {candidate.index} could be judged on {len(mine)} of"
-        f" {samples} samples of the validation problems"
-      )
+      fresh.append(_measured(candidate, pairs, samples, is_fresh=n > 0))
   return fresh, dropped
 
 
 def _measured(
-  candidate: Candidate, pairs: Sequence[tuple[Rollout, Rollout]], is_fresh: bool
-) -> dict:
+  candidate: Candidate,
+  pairs: Sequence[tuple[Rollout, Rollout]],
+  samples: int,
+  is_fresh: bool,
+) -> Fresh:
   mine = [r for _, r in pairs]
   gaps = [
     candidate.scores[r.problem.id] - r.score
     for r in mine
     if r.problem.id in candidate.scores
   ]
-  return {
-    "validation_score": candidate.score,
-    "fresh_score": fmean(r.score for r in mine),
-    "gain": fmean(after.score - before.score for before, after in pairs),
-    "accuracy": fmean(r.objectives["accuracy"] for r in mine),
-    "non_degradation": fmean(r.objectives["non_degradation"] for r in mine),
-    "gap": fmean(gaps) if gaps and is_fresh else None,
-    "pairs": len(pairs),
-  }
+  return Fresh(
+    candidate=candidate.index,
+    validation_score=candidate.score,
+    fresh_score=fmean(r.score for r in mine),
+    gain=fmean(after.score - before.score for before, after in pairs),
+    gap=fmean(gaps) if gaps and is_fresh else None,
+    accuracy=fmean(r.objectives["accuracy"] for r in mine),
+    non_degradation=fmean(r.objectives["non_degradation"] for r in mine),
+    pairs=len(pairs),
+    samples=samples,
+  )
 
 
 def pick(fresh: Sequence[Fresh], floor: float) -> Fresh:
@@ -185,7 +184,7 @@ def decide(
     test, too_few: of testing.compare.
   """
   reasons = (
-    *_doubts(config, best, fresh[0], dropped),
+    *_doubts(config, best, dropped),
     *too_few,
     *_doubts_of_test(config, test),
   )
@@ -200,55 +199,43 @@ def decide(
     reasons=reasons,
     proven=gain is not None and gain.low > 0,
     harm=harm if harm.high < 0 else None,
-    validation_score=best.validation_score,
-    fresh_score=best.fresh_score,
-    winners_curse_gap=best.gap,
     fresh=tuple(fresh),
     **test,
   )
 
 
 def _doubts(
-  config: OnlineConfig, best: Fresh, seed: Fresh, dropped: Sequence[str]
+  config: OnlineConfig, best: Fresh, dropped: Sequence[str]
 ) -> list[str]:
   """Why the seed is kept, as far as validation tells."""
-  if best is seed:
+  if best.candidate == 0:
     why = "no candidate scored above them on the validation problems"
     return [why, *dropped]
-  return coverage(
-    "samples of the validation problems",
-    best.samples,
-    seed.judged,
-    best.judged,
-    best.pairs,
-  ) + _below_floor(
-    config,
-    best.non_degradation,
-    f"candidate {best.candidate}",
-    "validation",
-  )
+  who = f"candidate {best.candidate}"
+  return _below_floor(config, best.non_degradation, who, "validation")
 
 
 def coverage(
-  what: str, samples: int, seed: int, best: int, pairs: int
+  who: str, what: str, samples: int, seed: int, best: int, pairs: int
 ) -> list[str]:
   """Why too little was judged for the seed to be replaced.
 
   Args:
+    who: would replace it.
     what: was to be judged.
     samples: how many of it there are.
-    seed, best, pairs: judged under the seed, under the best, under both.
+    seed, best, pairs: judged under the seed, under the other, under both.
   """
   reasons = []
   if seed - best > _MORE_UNJUDGED * samples:
     reasons.append(
-      f"{samples - best} of {samples} {what} could not be judged under the"
-      f" chosen prompts, {samples - seed} under the seed prompts"
+      f"{samples - best} of {samples} {what} could not be judged under {who},"
+      f" {samples - seed} under the seed prompts"
     )
   if pairs < _LEAST_PAIRS * samples:
     reasons.append(
-      f"only {pairs} of {samples} {what} could be judged under the chosen"
-      " prompts and the seed prompts"
+      f"only {pairs} of {samples} {what} could be judged under {who} and the"
+      " seed prompts"
     )
   return reasons
 

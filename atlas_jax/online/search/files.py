@@ -33,7 +33,6 @@ from atlas_jax.online.calls.ledger import Ledger
 from atlas_jax.online.calls.record import Record
 from atlas_jax.progress import duration
 
-
 # What a candidate and a plan say of the caps.
 SPEND = ("calls", "tokens", "dollars")
 

@@ -20,7 +20,7 @@ from atlas_jax.teaching.prompts import FIELDS
 FEW_PAIRS = 150
 _FRESH = (
   *("candidate", "validation", "again", "less seed", "gap", "accuracy"),
-  *("not made worse", "judged"),
+  *("not made worse", "compared"),
 )
 _COSTS = ("role", "model", "calls", "tokens", "dollars", "lost calls")
 
@@ -45,6 +45,7 @@ def markdown(
   """The report for a person."""
   gain, test = choice.accuracy_gain, choice.test_score
   arms = choice.evaluation["arms"]
+  best = next(f for f in choice.fresh if f.candidate == choice.best)
   seed, kept = candidates[0].prompts, candidates[choice.kept].prompts
   parts = [
     *("# Optimisation", f"The search ended: {ended}."),
@@ -68,7 +69,7 @@ def markdown(
     f"Compared on the {arms[0]['problems']} problems that all were judged on."
     f" Not judged: {unjudged}.",
   ]
-  if choice.winners_curse_gap is None:
+  if best.gap is None:
     parts += [
       "## Chosen on the scores of the search",
       "Without fresh samples the winner's curse is not measured.",
@@ -84,13 +85,13 @@ def markdown(
       *(str(f.candidate), f"{f.validation_score:.4f}", f"{f.fresh_score:.4f}"),
       *(f"{f.gain:+.4f}", "–" if f.gap is None else f"{f.gap:+.4f}"),
       *(f"{f.accuracy:.1%}", f"{f.non_degradation:.1%}"),
-      f"{f.judged} of {f.samples}",
+      f"{f.pairs} of {f.samples}",
     ]
     for f in choice.fresh
   ]
   parts.append(tables.grid([_FRESH, *fresh]))
   if test is not None:
-    score = choice.validation_score
+    score = best.validation_score
     parts.append(
       f"Validation less test, candidate {choice.best}: {score:.4f} -"
       f" {test:.4f} = {score - test:+.4f}."

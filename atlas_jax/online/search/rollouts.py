@@ -21,7 +21,7 @@ unaided solution of all candidates, the probe of all with its template.
 import asyncio
 import collections
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from atlas_jax.config import PromptsConfig
@@ -41,7 +41,7 @@ from atlas_jax.teaching.protocol import (
   wait_all,
 )
 from atlas_jax.teaching.rewards import ScoredEpisode, score_episodes
-from atlas_jax.teaching.speakers import NoAnswer, Said
+from atlas_jax.teaching.speakers import STAGES, NoAnswer, Said
 
 _TRIES = 2
 _ALIKE = 4  # questions whose answers are all the same: too many
@@ -54,32 +54,37 @@ class RolloutError(AtlasError):
 
 
 @dataclass(frozen=True)
-class Trial:
-  """Some problems under some prompts. split is where the problems are from."""
-
-  prompts: PromptsConfig
-  problems: Sequence[Problem]
-  split: str
-  replicate: int = 0
-
-
-@dataclass(frozen=True)
 class Rollout:
   """One problem under one set of prompts.
 
   scored, objectives and score are None where it is left out. `why` says so, and
   also where a solution had no words, which is scored. down: a model failed.
+  split is where the problem is from.
   """
 
   prompts: PromptsConfig
   problem: Problem
   split: str
-  replicate: int
+  replicate: int = 0
   scored: ScoredEpisode | None = None
   objectives: Mapping[str, float] | None = None
   score: float | None = None
   why: str | None = None
   down: bool = False
+
+  @property
+  def key(self) -> tuple:
+    return self.prompts, self.problem.id, self.replicate
+
+
+def trial(
+  prompts: PromptsConfig,
+  problems: Iterable[Problem],
+  split: str,
+  replicate: int = 0,
+) -> list[Rollout]:
+  """Rollouts that are to be made: some problems under some prompts."""
+  return [Rollout(prompts, p, split, replicate) for p in problems]
 
 
 @dataclass
@@ -99,9 +104,11 @@ class Rollouts:
   _done: dict[tuple, Rollout] = field(default_factory=dict, init=False)
 
   def evaluate(
-    self, trials: Sequence[Trial], needed: PromptsConfig | None = None
+    self,
+    trials: Sequence[Sequence[Rollout]],
+    needed: PromptsConfig | None = None,
   ) -> list[list[Rollout]]:
-    """The rollouts of each trial, in the order of its problems.
+    """The trials, made.
 
     Args:
       trials: what is evaluated together.
@@ -112,47 +119,35 @@ class Rollouts:
         and is in the record.
       RolloutError: too few came back; see the rules of the module.
     """
-    wanted = {
-      (trial.prompts, p.id, trial.replicate): Rollout(
-        trial.prompts, p, trial.split, trial.replicate
-      )
-      for trial in trials
-      for p in trial.problems
-    }
+    wanted = {r.key: r for t in trials for r in t}
     new = {k: r for k, r in wanted.items() if k not in self._done}
     key = key_of("evaluation", *((fingerprint(k[0]), *k[1:]) for k in new))
-    left_out = self.journal.read(key) if new else []
-    if left_out is None:
-      found = self._tried(new)
+    whys = self.journal.read(key) if new else []
+    if whys is None:
+      found = self._made(new)  # then, once more, what came to nothing
+      found |= self._made({k: r for k, r in found.items() if r.scored is None})
       self._check(found.values())
     else:
-      whys = dict(zip(new, left_out, strict=True))
-      found = self._made({k: r for k, r in new.items() if whys[k] is None})
-      found = {k: found.get(k) or replace(new[k], why=whys[k]) for k in new}
+      found = {
+        k: replace(r, why=why)
+        for (k, r), why in zip(new.items(), whys, strict=True)
+      }
+      found |= self._made({k: r for k, r in found.items() if r.why is None})
     done = self._done | found
     of_needed = [done[k].score for k in wanted if k[0] == needed]
     if of_needed and all(score is None for score in of_needed):
       raise RolloutError(
-        f"no {trials[0].split} problem could be judged under the seed prompts."
-        f" {_GO_ON}"
+        f"no {trials[0][0].split} problem could be judged under the seed"
+        f" prompts. {_GO_ON}"
       )
-    if left_out is None:
+    if whys is None:
       whys = [None if r.scored else r.why for r in found.values()]
       self.journal.record.commit(key, whys)
     self._done = done
     for rollout in found.values():
       if rollout.scored is not None:
         self.journal.write_episode(rollout.split, _row(rollout))
-    return [
-      [done[trial.prompts, p.id, trial.replicate] for p in trial.problems]
-      for trial in trials
-    ]
-
-  def _tried(self, new: Mapping[tuple, Rollout]) -> dict[tuple, Rollout]:
-    found = dict(new)
-    for _ in range(_TRIES):
-      found |= self._made({k: r for k, r in found.items() if r.scored is None})
-    return found
+    return [[done[r.key] for r in t] for t in trials]
 
   def _check(self, made: Collection[Rollout]) -> None:
     """Raises RolloutError by the second rule of the module."""
@@ -194,8 +189,12 @@ class Rollouts:
       why = "the verifier gave no verdict"
       return replace(rollout, why=why, down=False)
     leaked = scored.teachings[0].leaked
-    said = _solutions(scored.episode)
-    empty = [f"{role}: empty" for role, one in said.items() if not one.text]
+    said = _said(scored.episode)
+    empty = [
+      f"{STAGES[role]}: empty"
+      for role in ("student_baseline", "student_taught")
+      if not said[role].text
+    ]
     return replace(
       rollout,
       scored=scored,
@@ -248,23 +247,22 @@ def _row(rollout: Rollout) -> dict:
   }
 
 
-def _solutions(episode: TeachingEpisode) -> dict[str, Said]:
+def _said(episode: TeachingEpisode) -> dict[str, Said]:
+  """Role -> what it said."""
   (alone,), (teaching,) = episode.baseline, episode.teachings
-  return {"baseline": alone, "taught": teaching.taught}
+  return {
+    "student_baseline": alone,
+    "teacher": teaching.said,
+    "student_taught": teaching.taught,
+  }
 
 
 def _warn_of_equals(episodes: Sequence[TeachingEpisode | NoAnswer]) -> None:
   """A line for each role that answers different questions with one text."""
   texts = collections.defaultdict(dict)
   for episode in episodes:
-    if isinstance(episode, NoAnswer):
-      continue
-    said = _solutions(episode)
-    for role, one in (
-      ("student_baseline", said["baseline"]),
-      ("teacher", episode.teachings[0].said),
-      ("student_taught", said["taught"]),
-    ):
+    said = {} if isinstance(episode, NoAnswer) else _said(episode)
+    for role, one in said.items():
       if one.text and one.finish_reason == "stop":
         texts[role][episode.problem.question] = one.text
   for role, by_question in texts.items():

@@ -35,7 +35,7 @@ from atlas_jax.online.search.files import (
 )
 from atlas_jax.online.search.plan import Budget, BudgetTooSmall
 from atlas_jax.online.search.reflection import Reflector
-from atlas_jax.online.search.rollouts import Rollout, Rollouts, Trial
+from atlas_jax.online.search.rollouts import Rollout, Rollouts, trial
 
 log = logging.getLogger(__name__)
 # What gepa keeps of a problem: its split, and itself.
@@ -156,8 +156,7 @@ class Search:
     index = len(self._journal.candidates)
     parents = state.parent_program_for_candidate[index]
     prompts = self._prompts(state.program_candidates[index])
-    trial = Trial(prompts, self._sets.validation, "validation")
-    (known,) = self._rollouts.evaluate([trial])
+    known = self._made(prompts, self._sets.validation, "validation")
     score = state.program_full_scores_val_set[index]
     log.info("candidate %d: %.4f on validation", index, score)
     return Candidate(
@@ -176,13 +175,16 @@ class Search:
     """All four templates: those of a candidate, and those held fixed."""
     return dataclasses.replace(self._config.prompts, **texts)
 
+  def _made(self, *of) -> list[Rollout]:
+    (made,) = self._rollouts.evaluate([trial(*of)])
+    return made
+
   def evaluate(self, batch: Sequence[Item], candidate, capture_traces=False):
     from gepa.core.adapter import EvaluationBatch
 
     del capture_traces  # they cost nothing here
     problems, split = [problem for _, problem in batch], batch[0][0]
-    trial = Trial(self._prompts(candidate), problems, split)
-    (made,) = self._rollouts.evaluate([trial])
+    made = self._made(self._prompts(candidate), problems, split)
     return EvaluationBatch(outputs=made, scores=filled(made), trajectories=made)
 
   def make_reflective_dataset(self, candidate, eval_batch, components):

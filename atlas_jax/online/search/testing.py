@@ -13,7 +13,7 @@ from atlas_jax.online.search import choosing
 from atlas_jax.online.search.choosing import Fresh, Keyed
 from atlas_jax.online.search.config import OnlineConfig
 from atlas_jax.online.search.files import Journal
-from atlas_jax.online.search.rollouts import Rollouts, Trial
+from atlas_jax.online.search.rollouts import Rollouts, trial
 from atlas_jax.reports.reading import attempts_of
 from atlas_jax.teaching import statistics, transcripts
 from atlas_jax.teaching.statistics import Interval
@@ -37,20 +37,18 @@ def compare(
     BudgetSpent: retries took what was kept.
   """
   seed, best = (journal.candidates[i] for i in (0, chosen.candidate))
-  trials = [
-    Trial(prompts, sets.test, "test")
-    for prompts in dict.fromkeys((seed.prompts, best.prompts))
-  ]
-  found = choosing.judged(
-    trials, rollouts.evaluate(trials, needed=seed.prompts)
-  )
+  both = dict.fromkeys((seed.prompts, best.prompts))
+  trials = [trial(prompts, sets.test, "test") for prompts in both]
+  found = choosing.judged(rollouts.evaluate(trials, needed=seed.prompts))
   before, after = found[seed.prompts], found[best.prompts]
   any_of, total = {*before, *after}, len(sets.test)
   common = pairs = [key for key in before if key in after]
   other, too_few = len(trials) > 1, []
   if other:
     counts = len(before), len(after), len(pairs)
-    too_few = choosing.coverage("test problems", total, *counts)
+    too_few = choosing.coverage(
+      "the chosen prompts", "test problems", total, *counts
+    )
   if not pairs:  # there is nothing to show of the candidate
     other, common = False, list(before)
   how = {

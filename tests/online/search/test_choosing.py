@@ -5,7 +5,7 @@ from dataclasses import asdict
 import pytest
 
 from atlas_jax.online.search import optimize, report
-from atlas_jax.online.search.rollouts import Trial
+from atlas_jax.online.search.rollouts import trial
 from tests.online import small_world
 from tests.online.contests import choose, chosen, contest, world
 
@@ -23,8 +23,8 @@ def test_the_best_of_the_fresh_samples_is_kept(tmp_path):
   # Half are odd and are fixed; right ones save 5 of 7 tokens.
   right, wrong = (1.5 + 0.1 * 5 / 7) / 1.6, 0.5 / 1.6
   assert choice.fresh[1].fresh_score == pytest.approx((right + wrong) / 2)
-  assert choice.fresh_score == pytest.approx(right)
-  assert choice.winners_curse_gap == pytest.approx(0.8 - right)
+  assert choice.fresh[2].fresh_score == pytest.approx(right)
+  assert choice.fresh[2].gap == pytest.approx(0.8 - right)
   assert choice.accuracy_gain.estimate == 0.5
   assert choice.pairs == 40
   # 20 of 40 flip, all to the good.
@@ -106,7 +106,7 @@ def test_below_the_floor_the_seed_is_kept(tmp_path):
   scores = (0.5, 0.9)
   choice = chosen(tmp_path, world(breaks=(1,)), scores)
   assert choice.best == 1 and choice.kept == 0
-  assert choice.fresh_score > choice.fresh[0].fresh_score
+  assert choice.fresh[1].fresh_score > choice.fresh[0].fresh_score
   # 2000, 2004, 2008 of 2000..2009.
   assert choice.fresh[1].non_degradation == pytest.approx(0.7)
   assert all("non_degradation_floor" in why for why in choice.reasons)
@@ -168,7 +168,7 @@ def test_without_fresh_samples_the_scores_of_the_search_decide(tmp_path):
     stub,
   ):
     for candidate in run.journal.candidates:
-      job = Trial(candidate.prompts, run.sets.validation, "validation")
+      job = trial(candidate.prompts, run.sets.validation, "validation")
       run.rollouts.evaluate([job])
     before = len(stub.calls)
     choice = choose(run)
@@ -178,4 +178,3 @@ def test_without_fresh_samples_the_scores_of_the_search_decide(tmp_path):
   assert [f.gap for f in choice.fresh] == [None, None]
   text = report.markdown(choice, run.journal.candidates, "done", [])
   assert "not measured" in text and "fresh samples\n" not in text
-  assert asdict(choice)["winners_curse_gap"] is None

@@ -17,7 +17,7 @@ def config(**changes):
 
 
 def fresh(index, gain, non_degradation, **counts):
-  counts = {"pairs": 8, "judged": 8, "samples": 8, **counts}
+  counts = {"pairs": 8, "samples": 8, **counts}
   return Fresh(index, 0.5, 0.5, gain, None, 0.5, non_degradation, **counts)
 
 
@@ -29,8 +29,8 @@ def test_the_floor_itself_is_met():
   assert choosing.pick([seed, fresh(3, 0.0, 1.0)], FLOOR) is seed
   twin = fresh(4, 0.1, FLOOR)
   assert choosing.pick([seed, twin, on], FLOOR) is on  # the earlier one
-  assert choosing._doubts(config(), on, seed, []) == []
-  (reason,) = choosing._doubts(config(), below, seed, [])
+  assert choosing._doubts(config(), on, []) == []
+  (reason,) = choosing._doubts(config(), below, [])
   assert "75.0%" in reason
 
 

@@ -5,7 +5,7 @@ import json
 from atlas_jax.config import PromptsConfig
 from atlas_jax.online.calls.record import Record
 from atlas_jax.online.search.files import Candidate, Journal
-from atlas_jax.online.search.rollouts import Trial
+from atlas_jax.online.search.rollouts import trial
 from tests.online import small_world
 from tests.online.opened_run import opened
 from tests.online.stub_server import StubServer
@@ -34,7 +34,7 @@ def test_another_process_begins_the_episodes_anew(tmp_path):
 
   def evaluate():
     with opened(tmp_path, stub.url, path=tmp_path / "record.sqlite") as run:
-      job = Trial(run.config.prompts, run.sets.train[:2], "train")
+      job = trial(run.config.prompts, run.sets.train[:2], "train")
       (made,) = run.rollouts.evaluate([job])
     return [r.score for r in made]
 

@@ -3,7 +3,7 @@
 import pytest
 
 from atlas_jax.confined import Late
-from atlas_jax.online.search.rollouts import RolloutError, Trial
+from atlas_jax.online.search.rollouts import RolloutError, trial
 from atlas_jax.teaching import answers
 from tests.online import small_world
 from tests.online.opened_run import broken_for, opened
@@ -17,7 +17,7 @@ def evaluate(tmp_path, stub, count=10):
   before = len(stub.calls)
   path = tmp_path / "record.sqlite"
   with opened(tmp_path, stub.url, path=path, **QUICK) as run:
-    job = Trial(run.config.prompts, run.sets.validation[:count], "validation")
+    job = trial(run.config.prompts, run.sets.validation[:count], "validation")
     (made,) = run.rollouts.evaluate([job])
   return [(r.score, r.why) for r in made], len(stub.calls) - before
 
@@ -85,7 +85,7 @@ def test_prompts_that_must_have_a_score(tmp_path, busy):
     opened(tmp_path, stub.url) as run,
   ):
     prompts = run.config.prompts
-    job = Trial(prompts, run.sets.validation[:2], "validation")
+    job = trial(prompts, run.sets.validation[:2], "validation")
     busy += [1] * 8
     with pytest.raises(RolloutError, match="no validation problem could be"):
       run.rollouts.evaluate([job], needed=prompts)

@@ -7,7 +7,7 @@ import pytest
 from atlas_jax.online.calls.ledger import Amount, Ledger
 from atlas_jax.online.search.files import SearchOver
 from atlas_jax.online.search.plan import BudgetTooSmall, parts, plan
-from atlas_jax.online.search.rollouts import Trial
+from atlas_jax.online.search.rollouts import trial
 from tests.online import small_world
 from tests.online.opened_run import opened
 from tests.online.stub_server import StubServer
@@ -84,7 +84,7 @@ def test_no_round_takes_more_than_it_is_said_to(tmp_path):
     sets, parent = r.sets, r.config.prompts
     asked = r.budget.parts.round
     said = asked.total() - asked["reflection"]
-    r.rollouts.evaluate([Trial(parent, sets.validation, "validation")])
+    r.rollouts.evaluate([trial(parent, sets.validation, "validation")])
     assert len(stub.calls) == r.budget.parts.seed.total()
     for n in range(3):  # the minibatches of one epoch
       minibatch = sets.train[4 * n : 4 * n + 4]
@@ -94,9 +94,9 @@ def test_no_round_takes_more_than_it_is_said_to(tmp_path):
         teacher=f"TEACH {{question}} PLAN {{probe}} {n}",
       )
       before = len(stub.calls)
-      r.rollouts.evaluate([Trial(parent, minibatch, "train")])
-      r.rollouts.evaluate([Trial(child, minibatch, "train")])
-      r.rollouts.evaluate([Trial(child, sets.validation, "validation")])
+      r.rollouts.evaluate([trial(parent, minibatch, "train")])
+      r.rollouts.evaluate([trial(child, minibatch, "train")])
+      r.rollouts.evaluate([trial(child, sets.validation, "validation")])
       # Equal prompts are sent once: the stub's teacher says little.
       assert said - 22 <= len(stub.calls) - before <= said
       parent = child

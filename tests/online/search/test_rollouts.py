@@ -1,11 +1,10 @@
 """Rollouts against a stub: who is asked, how often, and what is scored."""
 
-import dataclasses
 
 import pytest
 
 from atlas_jax.online.search.reflection import example, verdict
-from atlas_jax.online.search.rollouts import RolloutError, Trial
+from atlas_jax.online.search.rollouts import RolloutError, trial
 from tests.online import small_world
 from tests.online.opened_run import better, broken_for, opened
 from tests.online.stub_server import StubServer
@@ -17,15 +16,15 @@ def test_what_no_candidate_changes_is_asked_once(tmp_path):
     opened(tmp_path, stub.url) as run,
   ):
     problems = run.sets.validation[:3]
-    seed = Trial(run.config.prompts, problems, "validation")
-    child = Trial(better(run), problems, "validation")
+    seed = trial(run.config.prompts, problems, "validation")
+    child = trial(better(run), problems, "validation")
     run.rollouts.evaluate([seed])
     assert len(stub.calls) == 12  # baseline, probe, teaching, guided
     run.rollouts.evaluate([seed, child])
     assert len(stub.calls) == 18  # teaching, guided
     run.rollouts.evaluate([child, seed])
     assert len(stub.calls) == 18
-    fresh = dataclasses.replace(seed, replicate=1)
+    fresh = trial(run.config.prompts, problems, "validation", 1)
     run.rollouts.evaluate([fresh])
     assert len(stub.calls) == 27  # the probe is greedy
   prompts = [c.body["messages"][0]["content"] for c in stub.calls]
@@ -49,7 +48,7 @@ def test_a_greedy_sample_is_paid_once(tmp_path, solution, probe):
   ):
     problems = run.sets.validation[:2]
     jobs = [
-      Trial(run.config.prompts, problems, "validation", i) for i in (0, 1)
+      trial(run.config.prompts, problems, "validation", i) for i in (0, 1)
     ]
     run.rollouts.evaluate(jobs)
     asked = [c.body["messages"][0]["content"] for c in stub.calls]
@@ -73,11 +72,11 @@ def test_an_empty_reply_is_an_answer_that_is_not_right(tmp_path, start, why):
     opened(tmp_path, stub.url, student__retries=0, teacher__retries=0) as run,
   ):
     even = [p for p in run.sets.validation if int(p.question[:4]) % 2 == 0]
-    jobs = [Trial(run.config.prompts, even, "validation")]
+    jobs = [trial(run.config.prompts, even, "validation")]
     (made,) = run.rollouts.evaluate(jobs)
     before = len(stub.calls)
     run.rollouts.evaluate(jobs)
-    run.rollouts.evaluate([Trial(better(run), even, "validation")])
+    run.rollouts.evaluate([trial(better(run), even, "validation")])
     asked = [c.body["messages"][0]["content"] for c in stub.calls]
   assert before <= 4 * len(even)
   taught = float(start == "SOLVE")
@@ -106,7 +105,7 @@ def test_a_failure_beside_an_empty_reply_is_not_scored(tmp_path):
     StubServer(answer) as stub,
     opened(tmp_path, stub.url, student__retries=0) as run,
   ):
-    jobs = [Trial(run.config.prompts, run.sets.validation, "validation")]
+    jobs = [trial(run.config.prompts, run.sets.validation, "validation")]
     (made,) = run.rollouts.evaluate(jobs)
   (lost,) = [r for r in made if r.score is None]
   assert lost.scored is None and lost.why.startswith("taught: error HTTP 500")
@@ -121,10 +120,10 @@ def test_scores_are_the_weighted_objectives(tmp_path):
       run.sets.validation, key=lambda p: int(p.question[:4]) % 2
     )[:: len(run.sets.validation) - 1]
     (before,) = run.rollouts.evaluate(
-      [Trial(run.config.prompts, (even, odd), "validation")]
+      [trial(run.config.prompts, (even, odd), "validation")]
     )
     (after,) = run.rollouts.evaluate(
-      [Trial(better(run), (even, odd), "validation")]
+      [trial(better(run), (even, odd), "validation")]
     )
   # Alone 7 words, guided 2: a right response saves 5 of 7.
   assert before[0].objectives == {
@@ -166,7 +165,7 @@ def test_a_teaching_that_states_the_answer_loses_the_penalty(
   ):
     problems = run.sets.validation[:1]
     ((rollout,),) = run.rollouts.evaluate(
-      [Trial(run.config.prompts, problems, "validation")]
+      [trial(run.config.prompts, problems, "validation")]
     )
   assert rollout.scored.teachings[0].leaked
   assert rollout.score == score
@@ -179,7 +178,7 @@ def test_a_dead_model_stops_the_run(tmp_path):
     pytest.raises(RolloutError, match=r"2 of 2 .*teach: error HTTP 500"),
   ):
     problems = run.sets.validation[:2]
-    run.rollouts.evaluate([Trial(run.config.prompts, problems, "validation")])
+    run.rollouts.evaluate([trial(run.config.prompts, problems, "validation")])
 
 
 def test_an_agent_is_not_probed(tmp_path):
@@ -193,7 +192,7 @@ def test_an_agent_is_not_probed(tmp_path):
     ) as run,
   ):
     problems = run.sets.validation[:2]
-    jobs = [Trial(run.config.prompts, problems, "validation")]
+    jobs = [trial(run.config.prompts, problems, "validation")]
     (made,) = run.rollouts.evaluate(jobs)
     spent = {x["role"]: x["calls"] for x in run.record.costs()}
   roles = ("student_baseline", "teacher", "student_taught")
@@ -224,7 +223,7 @@ def test_equal_answers_to_all_questions_are_told(
     problems = run.sets.validation
     for count, told in ((3, 0), (5, 1)):
       caplog.clear()
-      job = Trial(run.config.prompts, problems[:count], "validation", count)
+      job = trial(run.config.prompts, problems[:count], "validation", count)
       run.rollouts.evaluate([job])
       lines = [r.getMessage() for r in caplog.records]
       lines = [line for line in lines if "are the same" in line]
