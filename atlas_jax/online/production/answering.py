@@ -102,8 +102,7 @@ class Asked:
   async def _teach(self) -> tuple[str, Teaching | None]:
     """(outcome so far, teaching), at the deadline at the latest."""
     shared, deadline_s = self._shared, self._shared.config.teach_deadline_s
-    admitted = shared.breaker.admit()
-    if admitted is None:
+    if not shared.breaker.admit():
       return "alone_down", None
     self._fair_until = time.monotonic() + deadline_s / 2
 
@@ -116,7 +115,7 @@ class Asked:
     try:
       return await outcomes.teaching(walk(), deadline_s)
     finally:
-      shared.breaker.report(admitted, self._well)
+      shared.breaker.report(self._well)
 
   async def say(self, prompt: str, ask: Ask) -> list[Said]:
     """The upstream's plan, after the client's own turns, or the teaching."""

@@ -156,9 +156,8 @@ class _Proxy:
     """The upstream's list of models, as it is."""
     self.doors.check_key(request)
     try:
-      status, body = await self._shared.upstream.models(
-        self._config.connect_timeout_s, request.headers.get("Authorization")
-      )
+      own = request.headers.get("Authorization")
+      status, body = await self._shared.upstream.models(own)
     except (aiohttp.ClientError, TimeoutError) as reason:
       return errors.no_answer(reason)
     return errors.passed_on(status, body)

@@ -2,11 +2,10 @@
 
 closed  every call is admitted; `failures` in a row open it
 open    no call is admitted for `open_s` seconds
-trial   then one call at a time is; its success closes, its failure opens
+trial   then one is, every `open_s` seconds, until one succeeds, which closes it
 """
 
 import logging
-import math
 import time
 from collections.abc import Callable
 
@@ -39,24 +38,19 @@ class Breaker:
       return "closed"
     return "open" if self._clock() < self._until else "trial"
 
-  def admit(self) -> str | None:
-    """What to give back to `report`; None: do not call."""
+  def admit(self) -> bool:
+    """Whether to call."""
     state = self.state
     if state == "trial":
-      self._until = math.inf  # one at a time
-    return None if state == "open" else state
+      self._until = self._clock() + self._open_s
+    return state != "open"
 
-  def report(self, admitted: str, succeeded: bool | None) -> None:
+  def report(self, succeeded: bool | None) -> None:
     """How an admitted call ended; None: given up, which counts as nothing."""
-    if admitted == "trial":
-      wait_s = 0.0 if succeeded is None else self._open_s
-      self._until = None if succeeded else self._clock() + wait_s
-      if succeeded:
-        log.warning("the teacher answers again")
-    if self._until is not None:
-      return  # also where it was admitted before the breaker opened
     if succeeded:
-      self._failed = 0
+      if self._until is not None:
+        log.warning("the teacher answers again")
+      self._failed, self._until = 0, None
     elif succeeded is False:
       self._failed += 1
       if self._failed == self._most:

@@ -82,7 +82,6 @@ class ProxyConfig:
   connect_timeout_s: PositiveFloat = 5.0
   silence_timeout_s: PositiveFloat = 600.0  # the upstream's, mid-answer
   answer_timeout_s: PositiveFloat = 3600.0  # for all of an answer
-  health_timeout_s: PositiveFloat = 2.0
   body_timeout_s: PositiveFloat = 60.0  # for a client to send its request
   write_timeout_s: PositiveFloat = 60.0  # in which a client takes nothing
   idle_timeout_s: PositiveFloat = 60.0  # of a connection, before a request

@@ -56,7 +56,7 @@ class Endpoint:
     self._proxy = http.proxy_of(self._url)
     self._forwards = getattr(self._config, "forward_authorization", False)
     self._most = config.max_response_bytes
-    self._health_timeout_s = config.health_timeout_s
+    self._models_timeout_s = config.connect_timeout_s
     # Of any length in errors; in an answer a short one is honest text.
     self.hide = self._hide_in_answer = str
     if secrets := [key for key in vars(keys).values() if key]:
@@ -114,13 +114,11 @@ class Endpoint:
     if rest:
       yield await _hidden(self._hide_in_answer, bytes(rest))
 
-  async def models(
-    self, timeout_s: float, client: str | None = None
-  ) -> tuple[int, bytes]:
+  async def models(self, client: str | None = None) -> tuple[int, bytes]:
     """(status, body) of the list of models."""
     try:
       async with (
-        asyncio.timeout(timeout_s),
+        asyncio.timeout(self._models_timeout_s),
         self._request("GET", "/models", client) as response,
       ):
         errors.check_known(response, errors.JSON)
@@ -138,7 +136,7 @@ class Endpoint:
       if time.monotonic() < self._asked_at + _KEPT_S:
         return self._state
       try:
-        status, _ = await self.models(self._health_timeout_s)
+        status, _ = await self.models()
       except (aiohttp.ClientError, TimeoutError):
         status = 500
       # A client's own key is not at hand here.

@@ -3,7 +3,7 @@
 1. The `best_of` best candidates on validation, and the seed, are scored again
    on the validation problems, with fresh samples that no choice has seen. Each
    is compared with the seed on the samples that both were judged on; one of
-   which too little could be judged (`coverage`) is dropped.
+   which too little could be judged (coverage.py) is dropped.
 2. The one with the greatest gain over the seed is chosen, one that meets the
    floor of non-degradation before one that does not. The gap between the score
    that it was picked by and its fresh score is the winner's curse.
@@ -20,27 +20,19 @@ Where every temperature is 0 there are no fresh samples: the scores of the
 search take their place, and no gap is measured.
 """
 
-import collections
-import itertools
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from atlas_jax.config import PromptsConfig
 from atlas_jax.data.splits import Splits
+from atlas_jax.online.search import coverage
 from atlas_jax.online.search.config import OnlineConfig
 from atlas_jax.online.search.files import Candidate, Journal
 from atlas_jax.online.search.rollouts import Rollout, Rollouts, trial
 from atlas_jax.teaching.statistics import Interval
 
 log = logging.getLogger(__name__)
-# Shares of a split: what the candidate may lack that the seed has, and what
-# must have been judged under both.
-_MORE_UNJUDGED = 0.02
-_LEAST_PAIRS = 0.9
-# (problem id, replicate) -> its rollout.
-Keyed = Mapping[tuple[str, int], Rollout]
 
 
 @dataclass(frozen=True)
@@ -90,18 +82,6 @@ class Choice:
   evaluation: dict
 
 
-def judged(
-  trials: Iterable[Sequence[Rollout]],
-) -> Mapping[PromptsConfig, Keyed]:
-  """The rollouts with a score, of each set of prompts."""
-  found: dict[PromptsConfig, dict] = collections.defaultdict(dict)
-  for rollout in itertools.chain(*trials):
-    if rollout.score is not None:
-      key = rollout.problem.id, rollout.replicate
-      found[rollout.prompts][key] = rollout
-  return found
-
-
 def score_again(
   config: OnlineConfig, rollouts: Rollouts, sets: Splits, journal: Journal
 ) -> tuple[list[Fresh], list[str]]:
@@ -120,7 +100,7 @@ def score_again(
     for candidate in contenders
     for replicate in (range(1, n + 1) if n else (0,))
   ]
-  found = judged(rollouts.evaluate(trials, needed=seed.prompts))
+  found = coverage.judged(rollouts.evaluate(trials, needed=seed.prompts))
   samples, of_seed = len(problems) * max(1, n), found[seed.prompts]
   fresh, dropped = [], []
   for candidate in contenders:
@@ -128,7 +108,7 @@ def score_again(
     pairs = [(of_seed[key], mine[key]) for key in mine if key in of_seed]
     counts = samples, len(of_seed), len(mine), len(pairs)
     what = "samples of the validation problems"
-    if candidate is not seed and (why := coverage(who, what, *counts)):
+    if candidate is not seed and (why := coverage.lacking(who, what, *counts)):
       dropped += why
     else:
       fresh.append(_measured(candidate, pairs, samples, is_fresh=n > 0))
@@ -213,31 +193,6 @@ def _doubts(
     return [why, *dropped]
   who = f"candidate {best.candidate}"
   return _below_floor(config, best.non_degradation, who, "validation")
-
-
-def coverage(
-  who: str, what: str, samples: int, seed: int, best: int, pairs: int
-) -> list[str]:
-  """Why too little was judged for the seed to be replaced.
-
-  Args:
-    who: would replace it.
-    what: was to be judged.
-    samples: how many of it there are.
-    seed, best, pairs: judged under the seed, under the other, under both.
-  """
-  reasons = []
-  if seed - best > _MORE_UNJUDGED * samples:
-    reasons.append(
-      f"{samples - best} of {samples} {what} could not be judged under {who},"
-      f" {samples - seed} under the seed prompts"
-    )
-  if pairs < _LEAST_PAIRS * samples:
-    reasons.append(
-      f"only {pairs} of {samples} {what} could be judged under {who} and the"
-      " seed prompts"
-    )
-  return reasons
 
 
 def _doubts_of_test(config: OnlineConfig, test: Mapping) -> list[str]:

@@ -4,8 +4,8 @@ A file under configs/ starts from `default_config()`. `resolve` refuses
 unknown keys, wrong types, and values that would waste a run.
 """
 
-import pathlib
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -33,6 +33,8 @@ from atlas_jax.online.calls.model_config import ChatModelConfig
 from atlas_jax.server_config import ServerConfig
 from atlas_jax.teaching.prompts import FIELDS
 
+# The keys of those who are asked.
+ROLES = ("student", "teacher", "reflection_model")
 # The unaided solution is the measure: it stays as it is.
 EVOLVABLE = tuple(name for name in FIELDS if name != "student_baseline")
 _EVOLVE = Valid(
@@ -220,8 +222,5 @@ def default_config() -> ConfigDict:
   return tree_of(OnlineConfig())
 
 
-def resolve(
-  tree: Mapping | ConfigDict, workdir: pathlib.Path | None = None
-) -> OnlineConfig:
-  """As config.resolve, of an optimisation in `workdir`."""
-  return config_lib.resolve(tree, workdir, OnlineConfig)
+# As config.resolve.
+resolve = functools.partial(config_lib.resolve, cls=OnlineConfig)

@@ -11,10 +11,9 @@ from atlas_jax.online.agents.build import open_agent
 from atlas_jax.online.calls.asker import Asker
 from atlas_jax.online.calls.ledger import Ledger
 from atlas_jax.online.calls.models import open_model
-from atlas_jax.online.calls.pricing import CallPrice, TokenPrice
 from atlas_jax.online.calls.record import Record
 from atlas_jax.online.calls.speakers import AskerSpeaker
-from atlas_jax.online.search.config import OnlineConfig
+from atlas_jax.online.search.config import ROLES, OnlineConfig
 from atlas_jax.serving.events import EventLoop
 
 
@@ -44,13 +43,6 @@ class Models:
   loop: EventLoop
   ledger: Ledger
 
-  def price(self, role: str) -> TokenPrice | CallPrice:
-    """Of the calls of a role."""
-    if role == "reflection":
-      return self.reflection.price
-    speaker = self.teacher if role == "teacher" else self.student
-    return speaker.asker.price
-
 
 @contextlib.contextmanager
 def opened(
@@ -71,27 +63,26 @@ def opened(
   """
   ledger, loop = record.ledger(config.caps), EventLoop()
   account = {"environ": environ, "ledger": ledger, "record": record}
+  asked = {}
   with contextlib.ExitStack() as stack:
     stack.callback(loop.close)
-
-    def opened(open_one, key: str, **more) -> Asker:
-      where, given = f"config.{key}", getattr(config, key)
-      asker = open_one(given, where=where, **more, **account)
-      stack.callback(lambda: loop.run(asker.aclose()))
-      return asker
-
-    def model(key: str) -> Asker:
-      return opened(open_model, key, endpoint=endpoints.get(key))
-
-    teacher, reflection = model("teacher"), model("reflection_model")
-    dollars = config.agent_dollars_per_call
-    if config.agent_mode:
-      student = opened(open_agent, "agent", dollars_per_call=dollars)
-    else:
-      student = model("student")
+    for key in ROLES:
+      if key == "student" and config.agent_mode:
+        asker = open_agent(
+          config.agent,
+          where="config.agent",
+          dollars_per_call=config.agent_dollars_per_call,
+          **account,
+        )
+      else:
+        model, where = getattr(config, key), f"config.{key}"
+        endpoint = endpoints.get(key)
+        asker = open_model(model, where=where, endpoint=endpoint, **account)
+      stack.callback(lambda asker=asker: loop.run(asker.aclose()))
+      asked[key] = asker
     kwargs = config.episode.chat_template_kwargs
     yield Models(
-      AskerSpeaker(student, kwargs),
-      AskerSpeaker(teacher, kwargs),
-      *(reflection, loop, ledger),
+      AskerSpeaker(asked["student"], kwargs),
+      AskerSpeaker(asked["teacher"], kwargs),
+      *(asked["reflection_model"], loop, ledger),
     )

@@ -33,7 +33,7 @@ from atlas_jax.online.search import (
   servers,
   testing,
 )
-from atlas_jax.online.search.config import OnlineConfig
+from atlas_jax.online.search.config import ROLES, OnlineConfig
 from atlas_jax.online.search.files import Journal
 from atlas_jax.online.search.plan import Budget, parts
 from atlas_jax.online.search.reflection import Reflector
@@ -57,9 +57,7 @@ OPERATIONAL = (
   *(f"data.{key}" for key in ("sft_source", "sft_path", "sft_params")),
   *("data.own_deadline_s", "data.own_processes"),
   *(f"caps.{cap}" for cap in ("calls", "tokens", "dollars", "minutes")),
-  *(f"{role}.{key}" for role in servers.ROLES for key in _PATIENCE),
-  *(f"agent.{key}" for key in ("concurrency", "timeout_s", "retries")),
-  "agent.max_response_bytes",
+  *(f"{role}.{key}" for role in (*ROLES, "agent") for key in _PATIENCE),
   "servers.start_timeout_s",
   *(
     f"servers.{role}.{key}"

@@ -21,7 +21,7 @@ mean so far. A round begins only where one fits beside that.
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from atlas_jax.data.splits import Splits
 from atlas_jax.errors import AtlasError
@@ -158,12 +158,9 @@ def plan(config: OnlineConfig, environ: Mapping[str, str]) -> str:
       holds the plan as well.
   """
   sets = chosen_problems(config)
-  free = {
-    role: replace(
-      model, kind="url", url="http://127.0.0.1", price_in=0.0, price_out=0.0
-    )
-    for role, model in servers.local(config).items()
-  }
+  nowhere = "http://127.0.0.1"
+  local = servers.local(config).items()
+  free = {role: servers.reached(model, nowhere) for role, model in local}
   with (
     Record() as record,
     opened(replace(config, **free), environ, record, {}) as models,
@@ -178,24 +175,24 @@ def plan(config: OnlineConfig, environ: Mapping[str, str]) -> str:
 
 
 def _plan_text(config, sets, parts: Parts, models: Models) -> str:
-  def bound(calls: Counter) -> Amount:
-    return sum(
-      (
-        _times(n, _bound(config, sets, models.price(role), role))
-        for role, n in calls.items()
-      ),
-      Amount(),
-    )
+  prices = dict.fromkeys(FIELDS, models.student.asker.price)
+  prices["teacher"] = models.teacher.asker.price
+  prices["reflection"] = models.reflection.price
+  bounds = {r: _bound(config, sets, prices[r], r) for r in prices}
+
+  def total(calls: Counter) -> Amount:
+    each = [(n, bounds[role]) for role, n in calls.items()]
+    names = [field.name for field in fields(Amount)]
+    return Amount(*(sum(n * getattr(b, x) for n, b in each) for x in names))
 
   most, caps = config.search.max_rounds, vars(config.caps)
-  seed, one, end = map(bound, (parts.seed, parts.round, parts.end))
-  rounds = _times(most, one)
+  rounds = Counter({role: most * n for role, n in parts.round.items()})
   rows = {
-    "seed on validation": seed,
-    "one round": one,
-    f"{most} rounds": rounds,
-    "choosing and test": end,
-    "whole run": seed + rounds + end,
+    "seed on validation": total(parts.seed),
+    "one round": total(parts.round),
+    f"{most} rounds": total(rounds),
+    "choosing and test": total(parts.end),
+    "whole run": total(parts.seed + rounds + parts.end),
   }
   lines = [
     f"{len(sets.train)} train, {len(sets.validation)} validation,"
@@ -206,16 +203,15 @@ def _plan_text(config, sets, parts: Parts, models: Models) -> str:
       for name, x in rows.items()
     ),
   ]
-  roles = (*FIELDS, "reflection")
-  if unpriced := sorted(r for r in roles if not models.price(r).is_known):
+  if unpriced := sorted(r for r in prices if not prices[r].is_known):
     agent = ", and agent_dollars_per_call" if config.agent_mode else ""
     roles = ", ".join(unpriced)
     lines.append(f"unpriced: {roles}; say price_in and price_out{agent}")
   given = ", ".join(f"{x:g} {cap}" for cap, x in caps.items() if x is not None)
-  enough = [most]
+  enough, one, rest = [most], rows["one round"], total(parts.seed + parts.end)
   for cap in SPEND:
     if caps[cap] is not None and getattr(one, cap):
-      left = max(0, caps[cap] - getattr(seed + end, cap))
+      left = max(0, caps[cap] - getattr(rest, cap))
       enough.append(math.floor(left / getattr(one, cap)))
   return "\n".join(
     [
@@ -224,10 +220,6 @@ def _plan_text(config, sets, parts: Parts, models: Models) -> str:
       f"enough for {min(enough)} of {most} rounds at the least",
     ]
   )
-
-
-def _times(n: int, amount: Amount) -> Amount:
-  return Amount(n * amount.calls, n * amount.tokens, n * amount.pico)
 
 
 def _row(name: str, *cells: str) -> str:

@@ -17,7 +17,6 @@ from atlas_jax.online.search import proposals
 from atlas_jax.online.search.config import OnlineConfig, ReflectionConfig
 from atlas_jax.online.search.files import Journal, SearchOver, key_of
 from atlas_jax.online.search.models import Models
-from atlas_jax.online.search.rollouts import Rollout
 from atlas_jax.teaching.prompts import FIELDS
 from atlas_jax.teaching.speakers import request_seed
 
@@ -63,7 +62,6 @@ guidance it follows. Then write a better template. Rules:
 - Write the whole template between ``` fences, and nothing else in fences; \
 between ```` fences if it holds ``` itself.
 """
-_CUT = " [...] "
 _GO_ON = ". Nothing is lost: the same command goes on from here"
 # Texts of one example, and room for its verdict.
 _TEXTS = 6
@@ -75,67 +73,6 @@ def prompt_chars(config: ReflectionConfig, minibatch: int) -> int:
   shown = _TEXTS * minibatch + config.remembered
   words = len(_ASK) + max(len(text) for text in _PURPOSE.values())
   return words + config.max_prompt_chars + shown * config.max_example_chars
-
-
-def shorten(text: str, limit: int) -> str:
-  """`text`, without its middle where it is over `limit` characters."""
-  if len(text) <= limit:
-    return text
-  half = max(1, (limit - len(_CUT)) // 2)
-  return text[:half] + _CUT + text[-half:]
-
-
-def verdict(rollout: Rollout) -> str:
-  """How the taught solution was judged, against the unaided one."""
-  if rollout.scored is None or rollout.score is None:
-    return f"Not judged ({rollout.why})."
-  (alone,), (scored,) = rollout.scored.baseline, rollout.scored.teachings
-  taught = scored.verdict
-  ways = {
-    (False, True): "The teaching FIXED it: wrong without, right with it.",
-    (True, True): "Right with and without the teaching.",
-    (True, False): "The teaching BROKE it: right without, wrong with it.",
-    (False, False): "Wrong with and without the teaching.",
-  }
-  lines = [ways[alone.score > 0.5, taught.score > 0.5]]
-  for who, one in (("Unaided", alone), ("With teaching", taught)):
-    said = "no answer was found" if one.answer is None else repr(one.answer)
-    if one.status == "truncated":
-      said = "it was cut at its length before an answer"
-    if one.share is not None:
-      said += f" (score {one.score:.2f} of 1)"
-    lines.append(f"{who}: {said}.")
-  lines.append(f"The right answer: {rollout.problem.answer!r}.")
-  if rollout.why is not None:
-    lines.append(f"A reply held no answer ({rollout.why}).")
-  elif scored.teaching.status != "ok":
-    lines.append(
-      f"The teacher's <teaching> tags were {scored.teaching.status}, so the"
-      " student got an empty teaching."
-    )
-  if scored.leaked:
-    lines.append("The teaching states the answer, which is forbidden.")
-  saved = rollout.objectives["efficiency"]
-  lines.append(
-    f"Score {rollout.score:.3f}; tokens of the response saved: {saved:.0%}."
-  )
-  return " ".join(lines)
-
-
-def example(rollout: Rollout, limit: int) -> dict[str, str]:
-  """One example. `limit` is in characters a text."""
-  texts = {"Question": rollout.problem.question}
-  if rollout.scored is not None:
-    episode = rollout.scored.episode
-    (alone,), (teaching,) = episode.baseline, episode.teachings
-    texts |= {
-      "The student's plan": episode.probe,
-      "What the teacher wrote": teaching.said.text,
-      "The student's unaided response": alone.text,
-      "The student's response with the teaching": teaching.taught.text,
-    }
-  out = {k: shorten(v or "(none)", limit) for k, v in texts.items()}
-  return out | {"Verdict": verdict(rollout)}
 
 
 class SearchFailed(AtlasError):
@@ -170,22 +107,16 @@ class Reflector:
     records: Mapping[str, Sequence[Mapping[str, str]]],
     names: Sequence[str],
   ) -> dict[str, str]:
-    """New texts for the templates `names` of a candidate, where any is of use.
+    """A new text for the one template in `names`, if any is of use.
 
     Raises:
       SearchOver: nothing more can be expected of the model.
       SearchFailed: it failed.
       BudgetSpent: the ledger has no room for it.
     """
-    texts: dict[str, str] = {}
-    for name in names:
-      text = self._propose({**candidate, **texts}, name, records[name])
-      texts |= {} if text is None else {name: text}
-    return texts
-
-  def _propose(self, candidate, name: str, records) -> str | None:
+    (name,) = names
     for _ in range(self._config.attempts):
-      said = self._ask(self.prompt(name, candidate[name], records))
+      said = self._ask(self.prompt(name, candidate[name], records[name]))
       if said is None:
         continue
       status, text = said
@@ -214,8 +145,8 @@ class Reflector:
         continue
       self._tried.add(key)
       self._unusable = 0
-      return proposed
-    return None
+      return {name: proposed}
+    return {}
 
   def prompt(self, name: str, current: str, records) -> str:
     """What the model is asked."""

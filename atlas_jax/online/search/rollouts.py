@@ -19,16 +19,14 @@ unaided solution of all candidates, the probe of all with its template.
 """
 
 import asyncio
-import collections
-import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from atlas_jax.config import PromptsConfig
 from atlas_jax.data.problems import Problem
 from atlas_jax.errors import AtlasError
 from atlas_jax.online.calls.ledger import BudgetSpent
-from atlas_jax.online.search import scoring
+from atlas_jax.online.search import equal_answers, scoring
 from atlas_jax.online.search.config import OnlineConfig
 from atlas_jax.online.search.files import Journal, key_of
 from atlas_jax.online.search.models import Models
@@ -41,12 +39,10 @@ from atlas_jax.teaching.protocol import (
   wait_all,
 )
 from atlas_jax.teaching.rewards import ScoredEpisode, score_episodes
-from atlas_jax.teaching.speakers import STAGES, NoAnswer, Said
+from atlas_jax.teaching.speakers import NoAnswer
 
 _TRIES = 2
-_ALIKE = 4  # questions whose answers are all the same: too many
 _GO_ON = "Run the same command again to go on"
-log = logging.getLogger(__name__)
 
 
 class RolloutError(AtlasError):
@@ -57,9 +53,8 @@ class RolloutError(AtlasError):
 class Rollout:
   """One problem under one set of prompts.
 
-  scored, objectives and score are None where it is left out. `why` says so, and
-  also where a solution had no words, which is scored. down: a model failed.
-  split is where the problem is from.
+  scored, objectives and score are None where it is left out; `why` says why.
+  down: a model failed. split is where the problem is from.
   """
 
   prompts: PromptsConfig
@@ -167,10 +162,11 @@ class Rollouts:
   def _made(self, new: Mapping[tuple, Rollout]) -> dict[tuple, Rollout]:
     """Rollouts, once tried."""
     episodes = self.models.loop.run(self._episodes(new.values()))
-    _warn_of_equals(episodes)
+    answered = [e for e in episodes if not isinstance(e, NoAnswer)]
+    equal_answers.warn(answered)
     scored = iter(
       score_episodes(
-        [e for e in episodes if not isinstance(e, NoAnswer)],
+        answered,
         checker=self.checker,
         config=scoring.REWARD,
         max_teaching_tokens=self.config.episode.max_teaching_tokens,
@@ -189,52 +185,43 @@ class Rollouts:
       why = "the verifier gave no verdict"
       return replace(rollout, why=why, down=False)
     leaked = scored.teachings[0].leaked
-    said = _said(scored.episode)
-    empty = [
-      f"{STAGES[role]}: empty"
-      for role in ("student_baseline", "student_taught")
-      if not said[role].text
-    ]
     return replace(
       rollout,
       scored=scored,
       objectives=objectives,
       score=scoring.score_of(objectives, leaked, self.config.objectives),
-      why=empty[0] if empty else None,
+      why=None,
       down=False,
     )
 
   async def _episodes(
     self, rollouts: Collection[Rollout]
   ) -> list[TeachingEpisode | NoAnswer]:
-    tokens = self.config.episode.stated_probe_tokens
-    prompts = {r.prompts: Prompts(r.prompts, tokens) for r in rollouts}
-    results = await asyncio.gather(
-      *(self._episode(r, prompts[r.prompts]) for r in rollouts),
-      return_exceptions=True,
-    )
+    c, models = self.config, self.models
+    protocols = {
+      prompts: TeachingProtocol(
+        models.student,
+        models.teacher,
+        Prompts(prompts, c.episode.stated_probe_tokens),
+        c.episode,
+        agent_chars=c.agent_probe_chars if c.agent_mode else None,
+        gather=wait_all,
+      )
+      for prompts in {r.prompts for r in rollouts}
+    }
+
+    def walk(r: Rollout) -> Awaitable[TeachingEpisode]:
+      problem, seed = r.problem, (c.seed,)
+      asked = Question(problem.question, problem.id, seed, r.replicate)
+      return protocols[r.prompts].episode(problem, asked)
+
+    work = map(walk, rollouts)
+    results = await asyncio.gather(*work, return_exceptions=True)
     errors = [r for r in results if isinstance(r, BaseException)]
     errors = [e for e in errors if not isinstance(e, NoAnswer)]
     for error in sorted(errors, key=lambda e: isinstance(e, BudgetSpent)):
       raise error
     return results
-
-  async def _episode(
-    self, rollout: Rollout, prompts: Prompts
-  ) -> TeachingEpisode:
-    config, problem = self.config, rollout.problem
-    protocol = TeachingProtocol(
-      self.models.student,
-      self.models.teacher,
-      prompts,
-      config.episode,
-      agent_chars=config.agent_probe_chars if config.agent_mode else None,
-      gather=wait_all,
-    )
-    question = Question(
-      problem.question, problem.id, (config.seed,), rollout.replicate
-    )
-    return await protocol.episode(problem, question)
 
 
 def _row(rollout: Rollout) -> dict:
@@ -245,31 +232,3 @@ def _row(rollout: Rollout) -> dict:
     "score": rollout.score,
     "objectives": rollout.objectives,
   }
-
-
-def _said(episode: TeachingEpisode) -> dict[str, Said]:
-  """Role -> what it said."""
-  (alone,), (teaching,) = episode.baseline, episode.teachings
-  return {
-    "student_baseline": alone,
-    "teacher": teaching.said,
-    "student_taught": teaching.taught,
-  }
-
-
-def _warn_of_equals(episodes: Sequence[TeachingEpisode | NoAnswer]) -> None:
-  """A line for each role that answers different questions with one text."""
-  texts = collections.defaultdict(dict)
-  for episode in episodes:
-    said = {} if isinstance(episode, NoAnswer) else _said(episode)
-    for role, one in said.items():
-      if one.text and one.finish_reason == "stop":
-        texts[role][episode.problem.question] = one.text
-  for role, by_question in texts.items():
-    if len(by_question) >= _ALIKE and len(set(by_question.values())) == 1:
-      text = next(iter(by_question.values()))
-      log.warning(
-        "all answers of %s to %d questions are the same, %.80r: if that is a"
-        " failure, the agent's failure_regex can say so",
-        *(role, len(by_question), text),
-      )

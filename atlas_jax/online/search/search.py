@@ -18,14 +18,16 @@ problems that both have a score for.
 """
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 
 from atlas_jax.config import PromptsConfig
 from atlas_jax.data.problems import Problem
 from atlas_jax.data.splits import Splits
 from atlas_jax.online.calls.ledger import BudgetSpent
-from atlas_jax.online.search import reflection
+from atlas_jax.online.search import examples
 from atlas_jax.online.search.config import ObjectivesConfig, OnlineConfig
 from atlas_jax.online.search.files import (
   SPEND,
@@ -44,13 +46,6 @@ Item = tuple[str, Problem]
 
 class _Escaping(BaseException):
   """Carries an error past gepa, which swallows any Exception of a proposal."""
-
-
-class _Log:
-  """gepa's logger, to our DEBUG."""
-
-  def log(self, message: str) -> None:
-    log.debug("%s", message)
 
 
 class Search:
@@ -113,7 +108,7 @@ class Search:
         acceptance_criterion=self,
         perfect_score=perfect(self._config.objectives),
         stop_callbacks=self._begin_round,
-        logger=_Log(),
+        logger=SimpleNamespace(log=functools.partial(log.debug, "%s")),
         track_best_outputs=False,
         seed=self._config.seed,
         raise_on_exception=True,
@@ -190,7 +185,7 @@ class Search:
   def make_reflective_dataset(self, candidate, eval_batch, components):
     del candidate
     limit = self._config.reflection.max_example_chars
-    examples = [reflection.example(r, limit) for r in eval_batch.trajectories]
+    examples = [examples.example(r, limit) for r in eval_batch.trajectories]
     return dict.fromkeys(components, examples)
 
   def propose_new_texts(self, candidate, reflective_dataset, components):

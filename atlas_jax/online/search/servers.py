@@ -13,10 +13,9 @@ from collections.abc import Iterator, Mapping
 from atlas_jax import files
 from atlas_jax.data.chat_format import TAGS
 from atlas_jax.online.calls.model_config import ChatModelConfig
-from atlas_jax.online.search.config import OnlineConfig
+from atlas_jax.online.search.config import ROLES, OnlineConfig
 from atlas_jax.serving import server
 
-ROLES = ("student", "teacher", "reflection_model")
 _KEY = "ATLAS_LOCAL_SERVER_KEY"
 
 
@@ -82,15 +81,18 @@ def served(
     yield dataclasses.replace(config, **changed), environ
 
 
+def reached(model: ChatModelConfig, url: str, **changes) -> ChatModelConfig:
+  """A local model as one at an address; it costs nothing."""
+  free = {"price_in": 0.0, "price_out": 0.0}
+  return dataclasses.replace(model, kind="url", url=url, **free, **changes)
+
+
 def _at(one: server.Server, model: ChatModelConfig) -> ChatModelConfig:
-  return dataclasses.replace(
+  return reached(
     model,
-    kind="url",
-    url=one.base_url,
+    one.base_url,
     model=one.role if one.spawned else None,
     api_key_env=None if one.api_key is None else _KEY,
-    price_in=0.0,
-    price_out=0.0,
     extra={**model.extra, **_shown(one.model_path)},
   )
 

@@ -1,17 +1,17 @@
 """The test split: chosen prompts beside the seed's and the student alone.
 
 Arms are compared on the problems that all of them were judged on. How many
-were not is part of the evaluation: prompts under which models fail more often
-could seem better only because the hard problems are missing.
+were not is part of the evaluation.
 """
 
 from dataclasses import asdict
 from statistics import fmean
 
 from atlas_jax.data.splits import Splits
-from atlas_jax.online.search import choosing
-from atlas_jax.online.search.choosing import Fresh, Keyed
+from atlas_jax.online.search import coverage
+from atlas_jax.online.search.choosing import Fresh
 from atlas_jax.online.search.config import OnlineConfig
+from atlas_jax.online.search.coverage import Keyed
 from atlas_jax.online.search.files import Journal
 from atlas_jax.online.search.rollouts import Rollouts, trial
 from atlas_jax.reports.reading import attempts_of
@@ -39,14 +39,14 @@ def compare(
   seed, best = (journal.candidates[i] for i in (0, chosen.candidate))
   both = dict.fromkeys((seed.prompts, best.prompts))
   trials = [trial(prompts, sets.test, "test") for prompts in both]
-  found = choosing.judged(rollouts.evaluate(trials, needed=seed.prompts))
+  found = coverage.judged(rollouts.evaluate(trials, needed=seed.prompts))
   before, after = found[seed.prompts], found[best.prompts]
   any_of, total = {*before, *after}, len(sets.test)
   common = pairs = [key for key in before if key in after]
   other, too_few = len(trials) > 1, []
   if other:
     counts = len(before), len(after), len(pairs)
-    too_few = choosing.coverage(
+    too_few = coverage.lacking(
       "the chosen prompts", "test problems", total, *counts
     )
   if not pairs:  # there is nothing to show of the candidate

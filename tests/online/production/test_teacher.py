@@ -36,36 +36,32 @@ class Clock:
 def test_a_breaker_opens_tries_once_and_closes():
   clock = Clock()
   breaker = Breaker(2, 10.0, clock)
-  for _ in range(2):
-    assert breaker.admit() == "closed"
-  breaker.report("closed", False)
-  breaker.report("closed", None)  # given up: no word on the teacher
+  assert breaker.admit() and breaker.admit()
+  breaker.report(False)
+  breaker.report(None)  # given up: no word on the teacher
   assert breaker.state == "closed"
-  breaker.report("closed", False)
-  assert breaker.state == "open" and breaker.admit() is None
+  breaker.report(False)
+  assert breaker.state == "open" and not breaker.admit()
   clock.now = 9.9
-  assert breaker.admit() is None
+  assert not breaker.admit()
   clock.now = 10.0
-  assert breaker.admit() == "trial"
-  assert breaker.admit() is None  # one at a time
-  breaker.report("trial", None)
-  assert breaker.admit() == "trial"
-  # What a call of before shows late does not count as the trial's.
-  for late in (False, True):
-    breaker.report("closed", late)
-    assert breaker.admit() is None
-  breaker.report("trial", False)
-  assert breaker.state == "open"
+  assert breaker.state == "trial" and breaker.admit()
+  assert not breaker.admit()  # one at a time
+  # Whatever becomes of it, and of calls of before, the next tries later.
+  for ended in (None, False):
+    breaker.report(ended)
+    assert breaker.state == "open" and not breaker.admit()
   clock.now = 20.0
-  assert breaker.admit() == "trial"
-  breaker.report("trial", True)
-  assert breaker.state == "closed" and breaker.admit() == "closed"
+  assert breaker.admit()
+  breaker.report(True)
+  assert breaker.state == "closed" and breaker.admit()
 
 
 def test_failures_that_are_not_in_a_row_do_not_open_it():
   breaker = Breaker(2, 10.0, Clock())
   for succeeded in (False, True, False, True, False):
-    breaker.report(breaker.admit(), succeeded)
+    assert breaker.admit()
+    breaker.report(succeeded)
   assert breaker.state == "closed"
 
 
