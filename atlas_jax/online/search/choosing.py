@@ -106,7 +106,7 @@ def score_again(
   for candidate in contenders:
     mine, who = found[candidate.prompts], f"candidate {candidate.index}"
     pairs = [(of_seed[key], mine[key]) for key in mine if key in of_seed]
-    counts = samples, len(of_seed), len(mine), len(pairs)
+    counts = samples, len(of_seed), len(pairs)
     what = "samples of the validation problems"
     if candidate is not seed and (why := coverage.lacking(who, what, *counts)):
       dropped += why

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from atlas_jax.config import PromptsConfig
 from atlas_jax.online.search.rollouts import Rollout
 
-# Shares of a split: what the candidate may lack that the seed has, and what
-# must have been judged under both.
-_MORE_UNJUDGED = 0.02
+# Shares of a split: what must have been judged under both, and what may lack
+# of that which was judged under the seed.
 _LEAST_PAIRS = 0.9
+_MORE_UNJUDGED = 0.02
 # (problem id, replicate) -> its rollout.
 Keyed = Mapping[tuple[str, int], Rollout]
 
@@ -32,25 +32,20 @@ def judged(
 
 
 def lacking(
-  who: str, what: str, samples: int, seed: int, best: int, pairs: int
+  who: str, what: str, samples: int, seed: int, pairs: int
 ) -> list[str]:
-  """Why too little was judged for the seed to be replaced.
+  """Why too little was judged for the seed to be replaced; else nothing.
 
   Args:
     who: would replace it.
     what: was to be judged.
     samples: how many of it there are.
-    seed, best, pairs: judged under the seed, under the other, under both.
+    seed, pairs: judged under the seed, under both.
   """
-  reasons = []
-  if seed - best > _MORE_UNJUDGED * samples:
-    reasons.append(
-      f"{samples - best} of {samples} {what} could not be judged under {who},"
-      f" {samples - seed} under the seed prompts"
-    )
-  if pairs < _LEAST_PAIRS * samples:
-    reasons.append(
-      f"only {pairs} of {samples} {what} could be judged under {who} and the"
-      " seed prompts"
-    )
-  return reasons
+  enough = max(_LEAST_PAIRS * samples, seed - _MORE_UNJUDGED * samples)
+  if pairs >= enough:
+    return []
+  return [
+    f"only {pairs} of {samples} {what} could be judged under {who} and the seed"
+    f" prompts, {seed} under the seed prompts"
+  ]

@@ -94,9 +94,8 @@ class Reflector:
     # (template, text, why) of what was refused, or scored worse.
     self.refused: list[tuple[str, str, str]] = []
     # Candidates that were tried; the parents' are among them.
-    self._tried = {
-      _candidate({x: getattr(config.prompts, x) for x in config.search.evolve})
-    }
+    texts = {x: getattr(config.prompts, x) for x in config.search.evolve}
+    self._tried = {frozenset(texts.items())}
     self._calls = 0
     self._lost: list[str] = []  # keys of calls without a reply, in a row
     self._unusable = 0  # proposals in a row that were refused
@@ -130,7 +129,7 @@ class Reflector:
           self._prompts,
           self._config.max_prompt_chars,
         )
-        key = _candidate({**candidate, name: proposed})
+        key = frozenset({**candidate, name: proposed}.items())
         if key in self._tried:
           raise proposals.Refusal("it was tried before")
       except proposals.Refusal as refusal:
@@ -208,7 +207,3 @@ class Reflector:
     except ModelRefused as error:
       raise SearchFailed(f"{error}{_GO_ON}") from None
     return reply.status, reply.text, reply.error
-
-
-def _candidate(texts: Mapping[str, str]) -> tuple:
-  return tuple(sorted(texts.items()))

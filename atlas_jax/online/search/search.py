@@ -17,10 +17,10 @@ it is not right. Whether a child is better than its parent is decided on the
 problems that both have a score for.
 """
 
-import dataclasses
 import functools
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 from atlas_jax.config import PromptsConfig
@@ -48,25 +48,19 @@ class _Escaping(BaseException):
   """Carries an error past gepa, which swallows any Exception of a proposal."""
 
 
+@dataclass(eq=False)
 class Search:
   """One search; also gepa's adapter, acceptance and stop condition.
 
-  Args:
-    config, sets, rollouts, reflector, budget, journal: of the run.
+  All of its parts are those of the run.
   """
 
-  def __init__(
-    self,
-    config: OnlineConfig,
-    sets: Splits,
-    rollouts: Rollouts,
-    reflector: Reflector,
-    budget: Budget,
-    journal: Journal,
-  ):
-    self._config, self._sets, self._budget = config, sets, budget
-    self._rollouts, self._reflector = rollouts, reflector
-    self._journal = journal
+  config: OnlineConfig
+  sets: Splits
+  rollouts: Rollouts
+  reflector: Reflector
+  budget: Budget
+  journal: Journal
 
   def run(self) -> str:
     """Searches to the end; the reason why it ended.
@@ -76,9 +70,9 @@ class Search:
       RolloutError: the student or the teacher did.
       BudgetTooSmall: the seed could not be evaluated.
     """
-    journal = self._journal
+    journal = self.journal
     ended = journal.ended = journal.record.read("ended")
-    self._budget.keep()
+    self.budget.keep()
     try:
       self._optimize()
     except (SearchOver, BudgetSpent) as error:
@@ -97,20 +91,20 @@ class Search:
     """Never returns: the search ends by SearchOver, or what `run` raises."""
     import gepa
 
-    c = self._config.search
+    c = self.config.search
     try:
       gepa.optimize(
-        seed_candidate={x: getattr(self._config.prompts, x) for x in c.evolve},
-        trainset=[("train", p) for p in self._sets.train],
-        valset=[("validation", p) for p in self._sets.validation],
+        seed_candidate={x: getattr(self.config.prompts, x) for x in c.evolve},
+        trainset=[("train", p) for p in self.sets.train],
+        valset=[("validation", p) for p in self.sets.validation],
         adapter=self,
-        reflection_minibatch_size=self._config.sizes.minibatch,
+        reflection_minibatch_size=self.config.sizes.minibatch,
         acceptance_criterion=self,
-        perfect_score=perfect(self._config.objectives),
+        perfect_score=perfect(self.config.objectives),
         stop_callbacks=self._begin_round,
         logger=SimpleNamespace(log=functools.partial(log.debug, "%s")),
         track_best_outputs=False,
-        seed=self._config.seed,
+        seed=self.config.seed,
         raise_on_exception=True,
       )
     except _Escaping as escaping:
@@ -124,10 +118,9 @@ class Search:
     Raises:
       SearchOver: it was the last one.
     """
-    record, ledger = self._journal.record, self._budget.ledger
-    done, candidates = state.i + 1, self._journal.candidates
+    record, ledger = self.journal.record, self.budget.ledger
+    done, candidates = state.i + 1, self.journal.candidates
     key = f"round {done + 1}"
-    # In whichever process it began first.
     before = record.read(key)
     spent = {name: getattr(ledger.spent, name) for name in SPEND}
     paid = before or {"used": ledger.used(), "spent": spent}
@@ -136,22 +129,24 @@ class Search:
     if len(candidates) < len(state.program_candidates):
       candidates.append(self._accepted(state, paid["spent"]))
       if before is None:
-        self._journal.write()
-    c = self._config.search
+        self.journal.write()
+    c = self.config.search
     if done >= c.max_rounds:
       raise SearchOver(f"config.search.max_rounds={c.max_rounds} are done")
     if len(candidates) >= c.max_candidates:
       raise SearchOver(
         f"config.search.max_candidates={c.max_candidates} were accepted"
       )
-    self._budget.begin_round(paid["used"])
+    # A round that began in an earlier process goes on.
+    begin = self.budget.begin_round if before is None else self.budget.keep
+    begin(paid["used"])
     return False
 
   def _accepted(self, state, spent: Mapping) -> Candidate:
-    index = len(self._journal.candidates)
+    index = len(self.journal.candidates)
     parents = state.parent_program_for_candidate[index]
     prompts = self._prompts(state.program_candidates[index])
-    known = self._made(prompts, self._sets.validation, "validation")
+    known = self._made(prompts, self.sets.validation, "validation")
     score = state.program_full_scores_val_set[index]
     log.info("candidate %d: %.4f on validation", index, score)
     return Candidate(
@@ -168,10 +163,10 @@ class Search:
 
   def _prompts(self, texts: Mapping[str, str]) -> PromptsConfig:
     """All four templates: those of a candidate, and those held fixed."""
-    return dataclasses.replace(self._config.prompts, **texts)
+    return replace(self.config.prompts, **texts)
 
   def _made(self, *of) -> list[Rollout]:
-    (made,) = self._rollouts.evaluate([trial(*of)])
+    (made,) = self.rollouts.evaluate([trial(*of)])
     return made
 
   def evaluate(self, batch: Sequence[Item], candidate, capture_traces=False):
@@ -184,13 +179,13 @@ class Search:
 
   def make_reflective_dataset(self, candidate, eval_batch, components):
     del candidate
-    limit = self._config.reflection.max_example_chars
+    limit = self.config.reflection.max_example_chars
     examples = [examples.example(r, limit) for r in eval_batch.trajectories]
     return dict.fromkeys(components, examples)
 
   def propose_new_texts(self, candidate, reflective_dataset, components):
     try:
-      return self._reflector.propose(candidate, reflective_dataset, components)
+      return self.reflector.propose(candidate, reflective_dataset, components)
     except Exception as error:
       raise _Escaping from error
 
@@ -212,7 +207,7 @@ class Search:
     if not accepted:
       (parent,) = proposal.parent_program_ids
       why = f"tried: it scored {new:.3g} where its parent scored {old:.3g}"
-      self._reflector.refused += [
+      self.reflector.refused += [
         (name, text, why)
         for name, text in proposal.candidate.items()
         if text != state.program_candidates[parent][name]

@@ -81,10 +81,10 @@ def served(
     yield dataclasses.replace(config, **changed), environ
 
 
-def reached(model: ChatModelConfig, url: str, **changes) -> ChatModelConfig:
+def reached(local: ChatModelConfig, url: str, **changes) -> ChatModelConfig:
   """A local model as one at an address; it costs nothing."""
   free = {"price_in": 0.0, "price_out": 0.0}
-  return dataclasses.replace(model, kind="url", url=url, **free, **changes)
+  return dataclasses.replace(local, kind="url", url=url, **free, **changes)
 
 
 def _at(one: server.Server, model: ChatModelConfig) -> ChatModelConfig:

@@ -45,10 +45,8 @@ def compare(
   common = pairs = [key for key in before if key in after]
   other, too_few = len(trials) > 1, []
   if other:
-    counts = len(before), len(after), len(pairs)
-    too_few = coverage.lacking(
-      "the chosen prompts", "test problems", total, *counts
-    )
+    counts = total, len(before), len(pairs)
+    too_few = coverage.lacking("the chosen prompts", "test problems", *counts)
   if not pairs:  # there is nothing to show of the candidate
     other, common = False, list(before)
   how = {
