@@ -57,4 +57,5 @@ def reflector(model, journal=None, **config):
 
 
 def ask(r, current=NOW):
-  return r.propose({"teacher": current}, {"teacher": RECORDS}, ["teacher"])
+  """The text that is proposed; None: none is of use."""
+  return r.propose({"teacher": current}, "teacher", RECORDS)

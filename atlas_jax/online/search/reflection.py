@@ -103,19 +103,18 @@ class Reflector:
   def propose(
     self,
     candidate: Mapping[str, str],
-    records: Mapping[str, Sequence[Mapping[str, str]]],
-    names: Sequence[str],
-  ) -> dict[str, str]:
-    """A new text for the one template in `names`, if any is of use.
+    name: str,
+    examples: Sequence[Mapping[str, str]],
+  ) -> str | None:
+    """A new text for the template `name` of a candidate, if any is of use.
 
     Raises:
       SearchOver: nothing more can be expected of the model.
       SearchFailed: it failed.
       BudgetSpent: the ledger has no room for it.
     """
-    (name,) = names
     for _ in range(self._config.attempts):
-      said = self._ask(self.prompt(name, candidate[name], records[name]))
+      said = self._ask(self.prompt(name, candidate[name], examples))
       if said is None:
         continue
       status, text = said
@@ -144,8 +143,8 @@ class Reflector:
         continue
       self._tried.add(key)
       self._unusable = 0
-      return {name: proposed}
-    return {}
+      return proposed
+    return None
 
   def prompt(self, name: str, current: str, records) -> str:
     """What the model is asked."""

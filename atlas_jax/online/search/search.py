@@ -27,8 +27,8 @@ from atlas_jax.config import PromptsConfig
 from atlas_jax.data.problems import Problem
 from atlas_jax.data.splits import Splits
 from atlas_jax.online.calls.ledger import BudgetSpent
-from atlas_jax.online.search import examples
 from atlas_jax.online.search.config import ObjectivesConfig, OnlineConfig
+from atlas_jax.online.search.examples import example
 from atlas_jax.online.search.files import (
   SPEND,
   Candidate,
@@ -179,15 +179,20 @@ class Search:
 
   def make_reflective_dataset(self, candidate, eval_batch, components):
     del candidate
-    limit = self.config.reflection.max_example_chars
-    examples = [examples.example(r, limit) for r in eval_batch.trajectories]
-    return dict.fromkeys(components, examples)
+    # gepa swallows what is raised here: they are read where it escapes.
+    rows = [{"rollout": rollout} for rollout in eval_batch.trajectories]
+    return dict.fromkeys(components, rows)
 
   def propose_new_texts(self, candidate, reflective_dataset, components):
+    (name,) = components
+    rows = reflective_dataset[name]
     try:
-      return self.reflector.propose(candidate, reflective_dataset, components)
+      limit = self.config.reflection.max_example_chars
+      shown = [example(row["rollout"], limit) for row in rows]
+      text = self.reflector.propose(candidate, name, shown)
     except Exception as error:
       raise _Escaping from error
+    return {} if text is None else {name: text}
 
   # gepa's acceptance criterion.
 

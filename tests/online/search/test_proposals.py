@@ -11,7 +11,7 @@ CODE = "```python\nprint(1)\n```"
 def proposed(reply):
   """(the text that is taken, else None; why it is not)."""
   r = reflector(Scripted(reply), attempts=1)
-  text = ask(r).get("teacher")
+  text = ask(r)
   return text, r.refused[-1][2] if r.refused else None
 
 

@@ -43,7 +43,7 @@ def test_what_is_refused(reply, why):
 
 def test_a_reply_that_was_cut_is_refused():
   r = reflector(Scripted(Reply("truncated", text=fenced(GOOD))), attempts=1)
-  assert ask(r) == {}
+  assert ask(r) is None
   assert r.refused == [
     ("teacher", GOOD, "refused: the reply was cut at its length")
   ]
@@ -64,7 +64,7 @@ def test_what_is_read(reply):
 
 def test_the_model_is_told_why_and_asked_again():
   model = Scripted("no fences", fenced(GOOD))
-  assert ask(reflector(model)) == {"teacher": GOOD}
+  assert ask(reflector(model)) == GOOD
   assert "refused: no text between ``` fences" not in model.prompt(0)
   assert "refused: no text between ``` fences" in model.prompt(1)
   assert "no fences" in model.prompt(1)
@@ -83,7 +83,7 @@ def test_of_a_refused_reply_the_template_is_shown_not_the_thinking():
     fenced(GOOD),
   )
   r = reflector(model, attempts=4)
-  assert ask(r) == {"teacher": GOOD}
+  assert ask(r) == GOOD
   assert [text for _, text, _ in r.refused] == [
     "Only {question}.",
     "I will not.",
@@ -95,8 +95,8 @@ def test_of_a_refused_reply_the_template_is_shown_not_the_thinking():
 def test_a_candidate_is_proposed_once():
   model = Scripted(fenced(GOOD))
   r = reflector(model, attempts=1)
-  assert ask(r) == {"teacher": GOOD}
-  assert ask(r) == {}
+  assert ask(r) == GOOD
+  assert ask(r) is None
   assert "tried before" in r.refused[-1][2]
 
 
@@ -115,7 +115,7 @@ def test_what_scored_worse_is_told():
 def test_refusals_in_a_row_end_the_search():
   model = Scripted("no fences")
   r = reflector(model, attempts=2, max_failures=3)
-  assert ask(r) == {}
+  assert ask(r) is None
   with pytest.raises(SearchOver, match="3 proposals"):
     ask(r)
   assert len(model.requests) == 3
@@ -127,7 +127,7 @@ DOWN = Reply("error", error="HTTP 500: down")
 def test_failed_calls_in_a_row_end_the_search_and_say_so():
   model = Scripted(DOWN)
   r = reflector(model, attempts=2, max_failures=3)
-  assert ask(r) == {}
+  assert ask(r) is None
   with pytest.raises(SearchFailed, match=r"3 calls .* HTTP 500: down"):
     ask(r)
   assert len(model.requests) == 3
@@ -158,22 +158,22 @@ def test_what_was_asked_is_not_asked_again():
   said = ["no fences", DOWN, fenced(GOOD), DOWN, DOWN]
   first = Scripted(*said)
   r = reflector(first, journal, attempts=3, max_failures=2)
-  assert ask(r) == {"teacher": GOOD}
+  assert ask(r) == GOOD
   with pytest.raises(SearchFailed):
     ask(r)
   # The failure that the search went on with is history; the last ones, for
   # which the run stopped, are tried again.
   second = Scripted(fenced(GOOD + "!"))
   r = reflector(second, journal, attempts=3, max_failures=2)
-  assert ask(r) == {"teacher": GOOD}
+  assert ask(r) == GOOD
   assert second.requests == []
-  assert ask(r) == {"teacher": GOOD + "!"}
+  assert ask(r) == GOOD + "!"
   assert second.requests == first.requests[3:4]
 
 
 def test_a_failure_that_stopped_nothing_is_not_tried_again():
   journal = Journal(None, Record())
-  assert ask(reflector(Scripted(DOWN), journal, attempts=1)) == {}
+  assert ask(reflector(Scripted(DOWN), journal, attempts=1)) is None
   again = Scripted(fenced(GOOD))
-  assert ask(reflector(again, journal, attempts=1)) == {}
+  assert ask(reflector(again, journal, attempts=1)) is None
   assert again.requests == []
