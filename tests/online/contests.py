@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 
-from atlas_jax.online.search import choosing, testing
+from atlas_jax.online.search import choosing, comparing
 from atlas_jax.online.search.files import Candidate
 from tests.online import small_world
 from tests.online.opened_run import opened
@@ -36,7 +36,8 @@ def choose(run):
   c = run.config
   fresh, dropped = choosing.score_again(c, run.rollouts, run.sets, run.journal)
   best = choosing.pick(fresh, c.choosing.non_degradation_floor)
-  test = testing.compare(c, run.rollouts, run.sets, run.journal, best)
+  parts = run.rollouts, run.sets, run.journal
+  test = comparing.compare(c, *parts, best.candidate)
   return choosing.decide(c, fresh, dropped, best, *test)
 
 

@@ -3,12 +3,12 @@
 1. The `best_of` best candidates on validation, and the seed, are scored again
    on the validation problems, with fresh samples that no choice has seen. Each
    is compared with the seed on the samples that both were judged on; one of
-   which too little could be judged (coverage.py) is dropped.
+   which too little could be judged (comparing.py) is dropped.
 2. The one with the greatest gain over the seed is chosen, one that meets the
    floor of non-degradation before one that does not. The gap between the score
    that it was picked by and its fresh score is the winner's curse.
 3. It meets the test split once, beside the seed and the student alone
-   (testing.py).
+   (comparing.py).
 4. The seed is kept where
    a. the chosen one's fresh score is not above the seed's;
    b. teaching made more problems worse than non_degradation_floor allows, on
@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from atlas_jax.data.splits import Splits
-from atlas_jax.online.search import coverage
+from atlas_jax.online.search import comparing
 from atlas_jax.online.search.config import OnlineConfig
 from atlas_jax.online.search.files import Candidate, Journal
 from atlas_jax.online.search.rollouts import Rollout, Rollouts, trial
@@ -100,7 +100,7 @@ def score_again(
     for candidate in contenders
     for replicate in (range(1, n + 1) if n else (0,))
   ]
-  found = coverage.judged(rollouts.evaluate(trials, needed=seed.prompts))
+  found = comparing.judged(rollouts.evaluate(trials, needed=seed.prompts))
   samples, of_seed = len(problems) * max(1, n), found[seed.prompts]
   fresh, dropped = [], []
   for candidate in contenders:
@@ -108,7 +108,7 @@ def score_again(
     pairs = [(of_seed[key], mine[key]) for key in mine if key in of_seed]
     counts = samples, len(of_seed), len(pairs)
     what = "samples of the validation problems"
-    if candidate is not seed and (why := coverage.lacking(who, what, *counts)):
+    if candidate is not seed and (why := comparing.lacking(who, what, *counts)):
       dropped += why
     else:
       fresh.append(_measured(candidate, pairs, samples, is_fresh=n > 0))
@@ -161,7 +161,7 @@ def decide(
     config: of the run.
     fresh, dropped: of score_again.
     best: of pick.
-    test, too_few: of testing.compare.
+    test, too_few: of comparing.compare.
   """
   reasons = (
     *_doubts(config, best, dropped),

@@ -28,10 +28,10 @@ from atlas_jax.online.calls.ledger import Caps
 from atlas_jax.online.calls.record import Record
 from atlas_jax.online.search import (
   choosing,
+  comparing,
   models,
   report,
   servers,
-  testing,
 )
 from atlas_jax.online.search.config import ROLES, OnlineConfig
 from atlas_jax.online.search.files import Journal
@@ -121,7 +121,7 @@ def optimize(
       asked.ledger.keep(Caps())
       fresh, dropped = choosing.score_again(config, rollouts, sets, journal)
       best = choosing.pick(fresh, config.choosing.non_degradation_floor)
-      test = testing.compare(config, rollouts, sets, journal, best)
+      test = comparing.compare(config, rollouts, sets, journal, best.candidate)
       choice = choosing.decide(config, fresh, dropped, best, *test)
       report.write(journal, choice, ended)
   _show(files.read_json(finished), workdir)

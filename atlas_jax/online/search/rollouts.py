@@ -26,7 +26,7 @@ from atlas_jax.config import PromptsConfig
 from atlas_jax.data.problems import Problem
 from atlas_jax.errors import AtlasError
 from atlas_jax.online.calls.ledger import BudgetSpent
-from atlas_jax.online.search import equal_answers, scoring
+from atlas_jax.online.search import scoring
 from atlas_jax.online.search.config import OnlineConfig
 from atlas_jax.online.search.files import Journal, key_of
 from atlas_jax.online.search.models import Models
@@ -163,7 +163,7 @@ class Rollouts:
     """Rollouts, once tried."""
     episodes = self.models.loop.run(self._episodes(new.values()))
     answered = [e for e in episodes if not isinstance(e, NoAnswer)]
-    equal_answers.warn(answered)
+    scoring.warn_of_equals(answered)
     scored = iter(
       score_episodes(
         answered,

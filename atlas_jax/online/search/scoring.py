@@ -1,6 +1,12 @@
-"""What a rollout is worth: its verdicts, and the score that they make."""
+"""What a rollout is worth: its verdicts, and the score that they make.
 
-from collections.abc import Mapping
+An agent that is out of order may say the same to every question, in words that
+no rule knows: a line in the log says so.
+"""
+
+import collections
+import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 
 from atlas_jax.config import DataConfig, RewardConfig
@@ -9,10 +15,13 @@ from atlas_jax.online.calls.record import Record
 from atlas_jax.online.search.config import ObjectivesConfig
 from atlas_jax.online.search.files import key_of
 from atlas_jax.teaching.answers import AnswerChecker, Verdict
+from atlas_jax.teaching.protocol import TeachingEpisode
 from atlas_jax.teaching.rewards import ScoredEpisode
 
 # Efficiency in full: the objectives weigh it.
 REWARD = RewardConfig(efficiency_weight=1.0)
+_ALIKE = 4  # questions whose answers are all the same: too many
+log = logging.getLogger(__name__)
 
 
 class KeptChecker(AnswerChecker):
@@ -67,3 +76,25 @@ def score_of(
   mean = sum(weights[n] * value for n, value in objectives.items())
   mean /= sum(weights.values())
   return max(0.0, mean - config.leak_penalty * leaked)
+
+
+def warn_of_equals(episodes: Iterable[TeachingEpisode]) -> None:
+  """A line for each role that answers different questions with one text."""
+  texts = collections.defaultdict(dict)
+  for episode in episodes:
+    (alone,), (teaching,) = episode.baseline, episode.teachings
+    for role, one in (
+      ("student_baseline", alone),
+      ("teacher", teaching.said),
+      ("student_taught", teaching.taught),
+    ):
+      if one.text and one.finish_reason == "stop":
+        texts[role][episode.problem.question] = one.text
+  for role, by_question in texts.items():
+    if len(by_question) >= _ALIKE and len(set(by_question.values())) == 1:
+      text = next(iter(by_question.values()))
+      log.warning(
+        "all answers of %s to %d questions are the same, %.80r: if that is a"
+        " failure, the agent's failure_regex can say so",
+        *(role, len(by_question), text),
+      )

@@ -1,22 +1,63 @@
-"""The test split: chosen prompts beside the seed's and the student alone.
+"""Prompts compared on the problems that were judged under all of them.
 
-Arms are compared on the problems that all of them were judged on. How many
-were not is part of the evaluation.
+Prompts under which models fail more often could seem better only because the
+hard problems are missing: how many could not be judged is part of a comparison,
+and too many end it.
 """
 
+import collections
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from statistics import fmean
 
+from atlas_jax.config import PromptsConfig
 from atlas_jax.data.splits import Splits
-from atlas_jax.online.search import coverage
-from atlas_jax.online.search.choosing import Fresh
 from atlas_jax.online.search.config import OnlineConfig
-from atlas_jax.online.search.coverage import Keyed
 from atlas_jax.online.search.files import Journal
-from atlas_jax.online.search.rollouts import Rollouts, trial
+from atlas_jax.online.search.rollouts import Rollout, Rollouts, trial
 from atlas_jax.reports.reading import attempts_of
 from atlas_jax.teaching import statistics, transcripts
 from atlas_jax.teaching.statistics import Interval
+
+# Shares of a split: what must have been judged under both, and what may lack
+# of that which was judged under the seed.
+_LEAST_PAIRS = 0.9
+_MORE_UNJUDGED = 0.02
+# (problem id, replicate) -> its rollout.
+Keyed = Mapping[tuple[str, int], Rollout]
+
+
+def judged(
+  trials: Iterable[Sequence[Rollout]],
+) -> Mapping[PromptsConfig, Keyed]:
+  """The rollouts with a score, of each set of prompts."""
+  found: dict[PromptsConfig, dict] = collections.defaultdict(dict)
+  for rollout in itertools.chain(*trials):
+    if rollout.score is not None:
+      key = rollout.problem.id, rollout.replicate
+      found[rollout.prompts][key] = rollout
+  return found
+
+
+def lacking(
+  who: str, what: str, samples: int, seed: int, pairs: int
+) -> list[str]:
+  """Why too little was judged for the seed to be replaced; else nothing.
+
+  Args:
+    who: would replace it.
+    what: was to be judged.
+    samples: how many of it there are.
+    seed, pairs: judged under the seed, under both.
+  """
+  enough = max(_LEAST_PAIRS * samples, seed - _MORE_UNJUDGED * samples)
+  if pairs >= enough:
+    return []
+  return [
+    f"only {pairs} of {samples} {what} could be judged under {who} and the seed"
+    f" prompts, {seed} under the seed prompts"
+  ]
 
 
 def compare(
@@ -24,9 +65,9 @@ def compare(
   rollouts: Rollouts,
   sets: Splits,
   journal: Journal,
-  chosen: Fresh,
+  chosen: int,
 ) -> tuple[dict, list[str]]:
-  """The test split under the seed and the chosen prompts.
+  """The test split under the seed and the candidate that was chosen.
 
   Returns:
     Arms, gains and counts as keyword arguments of choosing.Choice; why too
@@ -36,17 +77,17 @@ def compare(
     RolloutError: too little came back.
     BudgetSpent: retries took what was kept.
   """
-  seed, best = (journal.candidates[i] for i in (0, chosen.candidate))
+  seed, best = (journal.candidates[i] for i in (0, chosen))
   both = dict.fromkeys((seed.prompts, best.prompts))
   trials = [trial(prompts, sets.test, "test") for prompts in both]
-  found = coverage.judged(rollouts.evaluate(trials, needed=seed.prompts))
+  found = judged(rollouts.evaluate(trials, needed=seed.prompts))
   before, after = found[seed.prompts], found[best.prompts]
   any_of, total = {*before, *after}, len(sets.test)
   common = pairs = [key for key in before if key in after]
   other, too_few = len(trials) > 1, []
   if other:
     counts = total, len(before), len(pairs)
-    too_few = coverage.lacking("the chosen prompts", "test problems", *counts)
+    too_few = lacking("the chosen prompts", "test problems", *counts)
   if not pairs:  # there is nothing to show of the candidate
     other, common = False, list(before)
   how = {
@@ -59,10 +100,10 @@ def compare(
     scored = (transcripts.episode_json(keyed[key].scored, 0) for key in common)
     return [attempts_of(line, "") for line in scored]
 
-  def arm(name: str, mine, alone, judged: int) -> dict:
+  def arm(name: str, mine, alone, judged_on: int) -> dict:
     found = statistics.arm_result(name, mine, alone=alone, **how)
     # Of the split, not of the problems that are compared.
-    return asdict(found) | {"unjudged": total - judged}
+    return asdict(found) | {"unjudged": total - judged_on}
 
   alone, of_seed = zip(*attempts(before), strict=True)
   arms = [
