@@ -83,13 +83,11 @@ def compare(
   found = judged(rollouts.evaluate(trials, needed=seed.prompts))
   before, after = found[seed.prompts], found[best.prompts]
   any_of, total = {*before, *after}, len(sets.test)
-  common = pairs = [key for key in before if key in after]
-  other, too_few = len(trials) > 1, []
-  if other:
+  pairs, too_few = [key for key in before if key in after], []
+  if chosen != 0:
     counts = total, len(before), len(pairs)
     too_few = lacking("the chosen prompts", "test problems", *counts)
-  if not pairs:  # there is nothing to show of the candidate
-    other, common = False, list(before)
+  common = pairs or before
   how = {
     "resamples": config.choosing.bootstrap_resamples,
     "seed": config.seed,
@@ -111,7 +109,7 @@ def compare(
     arm("seed prompts", of_seed, alone, len(before)),
   ]
   gains = dict.fromkeys(("score_gain", "accuracy_gain", "mcnemar_p"))
-  if other:
+  if chosen != 0 and pairs:  # there is something to show of it
     _, of_best = zip(*attempts(after), strict=True)
     arms.append(arm(f"candidate {best.index}", of_best, alone, len(after)))
     gain = statistics.arm_result("gain", of_best, alone=of_seed, **how)

@@ -83,6 +83,16 @@ def test_a_rejected_child_is_remembered_with_its_scores():
   assert "0.75" in why and "scored 1" in why
 
 
+def test_what_breaks_at_an_example_escapes_gepa():
+  """It would go on to the next round, and say so to nobody."""
+  one = Search(OnlineConfig(), *[None] * 5)
+  examples = {"teacher": [{"rollout": "none"}]}
+  with pytest.raises(BaseException) as caught:
+    one.propose_new_texts({}, examples, ["teacher"])
+  assert not isinstance(caught.value, Exception)
+  assert isinstance(caught.value.__cause__, AttributeError)
+
+
 def test_an_evaluation_of_nothing_has_no_scores():
   assert filled([]) == []
 
