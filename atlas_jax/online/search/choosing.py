@@ -100,7 +100,7 @@ def score_again(
     for candidate in contenders
     for replicate in (range(1, n + 1) if n else (0,))
   ]
-  found = comparing.judged(rollouts.evaluate(trials, needed=seed.prompts))
+  found = comparing.judged(rollouts.evaluate(trials))
   samples, of_seed = len(problems) * max(1, n), found[seed.prompts]
   fresh, dropped = [], []
   for candidate in contenders:

@@ -80,7 +80,7 @@ def compare(
   seed, best = (journal.candidates[i] for i in (0, chosen))
   both = dict.fromkeys((seed.prompts, best.prompts))
   trials = [trial(prompts, sets.test, "test") for prompts in both]
-  found = judged(rollouts.evaluate(trials, needed=seed.prompts))
+  found = judged(rollouts.evaluate(trials))
   before, after = found[seed.prompts], found[best.prompts]
   any_of, total = {*before, *after}, len(sets.test)
   pairs, too_few = [key for key in before if key in after], []

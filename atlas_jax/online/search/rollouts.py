@@ -9,8 +9,9 @@ unaided solution of all candidates, the probe of all with its template.
    not be judged, is tried a second time; then it is left out: its score is
    None, for the rest of the run.
 2. When more than half of an evaluation's rollouts have none because models
-   failed, or nothing could be judged because the user's verifier failed, the
-   run stops.
+   failed, nothing could be judged because the user's verifier failed, or no
+   problem of validation or test under the seed prompts has a score, the run
+   stops.
 3. When an evaluation ends, what it left out is committed, under its content:
    the same command leaves out the same, finds all answers and verdicts in the
    record, and asks nobody. One that stopped the run, or was broken off, was
@@ -99,15 +100,9 @@ class Rollouts:
   _done: dict[tuple, Rollout] = field(default_factory=dict, init=False)
 
   def evaluate(
-    self,
-    trials: Sequence[Sequence[Rollout]],
-    needed: PromptsConfig | None = None,
+    self, trials: Sequence[Sequence[Rollout]]
   ) -> list[list[Rollout]]:
-    """The trials, made.
-
-    Args:
-      trials: what is evaluated together.
-      needed: prompts under which there must be a score.
+    """The trials, made together.
 
     Raises:
       BudgetSpent: the ledger has no room. What was under way was waited for
@@ -129,8 +124,12 @@ class Rollouts:
       }
       found |= self._made({k: r for k, r in found.items() if r.why is None})
     done = self._done | found
-    of_needed = [done[k].score for k in wanted if k[0] == needed]
-    if of_needed and all(score is None for score in of_needed):
+    of_seed = [
+      done[r.key].score
+      for r in wanted.values()
+      if r.prompts == self.config.prompts and r.split != "train"
+    ]
+    if of_seed and all(score is None for score in of_seed):
       raise RolloutError(
         f"no {trials[0][0].split} problem could be judged under the seed"
         f" prompts. {_GO_ON}"

@@ -12,12 +12,12 @@ from tests.online.stub_server import StubServer
 QUICK = {"student__retries": 0, "teacher__retries": 0}
 
 
-def evaluate(tmp_path, stub, count=10):
+def evaluate(tmp_path, stub, count=10, split="validation"):
   """(scores with reasons, calls at the server) of one process of a run."""
   before = len(stub.calls)
   path = tmp_path / "record.sqlite"
   with opened(tmp_path, stub.url, path=path, **QUICK) as run:
-    job = trial(run.config.prompts, run.sets.validation[:count], "validation")
+    job = trial(run.config.prompts, run.sets.validation[:count], split)
     (made,) = run.rollouts.evaluate([job])
   return [(r.score, r.why) for r in made], len(stub.calls) - before
 
@@ -62,9 +62,9 @@ def busy(monkeypatch):
 def test_what_could_not_be_judged_twice_is_left_out(tmp_path, busy):
   with StubServer(small_world.answer) as stub:
     busy += [1] * 8  # four solutions, each tried twice
-    made, _ = evaluate(tmp_path, stub, count=2)
+    made, _ = evaluate(tmp_path, stub, 2, "train")
     assert made == [(None, "the verifier gave no verdict")] * 2 and not busy
-    assert evaluate(tmp_path, stub, count=2) == (made, 0)
+    assert evaluate(tmp_path, stub, 2, "train") == (made, 0)
 
 
 def test_a_verdict_is_given_once_in_a_run(tmp_path, busy):
@@ -79,7 +79,7 @@ def test_a_verdict_is_given_once_in_a_run(tmp_path, busy):
     assert len(busy) == 99
 
 
-def test_prompts_that_must_have_a_score(tmp_path, busy):
+def test_the_seed_must_have_a_score(tmp_path, busy):
   with (
     StubServer(small_world.answer) as stub,
     opened(tmp_path, stub.url) as run,
@@ -88,7 +88,7 @@ def test_prompts_that_must_have_a_score(tmp_path, busy):
     job = trial(prompts, run.sets.validation[:2], "validation")
     busy += [1] * 8
     with pytest.raises(RolloutError, match="no validation problem could be"):
-      run.rollouts.evaluate([job], needed=prompts)
+      run.rollouts.evaluate([job])
     # It was not committed.
-    ((first, _),) = run.rollouts.evaluate([job], needed=prompts)
+    ((first, _),) = run.rollouts.evaluate([job])
     assert first.score is not None
