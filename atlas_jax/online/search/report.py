@@ -126,6 +126,7 @@ def write(journal: Journal, choice: Choice, ended: str) -> None:
   folder, kept = workdir / "report", candidates[choice.kept]
   journal.stage = "chosen"
   journal.write_best(kept, choice=asdict(choice))
+  journal.write_costs()
   directory.write_whole(
     folder / "prompts.diff", prompt_diff(candidates[0].prompts, kept.prompts)
   )
