@@ -48,16 +48,13 @@ class Sampling:
   temperature: float
   n: int = 1
   seed: int = 0
-  top_p: float = 1.0
   stop_token_ids: tuple[int, ...] = ()  # besides the model's own EOS
 
   def __post_init__(self):
     if self.max_tokens < 1 or self.n < 1:
       raise ValueError(f"max_tokens and n must be at least 1: {self}")
-    if self.temperature < 0 or not 0 < self.top_p <= 1:
-      raise ValueError(
-        f"temperature must be at least 0 and top_p in (0, 1]: {self}"
-      )
+    if self.temperature < 0:
+      raise ValueError(f"temperature must be at least 0: {self}")
     if self.temperature == 0 and self.n > 1:
       raise ValueError(f"temperature 0 gives n equal samples; use n=1: {self}")
 
@@ -67,7 +64,7 @@ class Completion:
   """One sampled answer.
 
   logprobs[i] is the log-prob of token_ids[i] under the distribution it was
-  sampled from (temperature and top_p applied). The EOS token, if there is
+  sampled from (temperature applied). The EOS token, if there is
   one, is part of token_ids. weight_version is that of the oldest weights that
   made any of the tokens; numbers come back as int.
   """
@@ -157,7 +154,7 @@ class Client:
       "n": sampling.n,
       "max_tokens": sampling.max_tokens,
       "temperature": sampling.temperature,
-      "top_p": sampling.top_p,
+      "top_p": 1.0,
       "seed": sampling.seed,
       "logprobs": 0,
       "detokenize": False,

@@ -129,7 +129,7 @@ class Server:
     arguments, env = self._command()
     with self.log.open() as output:
       self._process = subprocess.Popen(
-        [sys.executable, supervisor.__file__],
+        [sys.executable, "-P", supervisor.__file__],
         stdin=subprocess.PIPE,
         stdout=output,
         stderr=subprocess.STDOUT,

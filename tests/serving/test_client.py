@@ -228,7 +228,6 @@ def test_score_picks_the_given_tokens():
   [
     {"max_tokens": 0},
     {"temperature": -1.0},
-    {"top_p": 0.0},
     {"n": 2, "temperature": 0.0},
   ],
 )
