@@ -50,14 +50,6 @@ class Sampling:
   seed: int = 0
   stop_token_ids: tuple[int, ...] = ()  # besides the model's own EOS
 
-  def __post_init__(self):
-    if self.max_tokens < 1 or self.n < 1:
-      raise ValueError(f"max_tokens and n must be at least 1: {self}")
-    if self.temperature < 0:
-      raise ValueError(f"temperature must be at least 0: {self}")
-    if self.temperature == 0 and self.n > 1:
-      raise ValueError(f"temperature 0 gives n equal samples; use n=1: {self}")
-
 
 @dataclass(frozen=True)
 class Completion:
@@ -181,15 +173,11 @@ class Client:
   async def score(
     self, prompt_ids: Sequence[int], token_ids: Sequence[int]
   ) -> tuple[float, ...]:
-    """Log-probs of given tokens after a prompt, at temperature 1.
+    """Log-probs of given tokens after a prompt of one at least.
 
-    Raises:
-      ValueError: the prompt is empty.
-      ServerError, ServerDown: as in generate.
+    At temperature 1. Raises as `generate`.
     """
     prompt_ids, token_ids = list(prompt_ids), list(token_ids)
-    if not prompt_ids:
-      raise ValueError("score needs at least one prompt token")
     body = {
       "token_ids": [int(t) for t in prompt_ids + token_ids],
       "sampling_params": {
