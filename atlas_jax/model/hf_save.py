@@ -133,8 +133,8 @@ def save(
       source = pathlib.Path(source_dir, name)
       if source.exists():
         (temp / name).write_bytes(files.read(source))
-    if index := shards.index(rounds, dtype):
-      directory.write_json(temp / INDEX, index)
+    if len(writers) > 1:
+      directory.write_json(temp / INDEX, shards.index(rounds, dtype))
     _replace_directory(temp, path)
 
   try:

@@ -53,14 +53,13 @@ def plan(table: Sequence[Tensor], writers: Sequence[int]) -> list[list[Part]]:
   return out
 
 
-def index(rounds: Sequence[Sequence[Part]], dtype: np.dtype) -> dict | None:
-  """The index of all files; None: there is but one, which needs none."""
+def index(rounds: Sequence[Sequence[Part]], dtype: np.dtype) -> dict:
+  """The index of several files."""
   parts = list(itertools.chain(*rounds))
   files = {part.tensor.name: part.file for part in parts}
   total = sum(math.prod(part.tensor.shape) for part in parts)
   size = {"total_size": total * dtype.itemsize}
-  several = len(set(files.values())) > 1
-  return {"metadata": size, "weight_map": files} if several else None
+  return {"metadata": size, "weight_map": files}
 
 
 @contextlib.contextmanager
