@@ -69,7 +69,7 @@ class Completion:
 
 
 class Client:
-  """Asks one server. Use it as `async with`, or call aclose at the end.
+  """Asks one server. Call `aclose` at the end.
 
   Args:
     base_url: such as http://127.0.0.1:8000.
@@ -100,12 +100,6 @@ class Client:
     self._scrub = scrubber({}, api_key)
     self._session: aiohttp.ClientSession | None = None
     self._loop = None  # that of the session
-
-  async def __aenter__(self):
-    return self
-
-  async def __aexit__(self, *exc):
-    await self.aclose()
 
   async def aclose(self) -> None:
     if self._session is not None:

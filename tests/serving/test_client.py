@@ -18,6 +18,7 @@ from tests.serving.stub_vllm import (
   client,
   free_port,
   stub,
+  unclosed,
 )
 
 
@@ -187,7 +188,7 @@ def test_one_client_in_several_event_loops():
     return web.json_response({"choices": [choice()]})
 
   port = free_port()
-  c = client(f"http://127.0.0.1:{port}")
+  c = unclosed(f"http://127.0.0.1:{port}")
 
   async def main():
     app = web.Application()

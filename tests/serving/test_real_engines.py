@@ -51,7 +51,7 @@ def test_two_engines_hold_what_came_by_http(tmp_path, vllm_servers):
   old = tiny_vllm.save_model(tmp_path / "old", seed=0)
   want = said(sample(vllm_servers.student))  # started on weights(1)
   teacher = tiny_vllm.teacher(old, tmp_path, replicas=2)
-  with teacher:
+  with tiny_vllm.started(teacher):
     # Files of the trainer lie elsewhere.
     root, trainer = teacher.weights_root, tmp_path / "trainer"
     teacher.workdir = trainer

@@ -266,7 +266,7 @@ OWNER = """
 import sys, time
 from pathlib import Path
 from atlas_jax.serving import server
-from tests.serving import publications, tiny_vllm
+from tests.serving import tiny_vllm
 s = tiny_vllm.student(Path(sys.argv[1]), Path(sys.argv[2]))
 s.spawn()
 print(s._process.pid, flush=True)
