@@ -36,13 +36,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from atlas_jax import config, config_tree, directory, targets
-from atlas_jax.errors import AtlasError
+from atlas_jax.config_tree import ConfigError
 
 log = logging.getLogger(__name__)
-
-
-class SweepError(AtlasError):
-  """A sweep is not as described above; the text names the file."""
 
 
 @dataclass(frozen=True)
@@ -83,28 +79,28 @@ def load(path: str) -> Ablation:
   """Reads the ablation in the Python file `path`.
 
   Raises:
-    SweepError: there is no file, no sweep(), no row, or a name twice.
-    ConfigError: it does not import.
+    ConfigError: there is no file, it does not import, has no sweep(), no row,
+      or a name twice.
   """
   if not pathlib.Path(path).is_file():
-    raise SweepError(
+    raise ConfigError(
       f"--config={path}: there is no such file; an ablation is named without a"
       " variant"
     )
   has = targets.load(f"{path}:__dict__", "--config")
   for name in ("get_config", "sweep"):
     if name not in has:
-      raise SweepError(
+      raise ConfigError(
         f"{path} has no {name}(); see the guide of configs/ablations"
       )
   rows = tuple(has["sweep"]())
   shared = tuple(has["shared"]()) if "shared" in has else ()
   names = [row[0] for row in (*rows, *shared)]
   if not rows:
-    raise SweepError(f"{path}: sweep() yields no row")
+    raise ConfigError(f"{path}: sweep() yields no row")
   for name in names:
     if not re.fullmatch(r"[\w.-]+", name) or names.count(name) > 1:
-      raise SweepError(
+      raise ConfigError(
         f"{path}: {name!r} cannot name a row; valid: letters, digits, '_', '.'"
         " and '-', and each name once"
       )
@@ -123,9 +119,9 @@ def check(ablation: Ablation, tree: ConfigDict) -> None:
     try:
       changed.update_from_flattened_dict(overrides)
       config.resolve(changed)
-    except (KeyError, TypeError, config.ConfigError) as error:
+    except (KeyError, TypeError, ConfigError) as error:
       text = str(error.args[0] if error.args else error)
-      raise config.ConfigError(f"{ablation.path}, row {name}: {text}") from None
+      raise ConfigError(f"{ablation.path}, row {name}: {text}") from None
 
 
 def _flags(
@@ -156,12 +152,12 @@ def jobs(
     flags: --config.KEY=VALUE of the user, for all rows.
 
   Raises:
-    SweepError: a flag sets what rows set.
+    ConfigError: a flag sets what rows set.
   """
   given = {f.split("=", 1)[0].removeprefix("--config.") for f in flags}
   for name, overrides in ablation.rows:
     if taken := sorted(given & {*overrides, "seed"}):
-      raise SweepError(
+      raise ConfigError(
         f"--config.{taken[0]} is what row {name} sets; change it in"
         f" {ablation.path}, or seeds by --seeds"
       )
@@ -228,13 +224,13 @@ class Sweep:
     """Whether the run was finished before.
 
     Raises:
-      SweepError: another config or other flags finished it.
+      RunError: another config or other flags finished it.
     """
     path = self._folder / "done" / job.name
     if not path.exists():
       return False
     if path.read_text(encoding="utf-8") != job.identity():
-      raise SweepError(
+      raise directory.RunError(
         f"{job.name} was finished with another config or other flags; choose"
         f" another --workdir, or undo the change (see {path})"
       )

@@ -46,7 +46,6 @@ def main():
   from atlas_jax.model import hf
   from atlas_jax.model.architecture import DecoderConfig
   from atlas_jax.preflight import compile as preflight
-  from atlas_jax.preflight import servers
 
   config = common.config()
 
@@ -66,7 +65,7 @@ def main():
       pathlib.Path(_COMPILERS.value),
       rows=_ROWS.value,
       prompt_tokens=_PROMPT.value,
-      servers=servers.beside_trainer(config, models),
+      servers=preflight.beside_trainer(config, models),
       **options,
     )
 

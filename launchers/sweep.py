@@ -29,17 +29,18 @@ _SBATCH = flags.DEFINE_string(
 
 
 def _seeds() -> list[int]:
-  from atlas_jax.sweep import SweepError
+  from atlas_jax.config_tree import ConfigError
 
   if not _SEEDS.value or not all(s.strip().isdigit() for s in _SEEDS.value):
-    raise SweepError(f"--seeds={','.join(_SEEDS.value)}: numbers like 0,1,2")
+    raise ConfigError(f"--seeds={','.join(_SEEDS.value)}: numbers like 0,1,2")
   return [int(s) for s in _SEEDS.value]
 
 
 def main():
   import pathlib
 
-  from atlas_jax import stopping, sweep
+  from atlas_jax import directory, stopping, sweep
+  from atlas_jax.config_tree import ConfigError
   from atlas_jax.preflight import scripts
   from atlas_jax.reports import sweeps
 
@@ -67,7 +68,7 @@ def main():
   wanted = jobs
   if _INDEX.value is not None:
     if not 0 <= _INDEX.value < len(rows):
-      raise sweep.SweepError(f"--index={_INDEX.value}: 0 to {len(rows) - 1}")
+      raise ConfigError(f"--index={_INDEX.value}: 0 to {len(rows) - 1}")
     chosen = rows[_INDEX.value]
     wanted = [job for job in jobs if job.name in (*chosen.after, chosen.name)]
   with stopping.listening():
@@ -78,7 +79,7 @@ def main():
     print(sweeps.write(workdir, table, name=name, question=ablation.question))
     print(f"table, picture and page: {workdir}/index.html")
   if lost := [key for key, state in states.items() if state != "done"]:
-    raise sweep.SweepError(
+    raise directory.RunError(
       f"not finished: {', '.join(lost)}; see {workdir}/logs"
     )
 

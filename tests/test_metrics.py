@@ -9,6 +9,7 @@ import types
 import pytest
 
 from atlas_jax import metrics
+from atlas_jax.config_tree import ConfigError
 
 
 def test_unequal_parts_add_up_to_the_mean_of_all():
@@ -124,7 +125,7 @@ def test_wandb_only_when_asked(tmp_path, monkeypatch):
   assert calls[1:] == [(2, {"grpo/loss": 1.0}), "finish"]
   monkeypatch.setitem(sys.modules, "wandb", None)  # not installed
   match = r"wandb_project.*pip install -e '\.\[wandb\]'"
-  with pytest.raises(metrics.MetricsError, match=match) as error:
+  with pytest.raises(ConfigError, match=match) as error:
     _write(tmp_path, [3], resume_step=2, wandb_project="teachers")
   assert "\n" not in str(error.value)
 
@@ -179,7 +180,7 @@ def test_what_wandb_refuses_is_one_line(tmp_path, monkeypatch):
   wandb = Wandb()
   wandb.error = RuntimeError("api_key not configured\n  call wandb.login()")
   monkeypatch.setitem(sys.modules, "wandb", wandb)
-  with pytest.raises(metrics.MetricsError) as error:
+  with pytest.raises(ConfigError) as error:
     _write(tmp_path, [1], wandb_project="p")
   assert str(error.value) == (
     "Weights & Biases: api_key not configured call wandb.login()"

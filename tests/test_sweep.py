@@ -8,10 +8,12 @@ import pytest
 
 from atlas_jax import sweep
 from atlas_jax.config import ConfigError, default_config
+from atlas_jax.directory import RunError
 from tests import forked
 
 ABLATION = '''"""Does it matter?"""
 from atlas_jax.config import default_config
+from atlas_jax.directory import RunError
 
 def get_config():
   config = default_config()
@@ -56,7 +58,7 @@ def test_every_seed_has_its_shared_runs_before_its_rows(ablation, tmp_path):
 
 @pytest.mark.parametrize("key", ["grpo.beta", "seed"])
 def test_what_rows_set_is_no_flag_for_all(ablation, tmp_path, key):
-  with pytest.raises(sweep.SweepError, match=f"--config.{key} is what row"):
+  with pytest.raises(ConfigError, match=f"--config.{key} is what row"):
     sweep.jobs(ablation, tmp_path, [0], [f"--config.{key}=1"])
 
 
@@ -72,7 +74,7 @@ def test_what_rows_set_is_no_flag_for_all(ablation, tmp_path, key):
 def test_a_file_that_is_no_ablation_is_refused(tmp_path, text, wanted):
   path = tmp_path / "wrong.py"
   path.write_text(text)
-  with pytest.raises(sweep.SweepError, match=wanted):
+  with pytest.raises(ConfigError, match=wanted):
     sweep.load(str(path))
 
 
@@ -189,7 +191,7 @@ def test_a_sweep_of_another_config_is_refused(tmp_path, started):
   again = [replace(first[0], config="/elsewhere/x.py")]
   assert sweep.Sweep(tmp_path, 1).run(again) == {"a": "done"}
   other = [replace(first[0], flags=("--config.grpo.steps=3",))]
-  with pytest.raises(sweep.SweepError, match="finished with another config"):
+  with pytest.raises(RunError, match="finished with another config"):
     sweep.Sweep(tmp_path, 1).run(other)
 
 
