@@ -49,7 +49,6 @@ def main():
   workdir, seeds = common.workdir(), _seeds()
   given = config_flag.given()
   jobs = sweep.jobs(ablation, workdir, seeds, given)
-  runner = sweep.Sweep(workdir, _SLOTS.value)
   rows = [job for job in jobs if job.row is not None]
   name = pathlib.Path(ablation.path).stem
   if _SBATCH.value is not None:
@@ -62,7 +61,7 @@ def main():
     return
   if _LIST.value:
     for i, job in enumerate(rows):
-      state = "done" if runner.finished(job) else "to do"
+      state = "done" if sweep.finished(workdir, job) else "to do"
       print(f"{i:4} {job.name:32} {state:6} {' '.join(job.flags)}")
     return
   wanted = jobs
@@ -72,7 +71,7 @@ def main():
     chosen = rows[_INDEX.value]
     wanted = [job for job in jobs if job.name in (*chosen.after, chosen.name)]
   with stopping.listening():
-    states = runner.run(wanted)
+    states = sweep.run(workdir, wanted, _SLOTS.value)
   if _INDEX.value is None:
     names = [row for row, _ in ablation.rows]
     table = sweeps.table_of(workdir, names, states, seeds)
