@@ -55,16 +55,11 @@ def lines(path: pathlib.Path, *keys: str) -> Iterator[dict]:
         log.warning("%s: dropped a broken line", where)
 
 
-def read_jsonl(path: pathlib.Path, *keys: str) -> list[dict]:
-  """As lines, all at once."""
-  return list(lines(path, *keys))
-
-
 def drop_beyond(path: pathlib.Path, phase: str, step: int) -> None:
   """Removes the lines of `phase` with a step above `step`."""
   kept = [
     line
-    for line in read_jsonl(path, "phase", "step")
+    for line in lines(path, "phase", "step")
     if line["phase"] != phase or line["step"] <= step
   ]
   directory.write_whole(path, "".join(json.dumps(x) + "\n" for x in kept))

@@ -28,14 +28,14 @@ flags.mark_flags_as_required(["workdir", "against"])
 def main():
   from atlas_jax.reports import comparing, reading
 
-  runs, others = common.workdirs(), _AGAINST.value
+  runs, others = flags.FLAGS.workdir.split(","), _AGAINST.value
   if len(runs) != len(others):
     raise flags.IllegalFlagValueError(
       f"--workdir names {len(runs)} runs and --against {len(others)}"
     )
   found = [
     comparing.compare(
-      reading.read(run),
+      reading.read(pathlib.Path(run).absolute()),
       reading.read(pathlib.Path(other).absolute()),
       arm=_ARM.value,
       other_arm=_AGAINST_ARM.value,

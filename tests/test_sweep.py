@@ -158,7 +158,8 @@ def test_a_sweep_that_is_stopped_ends_its_runs_and_goes_on_later(
 ):
   there, ended = tmp_path / "there", tmp_path / "ended"
   started["a"] = (
-    f"trap 'kill $!; touch {ended}; exit 1' TERM; touch {there}; sleep 60 & wait"
+    f"trap 'kill $!; touch {ended}; exit 1' TERM;"
+    f" touch {there}; sleep 60 & wait"
   )
 
   def looked(_):

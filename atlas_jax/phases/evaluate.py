@@ -215,7 +215,7 @@ def _report(entry: PhaseEntry, shown: Sequence[Arm]) -> None:
   directory.write_whole(
     folder / f"{entry.name}.md", tables.markdown(evaluation)
   )
-  steps = metrics.read_jsonl(entry.workdir / "metrics.jsonl")
+  steps = list(metrics.lines(entry.workdir / "metrics.jsonl"))
   trained = [x["phase"] for x in steps if x["phase"] in entry.names("grpo")]
   if trained:
     curves.learning_curve(steps, folder / "learning_curve.png", trained[-1])

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from atlas_jax import directory, gpus, hub, metrics, multihost, phases, sharding
-from atlas_jax.config import RunConfig, to_dict
+from atlas_jax.config import RunConfig
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.errors import AtlasError
 from atlas_jax.model import hf, lora, names
@@ -107,7 +107,7 @@ class Examination:
   def _data(self) -> Answer:
     self.config, found, examples = opening.read_data(self.config)
     if self.settled:
-      directory.check_config(self.workdir, to_dict(self.config))
+      directory.check_config(self.workdir, dataclasses.asdict(self.config))
     counts = {name: len(of) for name, of in vars(found).items()}
     counts["SFT"] = len(examples)
     return "ok", ", ".join(f"{n} {name}" for name, n in counts.items())

@@ -1,6 +1,7 @@
 """Each check of a machine, right and wrong; servers are stand-ins."""
 
 import contextlib
+import dataclasses
 import json
 import socket
 import sys
@@ -10,7 +11,6 @@ import jax
 import pytest
 
 from atlas_jax import directory, files
-from atlas_jax.config import to_dict
 from atlas_jax.hub import HubError
 from atlas_jax.model import lora, names
 from atlas_jax.phases import opening
@@ -108,7 +108,7 @@ def test_a_directory_of_another_run_is_refused(machine):
   assert not (machine.run / "config.json").exists()
   config = machine.config()
   begun, *_ = opening.read_data(opening.settled(config, machine.run))
-  directory.claim(machine.run, to_dict(begun))
+  directory.claim(machine.run, dataclasses.asdict(begun))
   # The day, and what is only about where a run runs, are no difference.
   assert looked(**{"serving.teacher.kv_cache_bytes": 1 << 27}) == "ok"
   with pytest.raises(directory.RunError, match=r"(?s)another.*grpo.beta: 0.5"):
@@ -119,7 +119,7 @@ def test_a_run_with_an_unknown_model_is_not_compared(machine, hub_cache):
   exam = machine.exam({"grpo.beta": 0.5, "teacher.path": "no/such-name"})
   machine.run.mkdir()
   (machine.run / "config.json").write_text(
-    json.dumps(to_dict(machine.config()))
+    json.dumps(dataclasses.asdict(machine.config()))
   )
   assert exam._directory()[0] == exam._data()[0] == "ok"
   with pytest.raises(HubError, match="no/such-name is no directory here"):
