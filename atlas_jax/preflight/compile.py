@@ -24,6 +24,7 @@ from atlas_jax.sharding import ShardingError
 SPARE = 0.1  # of a chip's memory that must stay free
 # Shares of the peak that dense training reaches; nobody has measured ours.
 COMPUTE_SHARE, LINK_SHARE = 0.5, 0.7
+PROMPT_TOKENS = 1024  # of a prompt, for the estimate
 # CUDA's context, activations and captured graphs; assumed, not measured.
 BESIDE = 2 * chips.GIB
 
@@ -35,7 +36,6 @@ def check(
   compilers: pathlib.Path,
   *,
   rows: int | None = None,
-  prompt_tokens: int = 1024,
   to_the_end: bool = True,
   servers: Mapping[str, int] = types.MappingProxyType({}),
 ) -> dict:
@@ -47,7 +47,6 @@ def check(
     target: see `chips.VALID`.
     compilers: the folder that `launchers/setup.sh --compile` filled.
     rows: of the largest batch; None: the most that there may be.
-    prompt_tokens: of a prompt, for the estimate.
     to_the_end: also after a program that does not fit.
     servers: bytes of those that share the trainer's GPUs, by who.
 
@@ -63,7 +62,7 @@ def check(
   beside = sum(servers.values())
   # Packed on this machine, so before a mesh of absent devices is set.
   batches = {
-    phase: work.largest_batch(config, getattr(config, phase), prompt_tokens)
+    phase: work.largest_batch(config, getattr(config, phase), PROMPT_TOKENS)
     for phase in ("sft", "grpo")
   }
   found, peak, fits, problem, step = [], 0, True, None, {}
