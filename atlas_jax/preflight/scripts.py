@@ -67,14 +67,12 @@ def of_run(
     ConfigError: there is no such layout.
   """
   trainers = int(nodes[:-2]) if re.fullmatch(r"[1-9]\d*\+1", nodes) else 0
-  if not trainers and nodes != "1":
+  wanted = {"tpu": True, "local": False}.get(kind, trainers > 0)
+  if wanted != (trainers > 0) or not (trainers or nodes == "1"):
     raise ConfigError(
-      f"--nodes={nodes}: 1, or N+1 for N nodes that train and one with both"
-      " servers"
+      f"--kind={kind} --nodes={nodes}: 1, or N+1 for N that train and one with"
+      " both servers; tpu wants N+1, local 1"
     )
-  if kind != "slurm" and (kind == "tpu") != bool(trainers):
-    valid = "N+1, N hosts and a GPU machine" if kind == "tpu" else "1"
-    raise ConfigError(f"--kind={kind} --nodes={nodes}: it wants {valid}")
   count, gpu_flags = _gpus(config, trainers > 0, gpus_per_node)
   own = [f"--kind={kind}", f"--nodes={nodes}", f"--gpus={gpus_per_node}"]
   command = shlex.join(["python", "-m", "launchers.cluster", *flags, *own])
