@@ -300,10 +300,10 @@ class Checkpoints(contextlib.AbstractContextManager):
     """(what is wrong with the files of a step, its atlas.json)."""
     folder = self._directory / str(step)
     try:
-      if (folder / _CONTENT).stat().length == 0:  # a FIFO would not end
-        return f"{_CONTENT} is empty", {}
-      total, _, text = (folder / _CONTENT).read_text().partition(" ")
-      if int(total) != zlib.crc32(text.encode()):
+      size = (folder / _CONTENT).stat().length  # 0 of a FIFO, without an end
+      words = (folder / _CONTENT).read_text() if size else ""
+      total, _, text = words.partition(" ")
+      if total != str(zlib.crc32(text.encode())):
         return f"{_CONTENT} is not what was saved", {}
       content, there = json.loads(text), _files(folder)
       content = {"elsewhere": {}, **content}  # the first ones had none
