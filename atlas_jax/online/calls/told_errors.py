@@ -26,37 +26,19 @@ _FAILS = (
 )
 # The words, in lower case, by which a flag says that it is an error.
 _FLAGS = {
-  key: re.compile(words)
-  for keys, words in (
-    (("iserror", "haserror"), "true"),
-    (("success", "ok", "succeeded"), "false"),
-    (("state", "type", "object", "subtype"), _FAILS),
-    (("status",), rf"[45]\d\d|{_FAILS}"),
-    (("statuscode",), r"[45]\d\d"),
-  )
-  for key in keys
+  **dict.fromkeys(("iserror", "haserror"), "true"),
+  **dict.fromkeys(("success", "ok", "succeeded"), "false"),
+  **dict.fromkeys(("state", "type", "object", "subtype"), _FAILS),
+  **{"status": rf"[45]\d\d|{_FAILS}", "statuscode": r"[45]\d\d"},
 }
 # What an object that holds no answer is made of.
 _BESIDE = {
   *(*_ERRORS, *_STATUSES, "errorcode", "errortype", "code", "message", "msg"),
-  *(
-    "type",
-    "object",
-    "title",
-    "details",
-    "reason",
-    "param",
-    "path",
-    "instance",
-  ),
-  *("timestamp", "id", "requestid", "traceid", "success", "ok", "jsonrpc"),
+  *("type", "object", "title", "details", "reason", "param", "path"),
+  *("instance", "timestamp", "id", "requestid", "traceid", "success", "ok"),
+  "jsonrpc",
 }
 _STATUS = re.compile(r"[45]\d\d")
-# Most replies are plain chat completions, or choices of one, and pass at once.
-_COMPLETION = {"id", "object", "created", "model", "choices", "usage"}
-_COMPLETION |= {"system_fingerprint", "service_tier"}
-_CHOICE = {"index", "message", "delta", "logprobs", "finish_reason"}
-_OBJECTS = ("chat.completion", "chat.completion.chunk")
 _LASTING = re.compile("invalid_request|bad_?request|validation_?error", re.I)
 _LONGEST = 1 << 16  # characters of a text that is read as JSON
 _STATED = re.compile(
@@ -104,10 +86,6 @@ def of_json(value, how: str, answered: bool = False) -> CallFailed | None:
   if isinstance(value, list) and len(value) == 1:
     (value,) = value
   if not isinstance(value, dict):
-    return None
-  if "index" in value and value.keys() <= _CHOICE:
-    return None
-  if value.get("object") in _OBJECTS and value.keys() <= _COMPLETION:
     return None
   keys = {_plain(key): item for key, item in value.items()}
   errors = [keys[key] for key in _ERRORS if key in keys]
@@ -195,6 +173,6 @@ def _code(keys: dict) -> int | None:
 def _flagged(keys: dict) -> bool:
   for key in keys.keys() & _FLAGS.keys():
     said = str(keys[key]).lower() if isinstance(keys[key], (str, int)) else ""
-    if _FLAGS[key].fullmatch(said):
+    if re.fullmatch(_FLAGS[key], said):
       return True
   return False

@@ -1,12 +1,46 @@
-"""Calls a function of the user's, sync or async, without being held up by it.
+"""Functions of the user's, sync or async, as models and as agents.
 
-Not in an executor's thread: those are waited for when the program ends.
+A sync one has a thread, and no executor's: those are waited for when the
+program ends.
 """
 
 import asyncio
 import inspect
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
+
+from atlas_jax.online.calls.calls import Answer, CallFailed, Request, Transport
+from atlas_jax.online.calls.chat_json import is_unicode
+
+
+@dataclass
+class FunctionCalls(Transport):
+  """Asks a function; ConnectionError and TimeoutError may pass by.
+
+  target: its name, for a person. arguments: makes its arguments of a request.
+  answer: makes an answer of what it returned, a text or None.
+  """
+
+  target: str
+  function: Callable
+  arguments: Callable[[Request], tuple]
+  answer: Callable[[str | None], Answer]
+
+  async def send(self, request: Request) -> Answer:
+    """See Transport."""
+    try:
+      said = await call(self.function, *self.arguments(request))
+    except (Exception, SystemExit) as error:
+      again = isinstance(error, ConnectionError | TimeoutError)
+      words = f"{type(error).__name__}: {error}"
+      raise CallFailed(words, again=again) from None
+    if said is not None and not isinstance(said, str):
+      kind = type(said).__name__
+      raise CallFailed(f"the function returned {kind}, not str", again=False)
+    if not is_unicode(said or ""):
+      raise CallFailed("the answer is not valid Unicode", again=False)
+    return self.answer(said)
 
 
 async def call(function: Callable, *args):
