@@ -83,16 +83,8 @@ class SdkAgent(Transport):
     httpx_policy.Taking(self._most_bytes)
     endings = []
     _ENDINGS.set(endings)
-    try:
-      async with contextlib.AsyncExitStack() as stack:
-        result = await self._result(request.prompt, stack)
-    except (asyncio.CancelledError, CallFailed):
-      raise
-    except Exception as error:
-      # Of the SDK, of the client, or of a tool: in each case no answer.
-      raise CallFailed(
-        f"{type(error).__name__}: {error}", again=False
-      ) from None
+    async with contextlib.AsyncExitStack() as stack:
+      result = await self._result(request.prompt, stack)
     if result.interruptions:
       raise CallFailed(
         "the run waits for a person to approve a tool", again=False

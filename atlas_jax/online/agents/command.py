@@ -8,7 +8,6 @@ An exit status of 75, EX_TEMPFAIL, is a failure that may pass by.
 """
 
 import asyncio
-import collections
 import os
 import pathlib
 import re
@@ -30,8 +29,9 @@ from atlas_jax.online.agents.config import (
   CliAgentConfig,
 )
 from atlas_jax.online.agents.json_replies import answer_in
-from atlas_jax.online.calls import functions, told_errors
+from atlas_jax.online.calls import told_errors
 from atlas_jax.online.calls.calls import Answer, CallFailed, Request, Transport
+from atlas_jax.online.calls.functions import last_match
 from atlas_jax.online.calls.variables import Credentials
 from atlas_jax.scrubbing import scrubber
 from atlas_jax.serving.http import TooLarge
@@ -189,8 +189,7 @@ def _reader(keys: CliAgentConfig, timeout_s: float, credentials: Credentials):
     if (told := told_errors.of_text(text)) is not None:
       raise told
     pattern = regex.compile(keys.output_regex)
-    # Left behind at the deadline, a search ends by itself.
-    found = await functions.call(_last, pattern, text, timeout_s)
+    found = await last_match(pattern, text, timeout_s)
     if found is None:
       match = f"match of output_regex={keys.output_regex!r}"
       missing = f"{how} has no {match} in {len(text)} characters"
@@ -200,9 +199,3 @@ def _reader(keys: CliAgentConfig, timeout_s: float, credentials: Credentials):
     return Answer(answer, None, said=text, read=how, final=True)
 
   return read
-
-
-def _last(pattern, text: str, timeout_s: float):
-  """The last match, searched without the interpreter's lock."""
-  found = collections.deque(pattern.finditer(text, timeout=timeout_s), 1)
-  return found[0] if found else None

@@ -9,12 +9,7 @@ from urllib.parse import urlsplit
 from atlas_jax.online.agents.cleaning import decoded
 from atlas_jax.online.agents.config import PROMPT, AgentConfig
 from atlas_jax.online.agents.json_replies import answer_in
-from atlas_jax.online.calls.calls import (
-  Answer,
-  CallFailed,
-  Request,
-  refused,
-)
+from atlas_jax.online.calls.calls import Answer, CallFailed, Request
 from atlas_jax.online.calls.url_calls import HttpClient
 from atlas_jax.online.calls.variables import Credentials
 
@@ -45,9 +40,6 @@ class HttpAgent(HttpClient):
       json=sent["body"] | self.fixed or None,
     )
     how = f"HTTP {response.status}"
-    if response.status // 100 != 2:
-      text = content.decode(errors="replace").strip()
-      raise refused(response.status, text, response.headers)
     if not content.strip():
       raise CallFailed(f"{how} with an empty body")
     return self.read(how, response.content_type, content)

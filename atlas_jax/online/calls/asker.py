@@ -30,7 +30,7 @@ from atlas_jax.online.calls.calls import (
   Transport,
 )
 from atlas_jax.online.calls.chat_json import is_unicode, judge
-from atlas_jax.online.calls.functions import call
+from atlas_jax.online.calls.functions import last_match
 from atlas_jax.online.calls.ledger import Amount, Caps, Ledger
 from atlas_jax.online.calls.limits import Limits
 from atlas_jax.online.calls.pricing import CallPrice, TokenPrice
@@ -237,9 +237,10 @@ class Asker:
       if isinstance(error, TimeoutError) and clock.expired():
         late = f"no answer in {self.timeout_s:g} s"
         raise CallFailed(late, status="timeout") from None
-      # What others send is not ours: it ends an attempt, and no run.
+      # What others send or raise is not ours: it ends an attempt, and no run.
+      again = isinstance(error, ConnectionError | TimeoutError)
       text = f"{type(error).__name__}: {error}"
-      raise CallFailed(text, again=False) from None
+      raise CallFailed(text, again=again) from None
 
   async def _look_at(self, answer: Answer) -> None:
     """Raises CallFailed where an answer is too large or holds `failure`."""
@@ -250,10 +251,7 @@ class Asker:
     said = answer.said or text
     if self._pattern is None or not said:
       return
-    # Left behind at the deadline, a search ends by itself.
-    found = await call(
-      lambda: self._pattern.search(said, timeout=self.timeout_s)
-    )
+    found = await last_match(self._pattern, said, self.timeout_s)
     if found is not None:
       raise CallFailed(f"failure_regex matches {found[0]!r}")
 

@@ -153,7 +153,8 @@ class Transport(Protocol):
     """One attempt; when it is cancelled it leaves nothing running.
 
     Raises:
-      CallFailed: it brought no answer.
+      CallFailed: it brought no answer. Another Exception means the same, and
+        that only a ConnectionError or a TimeoutError may pass by.
     """
 
   async def aclose(self) -> None:

@@ -5,6 +5,7 @@ program ends.
 """
 
 import asyncio
+import collections
 import inspect
 import threading
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from atlas_jax.online.calls.chat_json import is_unicode
 
 @dataclass
 class FunctionCalls(Transport):
-  """Asks a function; ConnectionError and TimeoutError may pass by.
+  """Asks a function.
 
   target: its name, for a person. arguments: makes its arguments of a request.
   answer: makes an answer of what it returned, a text or None.
@@ -29,12 +30,7 @@ class FunctionCalls(Transport):
 
   async def send(self, request: Request) -> Answer:
     """See Transport."""
-    try:
-      said = await call(self.function, *self.arguments(request))
-    except (Exception, SystemExit) as error:
-      again = isinstance(error, ConnectionError | TimeoutError)
-      words = f"{type(error).__name__}: {error}"
-      raise CallFailed(words, again=again) from None
+    said = await call(self.function, *self.arguments(request))
     if said is not None and not isinstance(said, str):
       kind = type(said).__name__
       raise CallFailed(f"the function returned {kind}, not str", again=False)
@@ -48,7 +44,8 @@ async def call(function: Callable, *args):
 
   Raises:
     RuntimeError: it was cancelled from within, or raised StopIteration.
-    What it raises; SystemExit is not an Exception.
+    CallFailed: it raised SystemExit, which is not our end.
+    What else it raises.
   """
   try:
     if inspect.iscoroutinefunction(function):
@@ -56,10 +53,26 @@ async def call(function: Callable, *args):
     found = await _in_thread(function, *args)
     # Such as an object whose __call__ is async.
     return await found if inspect.isawaitable(found) else found
+  except SystemExit as error:
+    raise CallFailed(f"SystemExit: {error}", again=False) from None
   except asyncio.CancelledError:
     if asyncio.current_task().cancelling():
       raise
     raise RuntimeError("the function was cancelled from within") from None
+
+
+async def last_match(pattern, text: str, timeout_s: float | None):
+  """The last match of a pattern of the package regex, or None.
+
+  It is searched without the interpreter's lock. Left behind at the deadline, a
+  search ends by itself.
+  """
+
+  def search():
+    found = collections.deque(pattern.finditer(text, timeout=timeout_s), 1)
+    return found[0] if found else None
+
+  return await call(search)
 
 
 async def _in_thread(function: Callable, *args):

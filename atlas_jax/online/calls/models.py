@@ -23,7 +23,6 @@ def open_model(
   ledger: Ledger | None = None,
   record: Record | None = None,
   endpoint: str | None = None,
-  key: str | None = None,
 ) -> Asker:
   """The model that `config` names; nothing is sent yet.
 
@@ -34,7 +33,6 @@ def open_model(
     ledger, record: of the run; without them nothing is counted or kept.
     endpoint: what the record calls the server in place of its URL, when a
       run serves the model itself, each time at another port.
-    key: its key, where no variable of `config` names one.
 
   Raises:
     ConfigError: a value is wrong, the key's variable is not set or no key,
@@ -42,6 +40,7 @@ def open_model(
       price.
   """
   config = config_tree.build(ChatModelConfig, config, where)
+  key = None
   if config.api_key_env is not None:
     key = variables.read(environ, config.api_key_env, f"{where}.api_key_env")
   transport = transport_of(config, where, key)

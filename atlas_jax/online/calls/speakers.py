@@ -55,6 +55,3 @@ class AskerSpeaker:
       template_kwargs=self.template_kwargs.of(ask.role),
     )
     return [said_of(await self.asker.ask(request), ask.role)]
-
-  async def aclose(self) -> None:
-    await self.asker.aclose()

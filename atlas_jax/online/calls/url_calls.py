@@ -45,12 +45,14 @@ class HttpClient(Transport):
   _session: aiohttp.ClientSession | None = field(default=None, init=False)
 
   async def fetch(
-    self, method: str, url: str, **how
+    self, method: str, url: str, see: str = "", **how
   ) -> tuple[aiohttp.ClientResponse, bytes]:
-    """(a response of any status, its body), by the environment's proxy.
+    """(a response, its body), by the environment's proxy.
+
+    see: what may mend a request that the server does not like.
 
     Raises:
-      CallFailed: there is none.
+      CallFailed: there is none, or it is a refusal.
     """
     if self._session is None:
       # Limits and deadline are the caller's.
@@ -59,7 +61,7 @@ class HttpClient(Transport):
       async with http.request(
         self._session, method, url, proxy=http.proxy_of(url), **how
       ) as response:
-        return response, await http.read(response, self.most_bytes)
+        content = await http.read(response, self.most_bytes)
     except http.Untaken as error:
       raise untaken(error) from None
     except aiohttp.ClientConnectorError as error:
@@ -67,6 +69,10 @@ class HttpClient(Transport):
     except (aiohttp.ClientError, OSError) as error:
       text = f"{type(error).__name__}: {error}"
       raise CallFailed(text, again=retries.may_pass(error)) from None
+    if response.status // 100 != 2:
+      text = content.decode(errors="replace")
+      raise refused(response.status, text, response.headers, see=see)
+    return response, content
 
   async def aclose(self) -> None:
     if self._session is not None:
@@ -118,8 +124,6 @@ class UrlCalls(HttpClient):
     return answer_of(await self._json("POST", _CHAT, body))
 
   async def _json(self, method: str, path: str, body):
-    response, content = await self.fetch(method, self._base + path, json=body)
-    if response.status != 200:
-      text = content.decode(errors="replace")
-      raise refused(response.status, text, response.headers, see=WORDS)
+    url = self._base + path
+    _, content = await self.fetch(method, url, see=WORDS, json=body)
     return parsed(content)
