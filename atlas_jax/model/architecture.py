@@ -78,7 +78,6 @@ class DecoderConfig:
   n_heads: int
   n_kv_heads: int
   head_dim: int
-  max_positions: int
   norm_eps: float
   rope_theta: float
   rope_scaling: RopeScaling | None
@@ -132,7 +131,6 @@ class DecoderConfig:
       n_heads=n_heads,
       n_kv_heads=n_kv_heads,
       head_dim=head_dim,
-      max_positions=hf["max_position_embeddings"],
       norm_eps=float(hf["rms_norm_eps"]),
       rope_theta=theta,
       rope_scaling=scaling,

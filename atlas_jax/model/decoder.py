@@ -182,13 +182,8 @@ def forward(
     options: its remat says what the backward pass computes again: "none"
       (nothing), "dots" (all but products with weights), "full" (it keeps one
       [B, T, D] a layer).
-
-  Raises:
-    ValueError: an unknown `remat`.
   """
-  remat = options.remat
-  if remat not in REMAT:
-    raise ValueError(f"remat={remat!r} is not one of {', '.join(REMAT)}")
+  policy = _SAVED[options.remat]
   positions = own_part(batch.positions, "tokens", 1)
   angles = attention.rope_angles(config, positions)
   end = attention.visible_until(batch.segment_ids, batch.sequence_ids)
@@ -199,9 +194,9 @@ def forward(
     x = x + _attention(block, config, x, q_at, end, angles)
     return x + _feed_forward(block, config, x), None
 
-  if _SAVED[remat] is not None:
+  if policy is not None:
     # prevent_cse: a scan's body is never merged with its backward.
-    body = jax.checkpoint(body, prevent_cse=False, policy=_SAVED[remat])
+    body = jax.checkpoint(body, prevent_cse=False, policy=policy)
   x, _ = jax.lax.scan(body, x, model.blocks)
   return _rms_norm(x, model.final_norm[...], config.norm_eps)
 

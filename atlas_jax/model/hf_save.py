@@ -83,7 +83,6 @@ def save(
   *,
   source_dir: str | os.PathLike | None,
   dtype: DTypeLike,
-  max_shard_bytes: int = 5 << 30,
 ) -> None:
   """Writes a directory that transformers and vLLM read. A collective.
 
@@ -100,8 +99,6 @@ def save(
     source_dir: where the tokenizer and generation_config files are copied
       from; None copies none.
     dtype: of the weights in the file: float32 or bfloat16.
-    max_shard_bytes: of one file, or as much as the largest tensor; where
-      several processes write, each has one file.
 
   Raises:
     FileError: something in source_dir lies outside of it.
@@ -136,15 +133,15 @@ def save(
       source = pathlib.Path(source_dir, name)
       if source.exists():
         (temp / name).write_bytes(files.read(source))
-    if index := shards.index(rounds, dtype):
-      directory.write_json(temp / INDEX, index)
+    if len(writers) > 1:
+      directory.write_json(temp / INDEX, shards.index(rounds, dtype))
     _replace_directory(temp, path)
 
   try:
     # A host without the lead's disk, or to which it is slow, writes nothing.
     there = multihost.call_on_all(lambda: temp.is_dir() or multihost.is_lead())
     writers = np.flatnonzero(there).tolist()
-    rounds = shards.plan(tensors(config), dtype, writers, max_shard_bytes)
+    rounds = shards.plan(tensors(config), writers)
     _write_weights(temp, path, model, rounds, dtype)
     multihost.call_on_lead(finish)
   except BaseException:

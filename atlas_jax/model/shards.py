@@ -14,9 +14,8 @@ from collections.abc import Iterator, Sequence
 from typing import IO, NamedTuple
 
 import numpy as np
-from huggingface_hub import split_state_dict_into_shards_factory
 
-from atlas_jax.model.names import DTYPES, Tensor
+from atlas_jax.model.names import DTYPES, WEIGHTS, Tensor
 
 
 class Part(NamedTuple):
@@ -27,35 +26,20 @@ class Part(NamedTuple):
   file: str
 
 
-def plan(
-  table: Sequence[Tensor],
-  dtype: np.dtype,
-  writers: Sequence[int],
-  max_bytes: int,
-) -> list[list[Part]]:
+def plan(table: Sequence[Tensor], writers: Sequence[int]) -> list[list[Part]]:
   """The rounds in which the tensors of `table` are written.
 
   Args:
     table: from names.tensors.
-    dtype: in the files.
-    writers: numbers of the processes that write.
-    max_bytes: of one file, if one process writes all.
+    writers: numbers of the processes that write; each has one file.
   """
-  sizes = {t.name: math.prod(t.shape) * dtype.itemsize for t in table}
-  split = split_state_dict_into_shards_factory(
-    sizes,
-    get_storage_size=lambda size: size,
-    filename_pattern="model{suffix}.safetensors",
-    # A tensor above the bound would come out of the order of the rounds.
-    max_shard_size=max(max_bytes, *sizes.values()),
-  ).tensor_to_filename
   n = len(writers)
 
   def part(k: int, t: Tensor) -> Part:
     # The embedding and the head, which are the largest, lie apart.
     k = -1 if t.attribute == "head" else k
     file = f"model-{k % n + 1:05}-of-{n:05}.safetensors"
-    return Part(t, writers[k], file if n > 1 else split[t.name])
+    return Part(t, writers[k], file if n > 1 else WEIGHTS)
 
   out = []
   layers = itertools.groupby(
@@ -69,14 +53,13 @@ def plan(
   return out
 
 
-def index(rounds: Sequence[Sequence[Part]], dtype: np.dtype) -> dict | None:
-  """The index of all files; None: there is but one, which needs none."""
+def index(rounds: Sequence[Sequence[Part]], dtype: np.dtype) -> dict:
+  """The index of several files."""
   parts = list(itertools.chain(*rounds))
   files = {part.tensor.name: part.file for part in parts}
   total = sum(math.prod(part.tensor.shape) for part in parts)
   size = {"total_size": total * dtype.itemsize}
-  several = len(set(files.values())) > 1
-  return {"metadata": size, "weight_map": files} if several else None
+  return {"metadata": size, "weight_map": files}
 
 
 @contextlib.contextmanager

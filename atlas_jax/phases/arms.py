@@ -19,7 +19,7 @@ from atlas_jax.phases.teacher import Teacher
 from atlas_jax.reports import reading
 from atlas_jax.teaching import statistics, transcripts
 from atlas_jax.teaching.answers import AnswerChecker
-from atlas_jax.teaching.arms import run_arm
+from atlas_jax.teaching.episode import run_arm
 from atlas_jax.teaching.prompts import Prompts
 
 log = logging.getLogger(__name__)

@@ -20,7 +20,6 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from atlas_jax import directory, metrics, multihost
-from atlas_jax.config import Phase
 from atlas_jax.data.problems import Problem
 from atlas_jax.phases import arms
 from atlas_jax.phases.arms import Arm
@@ -36,9 +35,9 @@ from atlas_jax.teaching.prompts import Prompts
 log = logging.getLogger(__name__)
 
 
-def teacher_name(before: Sequence[Phase]) -> str:
+def _teacher_title(entry: PhaseEntry) -> str:
   """'teacher after sft': the last phase before this one that trained."""
-  trained = [phase for phase in before if phase in ("sft", "grpo")]
+  trained = [before.kind for before in entry.entries("sft", "grpo")]
   if not trained:
     return "teacher"
   times = trained.count(trained[-1])
@@ -64,7 +63,7 @@ def arms_of(
     for name, guest, words in guests.teachers
   ]
   for at in entry.entries("evaluate"):
-    title = teacher_name(entry.config.phases[: at.index])
+    title = _teacher_title(at)
     taught += [
       Arm(f"{title}, {name}", words, teacher, evaluation=at.name)
       for name, words in guests.prompts
@@ -216,7 +215,8 @@ def _report(entry: PhaseEntry, shown: Sequence[Arm]) -> None:
     folder / f"{entry.name}.md", tables.markdown(evaluation)
   )
   steps = metrics.read_jsonl(entry.workdir / "metrics.jsonl")
-  trained = [x["phase"] for x in steps if x["phase"] in entry.names("grpo")]
+  names = [at.name for at in entry.entries("grpo")]
+  trained = [x["phase"] for x in steps if x["phase"] in names]
   if trained:
     curves.learning_curve(steps, folder / "learning_curve.png", trained[-1])
   directory.write_json(folder / f"{entry.name}.json", evaluation)

@@ -6,8 +6,7 @@ import jax
 
 from atlas_jax import directory, hub, sharding
 from atlas_jax.config import MeshConfig
-from atlas_jax.phases import trained
-from atlas_jax.phases.entry import PhaseEntry
+from atlas_jax.phases.entry import PhaseEntry, newest
 from atlas_jax.phases.teacher import Teacher
 
 
@@ -30,7 +29,7 @@ def export_run(workdir: pathlib.Path, path: pathlib.Path, dtype: str) -> None:
     model = hub.directory(config.teacher.path, "model")
     with jax.set_mesh(sharding.make_mesh(MeshConfig())):
       teacher = Teacher(config.teacher, model, None, config.seed)
-      entry, _ = trained.newest(workdir, config)
-      step, weights = trained.read(entry, teacher)
+      entry, _ = newest(workdir, config)
+      step, weights = entry.trained(teacher)
       teacher.advance(weights, step)
       teacher.export(path, dtype)

@@ -29,7 +29,6 @@ from atlas_jax.checkpoint import CheckpointError
 from atlas_jax.config import RunConfig
 from atlas_jax.data.problems import Problem, ProblemStream
 from atlas_jax.model import lora
-from atlas_jax.phases import trained
 from atlas_jax.phases.ahead import AheadQueue
 from atlas_jax.phases.arms import validation
 from atlas_jax.phases.entry import PhaseEntry
@@ -143,7 +142,7 @@ def train(entry: PhaseEntry, *, teacher: Teacher, **given) -> None:
   if best is not None and best["step"] != entry.config.grpo.steps:
     base, _ = lora.split(teacher.model)
     try:
-      _, model = trained.read(entry, teacher, best["step"], base)
+      _, model = entry.trained(teacher, best["step"], base)
     except CheckpointError as error:
       log.warning("the last weights are kept, not the best: %s", error)
       return

@@ -26,8 +26,7 @@ from atlas_jax.config import (
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.errors import AtlasError
 from atlas_jax.model import decoder
-from atlas_jax.phases import trained
-from atlas_jax.phases.entry import PhaseEntry
+from atlas_jax.phases.entry import PhaseEntry, newest
 from atlas_jax.phases.servers import AGREEMENT_TEXT, Student
 from atlas_jax.phases.teacher import Teacher
 from atlas_jax.teaching.prompts import Prompts, load_prompts
@@ -45,11 +44,12 @@ class Guest(Teacher):
 
   trained: tuple[PhaseEntry, int] | None = None
 
-  def _read(self) -> decoder.Decoder:
-    if self.trained is None:
-      return self.first_model()
-    entry, step = self.trained
-    return trained.read(entry, self, step)[1]
+  @property
+  def model(self) -> decoder.Decoder:
+    if self._model is None and self.trained is not None:
+      entry, step = self.trained
+      self._model = entry.trained(self, step)[1]
+    return super().model
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _teacher(
   last = None
   if multihost.call_on_lead(lambda: _is_run(path)):
     run = directory.read_config(path)
-    last = trained.newest(path, run)
+    last = newest(path, run)
     options, model = run.teacher, hub.directory(run.teacher.path, "model")
   else:
     plain = {"random_init": False, "lora": LoraConfig()}

@@ -91,7 +91,6 @@ class Servers:
     self._fleets: tuple[Fleet, ...] = ()
     self._events: EventLoop | None = None  # these two are the lead's
     self._said: tuple[float, ...] = ()  # by the student of AGREEMENT_TEXT
-    self._started = False
     self._held: int | None = None  # the version at the server; None: unknown
     self._restarts = 0
 
@@ -251,7 +250,7 @@ class Servers:
 
   def _start(self, hold: bool) -> None:
     """Starts the servers, or those of a student that is not served yet."""
-    if not self._started:
+    if not self._fleets:
       dtype = self._config.teacher.dtype
       first = self._teacher.first_directory(self._workdir, dtype)
       teachers = self._fleet(TeacherServer, self._config.teacher, first)
@@ -263,7 +262,7 @@ class Servers:
       multihost.call_on_lead(self._exchange_student)
     elif multihost.call_on_lead(self._take_back, hold):
       self._held = None
-    self._started, self._served = True, self._student
+    self._served = self._student
 
   def _start_on_lead(self) -> None:
     self._events = EventLoop()

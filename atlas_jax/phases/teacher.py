@@ -58,7 +58,7 @@ class Teacher:
   def model(self) -> decoder.Decoder:
     """The parameters as they are now; read, or drawn, when first asked for."""
     if self._model is None:
-      self._model = self._read()
+      self._model = self.first_model()
     return self._model
 
   def first_model(self) -> decoder.Decoder:
@@ -72,9 +72,6 @@ class Teacher:
       draw = functools.partial(lora.draw, self.decoder_config, options)
       model = lora.join(model, jax.jit(lambda: draw(self._seed))())
     return model
-
-  def _read(self) -> decoder.Decoder:
-    return self.first_model()
 
   def forget(self) -> None:
     """Frees the parameters; they are read again when they are asked for."""

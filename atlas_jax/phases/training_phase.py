@@ -13,7 +13,6 @@ import numpy as np
 
 from atlas_jax import (
   checkpoint,
-  directory,
   files,
   metrics,
   multihost,
@@ -79,12 +78,10 @@ def start_or_resume(
 
 def _origin(entry: PhaseEntry) -> str:
   """Where the weights lie that a phase begins with."""
-  before = entry.config.phases[: entry.index]
-  trained = [i for i, k in enumerate(before) if k in ("sft", "grpo")]
-  if not trained:
-    return f"config.teacher.path={entry.config.teacher.path}"
-  root = directory.checkpoints_root(entry.config, entry.workdir)
-  return str(root / PhaseEntry(entry.config, entry.workdir, trained[-1]).name)
+  before = entry.entries("sft", "grpo")[:-1]  # the last is itself
+  if before:
+    return str(before[-1].root)
+  return f"config.teacher.path={entry.config.teacher.path}"
 
 
 class TrainingPhase:

@@ -48,18 +48,7 @@ class Sampling:
   temperature: float
   n: int = 1
   seed: int = 0
-  top_p: float = 1.0
   stop_token_ids: tuple[int, ...] = ()  # besides the model's own EOS
-
-  def __post_init__(self):
-    if self.max_tokens < 1 or self.n < 1:
-      raise ValueError(f"max_tokens and n must be at least 1: {self}")
-    if self.temperature < 0 or not 0 < self.top_p <= 1:
-      raise ValueError(
-        f"temperature must be at least 0 and top_p in (0, 1]: {self}"
-      )
-    if self.temperature == 0 and self.n > 1:
-      raise ValueError(f"temperature 0 gives n equal samples; use n=1: {self}")
 
 
 @dataclass(frozen=True)
@@ -67,7 +56,7 @@ class Completion:
   """One sampled answer.
 
   logprobs[i] is the log-prob of token_ids[i] under the distribution it was
-  sampled from (temperature and top_p applied). The EOS token, if there is
+  sampled from (temperature applied). The EOS token, if there is
   one, is part of token_ids. weight_version is that of the oldest weights that
   made any of the tokens; numbers come back as int.
   """
@@ -80,7 +69,7 @@ class Completion:
 
 
 class Client:
-  """Asks one server. Use it as `async with`, or call aclose at the end.
+  """Asks one server. Call `aclose` at the end.
 
   Args:
     base_url: such as http://127.0.0.1:8000.
@@ -111,12 +100,6 @@ class Client:
     self._scrub = scrubber({}, api_key)
     self._session: aiohttp.ClientSession | None = None
     self._loop = None  # that of the session
-
-  async def __aenter__(self):
-    return self
-
-  async def __aexit__(self, *exc):
-    await self.aclose()
 
   async def aclose(self) -> None:
     if self._session is not None:
@@ -157,7 +140,7 @@ class Client:
       "n": sampling.n,
       "max_tokens": sampling.max_tokens,
       "temperature": sampling.temperature,
-      "top_p": sampling.top_p,
+      "top_p": 1.0,
       "seed": sampling.seed,
       "logprobs": 0,
       "detokenize": False,
@@ -184,15 +167,11 @@ class Client:
   async def score(
     self, prompt_ids: Sequence[int], token_ids: Sequence[int]
   ) -> tuple[float, ...]:
-    """Log-probs of given tokens after a prompt, at temperature 1.
+    """Log-probs of given tokens after a prompt of one at least.
 
-    Raises:
-      ValueError: the prompt is empty.
-      ServerError, ServerDown: as in generate.
+    At temperature 1. Raises as `generate`.
     """
     prompt_ids, token_ids = list(prompt_ids), list(token_ids)
-    if not prompt_ids:
-      raise ValueError("score needs at least one prompt token")
     body = {
       "token_ids": [int(t) for t in prompt_ids + token_ids],
       "sampling_params": {

@@ -84,13 +84,6 @@ class Server:
     """Those that a spawned server is bound to."""
     return set(gpus.numbers(self._config.gpus)) if self.spawned else set()
 
-  def __enter__(self):
-    start(self)
-    return self
-
-  def __exit__(self, *exc):
-    self.end()
-
   def client(
     self, decode: Callable[[Sequence[int]], str], config: ServingConfig
   ) -> Client:
@@ -129,7 +122,7 @@ class Server:
     arguments, env = self._command()
     with self.log.open() as output:
       self._process = subprocess.Popen(
-        [sys.executable, supervisor.__file__],
+        [sys.executable, "-P", supervisor.__file__],
         stdin=subprocess.PIPE,
         stdout=output,
         stderr=subprocess.STDOUT,

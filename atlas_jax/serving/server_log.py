@@ -35,16 +35,14 @@ class ServerLog:
       f.seek(self._begin)
       return f.read().decode(errors="replace")
 
-  def tail(self, lines: int = _LINES) -> str:
-    return "\n".join(self.text().splitlines()[-lines:])
-
   def explain(self) -> str:
     """The first error and the last lines, to end an error message with."""
     if self._begin is None:
       return ""
+    text, first = self.text(), ""
     # The first error is the cause; tracebacks of those who waited follow.
-    cause = _ERROR.search(self.text())
-    first = ""
+    cause = _ERROR.search(text)
     if cause:
       first = ": " + " ".join(cause[1].split())[:_LONGEST]
-    return f"{first}\nThe end of {self.path}:\n{self.tail()}"
+    last = "\n".join(text.splitlines()[-_LINES:])
+    return f"{first}\nThe end of {self.path}:\n{last}"

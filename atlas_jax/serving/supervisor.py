@@ -8,7 +8,7 @@ its standard input and keeps the pipe open. The command is ended
   3. at SIGTERM or SIGINT to the supervisor;
   4. by the kernel, when the supervisor itself is killed.
 
-Standard library only: it starts in a few hundredths of a second.
+It imports next to nothing: it starts in less than a tenth of a second.
 """
 
 import contextlib
@@ -19,6 +19,8 @@ import select
 import signal
 import subprocess
 import sys
+
+import psutil
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -35,22 +37,11 @@ def _die_with_supervisor() -> None:
 
 
 def descendants(pid: int) -> list[int]:
-  """Processes below `pid`, from /proc; empty where there is none."""
-  children: dict[int, list[int]] = {}
-  with contextlib.suppress(FileNotFoundError):
-    for name in os.listdir("/proc"):
-      if name.isdigit():
-        with contextlib.suppress(OSError):
-          with open(f"/proc/{name}/stat") as f:
-            # The command's name is in brackets and may hold anything.
-            parent = int(f.read().rpartition(")")[2].split()[1])
-          children.setdefault(parent, []).append(int(name))
-  found, todo = [], [pid]
-  while todo:
-    below = children.pop(todo.pop(), [])
-    found += below
-    todo += below
-  return found
+  """Processes below `pid`; none where it has ended."""
+  with contextlib.suppress(psutil.NoSuchProcess):
+    below = psutil.Process(pid).children(recursive=True)
+    return [process.pid for process in below]
+  return []
 
 
 def _signal_all(child: subprocess.Popen, number: int) -> None:

@@ -29,7 +29,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -53,7 +53,6 @@ class Sent:
   """What sending a version took. Seconds are wall clock."""
 
   is_delta: bool
-  checksums: dict[str, str] = field(repr=False)  # of the whole tensors
   bytes: int  # of the files that the server took
   seconds_write: float  # from the devices to the files; a refused delta's too
   seconds_check: float  # the server's checks, while it still serves
@@ -270,8 +269,7 @@ class WeightSender:
         self.holds[server] = None
         return error
       self.holds[server] = version
-      took = {key: answer[key] for key in ("seconds_check", "seconds_apply")}
-      return {**took, "checksums": sums}
+      return {key: answer[key] for key in ("seconds_check", "seconds_apply")}
 
     def announce():
       weight_files.write_manifest(manifest, self._server.weights_root)
@@ -287,7 +285,7 @@ class WeightSender:
       # Where another took the delta, only who did not is left out.
       if not took and version not in self.holds.values():
         raise next(iter(answers), ServerDown("no teacher server is healthy"))
-      none = {"seconds_check": 0.0, "seconds_apply": 0.0, "checksums": sums}
+      none = {"seconds_check": 0.0, "seconds_apply": 0.0}
       return max(took, key=lambda one: one["seconds_apply"], default=none)
 
     return multihost.call_on_lead(announce, hold)

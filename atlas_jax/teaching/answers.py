@@ -195,7 +195,7 @@ class AnswerChecker(contextlib.ExitStack):
     return list(self._threads.map(call, items))
 
   def _call(self, target: str, *arguments, share: bool) -> float | None:
-    """The value that a function of the user's returns; see own.call."""
+    """The value that a function of the user's returns; see verify.OWN."""
     try:
       return self._own.ask(verify.OWN, target, share, arguments)
     except Unanswered as error:

@@ -165,14 +165,6 @@ def _parse(name: str, text: str, fields) -> list[tuple[str, str | None]]:
   return [(literal, field) for literal, field, _, _ in parts]
 
 
-def by_new_names(templates: Mapping) -> dict[str, object]:
-  """The texts as they are, those of an older version by today's names."""
-  return {
-    name if (new := _OLD_NAMES.get(name, name)) in templates else new: text
-    for name, text in templates.items()
-  }
-
-
 def prompts_config(templates: Mapping, where: str) -> PromptsConfig:
   """The templates as a config, checked.
 
@@ -183,7 +175,10 @@ def prompts_config(templates: Mapping, where: str) -> PromptsConfig:
   Raises:
     PromptError: a template is missing, unknown, no text, or has wrong fields.
   """
-  texts = by_new_names(templates)
+  texts = {
+    name if (new := _OLD_NAMES.get(name, name)) in templates else new: text
+    for name, text in templates.items()
+  }
   if "teacher_adaptive" in templates:
     texts["teacher"] = re.sub(  # {{ and }} are no part of a field
       r"\{\{|\}\}|\{approach\}",

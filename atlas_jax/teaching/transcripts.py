@@ -6,7 +6,7 @@ sampler log-probs, weight version), beside the texts that a person reads.
 
 from atlas_jax.serving.client import Completion
 from atlas_jax.teaching.answers import Verdict
-from atlas_jax.teaching.arms import Attempt
+from atlas_jax.teaching.episode import Attempt
 from atlas_jax.teaching.rewards import ScoredEpisode, leaks
 from atlas_jax.teaching.speakers import Said
 

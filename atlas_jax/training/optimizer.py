@@ -25,29 +25,18 @@ def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
 
   Linear from 0 over warmup_steps (update n of them has (n + 1) / warmup_steps
   of the peak: none is lost to a rate of 0); then constant, or cosine or linear
-  down to final_fraction of the peak at the last of total_steps.
-
-  Raises:
-    ValueError: an unknown schedule, or a decay that the warm-up leaves no
-      steps for.
+  down to final_fraction of the peak at the last of total_steps, of which the
+  warm-up leaves some (OptimizerConfig.too_short).
   """
   peak, warmup = config.learning_rate, config.warmup_steps
   steps, final = total_steps - warmup, config.final_fraction
-  schedules = {
-    "constant": lambda: optax.constant_schedule(peak),
-    "cosine": lambda: optax.cosine_decay_schedule(peak, steps, final),
-    "linear": lambda: optax.linear_schedule(peak, peak * final, steps),
-  }
-  if config.schedule not in schedules:
-    raise ValueError(
-      f"unknown schedule {config.schedule!r}; valid: {', '.join(schedules)}"
-    )
-  if config.schedule != "constant" and steps < 1:
-    raise ValueError(
-      f"{warmup} warm-up steps leave none of {total_steps} to the"
-      f" {config.schedule} schedule"
-    )
-  after = schedules[config.schedule]()
+  match config.schedule:
+    case "constant":
+      after = optax.constant_schedule(peak)
+    case "cosine":
+      after = optax.cosine_decay_schedule(peak, steps, final)
+    case "linear":
+      after = optax.linear_schedule(peak, peak * final, steps)
   if warmup == 0:
     return after
   rise = optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))

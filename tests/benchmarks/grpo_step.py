@@ -51,7 +51,6 @@ _SMOLLM2 = decoder.DecoderConfig(
   n_heads=9,
   n_kv_heads=3,
   head_dim=64,
-  max_positions=8192,
   norm_eps=1e-5,
   rope_theta=1e5,
   rope_scaling=None,

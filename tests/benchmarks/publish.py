@@ -52,6 +52,7 @@ from atlas_jax.serving import server as server_lib
 from atlas_jax.serving import weight_sync
 from atlas_jax.serving.client import Sampling
 from atlas_jax.training import optimizer, step
+from tests.serving import tiny_vllm
 
 ROWS, LENGTH = 2, 128
 TEXT = pathlib.Path(__file__).parents[2] / "README.md"
@@ -116,7 +117,8 @@ def measure(model, architecture, sender, server, version):
 
 
 async def first_token(server):
-  async with server.client(str, ServingConfig(retries=0)) as client:
+  client = server.client(str, ServingConfig(retries=0))
+  async with contextlib.aclosing(client):
     return await client.generate([1, 5, 9], Sampling(1, 1.0))
 
 
@@ -171,8 +173,10 @@ def to_a_server(flags, architecture, models) -> None:
   rows = {"delta": [], "full": []}
   with (
     tempfile.TemporaryDirectory() as workdir,
-    server_lib.TeacherServer(
-      SERVER, model_path=flags.model, workdir=workdir, start_timeout_s=600
+    tiny_vllm.started(
+      server_lib.TeacherServer(
+        SERVER, model_path=flags.model, workdir=workdir, start_timeout_s=600
+      )
     ) as server,
   ):
     # Full and delta by turns.

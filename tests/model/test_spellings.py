@@ -36,7 +36,6 @@ def same(path) -> DecoderConfig:
     "head_dim": "head_dim",
     "n_kv_heads": "num_key_value_heads",
     "tied": "tie_word_embeddings",
-    "max_positions": "max_position_embeddings",
     "norm_eps": "rms_norm_eps",
   }.items():
     if hasattr(config, key):

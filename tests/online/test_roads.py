@@ -11,8 +11,7 @@ from atlas_jax.episode_config import ChatTemplateKwargs, EpisodeConfig
 from atlas_jax.online import TeachingAgent
 from atlas_jax.online.search.rollouts import Trial
 from atlas_jax.serving.client import Completion
-from atlas_jax.teaching.arms import run_arm
-from atlas_jax.teaching.episode import run_episodes
+from atlas_jax.teaching.episode import run_arm, run_episodes
 from atlas_jax.teaching.prompts import NO_PROBE, Prompts
 from atlas_jax.teaching.speakers import Role
 from tests import published

@@ -6,15 +6,20 @@ from atlas_jax.config import RunConfig
 from atlas_jax.phases.entry import PhaseEntry
 
 
+def names(entry, *kinds):
+  return [one.name for one in entry.entries(*kinds)]
+
+
 def test_names_say_index_and_kind_and_stop_at_the_entry(tmp_path):
   kinds = ("evaluate", "sft", "evaluate", "grpo", "evaluate")
   config = dataclasses.replace(RunConfig(), phases=kinds)
   entry = PhaseEntry(config, tmp_path, 2)
   assert (entry.name, entry.kind) == ("2_evaluate", "evaluate")
   assert entry.options is config.evaluate
-  assert entry.names("evaluate") == ["0_evaluate", "2_evaluate"]
-  assert entry.names("grpo") == []
-  assert PhaseEntry(config, tmp_path, 4).names("grpo") == ["3_grpo"]
+  assert names(entry, "evaluate") == ["0_evaluate", "2_evaluate"]
+  assert names(entry, "grpo") == []
+  last = PhaseEntry(config, tmp_path, 4)
+  assert names(last, "sft", "grpo") == ["1_sft", "3_grpo"]
   assert entry.episodes == tmp_path / "episodes" / "2_evaluate.jsonl"
 
 

@@ -15,7 +15,7 @@ from atlas_jax.phases.arms import Arm
 from atlas_jax.phases.entry import PhaseEntry
 from atlas_jax.phases.training_phase import TrainingError
 from atlas_jax.teaching.answers import AnswerChecker
-from atlas_jax.teaching.arms import Attempt
+from atlas_jax.teaching.episode import Attempt
 from atlas_jax.teaching.prompts import Prompts
 from tests.phases.small_grpo import World, solution
 

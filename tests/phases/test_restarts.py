@@ -36,7 +36,6 @@ class FailingServers(Servers):
     config = ServingConfig(restarts=restarts, max_logprob_gap=bound)
     super().__init__(config, None, FakeTeacher(), None, None)
     self.happens, self.log = list(happens), []
-    self._started = True
     self._student = self._served = types.SimpleNamespace(chat=None)
     teacher = types.SimpleNamespace(
       scores=lambda *ids: [says],

@@ -47,17 +47,19 @@ async def stub(handler, pages=None):
     await runner.cleanup()
 
 
+def unclosed(url, **changes):
+  options = {
+    "decode": lambda ids: "+".join(map(str, ids)),
+    "timeout_s": 5,
+    "retries": 2,
+    "max_concurrency": 8,
+    **changes,
+  }
+  return Client(url, **options)
+
+
 def client(url, **changes):
-  return Client(
-    url,
-    **{
-      "decode": lambda ids: "+".join(map(str, ids)),
-      "timeout_s": 5,
-      "retries": 2,
-      "max_concurrency": 8,
-      **changes,
-    },
-  )
+  return contextlib.aclosing(unclosed(url, **changes))
 
 
 def ask(answers, *, requests=1, **changes):

@@ -45,8 +45,9 @@ async def fleet_of(*stubs):
     pairs = {}
     for one in stubs:
       url = await stack.enter_async_context(stub(one.handler))
-      one.client = client(url, retries=0)
-      pairs[await stack.enter_async_context(one.client)] = one
+      opened = client(url, retries=0)
+      one.client = await stack.enter_async_context(opened)
+      pairs[one.client] = one
     yield Fleet(pairs)
 
 

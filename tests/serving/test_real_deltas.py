@@ -6,7 +6,7 @@ import pytest
 from atlas_jax.config import ServingConfig
 from atlas_jax.serving import weight_sync
 from tests.serving.pair import held, publish, said, sample, weights
-from tests.serving.publications import owned
+from tests.serving.publications import checksums, owned
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 
@@ -37,7 +37,7 @@ def test_a_chain_of_deltas_is_equal_to_a_fresh_start(vllm_servers):
   assert {c.weight_version for c in new} == {22}
   assert held(teacher) == {
     "version": "22",
-    "checksums": last.checksums,
+    "checksums": checksums(weights(1)),
   }
   # Someone else publishes: our next delta is refused, and all is sent.
   publish(weights(0), vllm_servers, 23)

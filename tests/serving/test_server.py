@@ -1,6 +1,7 @@
 """Starting servers, with stand-ins for vLLM where it would only be slow."""
 
 import asyncio
+import contextlib
 import http.server
 import json
 import socket
@@ -15,6 +16,7 @@ from atlas_jax.server_config import ServerConfig, ServingConfig
 from atlas_jax.serving import server, vllm_command
 from atlas_jax.serving.client import ServerDown, ServerError
 from atlas_jax.serving.server import StudentServer, TeacherServer
+from tests.serving import tiny_vllm
 
 
 @pytest.fixture
@@ -57,7 +59,7 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 
 def test_healthy_restart_and_end(model, tmp_path):
   s = make(stand_in(StudentServer, HEALTHY), model, tmp_path)
-  with s:
+  with tiny_vllm.started(s):
     url = s.base_url
     assert s.healthy() and s.alive()
     with pytest.raises(ServerError, match="runs already"):
@@ -319,14 +321,14 @@ def test_the_interpreter_is_ours(model, tmp_path):
   s = make(stand_in(StudentServer, code), model, tmp_path)
   with pytest.raises(ServerError):
     server.start(s)
-  assert s.log.tail(1) == sys.executable
+  assert s.log.text().splitlines()[-1] == sys.executable
 
 
 def test_a_client_knows_the_address_of_a_server_before_its_start(
   model, tmp_path
 ):
   async def address(of):
-    async with of.client(str, ServingConfig()) as client:
+    async with contextlib.aclosing(of.client(str, ServingConfig())) as client:
       return client.base_url
 
   one, other = (make(StudentServer, model, tmp_path) for _ in range(2))

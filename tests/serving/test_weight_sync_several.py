@@ -71,7 +71,7 @@ def test_a_late_server_that_fails_again_does_not_undo_the_others_delta(
   answers = iter([True, is_still_healthy])
   b.healthy = lambda: next(answers)
   sent = sender.send(owned(stepped(big(), 3)), 3)
-  assert sent.checksums == a.sums and sent.seconds_apply == 0
+  assert sent.seconds_apply == 0
   assert sender.holds == {a: 3, b: None} and next(answers, None) is None
   b.down, b.healthy = False, lambda: True
   sender.send(owned(stepped(big(), 4)), 4)

@@ -3,6 +3,7 @@
 head_dim is 32, the smallest that vLLM's CPU attention takes.
 """
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -12,7 +13,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from atlas_jax.config import ServingConfig
 from atlas_jax.server_config import ServerConfig
-from atlas_jax.serving.server import StudentServer, TeacherServer
+from atlas_jax.serving.server import (
+  Server,
+  StudentServer,
+  TeacherServer,
+  start,
+)
 
 VOCAB, D, L, N, K, H, F = 320, 64, 2, 2, 1, 32, 128
 EOS = 2
@@ -147,7 +153,18 @@ def student(model: Path, workdir: Path, **changes) -> StudentServer:
 
 def client(server, **changes):
   options = {"request_timeout_s": 60.0, "retries": 2, "max_concurrency": 32}
-  return server.client(
-    lambda ids: " ".join(f"w{i}" for i in ids),
-    ServingConfig(**{**options, **changes}),
+  return contextlib.aclosing(
+    server.client(
+      lambda ids: " ".join(f"w{i}" for i in ids),
+      ServingConfig(**{**options, **changes}),
+    )
   )
+
+
+@contextlib.contextmanager
+def started(server: Server):
+  start(server)
+  try:
+    yield server
+  finally:
+    server.end()

@@ -201,7 +201,7 @@ def test_an_answer_is_not_blamed_for_a_verifier_that_does_not_start(
   monkeypatch,
 ):
   def refuse(job):
-    raise verify.NotStarted
+    raise Unanswered
 
   monkeypatch.setattr(verify, "_start", refuse)
   with AnswerChecker() as checker:

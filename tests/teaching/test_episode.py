@@ -11,8 +11,7 @@ from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.data.problems import make_problem
 from atlas_jax.serving.client import Completion, ServerDown
 from atlas_jax.teaching.answers import AnswerChecker
-from atlas_jax.teaching.arms import run_arm
-from atlas_jax.teaching.episode import run_episodes
+from atlas_jax.teaching.episode import run_arm, run_episodes
 from atlas_jax.teaching.prompts import Prompts
 from atlas_jax.teaching.rewards import score_episodes
 from atlas_jax.teaching.speakers import Role, request_seed

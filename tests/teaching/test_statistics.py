@@ -7,7 +7,7 @@ import scipy.stats
 from atlas_jax.data.problems import make_problem
 from atlas_jax.teaching import statistics, transcripts
 from atlas_jax.teaching.answers import AnswerChecker
-from atlas_jax.teaching.arms import Attempt
+from atlas_jax.teaching.episode import Attempt
 from atlas_jax.teaching.speakers import Said
 from atlas_jax.teaching.statistics import (
   accuracy_interval,

@@ -40,13 +40,6 @@ def test_schedules_by_hand():
   assert _rates(3, warmup_steps=1) == [2, 2, 2, 2]
 
 
-def test_schedule_refusals():
-  with pytest.raises(ValueError, match="'step'; valid: constant, cosine"):
-    _rates(5, schedule="step")
-  with pytest.raises(ValueError, match="10 warm-up steps leave none of 10"):
-    _rates(10, schedule="cosine")  # warmup_steps is 10 by default
-
-
 class _Two(nnx.Module):
   def __init__(self, matrix, norm, dtype=jnp.float32):
     self.matrix = nnx.Param(jnp.asarray(matrix, dtype))

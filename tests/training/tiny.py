@@ -19,7 +19,6 @@ ARCHITECTURE = decoder.DecoderConfig(
   n_heads=4,
   n_kv_heads=2,
   head_dim=8,
-  max_positions=128,
   norm_eps=1e-6,
   rope_theta=1e4,
   rope_scaling=None,
