@@ -35,8 +35,8 @@ class EventLoop:
       future.cancel()
       raise
 
-  def close(self) -> None:
-    """Cancels what is under way, waits for its end, and ends the thread."""
+  def cancel(self) -> None:
+    """Cancels what is under way, and waits for its end."""
 
     async def cancel_all():
       others = asyncio.all_tasks() - {asyncio.current_task()}
@@ -45,6 +45,10 @@ class EventLoop:
       await asyncio.gather(*others, return_exceptions=True)
 
     self.submit(cancel_all()).result()
+
+  def close(self) -> None:
+    """Cancels what is under way and ends the thread."""
+    self.cancel()
     self._loop.call_soon_threadsafe(self._loop.stop)
     self._thread.join()
     self._loop.close()
