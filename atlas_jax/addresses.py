@@ -25,10 +25,9 @@ def problem(url: str | None) -> str | None:
     valid = False
   if not valid:
     return "must be an address such as http://127.0.0.1:8000/v1"
-  if "@" in parts.netloc or parts.query or parts.fragment:
-    return "must hold no user, password or query, and no fragment"
-  if secret_names.KEY.search(url):
-    return "must hold no key"
+  more = "@" in parts.netloc or parts.query or parts.fragment
+  if more or secret_names.KEY.search(url):
+    return "must hold no user, password or query, no fragment and no key"
   return None
 
 

@@ -19,7 +19,7 @@ import os
 import types
 import zlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -112,18 +112,6 @@ def _files(folder: epath.Path, inside: str = "") -> dict[str, list[int]]:
   return out
 
 
-class _Newest(NamedTuple):
-  """Orbax's policy: which checkpoints stay."""
-
-  checkpoints: "Checkpoints"
-  keep: int
-
-  def should_preserve(self, checkpoints, *, context) -> list[bool]:
-    steps = [checkpoint.step for checkpoint in checkpoints]
-    kept = {*sorted(steps)[-self.keep :], self.checkpoints.best}
-    return [step in kept for step in steps]
-
-
 class Checkpoints(contextlib.AbstractContextManager):
   """The checkpoints of one directory; the newest `keep`, and `best`, stay.
 
@@ -136,12 +124,13 @@ class Checkpoints(contextlib.AbstractContextManager):
     remote = "://" in str(folder)
     self._directory = epath.Path(folder if remote else os.path.abspath(folder))
     self.best: int | None = None  # a step that stays among older ones
+    self._keep = keep
     self._damaged: list[int] = []  # the newer ones
     self._content: dict = {}  # of the step that is being saved
     self._manager = ocp.CheckpointManager(
       self._directory,
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=_Newest(self, keep),
+        preservation_policy=self,
         create=True,
         enable_async_checkpointing=True,
         async_options=ocp.AsyncOptions(
@@ -149,6 +138,12 @@ class Checkpoints(contextlib.AbstractContextManager):
         ),
       ),
     )
+
+  def should_preserve(self, checkpoints, *, context) -> list[bool]:
+    """Orbax's question: which of these stay."""
+    steps = [checkpoint.step for checkpoint in checkpoints]
+    kept = {*sorted(steps)[-self._keep :], self.best}
+    return [step in kept for step in steps]
 
   def __exit__(self, *_):
     self.close()
@@ -305,10 +300,10 @@ class Checkpoints(contextlib.AbstractContextManager):
     """(what is wrong with the files of a step, its atlas.json)."""
     folder = self._directory / str(step)
     try:
-      if (folder / _CONTENT).stat().length == 0:  # a FIFO would not end
-        return f"{_CONTENT} is empty", {}
-      total, _, text = (folder / _CONTENT).read_text().partition(" ")
-      if int(total) != zlib.crc32(text.encode()):
+      size = (folder / _CONTENT).stat().length  # 0 of a FIFO, without an end
+      words = (folder / _CONTENT).read_text() if size else ""
+      total, _, text = words.partition(" ")
+      if total != str(zlib.crc32(text.encode())):
         return f"{_CONTENT} is not what was saved", {}
       content, there = json.loads(text), _files(folder)
       content = {"elsewhere": {}, **content}  # the first ones had none

@@ -336,8 +336,3 @@ def resolve(
   if workdir is not None and (file := workdir / "config.json").exists():
     path = file if files.read_json(file).get("prompts_path") == path else path
   return build(cls, dataclasses.replace(config, prompts=load_prompts(path)))
-
-
-def to_dict(config) -> dict:
-  """A resolved config as plain JSON values."""
-  return dataclasses.asdict(config)

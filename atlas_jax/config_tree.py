@@ -24,7 +24,7 @@ from atlas_jax.secret_names import is_secret
 
 
 class ConfigError(AtlasError, ValueError):
-  """A key or value of the config is wrong; the text says which and why."""
+  """A key, a value or a flag is wrong; the text says which and why."""
 
 
 class Valid(NamedTuple):

@@ -62,8 +62,12 @@ class Confined:
     self._memory_bytes, self._answer_bytes = memory_bytes, answer_bytes
     self._turn = threading.Lock()
     for last in (False, True):
+      self._connection, theirs = socket.socketpair()
       try:
-        self._process, self._connection = _start(prepare, memory_bytes)
+        with theirs:
+          self._process = fork_server.fork(
+            theirs.fileno(), prepare, serve, memory_bytes
+          )
         break
       except OSError as error:  # the fork server is lost: another one starts
         if last:
@@ -114,18 +118,6 @@ class Confined:
       if not part or len(line) > self._answer_bytes:
         raise OSError
     return line
-
-
-def _start(prepare: Callable, memory_bytes: int):
-  """(a new process, our end of the connection to it)."""
-  ours, theirs = socket.socketpair()
-  with theirs:
-    try:
-      process = fork_server.fork(theirs.fileno(), prepare, serve, memory_bytes)
-    except BaseException:
-      ours.close()
-      raise
-  return process, ours
 
 
 def _end(process: fork_server.Process, connection: socket.socket) -> None:

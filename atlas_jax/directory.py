@@ -64,7 +64,7 @@ def lock(workdir: pathlib.Path):
     FileError: something in it lies elsewhere.
   """
   workdir.mkdir(parents=True, exist_ok=True)
-  check(workdir)
+  files.check_directory(workdir, NAMES)
   handle = open(workdir / "lock", "a")  # noqa: SIM115 the caller closes it
   try:
     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -75,11 +75,6 @@ def lock(workdir: pathlib.Path):
       " --workdir"
     ) from None
   return handle
-
-
-def check(workdir: pathlib.Path) -> None:
-  """Raises FileError where a run would write or delete outside of it."""
-  files.check_directory(workdir, NAMES)
 
 
 # Where a server runs.

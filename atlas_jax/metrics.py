@@ -19,13 +19,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from atlas_jax import directory, files, secret_names
-from atlas_jax.errors import AtlasError
+from atlas_jax.config_tree import ConfigError
 
 log = logging.getLogger(__name__)
-
-
-class MetricsError(AtlasError):
-  """What is asked for cannot be written; the text says why."""
 
 
 def means(parts: Iterable[Any]) -> dict[str, float]:
@@ -59,28 +55,22 @@ def lines(path: pathlib.Path, *keys: str) -> Iterator[dict]:
         log.warning("%s: dropped a broken line", where)
 
 
-def read_jsonl(path: pathlib.Path, *keys: str) -> list[dict]:
-  """As lines, all at once."""
-  return list(lines(path, *keys))
-
-
 def drop_beyond(path: pathlib.Path, phase: str, step: int) -> None:
   """Removes the lines of `phase` with a step above `step`."""
   kept = [
     line
-    for line in read_jsonl(path, "phase", "step")
+    for line in lines(path, "phase", "step")
     if line["phase"] != phase or line["step"] <= step
   ]
-  with files.replacing(path) as file:
-    file.write("".join(json.dumps(x) + "\n" for x in kept).encode())
+  directory.write_whole(path, "".join(json.dumps(x) + "\n" for x in kept))
 
 
 def import_wandb():
-  """The module wandb; MetricsError where it is not installed."""
+  """The module wandb; ConfigError where it is not installed."""
   try:
     import wandb
   except ImportError:
-    raise MetricsError(
+    raise ConfigError(
       "Weights & Biases is asked for (config.wandb_project) but not installed:"
       " pip install -e '.[wandb]'"
     ) from None
@@ -155,7 +145,7 @@ class Writer:
         )
       except Exception as error:  # no key, no network, another's project
         text = " ".join(str(error).split())
-        raise MetricsError(f"Weights & Biases: {text}") from error
+        raise ConfigError(f"Weights & Biases: {text}") from error
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Writes the numbers of one step; `values` has names without the phase."""

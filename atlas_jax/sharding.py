@@ -53,19 +53,14 @@ def make_mesh(
   sizes = {axis: getattr(config, axis) for axis in AXES}
   shown = ", ".join(f"{axis}={size}" for axis, size in sizes.items())
   free = [axis for axis, size in sizes.items() if size == -1]
-  if len(free) > 1:
-    raise ShardingError(f"config.mesh ({shown}): only one axis may be -1")
-  if any(size < 1 and size != -1 for size in sizes.values()):
-    raise ShardingError(
-      f"config.mesh ({shown}): every axis must be at least 1, or -1"
-    )
-  if free:
-    fixed = math.prod(size for size in sizes.values() if size != -1)
+  fixed = math.prod(size for size in sizes.values() if size != -1)
+  if len(free) == 1 and fixed > 0:
     sizes[free[0]] = len(devices) // fixed
-  if math.prod(sizes.values()) != len(devices):
+  if min(sizes.values()) < 1 or math.prod(sizes.values()) != len(devices):
     raise ShardingError(
       f"config.mesh ({shown}) does not divide the {len(devices)} devices"
-      f" exactly: the axes must multiply to {len(devices)}"
+      f" exactly: the axes must multiply to {len(devices)}, each at least 1;"
+      " only one axis may be -1, for what is left"
     )
   return jax.make_mesh(
     tuple(sizes.values()),

@@ -19,7 +19,6 @@ A run is a process of its own and resumes as every run does, so a sweep that
 was killed goes on, and a row that fails leaves the others alone.
 """
 
-import contextlib
 import importlib.util
 import json
 import logging
@@ -27,22 +26,19 @@ import pathlib
 import re
 import subprocess
 import sys
-import threading
+import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 from ml_collections import ConfigDict
 
 from atlas_jax import config, config_tree, directory, targets
-from atlas_jax.errors import AtlasError
+from atlas_jax.config_tree import ConfigError
 
 log = logging.getLogger(__name__)
 
-
-class SweepError(AtlasError):
-  """A sweep is not as described above; the text names the file."""
+_LOOK_S = 0.2  # between two looks at what runs
 
 
 @dataclass(frozen=True)
@@ -83,28 +79,28 @@ def load(path: str) -> Ablation:
   """Reads the ablation in the Python file `path`.
 
   Raises:
-    SweepError: there is no file, no sweep(), no row, or a name twice.
-    ConfigError: it does not import.
+    ConfigError: there is no file, it does not import, has no sweep(), no row,
+      or a name twice.
   """
   if not pathlib.Path(path).is_file():
-    raise SweepError(
+    raise ConfigError(
       f"--config={path}: there is no such file; an ablation is named without a"
       " variant"
     )
   has = targets.load(f"{path}:__dict__", "--config")
   for name in ("get_config", "sweep"):
     if name not in has:
-      raise SweepError(
+      raise ConfigError(
         f"{path} has no {name}(); see the guide of configs/ablations"
       )
   rows = tuple(has["sweep"]())
   shared = tuple(has["shared"]()) if "shared" in has else ()
   names = [row[0] for row in (*rows, *shared)]
   if not rows:
-    raise SweepError(f"{path}: sweep() yields no row")
+    raise ConfigError(f"{path}: sweep() yields no row")
   for name in names:
     if not re.fullmatch(r"[\w.-]+", name) or names.count(name) > 1:
-      raise SweepError(
+      raise ConfigError(
         f"{path}: {name!r} cannot name a row; valid: letters, digits, '_', '.'"
         " and '-', and each name once"
       )
@@ -123,9 +119,9 @@ def check(ablation: Ablation, tree: ConfigDict) -> None:
     try:
       changed.update_from_flattened_dict(overrides)
       config.resolve(changed)
-    except (KeyError, TypeError, config.ConfigError) as error:
+    except (KeyError, TypeError, ConfigError) as error:
       text = str(error.args[0] if error.args else error)
-      raise config.ConfigError(f"{ablation.path}, row {name}: {text}") from None
+      raise ConfigError(f"{ablation.path}, row {name}: {text}") from None
 
 
 def _flags(
@@ -156,12 +152,12 @@ def jobs(
     flags: --config.KEY=VALUE of the user, for all rows.
 
   Raises:
-    SweepError: a flag sets what rows set.
+    ConfigError: a flag sets what rows set.
   """
   given = {f.split("=", 1)[0].removeprefix("--config.") for f in flags}
   for name, overrides in ablation.rows:
     if taken := sorted(given & {*overrides, "seed"}):
-      raise SweepError(
+      raise ConfigError(
         f"--config.{taken[0]} is what row {name} sets; change it in"
         f" {ablation.path}, or seeds by --seeds"
       )
@@ -215,96 +211,80 @@ def package() -> str:
   return "launchers" if found is not None else "atlas_jax.launchers"
 
 
-class Sweep:
-  """Runs jobs, a few at a time; every process that starts is ended with us."""
+def finished(folder: pathlib.Path, job: Job) -> bool:
+  """Whether the run was finished before, in the sweep of `folder`.
 
-  def __init__(self, folder: pathlib.Path, slots: int):
-    self._folder, self._slots = folder, slots
-    self._stopping = threading.Event()
-    self._running: set[subprocess.Popen] = set()
-    self._lock = threading.Lock()
+  Raises:
+    RunError: another config or other flags finished it.
+  """
+  path = folder / "done" / job.name
+  if not path.exists():
+    return False
+  if path.read_text(encoding="utf-8") != job.identity():
+    raise directory.RunError(
+      f"{job.name} was finished with another config or other flags; choose"
+      f" another --workdir, or undo the change (see {path})"
+    )
+  return True
 
-  def finished(self, job: Job) -> bool:
-    """Whether the run was finished before.
 
-    Raises:
-      SweepError: another config or other flags finished it.
-    """
-    path = self._folder / "done" / job.name
-    if not path.exists():
-      return False
-    if path.read_text(encoding="utf-8") != job.identity():
-      raise SweepError(
-        f"{job.name} was finished with another config or other flags; choose"
-        f" another --workdir, or undo the change (see {path})"
-      )
-    return True
+def run(
+  folder: pathlib.Path, wanted: Sequence[Job], slots: int
+) -> dict[str, str]:
+  """Runs what is not finished; job name -> 'done', 'failed' or 'skipped'.
 
-  def run(self, wanted: Sequence[Job]) -> dict[str, str]:
-    """Runs what is not finished; job name -> 'done', 'failed' or 'skipped'.
+  Jobs start in their order, at most `slots` at one time. A job whose shared
+  run failed is skipped. Every process that was started ends with us.
+  """
+  states: dict[str, str] = {}
+  running: dict[str, tuple[IO, subprocess.Popen]] = {}  # its lock, and itself
+  try:
+    while len(states) < len(wanted):
+      for job in (job for job in wanted if job.name not in states):
+        path = folder / "logs" / f"{job.name}.log"
+        if job.name in running:
+          held, process = running[job.name]
+          if (status := process.poll()) is None:
+            continue
+          if status == 0:
+            directory.write_whole(folder / "done" / job.name, job.identity())
+          else:
+            failed = "%s: failed with status %d; see %s"
+            log.error(failed, job.name, status, path)
+          states[job.name] = "failed" if status else "done"
+          del running[job.name]
+          held.close()
+        elif any(states.get(name, "done") != "done" for name in job.after):
+          states[job.name] = "skipped"
+        elif len(running) < slots and states.keys() >= {*job.after}:
+          try:
+            held = directory.lock(folder / "locked" / job.name)
+          except directory.RunError:
+            continue  # jobs of an array share it, and the first one runs it
+          if finished(folder, job):
+            log.info("%s: finished before", job.name)
+            states[job.name] = "done"
+            held.close()
+          else:
+            running[job.name] = held, _start(job, path, held)
+      time.sleep(_LOOK_S)
+  finally:
+    for _, process in running.values():
+      process.terminate()
+    for _, process in running.values():
+      process.wait()
+  return states
 
-    Jobs start in their order, at most `slots` at one time. A job whose shared
-    run failed is skipped.
-    """
-    futures: dict[str, Future] = {}
 
-    def work(job: Job) -> str:
-      # Jobs start in their order, so those before it have a slot or are done.
-      lost = [n for n in job.after if futures[n].result() != "done"]
-      return "skipped" if lost else self._one(job)
-
-    with ThreadPoolExecutor(self._slots) as pool:
-      try:
-        for job in wanted:
-          futures[job.name] = pool.submit(work, job)
-        return {name: future.result() for name, future in futures.items()}
-      except BaseException:
-        self.stop()
-        raise
-
-  def _one(self, job: Job) -> str:
-    with contextlib.ExitStack() as stack:
-      # Jobs of an array share what they start from: the first one runs it.
-      handle = None
-      while handle is None:
-        try:
-          handle = directory.lock(self._folder / "locked" / job.name)
-        except directory.RunError:
-          if self._stopping.wait(1.0):
-            return "stopped"
-      stack.enter_context(handle)
-      if self.finished(job):
-        log.info("%s: finished before", job.name)
-        return "done"
-      path = self._folder / "logs" / f"{job.name}.log"
-      path.parent.mkdir(parents=True, exist_ok=True)
-      log.info("%s: started, log in %s", job.name, path)
-      output = stack.enter_context(open(path, "ab"))
-      with self._lock:
-        if self._stopping.is_set():
-          return "stopped"
-        process = subprocess.Popen(
-          command(job),
-          stdout=output,
-          stderr=subprocess.STDOUT,
-          start_new_session=True,  # a signal reaches it once, from us
-          pass_fds=(handle.fileno(),),  # locked as long as it lives
-        )
-        self._running.add(process)
-      status = process.wait()
-      with self._lock:
-        self._running.discard(process)
-      if status != 0:
-        what = "stopped" if self._stopping.is_set() else "failed"
-        log.error("%s: %s with status %d; see %s", job.name, what, status, path)
-        return what
-      done = self._folder / "done" / job.name
-      directory.write_whole(done, job.identity())
-      return "done"
-
-  def stop(self) -> None:
-    """Ends all runs that are under way, by SIGTERM; no other is started."""
-    with self._lock:
-      self._stopping.set()
-      for process in self._running:
-        process.terminate()
+def _start(job: Job, path: pathlib.Path, held: IO) -> subprocess.Popen:
+  """The process of a run, whose output goes to the file `path`."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  log.info("%s: started, log in %s", job.name, path)
+  with path.open("ab") as output:
+    return subprocess.Popen(
+      command(job),
+      stdout=output,
+      stderr=subprocess.STDOUT,
+      start_new_session=True,  # a signal reaches it once, from us
+      pass_fds=(held.fileno(),),  # locked as long as it lives
+    )

@@ -58,11 +58,6 @@ def workdir() -> pathlib.Path:
   return pathlib.Path(_WORKDIR.value).absolute()
 
 
-def workdirs() -> list[pathlib.Path]:
-  """Of a launcher that reads several runs: --workdir=DIR,DIR."""
-  return [pathlib.Path(path).absolute() for path in _WORKDIR.value.split(",")]
-
-
 def command() -> str:
   """What was typed, without keys."""
   name, given = pathlib.Path(sys.argv[0]).stem, sys.argv[1:]

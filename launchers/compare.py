@@ -22,24 +22,20 @@ _ARM = flags.DEFINE_string("arm", None, "Of --workdir; default: its last.")
 _AGAINST_ARM = flags.DEFINE_string(
   "against_arm", None, "Of --against; default: its last."
 )
-_JSON = flags.DEFINE_bool("json", False, "Print JSON, flips by problem in it.")
 flags.mark_flags_as_required(["workdir", "against"])
 
 
 def main():
-  import dataclasses
-  import json
-
   from atlas_jax.reports import comparing, reading
 
-  runs, others = common.workdirs(), _AGAINST.value
+  runs, others = flags.FLAGS.workdir.split(","), _AGAINST.value
   if len(runs) != len(others):
     raise flags.IllegalFlagValueError(
       f"--workdir names {len(runs)} runs and --against {len(others)}"
     )
   found = [
     comparing.compare(
-      reading.read(run),
+      reading.read(pathlib.Path(run).absolute()),
       reading.read(pathlib.Path(other).absolute()),
       arm=_ARM.value,
       other_arm=_AGAINST_ARM.value,
@@ -47,15 +43,12 @@ def main():
     for run, other in zip(runs, others, strict=True)
   ]
   for one in found:
-    if _JSON.value:
-      print(json.dumps(dataclasses.asdict(one), indent=2))
-      continue
     for what, value in one.rows():
       print(f"{what}: {value}")
     for flip in ("fixed", "broken"):
       ids = [key for key, name in one.flips.items() if name == flip]
       print(f"{flip}: {' '.join(ids) or '-'}")
-  if len(found) > 1 and not _JSON.value:
+  if len(found) > 1:
     for what, value in comparing.over_seeds(found):
       print(f"{what}: {value}")
 

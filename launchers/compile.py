@@ -25,9 +25,6 @@ _TARGET = flags.DEFINE_string(
 _ROWS = flags.DEFINE_integer(
   "rows", None, "Of the largest batch; default: the most there may be."
 )
-_PROMPT = flags.DEFINE_integer(
-  "prompt_tokens", 1024, "Of a prompt, for the estimate."
-)
 _COMPILERS = flags.DEFINE_string(
   "compilers", ".compilers", "Where setup.sh --compile put them."
 )
@@ -46,7 +43,6 @@ def main():
   from atlas_jax.model import hf
   from atlas_jax.model.architecture import DecoderConfig
   from atlas_jax.preflight import compile as preflight
-  from atlas_jax.preflight import servers
 
   config = common.config()
 
@@ -65,8 +61,7 @@ def main():
       _TARGET.value,
       pathlib.Path(_COMPILERS.value),
       rows=_ROWS.value,
-      prompt_tokens=_PROMPT.value,
-      servers=servers.beside_trainer(config, models),
+      servers=preflight.beside_trainer(config, models),
       **options,
     )
 

@@ -10,6 +10,8 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import tuple_parser
 
 _CONFIG = None
+# The file of --config as it was typed -> its ConfigDict; None: it has failed.
+_read: dict[str, ConfigDict | None] = {}
 # Where configs/ lies: the checkout, or the package atlas_jax.
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -60,10 +62,12 @@ def define() -> None:
   parse = parser.parse
 
   def read(path: str):
+    _read[path] = None
     try:
-      return parse(_found(path))
+      _read[path] = parse(_found(path))
     except SystemExit as stop:  # else taken for that of --help
       raise ValueError(f"the file ends the program: {stop.code}") from None
+    return _read[path]
 
   parser.parse = read
   flags.mark_flag_as_required("config")
@@ -129,28 +133,20 @@ def _unknown_key(argv: list[str], text: str) -> str | None:
   """
   from atlas_jax import config_tree
 
-  # --config=FILE, or --config FILE.
-  pairs = [a.split("=", 1) for a in argv]
-  configs = [
-    value[0] if value else after[0]
-    for (flag, *value), after in zip(pairs, [*pairs[1:], [""]], strict=True)
-    if flag in ("-config", "--config")
-  ]
-  if not configs:
+  if not _read:
     return None
-  try:
-    tree = flags.FLAGS["config"].parser.parse(configs[0])
-  except (AttributeError, KeyError):
+  file, tree = [*_read.items()][-1]
+  if tree is None:
     lost, *more = *re.findall(r"'(\w+)", text), ""
     if "get_config" in more:
-      return f"{configs[0]} has no function get_config"
+      return f"{file} has no function get_config"
     if lost not in config_tree.RENAMED:
       return None
     new = config_tree.RENAMED[lost]
-    return f"{configs[0]}: config.{lost} names no key; it is config.{new} now"
+    return f"{file}: config.{lost} names no key; it is config.{new} now"
   keys = {*config_tree.dotted(tree)}
-  given = (flag for flag, *_ in pairs if re.match("--?config\\.", flag))
-  for flag in given:
+  given = (argument.split("=", 1)[0] for argument in argv)
+  for flag in (flag for flag in given if re.match("--?config\\.", flag)):
     if (key := flag.split(".", 1)[1]) not in keys:
       hint = config_tree.meant(key, tree)
       return f"{flag} names no key{hint}; they are in configs/README.md"

@@ -16,25 +16,21 @@ import tempfile
 
 import numpy as np
 
-from atlas_jax.errors import AtlasError
+from atlas_jax.files import FileError
 from atlas_jax.terminal import printable
-
-
-class ConversionError(AtlasError):
-  """The file cannot be converted; the text says why."""
 
 
 def convert(source: pathlib.Path, out: pathlib.Path) -> None:
   """Writes the directory `out` whole: it is there complete, or not at all.
 
   Raises:
-    ConversionError: `source` is missing, `out` exists, or the file has no chat
+    FileError: `source` is missing, `out` exists, or the file has no chat
       template or cannot be read.
   """
   if not source.is_file():
-    raise ConversionError(f"no such GGUF file: {source}")
+    raise FileError(f"no such GGUF file: {source}")
   if out.exists():
-    raise ConversionError(f"{out} exists; remove it to convert again")
+    raise FileError(f"{out} exists; remove it to convert again")
   _check_sizes(source)
 
   # Slow to import, so after what can be refused without them.
@@ -52,9 +48,9 @@ def convert(source: pathlib.Path, out: pathlib.Path) -> None:
     )
   except Exception as error:  # a file that lies fails anywhere in the reader
     why = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-    raise ConversionError(f"{source} cannot be read: {why}") from error
+    raise FileError(f"{source} cannot be read: {why}") from error
   if tokenizer.chat_template is None:
-    raise ConversionError(f"{source} holds no chat template")
+    raise FileError(f"{source} holds no chat template")
   config = quantized.config
   tokenizer.model_max_length = config.max_position_embeddings
   # A model that was read from GGUF refuses to be saved: copy it to a plain one.
@@ -98,7 +94,7 @@ def _check_sizes(source: pathlib.Path) -> None:
     DecoderConfig.from_hf(config.to_dict())
   except Exception as error:  # as of `convert`
     first_line = str(error).strip().partition("\n")[0]
-    raise ConversionError(f"{source} cannot be read: {first_line}") from error
+    raise FileError(f"{source} cannot be read: {first_line}") from error
 
 
 def main() -> None:
@@ -111,7 +107,7 @@ def main() -> None:
   arguments = parser.parse_args()
   try:
     convert(arguments.source, arguments.out)
-  except ConversionError as error:
+  except FileError as error:
     print(f"error: {printable(str(error))}", file=sys.stderr)
     sys.exit(1)
 

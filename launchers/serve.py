@@ -24,10 +24,10 @@ _ROLE = flags.DEFINE_enum(
 
 def main():
   config = common.config()
-  from atlas_jax import directory
+  from atlas_jax import directory, files
   from atlas_jax.serving import server, vllm_command
 
-  directory.check(common.workdir())
+  files.check_directory(common.workdir(), directory.NAMES)
   c = config.serving
   kinds = {"teacher": server.TeacherServer, "student": server.StudentServer}
   roles = [*kinds] if _ROLE.value == "both" else [_ROLE.value]

@@ -29,17 +29,18 @@ _SBATCH = flags.DEFINE_string(
 
 
 def _seeds() -> list[int]:
-  from atlas_jax.sweep import SweepError
+  from atlas_jax.config_tree import ConfigError
 
   if not _SEEDS.value or not all(s.strip().isdigit() for s in _SEEDS.value):
-    raise SweepError(f"--seeds={','.join(_SEEDS.value)}: numbers like 0,1,2")
+    raise ConfigError(f"--seeds={','.join(_SEEDS.value)}: numbers like 0,1,2")
   return [int(s) for s in _SEEDS.value]
 
 
 def main():
   import pathlib
 
-  from atlas_jax import stopping, sweep
+  from atlas_jax import directory, stopping, sweep
+  from atlas_jax.config_tree import ConfigError
   from atlas_jax.preflight import scripts
   from atlas_jax.reports import sweeps
 
@@ -48,7 +49,6 @@ def main():
   workdir, seeds = common.workdir(), _seeds()
   given = config_flag.given()
   jobs = sweep.jobs(ablation, workdir, seeds, given)
-  runner = sweep.Sweep(workdir, _SLOTS.value)
   rows = [job for job in jobs if job.row is not None]
   name = pathlib.Path(ablation.path).stem
   if _SBATCH.value is not None:
@@ -61,24 +61,24 @@ def main():
     return
   if _LIST.value:
     for i, job in enumerate(rows):
-      state = "done" if runner.finished(job) else "to do"
+      state = "done" if sweep.finished(workdir, job) else "to do"
       print(f"{i:4} {job.name:32} {state:6} {' '.join(job.flags)}")
     return
   wanted = jobs
   if _INDEX.value is not None:
     if not 0 <= _INDEX.value < len(rows):
-      raise sweep.SweepError(f"--index={_INDEX.value}: 0 to {len(rows) - 1}")
+      raise ConfigError(f"--index={_INDEX.value}: 0 to {len(rows) - 1}")
     chosen = rows[_INDEX.value]
     wanted = [job for job in jobs if job.name in (*chosen.after, chosen.name)]
   with stopping.listening():
-    states = runner.run(wanted)
+    states = sweep.run(workdir, wanted, _SLOTS.value)
   if _INDEX.value is None:
     names = [row for row, _ in ablation.rows]
     table = sweeps.table_of(workdir, names, states, seeds)
     print(sweeps.write(workdir, table, name=name, question=ablation.question))
     print(f"table, picture and page: {workdir}/index.html")
   if lost := [key for key, state in states.items() if state != "done"]:
-    raise sweep.SweepError(
+    raise directory.RunError(
       f"not finished: {', '.join(lost)}; see {workdir}/logs"
     )
 

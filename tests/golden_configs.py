@@ -3,6 +3,7 @@
 `python -m tests.golden_configs` writes them anew under tests/golden/.
 """
 
+import dataclasses
 import pathlib
 
 from atlas_jax import config as config_lib
@@ -21,7 +22,7 @@ def _lines(values: dict, prefix: str = ""):
 
 def text(variant: str) -> str:
   config = config_lib.resolve(teacher.get_config(variant))
-  return "\n".join(_lines(config_lib.to_dict(config))) + "\n"
+  return "\n".join(_lines(dataclasses.asdict(config))) + "\n"
 
 
 def path(variant: str) -> pathlib.Path:

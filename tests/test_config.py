@@ -182,7 +182,7 @@ def test_every_optional_key_can_be_unset(none):
   ("key", "value"), [("grpo", 3), ("data.params", "x"), ("mesh", "auto")]
 )
 def test_a_value_where_keys_belong_is_refused(key, value):
-  tree = config_lib.to_dict(config_lib.RunConfig())
+  tree = dataclasses.asdict(config_lib.RunConfig())
   *above, last = key.split(".")
   (tree[above[0]] if above else tree)[last] = value
   with pytest.raises(ConfigError, match=f"config.{key} must hold keys") as e:
@@ -253,7 +253,7 @@ def test_an_address_without_its_scheme_is_refused_at_once(role, url):
 
 
 def test_json_view_holds_every_field():
-  view = config_lib.to_dict(config_lib.RunConfig())
+  view = dataclasses.asdict(config_lib.RunConfig())
   names = {f.name for f in dataclasses.fields(config_lib.RunConfig)}
   assert set(view) == names
 

@@ -1,6 +1,7 @@
 """One config, one process a run directory."""
 
 import ast
+import dataclasses
 import json
 import os
 import pathlib
@@ -8,7 +9,7 @@ import pathlib
 import pytest
 
 from atlas_jax import directory, metrics
-from atlas_jax.config import MeshConfig, default_config, resolve, to_dict
+from atlas_jax.config import MeshConfig, default_config, resolve
 from atlas_jax.directory import RunError
 from atlas_jax.files import FileError
 
@@ -16,7 +17,7 @@ from atlas_jax.files import FileError
 def config(**changes):
   tree = default_config()
   tree.update_from_flattened_dict(changes)
-  return to_dict(resolve(tree))
+  return dataclasses.asdict(resolve(tree))
 
 
 def test_the_same_config_is_welcome_again(tmp_path):
@@ -196,7 +197,7 @@ def test_metrics_of_a_pipe_are_refused_and_bombs_dropped(tmp_path):
     metrics.Writer(tmp_path, "sft", resume_step=0)
   (tmp_path / "metrics.jsonl").unlink()
   (tmp_path / "metrics.jsonl").write_text("[" * 100_000 + '\n{"a": 1}\n')
-  assert metrics.read_jsonl(tmp_path / "metrics.jsonl") == [{"a": 1}]
+  assert list(metrics.lines(tmp_path / "metrics.jsonl")) == [{"a": 1}]
 
 
 def test_every_name_that_the_package_writes_is_looked_at(repo_root):

@@ -9,6 +9,7 @@ import types
 import pytest
 
 from atlas_jax import metrics
+from atlas_jax.config_tree import ConfigError
 
 
 def test_unequal_parts_add_up_to_the_mean_of_all():
@@ -51,7 +52,7 @@ def test_resume_doubles_nothing_and_keeps_other_phases(tmp_path):
   with open(path, "a") as f:
     f.write('{"phase": "grpo", "step": 6, "grpo/lo')  # killed here
   _write(tmp_path, range(4, 7), resume_step=3)
-  lines = metrics.read_jsonl(path)
+  lines = list(metrics.lines(path))
   assert [x["step"] for x in lines if x["phase"] == "sft"] == [*range(1, 9)]
   assert [x["step"] for x in lines if x["phase"] == "grpo"] == [*range(1, 7)]
   assert path.read_text().endswith("}\n")
@@ -69,7 +70,7 @@ def test_a_line_that_is_none_of_ours_is_left_out(tmp_path, caplog):
 def test_a_fresh_start_drops_what_was_there_of_the_phase(tmp_path):
   _write(tmp_path, [1, 2])
   _write(tmp_path, [1])
-  lines = metrics.read_jsonl(tmp_path / "metrics.jsonl")
+  lines = list(metrics.lines(tmp_path / "metrics.jsonl"))
   assert [x["step"] for x in lines] == [1]
 
 
@@ -124,7 +125,7 @@ def test_wandb_only_when_asked(tmp_path, monkeypatch):
   assert calls[1:] == [(2, {"grpo/loss": 1.0}), "finish"]
   monkeypatch.setitem(sys.modules, "wandb", None)  # not installed
   match = r"wandb_project.*pip install -e '\.\[wandb\]'"
-  with pytest.raises(metrics.MetricsError, match=match) as error:
+  with pytest.raises(ConfigError, match=match) as error:
     _write(tmp_path, [3], resume_step=2, wandb_project="teachers")
   assert "\n" not in str(error.value)
 
@@ -179,7 +180,7 @@ def test_what_wandb_refuses_is_one_line(tmp_path, monkeypatch):
   wandb = Wandb()
   wandb.error = RuntimeError("api_key not configured\n  call wandb.login()")
   monkeypatch.setitem(sys.modules, "wandb", wandb)
-  with pytest.raises(metrics.MetricsError) as error:
+  with pytest.raises(ConfigError) as error:
     _write(tmp_path, [1], wandb_project="p")
   assert str(error.value) == (
     "Weights & Biases: api_key not configured call wandb.login()"
@@ -198,7 +199,7 @@ def test_a_run_goes_on_without_a_wandb_that_fails(
   wandb.init = lambda **_: types.SimpleNamespace(**calls)
   monkeypatch.setitem(sys.modules, "wandb", wandb)
   _write(tmp_path, [1, 2], wandb_project="p")
-  assert len(metrics.read_jsonl(tmp_path / "metrics.jsonl")) == 2
+  assert len(list(metrics.lines(tmp_path / "metrics.jsonl"))) == 2
   assert [r.getMessage() for r in caplog.records] == [
     "nothing more is logged to Weights & Biases: the service is gone"
   ]

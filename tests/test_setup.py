@@ -237,6 +237,7 @@ def test_a_gguf_of_impossible_sizes_is_refused_before_it_is_built(
 ):
   import transformers
 
+  from atlas_jax.files import FileError
   from launchers import convert_gguf
 
   sizes = {"num_hidden_layers": 10**9}
@@ -247,7 +248,7 @@ def test_a_gguf_of_impossible_sizes_is_refused_before_it_is_built(
   )
   source = tmp_path / "a.gguf"
   source.touch()
-  with pytest.raises(convert_gguf.ConversionError) as error:
+  with pytest.raises(FileError) as error:
     convert_gguf.convert(source, tmp_path / "out")
   text = str(error.value)
   assert text.startswith(str(source)) and "num_hidden_layers=1000000000" in text

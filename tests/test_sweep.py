@@ -1,17 +1,20 @@
 """A sweep: what it reads, what it starts, what a failure or a kill leaves."""
 
+import signal
 import subprocess
 import threading
 from dataclasses import replace
 
 import pytest
 
-from atlas_jax import sweep
+from atlas_jax import stopping, sweep
 from atlas_jax.config import ConfigError, default_config
+from atlas_jax.directory import RunError
 from tests import forked
 
 ABLATION = '''"""Does it matter?"""
 from atlas_jax.config import default_config
+from atlas_jax.directory import RunError
 
 def get_config():
   config = default_config()
@@ -56,7 +59,7 @@ def test_every_seed_has_its_shared_runs_before_its_rows(ablation, tmp_path):
 
 @pytest.mark.parametrize("key", ["grpo.beta", "seed"])
 def test_what_rows_set_is_no_flag_for_all(ablation, tmp_path, key):
-  with pytest.raises(sweep.SweepError, match=f"--config.{key} is what row"):
+  with pytest.raises(ConfigError, match=f"--config.{key} is what row"):
     sweep.jobs(ablation, tmp_path, [0], [f"--config.{key}=1"])
 
 
@@ -72,7 +75,7 @@ def test_what_rows_set_is_no_flag_for_all(ablation, tmp_path, key):
 def test_a_file_that_is_no_ablation_is_refused(tmp_path, text, wanted):
   path = tmp_path / "wrong.py"
   path.write_text(text)
-  with pytest.raises(sweep.SweepError, match=wanted):
+  with pytest.raises(ConfigError, match=wanted):
     sweep.load(str(path))
 
 
@@ -124,13 +127,16 @@ def jobs_of(tmp_path, *names, after=()):
 
 def test_a_failed_row_is_said_and_the_others_go_on(tmp_path, started):
   started["b"] = "echo why; exit 3"
-  runner = sweep.Sweep(tmp_path, 2)
   wanted = jobs_of(tmp_path, "a", "b", "c")
-  assert runner.run(wanted) == {"a": "done", "b": "failed", "c": "done"}
+  assert sweep.run(tmp_path, wanted, 2) == {
+    "a": "done",
+    "b": "failed",
+    "c": "done",
+  }
   assert (tmp_path / "logs/b.log").read_text() == "why\n"
   # Run again: what is finished is not repeated, what failed is.
   started.update(a="exit 1", b="exit 0")
-  assert runner.run(wanted) == dict.fromkeys("abc", "done")
+  assert sweep.run(tmp_path, wanted, 2) == dict.fromkeys("abc", "done")
 
 
 def test_rows_of_a_failed_shared_run_are_skipped(tmp_path, started):
@@ -140,7 +146,7 @@ def test_rows_of_a_failed_shared_run_are_skipped(tmp_path, started):
     *jobs_of(tmp_path, "row", after=("first",)),
     *jobs_of(tmp_path, "other"),
   ]
-  assert sweep.Sweep(tmp_path, 1).run(wanted) == {
+  assert sweep.run(tmp_path, wanted, 1) == {
     "first": "failed",
     "row": "skipped",
     "other": "done",
@@ -148,22 +154,25 @@ def test_rows_of_a_failed_shared_run_are_skipped(tmp_path, started):
 
 
 def test_a_sweep_that_is_stopped_ends_its_runs_and_goes_on_later(
-  tmp_path, started
+  tmp_path, started, monkeypatch
 ):
-  started["a"] = f"touch {tmp_path}/there; exec sleep 60"
-  runner = sweep.Sweep(tmp_path, 1)
-  found = {}
-  thread = threading.Thread(
-    target=lambda: found.update(runner.run(jobs_of(tmp_path, "a", "b")))
+  there, ended = tmp_path / "there", tmp_path / "ended"
+  started["a"] = (
+    f"trap 'kill $!; touch {ended}; exit 1' TERM;"
+    f" touch {there}; sleep 60 & wait"
   )
-  thread.start()
-  while not (tmp_path / "there").exists():
-    pass
-  runner.stop()
-  thread.join(timeout=30)
-  assert found == {"a": "stopped", "b": "stopped"}
+
+  def looked(_):
+    if there.exists():
+      raise stopping.Stopped(signal.SIGTERM)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(sweep.time, "sleep", looked)
+    with pytest.raises(stopping.Stopped):
+      sweep.run(tmp_path, jobs_of(tmp_path, "a", "b"), 1)
+  assert ended.exists() and not (tmp_path / "logs/b.log").exists()
   started["a"] = "exit 0"
-  again = sweep.Sweep(tmp_path, 1).run(jobs_of(tmp_path, "a", "b"))
+  again = sweep.run(tmp_path, jobs_of(tmp_path, "a", "b"), 1)
   assert again == {"a": "done", "b": "done"}
 
 
@@ -171,7 +180,7 @@ def test_two_sweeps_share_what_both_need_and_run_it_once(tmp_path, started):
   started["a"] = f"echo x >> {tmp_path}/count"
   threads = [
     threading.Thread(
-      target=lambda: sweep.Sweep(tmp_path, 1).run(jobs_of(tmp_path, "a"))
+      target=lambda: sweep.run(tmp_path, jobs_of(tmp_path, "a"), 1)
     )
     for _ in range(2)
   ]
@@ -184,13 +193,13 @@ def test_two_sweeps_share_what_both_need_and_run_it_once(tmp_path, started):
 
 def test_a_sweep_of_another_config_is_refused(tmp_path, started):
   first = jobs_of(tmp_path, "a")
-  assert sweep.Sweep(tmp_path, 1).run(first) == {"a": "done"}
+  assert sweep.run(tmp_path, first, 1) == {"a": "done"}
   # The same file, named in another way.
   again = [replace(first[0], config="/elsewhere/x.py")]
-  assert sweep.Sweep(tmp_path, 1).run(again) == {"a": "done"}
+  assert sweep.run(tmp_path, again, 1) == {"a": "done"}
   other = [replace(first[0], flags=("--config.grpo.steps=3",))]
-  with pytest.raises(sweep.SweepError, match="finished with another config"):
-    sweep.Sweep(tmp_path, 1).run(other)
+  with pytest.raises(RunError, match="finished with another config"):
+    sweep.run(tmp_path, other, 1)
 
 
 @pytest.mark.parametrize(

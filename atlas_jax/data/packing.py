@@ -17,8 +17,7 @@ so that each completion token follows its predecessor. A token sees the keys
 of its segment, at its position or before, that are shared (sequence 0) or of
 its own sequence.
 
-Axes: B rows, T tokens of a row, M micro-batches. Lists within lists: R rows,
-G groups of a row, S sequences of a group.
+Axes: B rows, T tokens of a row, M micro-batches, G groups of sequences.
 """
 
 from collections.abc import Sequence
@@ -123,11 +122,12 @@ def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
 
 def plan_rows(
   sequences: Sequence[TokenSequence], *, length: int, share_prompts: bool
-) -> list[list[list[int]]]:
-  """The indices of the sequences in each row, [R][G][S].
+) -> list[list[tuple[list[int], int]]]:
+  """The groups of each row: indices of sequences, tokens that they have once.
 
-  A group of several sequences shares one copy of their prompt; one that is
-  longer than a row is cut into several, each with a copy of its own.
+  A group of several sequences shares one copy of their prompt, all but its last
+  token; a group that is longer than a row is cut into several, each with a copy
+  of its own.
   """
   by_prompt: dict[object, list[int]] = {}
   for i, s in enumerate(sequences):
@@ -135,25 +135,16 @@ def plan_rows(
     # A prompt of one token stands in every branch: nothing to share.
     shares = share_prompts and len(prompt) > 1
     by_prompt.setdefault(prompt.tobytes() if shares else i, []).append(i)
-  groups_GS = []
+  groups_G, lengths_G = [], []
   for members in by_prompt.values():
-    shared = _shared(sequences, members)
+    shared = sequences[members[0]].prompt_length - 1 if len(members) > 1 else 0
     branches = [len(sequences[i].tokens) - shared for i in members]
     for part in best_fit(branches, length - shared):
-      groups_GS.append([members[i] for i in sorted(part)])
-  lengths_G = [_row_tokens(sequences, members) for members in groups_GS]
-  return [[groups_GS[g] for g in row] for row in best_fit(lengths_G, length)]
-
-
-def _shared(sequences: Sequence[TokenSequence], members: list[int]) -> int:
-  """How many tokens a group has once: its prompt but the last token."""
-  return sequences[members[0]].prompt_length - 1 if len(members) > 1 else 0
-
-
-def _row_tokens(sequences: Sequence[TokenSequence], members: list[int]) -> int:
-  """How many tokens of a row a group takes."""
-  shared = _shared(sequences, members)
-  return shared + sum(len(sequences[i].tokens) - shared for i in members)
+      # One that is alone in its part shares with nobody.
+      once = shared if len(part) > 1 else 0
+      groups_G.append(([members[i] for i in sorted(part)], once))
+      lengths_G.append(shared + sum(branches[i] for i in part))
+  return [[groups_G[g] for g in row] for row in best_fit(lengths_G, length)]
 
 
 def pack(
@@ -187,8 +178,7 @@ def pack(
   )
   for b, groups in enumerate(rows):
     start = number = 0
-    for segment, members in enumerate(groups, 1):
-      shared = _shared(sequences, members)
+    for segment, (members, shared) in enumerate(groups, 1):
       prompt = (b, slice(start, start + shared))
       batch.tokens[prompt] = sequences[members[0]].tokens[:shared]
       batch.segment_ids[prompt] = segment

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from atlas_jax import files
 from atlas_jax.data import teachable_examples
 from atlas_jax.data.problems import DataError, SftExample
-from atlas_jax.data.reading import Source
+from atlas_jax.data.sources import Source
 from atlas_jax.data.tables import file_of, json_lines, text_at
 from atlas_jax.teaching.prompts import fingerprint, load_prompts
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from atlas_jax import targets
 from atlas_jax.config import DataConfig
-from atlas_jax.data import reading, sources
+from atlas_jax.data import sources
 from atlas_jax.data.problems import (
   SPLITS,
   DataError,
@@ -111,7 +111,7 @@ def load_sft(
   Raises:
     DataError: as load, or no example is left.
   """
-  examples = reading.read(SFT_SOURCES, config, "sft_")
+  examples = sources.read_named(SFT_SOURCES, config, "sft_")
   keys = {question_key(problem.question) for problem in held_out}
   kept = [e for e in examples if question_key(e.fields["question"]) not in keys]
   if len(kept) < len(examples):

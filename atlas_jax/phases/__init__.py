@@ -6,6 +6,7 @@ command again resumes.
 """
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import pathlib
@@ -14,7 +15,7 @@ import socket
 import jax
 
 from atlas_jax import directory, gpus, multihost, sharding, stopping
-from atlas_jax.config import RunConfig, to_dict
+from atlas_jax.config import RunConfig
 from atlas_jax.data import splits
 from atlas_jax.model import names
 from atlas_jax.phases import evaluate, export, grpo, opening, sft
@@ -98,7 +99,7 @@ def run_phases(
 
     def claim():
       directory.claim_checkpoints(config, workdir)
-      directory.claim(workdir, to_dict(config))
+      directory.claim(workdir, dataclasses.asdict(config))
       directory.write_started(workdir, command)
       stack.enter_context(directory.logging_to(workdir))
 

@@ -214,7 +214,7 @@ def _report(entry: PhaseEntry, shown: Sequence[Arm]) -> None:
   directory.write_whole(
     folder / f"{entry.name}.md", tables.markdown(evaluation)
   )
-  steps = metrics.read_jsonl(entry.workdir / "metrics.jsonl")
+  steps = list(metrics.lines(entry.workdir / "metrics.jsonl"))
   names = [at.name for at in entry.entries("grpo")]
   trained = [x["phase"] for x in steps if x["phase"] in names]
   if trained:

@@ -1,6 +1,7 @@
 """A phase that trains: what it starts from, its checkpoints, its log."""
 
 import contextlib
+import dataclasses
 import faulthandler
 import functools
 import logging
@@ -18,7 +19,6 @@ from atlas_jax import (
   multihost,
   progress,
 )
-from atlas_jax.config import to_dict
 from atlas_jax.data.packing import PackedBatch
 from atlas_jax.errors import AtlasError
 from atlas_jax.model import lora
@@ -169,7 +169,7 @@ class TrainingPhase:
       entry.name,
       resume_step=self.done,
       wandb_project=entry.config.wandb_project,
-      config=to_dict(entry.config),
+      config=dataclasses.asdict(entry.config),
     )
     steps = progress.Steps(entry.name, self._steps)
 

@@ -14,13 +14,9 @@ import jax
 from jax.experimental import topologies
 
 from atlas_jax import gpus
-from atlas_jax.errors import AtlasError
+from atlas_jax.config_tree import ConfigError
 
 GIB = 1 << 30
-
-
-class PreflightError(AtlasError):
-  """A target that is unknown, or whose compiler is missing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +71,7 @@ def devices(
     compilers: the folder that `launchers/setup.sh --compile` filled.
 
   Raises:
-    PreflightError: an unknown target, or no compiler for it.
+    ConfigError: an unknown target, or no compiler for it.
   """
   tpu, _, topology = target.partition(":")
   gpu, _, count = target.partition("x")
@@ -86,10 +82,10 @@ def devices(
     text = _GPU.format(memory=chip.memory, bandwidth=chip.bandwidth)
     described = {"target_config": text, "topology": f"1x1x{count}"}
   else:
-    raise PreflightError(f"unknown --target {target!r}; valid: {VALID}")
+    raise ConfigError(f"unknown --target {target!r}; valid: {VALID}")
   path = compilers / folder
   if not path.is_dir():
-    raise PreflightError(
+    raise ConfigError(
       f"no compiler in {path}: run `bash launchers/setup.sh --compile`"
     )
   if str(path) not in sys.path:
@@ -100,7 +96,7 @@ def devices(
     found = topologies.get_topology_desc(platform=folder, **described)
   except Exception as error:  # the compilers have no types of their own
     first = str(error).partition("\n")[0]
-    raise PreflightError(
+    raise ConfigError(
       f"--target={target}: its compiler says: {first}"
     ) from error
   return chip, list(found.devices)

@@ -11,17 +11,22 @@ import types
 from collections.abc import Iterator, Mapping
 
 import jax
+import jax.numpy as jnp
 
+from atlas_jax import gpus
 from atlas_jax.config import ConfigError, RunConfig, resolve
 from atlas_jax.config_tree import tree_of
+from atlas_jax.model import names
 from atlas_jax.model.architecture import DecoderConfig
 from atlas_jax.preflight import chips, hlo, programs, work
-from atlas_jax.preflight import servers as servers_lib
 from atlas_jax.sharding import ShardingError
 
 SPARE = 0.1  # of a chip's memory that must stay free
 # Shares of the peak that dense training reaches; nobody has measured ours.
 COMPUTE_SHARE, LINK_SHARE = 0.5, 0.7
+PROMPT_TOKENS = 1024  # of a prompt, for the estimate
+# CUDA's context, activations and captured graphs; assumed, not measured.
+BESIDE = 2 * chips.GIB
 
 
 def check(
@@ -31,7 +36,6 @@ def check(
   compilers: pathlib.Path,
   *,
   rows: int | None = None,
-  prompt_tokens: int = 1024,
   to_the_end: bool = True,
   servers: Mapping[str, int] = types.MappingProxyType({}),
 ) -> dict:
@@ -43,7 +47,6 @@ def check(
     target: see `chips.VALID`.
     compilers: the folder that `launchers/setup.sh --compile` filled.
     rows: of the largest batch; None: the most that there may be.
-    prompt_tokens: of a prompt, for the estimate.
     to_the_end: also after a program that does not fit.
     servers: bytes of those that share the trainer's GPUs, by who.
 
@@ -53,13 +56,13 @@ def check(
     could not be made; the estimates are of a step of the last phase.
 
   Raises:
-    PreflightError: an unknown target, or no compiler for it.
+    ConfigError: an unknown target, or no compiler for it.
   """
   chip, devices = chips.devices(target, compilers)
   beside = sum(servers.values())
   # Packed on this machine, so before a mesh of absent devices is set.
   batches = {
-    phase: work.largest_batch(config, getattr(config, phase), prompt_tokens)
+    phase: work.largest_batch(config, getattr(config, phase), PROMPT_TOKENS)
     for phase in ("sft", "grpo")
   }
   found, peak, fits, problem, step = [], 0, True, None, {}
@@ -95,7 +98,7 @@ def check(
   except (ShardingError, jax.errors.JaxRuntimeError) as error:
     problem = str(error).partition("\n")[0][:300]
   needs = {"trainer": peak, **servers}
-  problem = problem or servers_lib.too_small(config, needs, chip.memory)
+  problem = problem or too_small(config, needs, chip.memory)
   if step:
     available = step["seconds"] * chip.flops * len(devices)
     step |= {
@@ -113,6 +116,48 @@ def check(
     "estimated_step": step,
     "programs": found,
   }
+
+
+def beside_trainer(
+  config: RunConfig, architectures: Mapping[str, DecoderConfig]
+) -> dict[str, int]:
+  """who -> bytes on a GPU that the trainer uses, too; see `gpus.shares`.
+
+  architectures: by role, teacher and student.
+  """
+  trainer, *others = gpus.shares(config)
+  found = {}
+  for share in others:
+    if not set(share.gpus) & set(trainer.gpus):
+      continue
+    role = share.who.split()[0]
+    server = getattr(config.serving, role)
+    width = jnp.dtype(server.dtype).itemsize
+    weights = width * names.parameter_count(architectures[role])
+    weights //= server.tensor_parallel  # a replica has GPUs of its own
+    found[share.who] = weights + server.kv_cache_bytes + BESIDE
+  return found
+
+
+def too_small(
+  config: RunConfig, needs: Mapping[str, int], card: int
+) -> str | None:
+  """The first share that is less than what it is for; None: all last.
+
+  Args:
+    config: says the shares.
+    needs: bytes by who, as in `gpus.shares`.
+    card: bytes of the GPU.
+  """
+  for share in gpus.shares(config):
+    need, part = needs.get(share.who, 0), share.fraction
+    if part is not None and need > part * card:
+      return (
+        f"config.{share.key}.gpu_memory_fraction={part:g} of"
+        f" {card / chips.GIB:.1f} GiB is less than the"
+        f" {need / chips.GIB:.1f} GiB that the {share.who} takes"
+      )
+  return None
 
 
 def alternatives(config: RunConfig) -> Iterator[tuple[str, RunConfig]]:

@@ -16,11 +16,7 @@ from collections.abc import Sequence
 import jinja2
 
 from atlas_jax import gpus
-from atlas_jax.errors import AtlasError
-
-
-class ScriptError(AtlasError):
-  """No script can be written for this kind, these nodes, this config."""
+from atlas_jax.config_tree import ConfigError
 
 
 def _fill(template: str, **values) -> str:
@@ -68,17 +64,15 @@ def of_run(
     gpus_per_node: that a node with GPUs has.
 
   Raises:
-    ScriptError: there is no such layout.
+    ConfigError: there is no such layout.
   """
   trainers = int(nodes[:-2]) if re.fullmatch(r"[1-9]\d*\+1", nodes) else 0
-  if not trainers and nodes != "1":
-    raise ScriptError(
-      f"--nodes={nodes}: 1, or N+1 for N nodes that train and one with both"
-      " servers"
+  wanted = {"tpu": True, "local": False}.get(kind, trainers > 0)
+  if wanted != (trainers > 0) or not (trainers or nodes == "1"):
+    raise ConfigError(
+      f"--kind={kind} --nodes={nodes}: 1, or N+1 for N that train and one with"
+      " both servers; tpu wants N+1, local 1"
     )
-  if kind != "slurm" and (kind == "tpu") != bool(trainers):
-    valid = "N+1, N hosts and a GPU machine" if kind == "tpu" else "1"
-    raise ScriptError(f"--kind={kind} --nodes={nodes}: it wants {valid}")
   count, gpu_flags = _gpus(config, trainers > 0, gpus_per_node)
   own = [f"--kind={kind}", f"--nodes={nodes}", f"--gpus={gpus_per_node}"]
   command = shlex.join(["python", "-m", "launchers.cluster", *flags, *own])
@@ -104,17 +98,17 @@ def _gpus(config, apart: bool, count: int) -> tuple[int, list[str]]:
   that it shares. Each server has half of what is left, its engines whole.
 
   Raises:
-    ScriptError: there are too few, or servers run already.
+    ConfigError: there are too few, or servers run already.
   """
   for role in ("teacher", "student"):
     if urls := getattr(config.serving, role).elsewhere:
-      raise ScriptError(
+      raise ConfigError(
         f"serving.{role}.url is {urls[0]}: the script starts its own servers"
       )
   shares = gpus.shares(config)
   named = [number for share in shares for number in share.gpus]
   if apart and any(share.fraction is not None for share in shares):
-    raise ScriptError(
+    raise ConfigError(
       "the config says which part of a GPU trainer and servers have"
       " (gpu_memory_fraction): --nodes must be 1"
     )
@@ -122,7 +116,7 @@ def _gpus(config, apart: bool, count: int) -> tuple[int, list[str]]:
     return max(named) + 1, []
   least = 2 if apart else max([4, *(n + 1 for n in named)])
   if count < least:
-    raise ScriptError(f"--gpus={count}: at least {least} for these --nodes")
+    raise ConfigError(f"--gpus={count}: at least {least} for these --nodes")
   if named and not apart:
     rest = sorted({*range(count)} - {*named})
     return count, [f"--config.mesh.gpus={','.join(map(str, rest))}"]
@@ -135,7 +129,7 @@ def _gpus(config, apart: bool, count: int) -> tuple[int, list[str]]:
   ):
     part, cut = f"serving.{role}", getattr(config.serving, role).tensor_parallel
     if (end - begin) % cut:
-      raise ScriptError(
+      raise ConfigError(
         f"--gpus={count}: the {end - begin} GPUs of the {role} server are no"
         f" multiple of {part}.tensor_parallel={cut}"
       )

@@ -35,39 +35,33 @@ def _models(config: Mapping, line: Mapping) -> dict[str, str]:
   return models
 
 
-def _steps(line: Mapping) -> Iterator[dict]:
-  """The steps of an attempt, without their numbers and models."""
-  solution = line["solution"]
+def _steps(line: Mapping, models: Mapping[str, str]) -> Iterator[dict]:
+  """The steps of an attempt, without their numbers; models: by role."""
+
+  def said(role: str, what: str, text: str, source=line, keys=()) -> dict:
+    named = {"model_name": models[role]} if role in models else {}
+    extra = {"role": role, "what": what, **{key: source[key] for key in keys}}
+    return {"source": "agent", "message": text, "extra": extra, **named}
+
   yield {"source": "user", "message": line["question"]}
   if line["probe"] is not None:
-    yield _said("student", "plan", line["probe"])
+    yield said("student", "plan", line["probe"])
   if line["teaching"] is not None or line["teacher_text"] is not None:
-    said = _said("teacher", "teaching", line["teaching"] or "")
-    if line["teacher_text"] is not None:
-      said["reasoning_content"] = line["teacher_text"]
     known = ("status", "leaked", "teaching_tokens", "weight_version")
-    said["extra"] |= {key: line[key] for key in known}
-    yield said
-  said = _said("student", "answer", solution["text"])
-  said["metrics"] = {"completion_tokens": solution["tokens"]}
+    step = said("teacher", "teaching", line["teaching"] or "", keys=known)
+    if line["teacher_text"] is not None:
+      step["reasoning_content"] = line["teacher_text"]
+    yield step
+  solution = line["solution"]
   known = ("status", "score", "answer", "rule", "finish_reason")
-  said["extra"] |= {key: solution[key] for key in known}
-  yield said
-
-
-def _said(role: str, what: str, text: str) -> dict:
-  extra = {"role": role, "what": what}
-  return {"source": "agent", "message": text, "extra": extra}
+  step = said("student", "answer", solution["text"], solution, known)
+  yield {**step, "metrics": {"completion_tokens": solution["tokens"]}}
 
 
 def trajectory(run: RunFiles, line: Mapping) -> dict:
   """An attempt of the run as one ATIF object."""
-  models, steps = _models(run.config, line), []
-  for number, step in enumerate(_steps(line), start=1):
-    step = {"step_id": number, **step}
-    if step["source"] == "agent" and step["extra"]["role"] in models:
-      step["model_name"] = models[step["extra"]["role"]]
-    steps.append(step)
+  steps = enumerate(_steps(line, _models(run.config, line)), start=1)
+  steps = [{"step_id": number, **step} for number, step in steps]
   known = ("arm", "id", "sample", "answer", "kind", "seconds")
   names = (run.workdir.name, line["arm"], line["id"], line["sample"])
   return {

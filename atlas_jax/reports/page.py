@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import jinja2
 import markupsafe
 
-from atlas_jax import config_tree, files
+from atlas_jax import config_tree, directory, files
 from atlas_jax.reports import curves, page_data, tables
 from atlas_jax.reports.reading import RunFiles
 
@@ -147,8 +147,6 @@ def page(
 
 def write(run: RunFiles, path: pathlib.Path, **options) -> int:
   """Writes the page whole; returns its bytes. Options as `page` takes them."""
-  text = page(run, **options).encode()
-  path.parent.mkdir(parents=True, exist_ok=True)
-  with files.replacing(path) as file:
-    file.write(text)
-  return len(text)
+  text = page(run, **options)
+  directory.write_whole(path, text)
+  return len(text.encode())

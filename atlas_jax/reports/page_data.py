@@ -1,7 +1,6 @@
 """What a report page embeds of a run: evaluations and training, as JSON."""
 
 import collections
-import contextlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 
@@ -56,41 +55,41 @@ def _counts(
   }
 
 
-class _Rewards:
-  """The reward that an attempt of an evaluation would have had in training.
+def _rewards(run: RunFiles) -> Callable[[Mapping], Mapping | None]:
+  """Gives the parts of the reward that an attempt would have had in training.
 
-  An optimisation of prompts has weights of its own, and no such reward.
+  None without a teacher, or where something was not judged. An optimisation of
+  prompts has weights of its own, and no such reward.
   """
+  try:
+    config = RewardConfig(**run.config["reward"])
+  except (KeyError, TypeError):  # none, or an older one
+    return lambda line: None
+  longest = run.config["episode"]["max_teaching_tokens"]
+  judged: dict[tuple, list[Mapping]] = {}
+  for line in run.attempts:
+    solution = line["solution"]
+    if line["arm"] == run.alone[line["arm"]] and solution["score"] is not None:
+      judged.setdefault((line["student"], line["id"]), []).append(solution)
 
-  def __init__(self, run: RunFiles):
-    self._config = None
-    with contextlib.suppress(KeyError, TypeError):  # none, or an older one
-      self._config = RewardConfig(**run.config["reward"])
-    self._longest = run.config["episode"]["max_teaching_tokens"]
-    self._alone: dict[tuple, list[Mapping]] = {}
-    for line in run.attempts:
-      if line["arm"] == run.alone[line["arm"]]:
-        key = line["student"], line["id"]
-        self._alone.setdefault(key, []).append(line["solution"])
-
-  def parts(self, line: Mapping) -> Mapping[str, float] | None:
-    """None without a teacher, or where something was not judged."""
-    alone = self._alone.get((line["student"], line["id"]), [])
-    judged = [x for x in alone if x["score"] is not None]
-    if self._config is None or line["status"] is None or not judged:
+  def parts(line: Mapping) -> Mapping[str, float] | None:
+    alone = judged.get((line["student"], line["id"]))
+    if line["status"] is None or not alone:
       return None
     found = rewards.reward(
-      pass_rate=sum(x["score"] for x in judged) / len(judged),
-      baseline_tokens=sum(x["tokens"] for x in judged) / len(judged),
+      pass_rate=sum(x["score"] for x in alone) / len(alone),
+      baseline_tokens=sum(x["tokens"] for x in alone) / len(alone),
       taught=line["solution"]["score"],
       taught_tokens=line["solution"]["tokens"],
       well_formed=line["status"] == "ok",
       leaked=line["leaked"],
       teaching_tokens=line["teaching_tokens"],
-      max_teaching_tokens=self._longest,
-      config=self._config,
+      max_teaching_tokens=longest,
+      config=config,
     )
     return found.parts or None
+
+  return parts
 
 
 def evaluation(run: RunFiles, most_bytes: int) -> tuple[dict, str]:
@@ -104,18 +103,18 @@ def evaluation(run: RunFiles, most_bytes: int) -> tuple[dict, str]:
   arms = run.arms()
   # The arm of the student alone is number 0.
   arms.sort(key=lambda title: title != reading.ALONE)
-  first = {line["id"]: line for line in reversed(run.attempts)}
-  order = dict.fromkeys(line["id"] for line in run.attempts)
   taught = [title for title in arms if title != run.alone[title]]
   by_arm = {title: reading.flips(run, title) for title in taught}
-  parts_of = _Rewards(run)
-  of_problem: dict[str, list[dict]] = {key: [] for key in order}
+  parts_of = _rewards(run)
+  first: dict[str, Mapping] = {}
+  of_problem: dict[str, list[dict]] = {}
   for line in run.attempts:
-    of_problem[line["id"]].append(
+    first.setdefault(line["id"], line)
+    of_problem.setdefault(line["id"], []).append(
       {
         "arm": arms.index(line["arm"]),
         "flip": by_arm.get(line["arm"], {}).get(line["id"]),
-        "reward": parts_of.parts(line),
+        "reward": parts_of(line),
         **{key: line[key] for key in _OF_ATTEMPT},
       }
     )
@@ -124,11 +123,11 @@ def evaluation(run: RunFiles, most_bytes: int) -> tuple[dict, str]:
     sorted(of_problem.items(), key=lambda x: _TELLING.index(last.get(x[0]))),
     most_bytes,
   )
-  shown = [key for key in order if key in dict(kept)]
+  shown = [key for key in first if key in dict(kept)]
   omitted = ""
-  if len(shown) < len(order):
+  if len(shown) < len(first):
     omitted = (
-      f"Episodes of {len(shown)} of {len(order)} problems are in this page,"
+      f"Episodes of {len(shown)} of {len(first)} problems are in this page,"
       " first those that teaching broke or fixed; tables above count all of"
       " them."
     )

@@ -133,7 +133,7 @@ def read(workdir: pathlib.Path) -> RunFiles:
     raise ReportError(f"{workdir} is not a run directory: no config.json")
   if (workdir / "report" / "optimize.json").exists():
     return _optimisation(workdir)
-  lines = metrics.read_jsonl(workdir / "metrics.jsonl", "phase", "step")
+  lines = list(metrics.lines(workdir / "metrics.jsonl", "phase", "step"))
   evaluations = {
     path.stem: files.read_json(path, ReportError)
     for path in _by_index(workdir / "report", "*_evaluate.json")

@@ -203,7 +203,7 @@ def write(
     ]
     links.append([x for x in pages if (folder / x[1]).exists()])
     runs[row.name] = [
-      metrics.read_jsonl(folder / "rows" / run / "metrics.jsonl")
+      list(metrics.lines(folder / "rows" / run / "metrics.jsonl"))
       for seed, run in names.items()
       if row.seeds[seed] == "done"
     ]

@@ -27,11 +27,6 @@ class _Row(NamedTuple):
   title: str
   key: str
   write: Callable[[float], str]
-  interval: bool = False  # whether KEY_low and KEY_high hold its 95% interval
-
-  def metrics(self) -> list[str]:
-    ends = ["", "_low", "_high"] if self.interval else [""]
-    return [self.key + end for end in ends]
 
 
 _percent, _number = "{:.1%}".format, "{:.1f}".format
@@ -51,9 +46,9 @@ def _p_value(value: float) -> str:
 
 
 ROWS = (
-  _Row("Accuracy [95%]", "accuracy", _percent, interval=True),
+  _Row("Accuracy [95%]", "accuracy", _percent),
   _Row("Right in any of k samples", "pass_at_k", _percent),
-  _Row("Gain over alone, points [95%]", "gain", _points, interval=True),
+  _Row("Gain over alone, points [95%]", "gain", _points),
   _Row("McNemar p", "mcnemar_p", _p_value),
   _Row(
     "Still right, of those right alone", "non_degradation_correct", _percent
@@ -71,15 +66,15 @@ ROWS = (
 
 
 def _cell(arm: Mapping, row: _Row) -> str:
-  value, *bounds = (arm.get(key) for key in row.metrics())
+  value = arm.get(row.key)
   if value is None or math.isnan(value):
     return "–"
-  text = row.write(value)
-  if not bounds or None in bounds:
-    return text
+  # The ends of its 95% interval, if it has one.
+  low, high = arm.get(f"{row.key}_low"), arm.get(f"{row.key}_high")
+  if low is None or high is None:
+    return row.write(value)
   # The sign and the unit stand on the value; the bounds stay short.
-  low, high = (100 * bound for bound in bounds)
-  return f"{text} [{low:.1f}, {high:.1f}]"
+  return f"{row.write(value)} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def cells(evaluation: Mapping) -> list[list[str]]:

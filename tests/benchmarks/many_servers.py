@@ -90,9 +90,9 @@ def told(workdir) -> tuple[list[dict], list[dict]]:
   """(metrics, episodes) without clocks."""
   numbers = [
     {k: v for k, v in line.items() if not k.endswith(UNEQUAL)}
-    for line in metrics.read_jsonl(workdir / "metrics.jsonl")
+    for line in metrics.lines(workdir / "metrics.jsonl")
   ]
-  episodes = metrics.read_jsonl(workdir / "episodes" / "1_grpo.jsonl")
+  episodes = list(metrics.lines(workdir / "episodes" / "1_grpo.jsonl"))
   return numbers, [{**line, "seconds": None} for line in episodes]
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from atlas_jax.config import DataConfig
-from atlas_jax.data import reading, sources
+from atlas_jax.data import sources
 from atlas_jax.data import splits as splits_lib
 from atlas_jax.data.problems import DataError, SftExample
 
@@ -268,11 +268,11 @@ def test_tensorflow_datasets_without_tensorflow(prepared_tfds):
 def test_a_parameter_that_is_none_is_one_that_is_not_given():
   texts = {"question": 1, "answer": 2, "name": 3, "split": None}
   names = ("name", "split", "answer", "question")
-  source = reading.Source(lambda params, seed: [params], optional=names)
+  source = sources.Source(lambda params, seed: [params], optional=names)
   config = DataConfig(source="x", params={"name": None, "split": "a"})
-  assert reading.read({"x": source}, config) == [{"split": "a"}]
+  assert sources.read_named({"x": source}, config) == [{"split": "a"}]
   with pytest.raises(DataError) as error:
-    reading.read({"x": source}, DataConfig(source="x", params=texts))
+    sources.read_named({"x": source}, DataConfig(source="x", params=texts))
   assert str(error.value).startswith(
     "config.data.params: question must be text; answer must be text; name must"
   )

@@ -1,5 +1,6 @@
 """Where a run's templates come from when it is started again."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -11,7 +12,6 @@ import sys
 import pytest
 
 from atlas_jax import config as training
-from atlas_jax.config import to_dict
 from atlas_jax.directory import write_json
 from atlas_jax.online.search import config as online
 from atlas_jax.teaching.prompts import PromptError
@@ -41,7 +41,7 @@ def test_a_run_goes_on_with_the_templates_that_it_began_with(
   first = resolve(tree, run)
   assert first.prompts.teacher == small_world.GOOD
   assert first.prompts_path == str(path)
-  write_json(run / "config.json", to_dict(first))
+  write_json(run / "config.json", dataclasses.asdict(first))
   write(path, "TEACH {question} {probe} in another way")
   assert resolve(tree, run) == first
   path.unlink()

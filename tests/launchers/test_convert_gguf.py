@@ -14,6 +14,7 @@ import types
 
 import pytest
 
+from atlas_jax.files import FileError
 from launchers import convert_gguf
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -126,7 +127,7 @@ def test_a_header_that_breaks_its_reader_is_one_line(kind, monkeypatch):
   config = types.SimpleNamespace(from_pretrained=breaks)
   stand_in = types.SimpleNamespace(AutoConfig=config)
   monkeypatch.setitem(sys.modules, "transformers", stand_in)
-  with pytest.raises(convert_gguf.ConversionError) as error:
+  with pytest.raises(FileError) as error:
     convert_gguf._check_sizes(pathlib.Path("x.gguf"))
   text = str(error.value)
   assert text.startswith("x.gguf cannot be read: ") and "\n" not in text

@@ -135,7 +135,7 @@ def numbers(workdir: pathlib.Path) -> list[dict]:
   ends = tiny_road.NOT_REPRODUCED
   return [
     {k: v for k, v in line.items() if not k.endswith(ends)}
-    for line in metrics.read_jsonl(workdir / "metrics.jsonl")
+    for line in metrics.lines(workdir / "metrics.jsonl")
   ]
 
 

@@ -65,7 +65,7 @@ def numbers(workdir: pathlib.Path) -> list[dict]:
   clocks = ("seconds", "_per_second", "time")
   return [
     {k: v for k, v in line.items() if not k.endswith(clocks)}
-    for line in metrics.read_jsonl(workdir / "metrics.jsonl")
+    for line in metrics.lines(workdir / "metrics.jsonl")
   ]
 
 

@@ -69,9 +69,9 @@ def run(model, workdir, states=(), counts=(1, 1), silent=None, **changes):
     phases.run_phases(config, workdir)
   numbers = [
     {k: v for k, v in line.items() if not k.endswith(CLOCKS)}
-    for line in metrics.read_jsonl(workdir / "metrics.jsonl")
+    for line in metrics.lines(workdir / "metrics.jsonl")
   ]
-  episodes = metrics.read_jsonl(workdir / "episodes" / "1_grpo.jsonl")
+  episodes = list(metrics.lines(workdir / "episodes" / "1_grpo.jsonl"))
   for episode in episodes:
     episode.pop("seconds")
   return numbers, episodes, state

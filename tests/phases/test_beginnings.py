@@ -1,5 +1,6 @@
 """What a run settles, checks and leaves out before its first phase."""
 
+import dataclasses
 import datetime
 import json
 import logging
@@ -87,7 +88,7 @@ def test_what_a_name_means_on_a_resume(monkeypatch, tmp_path, given, settled):
   before = small_sft.config("models/x/y", {})
   before = opening._with(before, "student.path", f"org/s@{COMMIT}")
   before = opening._with(before, "template_date", "2025-03-04")
-  (tmp_path / "config.json").write_text(json.dumps(config_lib.to_dict(before)))
+  (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(before)))
   now = small_sft.config("models/x/y", {"phases": ("evaluate",)})
   now = opening._with(now, "student.path", given)
   found = opening.settled(now, tmp_path)

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from atlas_jax import metrics, sharding
-from atlas_jax.config import MeshConfig, default_config, resolve, to_dict
+from atlas_jax.config import MeshConfig, default_config, resolve
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.directory import RunError
 from atlas_jax.errors import AtlasError
@@ -98,7 +98,7 @@ def test_guests_stand_beside_the_teacher_and_leave_it_as_it_is(
   sums = state["sums"]
   assert sums[FIRST] == sums[FIRST + 1] != sums[0]
 
-  lines = metrics.read_jsonl(tmp_path / "run/episodes/0_evaluate.jsonl")
+  lines = list(metrics.lines(tmp_path / "run/episodes/0_evaluate.jsonl"))
   versions = {x["arm"]: x["weight_version"] for x in lines}
   assert [versions[x] for x in mine] == [None, None, *guests, 0, 0]
   assert {x["student"] for x in lines if x["arm"] in theirs} == {met}
@@ -266,7 +266,7 @@ def test_a_teacher_that_cannot_stand_in_is_refused_in_one_line(
       path, says = "runs/deep/gone", "runs/deep/gone is neither a directory"
     case "untrained":
       path.mkdir()
-      config = to_dict(resolve(default_config()))
+      config = dataclasses.asdict(resolve(default_config()))
       (path / "config.json").write_text(json.dumps(config))
     case "architecture":
       says = rf"{path} has another architecture than config\.teacher"

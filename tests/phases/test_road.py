@@ -77,7 +77,7 @@ def test_every_step_trains_on_what_the_weights_before_it_said(undisturbed):
 def test_every_number_is_explained(undisturbed, repo_root):
   workdir, _ = undisturbed
   text = (repo_root / "atlas_jax" / "training" / "README.md").read_text()
-  lines = metrics.read_jsonl(workdir / "metrics.jsonl")
+  lines = list(metrics.lines(workdir / "metrics.jsonl"))
   names = {k for x in lines for k in x if k.startswith(("0_sft/", "1_grpo/"))}
   assert len(names) > 30
   lost = [n for n in sorted(names) if f"`{n.split('/')[1]}`" not in text]

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from atlas_jax import metrics, phases, sharding
+from atlas_jax import phases, sharding
 from atlas_jax.config import (
   ConfigError,
   MeshConfig,
@@ -72,7 +72,7 @@ def test_wandb_that_is_not_installed_is_seen_before_anything(
   opened, tmp_path, monkeypatch
 ):
   monkeypatch.setitem(sys.modules, "wandb", None)
-  with pytest.raises(metrics.MetricsError, match="not installed"):
+  with pytest.raises(ConfigError, match="not installed"):
     opened(tmp_path, wandb_project="p")
 
 

@@ -6,23 +6,22 @@ import re
 
 import pytest
 
-from atlas_jax.config import RunConfig
+from atlas_jax.config import ConfigError, RunConfig
 from atlas_jax.preflight import chips, programs
 from atlas_jax.preflight import compile as preflight
-from atlas_jax.preflight.chips import PreflightError
 from atlas_jax.sharding import ShardingError
 from tests.training import tiny
 
 
 @pytest.mark.parametrize("target", ["h100", "h100x0", "v5p", "a100x8", ""])
 def test_an_unknown_target_lists_the_valid_ones(target, tmp_path):
-  with pytest.raises(PreflightError, match=r"--target.*v5p:2x2x2.*h100x4"):
+  with pytest.raises(ConfigError, match=r"--target.*v5p:2x2x2.*h100x4"):
     chips.devices(target, tmp_path)
 
 
 @pytest.mark.parametrize("target", ["h100x4", "v5p:2x2x1"])
 def test_a_missing_compiler_is_one_line(target, tmp_path):
-  with pytest.raises(PreflightError, match=r"setup\.sh --compile") as error:
+  with pytest.raises(ConfigError, match=r"setup\.sh --compile") as error:
     chips.devices(target, tmp_path)
   assert "\n" not in str(error.value)
 

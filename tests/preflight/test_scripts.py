@@ -97,7 +97,7 @@ def test_servers_of_their_own_node_use_all_of_it():
   ]
   check(text)
   with pytest.raises(
-    scripts.ScriptError, match=r"no multiple of serving\.teach"
+    config.ConfigError, match=r"no multiple of serving\.teach"
   ):
     script("qwen3_8b", "slurm", "4+1", gpus=6, **cut)
 
@@ -128,8 +128,8 @@ def test_no_line_of_a_prompt_is_a_command(tmp_path):
     ("qwen3_8b", "slurm", "3", 8, r"--nodes=3: 1, or N\+1"),
     ("qwen3_8b", "slurm", "0+1", 8, r"--nodes=0\+1: 1, or N\+1"),
     ("qwen3_8b", "slurm", "2+2", 8, r"--nodes=2\+2: 1, or N\+1"),
-    ("qwen3_8b", "tpu", "1", 8, r"--nodes=1: it wants N\+1"),
-    ("qwen3_8b", "local", "2+1", 8, r"--nodes=2\+1: it wants 1"),
+    ("qwen3_8b", "tpu", "1", 8, r"--nodes=1: .*tpu wants N\+1"),
+    ("qwen3_8b", "local", "2+1", 8, r"--nodes=2\+1: .*local 1"),
     ("smollm2", "local", "1", 3, "--gpus=3: at least 4"),
     ("qwen3_8b", "local", "1", 6, "--gpus=6: at least 8"),
     ("qwen3_8b", "slurm", "1+1", 1, "--gpus=1: at least 2"),
@@ -137,10 +137,10 @@ def test_no_line_of_a_prompt_is_a_command(tmp_path):
   ],
 )
 def test_what_no_script_can_do_is_refused(variant, kind, nodes, gpus, what):
-  with pytest.raises(scripts.ScriptError, match=what):
+  with pytest.raises(config.ConfigError, match=what):
     script(variant, kind, nodes, gpus)
 
 
 def test_servers_that_run_already_are_refused():
-  with pytest.raises(scripts.ScriptError, match=r"serving\.student\.url is"):
+  with pytest.raises(config.ConfigError, match=r"serving\.student\.url is"):
     script(*("qwen3_8b", "slurm", "1"), **{"serving.student.url": "http://h:1"})

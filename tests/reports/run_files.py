@@ -3,7 +3,7 @@
 import dataclasses
 import json
 
-from atlas_jax.config import RunConfig, to_dict
+from atlas_jax.config import RunConfig
 from atlas_jax.teaching import transcripts
 from atlas_jax.teaching.statistics import ArmResult
 
@@ -123,7 +123,7 @@ def write_run(path, lines=None, training=(), config=None):
   (path / "episodes").mkdir(parents=True)
   (path / "report").mkdir()
   (path / "config.json").write_text(
-    json.dumps(to_dict(config or RunConfig()), indent=2)
+    json.dumps(dataclasses.asdict(config or RunConfig()), indent=2)
   )
   (path / "report/1_evaluate.json").write_text(json.dumps(evaluation(lines)))
   for name, rows in (

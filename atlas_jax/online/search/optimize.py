@@ -13,6 +13,7 @@ the result is that of a run that was never interrupted.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import logging
@@ -21,7 +22,6 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from atlas_jax import directory, files, progress
-from atlas_jax.config import to_dict
 from atlas_jax.data.problems import Problem
 from atlas_jax.data.splits import Splits
 from atlas_jax.online.calls.record import Record
@@ -92,7 +92,7 @@ def optimize(
   with contextlib.ExitStack() as stack:
     stack.enter_context(directory.lock(workdir))
     sets = models.chosen_problems(config)
-    directory.claim(workdir, to_dict(config), OPERATIONAL)
+    directory.claim(workdir, dataclasses.asdict(config), OPERATIONAL)
     stack.enter_context(directory.logging_to(workdir))
     finished = workdir / "report" / "optimize.json"
     if finished.exists():

@@ -151,7 +151,7 @@ def test_the_episodes_warm_up_a_teacher(finished, tmp_path, road_model):
     *(f"--config.{key}={value}" for key, value in flags.items()),
   )
   assert done.returncode == 0, done.stderr[-4000:]
-  lines = metrics.read_jsonl(tmp_path / "run" / "metrics.jsonl")
+  lines = list(metrics.lines(tmp_path / "run" / "metrics.jsonl"))
   losses = [x["0_sft/loss"] for x in lines if "0_sft/loss" in x]
   assert len(losses) == 2 and losses[1] < losses[0]
   config = read(tmp_path / "run" / "config.json")
