@@ -1,5 +1,7 @@
 """Sends one prompt to an agent and shows how its reply was read.
 
+Of the request it shows what the config says, so a ${VARIABLE} by its name.
+
   python -m launchers.agent_check --config=configs/agents/http.py \
       --config.http.url=http://127.0.0.1:8000/v1/chat/completions
 
@@ -32,6 +34,10 @@ def main():
   config = build(AgentConfig, config_flag.tree())
   config = dataclasses.replace(config, retries=0)  # one probe
   agent = open_agent(config, where="config", environ=os.environ)
+  keys = dataclasses.asdict(getattr(config, config.kind))
+  print(f"agent    {agent.name}")
+  print(f"config   {_indented(json.dumps(keys, indent=2, ensure_ascii=False))}")
+  print(f"prompt   {_indented(_PROMPT.value)}", flush=True)
   if not asyncio.run(_probe(agent, _PROMPT.value)):
     sys.exit(1)
 
@@ -45,10 +51,6 @@ async def _probe(agent, prompt: str) -> bool:
   """Whether one attempt, printed as it goes, gave an answer."""
   from atlas_jax.online.calls.calls import Request
 
-  print(f"agent    {agent.name}")
-  shown = agent.transport.shown(prompt)
-  request = json.dumps(shown, indent=2, ensure_ascii=False)
-  print(f"request  {_indented(request)}", flush=True)
   send, reads = agent.transport.send, []
 
   async def watched(request):

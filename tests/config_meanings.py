@@ -162,7 +162,6 @@ MEANINGS = {
   "CliAgentConfig.argv": "the command and its arguments",
   "CliAgentConfig.prompt_by": "how the prompt reaches it:",
   "CliAgentConfig.output_regex": "searched in stdout:",
-  "CliAgentConfig.retry_exit_codes": "exit statuses to try again after",
   "ResponsesAgentConfig.model": "the model's name",
   "ResponsesAgentConfig.base_url": "of the server, /v1 included",
   "ResponsesAgentConfig.api_key_env": "the variable that holds the key",

@@ -27,6 +27,9 @@ KEY = "sk-proj-4eC39HqLyjWDarjtT1zdp7dc"
     ("--user=me:hunter2",),
     ("--proxy-user", "me:hunter2"),
     ("--pass", "hunter2"),
+    ("--api-key=hunter2",),
+    ("--token", "hunter2=="),
+    ("--password", "hunter2"),
     ("--pass=hunter2",),
     ("--db-pass", "hunter2"),
     ("--pat", "hunter2"),
@@ -80,6 +83,10 @@ def test_a_key_in_a_command(argv):
     ("task-runner", "--task", "task-12345678-abc", "--auth", "none"),
     ("uv", "run", "--with", "scikit-learn==1.5.2", "agent.py"),
     ("agent", "--tokenizer", "bert-base-uncased", "--keyword", "sums"),
+    ("a", "--max-tokens", "9", "--prompt_tokens=9", "--keyword", "b"),
+    ("a", "--api-key-file", "k", "--auth", "none", "--token", "--verbose"),
+    ("a", "--credentials", "./k.json", "--password=$PW", "b"),
+    ("a", "https://b?x=1", "--sort-key=c"),
   ],
 )
 def test_settings_in_a_command_are_none(argv):

@@ -45,7 +45,7 @@ def test_an_answer_is_shown_with_how_it_was_read():
   )
   assert "text     4 {'key': '***'}" in lines
   assert "tokens   prompt 9, completion 1" in lines
-  assert '           "url": "' + server.url + '/v1?key=***",' in lines
+  assert '           "url": "' + server.url + '/v1?key=${AGENT_KEY}",' in lines
   assert SECRET not in done.stdout + done.stderr
 
 

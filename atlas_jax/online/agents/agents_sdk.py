@@ -21,8 +21,8 @@ from atlas_jax import targets
 from atlas_jax.config import ConfigError
 from atlas_jax.online.agents.cleaning import cleaned
 from atlas_jax.online.agents.config import AgentConfig
-from atlas_jax.online.calls import httpx_policy, threads
-from atlas_jax.online.calls.calls import Answer, CallFailed, Request
+from atlas_jax.online.calls import functions, httpx_policy
+from atlas_jax.online.calls.calls import Answer, CallFailed, Request, Transport
 from atlas_jax.online.calls.chat_json import used
 from atlas_jax.online.calls.variables import Credentials
 
@@ -35,7 +35,7 @@ _ENDINGS: contextvars.ContextVar[list[str | None]] = contextvars.ContextVar(
 )
 
 
-class SdkAgent:
+class SdkAgent(Transport):
   """An Agent object, or what a function without arguments, maybe async, makes.
 
   Raises:
@@ -79,27 +79,12 @@ class SdkAgent:
         unknown_prefix_mode="model_id",
       )
 
-  def shown(self, prompt: str) -> dict:
-    shown = {"target": self.target}
-    if self._is_object:
-      names = {"tools": self._agent.tools, "servers": _servers(self._agent)}
-      shown |= {key: [n.name for n in named] for key, named in names.items()}
-    return shown | {"max_turns": self._config.max_turns, "input": prompt}
-
   async def send(self, request: Request) -> Answer:
     httpx_policy.Taking(self._most_bytes)
     endings = []
     _ENDINGS.set(endings)
-    try:
-      async with contextlib.AsyncExitStack() as stack:
-        result = await self._result(request.prompt, stack)
-    except (asyncio.CancelledError, CallFailed):
-      raise
-    except Exception as error:
-      # Of the SDK, of the client, or of a tool: in each case no answer.
-      raise CallFailed(
-        f"{type(error).__name__}: {error}", again=False
-      ) from None
+    async with contextlib.AsyncExitStack() as stack:
+      result = await self._result(request.prompt, stack)
     if result.interruptions:
       raise CallFailed(
         "the run waits for a person to approve a tool", again=False
@@ -118,7 +103,7 @@ class SdkAgent:
 
     agent = self._agent
     if not self._is_object:
-      agent = await threads.call(agent)
+      agent = await functions.call(agent)
       if not isinstance(agent, agents.Agent):
         kind = type(agent).__name__
         raise CallFailed(f"{self.target} made {kind}, no Agent", again=False)

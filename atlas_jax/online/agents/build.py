@@ -10,7 +10,7 @@ from atlas_jax.config import ConfigError
 from atlas_jax.online.agents import agents_sdk, command, http, python, responses
 from atlas_jax.online.agents.config import KINDS, AgentConfig
 from atlas_jax.online.calls.asker import Asker
-from atlas_jax.online.calls.ledger import Ledger
+from atlas_jax.online.calls.ledger import Caps, Ledger
 from atlas_jax.online.calls.limits import Limits
 from atlas_jax.online.calls.pricing import CallPrice
 from atlas_jax.online.calls.record import Record
@@ -56,7 +56,7 @@ def open_agent(
   limits = Limits()
   limits.tighten(getattr(kind, "at_once", config.concurrency))
   return Asker(
-    kind,
+    transport=kind,
     name=f"{config.kind} {kind.target}",
     where=where,
     identity={"agent": fingerprint(config)},
@@ -68,7 +68,7 @@ def open_agent(
     is_agent=True,
     scrub=scrubber(environ, *credentials.values),
     scrub_answer=answer_scrubber(environ, *credentials.values),
-    ledger=ledger,
+    ledger=ledger or Ledger(Caps()),
     record=record,
     limits=limits,
   )

@@ -4,10 +4,10 @@ A command gets the prompt by standard input, by a file, or as one argument. It
 runs in a process group of its own, which is killed whole when it ends, is
 late, is given up, or the run is killed; what leaves the group stays behind.
 Unless its config says where it runs, it has a directory of its own each time.
+An exit status of 75, EX_TEMPFAIL, is a failure that may pass by.
 """
 
 import asyncio
-import collections
 import os
 import pathlib
 import re
@@ -29,16 +29,15 @@ from atlas_jax.online.agents.config import (
   CliAgentConfig,
 )
 from atlas_jax.online.agents.json_replies import answer_in
-from atlas_jax.online.calls import threads, told_errors
-from atlas_jax.online.calls.calls import Answer, CallFailed, Request
+from atlas_jax.online.calls import told_errors
+from atlas_jax.online.calls.calls import Answer, CallFailed, Request, Transport
+from atlas_jax.online.calls.functions import last_match
 from atlas_jax.online.calls.variables import Credentials
 from atlas_jax.scrubbing import scrubber
 from atlas_jax.serving.http import TooLarge
 
 # What a command gets of the environment without being asked for.
 _ALWAYS = ("PATH", "HOME", "LANG", "LC_ALL")
-# MAX_ARG_STRLEN of Linux, with the NUL at the end.
-_LONGEST_ARGUMENT = 128 * 1024
 _LONGEST_EXCERPT = 300  # characters of an error
 # Read of it: far more, so that no key is cut before it is hidden.
 _LONGEST_END = 1 << 16  # bytes
@@ -47,31 +46,22 @@ _REAP_S = 5.0  # for a group that was killed
 
 
 @dataclass
-class CommandAgent:
+class CommandAgent(Transport):
   """One command.
 
-  target, shown_as: what is run, for a person. argv has a marker for the prompt
-  where prompt_by says so. env holds all that the command gets, beside TMPDIR;
+  target: what is run, for a person. argv has a marker for the prompt where
+  prompt_by says so. env holds all that the command gets, beside TMPDIR;
   directory None: it runs in a new one each time. read makes an answer of a
   status, below 0 a signal, and of what was written.
   """
 
   target: str
-  shown_as: Mapping
   argv: tuple[str, ...]
   prompt_by: str
   env: Mapping[str, str]
   directory: str | None
   most_bytes: int
   read: Callable[[int, bytes, bytes], Awaitable[Answer]]
-
-  repeats = True
-
-  def shown(self, prompt: str) -> dict:
-    if self.prompt_by == "argument":
-      argv = [element.replace(PROMPT, prompt) for element in self.argv]
-      return {**self.shown_as, "argv": argv}
-    return {**self.shown_as, self.prompt_by: prompt}
 
   async def send(self, request: Request) -> Answer:
     with tempfile.TemporaryDirectory(
@@ -85,21 +75,11 @@ class CommandAgent:
       return await self.read(*await self._run(argv, place))
 
   def _filled(self, prompt: str, file: str) -> list[str]:
-    if self.prompt_by == "file":
-      return [element.replace(PROMPT_FILE, file) for element in self.argv]
     if self.prompt_by == "stdin":
       return list(self.argv)
-    argv = [element.replace(PROMPT, prompt) for element in self.argv]
-    longest, why = max(len(element.encode()) for element in argv), None
-    if longest >= _LONGEST_ARGUMENT:
-      allowed = _LONGEST_ARGUMENT - 1
-      why = f"an argument of {longest} bytes: the system allows {allowed}"
-    elif "\0" in prompt:
-      why = "the prompt holds a NUL character, which no argument can carry"
-    if why is not None:
-      why += "; set prompt_by to 'stdin' or 'file'"
-      raise CallFailed(why, again=False)
-    return argv
+    by_file = self.prompt_by == "file"
+    filled = (PROMPT_FILE, file) if by_file else (PROMPT, prompt)
+    return [element.replace(*filled) for element in self.argv]
 
   async def _run(
     self, argv: list[str], place: pathlib.Path
@@ -117,18 +97,22 @@ class CommandAgent:
         sizes = (os.fstat(file.fileno()).st_size for file in (stdout, stderr))
         return max(sizes) > self.most_bytes
 
-      process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-I", "-S", supervisor.__file__),
-        *(str(os.getpid()), str(how_it_ended)),
-        *(self.env.get("LC_CTYPE", ""), *argv),
-        stdin=prompt if self.prompt_by == "stdin" else DEVNULL,
-        stdout=stdout,
-        stderr=stderr,
-        env={**self.env, "TMPDIR": str(place / "tmp")},
-        cwd=self.directory or place / "work",
-        # Ctrl-C, or the end of our group, is not its end.
-        start_new_session=True,
-      )
+      try:
+        process = await asyncio.create_subprocess_exec(
+          *(sys.executable, "-I", "-S", supervisor.__file__),
+          *(str(os.getpid()), str(how_it_ended)),
+          *(self.env.get("LC_CTYPE", ""), *argv),
+          stdin=prompt if self.prompt_by == "stdin" else DEVNULL,
+          stdout=stdout,
+          stderr=stderr,
+          env={**self.env, "TMPDIR": str(place / "tmp")},
+          cwd=self.directory or place / "work",
+          # Ctrl-C, or the end of our group, is not its end.
+          start_new_session=True,
+        )
+      except (OSError, ValueError) as error:  # an argument is too long, say
+        why = f"{error}; prompt_by='stdin' or 'file' takes every prompt"
+        raise CallFailed(why, again=False) from None
       ended = asyncio.ensure_future(process.wait())
       try:
         while not ended.done() and not too_large():
@@ -148,9 +132,6 @@ class CommandAgent:
       stderr.seek(max(0, os.fstat(stderr.fileno()).st_size - _LONGEST_END))
       return int(code), stdout.read(), stderr.read()
 
-  async def aclose(self) -> None:
-    """Nothing is open between prompts."""
-
 
 def open_cli(
   config: AgentConfig, where: str, credentials: Credentials
@@ -167,11 +148,9 @@ def open_cli(
   directory = keys.directory and os.path.abspath(keys.directory)
   if directory and not os.path.isdir(directory):
     raise ConfigError(f"{where}.directory={keys.directory!r} is no directory")
-  argv = tuple(map(_absolute, keys.argv))
   return CommandAgent(
     target=keys.argv[0],
-    shown_as={"argv": argv, "environment": [*sorted(env), "TMPDIR"]},
-    argv=argv,
+    argv=tuple(map(_absolute, keys.argv)),
     prompt_by=keys.prompt_by,
     env=env,
     directory=directory,
@@ -200,8 +179,7 @@ def _reader(keys: CliAgentConfig, timeout_s: float, credentials: Credentials):
       # Cut at its beginning, so without its keys: an error is cut at its end.
       text = hide(cleaned(stderr.decode(errors="replace")).strip())
       end = f"standard error ends with {text[-_LONGEST_EXCERPT:]!r}"
-      again = status in keys.retry_exit_codes
-      raise CallFailed(f"{how}; {end}", again=again)
+      raise CallFailed(f"{how}; {end}", again=status == os.EX_TEMPFAIL)
     text, how = decoded(stdout, "standard output"), f"{how}, standard output"
     if keys.output_path is not None:
       where = {"answer": keys.output_path, "failure_path": keys.failure_path}
@@ -211,8 +189,7 @@ def _reader(keys: CliAgentConfig, timeout_s: float, credentials: Credentials):
     if (told := told_errors.of_text(text)) is not None:
       raise told
     pattern = regex.compile(keys.output_regex)
-    # Left behind at the deadline, a search ends by itself.
-    found = await threads.call(_last, pattern, text, timeout_s)
+    found = await last_match(pattern, text, timeout_s)
     if found is None:
       match = f"match of output_regex={keys.output_regex!r}"
       missing = f"{how} has no {match} in {len(text)} characters"
@@ -222,9 +199,3 @@ def _reader(keys: CliAgentConfig, timeout_s: float, credentials: Credentials):
     return Answer(answer, None, said=text, read=how, final=True)
 
   return read
-
-
-def _last(pattern, text: str, timeout_s: float):
-  """The last match, searched without the interpreter's lock."""
-  found = collections.deque(pattern.finditer(text, timeout=timeout_s), 1)
-  return found[0] if found else None

@@ -173,8 +173,6 @@ class CliAgentConfig:
   output_regex: Regex | None = None
   output_path: Path | None = None  # the answer's, where stdout holds JSON
   failure_path: Path | None = None  # beside it; what stands there is a failure
-  # Failures that pass by; 75 is EX_TEMPFAIL of sysexits.h.
-  retry_exit_codes: tuple[int, ...] = (75,)
 
   def conflicts(self) -> Iterator[str]:
     argv = self.argv

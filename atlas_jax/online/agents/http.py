@@ -9,14 +9,9 @@ from urllib.parse import urlsplit
 from atlas_jax.online.agents.cleaning import decoded
 from atlas_jax.online.agents.config import PROMPT, AgentConfig
 from atlas_jax.online.agents.json_replies import answer_in
-from atlas_jax.online.calls.calls import (
-  Answer,
-  CallFailed,
-  Request,
-  refused,
-)
+from atlas_jax.online.calls.calls import Answer, CallFailed, Request
 from atlas_jax.online.calls.url_calls import HttpClient
-from atlas_jax.online.calls.variables import Credentials, masked
+from atlas_jax.online.calls.variables import Credentials
 
 _SENT = ("method", "url", "headers", "query", "body")
 
@@ -25,40 +20,26 @@ _SENT = ("method", "url", "headers", "query", "body")
 class HttpAgent(HttpClient):
   """One address.
 
-  sent, shown_as: JSON of _SENT with {prompt}s in its strings, for the server
-  and for a person. fixed: of the body, as it stands. read makes an answer of
-  how a reply came, its type, and its content.
+  sent: JSON of _SENT with {prompt}s in its strings. fixed: of the body, as it
+  stands. read makes an answer of how a reply came, its type, and its content.
   """
 
   target: str
   sent: str
-  shown_as: str
   fixed: dict
   read: Callable[[str, str, bytes], Answer]
 
-  repeats = True
-
-  def shown(self, prompt: str) -> dict:
-    return {k: v for k, v in self._put(self.shown_as, prompt).items() if v}
-
-  def _put(self, template: str, prompt: str) -> dict:
-    """A request with the prompt in its strings, as it is."""
-    request = json.loads(template.replace(PROMPT, json.dumps(prompt)[1:-1]))
-    return request | {"body": request["body"] | self.fixed}
-
   async def send(self, request: Request) -> Answer:
-    sent = self._put(self.sent, request.prompt)
+    prompt = json.dumps(request.prompt)[1:-1]
+    sent = json.loads(self.sent.replace(PROMPT, prompt))
     response, content = await self.fetch(
       sent["method"],
       sent["url"],
       headers=sent["headers"],
       params=sent["query"],
-      json=sent["body"] or None,
+      json=sent["body"] | self.fixed or None,
     )
     how = f"HTTP {response.status}"
-    if response.status // 100 != 2:
-      text = content.decode(errors="replace").strip()
-      raise refused(response.status, text, response.headers)
     if not content.strip():
       raise CallFailed(f"{how} with an empty body")
     return self.read(how, response.content_type, content)
@@ -75,7 +56,7 @@ def open_http(
   keys = dataclasses.asdict(config.http)
   template = json.dumps({part: keys.pop(part) for part in _SENT})
   paths = {part: path for part, path in keys.items() if path is not None}
-  address = urlsplit(masked(config.http.url))
+  address = urlsplit(config.http.url)
 
   def read(how: str, kind: str, content: bytes) -> Answer:
     text = decoded(content, how)
@@ -86,7 +67,6 @@ def open_http(
   return HttpAgent(
     target=f"{address.netloc}{address.path}",
     sent=credentials.fill(template, where),
-    shown_as=masked(template),
     fixed={},
     read=read,
     most_bytes=config.max_response_bytes,

@@ -13,7 +13,6 @@ import re
 import reprlib
 from collections.abc import Iterator, Mapping
 
-from atlas_jax.errors import AtlasError
 from atlas_jax.online.agents.cleaning import cleaned
 from atlas_jax.online.calls import told_errors
 from atlas_jax.online.calls.calls import Answer, CallFailed
@@ -29,10 +28,6 @@ _SHORT.maxdict = 20
 _SHORT.maxstring = _SHORT.maxother = 1 << 30
 
 
-class NoSuchPath(AtlasError):
-  """Nothing stands there, or no text."""
-
-
 def steps_of(path: str) -> list[str]:
   """The steps of a path; none: it is no path."""
   if "".join(found[0] for found in _STEP.finditer(path)) != path:
@@ -45,13 +40,13 @@ def follow(value, path: str):
   """What stands at the end of the path.
 
   Raises:
-    NoSuchPath: it ends before; the text shows what is there.
+    CallFailed: it ends before; the text shows what is there.
   """
   for step in steps_of(path):
     try:
       value = value[int(step) if isinstance(value, list) else step]
     except (LookupError, TypeError, ValueError):
-      raise NoSuchPath(f"{_SHORT.repr(value)} has no {step!r}") from None
+      raise CallFailed(f"{_SHORT.repr(value)} has no {step!r}") from None
   return value
 
 
@@ -79,16 +74,12 @@ def answer_in(text: str, where: Mapping[str, str], how: str, of: str) -> Answer:
       try:
         if (found := follow(value, where[part])) is not None:
           return found
-      except NoSuchPath:
+      except CallFailed:
         continue
     return None
 
-  answer, after, read, missing = (
-    text,
-    values[-1:],
-    f"{how}, the whole text",
-    None,
-  )
+  answer, after, missing = text, values[-1:], None
+  read = f"{how}, the whole text"
   if "answer" in where:
     read = f"{how}, JSON, answer at {where['answer']}"
     answer, after, missing = _last_text(values, where["answer"])
@@ -115,7 +106,7 @@ def _last_text(values: list, path: str) -> tuple[str, list, str | None]:
   for i, value in enumerate(values):
     try:
       found = follow(value, path)
-    except NoSuchPath as error:
+    except CallFailed as error:
       missing = missing if answer else str(error)
       continue
     if isinstance(found, dict | list):

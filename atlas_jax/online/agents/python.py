@@ -15,34 +15,15 @@ from atlas_jax.online.agents import python_worker
 from atlas_jax.online.agents.cleaning import cleaned, decoded
 from atlas_jax.online.agents.command import CommandAgent, how_it_ended
 from atlas_jax.online.agents.config import AgentConfig
-from atlas_jax.online.calls import threads
-from atlas_jax.online.calls.calls import Answer, CallFailed, Request
+from atlas_jax.online.calls.calls import Answer, CallFailed
+from atlas_jax.online.calls.functions import FunctionCalls
 from atlas_jax.online.calls.variables import Credentials
 from atlas_jax.terminal import printable
 
 
-class FunctionAgent:
+def asking(target: str, function: Callable) -> FunctionCalls:
   """A function of the prompt, called where we are."""
-
-  repeats = True
-
-  def __init__(self, target: str, function: Callable):
-    self.target = target
-    self._function = function
-
-  def shown(self, prompt: str) -> dict:
-    return {"target": self.target, "prompt": prompt}
-
-  async def send(self, request: Request) -> Answer:
-    try:
-      answer = await threads.call(self._function, request.prompt)
-      ended = python_worker.checked(answer)
-    except (Exception, SystemExit) as error:
-      ended = python_worker.described(error)
-    return _answer(*ended)
-
-  async def aclose(self) -> None:
-    """Nothing is open between prompts."""
+  return FunctionCalls(target, function, lambda asked: (asked.prompt,), _answer)
 
 
 def open_python(config: AgentConfig, where: str, credentials: Credentials):
@@ -54,12 +35,11 @@ def open_python(config: AgentConfig, where: str, credentials: Credentials):
   """
   target, where = config.python.target, f"{where}.target"
   if not config.python.own_process:
-    return FunctionAgent(target, targets.load(target, where))
+    return asking(target, targets.load(target, where))
   # -P: no file of its folder, with names such as http.py, is on the path.
   file, path = python_worker.__file__, json.dumps(sys.path)
   return CommandAgent(
     target=target,
-    shown_as={"target": target, "own_process": True},
     argv=(sys.executable, "-P", file, path, target, where),
     prompt_by="stdin",
     env=credentials.environ,
@@ -75,12 +55,12 @@ async def _ended(status: int, stdout: bytes, stderr: bytes) -> Answer:
   if status not in (0, python_worker.FAILED, python_worker.PASSES):
     died = f"its process died ({how_it_ended(status)})"
     raise CallFailed(died, again=False)
-  return _answer(status, decoded(stdout, "what it returned"))
-
-
-def _answer(status: int, said: str) -> Answer:
-  """What python_worker says of a call; see CallFailed."""
+  said = decoded(stdout, "what it returned")
   if status:
     raise CallFailed(said, again=status == python_worker.PASSES)
+  return _answer(said)
+
+
+def _answer(said: str | None) -> Answer:
   read = "what the function returned"
-  return Answer(cleaned(said), None, read=read, final=True)
+  return Answer(cleaned(said or ""), None, read=read, final=True)

@@ -2,8 +2,9 @@
 
   python python_worker.py SYS_PATH TARGET WHERE
 
-It ends with a status of `described` or `checked`. What the function prints goes
-to standard error. It is quick to start: of ours it imports what loads a target.
+What it writes is the answer, or at the statuses FAILED and PASSES an error, as
+calls/functions.py words it. What the function prints goes to standard error.
+It is quick to start: of ours it imports what loads a target.
 """
 
 import asyncio
@@ -12,8 +13,8 @@ import json
 import os
 import sys
 
-# Of sysexits.h: a failure of a program, and one that may pass by.
-FAILED, PASSES = 70, 75
+# A failure of a program, and one that may pass by.
+FAILED, PASSES = os.EX_SOFTWARE, os.EX_TEMPFAIL
 
 
 def main() -> None:
@@ -26,32 +27,23 @@ def main() -> None:
   from atlas_jax import targets
 
   try:
-    answer = targets.load(target, where)(prompt)
-    if inspect.isawaitable(answer):
-      answer = asyncio.run(_awaited(answer))
-    status, said = checked(answer)
+    said, status = targets.load(target, where)(prompt), 0
+    if inspect.isawaitable(said):
+      said = asyncio.run(_awaited(said))
+    if said is not None and not isinstance(said, str):
+      status = FAILED
+      said = f"the function returned {type(said).__name__}, not str"
   except (Exception, SystemExit) as error:
-    status, said = described(error)
+    passes = isinstance(error, ConnectionError | TimeoutError)
+    status = PASSES if passes else FAILED
+    said = f"{type(error).__name__}: {error}"
   with out:
-    out.write(said)
+    out.write(said or "")
   sys.exit(status)
 
 
 async def _awaited(value):
   return await value
-
-
-def described(error: BaseException) -> tuple[int, str]:
-  """(status, text) of what a function raised."""
-  passes = isinstance(error, ConnectionError | TimeoutError)
-  return PASSES if passes else FAILED, f"{type(error).__name__}: {error}"
-
-
-def checked(answer) -> tuple[int, str]:
-  """(status, text) of what a function returned."""
-  if answer is None or isinstance(answer, str):
-    return 0, answer or ""
-  return FAILED, f"the function returned {type(answer).__name__}, not str"
 
 
 if __name__ == "__main__":

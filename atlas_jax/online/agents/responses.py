@@ -10,7 +10,7 @@ from atlas_jax.online.agents.http import HttpAgent
 from atlas_jax.online.calls import told_errors
 from atlas_jax.online.calls.calls import Answer, CallFailed
 from atlas_jax.online.calls.chat_json import parsed, used
-from atlas_jax.online.calls.variables import Credentials, masked
+from atlas_jax.online.calls.variables import Credentials
 
 _OPENAI = "https://api.openai.com/v1"
 _CUT = "max_output_tokens"
@@ -49,7 +49,6 @@ def open_responses(
   return HttpAgent(
     target=f"{keys.model or 'prompt'} at {base}/",
     sent=credentials.fill(template, where),
-    shown_as=masked(template),
     fixed=fixed,
     read=_read,
     most_bytes=config.max_response_bytes,

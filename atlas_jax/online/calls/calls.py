@@ -16,12 +16,11 @@ One policy holds for failed attempts, whatever the model is called by:
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Protocol
 
 from atlas_jax import retries
 from atlas_jax.errors import AtlasError
-from atlas_jax.online.calls.ledger import Amount
 from atlas_jax.serving import http
 
 _HOPELESS = {
@@ -94,10 +93,8 @@ class Reply:
     timeout    no answer at the deadline
     error      refused, broken, or failed at every attempt
 
-  Tokens are the server's own count (None: it says none), cost is that of all
-  attempts (None, of one attempt: lost, at its bound), seconds what they took,
-  without the wait for a turn at the client. cached: it came from the record, or
-  from an equal request under way, and cost nothing now. failed: how the last
+  Tokens are the server's own count (None: it says none), seconds what all
+  attempts took, without the wait for a turn at the client. failed: how the last
   attempt did.
   """
 
@@ -105,22 +102,13 @@ class Reply:
   text: str | None = None
   prompt_tokens: int | None = None
   completion_tokens: int | None = None
-  cost: Amount | None = None
-  priced: bool = True
   seconds: float = 0.0
-  attempts: int = 1
-  cached: bool = False
   error: str | None = None
   failed: "CallFailed | None" = field(default=None, compare=False, repr=False)
 
   @property
   def ok(self) -> bool:
     return self.status == "ok"
-
-  @property
-  def dollars(self) -> float | None:
-    """The price of all attempts; None: unpriced."""
-    return self.cost.dollars if self.cost and self.priced else None
 
   @property
   def code(self) -> int | None:
@@ -155,62 +143,43 @@ class Answer:
 
 
 class Transport(Protocol):
-  """What carries one request once: to LiteLLM, a URL, a function, an agent.
+  """What carries one request once: to LiteLLM, a URL, a function, an agent."""
 
-  target: where it goes, without secrets; may be empty. repeats: whether an
-  attempt that failed may be made again.
-  """
-
-  target: str
-  repeats: bool
+  repeats = True  # an attempt that failed may be made again
+  # Of the most that (prompt, completion) cost, dollars a million tokens.
+  prices: tuple[float, float] | None = None
 
   async def send(self, request: Request) -> Answer:
     """One attempt; when it is cancelled it leaves nothing running.
 
     Raises:
-      CallFailed: it brought no answer.
+      CallFailed: it brought no answer. Another Exception means the same, and
+        that only a ConnectionError or a TimeoutError may pass by.
     """
 
-  async def aclose(self) -> None: ...
+  async def aclose(self) -> None:
+    """Closes what stays open between requests, if anything does."""
 
 
+@dataclass(eq=False, repr=False)
 class CallFailed(AtlasError):
-  """One attempt brought no answer.
+  """One attempt brought no answer; the text says what happened."""
 
-  Args:
-    error: what happened.
-    status: as Reply.status: error, timeout or empty.
-    code: the HTTP status, where there is one.
-    again: whether another attempt may succeed.
-    odd: another may, but not if it brings the same.
-    declined: it is the model that will not answer.
-    billed: False where nothing was generated; True: it may have been paid.
-    retry_after: seconds that the server asks to wait.
-  """
+  error: str
+  _: KW_ONLY
+  status: str = "error"  # as Reply.status: error, timeout, empty, truncated
+  code: int | None = None  # the HTTP status, where there is one
+  again: bool = True  # another attempt may succeed
+  odd: bool = False  # another may, but not if it brings the same
+  declined: bool = False  # it is the model that will not answer
+  billed: bool = True  # it may have been paid; False: nothing was generated
+  retry_after: float | None = None  # seconds that the server asks to wait
 
-  def __init__(
-    self,
-    error: str,
-    *,
-    status: str = "error",
-    code: int | None = None,
-    again: bool = True,
-    odd: bool = False,
-    declined: bool = False,
-    billed: bool = True,
-    retry_after: float | None = None,
-  ):
-    super().__init__(error)
-    said = [code for code, words in _SAID.items() if words.search(error)]
-    if said:
-      (code, *_), again, billed = said, False, False
-    self.status = status
-    self.odd = odd
-    self.declined = declined
-    self.code = code
-    self.again = again
-    self.billed = billed
-    self.retry_after = retry_after
+  def __post_init__(self):
+    super().__init__(self.error)
+    said = (c for c, words in _SAID.items() if words.search(self.error))
+    if (code := next(said, None)) is not None:
+      self.code, self.again, self.billed = code, False, False
 
   def hopeless(self, answered: bool) -> str | None:
     """Why no other call can succeed either.

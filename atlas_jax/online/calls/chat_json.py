@@ -1,16 +1,14 @@
 """Reads and judges a chat completion, whoever made it."""
 
-import functools
 import json
-import logging
 import re
 
 from atlas_jax.online.calls import told_errors
 from atlas_jax.online.calls.calls import Answer, CallFailed
 
 # Words in reasons to finish, in lower case: the model declined; the server
-# failed, which may pass by; the answer was cut. Any other is as good as none
-# where there is a text.
+# failed, which may pass by; the answer was cut. Any other is as good as none,
+# so that no answer is thrown away for a new word.
 _DECLINED = re.compile(
   "filter|safety|refus|recitation|block|prohibit|spii|guardrail|toxic|policy|sensit"
 )
@@ -18,9 +16,6 @@ _BROKEN = re.compile(
   "error|malform|overload|abort|cancel|timeout|internal|unavail|insuffic|rate_li"
 )
 _CUT = re.compile("length|max_|limit|context|truncated|incomplete")
-_ENDED = re.compile(
-  "(finish_?reason[_.])?(stop|end|eos|done|complete|finish).*"
-)
 # Counts of tokens, by what providers call them.
 _PROMPT = ("prompt_tokens", "input_tokens", "promptTokenCount")
 _COMPLETION = ("completion_tokens", "output_tokens", "candidatesTokenCount")
@@ -150,10 +145,10 @@ def used(usage) -> tuple[int | None, int | None]:
 
 
 def _first(counts: dict, names: tuple[str, ...]) -> int | None:
-  for name in names:
-    if (found := count(counts.get(name))) is not None:
-      return found
-  return None
+  """The first of these that is a count of tokens."""
+  found = (counts.get(name) for name in names)
+  valid = (n for n in found if type(n) is int and 0 <= n <= _MOST_TOKENS)
+  return next(valid, None)
 
 
 def is_answer(content: bytes) -> bool:
@@ -197,11 +192,6 @@ def is_unicode(text: str) -> bool:
   return True
 
 
-def count(value) -> int | None:
-  """A count of tokens as it is; None for what can be none."""
-  return value if type(value) is int and 0 <= value <= _MOST_TOKENS else None
-
-
 def judge(answer: Answer, max_tokens: int, accept_cut: bool) -> str:
   """The status of an answer that is one: ok or truncated.
 
@@ -231,11 +221,4 @@ def judge(answer: Answer, max_tokens: int, accept_cut: bool) -> str:
   if not text.strip():
     again = not answer.final
     raise CallFailed("an answer without text", status="empty", again=again)
-  if reason and not _ENDED.fullmatch(reason):
-    _log_once(reason)
   return "ok"
-
-
-@functools.cache
-def _log_once(reason: str) -> None:
-  logging.warning("answers that end with %.80r are taken as ended", reason)

@@ -18,8 +18,9 @@ import asyncio
 import collections
 import contextlib
 import math
+import operator
 import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from atlas_jax.config_tree import PositiveFloat, PositiveInt
 from atlas_jax.errors import AtlasError
@@ -58,16 +59,13 @@ class Amount:
   calls: int = 0
   tokens: int = 0
   pico: int = 0  # picodollars
+  unpriced: int = 0  # of the calls: those whose dollars nobody knows
 
   def __add__(self, other: "Amount") -> "Amount":
-    return Amount(
-      self.calls + other.calls,
-      self.tokens + other.tokens,
-      self.pico + other.pico,
-    )
+    return Amount(*map(operator.add, astuple(self), astuple(other)))
 
   def __sub__(self, other: "Amount") -> "Amount":
-    return self + Amount(-other.calls, -other.tokens, -other.pico)
+    return Amount(*map(operator.sub, astuple(self), astuple(other)))
 
   @property
   def dollars(self) -> float:
@@ -84,14 +82,9 @@ def picodollars(dollars: float) -> int:
 
 @dataclass
 class Reservation:
-  """Room for one call. Unless it is settled, the call is lost."""
+  """Room for one call, which is lost unless somebody sets its cost."""
 
   cost: Amount | None = None
-  priced: bool = True
-
-  def settle(self, cost: Amount, *, priced: bool = True) -> None:
-    """Notes what the call did cost; priced False: its dollars are unknown."""
-    self.cost, self.priced = cost, priced
 
 
 class Ledger:
@@ -102,7 +95,7 @@ class Ledger:
 
   Args:
     caps: see Caps.
-    spent, lost, unpriced_calls: of earlier processes of the run.
+    spent, lost: of earlier processes of the run.
     seconds: wall time of earlier processes.
     clock: seconds, as time.monotonic.
   """
@@ -113,7 +106,6 @@ class Ledger:
     *,
     spent: Amount = NOTHING,
     lost: Amount = NOTHING,
-    unpriced_calls: int = 0,
     seconds: float = 0.0,
     clock=time.monotonic,
   ):
@@ -122,7 +114,6 @@ class Ledger:
     self.limits = collections.defaultdict(Limits)
     self._kept = Caps()
     self.spent, self.lost, self.open = spent, lost, NOTHING
-    self.unpriced_calls = unpriced_calls
     self._turn, self._changed = asyncio.Lock(), asyncio.Event()
     self._clock = clock
     self._started = clock() - seconds
@@ -164,7 +155,7 @@ class Ledger:
 
   @contextlib.asynccontextmanager
   async def reserve(self, bound: Amount):
-    """Reserves `bound` for one call; gives the Reservation to settle.
+    """Reserves `bound` for one call; gives the Reservation, to set its cost.
 
     Raises:
       BudgetSpent: it cannot fit.
@@ -185,8 +176,6 @@ class Ledger:
         self.lost += bound
       else:
         self.spent += reservation.cost
-        if not reservation.priced:
-          self.unpriced_calls += reservation.cost.calls
       self._changed.set()
 
   def left(self) -> dict[str, int]:

@@ -7,6 +7,7 @@ happens to lie in the working directory is left alone. Its HTTP clients, made
 in four places, are bound to our policy there.
 """
 
+import dataclasses
 import functools
 import math
 import os
@@ -17,6 +18,7 @@ from atlas_jax.online.calls.calls import (
   Answer,
   CallFailed,
   Request,
+  Transport,
   refused,
   untaken,
 )
@@ -52,7 +54,7 @@ def _library():
   return litellm
 
 
-class LiteLlmCalls:
+class LiteLlmCalls(Transport):
   """Calls one LiteLLM model. Its own retries and cache stay off.
 
   Args:
@@ -65,8 +67,6 @@ class LiteLlmCalls:
     ConfigError: LiteLLM is not installed, or knows no provider for the name
       that keeps to our policy.
   """
-
-  repeats = True
 
   def __init__(self, config: ChatModelConfig, key: str | None, where: str):
     model, url, extra = config.model, config.url, config.extra
@@ -98,7 +98,7 @@ class LiteLlmCalls:
         f"{where}.api_key_env: {model} needs a key; set the variable"
         f" {' or '.join(missing)}, or name the one that holds it"
       )
-    self._config, self.target = config, url or ""
+    self._config = config
     self._fixed = extra | {"api_base": url, "api_key": key}
     self.prices = self._table(extra)
 
@@ -129,15 +129,8 @@ class LiteLlmCalls:
       )
     return prices[0], prices[1]
 
-  async def aclose(self) -> None:
-    """Nothing to do: LiteLLM keeps connections of its own."""
-
   async def send(self, request: Request) -> Answer:
-    """One attempt.
-
-    Raises:
-      CallFailed: it brought no answer.
-    """
+    """See Transport."""
     taking = httpx_policy.Taking(self._config.max_response_bytes)
     try:
       response = await self._litellm.acompletion(
@@ -168,13 +161,7 @@ class LiteLlmCalls:
       or (cost is not None and not (math.isfinite(cost) and cost >= 0))
     ):
       cost = None
-    return Answer(
-      answer.text,
-      answer.finish_reason,
-      answer.prompt_tokens,
-      answer.completion_tokens,
-      cost,
-    )
+    return dataclasses.replace(answer, dollars=cost)
 
 
 def _failed(error: Exception) -> CallFailed:

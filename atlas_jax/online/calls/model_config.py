@@ -29,15 +29,12 @@ _UNBOUNDED = (
 )
 
 
-MaxTokensKey = Literal["max_tokens", "max_completion_tokens"]
-
-
 @dataclass(frozen=True)
 class Wording:
   """How a server is told the length and the sampling of an answer."""
 
   # How a request says its limit; newer models want max_completion_tokens.
-  max_tokens_key: MaxTokensKey = "max_tokens"
+  max_tokens_key: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
   send_temperature: bool = True  # some models refuse one
   send_seed: bool = True  # some servers refuse one
 

@@ -1,15 +1,14 @@
 """Chat models: LiteLLM names, OpenAI-compatible URLs, Python functions."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from atlas_jax import config_tree, targets
 from atlas_jax.config import ConfigError
-from atlas_jax.online.calls import threads, variables
+from atlas_jax.online.calls import variables
 from atlas_jax.online.calls.asker import Asker
-from atlas_jax.online.calls.calls import Answer, CallFailed, Request, Transport
-from atlas_jax.online.calls.chat_json import is_unicode
-from atlas_jax.online.calls.ledger import Ledger
-from atlas_jax.online.calls.limits import Limits
+from atlas_jax.online.calls.calls import Answer, Request, Transport
+from atlas_jax.online.calls.functions import FunctionCalls
+from atlas_jax.online.calls.ledger import Caps, Ledger
 from atlas_jax.online.calls.model_config import ChatModelConfig
 from atlas_jax.online.calls.pricing import TokenPrice
 from atlas_jax.online.calls.record import Record
@@ -24,7 +23,6 @@ def open_model(
   ledger: Ledger | None = None,
   record: Record | None = None,
   endpoint: str | None = None,
-  key: str | None = None,
 ) -> Asker:
   """The model that `config` names; nothing is sent yet.
 
@@ -35,7 +33,6 @@ def open_model(
     ledger, record: of the run; without them nothing is counted or kept.
     endpoint: what the record calls the server in place of its URL, when a
       run serves the model itself, each time at another port.
-    key: its key, where no variable of `config` names one.
 
   Raises:
     ConfigError: a value is wrong, the key's variable is not set or no key,
@@ -43,6 +40,7 @@ def open_model(
       price.
   """
   config = config_tree.build(ChatModelConfig, config, where)
+  key = None
   if config.api_key_env is not None:
     key = variables.read(environ, config.api_key_env, f"{where}.api_key_env")
   transport = transport_of(config, where, key)
@@ -54,13 +52,14 @@ def open_model(
       f" the run has a cap on dollars: give {where}.price_in and"
       f" {where}.price_out (dollars per million tokens; 0 is a price)"
     )
-  limits = ledger.limits[config.url or config.model] if ledger else Limits()
+  ledger = ledger or Ledger(Caps())
+  limits = ledger.limits[config.url or config.model]
   limits.tighten(config.concurrency, config.requests_per_minute)
   identity = {"base_url": endpoint or config.url, "extra": config.extra}
   if endpoint is not None:  # it has another name at another server
     identity["model"] = None
   return Asker(
-    transport,
+    transport=transport,
     name=config.model,
     where=where,
     identity=identity,
@@ -79,7 +78,11 @@ def open_model(
 def transport_of(
   config: ChatModelConfig, where: str, key: str | None
 ) -> Transport:
-  """What carries requests to the model of a config; see open_model."""
+  """What carries requests to the model of a config; see open_model.
+
+  A function is called with a list of messages and a dict of max_tokens,
+  temperature, seed, replicate and the config's extra. None means no answer.
+  """
   if config.kind == "litellm":
     from atlas_jax.online.calls.litellm_calls import LiteLlmCalls
 
@@ -89,41 +92,13 @@ def transport_of(
 
     return UrlCalls(config, key)
   function = targets.function(config.model, f"{where}.model", takes=2)
-  return FunctionCalls(function, config)
 
-
-class FunctionCalls:
-  """Calls function(messages, sampling), sync (in a thread) or async.
-
-  It is given a list of messages and a dict of max_tokens, temperature, seed,
-  replicate and the config's extra. None means no answer. ConnectionError and
-  TimeoutError are tried again; another exception is an error at once.
-  """
-
-  prices, target, repeats = None, "", True
-
-  def __init__(self, function: Callable, config: ChatModelConfig):
-    self._function, self._config = function, config
-
-  async def aclose(self) -> None:
-    """Nothing to do."""
-
-  async def send(self, request: Request) -> Answer:
-    """See Transport."""
+  def arguments(request: Request) -> tuple[list[dict], dict]:
+    sampling = config.extra | request.sampling
     messages = [dict(m) for m in request.messages]
-    sampling = self._config.extra | request.sampling
-    sampling["replicate"] = request.replicate
-    name = self._config.model
-    try:
-      text = await threads.call(self._function, messages, sampling)
-    except (Exception, SystemExit) as error:
-      again = isinstance(error, ConnectionError | TimeoutError)
-      words = f"{type(error).__name__}: {error}"
-      raise CallFailed(words, again=again) from None
-    if text is not None and not isinstance(text, str):
-      kind = type(text).__name__
-      raise CallFailed(f"{name} returned {kind}, expected text", again=False)
-    if not is_unicode(text or ""):
-      what = f"what {name} returned is not valid Unicode"
-      raise CallFailed(what, again=False)
-    return Answer(text, "stop", text_is_all=True)
+    return messages, sampling | {"replicate": request.replicate}
+
+  def answer(said: str | None) -> Answer:
+    return Answer(said, "stop", text_is_all=True)
+
+  return FunctionCalls(config.model, function, arguments, answer)

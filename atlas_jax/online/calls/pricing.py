@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from atlas_jax.online.calls.calls import Answer, CallFailed, Request
+from atlas_jax.online.calls.calls import Answer, Request
 from atlas_jax.online.calls.ledger import Amount, picodollars
 
 # A chat template may put a system prompt of its own before the messages.
@@ -34,8 +34,8 @@ class TokenPrice:
     """The most that one attempt can cost."""
     return self._amount(self._prompt_bound(request), request.max_tokens)
 
-  def cost(self, answer: Answer, request: Request) -> tuple[Amount, bool]:
-    """(cost, whether its dollars are known) of an answer that came.
+  def cost(self, answer: Answer, request: Request) -> Amount:
+    """Of an answer that came.
 
     Counts that the server does not say are taken at their bound: it may have
     thought before it spoke.
@@ -50,12 +50,8 @@ class TokenPrice:
         completion = min(completion, spoken)
     cost = self._amount(prompt, completion)
     if answer.dollars is not None and not self.own:
-      return replace(cost, pico=picodollars(answer.dollars)), True
-    return cost, self.is_known
-
-  def cost_of(self, failed: CallFailed) -> Amount | None:
-    """Of an attempt without an answer; None: it may have been paid."""
-    return None if failed.billed else Amount(calls=1)
+      return replace(cost, pico=picodollars(answer.dollars))
+    return replace(cost, unpriced=int(not self.is_known))
 
   def _prompt_bound(self, request: Request) -> int:
     """At least the tokens of a prompt: each has a byte or more."""
@@ -95,12 +91,8 @@ class CallPrice:
     del request
     return Amount(1, 0, picodollars(self.dollars or 0.0))
 
-  def cost(self, answer: Answer, request: Request) -> tuple[Amount, bool]:
+  def cost(self, answer: Answer, request: Request) -> Amount:
     """See TokenPrice.cost."""
     tokens = (answer.prompt_tokens or 0) + (answer.completion_tokens or 0)
-    return replace(self.bound(request), tokens=tokens), self.is_known
-
-  def cost_of(self, failed: CallFailed) -> Amount | None:
-    """See TokenPrice.cost_of: one that ended by itself was a call."""
-    late = failed.status == "timeout"
-    return None if late else Amount(1, 0, picodollars(self.dollars or 0.0))
+    unpriced = int(not self.is_known)
+    return replace(self.bound(request), tokens=tokens, unpriced=unpriced)

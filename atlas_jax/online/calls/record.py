@@ -95,6 +95,7 @@ class Record:
       check_same_thread=False,
       isolation_level=None,
     )
+    self._db.row_factory = sqlite3.Row
     # A commit in the write-ahead log outlives the process at once, and a
     # power failure after the next checkpoint.
     self._db.execute("PRAGMA journal_mode=WAL")
@@ -161,17 +162,11 @@ class Record:
   def reply(self, key: str) -> Reply | None:
     """The answer to the request `key`; None: there is none yet."""
     row = self._row(
-      "SELECT status, text, prompt_tokens, completion_tokens, seconds, calls,"
-      " tokens, pico FROM attempts WHERE key=? AND text NOTNULL"
-      " ORDER BY id DESC",
+      "SELECT status, text, prompt_tokens, completion_tokens, seconds"
+      " FROM attempts WHERE key=? AND text NOTNULL ORDER BY id DESC",
       key,
     )
-    if row is None:
-      return None
-    *said, seconds, calls, tokens, pico = row
-    cost = Amount(calls, tokens, pico or 0)
-    priced = pico is not None
-    return Reply(*said, cost, priced, seconds, cached=True)
+    return None if row is None else Reply(*row)
 
   def begin(
     self, key: str, role: str, model: str, request: dict, bound: Amount
@@ -190,9 +185,14 @@ class Record:
         (key, role, model, *amounts),
       ).lastrowid
 
-  def settle(self, row: int, attempt: Reply) -> None:
-    """Fills in how the attempt of `row` ended; a text is kept as an answer."""
-    a, cost = attempt, attempt.cost
+  def settle(self, row: int, attempt: Reply, cost: Amount | None) -> None:
+    """Fills in how the attempt of `row` ended; a text is kept as an answer.
+
+    cost: None: it is lost, at its bound.
+    """
+    a, pico = attempt, None
+    if cost is not None and not cost.unpriced:
+      pico = cost.pico
     with self._lock:
       self._db.execute(
         "UPDATE attempts SET status=?, text=?, prompt_tokens=?,"
@@ -201,18 +201,21 @@ class Record:
         (
           *(a.status, a.text, a.prompt_tokens, a.completion_tokens),
           *(a.seconds, a.error, cost and cost.calls, cost and cost.tokens),
-          *(cost.pico if cost and a.priced else None, row),
+          *(pico, row),
         ),
       )
 
   def ledger(self, caps: Caps) -> Ledger:
     """A ledger that knows what the run's processes used by now."""
     lines = self._lines()
+
+    def total(*names: str) -> Amount:
+      return Amount(*(sum(line[name] for line in lines) for name in names))
+
     return Ledger(
       caps,
-      spent=_sum(lines),
-      lost=_sum(lines, "lost_"),
-      unpriced_calls=sum(line["unpriced_calls"] for line in lines),
+      spent=total("calls", "tokens", "pico", "unpriced_calls"),
+      lost=total("lost_calls", "lost_tokens", "lost_pico"),
       # The start of servers included.
       seconds=self._before_s + time.monotonic() - self._began,
     )
@@ -231,16 +234,10 @@ class Record:
     ]
 
   def _lines(self) -> list[dict]:
+    columns = (f"{sums} AS {name}" for name, sums in _COSTS.items())
     query = (
-      f"SELECT role, model, {', '.join(_COSTS.values())} FROM attempts"
+      f"SELECT role, model, {', '.join(columns)} FROM attempts"
       " GROUP BY role, model ORDER BY role, model"
     )
     with self._lock:
-      found = self._db.execute(query).fetchall()
-    names = ("role", "model", *_COSTS)
-    return [dict(zip(names, row, strict=True)) for row in found]
-
-
-def _sum(lines: list[dict], of: str = "") -> Amount:
-  names = ("calls", "tokens", "pico")
-  return Amount(*(sum(line[of + name] for line in lines) for name in names))
+      return [dict(row) for row in self._db.execute(query)]

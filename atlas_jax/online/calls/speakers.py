@@ -11,13 +11,6 @@ from atlas_jax.teaching.speakers import STAGES, Ask, NoAnswer, Said
 FAILED = ("error", "timeout")
 
 
-def tokens_of(reply: Reply) -> int:
-  """Tokens of a reply; about one in four bytes where nobody counted."""
-  if reply.completion_tokens is not None:
-    return reply.completion_tokens
-  return max(1, len((reply.text or "").encode()) // 4)
-
-
 def said_of(reply: Reply, role: str) -> Said:
   """What a reply says; one without words is an answer too.
 
@@ -26,8 +19,11 @@ def said_of(reply: Reply, role: str) -> Said:
   """
   if reply.status in FAILED:
     raise NoAnswer(STAGES[role], reply.status, reply.error)
+  text, tokens = reply.text or "", reply.completion_tokens
+  if tokens is None:  # nobody counted: about one in four bytes
+    tokens = max(1, len(text.encode()) // 4)
   reason = "length" if reply.status == "truncated" else "stop"
-  return Said(reply.text or "", tokens_of(reply), reason, reply.seconds)
+  return Said(text, tokens, reason, reply.seconds)
 
 
 @dataclass(frozen=True)
@@ -59,6 +55,3 @@ class AskerSpeaker:
       template_kwargs=self.template_kwargs.of(ask.role),
     )
     return [said_of(await self.asker.ask(request), ask.role)]
-
-  async def aclose(self) -> None:
-    await self.asker.aclose()

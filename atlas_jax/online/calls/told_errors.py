@@ -26,37 +26,23 @@ _FAILS = (
 )
 # The words, in lower case, by which a flag says that it is an error.
 _FLAGS = {
-  key: re.compile(words)
-  for keys, words in (
-    (("iserror", "haserror"), "true"),
-    (("success", "ok", "succeeded"), "false"),
-    (("state", "type", "object", "subtype"), _FAILS),
-    (("status",), rf"[45]\d\d|{_FAILS}"),
-    (("statuscode",), r"[45]\d\d"),
-  )
-  for key in keys
+  **dict.fromkeys(("iserror", "haserror"), "true"),
+  **dict.fromkeys(("success", "ok", "succeeded"), "false"),
+  **dict.fromkeys(("state", "type", "object", "subtype"), _FAILS),
+  **{"status": rf"[45]\d\d|{_FAILS}", "statuscode": r"[45]\d\d"},
 }
 # What an object that holds no answer is made of.
 _BESIDE = {
   *(*_ERRORS, *_STATUSES, "errorcode", "errortype", "code", "message", "msg"),
-  *(
-    "type",
-    "object",
-    "title",
-    "details",
-    "reason",
-    "param",
-    "path",
-    "instance",
-  ),
-  *("timestamp", "id", "requestid", "traceid", "success", "ok", "jsonrpc"),
+  *("type", "object", "title", "details", "reason", "param", "path"),
+  *("instance", "timestamp", "id", "requestid", "traceid", "success", "ok"),
+  "jsonrpc",
 }
-_STATUS = re.compile(r"[45]\d\d")
-# Most replies are plain chat completions, or choices of one, and pass at once.
-_COMPLETION = {"id", "object", "created", "model", "choices", "usage"}
-_COMPLETION |= {"system_fingerprint", "service_tier"}
-_CHOICE = {"index", "message", "delta", "logprobs", "finish_reason"}
-_OBJECTS = ("chat.completion", "chat.completion.chunk")
+# Most replies are chat completions, or choices of one, and pass at once.
+_COMPLETION = {"id", "created", "model", "choices", "usage", "service_tier"}
+_COMPLETION |= {"index", "message", "delta", "logprobs", "finish_reason"}
+_COMPLETION |= {"object", "system_fingerprint"}
+_OBJECTS = (None, "chat.completion", "chat.completion.chunk")
 _LASTING = re.compile("invalid_request|bad_?request|validation_?error", re.I)
 _LONGEST = 1 << 16  # characters of a text that is read as JSON
 _STATED = re.compile(
@@ -105,13 +91,13 @@ def of_json(value, how: str, answered: bool = False) -> CallFailed | None:
     (value,) = value
   if not isinstance(value, dict):
     return None
-  if "index" in value and value.keys() <= _CHOICE:
-    return None
-  if value.get("object") in _OBJECTS and value.keys() <= _COMPLETION:
+  of_chat = "choices" in value or "index" in value
+  of_chat = of_chat and value.get("object") in _OBJECTS
+  if of_chat and value.keys() <= _COMPLETION:
     return None
   keys = {_plain(key): item for key, item in value.items()}
-  errors = [keys[key] for key in _ERRORS if key in keys]
-  error = next(filter(_is_said, errors), None) if errors else None
+  errors = (keys[key] for key in _ERRORS if key in keys)
+  error = next(filter(_is_said, errors), None)
   flagged = _flagged(keys)
   if not flagged and (answered or (error is None and keys.keys() - _BESIDE)):
     return None
@@ -184,7 +170,7 @@ def _is_said(value) -> bool:
 
 
 def _is_code(value) -> bool:
-  return _STATUS.fullmatch(str(value)) is not None
+  return re.fullmatch(r"[45]\d\d", str(value)) is not None
 
 
 def _code(keys: dict) -> int | None:
@@ -193,8 +179,8 @@ def _code(keys: dict) -> int | None:
 
 
 def _flagged(keys: dict) -> bool:
-  for key in keys.keys() & _FLAGS.keys():
-    said = str(keys[key]).lower() if isinstance(keys[key], (str, int)) else ""
-    if _FLAGS[key].fullmatch(said):
-      return True
-  return False
+  found = ((_FLAGS[key], keys[key]) for key in keys.keys() & _FLAGS.keys())
+  return any(
+    isinstance(said, str | int) and re.fullmatch(words, str(said).lower())
+    for words, said in found
+  )

@@ -1,6 +1,5 @@
 """Straight to POST /v1/chat/completions of an OpenAI-compatible server."""
 
-import asyncio
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,14 +11,14 @@ from atlas_jax.online.calls.calls import (
   Answer,
   CallFailed,
   Request,
+  Transport,
   refused,
   untaken,
 )
-from atlas_jax.online.calls.chat_json import answer_of, is_unicode, parsed
+from atlas_jax.online.calls.chat_json import answer_of, parsed
 from atlas_jax.online.calls.model_config import WORDS, ChatModelConfig
 from atlas_jax.serving import http
 
-_NAME_TIMEOUT_S = 30.0
 _CHAT = "/chat/completions"
 
 
@@ -35,7 +34,7 @@ def base_of(url: str) -> str:
 
 
 @dataclass(kw_only=True)
-class HttpClient:
+class HttpClient(Transport):
   """Asks over HTTP; connections are kept between requests, cookies are not.
 
   most_bytes: of an answer. sends: headers of every request.
@@ -46,12 +45,14 @@ class HttpClient:
   _session: aiohttp.ClientSession | None = field(default=None, init=False)
 
   async def fetch(
-    self, method: str, url: str, **how
+    self, method: str, url: str, see: str = "", **how
   ) -> tuple[aiohttp.ClientResponse, bytes]:
-    """(a response of any status, its body), by the environment's proxy.
+    """(a response, its body), by the environment's proxy.
+
+    see: what may mend a request that the server does not like.
 
     Raises:
-      CallFailed: there is none.
+      CallFailed: there is none, or it is a refusal.
     """
     if self._session is None:
       # Limits and deadline are the caller's.
@@ -60,7 +61,7 @@ class HttpClient:
       async with http.request(
         self._session, method, url, proxy=http.proxy_of(url), **how
       ) as response:
-        return response, await http.read(response, self.most_bytes)
+        content = await http.read(response, self.most_bytes)
     except http.Untaken as error:
       raise untaken(error) from None
     except aiohttp.ClientConnectorError as error:
@@ -68,6 +69,10 @@ class HttpClient:
     except (aiohttp.ClientError, OSError) as error:
       text = f"{type(error).__name__}: {error}"
       raise CallFailed(text, again=retries.may_pass(error)) from None
+    if response.status // 100 != 2:
+      text = content.decode(errors="replace")
+      raise refused(response.status, text, response.headers, see=see)
+    return response, content
 
   async def aclose(self) -> None:
     if self._session is not None:
@@ -78,13 +83,11 @@ class HttpClient:
 class UrlCalls(HttpClient):
   """Calls one model of one server; key: a bearer token or None."""
 
-  prices, repeats = None, True
-
   def __init__(self, config: ChatModelConfig, key: str | None):
     sends = {"Authorization": f"Bearer {key}"} if key else None
     super().__init__(most_bytes=config.max_response_bytes, sends=sends)
     self._config, self._model = config, config.model
-    self._base, self.target = base_of(config.url), config.url
+    self._base = base_of(config.url)
 
   async def find_name(self) -> str:
     """The name of the only model that the server tells of.
@@ -92,19 +95,12 @@ class UrlCalls(HttpClient):
     Raises:
       CallFailed: it does not answer, or serves several.
     """
-    try:
-      async with asyncio.timeout(_NAME_TIMEOUT_S):
-        body = await self._json("GET", "/models", None)
-    except TimeoutError:
-      raise CallFailed(
-        f"no answer in {_NAME_TIMEOUT_S:g} s", status="timeout"
-      ) from None
+    body = await self._json("GET", "/models", None)
     try:
       names = [str(entry["id"]) for entry in body["data"]]
-    except (KeyError, TypeError, RecursionError):
+      "".join(names).encode()  # a file must hold them
+    except (KeyError, TypeError, RecursionError, UnicodeEncodeError):
       raise CallFailed(f"{self._base}/models lists no models") from None
-    if not all(map(is_unicode, names)):
-      raise CallFailed(f"{self._base}/models is not valid Unicode")
     if len(names) != 1:
       raise CallFailed(
         f"{self._base} serves {len(names)} models; name one of them with the"
@@ -115,11 +111,7 @@ class UrlCalls(HttpClient):
     return self._model
 
   async def send(self, request: Request) -> Answer:
-    """One attempt, without a deadline of its own.
-
-    Raises:
-      CallFailed: it brought no answer.
-    """
+    """See Transport."""
     body = (
       self._config.extra
       | request.extra
@@ -132,8 +124,6 @@ class UrlCalls(HttpClient):
     return answer_of(await self._json("POST", _CHAT, body))
 
   async def _json(self, method: str, path: str, body):
-    response, content = await self.fetch(method, self._base + path, json=body)
-    if response.status != 200:
-      text = content.decode(errors="replace")
-      raise refused(response.status, text, response.headers, see=WORDS)
+    url = self._base + path
+    _, content = await self.fetch(method, url, see=WORDS, json=body)
     return parsed(content)

@@ -75,8 +75,3 @@ class Credentials:
       return json.dumps(self.variable(found[1], where))[1:-1]
 
     return _VARIABLE.sub(value, template)
-
-
-def masked(text: str) -> str:
-  """A text with *** for each ${VARIABLE}: how it may be shown."""
-  return _VARIABLE.sub("***", text)

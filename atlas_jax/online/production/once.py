@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from atlas_jax import addresses
 from atlas_jax.config_tree import ConfigError
-from atlas_jax.online.agents.python import FunctionAgent
+from atlas_jax.online.agents import python
 from atlas_jax.online.calls import models, variables
 from atlas_jax.online.calls.asker import Asker
 from atlas_jax.online.calls.calls import Reply, Request
@@ -57,7 +57,7 @@ class _NamedTeacher(Asker):
 
   def __init__(self, teacher: str, name: str | None, transport, key):
     super().__init__(
-      transport,
+      transport=transport,
       name=name,
       where="teacher",
       price=TokenPrice(None),
@@ -72,7 +72,7 @@ class _NamedTeacher(Asker):
     )
 
   async def ask(self, request: Request) -> Reply:
-    if self._limits.paused:  # no question waits for the server's pause
+    if self.limits.paused:  # no question waits for the server's pause
       return Reply("error", error="the server asked for a pause")
     reply = await super().ask(request)
     if reply.failed is None:
@@ -89,8 +89,8 @@ def as_agent(agent: Asker | Callable[[str], object]) -> Asker:
     return agent
   if callable(agent):
     name = getattr(agent, "__qualname__", type(agent).__name__)
-    function = FunctionAgent(name, agent)
-    return Asker(function, name=name, where="agent", is_agent=True)
+    function = python.asking(name, agent)
+    return Asker(transport=function, name=name, where="agent", is_agent=True)
   kind = type(agent).__name__
   raise TypeError(f"agent must be an open agent or a function, got {kind}")
 

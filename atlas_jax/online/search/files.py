@@ -99,7 +99,7 @@ class Journal:
     """
     scores = [c.score for c in self.candidates]
     left, share = ledger.seconds_left, ledger.share()
-    unpriced = ledger.unpriced_calls
+    unpriced = ledger.spent.unpriced
     money = f"${ledger.spent.dollars:,.2f}"
     parts = [
       self.stage,

@@ -7,6 +7,7 @@ import pathlib
 from atlas_jax.online.agents import config as agent_config
 from atlas_jax.online.agents.build import open_agent
 from atlas_jax.online.calls.calls import Request
+from atlas_jax.online.calls.ledger import Caps, Ledger
 from tests import processes
 
 KINDS = {
@@ -25,12 +26,20 @@ def configured(kind: str, keys: dict, **common) -> agent_config.AgentConfig:
   )
 
 
-def opened(kind: str, keys: dict, *, environ=None, **common):
+def opened(kind: str, keys: dict, *, environ=None, ledger=None, **common):
   return open_agent(
     configured(kind, keys, **common),
     where="config",
     environ=os.environ if environ is None else environ,
+    ledger=ledger,
   )
+
+
+def tries(kind: str, keys: dict, prompt: str, **how):
+  """(reply, how often the agent was asked for it)."""
+  ledger = Ledger(Caps())
+  reply = ask(opened(kind, keys, ledger=ledger, **how), prompt)
+  return reply, ledger.spent.calls + ledger.lost.calls
 
 
 def question(prompt: str, **how) -> Request:

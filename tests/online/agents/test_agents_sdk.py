@@ -129,7 +129,7 @@ def test_model_calls_are_retried_and_the_run_is_not(repo_root):
     return chat_reply("2")
 
   reply, seen = run("calculator", answer, repo_root, retries=1)
-  assert (reply.status, reply.text, reply.attempts) == ("ok", "2", 1)
+  assert (reply.status, reply.text) == ("ok", "2")
   assert len(seen) == 4
 
 
@@ -144,7 +144,7 @@ def test_a_late_run_is_not_repeated_with_its_tools(repo_root):
     await asyncio.sleep(60)
 
   reply, _ = run("calculator", answer, repo_root, retries=2, timeout_s=3.0)
-  assert (reply.status, reply.attempts) == ("timeout", 1)
+  assert reply.status == "timeout"
   # A second run would have begun with another call of the tool.
   assert len(calls) == 2
 

@@ -65,14 +65,9 @@ def test_a_secret_is_sent_and_then_never_seen(place, status, caplog):
     }[place]
     agent = opened("http", keys, environ={"AGENT": SECRET})
     reply = ask(agent, "q")
-  texts = [
-    repr(agent),
-    agent.name,
-    str(agent.transport.shown("q")),
-    repr(reply),
-  ]
-  assert "***" in texts[2] and "***" in texts[3]
-  assert SECRET not in " ".join([*texts, caplog.text])
+  assert "***" in repr(reply)
+  texts = [repr(agent), agent.name, repr(reply), caplog.text]
+  assert SECRET not in " ".join(texts)
 
 
 @pytest.mark.parametrize("own_process", [False, True])
@@ -84,17 +79,20 @@ def test_a_secret_by_its_name_is_hidden_in_a_function_s_error(own_process):
 
 
 def test_a_reply_that_no_reader_was_made_for_is_an_error():
+  sent = []
+
   class Odd:
     repeats = True
 
     async def send(self, prompt):
+      sent.append(prompt)
       raise LookupError(f"lost {SECRET}")
 
     async def aclose(self):
       pass
 
   agent = Asker(
-    Odd(),
+    transport=Odd(),
     name="odd",
     where="config.agent",
     retries=2,
@@ -102,5 +100,5 @@ def test_a_reply_that_no_reader_was_made_for_is_an_error():
     scrub=scrubber({"SOME_API_KEY": SECRET}),
   )
   reply = ask(agent, "q")
-  assert (reply.status, reply.attempts) == ("error", 1)
+  assert (reply.status, len(sent)) == ("error", 1)
   assert reply.error == "LookupError: lost ***"

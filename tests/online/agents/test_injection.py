@@ -72,11 +72,9 @@ def test_http_body_is_filled_and_the_prompt_is_not():
     agent = opened(
       "http", {"url": server.url, "body": body}, environ={"KEY": "v"}
     )
-    shown = agent.transport.shown("${KEY}")["body"]
     ask(agent, "${KEY} ${OTHER}")
     (seen,) = server.seen
   assert seen.json == {"q": "${KEY} ${OTHER}", "a": [{"key": "k v"}]}
-  assert shown == {"q": "${KEY}", "a": [{"key": "k ***"}]}
 
 
 def test_what_is_no_variable_stays_in_a_body():
@@ -86,7 +84,6 @@ def test_what_is_no_variable_stays_in_a_body():
     ask(agent, 'a "quoted" {prompt}')
     (seen,) = server.seen
   assert seen.json == body | {"q": 'a "quoted" {prompt}'}
-  assert agent.transport.shown("p")["body"] == body | {"q": "p"}
 
 
 @each(SHORT)
@@ -125,8 +122,8 @@ def test_cli_argument(text):
 @pytest.mark.parametrize(
   ("text", "why"),
   [
-    ("é" * 65_536, "an argument of 131072 bytes: the system allows 131071"),
-    ("a\0b", "the prompt holds a NUL character"),
+    ("é" * 65_536, "Argument list too long"),
+    ("a\0b", "embedded null byte"),
   ],
 )
 def test_cli_argument_that_cannot_be(text, why):

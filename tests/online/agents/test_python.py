@@ -9,7 +9,7 @@ import pytest
 
 from atlas_jax.config import ConfigError
 from tests.online.agents import echoes
-from tests.online.agents.asked import ask, opened
+from tests.online.agents.asked import ask, opened, tries
 
 ECHOES = str(pathlib.Path(echoes.__file__))
 WHERE = pytest.mark.parametrize("own_process", [False, True])
@@ -76,9 +76,10 @@ def test_no_prompt_finds_what_another_left(tmp_path):
   ],
 )
 def test_exceptions_are_errors(own_process, prompt, error, attempts):
-  reply = ask(agent("raises", own_process, environ={}, retries=1), prompt)
+  keys = {"target": f"{ECHOES}:raises", "own_process": own_process}
+  reply, made = tries("python", keys, prompt, environ={}, retries=1)
   assert (reply.status, reply.text, reply.error) == ("error", None, error)
-  assert reply.attempts == attempts
+  assert made == attempts
 
 
 @WHERE

@@ -147,7 +147,6 @@ def test_a_secret_in_the_options_comes_from_the_environment():
     agent = opened("responses", keys, environ=environ)
     assert ask(agent, "q").text == "yes"
   assert server.seen[0].headers["X-Api-Key"] == "sk-of-the-header"
-  assert "sk-" not in str(agent.transport.shown("q"))
 
 
 def test_the_environment_may_say_where_it_is():

@@ -6,7 +6,7 @@ from atlas_jax.online.calls.ledger import Amount
 BOUND = Amount(1, 100, 1000)
 
 
-def put(record, key, status="ok", *, role="role", model="m", **ended):
-  """Notes one attempt as begun and ended; it cost its bound, if not told."""
-  row = record.begin(key, role, model, {"messages": [key]}, BOUND)
-  record.settle(row, Reply(status, **{"cost": BOUND} | ended))
+def put(record, key, status="ok", *, role="role", cost=BOUND, **ended):
+  """Notes one attempt as begun and ended."""
+  row = record.begin(key, role, "m", {"messages": [key]}, BOUND)
+  record.settle(row, Reply(status, **ended), cost)

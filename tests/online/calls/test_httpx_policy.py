@@ -1,6 +1,7 @@
-"""Libraries that bring a client of their own, at servers that want its key."""
+"""Every way to ask over HTTP, at servers that want its key or its memory."""
 
 import importlib.util
+import tracemalloc
 
 import pytest
 
@@ -33,15 +34,16 @@ def _skip_without(package):
     pytest.skip(f"needs {package}, of the extras `online` and `agents`")
 
 
-def litellm(model, url, retries=3):
-  _skip_without("litellm")
+def chat(kind, url, model="m"):
+  if kind == "litellm":
+    _skip_without("litellm")
   run = Run(environ={"K": KEY})
   opened_model = run.open(
-    kind="litellm",
+    kind=kind,
     model=model,
     url=url,
     api_key_env="K",
-    retries=retries,
+    retries=3,
     timeout_s=60.0,
     max_response_bytes=BOUND,
   )
@@ -49,13 +51,17 @@ def litellm(model, url, retries=3):
   return reply
 
 
-def agent(kind, url, api="responses", **keys):
-  _skip_without("openai")
-  keys |= {"base_url": url, "api_key_env": "K"}
-  if kind == "responses":
-    keys |= {"model": "m"}
-  else:
-    keys |= {"target": AGENT, "api": api}
+def agent(kind, url, **keys):
+  keys |= {
+    "http": {
+      "url": f"{url}/ask",
+      "headers": {"X-Api-Key": "${K}"},
+      "body": {"q": "{prompt}"},
+      "answer": "text",
+    },
+    "responses": {"base_url": url, "api_key_env": "K", "model": "m"},
+    "agents_sdk": {"base_url": url, "api_key_env": "K", "target": AGENT},
+  }[kind]
   one = opened(
     kind, keys, environ={"K": KEY}, retries=3, max_response_bytes=BOUND
   )
@@ -67,12 +73,14 @@ def versions(monkeypatch):
   monkeypatch.setenv("AZURE_API_VERSION", "2024-06-01")
 
 
+OWN = ("url", "http", "responses")  # by our own client
 WAYS = [
-  *(pytest.param(lambda u, m=m: litellm(m, u), id=m) for m in MODELS),
-  pytest.param(lambda u: agent("responses", u), id="responses"),
+  pytest.param(lambda u: chat("url", u), id="url"),
+  *(pytest.param(lambda u, m=m: chat("litellm", u, m), id=m) for m in MODELS),
+  *(pytest.param(lambda u, k=k: agent(k, u), id=k) for k in OWN[1:]),
   *(
     pytest.param(
-      lambda u, api=api: agent("agents_sdk", u, api),
+      lambda u, api=api: agent("agents_sdk", u, api=api),
       id=f"agents_sdk {api}",
       marks=sdk_missing,
     )
@@ -99,9 +107,18 @@ def test_a_redirect_gets_neither_key_nor_prompt(send, status):
 @EVERY_WAY
 @pytest.mark.parametrize("status", [200, 500])
 @pytest.mark.parametrize("body", [endless, bomb])
-def test_too_much_is_not_read(send, body, status):
-  with Hostile(body(status)) as server:
-    reply = send(server.url)
+def test_too_much_is_neither_read_nor_asked_for_again(
+  send, body, status, request
+):
+  own = request.node.callspec.id.split("-")[-1] in OWN
+  if own:  # others import a library meanwhile
+    tracemalloc.start()
+  try:
+    with Hostile(body(status)) as server:
+      reply = send(server.url)
+    assert not own or tracemalloc.get_traced_memory()[1] < 16 * BOUND
+  finally:
+    tracemalloc.stop()
   assert (reply.status, reply.text) == ("error", None)
   assert f"more than {BOUND} bytes came" in reply.error
   assert len(server.requests) == 1 and server.sent < 32 << 20
@@ -109,7 +126,7 @@ def test_too_much_is_not_read(send, body, status):
 
 def test_a_provider_with_a_client_that_follows_is_refused():
   with pytest.raises(ConfigError, match=r"aiohttp_openai.*openai/NAME"):
-    litellm("aiohttp_openai/m", "http://127.0.0.1:1")
+    chat("litellm", "http://127.0.0.1:1", "aiohttp_openai/m")
 
 
 def test_a_client_that_blocks_does_not_follow_either():

@@ -15,12 +15,12 @@ from atlas_jax.online.calls.ledger import (
 )
 
 
-async def call(ledger, bound, cost, *, until=None, priced=True):
+async def call(ledger, bound, cost, *, until=None):
   """One call; 'refused' or 'done'."""
   try:
     async with ledger.reserve(bound) as held:
       await (asyncio.sleep(0) if until is None else until.wait())
-      held.settle(cost, priced=priced)
+      held.cost = cost
   except BudgetSpent:
     return "refused"
   return "done"
@@ -131,7 +131,7 @@ def test_random_load_never_overshoots():
       if draw.random() < 0.1:
         return
       cost = Amount(1, draw.randrange(tokens + 1), draw.randrange(pico + 1))
-      held.settle(cost)
+      held.cost = cost
       state["tokens"] -= tokens - cost.tokens
       state["pico"] -= pico - cost.pico
 
@@ -212,10 +212,10 @@ def test_a_part_of_the_minutes_can_be_kept_for_later():
 
 def test_what_earlier_processes_paid_or_lost_counts():
   async def main():
-    before = {"spent": Amount(3, 60, PICO), "lost": Amount(1, 30)}
-    ledger = Ledger(Caps(tokens=100), unpriced_calls=2, **before)
+    before = {"spent": Amount(3, 60, PICO, 2), "lost": Amount(1, 30)}
+    ledger = Ledger(Caps(tokens=100), **before)
     assert await call(ledger, Amount(1, 11), Amount(1, 1)) == "refused"
-    end = await call(ledger, Amount(1, 10), Amount(1, 7), priced=False)
+    end = await call(ledger, Amount(1, 10), Amount(1, 7, unpriced=1))
     return end, ledger
 
   end, ledger = asyncio.run(main())
@@ -225,7 +225,7 @@ def test_what_earlier_processes_paid_or_lost_counts():
     67,
     1.0,
   )
-  assert ledger.unpriced_calls == 3 and ledger.share() == 0.97
+  assert ledger.spent.unpriced == 3 and ledger.share() == 0.97
   assert ledger.seconds_left is None
 
 

@@ -47,10 +47,10 @@ def test_what_is_sent_and_what_comes_back():
   assert "Authorization" not in call.headers
   assert (reply.status, reply.text) == ("ok", "three little words")
   assert (reply.prompt_tokens, reply.completion_tokens) == (2, 3)
-  assert reply.dollars == pytest.approx(14e-6)  # 2 * 1 + 3 * 4 per million
-  assert reply.attempts == 1 and not reply.cached and reply.seconds > 0
-  ledger = run.ledger
-  assert (ledger.spent.tokens, ledger.spent.dollars) == (5, reply.dollars)
+  assert reply.seconds > 0
+  spent = run.ledger.spent
+  # 2 * 1 + 3 * 4 per million.
+  assert (spent.tokens, spent.dollars) == (5, pytest.approx(14e-6))
   (line,) = run.record.costs()
   assert (line["role"], line["model"]) == ("r", "stub")
 
@@ -90,9 +90,9 @@ def test_the_record_answers_equal_requests_and_no_others():
     async def main():
       await model.ask(base)
       again = [await model.ask(r) for r in (base, request(role="other"))]
-      assert len(stub.calls) == 1 and all(r.cached for r in again)
+      assert len(stub.calls) == 1 and all(r.text == "x" for r in again)
       for n, other in enumerate(others, 2):
-        assert not (await model.ask(other)).cached
+        await model.ask(other)
         assert len(stub.calls) == n
       await model.aclose()
 
@@ -131,7 +131,6 @@ def test_a_caller_that_leaves_does_not_end_the_call_of_another():
   "message, status, text, calls",
   [
     ({"content": "a", "reasoning_content": "hm"}, "ok", "a", 1),
-    ({"content": "a", "finish_reason": "length"}, "truncated", "a", 1),
     (
       {
         "content": None,
@@ -156,10 +155,7 @@ def test_a_caller_that_leaves_does_not_end_the_call_of_another():
     ),
     ({"content": None}, "empty", None, 2),
     ({"content": " \n"}, "empty", None, 2),
-    ({"content": ["a"]}, "ok", "a", 1),
     ({"content": None, "refusal": "no"}, "error", None, 1),
-    ({"content": "a", "finish_reason": "content_filter"}, "error", None, 1),
-    ({"content": "a", "finish_reason": "abort"}, "error", None, 2),
     ({"content": "a", "finish_reason": ["stop"]}, "error", None, 2),
     # Half of a pair is no text that a file can hold.
     ({"content": "half a \ud800"}, "error", None, 2),
@@ -172,7 +168,7 @@ def test_how_an_answer_is_read(message, status, text, calls):
     model = Run().open(url=stub.url, retries=1)
     (reply,) = ask(model, request())
     assert len(stub.calls) == calls
-  assert (reply.status, reply.text, reply.attempts) == (status, text, calls)
+  assert (reply.status, reply.text) == (status, text)
   assert (reply.error is None) == (status in ("ok", "truncated"))
 
 
@@ -222,8 +218,9 @@ def test_without_a_count_an_answer_costs_its_bound():
     model = run.open(url=stub.url, price_in=0.0, price_out=1.0)
     (reply,) = ask(model, request(max_tokens=1000))
   assert reply.status == "ok" and reply.completion_tokens is None
-  assert reply.dollars == pytest.approx(1000e-6)
-  assert run.ledger.spent.tokens == 154 + 1000
+  spent = run.ledger.spent
+  assert spent.dollars == pytest.approx(1000e-6)
+  assert spent.tokens == 154 + 1000
 
 
 def test_functions_as_models():
@@ -252,8 +249,9 @@ def test_functions_as_models():
   model = Run().open(kind="callable", model=f"{module}:later")
   assert ask(model, request())[0].text == "later hi you"
   scripted.seen.clear()
-  model = Run().open(kind="callable", model=f"{module}:flaky")
-  assert ask(model, request())[0].attempts == 2
+  run = Run()
+  model = run.open(kind="callable", model=f"{module}:flaky")
+  assert ask(model, request())[0].ok and run.record.costs()[0]["attempts"] == 2
   model = Run().open(kind="callable", model=f"{module}:called")
   assert ask(model, request())[0].text == "called hi you"
   for name, text in (
@@ -264,10 +262,11 @@ def test_functions_as_models():
     ("gives_up", "cancelled from within"),
     ("halves", "not valid Unicode"),
   ):
-    model = Run().open(kind="callable", model=f"{module}:{name}")
+    run = Run()
+    model = run.open(kind="callable", model=f"{module}:{name}")
     (reply,) = ask(model, request())
     assert reply.status == "error" and text in reply.error
-    assert reply.attempts == 1
+    assert run.record.costs()[0]["attempts"] == 1
   model = Run().open(
     kind="callable", model=f"{module}:hangs", timeout_s=0.1, retries=0
   )

@@ -44,7 +44,7 @@ def test_template_arguments_are_sent_only_where_they_are_asked_for(asked):
       for role in ("student_probe", "student_taught", "teacher"):
         await speaker.say(f"{role}?", Ask(role, 5, 0.5))
     finally:
-      await speaker.aclose()
+      await model.aclose()
 
   with StubServer(lambda messages: "so") as stub:
     asyncio.run(main())
