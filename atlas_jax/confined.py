@@ -62,8 +62,8 @@ class Confined:
     self._memory_bytes, self._answer_bytes = memory_bytes, answer_bytes
     self._turn = threading.Lock()
     for last in (False, True):
-      self._connection, theirs = socket.socketpair()
       try:
+        self._connection, theirs = socket.socketpair()
         with theirs:
           self._process = fork_server.fork(
             theirs.fileno(), prepare, serve, memory_bytes

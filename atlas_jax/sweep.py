@@ -33,12 +33,12 @@ from typing import IO, Any
 
 from ml_collections import ConfigDict
 
-from atlas_jax import config, config_tree, directory, targets
+from atlas_jax import config, config_tree, directory, stopping, targets
 from atlas_jax.config_tree import ConfigError
 
 log = logging.getLogger(__name__)
 
-_LOOK_S = 0.2  # between two looks at what runs
+_LOOK_S = 1.0  # between two looks at what runs, and at locks of others
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,7 @@ def run(
   states: dict[str, str] = {}
   running: dict[str, tuple[IO, subprocess.Popen]] = {}  # its lock, and itself
   try:
-    while len(states) < len(wanted):
+    while any(job.name not in states for job in wanted):
       for job in (job for job in wanted if job.name not in states):
         path = folder / "logs" / f"{job.name}.log"
         if job.name in running:
@@ -266,7 +266,8 @@ def run(
             states[job.name] = "done"
             held.close()
           else:
-            running[job.name] = held, _start(job, path, held)
+            with stopping.held():  # a process that starts is known below
+              running[job.name] = held, _start(job, path, held)
       time.sleep(_LOOK_S)
   finally:
     for _, process in running.values():

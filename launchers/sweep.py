@@ -33,7 +33,7 @@ def _seeds() -> list[int]:
 
   if not _SEEDS.value or not all(s.strip().isdigit() for s in _SEEDS.value):
     raise ConfigError(f"--seeds={','.join(_SEEDS.value)}: numbers like 0,1,2")
-  return [int(s) for s in _SEEDS.value]
+  return list(dict.fromkeys(int(s) for s in _SEEDS.value))
 
 
 def main():

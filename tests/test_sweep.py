@@ -115,6 +115,7 @@ def started(monkeypatch):
     return ["sh", "-c", scripts.get(job.name, "exit 0")]
 
   monkeypatch.setattr(sweep, "command", command)
+  monkeypatch.setattr(sweep, "_LOOK_S", 0.05)
   return scripts
 
 
@@ -209,7 +210,7 @@ def test_the_launcher_lists_and_writes_a_job_array(tmp_path, flag):
   config = "configs/ablations/probe_length.py"
   argv = [
     *("launchers.sweep", f"--config={config}"),
-    *(f"--workdir={tmp_path / 'sweep'}", "--seeds=0,1", *flag),
+    *(f"--workdir={tmp_path / 'sweep'}", "--seeds=0,1,01", *flag),
   ]
   said = forked.run(*argv, "--list")
   assert said.returncode == 0, said.stderr
