@@ -8,6 +8,7 @@ An exit status of 75, EX_TEMPFAIL, is a failure that may pass by.
 """
 
 import asyncio
+import errno
 import os
 import pathlib
 import re
@@ -110,8 +111,12 @@ class CommandAgent(Transport):
           # Ctrl-C, or the end of our group, is not its end.
           start_new_session=True,
         )
-      except (OSError, ValueError) as error:  # an argument is too long, say
-        why = f"{error}; prompt_by='stdin' or 'file' takes every prompt"
+      except (OSError, ValueError) as error:
+        why = str(error)
+        if (
+          getattr(error, "errno", errno.E2BIG) == errno.E2BIG
+        ):  # or a NUL in an argument
+          why += "; prompt_by='stdin' or 'file' takes every prompt"
         raise CallFailed(why, again=False) from None
       ended = asyncio.ensure_future(process.wait())
       try:

@@ -213,7 +213,7 @@ class Asker:
           cost = self.price.cost(answer, request)
           self._check_bound(cost, bound)
         else:  # lost, if it may have been paid
-          cost = None if failed.billed else Amount(calls=1)
+          cost = None if failed.billed else self.price.unanswered(request)
         text = None if failed else self.scrub_answer(answer.text or "")
         if status == "empty" and ends and request.role in STAGES:
           text = ""  # who says nothing has answered, and is not right

@@ -53,8 +53,9 @@ class Breaker:
       self._failed, self._until = 0, None
     elif succeeded is False:
       self._failed += 1
-      if self._failed == self._most:
+      if self._failed >= self._most:
         self._until = self._clock() + self._open_s
+      if self._failed == self._most:
         log.warning(
           "the teacher failed %d times in a row; students answer alone for"
           " %g s",

@@ -60,12 +60,12 @@ class Choice:
   """What was chosen, why, and how it did: the content of optimize.json.
 
   kept is the candidate whose prompts are to be used: `best`, or the seed (0)
-  for `reasons`. test_score is that of the best, None where it could not be
-  judged on the test split. proven: the interval of the accuracy's gain over the
-  seed excludes 0. harm: the gain of the kept prompts over the student alone
-  where its interval lies below 0. score_gain and accuracy_gain: best less seed
-  on the test split; None where the best is the seed. evaluation is that of
-  reports/tables.py.
+  for `reasons`. dropped: why others were not compared. test_score is that of
+  the best, None where it could not be judged on the test split. proven: the
+  interval of the accuracy's gain over the seed excludes 0. harm: the gain of
+  the kept prompts over the student alone where its interval lies below 0.
+  score_gain and accuracy_gain: best less seed on the test split; None where the
+  best is the seed. evaluation is that of reports/tables.py.
   """
 
   kept: int
@@ -75,6 +75,7 @@ class Choice:
   harm: Interval | None
   test_score: float | None
   fresh: tuple[Fresh, ...]
+  dropped: tuple[str, ...]
   pairs: int
   score_gain: Interval | None
   accuracy_gain: Interval | None
@@ -168,6 +169,8 @@ def decide(
     *too_few,
     *_doubts_of_test(config, test),
   )
+  for why in dropped:
+    log.warning("not chosen: %s", why)
   for reason in reasons:
     log.warning("the seed prompts are kept: %s", reason)
   kept, gain = 0 if reasons else best.candidate, test["accuracy_gain"]
@@ -180,6 +183,7 @@ def decide(
     proven=gain is not None and gain.low > 0,
     harm=harm if harm.high < 0 else None,
     fresh=tuple(fresh),
+    dropped=tuple(dropped),
     **test,
   )
 
@@ -189,7 +193,8 @@ def _doubts(
 ) -> list[str]:
   """Why the seed is kept, as far as validation tells."""
   if best.candidate == 0:
-    why = "no candidate scored above them on the validation problems"
+    compared = " that could be compared" if dropped else ""
+    why = f"no candidate{compared} scored above them on the validation problems"
     return [why, *dropped]
   who = f"candidate {best.candidate}"
   return _below_floor(config, best.non_degradation, who, "validation")

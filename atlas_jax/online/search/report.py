@@ -89,7 +89,7 @@ def markdown(
     ]
     for f in choice.fresh
   ]
-  parts.append(tables.grid([_FRESH, *fresh]))
+  parts += [tables.grid([_FRESH, *fresh]), *choice.dropped]
   if test is not None:
     score = best.validation_score
     parts.append(

@@ -42,7 +42,6 @@ from atlas_jax.teaching.protocol import (
 from atlas_jax.teaching.rewards import ScoredEpisode, score_episodes
 from atlas_jax.teaching.speakers import NoAnswer
 
-_TRIES = 2
 _GO_ON = "Run the same command again to go on"
 
 

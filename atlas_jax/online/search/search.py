@@ -121,14 +121,14 @@ class Search:
     record, ledger = self.journal.record, self.budget.ledger
     done, candidates = state.i + 1, self.journal.candidates
     key = f"round {done + 1}"
-    before = record.read(key)
     spent = {name: getattr(ledger.spent, name) for name in SPEND}
-    paid = before or {"used": ledger.used(), "spent": spent}
-    if before is None:
+    paid = record.read(key)
+    if paid is None:
+      paid = {"used": ledger.used(), "spent": spent, "begun": False}
       record.commit(key, paid)
     if len(candidates) < len(state.program_candidates):
       candidates.append(self._accepted(state, paid["spent"]))
-      if before is None:
+      if not paid["begun"]:
         self.journal.write()
     c = self.config.search
     if done >= c.max_rounds:
@@ -137,9 +137,13 @@ class Search:
       raise SearchOver(
         f"config.search.max_candidates={c.max_candidates} were accepted"
       )
-    # A round that began in an earlier process goes on.
-    begin = self.budget.begin_round if before is None else self.budget.keep
-    begin(paid["used"])
+    if paid["begun"]:  # in an earlier process, and goes on
+      self.budget.keep(paid["used"])
+    elif self.journal.ended is not None:
+      raise SearchOver(self.journal.ended)
+    else:
+      self.budget.begin_round(paid["used"])
+      record.commit(key, paid | {"begun": True})
     return False
 
   def _accepted(self, state, spent: Mapping) -> Candidate:

@@ -26,12 +26,15 @@ def configured(kind: str, keys: dict, **common) -> agent_config.AgentConfig:
   )
 
 
-def opened(kind: str, keys: dict, *, environ=None, ledger=None, **common):
+def opened(
+  kind: str, keys: dict, *, environ=None, ledger=None, dollars=None, **common
+):
   return open_agent(
     configured(kind, keys, **common),
     where="config",
     environ=os.environ if environ is None else environ,
     ledger=ledger,
+    dollars_per_call=dollars,
   )
 
 

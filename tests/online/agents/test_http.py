@@ -3,6 +3,7 @@
 import pytest
 from aiohttp import web
 
+from atlas_jax.online.calls.ledger import BudgetSpent, Caps, Ledger
 from tests.online.agents.asked import ask, opened
 from tests.online.agents.serving import Serving
 
@@ -106,6 +107,17 @@ def test_an_error_in_place_of_an_answer_is_a_failure(out):
   )
   assert reply_to(said("yes", error="a warning")).status == "ok"
   assert reply_to(said(None, error=None)).status == "empty"
+
+
+def test_a_call_that_fails_has_its_price():
+  ledger = Ledger(Caps(dollars=0.25))
+  with Serving(lambda _: web.Response(status=404)) as server:
+    keys = {"url": server.url, "body": {"q": "{prompt}"}} | PATHS
+    agent = opened("http", keys, ledger=ledger, dollars=0.1)
+    with pytest.raises(BudgetSpent):
+      ask(agent, "a", "b", "c")
+  assert len(server.seen) == 2
+  assert ledger.spent.dollars == pytest.approx(0.2)
 
 
 def test_a_total_tells_of_hidden_thinking():

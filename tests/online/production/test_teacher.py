@@ -53,6 +53,11 @@ def test_a_breaker_opens_tries_once_and_closes():
     assert breaker.state == "open" and not breaker.admit()
   clock.now = 20.0
   assert breaker.admit()
+  clock.now = 35.0  # it hung: its failure counts from here
+  breaker.report(False)
+  assert not breaker.admit()
+  clock.now = 45.0
+  assert breaker.admit()
   breaker.report(True)
   assert breaker.state == "closed" and breaker.admit()
 

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from atlas_jax import metrics
 from atlas_jax.directory import RunError
+from atlas_jax.online.calls.record import Record
 from atlas_jax.online.search import optimize
 from atlas_jax.online.search.rollouts import RolloutError
 from tests import forked
@@ -63,6 +64,28 @@ def test_the_search_that_ended_is_replayed_and_not_longer(tmp_path, calls):
     assert other["ended"].startswith("config.caps.calls leaves")
   assert one == other
   assert read(whole / "candidates.json") == read(workdir / "candidates.json")
+
+
+def test_a_kill_at_the_end_of_the_search_begins_no_other_round(
+  tmp_path, monkeypatch
+):
+  ends, commit = [], Record.commit
+
+  def killed_at_the_end(record, key, value):
+    if key == "ended" and not ends:
+      ends.append(value)
+      raise KeyboardInterrupt
+    commit(record, key, value)
+
+  monkeypatch.setattr(Record, "commit", killed_at_the_end)
+  with StubServer(small_world.answer) as stub:
+    with pytest.raises(KeyboardInterrupt):
+      run(tmp_path, stub.url, caps__calls=440)
+    asked = reflections(stub)
+    workdir = run(tmp_path, stub.url, caps__calls=440)
+    assert reflections(stub) == asked
+  ended = read(workdir / "report" / "optimize.json")["ended"]
+  assert [ended] == ends and "config.caps.calls leaves" in ended
 
 
 def test_problems_that_changed_are_refused(tmp_path):
