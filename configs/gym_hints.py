@@ -5,14 +5,18 @@ several forms of each, and silence, so that GRPO has something to choose from.
 None states the answer. How often Qwen2.5-Coder-0.5B-Instruct (of 4 bits) is
 right with each, greedy, on 40 to 88 problems of train and validation:
 
-  leg_counting    the sum written out 0.53, two added first 0.78, products alone
-                  0.46, the sum alone 0.32, silence 0.00; without a hint 0.00
+  leg_counting    the sum written out 0.53, products alone 0.46, the sum alone
+                  0.32, silence 0.00; without a hint 0.00. Where three have
+                  legs: the sum written out 0.35, two sums 0.82
   lcm             the larger times 0.65, the smaller times 0.38, the divisor
                   0.57, silence 0.28; without a hint 0.33
   group_anagrams  the form of the answer 0.96, sorted letters 0.46, silence
                   0.60; without a hint 0.62
 
 The words "Write out A + B = and the total." matter: products alone help less.
+Of ten ways to ask for three terms the best is the one below (the others 0.25 to
+0.77). That the teacher adds two of them itself would be as good, if it could: a
+SmolLM2-135M that was shown some 500 such hints adds right in 4 of 10.
 """
 
 import math
@@ -23,7 +27,7 @@ from atlas_jax.teaching.rewards import leaks
 # How often each form is drawn, in the order in which they are written; what is
 # left of 1 is silence.
 WEIGHTS = {
-  "leg_counting": (0.35, 0.25, 0.15, 0.15),
+  "leg_counting": (0.4, 0.3, 0.15, 0.1),
   "lcm": (0.45, 0.25, 0.2),
   "group_anagrams": (0.25, 0.2),
 }
@@ -42,14 +46,13 @@ def _leg_counting(animals: dict) -> list[str]:
   products = "; ".join(parts)
   terms = [n * legs for _, n, legs in counts]
   last = f"Write out {_sum(terms)} = and the total."
-  two_first = f"{products}. {last}"
+  two_sums = f"{products}. {last}"
   if len(terms) == 3:
-    both = terms[0] + terms[1]
-    two_first = (
-      f"{products}; {_sum(terms[:2])} = {both}. Write out"
-      f" {_sum([both, terms[2]])} = and the total."
+    two_sums = (
+      f"{products}. Write out {_sum(terms[:2])} = and the sum, then the sum +"
+      f" {terms[2]} = and the total."
     )
-  return [f"{products}. {last}", two_first, f"{products}.", last]
+  return [f"{products}. {last}", two_sums, f"{products}.", last]
 
 
 def _sum(terms: list[int]) -> str:

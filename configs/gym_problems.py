@@ -49,7 +49,7 @@ SIZES = {
   "lcm": (240, 16, 70),
   "group_anagrams": (400, 16, 100),
 }
-SFT_SIZES = {"leg_counting": 2000, "lcm": 900, "group_anagrams": 700}
+SFT_SIZES = {"leg_counting": 3600, "lcm": 1200, "group_anagrams": 700}
 # Short: on two cores every token of a prompt costs.
 PROMPTS = {
   "student_baseline": (

@@ -31,7 +31,7 @@ def test_the_files_are_always_the_same(folder):
   digest = hashlib.sha256()
   for name in ("train", "validation", "test", "sft"):
     digest.update((folder / f"{name}.jsonl").read_bytes())
-  assert digest.hexdigest()[:16] == "b720ebbb836f8b81"
+  assert digest.hexdigest()[:16] == "1d897fff9fa5dad1"
 
 
 def test_no_hint_states_the_answer_and_every_form_is_drawn(folder):
@@ -49,13 +49,14 @@ def test_no_hint_states_the_answer_and_every_form_is_drawn(folder):
     assert forms[task] == set(range(len(weights) + 1)), task
 
 
-def test_two_are_added_first():
+def test_three_terms_are_two_sums():
   row = {"task": "leg_counting", "answer": "35", "question": "How many legs?"}
   row["facts"] = {"dog": 2, "starfish": 3, "ant": 2, "snake": 4}
   first = "dog: 2 x 4 = 8; starfish: 3 x 5 = 15; ant: 2 x 6 = 12"
   assert gym_hints.hints(row)[:2] == [
     f"{first}. Write out 8 + 15 + 12 = and the total.",
-    f"{first}; 8 + 15 = 23. Write out 23 + 12 = and the total.",
+    f"{first}. Write out 8 + 15 = and the sum, then the sum + 12 = and the"
+    " total.",
   ]
   row["facts"] = {"dog": 2, "snake": 4}
   assert set(gym_hints.hints(row)) == {
