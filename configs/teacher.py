@@ -182,13 +182,9 @@ def _qwen05_gsm8k():
   config.episode.max_teaching_tokens = 160
   # At 300 many answers are cut.
   config.episode.max_solution_tokens = 512
-  config.sft.steps = 60
-  config.grpo.steps = 60
-  config.grpo.problems_per_step = 4
-  config.grpo.group_size = 4
-  config.grpo.beta = 0.0
-  config.grpo.evaluate_every = None
-  config.grpo.keep_best = False
+  config.sft.steps = config.grpo.steps = 60
+  config.grpo.update(problems_per_step=4, group_size=4, beta=0.0)
+  config.grpo.update(evaluate_every=None, keep_best=False)
   config.grpo.optimizer.learning_rate = 1e-4
   config.evaluate.problems = 256
   config.evaluate.constant_teachings = (

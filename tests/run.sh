@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# Sets up .venv and runs the tests, three at a time on two cores, since many of
-# them wait for servers and processes. Arguments go to pytest:
+# Sets up .venv and runs the tests, two at a time. Arguments go to pytest:
 #   bash tests/run.sh -m 'not slow and not vllm'
 #   bash tests/run.sh tests/model -k rope -n 0
 set -euo pipefail
@@ -11,4 +10,4 @@ if [[ -x .venv/bin/python ]]; then kind=; else kind=cpu; fi
 bash launchers/setup.sh $kind
 # Compiled programs are kept between runs; a set variable wins.
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}"
-exec .venv/bin/python -m pytest -n 3 "$@"
+exec .venv/bin/python -m pytest -n 2 "$@"
