@@ -64,31 +64,38 @@ def lines(
 
 
 def parse(
-  data: bytes, where, error: type[Exception] = FileError, **options
+  data: bytes,
+  where,
+  error: type[Exception] = FileError,
+  refused: str = "\0",
+  **options,
 ) -> Any:
-  """The JSON value of UTF-8 text; `options` are those of json.loads."""
+  """The JSON value of UTF-8 text, which holds no character of `refused`.
+
+  `options` are those of json.loads.
+  """
   try:
     text = data.decode("utf-8-sig")
     value = json.loads(text, **options)
     # Only an escape can spell a character that UTF-8 cannot hold.
     if "\\u" in text or text.count("[") + text.count("{") > DEEPEST:
-      _check(value, DEEPEST)
+      _check(value, DEEPEST, refused)
   except (ValueError, RecursionError) as e:
     raise error(f"{where}: not valid JSON: {e}") from None
   return value
 
 
-def _check(value, levels: int) -> None:
+def _check(value, levels: int, refused: str) -> None:
   """Raises ValueError for a value that could not be sent or written on."""
   if isinstance(value, str):
-    if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value):
+    if any(c in refused or "\ud800" <= c <= "\udfff" for c in value):
       raise ValueError("\\u0000 or half a surrogate pair in a text")
   elif isinstance(value, (dict, list)):
     if not levels:
       raise ValueError(f"more than {DEEPEST} levels deep")
     items = [*value, *value.values()] if isinstance(value, dict) else value
     for item in items:
-      _check(item, levels - 1)
+      _check(item, levels - 1, refused)
 
 
 def read_json(path, error: type[Exception] = FileError) -> dict[str, Any]:

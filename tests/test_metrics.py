@@ -67,6 +67,13 @@ def test_a_line_that_is_none_of_ours_is_left_out(tmp_path, caplog):
   assert caplog.text.count("dropped a broken line") == 3
 
 
+def test_what_a_model_says_is_read_again_whatever_it_is(tmp_path, caplog):
+  said = {"text": "a\0b \N{BOM}\u2028"}
+  path = tmp_path / "episodes.jsonl"
+  path.write_text(json.dumps(said) + "\n")
+  assert list(metrics.lines(path)) == [said] and not caplog.text
+
+
 def test_a_fresh_start_drops_what_was_there_of_the_phase(tmp_path):
   _write(tmp_path, [1, 2])
   _write(tmp_path, [1])
