@@ -112,10 +112,8 @@ class CommandAgent(Transport):
           start_new_session=True,
         )
       except (OSError, ValueError) as error:
-        why = str(error)
-        if (
-          getattr(error, "errno", errno.E2BIG) == errno.E2BIG
-        ):  # or a NUL in an argument
+        why, number = str(error), getattr(error, "errno", None)
+        if number in (None, errno.E2BIG):  # None: an argument holds a NUL
           why += "; prompt_by='stdin' or 'file' takes every prompt"
         raise CallFailed(why, again=False) from None
       ended = asyncio.ensure_future(process.wait())

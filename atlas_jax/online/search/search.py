@@ -121,9 +121,9 @@ class Search:
     record, ledger = self.journal.record, self.budget.ledger
     done, candidates = state.i + 1, self.journal.candidates
     key = f"round {done + 1}"
-    spent = {name: getattr(ledger.spent, name) for name in SPEND}
     paid = record.read(key)
     if paid is None:
+      spent = {name: getattr(ledger.spent, name) for name in SPEND}
       paid = {"used": ledger.used(), "spent": spent, "begun": False}
       record.commit(key, paid)
     if len(candidates) < len(state.program_candidates):

@@ -105,6 +105,8 @@ def test_each_is_compared_on_its_own_problems(tmp_path):
   assert [f.candidate for f in choice.fresh] == [0, 1]
   assert [f.pairs for f in choice.fresh] == [10, 10]
   assert choice.kept == 1 and choice.reasons == ()
+  (why,) = choice.dropped
+  assert "only 4 of 10 samples" in why and "under candidate 2" in why
 
 
 def test_one_that_is_dropped_is_named_where_the_seed_is_kept(tmp_path):
