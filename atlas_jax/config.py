@@ -26,6 +26,7 @@ from atlas_jax.config_tree import (
   PositiveShare,
   Seed,
   Share,
+  Steps,
   Valid,
   build,
   tree_of,
@@ -173,7 +174,7 @@ class RewardConfig:
 class SftConfig:
   # One of the two, the other None. Epochs end with the step that trains the
   # last example of them; it is filled up from the next.
-  steps: PositiveInt | None = 100
+  steps: Steps | None = 100
   epochs: PositiveFloat | None = None
   batch_rows: PositiveInt = 16  # packed rows a step
   row_length: PositiveInt = 1024  # tokens a row
@@ -201,7 +202,7 @@ class GrpoConfig(LossOptions):
   LossOptions says which loss that is by default.
   """
 
-  steps: PositiveInt = 250
+  steps: Steps = 250
   problems_per_step: PositiveInt = 16
   group_size: Annotated[int, _SEVERAL] = 8  # G teachings a problem
   # k unaided solutions; their pass rate is kept for the run.

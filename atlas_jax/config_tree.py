@@ -41,6 +41,8 @@ PositiveInt = Annotated[int, _ABOVE_0]
 PositiveFloat = Annotated[float, _ABOVE_0]
 NonNegativeInt = Annotated[int, _FROM_0]
 NonNegativeFloat = Annotated[float, _FROM_0]
+_31_BITS = Valid("must be below 2**31", lambda n: n < 1 << 31)
+Steps = Annotated[PositiveInt, _31_BITS]  # what an optimizer can count
 # What numpy and JAX both draw from.
 _32_BITS = Valid("must be below 2**32", lambda n: n < 1 << 32)
 Seed = Annotated[NonNegativeInt, _32_BITS]

@@ -141,6 +141,7 @@ def serve(descriptor: int, memory_bytes: int) -> None:
     open(descriptor, "rb") as questions,
     open(descriptor, "wb", closefd=False) as answers,
   ):
+    mine = os.getpid()
     while True:
       cpu_s, function, arguments = pickle.load(questions)
       # Ends it also where its parent is gone.
@@ -151,5 +152,7 @@ def serve(descriptor: int, memory_bytes: int) -> None:
       except BaseException as error:
         text = " ".join(str(error).split())[:500]
         answer = json.dumps((False, type(error).__name__, text))
+      if os.getpid() != mine:  # a copy that the function has forked
+        os._exit(0)
       answers.write(answer.encode() + b"\n")
       answers.flush()

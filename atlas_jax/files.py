@@ -20,24 +20,27 @@ from atlas_jax.errors import AtlasError
 LARGEST_FILE = 128 << 20  # bytes of a file that is read whole
 LONGEST_LINE = 16 << 20  # bytes
 DEEPEST = 64  # arrays and objects in one another
+_LFS = b"version https://git-lfs.github.com/spec/"
 
 
 class FileError(AtlasError, ValueError):
   """A file that cannot be used; the text names it and says why."""
 
 
-def _opened(path, error: type[Exception]) -> IO[bytes]:
+@contextlib.contextmanager
+def _opened(path, error: type[Exception]) -> Iterator[IO[bytes]]:
   try:
-    file = open(  # noqa: SIM115 the caller closes it
+    with open(
       path, "rb", opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK)
-    )
+    ) as file:
+      if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        raise error(f"{path} cannot be read: a pipe or device is no file")
+      yield file
+  except AtlasError:
+    raise
   except (OSError, ValueError) as e:  # ValueError: a NUL in the path
     why = getattr(e, "strerror", None) or e
     raise error(f"{path} cannot be read: {why}") from None
-  if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-    file.close()
-    raise error(f"{path} cannot be read: a pipe or device is no file")
-  return file
 
 
 def read(path, error: type[Exception] = FileError) -> bytes:
@@ -156,6 +159,8 @@ def _problem(path: str, homes: list[pathlib.Path]) -> str | None:
     return "is neither a file nor a directory"
   if found.st_nlink > 1 and real.suffix != ".safetensors":
     return "is a hard link; put a copy in its place"
+  if found.st_size < 1024 and read(real).startswith(_LFS):
+    return "is a pointer of Git LFS; `git lfs pull` puts the file in its place"
   return None
 
 

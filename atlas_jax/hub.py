@@ -3,7 +3,8 @@
 A name is ORG/NAME or ORG/NAME@REVISION. huggingface_hub looks it up in its
 cache or on the network, by HF_TOKEN, HF_HUB_OFFLINE and the like.
   1. A directory (or file) of that name is taken first.
-  2. A snapshot that is whole in the cache is used without the network.
+  2. A snapshot of the cache is used without the network; one of a model only
+     if it has weights.
   3. No file that could be run is downloaded: no .py, no pickles.
 """
 
@@ -17,6 +18,7 @@ from atlas_jax.errors import AtlasError
 
 log = logging.getLogger(__name__)
 
+_WEIGHTS = "*.safetensors"
 _NAME = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@([\w./-]+))?", re.ASCII)
 _ENDINGS = {
   "model": ("json", "safetensors", "jinja", "model", "txt"),
@@ -71,6 +73,8 @@ def directory(path: str | os.PathLike, kind: str) -> pathlib.Path:
   try:
     try:
       found = find(local_files_only=True)
+      if kind == "model" and not any(pathlib.Path(found).glob(_WEIGHTS)):
+        found = find()  # its tokenizer alone was read before
     except huggingface_hub.errors.LocalEntryNotFoundError:
       found = find()
   except Exception as error:  # of the network, the name, the rights, the disk

@@ -21,6 +21,11 @@ def load(target: str, where: str):
     ConfigError: no such module, file or name, or its import fails.
   """
   head, _, name = target.rpartition(":")
+  if not head:
+    raise ConfigError(
+      f"{where}={target!r} does not import: it must be MODULE:NAME or"
+      " FILE.py:NAME"
+    )
   is_file = head.endswith(".py")
   try:
     found = _file(head) if is_file else importlib.import_module(head)
@@ -72,7 +77,9 @@ def _one_line(error: BaseException, file: str, line: int | None = None) -> str:
     if file and frame.filename.endswith(file):
       file, line = frame.filename, frame.lineno
   at = "" if line is None else f" ({file}:{line})"
-  return f"{type(error).__name__}: {' '.join(str(error).split())}{at}"
+  # Its own __str__ may raise.
+  text = str(traceback.TracebackException.from_exception(error))
+  return f"{type(error).__name__}: {' '.join(text.split())}{at}"
 
 
 def _file(name: str):

@@ -160,7 +160,7 @@ def launch(main) -> None:
 
   def wrapped(argv):
     if argv[1:]:
-      raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+      _end(f"unexpected arguments: {' '.join(argv[1:])}; flags begin with --")
     _set_up_logging()
     from atlas_jax.stopping import Stopped
 

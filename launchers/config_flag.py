@@ -55,9 +55,12 @@ def define() -> None:
     (tuple, _Tuple()),
   ):
     config_flags.register_flag_parser_for_type(kind, parser)
-  _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "A file under configs/, as FILE.py or FILE.py:VARIANT."
-  )
+  try:
+    _CONFIG = config_flags.DEFINE_config_file(
+      "config", None, "A file under configs/, as FILE.py or FILE.py:VARIANT."
+    )
+  except flags.Error as error:  # of a --flagfile, which this reads already
+    sys.exit(f"error: {error}")
   parser = flags.FLAGS["config"].parser
   parse = parser.parse
 
@@ -103,7 +106,13 @@ def given() -> list[str]:
 
 
 def parse(argv: list[str]) -> list[str]:
-  """What absl's own parser does, with an error of the input as one line."""
+  """What absl's own parser does, with an error of the input as one line.
+
+  A value that begins with ~/ begins with the user's home: a shell knows that
+  of `--flag ~/x`, not of `--flag=~/x`.
+  """
+  home = os.path.expanduser("~")
+  argv = [re.sub("(?<=^--)([^=]+)=~/", rf"\1={home}/", a) for a in argv]
   try:
     rest = flags.FLAGS(argv)
     if _CONFIG is not None:
@@ -121,6 +130,8 @@ def parse(argv: list[str]) -> list[str]:
     if more and not last.startswith("ValueError: "):
       raise  # of the config file: its traceback tells
     text = " ".join([first, last.removeprefix("ValueError: ")]).strip()
+    if isinstance(error, flags.DuplicateFlagError):
+      text = "--config is given twice"
   except OSError as error:  # there is no such file
     text = " ".join(str(error).split())
   sys.exit(f"error: {text}")

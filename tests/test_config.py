@@ -82,6 +82,14 @@ def test_zero_is_refused(path):
     resolve(tree)
 
 
+@pytest.mark.parametrize("path", ["sft.steps", "grpo.steps"])
+def test_more_steps_than_an_optimizer_counts_are_refused(path):
+  tree = default_config()
+  tree.update_from_flattened_dict({path: 1 << 31})
+  with pytest.raises(ConfigError, match=r"must be below 2\*\*31"):
+    resolve(tree)
+
+
 @pytest.mark.parametrize("path", NOT_NEGATIVE)
 def test_a_negative_value_is_refused(path):
   tree = default_config()

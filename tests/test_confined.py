@@ -47,6 +47,17 @@ def test_time_and_processor_time_have_a_bound():
     Confined().call(math.factorial, 10**7, cpu_s=1, wall_s=60)
 
 
+def fork(at: int) -> bool:
+  return os.fork() == 0 or bool(at)  # two processes return
+
+
+def test_a_copy_that_a_function_forks_answers_nothing(process):
+  pid = process.call(os.getpid, **LIMITS)
+  assert process.call(fork, 0, **LIMITS) is False
+  time.sleep(0.05)
+  assert process.call(os.getpid, **LIMITS) == pid
+
+
 def test_nothing_of_the_current_directory_is_imported(tmp_path, monkeypatch):
   for name in ("json", "socket", "pickle"):
     (tmp_path / f"{name}.py").write_text("open('ran', 'w')")

@@ -48,6 +48,19 @@ def test_a_path_that_there_cannot_be():
     files.read("a\0b")
   with pytest.raises(FileError, match="No such file"):
     files.read("/nowhere/at/all")
+  # A regular file, of which no byte can be read: as on a disk that fails.
+  for use in (files.read, lambda path: list(files.lines(path))):
+    with pytest.raises(FileError, match="mem cannot be read: Input/output"):
+      use("/proc/self/mem")
+
+
+def test_a_pointer_of_git_lfs_is_not_the_file(tmp_path):
+  path = tmp_path / "model.safetensors"
+  path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\n")
+  with pytest.raises(FileError, match="a pointer of Git LFS; `git lfs pull`"):
+    files.check_directory(tmp_path)
+  path.write_bytes(b"version")
+  files.check_directory(tmp_path)
 
 
 def test_the_error_is_the_callers(tmp_path):

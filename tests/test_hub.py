@@ -11,7 +11,8 @@ from tests.hub_cache import COMMIT, write_cache
 
 
 def test_a_name_of_the_cache_needs_no_network(hub_cache, monkeypatch):
-  snapshot = write_cache(hub_cache, "Qwen/Qwen3-8B")
+  files = ("config.json", "model.safetensors")
+  snapshot = write_cache(hub_cache, "Qwen/Qwen3-8B", files=files)
 
   def network(*args, **kwargs):
     raise AssertionError("the network was asked")
@@ -25,6 +26,26 @@ def test_a_name_of_the_cache_needs_no_network(hub_cache, monkeypatch):
     assert hub.directory(name, "model") == snapshot
     assert hub.pinned(name) == f"Qwen/Qwen3-8B@{COMMIT}"
   assert (snapshot / "config.json").read_text() == "config.json"
+
+
+def test_a_cache_of_the_tokenizer_alone_asks_for_the_weights(
+  hub_cache, monkeypatch
+):
+  snapshot = write_cache(hub_cache, "org/m", files=("tokenizer.json",))
+  asked = []
+  real = huggingface_hub.snapshot_download
+
+  def download(*args, **options):
+    if options.get("local_files_only"):
+      return real(*args, **options)
+    asked.append(args)
+    (snapshot / "model.safetensors").write_bytes(b"")
+    return str(snapshot)
+
+  monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+  assert hub.directory("org/m", "model") == snapshot
+  assert hub.directory("org/m", "model") == snapshot
+  assert asked == [("org/m",)]
 
 
 def test_a_directory_of_that_name_comes_first(hub_cache, tmp_path, monkeypatch):

@@ -58,6 +58,8 @@ def test_what_is_wrong_is_one_line(file, tmp_path):
   assert targets.function("builtins:dict", "config.x", takes=1) is dict
   assert "does not import: ModuleNotFoundError" in error_of("no.such:f")
   assert "does not import" in error_of("json")
+  for without_place in (":f", "json"):
+    assert error_of(without_place).endswith("MODULE:NAME or FILE.py:NAME")
   broken = tmp_path / "broken.py"
   broken.write_text("import json\n\njson.loads('')\n")
   assert error_of(f"{broken}:f").endswith(f"({broken}:3)")

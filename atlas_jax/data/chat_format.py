@@ -107,12 +107,17 @@ class ChatFormat:
         lost = f"writes it {times} times" if times else "loses or changes it"
         raise ChatError(f"the {what}: its chat template {lost}")
     before, _, after = chat.partition(_QUESTION)
-    if _ANSWER not in after or before != prompt.partition(_QUESTION)[0]:
+    between, answer, end = after.partition(_ANSWER)
+    asked_before, _, asked_after = prompt.partition(_QUESTION)
+    # A template without add_generation_prompt: the answer must begin at once.
+    if prompt == self._render(messages[:1], in_parts):
+      answer = answer if between.strip() == asked_after.strip() else ""
+    if not answer or before != asked_before:
       raise ChatError(
         "the assistant's message: its chat template does not begin it after"
-        " the user's"
+        " the user's (add_generation_prompt)"
       )
-    return after.partition(_ANSWER)[2]
+    return end
 
   def _check_tags(self) -> None:
     text = "a " + " ".join(f"{tag}b {tag} c" for tag in TAGS)

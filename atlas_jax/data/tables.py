@@ -1,7 +1,8 @@
 """Reads tables of every format row by row, with FILE:LINE each.
 
   FILE                        by its ending: .csv, .tsv, .parquet, .json (an
-                              array or lines); any other: JSON lines
+                              array or lines); JSON lines: .jsonl, .ndjson,
+                              .txt or none
   DIRECTORY, ORG/NAME[@REV]   the files that `datasets` finds there for a
                               split; `datasets` itself reads and runs none
 
@@ -78,8 +79,10 @@ def _files(place: pathlib.Path, name, split, data_files) -> list[str]:
 
 def _file(path: str) -> Rows:
   kind = pathlib.Path(path).suffix.lower()
-  readers = {".parquet": _parquet, ".json": _json, ".csv": _csv, ".tsv": _csv}
-  return readers[kind](path) if kind in readers else json_lines(path)
+  if kind not in _READERS:
+    valid = ", ".join(filter(None, _READERS))
+    raise DataError(f"{path}: {kind} is no ending of a table; valid: {valid}")
+  return _READERS[kind](path)
 
 
 def _refuse(constant):
@@ -124,11 +127,11 @@ def _object(row, where: str) -> dict:
 def text_at(row: Mapping, key: str, where: str) -> str:
   """The non-empty text (or number, as text) under `key`."""
   value = row.get(key)
-  if not isinstance(value, str) or not value.strip():
+  if not isinstance(value, str) or not value.strip() or "\0" in value:
     state = "is missing" if key not in row else f"is {value!r}"
     raise DataError(
       f"{where}: {key!r} {state}; it must be a text or a number that is not"
-      f" empty; the line has {', '.join(row) or 'no keys'}"
+      f" empty and holds no \\u0000; the line has {', '.join(row) or 'no keys'}"
     )
   return value.strip()
 
@@ -181,6 +184,12 @@ def _parquet(path: str) -> Rows:
     raise DataError(
       f"{where}: not a whole Parquet file of text: {why}"
     ) from None
+
+
+_READERS = {
+  **dict.fromkeys((".jsonl", ".ndjson", ".txt", ""), json_lines),
+  **{".json": _json, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet},
+}
 
 
 def plain(value):

@@ -4,7 +4,8 @@
    config.json from then on:
      names of the Hub   with the commit that they meant: ORG/NAME@COMMIT
      template_date      the day
-     data.fingerprint   of its problems and examples (of one data config)
+     data.fingerprint   of its problems and examples (of one data config and
+                        its phases)
 2. Problems and examples are read; they must be those that the run began with.
 3. What would fail later is refused: functions of the user's, row lengths, W&B.
 4. Problems and examples that are too long are left out (fitting.py).
@@ -170,7 +171,9 @@ def _found(config: RunConfig, workdir: pathlib.Path) -> dict[str, Any]:
       found[path] = _pinned(names, [were])
     else:
       found[path] = [_pinned(name, were) for name in names]
-  if dataclasses.replace(before.data, fingerprint=None) == config.data:
+  data = dataclasses.replace(before.data, fingerprint=None)
+  # Examples of SFT are read where a phase of it is.
+  if (data, before.phases) == (config.data, config.phases):
     found["data.fingerprint"] = before.data.fingerprint
   return found
 

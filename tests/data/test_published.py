@@ -201,6 +201,8 @@ USER, ASSISTANT = "the user's message", "the assistant's message"
     ),
     (PLAIN.replace("in messages", "in messages[:1]"), ASSISTANT),
     (PLAIN.replace("in messages", "in messages | reverse"), ASSISTANT),
+    # It writes "assistant" before an answer, and never for a new one.
+    (PLAIN.partition("{% if add")[0], "begin it after the user's (add_gen"),
     (
       "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
       + PLAIN,
@@ -234,6 +236,26 @@ def test_a_template_that_loses_a_message_says_which(directory, template, why):
   else:
     text = refusal(path)
   assert why in text
+
+
+@pytest.mark.parametrize(
+  "template",
+  [
+    # Mistral and Llama 2: nothing stands before an answer.
+    "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }}"
+    " [/INST]{% else %} {{ m.content }}<|im_end|>{% endif %}{% endfor %}",
+    # The first of Llama 3: what begins an answer ends every chat.
+    PLAIN.partition("{% if add")[0] + "<|im_start|>assistant\n",
+    # DeepSeek-R1's: a new answer begins with thinking, an old one has none.
+    PLAIN.replace("assistant\n{% endif", "assistant\n<think>\n{% endif"),
+  ],
+)
+def test_templates_that_begin_an_answer_in_ways_of_their_own(
+  directory, template
+):
+  chat = ChatFormat(directory(chat_template=template), None)
+  assert chat.facts()[1] == 2
+  assert "12 + 3?" in chat.decode(chat.prompt_ids("12 + 3?"), special=True)
 
 
 def test_a_long_question_that_a_template_cuts_is_named(directory):

@@ -90,6 +90,9 @@ def test_words_that_readers_take_for_nothing_are_answers(tmp_path):
     ("a.jsonl", b'{"answer": "4", "answer": "5"}', "a.jsonl:1: not valid"),
     ("a.csv", b"question,answer,answer\na,4,5\n", "a.csv:2: 'answer' stands"),
     ("a.jsonl", b"\xff\xfe{\x00", "a.jsonl:1: not valid JSON"),
+    ("a.csv", b"question,answer\nq\0,1\n", "a.csv:2: 'question' is 'q\\x00'"),
+    ("a.jsonl.gz", b"\x1f\x8b", "a.jsonl.gz: .gz is no ending of a table; val"),
+    ("a.arrow", b"ARROW1", "a.arrow: .arrow is no ending of a table; valid"),
   ],
 )
 def test_what_cannot_be_read_names_file_and_line(tmp_path, name, data, where):

@@ -1,5 +1,6 @@
 """Flags and files of a config that no one means: one line, exit status 1."""
 
+import os
 import subprocess
 import sys
 
@@ -34,6 +35,9 @@ def told(code, *arguments, cwd, **environ):
     ([BASE, "--config.seed.x=3"], "--config.seed.x names no key"),
     (["--config", "configs/online.py", "--config.cabs=3"], "mean 'caps'"),
     ([BASE, "--config.teacher.extra.top_k=3"], "whole: config.teacher.extra="),
+    ([BASE, "--config=configs/proxy.py"], "error: --config is given twice"),
+    ([BASE, "--flagfile=/no/such"], "Unable to open flagfile"),
+    (["--config=~/no.py"], "HOME/no.py"),
     (["--config=ENDS.py"], "the file ends the program: bye"),
     (["--config=EMPTY.py"], "EMPTY.py has no function get_config"),
   ],
@@ -44,6 +48,7 @@ def test_a_flag_or_file_that_gives_no_config(
   (tmp_path / "ENDS.py").write_text("import sys\nsys.exit('bye')\n")
   (tmp_path / "EMPTY.py").write_text("steps = 3\n")
   arguments = [a.replace("=E", f"={tmp_path}/E") for a in arguments]
+  words = words.replace("HOME", os.path.expanduser("~"))
   assert words in told(_LAUNCHER, *arguments, cwd=repo_root)
 
 
@@ -52,6 +57,8 @@ def test_a_flag_or_file_that_gives_no_config(
   [
     ("open('/dev/null/x')", ["--workdir=x"], "/dev/null/x: Not a directory"),
     ("None", ["--workdir="], "--workdir=: must be a local directory"),
+    ("None", ["steps=3"], "unexpected arguments: steps=3; flags begin with --"),
+    ("open(common.workdir())", ["--workdir=~/no/x"], "HOME/no/x: No such file"),
     ("raise OSError(28, 'full')", ["--workdir=x"], "error: a disk: full"),
   ],
 )
@@ -59,4 +66,5 @@ def test_a_place_that_cannot_be_written(main, arguments, words, repo_root):
   code = (
     f"from launchers import common\ndef main():\n  {main}\ncommon.launch(main)"
   )
+  words = words.replace("HOME", os.path.expanduser("~"))
   assert words in told(code, *arguments, cwd=repo_root)

@@ -123,7 +123,9 @@ def test_other_problems_under_the_same_path_are_refused(model, tmp_path):
   with pytest.raises(DataError, match="not those that the run began") as error:
     small_sft.run(model, workdir, **given)
   assert "\n" not in str(error.value)
-  # Another path is a change of the config, and said so.
+  # Other phases and another path are changes of the config, and said so.
+  with pytest.raises(RunError, match="-phases"):
+    small_sft.run(model, workdir, **{**given, "phases": ("sft", "export")})
   given["data__path"] = lines(tmp_path / "b.jsonl", map(question, range(30)))
   with pytest.raises(RunError, match=r"b\.jsonl"):
     small_sft.run(model, workdir, **given)
