@@ -252,4 +252,7 @@ def read_config(workdir: pathlib.Path) -> config_lib.RunConfig:
   path = workdir / "config.json"
   if not path.exists():
     raise RunError(f"{workdir} is not a run directory: it has no config.json")
-  return config_lib.resolve(files.read_json(path, RunError), workdir)
+  try:
+    return config_lib.resolve(files.read_json(path, RunError), workdir)
+  except config_tree.ConfigError as error:
+    raise config_tree.ConfigError(f"{path}: {error}") from None

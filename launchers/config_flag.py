@@ -105,16 +105,18 @@ def given() -> list[str]:
   ]
 
 
-def parse(argv: list[str]) -> list[str]:
-  """What absl's own parser does, with an error of the input as one line.
+def _at_home(argument: str) -> str:
+  """--flag=~/x as a shell has `--flag ~/x`: ~ is a home."""
+  flag, _, value = argument.partition("=")
+  if not (flag.startswith("-") and value.startswith("~")):
+    return argument
+  return f"{flag}={os.path.expanduser(value)}"
 
-  A value that begins with ~/ begins with the user's home: a shell knows that
-  of `--flag ~/x`, not of `--flag=~/x`.
-  """
-  home = os.path.expanduser("~")
-  argv = [re.sub("(?<=^--)([^=]+)=~/", rf"\1={home}/", a) for a in argv]
+
+def parse(argv: list[str]) -> list[str]:
+  """What absl's own parser does, with an error of the input as one line."""
   try:
-    rest = flags.FLAGS(argv)
+    rest = flags.FLAGS([_at_home(argument) for argument in argv])
     if _CONFIG is not None:
       hasattr(_CONFIG.value, "keys")  # reads the file
     return rest

@@ -9,7 +9,7 @@ import pathlib
 import pytest
 
 from atlas_jax import directory, metrics
-from atlas_jax.config import MeshConfig, default_config, resolve
+from atlas_jax.config import ConfigError, MeshConfig, default_config, resolve
 from atlas_jax.directory import RunError
 from atlas_jax.files import FileError
 
@@ -189,6 +189,12 @@ def test_a_config_that_is_none_is_one_line(text, why, tmp_path):
     with pytest.raises(RunError, match=why) as error:
       use()
     assert "config.json" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_key_of_another_version_is_said_with_its_file(tmp_path):
+  (tmp_path / "config.json").write_text('{"new": 1}')
+  with pytest.raises(ConfigError, match=r"/config\.json: unknown .*new"):
+    directory.read_config(tmp_path)
 
 
 def test_metrics_of_a_pipe_are_refused_and_bombs_dropped(tmp_path):

@@ -84,3 +84,11 @@ def test_what_has_no_line_is_said_without():
   with pytest.raises(ValueError) as caught:
     bare()
   assert targets.raised(caught.value, bare).startswith("ValueError: invalid")
+
+
+def test_an_error_whose_text_fails_keeps_its_type():
+  class Mute(Exception):
+    def __str__(self):
+      raise ValueError("no text")
+
+  assert targets.raised(Mute(), print).startswith("Mute: <exception str()")
