@@ -35,7 +35,7 @@ _SPELLED = (
   (r"(?<=\d)(?:\{,\}|\\[,!]|['’])(?=\d{3}(?!\d))", ","),
   (r"^-?\d{1,3}(?: \d{3})+$", lambda m: m[0].replace(" ", "")),
   (r"(?<!\\)\\(?:[,;: ]|(?:q?quad|large|bf|rm|therefore)(?![a-z]))|~", " "),
-  (r"<(b|i|u|em|strong|mark|span|p)\b[^<>]*>(.*?)</\1>(?:<br ?/?>)?", r"\2"),
+  (r"<(b|i|u|em|strong|mark|span|p)\b[^<>]*>([^<]*)</\1>", r"\2"),
   (rf"\\(?:{_DRESS})\s*\{{([^{{}}]*)\}}", r" \1 "),
   (r"\\([$%])|\\[()\[\]]", r"\1"),
   # A dollar that closes has no space before it and no digit after it.

@@ -6,6 +6,7 @@ as fractions; answers are compared statement by statement, in any order; and
 two values must be equal for sympy too.
 """
 
+import functools
 import re
 
 import sympy
@@ -55,6 +56,7 @@ def equal(gold: str, answer: str) -> bool:
   return wanted != [] and all(map(any, [*same, *zip(*same, strict=True)]))
 
 
+@functools.lru_cache(256)  # a group of answers has one gold answer
 def _statements(text: str) -> list[tuple]:
   """(name or None, value) of each; none where the text cannot be read."""
   for written, read in _SPELLINGS:
