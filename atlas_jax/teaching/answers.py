@@ -76,13 +76,14 @@ _PHRASE = re.compile(
 )
 
 # With a word of change and no more than these between, a number is denied.
-_BETWEEN = "be|been|equals?|to|the|a|an|is|it|as|exactly|just|simply|really|of"
+_BETWEEN = "be|been|equals?|to|the|an?|is|it|as|exactly|just|really|of|that|say"
 _BEFORE = re.compile(
-  rf"(?i)(?:\b(?:{equality.CHANGING}|(?:between|from) \S+ (?:and|to))\s"
-  rf"(?:(?:=|{_BETWEEN}|that|say)\s)*|(?:(?<![a-z]{{3}})[<>≤≥≠√]|!=|[<>]=)\s?"
+  r"(?i)(?:(?<!\\)\b(?:times|(?:between|from) \S+ (?:and|to)"
+  rf"|(?!times)(?:{equality.CHANGING}))\s(?:(?:{_BETWEEN})\s)*"
+  r"|(?:(?<![a-z]{3})[<>≤≥≠√]|!=|[<>]=)\s?"
   r"|(?:[\w.)}^{\\]*(?:[\d)}]|\b[b-hj-z])(?: ?[+*×·/] ?| [-−–] )"
   r"|(?<!['’\w])[b-hj-z] ?)+"
-  r"|\S*(?:[_^]\{?|\d:|\}\{|\\[a-z]+ ?\{?))\Z"
+  r"|(?:(?:[-−±]|\\pm) ?)?\S*(?:[_^]\{?|\d:|\}\{|\\[a-z]+ ?\{?))\Z"
 )
 _AFTER = re.compile(
   r"(?:(?!-\d| more\b|[*_`]+(?!\w))(?: ?(?:[^\s.,;:!?=<]|\.(?=\d))+){1,2})?"

@@ -107,28 +107,29 @@ _WORDS = r"""
   without.# exclud\w+.# reject.# avoid.# eliminate.# besides.# ruled.out
   a.mistake invalid inaccurate nope within at.(?:best|worst) as.(?:few|many).as
   (?:far|different|up|down|apart|aside).from anything than between less more
-  fewer least most over under above below exceeds? near(?:ly)? close almost
-  hardly barely approaching before.# after.# past.# (?:max|min)imum.of up.to
-  (?:up|on)wards? (?:shy|short|opposite|complement|multiples?).of
+  fewer least most over under above below beyond near(?:ly)? close almost
+  exceed\w* hardly barely approaching before.# after.# past.# up.to
+  (?:max|min)imum.of (?:up|on)wards? (?:shy|short|opposite|complement|multiples?).of
   half halves halved twice thrice doubled? tripled? quadrupled? squared cubed
   times(?!\s(?:an?|per|each)\b)\s\w+ repeating recurring
   (?:square|cube|(?:co)?sine|factorial|absolute.value|inverse|reciprocal).of
-  divisible minus negative plus divided multiplied root power log sqrt pi tau
-  theta alpha factorial hex\w* binary per.?mille \w+(?:teen|illion)(?:ths?)?
+  logarithm.of divisible minus negative plus divided multiplied root power log
+  sqrt pi tau theta alpha factorial hex\w* binary per.?mille \w+(?:teen|illion)(?:ths?)?
   (?:twen|thir|for|fif|six|seven|eigh|nine)t(?:y|ieths?) (?:third|quarter)s?
   (?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|hundred|thousand)ths?
 """
 CHANGING = "|".join(_WORDS.split())
 _CHANGES = re.compile(
   # Signs; a letter that stands alone; what is no word behind the number.
-  r"[^A-Za-z\s,;:'’\"()?.#/^{}¢-¥₠-⃀23-]|-#|[A-LN-Z]\d|#\.*[\d^(]|#.*remainder"
+  r"[^A-Za-z\s,;:'’\"()?.#/^{}¢-¥₠-⃀23-]|-[ (]*#|[A-LN-Z]\d|#\.*[\d^(]"
+  r"|#.*remainder|#['’]s"
   r"|(?<![a-z'’#/])(?<!# )(?<!ree )(?<!per )[b-hj-z](?![a-z'’])"
   r"|#(?!\s?(?:k?m?g|[ckm]?m|m?l|s|h|min|hrs?|lbs?|oz|ft|in|mph|kmh)(?![a-z])"
   r"|\s(?:[a-z]{3,}|[acfjnvw]|an|of|is|at|as|on|by|we|he|it|so|mi|yd|[ap]m"
   r"|(?-i:[kMGm]?(?:Hz|Pa|[NJWVAB])|dB|cc|dl)|o.clock)\b)\s?[a-z]"
   r"|#\s?(?-i:[KMGBT])\b"
-  r"|#.(?:fold|ish|gross|mil|mln|bil|lakh|crore|ppm|bps|(?:max|min)imum|max"
-  r"|score|till|and|excluded)\b"
+  r"|#.(?:fold|ish|free|gross|mil|mln|bil|lakh|crore|ppm|bps|max"
+  r"|(?:max|min)imum|score|till|and|excluded)\b"
   rf"|\b(?:{CHANGING}|(?!one\b|zero)(?:{_COUNTS}))(?!\w)",
   re.I,
 )
@@ -159,7 +160,7 @@ _EXPLANATION = re.compile(r"[,.;:]?\s(?:because|since)\b.*")
 # What is no formula: words, two numbers side by side, a base, a time, a date.
 _PROSE = re.compile(
   r"(?<![\\A-Za-z{])(?!(?:and|or)(?![a-z]))(?:[A-Za-z]{3,}|to(?![A-Za-z]))"
-  r"|(?<![\d_^])\d+\s+\d|\d_|\d:\d\d|\d{4}-\d\d-\d\d|\d'|\\[hv]?phantom"
+  r"|(?<![\d_^])\d+\s+\d|\d_|\d:\d\d|\d{4}-\d\d-\d\d|\d'|\\[hv]?phantom|^[_^]"
 )
 _MEASURE = re.compile(
   rf"(?<=[\s}}0-9])\s*\b((?:{'|'.join(n for n in _CALLED if n[1:].isalpha())})"
