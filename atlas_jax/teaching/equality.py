@@ -109,12 +109,14 @@ _WORDS = r"""
   (?:far|different|up|down|apart|aside).from anything than between less more
   fewer least most over under above below beyond near(?:ly)? close almost
   exceed\w* hardly barely approaching before.# after.# past.# up.to
-  (?:max|min)imum.of (?:up|on)wards? (?:shy|short|opposite|complement|multiples?).of
+  (?:max|min)imum.of (?:up|on)wards?
+  (?:shy|short|opposite|complement|multiples?).of
   half halves halved twice thrice doubled? tripled? quadrupled? squared cubed
   times(?!\s(?:an?|per|each)\b)\s\w+ repeating recurring
   (?:square|cube|(?:co)?sine|factorial|absolute.value|inverse|reciprocal).of
   logarithm.of divisible minus negative plus divided multiplied root power log
-  sqrt pi tau theta alpha factorial hex\w* binary per.?mille \w+(?:teen|illion)(?:ths?)?
+  sqrt pi tau theta alpha factorial hex\w* binary per.?mille
+  \w+(?:teen|illion)(?:ths?)?
   (?:twen|thir|for|fif|six|seven|eigh|nine)t(?:y|ieths?) (?:third|quarter)s?
   (?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|hundred|thousand)ths?
 """
