@@ -186,7 +186,7 @@ def normalise(text: str) -> str:
     text = written.sub(plain, text)
   text = unicodedata.normalize("NFKC", text).translate(_SIGNS)
   text = " ".join(text.split())
-  return text.strip(' *_`"“”«»•→⇒∴').rstrip(".;, \\")
+  return text.strip(' *`"“”«»•→⇒∴').rstrip(".;, \\")
 
 
 @functools.lru_cache(4096)
