@@ -3,12 +3,15 @@
 How the answer is found (the rule that fired is kept):
   1. private thinking is stripped; thinking that never ends has no answer;
   2. the last closed <solution> or <answer> block;
-  3. the last \\boxed{...} with matching braces;
+  3. the last \\boxed{...} with matching braces, or several that "or", "and" or
+     a comma join, with what scales or denies it;
   4. what follows '####' on the last line, or before it if that is short (no
      heading);
   5. what follows the last 'answer is' or 'answer:', or a single line that
      begins with a choice ("D) 42 km"), yes or no;
-  6. the last number, with what denies it ("can't be 41").
+  6. the last number, with what stands beside it where that changes it ("can't
+     be 41", "3\\sqrt{2}").
+Rules 3 to 6 read what follows the last "Wait, ..." or "No, ...".
 A response cut at its length counts only by rule 2 (the answer was given
 before the cut); otherwise its status is 'truncated'. Text that reports a
 failure ("Error: 401") states no answer, whatever numbers stand in it.
@@ -42,16 +45,25 @@ log = logging.getLogger(__name__)
 _DATA = DataConfig()
 _LONGEST_SPAN = 4096  # characters
 _LONGEST_SHOWN = 200  # of a response without a span
-# Braces that match, in one another at most so deep; a box may lie in a box.
+# Braces that match, in one another at most so deep.
 _INNER = ""
 for _ in range(32):
   _INNER = rf"(?:[^{{}}\\]|\\.|\{{{_INNER}\}})*+"
-_BOXED = re.compile(rf"(?s)(?=\\f?box(?:ed)?\s*\{{(?P<span>{_INNER})\}})")
+_BOX = rf"(?s:\\f?box(?:ed)?\s*\{{({_INNER})\}})"
+_BOXED = re.compile(_BOX)
+_BOXES = re.compile(
+  rf"{_BOX}(?:\$?\s*(?:,|or|and)\s+\$?(?:[a-z] ?= ?)?{_BOX})*"
+  rf"(?:\$?\s(?:or(?! \\)|is(?: not| wrong|n['’]t)|{equality.SCALES})\b)?"
+)
+_RETRACTED = re.compile(
+  r"(?im)(?:^|[.!?$]\s+)(?:but |oh,? )?(?:no|wait|actually|oops|sorry"
+  r"|correction|scratch that|on second thought)\b(?=[,.:;!—-]|\s-)"
+)
 _FAILURE = re.compile(
   r"(?i)(?:(?:api |http )?\w*error|\w*exception|traceback|request timed out"
   r"|timeout)\b\s*(?:[:.!({\[]|after\b|\Z)"
 )
-_TAG = re.compile(r"(?s)<(solution|answer)>(?P<span>(?:(?!<\1>).)*?)</\1>")
+_TAG = re.compile(r"(?si)<(solution|answer)>(?P<span>(?:(?!<\1>).)*?)</\1>")
 # On the last line, or above it where it is short and no heading.
 _HASHES = re.compile(
   r"(?m)####(?P<span>(?:(?!####).)*\Z|(?<=^####)(?!.{76})(?!.*(?:####|:\s|:$))"
@@ -63,11 +75,18 @@ _PHRASE = re.compile(
   r"(?P<span>\S.*?)(?=[.!?](?:\s|$)|$)"
 )
 
-# With "not" before it and no more than these between, a number is denied.
-_BETWEEN = "be|been|equals?|to|the|a|an|is|=|it|as|exactly|just|simply|really"
-_LAST_NUMBER = re.compile(
-  rf"(?i)(?:\b(?:not|never|cannot|\w+n['’]t)\s(?:(?:{_BETWEEN})\s)*)?"
-  rf"(?:{NUMBER.pattern})"
+# With a word of change and no more than these between, a number is denied.
+_BETWEEN = "be|been|equals?|to|the|an?|is|it|as|exactly|just|really|of|that|say"
+_BEFORE = re.compile(
+  r"(?i)(?:(?<!\\)\b(?:times|(?:between|from) \S+ (?:and|to)"
+  rf"|(?!times)(?:{equality.CHANGING}))\s(?:(?:{_BETWEEN})\s)*"
+  r"|(?:(?<![a-z]{3})[<>≤≥≠√]|!=|[<>]=)\s?"
+  r"|(?:[\w.)}^{\\]*(?:[\d)}]|\b[b-hj-z])(?: ?[+*×·/] ?| [-−–] )"
+  r"|(?<!['’\w])[b-hj-z] ?)+"
+  r"|(?:(?:[-−±]|\\pm) ?)?\S*(?:[_^]\{?|\d:|\}\{|\\[a-z]+ ?\{?))\Z"
+)
+_AFTER = re.compile(
+  r"(?:(?!-\d| more\b|[*_`]+(?!\w))(?: ?(?:[^\s.,;:!?=<]|\.(?=\d))+){1,2})?"
 )
 
 
@@ -101,8 +120,7 @@ def extract(text: str) -> tuple[str | None, str]:
     return None, "unclosed_think"
   for rule, span in _spans(text.strip()):
     if span is not None:
-      inner = _last(_BOXED, span)
-      span = (span if inner is None else inner).strip()
+      span = _unboxed(_last(_BOXES, span) or span).strip()
       stated = span and len(span) <= _LONGEST_SPAN and not _FAILURE.match(span)
       return (span if stated else None), rule
   return None, "none"
@@ -112,18 +130,41 @@ def _spans(text: str) -> Iterator[tuple[str, str | None]]:
   """(rule, the answer it finds or None), in the order of the module's list."""
   yield "tag", _last(_TAG, text)
   yield "failure_text", "" if _FAILURE.match(text) else None
-  yield "boxed", _last(_BOXED, text)
+  text = _RETRACTED.split(text)[-1]
+  yield "boxed", _last(_BOXES, text)
   yield "hashes", _last(_HASHES, text)
   yield "phrase", _last(_PHRASE, text)
   if "\n" not in text and equality.choice(text)[0]:
     yield "phrase", text
-  yield "last_number", _last(_LAST_NUMBER, FRACTION.sub(r" \1/\2", text))
+  yield "last_number", _last_number(FRACTION.sub(r" \1/\2", text))
 
 
 def _last(pattern: re.Pattern, text: str) -> str | None:
   """The last match, or what its group `span` holds."""
   *_, match = (None, *pattern.finditer(text))
   return match and match.groupdict().get("span", match[0])
+
+
+def _unboxed(text: str) -> str:
+  """The text with each box's content in its place."""
+  while (opened := _BOXED.sub(r"\1", text)) != text:
+    text = opened
+  return text
+
+
+def _last_number(text: str) -> str | None:
+  """The last number, with the words beside it unless it is the same alone."""
+  *_, found = (None, *NUMBER.finditer(text))
+  if found is None:
+    return None
+  before = _BEFORE.search(text, max(0, found.start() - 60), found.start())
+  after = _AFTER.match(text, found.end(), found.end() + 60)
+  shown = text[before.start() if before else found.start() : after.end()]
+  alone, among = (
+    equality.parse_number(part, prose=True) for part in (found[0], shown)
+  )
+  same = alone and among and alone.value == among.value
+  return found[0] if same else shown.strip(" $")
 
 
 class AnswerChecker(contextlib.ExitStack):

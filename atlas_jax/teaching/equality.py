@@ -24,23 +24,26 @@ _SIGNS = str.maketrans(
   | {"·": r"\cdot ", "∈": r"\in ", "∞": r"\infty ", "°": " degree "}
 )
 _COUNTS = "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
+_DRESS = r"text\w*|math(?:rm|bf)|mbox|bold\w+|underline|f?box(?:ed)?"
 # (what is written, what stands for it), in this order.
 _SPELLED = (
   (r"~~[^~]*~~", ""),
   ("[¼-¾⅐-⅞①-⑳]", r" \g<0>"),
-  ("[²³¹⁰-⁹]+", r"^{\g<0>}"),
+  ("[⁻²³¹⁰-⁹]+", r"^{\g<0>}"),
   ("[₀-₉]+", r"_{\g<0>}"),
   (r"[٠-９](?<=\d)", lambda m: str(int(m[0]))),
-  (r"(?<=\d)(?:\{,\}|\\[,!]|’)(?=\d{3}(?!\d))", ","),
+  (r"(?<=\d)(?:\{,\}|\\[,!]|['’])(?=\d{3}(?!\d))", ","),
   (r"^-?\d{1,3}(?: \d{3})+$", lambda m: m[0].replace(" ", "")),
   (r"(?<!\\)\\(?:[,;: ]|(?:q?quad|large|bf|rm|therefore)(?![a-z]))|~", " "),
-  (r"\\(?:text\w*|math(?:rm|bf)|mbox|bold\w+)\s*\{([^{}]*)\}", r" \1 "),
+  (r"<(b|i|u|em|strong|mark|span|p)\b[^<>]*>([^<]*)</\1>", r"\2"),
+  (rf"\\(?:{_DRESS})\s*\{{([^{{}}]*)\}}", r" \1 "),
   (r"\\([$%])|\\[()\[\]]", r"\1"),
   # A dollar that closes has no space before it and no digit after it.
   (r"\${1,2}([^$]*[^\s$])\${1,2}(?!\d)", r"\1"),
   (r"(?<!\w)(\*{1,3}|_{1,3}|`{1,3})(?=\S)([^*_`]+)(?<=\S)\1(?!\w)", r"\2"),
   (r"\^\s*\{?\s*\\circ\s*\}?|\\degree", " degree "),
-  (r"\\[dtc]?frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
+  (r"\\nicefrac|\\[dtcs]frac", r"\\frac"),
+  (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
   (r"\s*\(?(?:in )?base[ -](\d+)\)?$", r"_\1"),
   (r"\s(?=\s*\^)|^[A-Za-z] ?\\in\b", ""),
   (r"\^[-−](\d+)", r"^{-\1}"),
@@ -55,6 +58,7 @@ _SPELLED = (
   (r"(?<=:\d\d) (?:in the (?:afternoon|evening)|noon)\b", " pm"),
   (r"\b[sS]q(?:uare)?\b\.? (?!of\b|root)(\w+)", r"\1^2"),
   (r"\b[cC]ubic (\w+)", r"\1^3"),
+  (r"^['‘](.*)['’]\.?$", r"\1"),
 )
 _SPELLED = [(re.compile(written), plain) for written, plain in _SPELLED]
 FRACTION = re.compile(r"(?<![\^}_])\\[dtc]?frac\{(-?[\d.,]+)\}\{([\d.,]+)\}")
@@ -62,6 +66,7 @@ _DIGITS = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
 _DIGITS += "(?:e[+-]?[0-9]{1,3})?"
 _SCALES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3}
 _SCALES |= {"million": 10**6, "billion": 10**9, "trillion": 10**12}
+SCALES = "|".join(_SCALES)
 # A time, a number in a base, or a number. A dash before one in prose is its
 # sign unless something is left of it.
 NUMBER = re.compile(
@@ -74,7 +79,7 @@ NUMBER = re.compile(
   r"(?:(?:US)?(?P<currency>[$¢-¥₠-⃀])\s?(?:(?P<inner>-)\s?)?)?"
   rf"(?:(?P<whole>[0-9]+)\s+(?=[0-9]+\s*/))?(?P<top>{_DIGITS})"
   rf"(?:\s*/\s*(?P<bottom>{_DIGITS}))?(?P<percent>\s*(?:%|percent\b))?"
-  rf"(?:[\s-]+(?P<scale>{'|'.join(_SCALES)})s?\b)?",
+  rf"(?:[\s-]+(?P<scale>{SCALES})s?\b)?",
   re.I,
 )
 # A unit, and what else it is called.
@@ -102,32 +107,36 @@ _WORDS = r"""
   without.# exclud\w+.# reject.# avoid.# eliminate.# besides.# ruled.out
   a.mistake invalid inaccurate nope within at.(?:best|worst) as.(?:few|many).as
   (?:far|different|up|down|apart|aside).from anything than between less more
-  fewer least most over under above below exceeds? near(?:ly)? close almost
-  hardly barely approaching before.# after.# past.# (?:max|min)imum.of up.to
-  (?:up|on)wards? (?:shy|short|opposite|complement|multiples?).of
+  fewer least most over under above below beyond near(?:ly)? close almost
+  exceed\w* hardly barely approaching before.# after.# past.# up.to
+  (?:max|min)imum.of (?:up|on)wards?
+  (?:shy|short|opposite|complement|multiples?).of
   half halves halved twice thrice doubled? tripled? quadrupled? squared cubed
   times(?!\s(?:an?|per|each)\b)\s\w+ repeating recurring
   (?:square|cube|(?:co)?sine|factorial|absolute.value|inverse|reciprocal).of
-  divisible minus negative plus divided multiplied root power log sqrt pi tau
-  theta alpha factorial hex\w* binary per.?mille \w+(?:teen|illion)(?:ths?)?
+  logarithm.of divisible minus negative plus divided multiplied root power log
+  sqrt pi tau theta alpha factorial hex\w* binary per.?mille
+  \w+(?:teen|illion)(?:ths?)?
   (?:twen|thir|for|fif|six|seven|eigh|nine)t(?:y|ieths?) (?:third|quarter)s?
   (?:four|fif|six|seven|eigh|nin|ten|eleven|twelf|hundred|thousand)ths?
 """
+CHANGING = "|".join(_WORDS.split())
 _CHANGES = re.compile(
   # Signs; a letter that stands alone; what is no word behind the number.
-  r"[^A-Za-z\s,;:'’\"()?.#/^{}¢-¥₠-⃀23-]|-#|[A-LN-Z]\d|#\.*[\d^(]|#.*remainder"
+  r"[^A-Za-z\s,;:'’\"()?.#/^{}¢-¥₠-⃀23-]|-[ (]*#|[A-LN-Z]\d|#\.*[\d^(]"
+  r"|#.*remainder|#['’]s"
   r"|(?<![a-z'’#/])(?<!# )(?<!ree )(?<!per )[b-hj-z](?![a-z'’])"
   r"|#(?!\s?(?:k?m?g|[ckm]?m|m?l|s|h|min|hrs?|lbs?|oz|ft|in|mph|kmh)(?![a-z])"
   r"|\s(?:[a-z]{3,}|[acfjnvw]|an|of|is|at|as|on|by|we|he|it|so|mi|yd|[ap]m"
   r"|(?-i:[kMGm]?(?:Hz|Pa|[NJWVAB])|dB|cc|dl)|o.clock)\b)\s?[a-z]"
   r"|#\s?(?-i:[KMGBT])\b"
-  r"|#.(?:fold|ish|gross|mil|mln|bil|lakh|crore|ppm|bps|(?:max|min)imum|max"
-  r"|score|till|and|excluded)\b"
-  rf"|\b(?:{'|'.join(_WORDS.split())}|(?!one\b|zero)(?:{_COUNTS}))(?!\w)",
+  r"|#.(?:fold|ish|free|gross|mil|mln|bil|lakh|crore|ppm|bps|max"
+  r"|(?:max|min)imum|score|till|and|excluded)\b"
+  rf"|\b(?:{CHANGING}|(?!one\b|zero)(?:{_COUNTS}))(?!\w)",
   re.I,
 )
 # What is dropped before "=": a name, words that name a number, arithmetic.
-_NO_CHANGE = rf"(?!(?i:.*\b(?:{'|'.join(_WORDS.split())})\b))"
+_NO_CHANGE = rf"(?!(?i:.*\b(?:{CHANGING})\b))"
 _LABEL = re.compile(
   r"^(?:[A-Za-z](?:_\{?\w+\}?)?|[A-Z]{2,3}|m?\\angle ?[A-Z]{1,3}"
   r"|[A-Za-z]+(?:_[A-Za-z]+)+|(?:LCM|GCD|HCF)\([\d, ]+\)"
@@ -153,11 +162,11 @@ _EXPLANATION = re.compile(r"[,.;:]?\s(?:because|since)\b.*")
 # What is no formula: words, two numbers side by side, a base, a time, a date.
 _PROSE = re.compile(
   r"(?<![\\A-Za-z{])(?!(?:and|or)(?![a-z]))(?:[A-Za-z]{3,}|to(?![A-Za-z]))"
-  r"|(?<![\d_^])\d+\s+\d|\d_|\d:\d\d|\d{4}-\d\d-\d\d"
+  r"|(?<![\d_^])\d+\s+\d|\d_|\d:\d\d|\d{4}-\d\d-\d\d|\d'|\\[hv]?phantom|^[_^]"
 )
 _MEASURE = re.compile(
-  rf"(?<=[\s}}0-9])\s*\b(?:{'|'.join(n for n in _CALLED if n[1:].isalpha())})"
-  r"[es]*(?:\^\{?[23]\}?)?$"
+  rf"(?<=[\s}}0-9])\s*\b((?:{'|'.join(n for n in _CALLED if n[1:].isalpha())})"
+  r"[es]*(?:\^\{?[23]\}?)?)$"
 )
 
 
@@ -177,7 +186,7 @@ def normalise(text: str) -> str:
     text = written.sub(plain, text)
   text = unicodedata.normalize("NFKC", text).translate(_SIGNS)
   text = " ".join(text.split())
-  return text.strip(" *_`\"'“”‘’«»•→⇒∴").rstrip(".;, ")
+  return text.strip(' *`"“”«»•→⇒∴').rstrip(".;, \\")
 
 
 @functools.lru_cache(4096)
@@ -240,8 +249,9 @@ def exact_equal(gold: str, answer: str) -> bool | None:
     return exact_equal(rest or gold, remark or answer)
   number, stated = parse_number(gold), parse_number(answer, prose=True)
   if not (number and stated) or ("=" in gold and "=" in answer):
+    units = {_one_name(m[1]) for m in map(_MEASURE.search, (gold, answer)) if m}
     prose = map(_PROSE.search, (formula(gold), formula(answer)))
-    return False if any(prose) else None
+    return False if any(prose) or len(units) > 1 else None
   if len({number.unit, stated.unit, ""}) > 2:
     return False
   percent, plain = (number, stated) if number.kind else (stated, number)

@@ -6,6 +6,7 @@ as fractions; answers are compared statement by statement, in any order; and
 two values must be equal for sympy too.
 """
 
+import functools
 import re
 
 import sympy
@@ -35,6 +36,9 @@ _SPELLINGS = (
   ),
   (r"(?<=\d)e([+-]?\d+)", r"\\cdot 10^{\1}"),
   (r"(?<=\d)i\b", " i"),
+  (r"\\frac\{d([a-z])\}\{d([a-z])\}", r"\1_{d\2}"),
+  (r"′|\^?\{?\\prime\}?", "'"),
+  (r"(?<=[A-Za-z])'+", lambda m: f"_{{{'p' * len(m[0])}}}"),
   (r".*\\pm.*", lambda m: ", ".join(m[0].replace(r"\pm", s) for s in "+-")),
   # Not a mixed number, as a fraction in brackets would be.
   (r"((?<![_^\d.])\d+|\)) ?(?=(?:\\left ?)?\()", r"\1 \\cdot "),
@@ -52,6 +56,7 @@ def equal(gold: str, answer: str) -> bool:
   return wanted != [] and all(map(any, [*same, *zip(*same, strict=True)]))
 
 
+@functools.lru_cache(256)  # a group of answers has one gold answer
 def _statements(text: str) -> list[tuple]:
   """(name or None, value) of each; none where the text cannot be read."""
   for written, read in _SPELLINGS:
@@ -68,8 +73,11 @@ def _statements(text: str) -> list[tuple]:
   ranges = all(isinstance(value, sympy.Set) for value in values)
   if name is None or {*others} - {name} or not ranges:
     return statements
-  join = sympy.Intersection if "and" in text else sympy.Union
-  return [(name, join(*values))]
+  if "and" in text:
+    return [(name, sympy.Intersection(*values))]
+  # With a comma alone, ranges that overlap may be either.
+  apart = sympy.Intersection(*values) is sympy.S.EmptySet
+  return [(name, sympy.Union(*values))] if apart or "or" in text else statements
 
 
 def _named(read) -> tuple:

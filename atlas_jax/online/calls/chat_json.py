@@ -147,8 +147,8 @@ def used(usage) -> tuple[int | None, int | None]:
 def _first(counts: dict, names: tuple[str, ...]) -> int | None:
   """The first of these that is a count of tokens."""
   found = (counts.get(name) for name in names)
-  valid = (n for n in found if type(n) is int and 0 <= n <= _MOST_TOKENS)
-  return next(valid, None)
+  numbers = (n for n in found if type(n) in (int, float))  # 523.0 counts too
+  return next((int(n) for n in numbers if 0 <= n <= _MOST_TOKENS), None)
 
 
 def is_answer(content: bytes) -> bool:

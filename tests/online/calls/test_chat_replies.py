@@ -155,6 +155,11 @@ def test_a_schema_error_in_a_200_is_told_at_once():
 USAGES = [
   # (usage, prompt, completion)
   ({"prompt_tokens": 2, "completion_tokens": 2, "total_tokens": 523}, 2, 521),
+  (
+    {"prompt_tokens": 2.0, "completion_tokens": 2, "total_tokens": 523.0},
+    2,
+    521,
+  ),
   ({"prompt_tokens": 2, "completion_tokens": 9, "total_tokens": 11}, 2, 9),
   # A total that is too small, or none.
   ({"prompt_tokens": 2, "completion_tokens": 9, "total_tokens": 3}, 2, 9),
