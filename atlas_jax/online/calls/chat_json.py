@@ -128,8 +128,8 @@ def used(usage) -> tuple[int | None, int | None]:
 
   Some providers count that in the total alone, or beside the completion.
   """
-
-  usage = usage if isinstance(usage, dict) else {}
+  if not isinstance(usage, dict):
+    return None, None
   prompt = _first(usage, _PROMPT)
   completion = _first(usage, _COMPLETION)
   total = _first(usage, _TOTAL)
@@ -146,9 +146,11 @@ def used(usage) -> tuple[int | None, int | None]:
 
 def _first(counts: dict, names: tuple[str, ...]) -> int | None:
   """The first of these that is a count of tokens."""
-  found = (counts.get(name) for name in names)
-  valid = (n for n in found if type(n) is int and 0 <= n <= _MOST_TOKENS)
-  return next(valid, None)
+  for name in names:
+    number = counts.get(name)
+    if type(number) is int and 0 <= number <= _MOST_TOKENS:
+      return number
+  return None
 
 
 def is_answer(content: bytes) -> bool:
