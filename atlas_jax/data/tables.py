@@ -82,13 +82,16 @@ def _files(place: pathlib.Path, name, split, data_files) -> list[str]:
 def _check_card(path: pathlib.Path) -> None:
   """Refuses a description by which `datasets` would ask other machines."""
   import yaml
+  from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
   text = files.read(path, DataError).decode(errors="replace")
-  front = text.split("---")[1:2] if path.suffix == ".md" else [text]
+  if path.suffix == ".md":
+    block = REGEX_YAML_BLOCK.search(text)  # as `datasets` finds it
+    text = block[2] if block else ""
   # Nodes, not values: references to one another stay what they are.
   try:
-    todo, seen = [(yaml.compose("".join(front)), False)], set()
-  except yaml.YAMLError as error:
+    todo, seen = [(yaml.compose(text), False)], set()
+  except (yaml.YAMLError, RecursionError) as error:
     raise DataError(f"{path}: {' '.join(str(error).split())[:300]}") from None
   while todo:
     node, named = todo.pop()

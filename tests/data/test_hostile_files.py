@@ -90,6 +90,17 @@ def test_a_cell_of_parquet_has_the_bound_of_a_line(tmp_path):
     sources.read(DataConfig(source="jsonl", path=str(tmp_path / "a.parquet")))
 
 
+def test_a_card_without_an_end_is_one_line(tmp_path):
+  path = tmp_path / "README.md"
+  (tmp_path / "train.jsonl").write_text('{"question": "q", "answer": "1"}')
+  for broken in ("[" * 5000, "a: [", "\x00", "a: *b"):
+    path.write_text(f"---\n{broken}\n---\n")
+    with pytest.raises(DataError) as error:
+      sources.read(DataConfig(source="jsonl", path=str(tmp_path)))
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("name", ["README.md", ".huggingface.yaml"])
 @pytest.mark.parametrize(
   "card",
@@ -99,6 +110,7 @@ def test_a_cell_of_parquet_has_the_bound_of_a_line(tmp_path):
     'a: &a ["URL"]\nconfigs:\n- {config_name: a, "data_files": *a}',
     "configs:\n- config_name: default\n  data_dir: URL",
     "configs:\n- config_name: default\n  data_files: zip://x::URL",
+    "a: b---c\nconfigs:\n- config_name: default\n  data_files: URL",
   ],
 )
 def test_a_card_sends_nobody_to_another_machine(tmp_path, name, card):
