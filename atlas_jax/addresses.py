@@ -26,7 +26,7 @@ def problem(url: str | None) -> str | None:
   if not valid:
     return "must be an address such as http://127.0.0.1:8000/v1"
   more = "@" in parts.netloc or parts.query or parts.fragment
-  if more or secret_names.KEY.search(url):
+  if more or secret_names.in_text(url):
     return "must hold no user, password or query, no fragment and no key"
   return None
 

@@ -28,24 +28,27 @@ class FileError(AtlasError, ValueError):
 
 
 @contextlib.contextmanager
-def _opened(path, error: type[Exception]) -> Iterator[IO[bytes]]:
+def opened(path, error: type[Exception] = FileError) -> Iterator[IO[bytes]]:
+  """A regular file to read from, whose failures are `error` too."""
   try:
-    with open(
+    file = open(  # noqa: SIM115 it is closed below
       path, "rb", opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK)
-    ) as file:
-      if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        raise error(f"{path} cannot be read: a pipe or device is no file")
-      yield file
-  except AtlasError:
-    raise
+    )
   except (OSError, ValueError) as e:  # ValueError: a NUL in the path
     why = getattr(e, "strerror", None) or e
     raise error(f"{path} cannot be read: {why}") from None
+  with file:
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+      raise error(f"{path} cannot be read: a pipe or device is no file")
+    try:
+      yield file
+    except OSError as e:
+      raise error(f"{path} cannot be read: {e.strerror or e}") from None
 
 
 def read(path, error: type[Exception] = FileError) -> bytes:
   """The whole content of a file."""
-  with _opened(path, error) as file:
+  with opened(path, error) as file:
     data = file.read(LARGEST_FILE + 1)
   if len(data) > LARGEST_FILE:
     raise error(f"{path} cannot be read: more than {LARGEST_FILE >> 20} MiB")
@@ -56,7 +59,7 @@ def lines(
   path, error: type[Exception] = FileError
 ) -> Iterator[tuple[str, bytes]]:
   """('FILE:LINE', line) for each line, which keeps its newline."""
-  with _opened(path, error) as file:
+  with opened(path, error) as file:
     number = 0
     while line := file.readline(LONGEST_LINE + 1):
       number += 1

@@ -17,12 +17,16 @@ from collections.abc import Callable, Iterator, Mapping
 from atlas_jax.secret_names import is_secret
 
 _NAMES = re.compile(
-  r"KEY|TOKEN(?!IZER)|SECRET|PASSW|PASSPHRASE|CREDENTIAL|JWT|BEARER|COOKIE"
-  r"|WEBHOOK|CONN\w*STR|_PWD?$|(^|_)(PAT|PASS|AUTH(ORI[SZ]ATION|_CONFIG)?)$",
+  r"KEY|TOKEN(?!IZER)|SECRET|PASS(W|PHRASE|CODE)|CRED(S|ENTIAL)|JWT|BEARER"
+  r"|COOKIE|WEBHOOK|CONN\w*STR|MNEMONIC|SEED_PHRASE|_PWD?$"
+  r"|(^|_)(PAT|PASS|SAS|O?AUTH2?(ORI[SZ]ATION|_CONFIG)?)$",
   re.IGNORECASE,
 )
 _USER = re.compile(r"://([^/?#\s]*)@")
-_PAIR = re.compile(r"([\w.-]+)=([^&;\s]+)")
+# NAME=VALUE, JSON, and headers.
+_PAIR = re.compile(
+  r"""([\w.-]+)["']?\s*[=:]\s*["']?(?:B\w+\s+)?(?!//)([^&;,\s"'}]+)"""
+)
 # A shorter value is a setting (false, a port), and occurs in honest answers.
 _SHORTEST = 8  # characters
 _MASK = "***"
@@ -31,8 +35,8 @@ _MOST_SEARCHED = 1 << 20  # characters of an error
 _LAYERS = 3
 # Each kind of escape begins with one letter: most of a text is passed over.
 _ESCAPE = re.compile(
-  r"%([0-9a-fA-F]{2})|\\(?:x|u00)([0-9a-fA-F]{2})|\\(.)|&(#?\w{2,8};)"
-  r"|\r[\n \t]*|\n[ \t]*|\0"
+  r"(?:%(?:u00)?|\\(?:x|u00|U0{6}|u\{)|=(?=[0-9A-F]{2}))([0-9a-fA-F]{2})\}?"
+  r"|\\([0-3][0-7]{2})|\\(.)|&(#?\w{2,8};?)|\r[\n \t]*|\n[ \t]*|\0"
 )
 _LETTERS = {"n": "\n", "r": "\r", "t": "\t"}
 # Every 4th place of a text is looked up: 8 characters hold one such 5 whole.
@@ -145,9 +149,9 @@ def _unescaped(text: str) -> tuple[str, list[tuple[int, int]]]:
   """A text without its outer escapes, and (place in it, in `text`) by run."""
   parts, runs, end, size = [], [(0, 0)], 0, 0
   for found in _ESCAPE.finditer(text):
-    of_url, code, letter, entity = found.groups("")
-    code = of_url or code
-    letter = chr(int(code, 16)) if code else _LETTERS.get(letter, letter)
+    code, octal, letter, entity = found.groups("")
+    number = int(code or "0", 16) or int(octal or "0", 8)
+    letter = chr(number) if number else _LETTERS.get(letter, letter)
     inner = letter or html.unescape(entity and f"&{entity}")
     parts += [text[end : found.start()], inner]
     size += found.start() - end

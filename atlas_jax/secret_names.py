@@ -4,6 +4,7 @@ Configs are written to files and logs, so no key may stand in one.
 """
 
 import re
+import shlex
 import urllib.parse
 from collections.abc import Iterator
 
@@ -28,12 +29,11 @@ _SETTINGS = ("none", "true", "false", "auto", "basic", "bearer", "oauth")
 _ELSEWHERE = ("$", '"$', "/", "./", "../", "~/", "{prompt")
 _NAMED = re.compile(r"-*([A-Za-z][\w.-]*)\s*[=:]\s*(.+)", re.DOTALL)
 _QUERY = re.compile(r"[?&#;]([\w.-]+)=([^&#;\s]+)")
-# A variable that is set for a shell; JSON.
-_INSIDE = re.compile(r'\s([A-Z_]+)=([^\s;]+)|"([\w.-]+)"\s*:\s*"([^"]+)"')
+_JSON = re.compile(r"""["']([\w.-]+)["']\s*:\s*["']([^"']+)""")
 # Keys by their shape, wherever they stand; and -k KEY, -u USER:PASSWORD.
-KEY = re.compile(
+_KEY = re.compile(
   r"(^-[A-Za-z]|(?<![A-Za-z0-9]))((?=[\w-]*\d)(sk|pk|rk|gsk|hf|gh[a-z]|github_pat"
-  r"|glpat|xox[a-z])[-_][\w-]{8,}|AKIA[A-Z0-9]{12,}|AIza[\w-]{30}|eyJ[\w-]{9,}\."
+  r"|glpat|xox[a-z]|xai|nvapi|r8)[-_][\w-]{8,}|AKIA[A-Z0-9]{12,}|AIza[\w-]{30}|eyJ[\w-]{9,}\."
   r"|(Basic|Bearer|Token)\s+(?=\S*\d)[\w+/=.~-]{8,})|://[^/\s:@]*:[^/\s@$]+@"
   r"|BEGIN [A-Z ]*PRIVATE KEY"
 )
@@ -70,8 +70,8 @@ def named(
 
 def in_text(text: str) -> bool:
   """Whether a text holds a key: by its shape, or its name in an address."""
-  pairs = _QUERY.findall(urllib.parse.unquote(text))
-  return any(map(_is_key, pairs)) or bool(KEY.search(text))
+  text = urllib.parse.unquote(text)
+  return any(map(_is_key, _QUERY.findall(text))) or bool(_KEY.search(text))
 
 
 def in_argv(argv: tuple[str, ...]) -> Iterator[int]:
@@ -80,18 +80,27 @@ def in_argv(argv: tuple[str, ...]) -> Iterator[int]:
     pairs = list(_pairs(element))
     if before.startswith("-") and "=" not in before and element[:1] != "-":
       pairs.append((before.lstrip("-"), element))
+    words = _words(element)
     if (
       any(map(_is_key, pairs))
       or in_text(element)
       or any(map(_SHORT.fullmatch, (element, f"{before} {element}")))
+      or (len(words) > 1 and any(True for _ in in_argv(words)))
     ):
       yield i
 
 
+def _words(text: str) -> tuple[str, ...]:
+  """What a shell makes of a command; of other text, its words."""
+  try:
+    return tuple(shlex.split(text))
+  except ValueError:  # an apostrophe
+    return tuple(text.split())
+
+
 def _pairs(text: str) -> Iterator[tuple[str, str]]:
   """(name, value) of every named value in an argument."""
-  for name, value, quoted, inner in _INSIDE.findall(text):
-    yield name or quoted, value or inner
+  yield from _JSON.findall(text)
   if found := _NAMED.fullmatch(text):
     yield found.groups()
     yield from _pairs(found[2])

@@ -31,6 +31,12 @@ PLAIN = {
   "html": html.escape(KEY),
   "every character as &#": "".join(f"&#{ord(c)};" for c in KEY),
   "every character as &#x": "".join(f"&#x{ord(c):X};" for c in KEY),
+  "every character as &# without ;": "".join(f"&#{ord(c)}" for c in KEY),
+  "every character as %u": "".join(f"%u{ord(c):04x}" for c in KEY),
+  "every character as \\U": "".join(f"\\U{ord(c):08x}" for c in KEY),
+  "every character as u{}": "".join(f"\\u{{{ord(c):x}}}" for c in KEY),
+  "every byte in octal": "".join(f"\\{b:03o}" for b in KEY.encode()),
+  "every byte as =": "".join(f"={b:02X}" for b in KEY.encode()),
   "hexadecimal": KEY.encode().hex(),
   "HEXADECIMAL": KEY.encode().hex().upper(),
   "a line in two": f"{KEY[:11]}\r\n    {KEY[11:]}",
@@ -115,7 +121,8 @@ SECRET = "q8Zt-4kPw2-long-enough"
     *("GOOGLE_CREDENTIALS", "GITHUB_PAT", "PAT", "NPM_CONFIG__AUTH", "AUTH"),
     *("AUTHORIZATION", "DOCKER_AUTH_CONFIG", "A_JWT", "JWT_VALUE", "BEARER"),
     *("GPG_PASSPHRASE", "SESSION_COOKIE", "SLACK_WEBHOOK_URL"),
-    *("AZURE_CONNECTION_STRING", "my_api_key", "github_pat"),
+    *("AZURE_CONNECTION_STRING", "my_api_key", "github_pat", "DB_CREDS"),
+    *("GITHUB_OAUTH", "STORAGE_SAS", "PASSCODE", "WALLET_MNEMONIC"),
   ],
 )
 def test_names_that_sound_secret(name):
@@ -155,6 +162,11 @@ def test_what_is_no_secret_stays(tmp_path):
     ("STORE", "AccountName=n;AccountKey=s3cretpw==;E=x", "s3cretpw=="),
     ("AUTH", "Basic bWU6czNjcmV0LXB3", "bWU6czNjcmV0LXB3"),
     ("AUTH", "Bearer s3cret-pw", "s3cret-pw"),
+    ("ACCOUNT", '{"id": 1, "private_key": "s3cret-pw"}', "s3cret-pw"),
+    ("HEADERS", "x-team=a,api-key=s3cret-pw", "s3cret-pw"),
+    ("HEADER", "Authorization: Bearer s3cret-pw", "s3cret-pw"),
+    ("OPTIONS", "model: m\napi_key: s3cret-pw", "s3cret-pw"),
+    ("ENDPOINT", "https://h/?token=s3cret-pw", "s3cret-pw"),
   ],
 )
 def test_a_secret_in_a_value(name, value, hidden):

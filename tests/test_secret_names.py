@@ -50,6 +50,12 @@ KEY = "sk-proj-4eC39HqLyjWDarjtT1zdp7dc"
     ("https://example.com/?api%5Fkey=hunter2",),
     ("bash", "-c", "export OPENAI_API_KEY=hunter2; agent"),
     ("-----BEGIN RSA PRIVATE KEY-----",),
+    ("sh", "-c", "curl -H 'X-Api-Key: hunter2' http://127.0.0.1"),
+    ("sh", "-c", "curl -sS -u me:hunter2 http://127.0.0.1"),
+    ("sh", "-c", "agent --token hunter2 --fast"),
+    ("sh", "-c", "agent --api-key=hunter2 'it''s"),
+    ("-d", "{'model': 'm', 'api_key': 'hunter2'}"),
+    ("xai-4eC39HqLyjWDarjtT1zdp7dc",),
   ],
 )
 def test_a_key_in_a_command(argv):
@@ -87,6 +93,8 @@ def test_a_key_in_a_command(argv):
     ("a", "--api-key-file", "k", "--auth", "none", "--token", "--verbose"),
     ("a", "--credentials", "./k.json", "--password=$PW", "b"),
     ("a", "https://b?x=1", "--sort-key=c"),
+    ("sh", "-c", 'curl -H "X-Api-Key: $KEY" -u "$USER:$PW" http://127.0.0.1'),
+    ("agent", "--system", "It's a rule - use no token twice, say 'why'."),
   ],
 )
 def test_settings_in_a_command_are_none(argv):
@@ -156,6 +164,8 @@ BAD_URLS = (
   f"ftp://127.0.0.1/{KEY}",
   f"http://[{KEY}",
   f"http://127.0.0.1:8000/{KEY}/v1",
+  f"http://127.0.0.1:8000/%73{KEY[1:]}/v1",
+  f"http://127.0.0.1:8000/;token={KEY}",
   f"http://127.0.0.1\n:8000/{KEY[:9]}",
   f"http://127.0.0.1:8000/v1 {KEY[:9]}",
 )

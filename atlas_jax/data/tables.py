@@ -60,6 +60,9 @@ def _files(place: pathlib.Path, name, split, data_files) -> list[str]:
   import datasets
 
   files.check_directory(place)
+  for name_of_card in ("README.md", ".huggingface.yaml"):
+    if (place / name_of_card).exists():
+      _check_card(place / name_of_card)
   try:
     found = datasets.load_dataset_builder(
       str(place), name=name, data_files=data_files
@@ -75,6 +78,35 @@ def _files(place: pathlib.Path, name, split, data_files) -> list[str]:
     if not pathlib.Path(os.path.abspath(file)).is_relative_to(place.absolute()):
       raise DataError(f"{place}: {file} of the split {split} lies elsewhere")
   return found[split]
+
+
+def _check_card(path: pathlib.Path) -> None:
+  """Refuses a description by which `datasets` would ask other machines."""
+  import yaml
+  from huggingface_hub.repocard import REGEX_YAML_BLOCK
+
+  text = files.read(path, DataError).decode(errors="replace")
+  if path.suffix == ".md":
+    block = REGEX_YAML_BLOCK.search(text)  # as `datasets` finds it
+    text = block[2] if block else ""
+  # Nodes, not values: references to one another stay what they are.
+  try:
+    todo, seen = [(yaml.compose(text), False)], set()
+  except (yaml.YAMLError, RecursionError) as error:
+    raise DataError(f"{path}: {' '.join(str(error).split())[:300]}") from None
+  while todo:
+    node, named = todo.pop()
+    if node is None or (id(node), named) in seen:
+      continue
+    seen.add((id(node), named))
+    if isinstance(node, yaml.ScalarNode):
+      if named and ("://" in node.value or "::" in node.value):
+        raise DataError(f"{path}: {node.value[:200]!r} is no file beside it")
+      continue
+    for part in node.value:
+      key, value = part if isinstance(part, tuple) else (None, part)
+      files_here = key and key.value in ("data_files", "data_dir")
+      todo.append((value, named or files_here))
 
 
 def _file(path: str) -> Rows:
@@ -173,12 +205,23 @@ def _parquet(path: str) -> Rows:
 
   where = str(path)
   try:
-    with parquet.ParquetFile(path) as table:
+    with (
+      # A file that is open: a name may be an address for pyarrow.
+      files.opened(path, DataError) as file,
+      parquet.ParquetFile(file) as table,
+    ):
       _row((name, None) for name in table.schema_arrow.names)
       batches = table.iter_batches(batch_size=1000)
       for i, row in enumerate(row for b in batches for row in b.to_pylist()):
         where = f"{path}[{i}]"
+        sized = (v for v in row.values() if isinstance(v, (str, bytes, list)))
+        if any(len(value) > files.LONGEST_LINE for value in sized):
+          raise ValueError(
+            f"a cell of more than {files.LONGEST_LINE >> 20} MiB"
+          )
         yield where, {name: plain(value) for name, value in row.items()}
+  except DataError:
+    raise
   except Exception as error:  # of pyarrow many kinds, of odd dates others
     why = " ".join(str(error).split())[:300]
     raise DataError(

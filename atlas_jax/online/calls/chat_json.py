@@ -128,8 +128,8 @@ def used(usage) -> tuple[int | None, int | None]:
 
   Some providers count that in the total alone, or beside the completion.
   """
-
-  usage = usage if isinstance(usage, dict) else {}
+  if not isinstance(usage, dict):
+    return None, None
   prompt = _first(usage, _PROMPT)
   completion = _first(usage, _COMPLETION)
   total = _first(usage, _TOTAL)
@@ -146,9 +146,11 @@ def used(usage) -> tuple[int | None, int | None]:
 
 def _first(counts: dict, names: tuple[str, ...]) -> int | None:
   """The first of these that is a count of tokens."""
-  found = (counts.get(name) for name in names)
-  numbers = (n for n in found if type(n) in (int, float))  # 523.0 counts too
-  return next((int(n) for n in numbers if 0 <= n <= _MOST_TOKENS), None)
+  for name in names:
+    number = counts.get(name)  # 523.0 counts too
+    if type(number) in (int, float) and 0 <= number <= _MOST_TOKENS:
+      return int(number)
+  return None
 
 
 def is_answer(content: bytes) -> bool:
