@@ -108,8 +108,9 @@ def page(
   found = [] if run.last is None else list(tables.parts(run.last))
   sections = [
     *([("arms", "Arms"), ("flips", "Flips")] if found else []),
-    *([("episodes", "Episodes"), ("teachings", "Teachings")] if found else []),
+    *([("episodes", "Episodes")] if found else []),
     *([("steps", "Steps")] if training else []),
+    *([("teachings", "Teachings")] if found else []),
     *([("curves", "Curves")] if run.metrics else []),
     *([("failures", "Failures")] if found else []),
     *([("difference", "Difference")] if other else []),
