@@ -100,7 +100,7 @@ def _check(value, levels: int, any_text: bool) -> None:
       _check(item, levels - 1, any_text)
 
 
-def misfit(value, shape, at: str = "the value") -> str | None:
+def misfit(value, shape, at: str = "it") -> str | None:
   """What is wrong with the first place of a JSON value that has no such shape.
 
   A shape is a type; {key: shape}, an object with at least these keys; or
