@@ -239,6 +239,12 @@
     follow();
   }
 
+  for (const section of document.querySelectorAll("section:not([hidden])")) {
+    const to = make("a", section.id[0].toUpperCase() + section.id.slice(1));
+    to.href = `#${section.id}`;
+    document.querySelector("nav").append(to);
+  }
+
   const steps = $("step-problem");
   if (steps) {
     training.forEach((t, i) => option(steps, String(i), `${t.episodes.length} × ${short(t.question, 80)}`));
