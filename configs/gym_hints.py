@@ -5,18 +5,19 @@ several forms of each, and silence, so that GRPO has something to choose from.
 None states the answer. How often Qwen2.5-Coder-0.5B-Instruct (of 4 bits) is
 right with each, greedy, on 40 to 88 problems of train and validation:
 
-  leg_counting    the sum written out 0.53, products alone 0.46, the sum alone
-                  0.32, silence 0.00; without a hint 0.00. Where three have
-                  legs: the sum written out 0.35, two sums 0.82
+  leg_counting    of two terms, the sum written out 0.92, the larger first 0.99;
+                  of three, the sum 0.35, two sums 0.93; the one product where
+                  the others have no legs 0.54, beside theirs 0.78; products
+                  alone 0.46, the sum alone 0.32, silence and no hint 0.00
   lcm             the larger times 0.65, the smaller times 0.38, the divisor
                   0.57, silence 0.28; without a hint 0.33
   group_anagrams  the form of the answer 0.96, sorted letters 0.46, silence
                   0.60; without a hint 0.62
 
 The words "Write out A + B = and the total." matter: products alone help less.
-Of ten ways to ask for three terms the best is the one below (the others 0.25 to
-0.77). That the teacher adds two of them itself would be as good, if it could: a
-SmolLM2-135M that was shown some 500 such hints adds right in 4 of 10.
+Of eighteen ways to ask for three terms the best is the one below (the others
+0.25 to 0.90). That the teacher adds two of them itself would be as good, if it
+could: a SmolLM2-135M that was shown some 500 such hints adds right in 4 of 10.
 """
 
 import math
@@ -27,7 +28,7 @@ from atlas_jax.teaching.rewards import leaks
 # How often each form is drawn, in the order in which they are written; what is
 # left of 1 is silence.
 WEIGHTS = {
-  "leg_counting": (0.4, 0.3, 0.15, 0.1),
+  "leg_counting": (0.3, 0.4, 0.15, 0.1),
   "lcm": (0.45, 0.25, 0.2),
   "group_anagrams": (0.25, 0.2),
 }
@@ -38,21 +39,26 @@ def _leg_counting(animals: dict) -> list[str]:
   from reasoning_gym.arithmetic.leg_counting import ANIMALS
 
   counts = [(name, n, ANIMALS[name]) for name, n in animals.items()]
-  counts = [(name, n, legs) for name, n, legs in counts if legs]
-  if len(counts) < 2:  # the only product would be the answer
-    told = [f"Write out {n} x {legs} = and the total." for _, n, legs in counts]
-    return (told or ["Which of them have legs?"]) * 4
-  parts = [f"{name}: {n} x {legs} = {n * legs}" for name, n, legs in counts]
-  products = "; ".join(parts)
-  terms = [n * legs for _, n, legs in counts]
-  last = f"Write out {_sum(terms)} = and the total."
-  two_sums = f"{products}. {last}"
-  if len(terms) == 3:
-    two_sums = (
-      f"{products}. Write out {_sum(terms[:2])} = and the sum, then the sum +"
+  terms = [n * legs for _, n, legs in counts if legs]
+  if not terms:
+    return ["Which of them have legs?"] * 4
+  alone = len(terms) == 1  # then the only product is the answer
+  products = "; ".join(
+    f"{name}: {n} x {legs}" + ("" if alone and legs else f" = {n * legs}")
+    for name, n, legs in counts
+  )
+  written = _sum(terms)
+  if alone:
+    (written,) = (f"{n} x {legs}" for _, n, legs in counts if legs)
+  last = careful = f"Write out {written} = and the total."
+  if len(terms) == 2:
+    careful = f"Write out {_sum(sorted(terms)[::-1])} = and the total."
+  elif len(terms) == 3:
+    careful = (
+      f"Write out both: {_sum(terms[:2])} = and the sum, then the sum +"
       f" {terms[2]} = and the total."
     )
-  return [f"{products}. {last}", two_sums, f"{products}.", last]
+  return [f"{products}. {last}", f"{products}. {careful}", f"{products}.", last]
 
 
 def _sum(terms: list[int]) -> str:

@@ -108,7 +108,7 @@ def _qwen05_gym():
   config.episode.max_teaching_tokens = 96
   config.episode.max_solution_tokens = 96
   config.episode.student_temperature = 0.0
-  config.sft.steps = 144
+  config.sft.steps = 96
   config.sft.batch_rows = 6
   config.sft.rows_per_device = 2
   config.sft.row_length = 1024

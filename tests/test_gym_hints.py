@@ -31,7 +31,7 @@ def test_the_files_are_always_the_same(folder):
   digest = hashlib.sha256()
   for name in ("train", "validation", "test", "sft"):
     digest.update((folder / f"{name}.jsonl").read_bytes())
-  assert digest.hexdigest()[:16] == "1d897fff9fa5dad1"
+  assert digest.hexdigest()[:16] == "2294e4eb129c58de"
 
 
 def test_no_hint_states_the_answer_and_every_form_is_drawn(folder):
@@ -49,20 +49,33 @@ def test_no_hint_states_the_answer_and_every_form_is_drawn(folder):
     assert forms[task] == set(range(len(weights) + 1)), task
 
 
-def test_three_terms_are_two_sums():
-  row = {"task": "leg_counting", "answer": "35", "question": "How many legs?"}
-  row["facts"] = {"dog": 2, "starfish": 3, "ant": 2, "snake": 4}
-  first = "dog: 2 x 4 = 8; starfish: 3 x 5 = 15; ant: 2 x 6 = 12"
-  assert gym_hints.hints(row)[:2] == [
-    f"{first}. Write out 8 + 15 + 12 = and the total.",
-    f"{first}. Write out 8 + 15 = and the sum, then the sum + 12 = and the"
-    " total.",
-  ]
-  row["facts"] = {"dog": 2, "snake": 4}
-  assert set(gym_hints.hints(row)) == {
-    "Write out 2 x 4 = and the total.",
+@pytest.mark.parametrize(
+  ("animals", "products", "last", "careful"),
+  [
+    (
+      {"dog": 2, "starfish": 3, "ant": 2},
+      "dog: 2 x 4 = 8; starfish: 3 x 5 = 15; ant: 2 x 6 = 12",
+      "8 + 15 + 12 =",
+      "both: 8 + 15 = and the sum, then the sum + 12 =",
+    ),
+    (
+      {"dog": 2, "snake": 4, "starfish": 3},
+      "dog: 2 x 4 = 8; snake: 4 x 0 = 0; starfish: 3 x 5 = 15",
+      "8 + 15 =",
+      "15 + 8 =",
+    ),
+    ({"snake": 4, "dog": 2}, "snake: 4 x 0 = 0; dog: 2 x 4", *["2 x 4 ="] * 2),
+  ],
+)
+def test_hints_of_legs(animals, products, last, careful):
+  row = {"task": "leg_counting", "answer": "99", "question": "How many legs?"}
+  assert gym_hints.hints(row | {"facts": animals}) == [
+    f"{products}. Write out {last} and the total.",
+    f"{products}. Write out {careful} and the total.",
+    f"{products}.",
+    f"Write out {last} and the total.",
     gym_hints.SILENCE,
-  }
+  ]
 
 
 def test_no_facts_of_a_test_problem_are_trained_on(folder):

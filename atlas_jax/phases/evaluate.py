@@ -95,6 +95,20 @@ def sampled(entry: PhaseEntry) -> dict[str, list[Mapping]]:
   return reading.by_arm(metrics.lines(at.episodes) for at in evaluations)
 
 
+def sampled_before(entry: PhaseEntry, shown: Sequence[Arm]) -> dict:
+  """sampled(); RunError if an evaluation before this one lacks its arm."""
+  found = sampled(entry)
+  for arm in shown:
+    if arm.evaluation in (None, entry.name) or arm.name in found:
+      continue
+    path = entry.episodes.with_name(f"{arm.evaluation}.jsonl")
+    raise directory.RunError(
+      f"{path} has no attempts of {arm.title!r}, whose weights are gone;"
+      " bring the file back, or evaluate in another --workdir"
+    )
+  return found
+
+
 def _is_there(
   entry: PhaseEntry, arm: Arm, before: Sequence[Mapping], attempts: int
 ) -> bool:
@@ -157,7 +171,7 @@ def evaluate(
   servers.publish()
   shown = arms_of(entry, teacher, prompts, guests)
   there: dict[str, list[Mapping]] = {}  # read once, by the lead
-  multihost.call_on_lead(lambda: there.update(sampled(entry)))
+  multihost.call_on_lead(lambda: there.update(sampled_before(entry, shown)))
   with AnswerChecker(data=entry.config.data) as checker:
     for arm in shown:
       if arm.evaluation in (None, entry.name):

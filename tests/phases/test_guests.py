@@ -201,6 +201,22 @@ def test_an_arm_that_lost_an_attempt_is_sampled_again(tmp_path, monkeypatch):
   }
 
 
+def test_an_evaluation_before_that_lacks_its_arm_ends_it(tmp_path):
+  config = small_sft.config(tmp_path, {"phases": ("evaluate", "evaluate")})
+  first, second = (PhaseEntry(config, tmp_path, i) for i in range(2))
+  own = Prompts(config.prompts)
+  shown = [
+    arms.Arm(f"teacher after {kind}", own, "teacher", evaluation=entry.name)
+    for kind, entry in (("sft", first), ("grpo", second))
+  ]
+  first.episodes.parent.mkdir()
+  first.episodes.write_text('{"arm": "teacher after sft"}\n')
+  evaluate.sampled_before(second, shown)
+  first.episodes.write_text("")
+  with pytest.raises(RunError, match=r"0_evaluate.jsonl has no .*after sft"):
+    evaluate.sampled_before(second, shown)
+
+
 def test_of_an_arm_in_two_evaluations_the_newest_counts(tmp_path):
   config = small_sft.config(tmp_path, {"phases": ("evaluate", "evaluate")})
   entries = [PhaseEntry(config, tmp_path, i) for i in (0, 1)]

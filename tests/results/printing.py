@@ -4,6 +4,7 @@ evaluation FILE RUN [student=NAME]    an evaluation: its arms are columns
 arms FILE RUN ...                     a line an arm, a column a kind
 seeds FILE RUN ...                    a line a run of the quickstart
 sweep FILE                            an ablation: runs are named ROW_seedN
+less FILE RUN                         the last arm less the one before, by kind
 samples FILE RUN                      attempts of the last arm, drawn by seed 0
 """
 
@@ -116,6 +117,26 @@ def arms(runs: Mapping, *names: str) -> str:
       row += [f"{arm.teaching_tokens:.1f}", str(len({*said})) if said else "–"]
       if row not in rows:
         rows.append(row)
+  return tables.grid(rows)
+
+
+def less(runs: Mapping, name: str) -> str:
+  """The last arm of a run less the one before it, paired by problem."""
+  before, after = [*runs[name]["arms"]][-2:]
+  kinds = {
+    line["id"]: line["kind"]
+    for line in collecting.attempts(runs[name], reading.ALONE)
+  }
+  was, now = (_correct(runs[name], title) for title in (before, after))
+  rows = [[f"{after}, less {before}", "Points [95%]", "Fixed", "Broken"]]
+  for kind in (None, *sorted({*kinds.values()} - {None})):
+    ids = [key for key in kinds if kind in (None, kinds[key])]
+    pair = [was[key] for key in ids], [now[key] for key in ids]
+    change = statistics.paired_bootstrap(*pair, resamples=10_000, seed=0)
+    flips = [b - a for a, b in zip(*pair, strict=True)]
+    counts = [str(flips.count(one)) for one in (1, -1)]
+    label = f"{kind or 'all'} ({len(ids)})"
+    rows.append([label, tables.points(change), *counts])
   return tables.grid(rows)
 
 
@@ -235,7 +256,7 @@ def samples(runs: Mapping, name: str) -> str:
 
 
 KINDS: Mapping[str, Callable[..., str]] = {
-  x.__name__: x for x in (evaluation, arms, seeds, sweep, said, samples)
+  x.__name__: x for x in (evaluation, arms, less, seeds, sweep, said, samples)
 }
 
 

@@ -67,6 +67,9 @@ def test_a_run_is_kept_without_its_place(workdir):
   table = printing.arms({"a": run}, "a")
   assert "| even (2) | odd (2) |" in table
   assert "| 100.0% [34.2, 100.0] | 50.0% [9.5, 90.5] | 50.0% [9.5," in table
+  table = printing.less({"a": run}, "a")
+  assert "| all (4) | +25.0 [-50.0, 100.0] | 2 | 1 |" in table
+  assert "| even (2) | +" in table
 
 
 def test_a_table_shows_each_changed_outcome(workdir):
