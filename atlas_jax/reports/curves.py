@@ -139,7 +139,7 @@ def figure(
     plots.draw_curves(axes, curves)
     axes.set(xlabel="step", ylabel=unit)
     if not any(np.nan_to_num(values).any() for _, values in curves.values()):
-      axes.set_ylim(0, 1)  # and no thousandths around a line of zeros
+      axes.set_ylim(-0.05, 1)  # and no thousandths around a line of zeros
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     plots.finish(axes, title)
     drawn.patch.set_alpha(0)
