@@ -189,7 +189,9 @@ def of_rows(rows: Mapping[str, Sequence[Sequence[Mapping]]]) -> list[str]:
       if found is not None:
         curves[row] = found
     if curves:
-      drawn.append(figure(f"{title}: {name}", unit, curves))
+      # One curve alone has no legend that would name its row.
+      row = "" if len(curves) > 1 else f", {next(iter(curves))}"
+      drawn.append(figure(f"{title}: {name}{row}", unit, curves))
   return drawn
 
 
