@@ -73,35 +73,59 @@ def parse(
   data: bytes,
   where,
   error: type[Exception] = FileError,
-  refused: str = "\0",
+  any_text: bool = False,
   **options,
 ) -> Any:
-  """The JSON value of UTF-8 text, which holds no character of `refused`.
+  """The JSON value of UTF-8 text.
 
-  `options` are those of json.loads.
+  Its texts can be sent on, unless `any_text`; `options` are json.loads's.
   """
   try:
     text = data.decode("utf-8-sig")
     value = json.loads(text, **options)
     # Only an escape can spell a character that UTF-8 cannot hold.
     if "\\u" in text or text.count("[") + text.count("{") > DEEPEST:
-      _check(value, DEEPEST, refused)
+      _check(value, DEEPEST, any_text)
   except (ValueError, RecursionError) as e:
     raise error(f"{where}: not valid JSON: {e}") from None
   return value
 
 
-def _check(value, levels: int, refused: str) -> None:
+def _check(value, levels: int, any_text: bool) -> None:
   """Raises ValueError for a value that could not be sent or written on."""
   if isinstance(value, str):
-    if any(c in refused or "\ud800" <= c <= "\udfff" for c in value):
+    if not any_text and any(
+      c == "\0" or "\ud800" <= c <= "\udfff" for c in value
+    ):
       raise ValueError("\\u0000 or half a surrogate pair in a text")
   elif isinstance(value, (dict, list)):
     if not levels:
       raise ValueError(f"more than {DEEPEST} levels deep")
     items = [*value, *value.values()] if isinstance(value, dict) else value
     for item in items:
-      _check(item, levels - 1, refused)
+      _check(item, levels - 1, any_text)
+
+
+def misfit(value, shape, at: str = "it") -> str | None:
+  """What is wrong with the first place of a JSON value that has no such shape.
+
+  A shape is a type; {key: shape}, an object with at least these keys; or
+  [shape], a list of one or more. None: the value has it.
+  """
+  kind = type(shape) if isinstance(shape, dict | list) else shape
+  if not isinstance(value, kind):
+    return f"{at} is {json.dumps(value)[:60]}"
+  parts = []
+  if isinstance(shape, dict):
+    if missing := [key for key in shape if key not in value]:
+      return f"{at} has no {missing[0]}"
+    parts = [(value[key], of, key) for key, of in shape.items()]
+  if isinstance(shape, list):
+    parts = [(item, shape[0], f"an item of {at}") for item in value]
+    if not parts:
+      return f"{at} is empty"
+  found = (misfit(*part) for part in parts)
+  return next((what for what in found if what is not None), None)
 
 
 def read_json(path, error: type[Exception] = FileError) -> dict[str, Any]:

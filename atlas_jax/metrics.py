@@ -23,6 +23,8 @@ from atlas_jax.config_tree import ConfigError
 
 log = logging.getLogger(__name__)
 
+OF_STEP = {"phase": str, "step": int}  # what every line of metrics.jsonl has
+
 
 def means(parts: Iterable[Any]) -> dict[str, float]:
   """Means and maxima over the metrics of train steps (fields sums, maxima).
@@ -40,16 +42,19 @@ def means(parts: Iterable[Any]) -> dict[str, float]:
   return {name: s / n for name, (s, n) in sums.items() if n > 0} | maxima
 
 
-def lines(path: pathlib.Path, *keys: str) -> Iterator[dict]:
-  """The objects with `keys` of a JSONL file that may have lost its end."""
+def lines(path: pathlib.Path, shape: Mapping = {}) -> Iterator[dict]:
+  """The objects of a shape (files.misfit) of a JSONL file.
+
+  Others are dropped: the file may have lost its end.
+  """
   if path.exists():
     for where, line in files.lines(path):
       if not line.endswith(b"\n"):
         return
       try:
         # A model may say any character.
-        value = files.parse(line, where, refused="")
-        if not isinstance(value, dict) or not {*keys} <= value.keys():
+        value = files.parse(line, where, any_text=True)
+        if files.misfit(value, shape) is not None:
           raise files.FileError(where)
         yield value
       except files.FileError:  # cut short by a kill, then continued
@@ -60,7 +65,7 @@ def drop_beyond(path: pathlib.Path, phase: str, step: int) -> None:
   """Removes the lines of `phase` with a step above `step`."""
   kept = [
     line
-    for line in lines(path, "phase", "step")
+    for line in lines(path, OF_STEP)
     if line["phase"] != phase or line["step"] <= step
   ]
   directory.write_whole(path, "".join(json.dumps(x) + "\n" for x in kept))

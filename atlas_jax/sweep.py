@@ -27,7 +27,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -80,7 +80,7 @@ def load(path: str) -> Ablation:
 
   Raises:
     ConfigError: there is no file, it does not import, has no sweep(), no row,
-      or a name twice.
+      a name twice, or what else cannot be a row.
   """
   if not pathlib.Path(path).is_file():
     raise ConfigError(
@@ -93,8 +93,10 @@ def load(path: str) -> Ablation:
       raise ConfigError(
         f"{path} has no {name}(); see the guide of configs/ablations"
       )
-  rows = tuple(has["sweep"]())
-  shared = tuple(has["shared"]()) if "shared" in has else ()
+  (base,) = _yielded(path, lambda: [(has["get_config"](),)], ConfigDict)[0]
+  rows = _yielded(path, has["sweep"], str, Mapping)
+  kinds = (str, str, str, Mapping)
+  shared = _yielded(path, has.get("shared", tuple), *kinds)
   names = [row[0] for row in (*rows, *shared)]
   if not rows:
     raise ConfigError(f"{path}: sweep() yields no row")
@@ -105,7 +107,21 @@ def load(path: str) -> Ablation:
         " and '-', and each name once"
       )
   question = (has["__doc__"] or "").strip()
-  return Ablation(path, question, has["get_config"]().to_dict(), rows, shared)
+  return Ablation(path, question, base.to_dict(), rows, shared)
+
+
+def _yielded(path: str, function: Callable, *kinds: type) -> tuple:
+  """What a function of the ablation yields: tuples of these kinds."""
+  try:
+    found = tuple(map(tuple, function()))
+  except Exception as error:
+    why = targets.raised(error, function)
+    raise ConfigError(f"{path} cannot be read: {why}") from error
+  for row in found:
+    if len(row) != len(kinds) or not all(map(isinstance, row, kinds)):
+      wanted = ", ".join(kind.__name__ for kind in kinds)
+      raise ConfigError(f"{path} yields {row!r}; it must be ({wanted})")
+  return found
 
 
 def check(ablation: Ablation, tree: ConfigDict) -> None:
@@ -114,9 +130,22 @@ def check(ablation: Ablation, tree: ConfigDict) -> None:
   Raises:
     ConfigError: as config.resolve, the row named.
   """
+  shared = [run[0] for run in ablation.shared]
   for name, overrides in ablation.rows:
     changed = tree.copy_and_resolve_references()
     try:
+      for key, value in overrides.items():
+        lost = re.match(r"\{([\w.-]+)\}/", str(value))
+        if lost and lost[1] not in shared:
+          valid = ", ".join(shared) or "none"
+          raise ConfigError(
+            f"{key}={value} names no shared run; valid: {valid}"
+          )
+        if key not in config_tree.dotted(tree):
+          hint = config_tree.meant(str(key), tree)
+          raise ConfigError(f"config.{key} names no key{hint}")
+      if "seed" in overrides:
+        raise ConfigError("config.seed is what --seeds sets")
       changed.update_from_flattened_dict(overrides)
       config.resolve(changed)
     except (KeyError, TypeError, ConfigError) as error:

@@ -47,12 +47,15 @@ def main():
     print(f"{_ATIF.value}: {len(found)} episodes")
     return
   alone = {
-    (x["id"], x["sample"]): x["solution"]
+    (x["student"], x["id"], x["sample"]): x["solution"]
     for x in run.attempts
-    if x["arm"] == reading.ALONE
+    if x["arm"] == run.alone[x["arm"]]
   }
   for line in found[: _NUMBER.value]:
-    solution = line["solution"]
+    key, solution = (
+      (line["student"], line["id"], line["sample"]),
+      line["solution"],
+    )
     print(f"== {line['id']} sample {line['sample']}: {solution['status']}")
     for name, text in (
       ("problem", line["question"]),
@@ -60,7 +63,7 @@ def main():
       ("probe", line["probe"]),
       ("teacher", line["teacher_text"]),
       (f"teaching ({line['status']})", line["teaching"]),
-      ("alone", alone.get((line["id"], line["sample"]), {}).get("text")),
+      ("alone", alone.get(key, {}).get("text")),
       ("answer", solution["text"]),
     ):
       if text is not None:

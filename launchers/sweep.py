@@ -31,9 +31,13 @@ _SBATCH = flags.DEFINE_string(
 def _seeds() -> list[int]:
   from atlas_jax.config_tree import ConfigError
 
-  if not _SEEDS.value or not all(s.strip().isdigit() for s in _SEEDS.value):
+  try:
+    seeds = [int(seed) for seed in _SEEDS.value]
+  except ValueError:
+    seeds = []
+  if not seeds or not all(0 <= seed < 1 << 32 for seed in seeds):
     raise ConfigError(f"--seeds={','.join(_SEEDS.value)}: numbers like 0,1,2")
-  return list(dict.fromkeys(int(s) for s in _SEEDS.value))
+  return list(dict.fromkeys(seeds))
 
 
 def main():

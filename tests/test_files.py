@@ -206,3 +206,18 @@ def test_links_within_and_those_of_a_cache_are_fine(tmp_path):
   (model / "merges.txt").symlink_to("../../blobs/bad")
   with pytest.raises(FileError, match=r"merges\.txt is a link to .*secret"):
     files.check_directory(model)
+
+
+@pytest.mark.parametrize(
+  ("value", "wrong"),
+  [
+    ({"a": [{"b": None}], "more": 1}, None),
+    ({}, "it has no a"),
+    ([], "it is []"),
+    ({"a": []}, "a is empty"),
+    ({"a": [{"b": 1}, {}]}, "an item of a has no b"),
+    ({"a": [{"b": "x"}]}, 'b is "x"'),
+  ],
+)
+def test_what_has_another_shape_is_named(value, wrong):
+  assert files.misfit(value, {"a": [{"b": int | None}]}) == wrong

@@ -68,7 +68,7 @@ def test_a_line_that_is_none_of_ours_is_left_out(tmp_path, caplog):
 
 
 def test_what_a_model_says_is_read_again_whatever_it_is(tmp_path, caplog):
-  said = {"text": "a\0b \N{BOM}\u2028"}
+  said = {"text": "a\0b \N{BOM}\u2028 \ud800"}
   path = tmp_path / "episodes.jsonl"
   path.write_text(json.dumps(said) + "\n")
   assert list(metrics.lines(path)) == [said] and not caplog.text

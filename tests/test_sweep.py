@@ -70,6 +70,9 @@ def test_what_rows_set_is_no_flag_for_all(ablation, tmp_path, key):
     ("def get_config(): pass", r"has no sweep\(\)"),
     (ABLATION.replace('"more"', '"base"'), "'base' cannot name a row"),
     (ABLATION.replace('"more"', '"a/b"'), "'a/b' cannot name a row"),
+    (ABLATION.replace('"base", {}', '"base"'), r"must be \(str, Mapping\)"),
+    (ABLATION.replace('"base", {}', "1 / 0, {}"), "ZeroDivisionError.*:14"),
+    (ABLATION.replace('"train", ', ""), r"must be \(str, str, str, Mapping\)"),
   ],
 )
 def test_a_file_that_is_no_ablation_is_refused(tmp_path, text, wanted):
@@ -84,10 +87,17 @@ def test_a_row_that_is_not_valid_is_named_before_anything_starts(tmp_path):
   path.write_text(ABLATION.replace('"grpo.beta": 0.5', '"grpo.beta": -1.0'))
   with pytest.raises(ConfigError, match=r"row more: config\.grpo\.beta=-1\.0"):
     sweep.check(sweep.load(str(path)), default_config())
-  path = tmp_path / "other.py"
-  path.write_text(ABLATION.replace('"grpo.beta": 0.5', '"grpo.betta": 0.5'))
-  with pytest.raises(ConfigError, match=r"row more: .*betta"):
-    sweep.check(sweep.load(str(path)), default_config())
+  for i, (row, why) in enumerate(
+    (
+      ('"grpo.betta": 0.5', r"config\.grpo\.betta names no key .*'grpo\.beta'"),
+      ('"seed": 3', "config.seed is what --seeds sets"),
+      ('"teacher.path": "{last}/export"', "no shared run; valid: first$"),
+    )
+  ):
+    path = tmp_path / f"other{i}.py"
+    path.write_text(ABLATION.replace('"grpo.beta": 0.5', row))
+    with pytest.raises(ConfigError, match=rf"row more: .*{why}"):
+      sweep.check(sweep.load(str(path)), default_config())
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ FIGURES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
   (
     "Accuracy on validation problems",
     "share right",
-    ("validation_accuracy_alone", "validation_accuracy_taught"),
+    ("validation_accuracy_taught", "validation_accuracy_alone"),
   ),
   ("Reward", "mean of a batch", ("reward_mean", "reward_std")),
   ("Reward by part", "mean of a batch", ("reward_*",)),
@@ -58,6 +58,7 @@ FIGURES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 # Text of the figures in this colour takes that of the page around it.
 _TEXT = "#010203"
+_MOST = 1e200  # above it no axis has room
 _OWN_FIGURE = {"mean", "std"}  # of reward_*: they have a figure of their own
 
 
@@ -87,7 +88,9 @@ def series(
     {
       x["step"]: x[key]
       for x in lines
-      if x["phase"] == phase and x.get(key) is not None
+      if x["phase"] == phase
+      and isinstance(x.get(key), int | float)
+      and abs(x[key]) < _MOST  # NaN is not
     }
     for lines in runs
   ]
@@ -135,6 +138,8 @@ def figure(
     axes = drawn.subplots()
     plots.draw_curves(axes, curves)
     axes.set(xlabel="step", ylabel=unit)
+    if not any(np.nan_to_num(values).any() for _, values in curves.values()):
+      axes.set_ylim(-0.05, 1)  # and no thousandths around a line of zeros
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
     plots.finish(axes, title)
     drawn.patch.set_alpha(0)
@@ -184,7 +189,9 @@ def of_rows(rows: Mapping[str, Sequence[Sequence[Mapping]]]) -> list[str]:
       if found is not None:
         curves[row] = found
     if curves:
-      drawn.append(figure(f"{title}: {name}", unit, curves))
+      # One curve alone has no legend that would name its row.
+      row = "" if len(curves) > 1 else f", {next(iter(curves))}"
+      drawn.append(figure(f"{title}: {name}{row}", unit, curves))
   return drawn
 
 

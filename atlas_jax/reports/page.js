@@ -54,7 +54,7 @@
     grid.append(part("Sampling", `problem ${p.id}\nsample ${a.sample}\n${a.solution.finish_reason}\nweights ${a.weight_version === null ? "–" : a.weight_version}\n${a.seconds.toFixed(2)} s`));
     return grid;
   };
-  const link = (a) => `episode=${problems[a.problem].id}&arm=${a.arm}&sample=${a.sample}`;
+  const link = (a) => `episode=${encodeURIComponent(problems[a.problem].id)}&arm=${a.arm}&sample=${a.sample}`;
   const rowOf = (a) => {
     const p = problems[a.problem];
     const row = make("details", undefined, "episode");
@@ -192,7 +192,7 @@
         b.textContent = `${arm.counts[b.dataset.flip]} ${b.dataset.flip}`;
       }
       const table = make("table"), head = make("tr");
-      for (const t of ["Kind", "Problems", "Right alone", "Right taught", "Fixed", "Broken"]) head.append(make("th", t));
+      for (const t of ["Kind", "Problems", "Right alone", "Right taught", "Fixed", "Broken", "Still wrong"]) head.append(make("th", t));
       table.append(head);
       for (const k of arm.kinds) {
         const row = make("tr");
@@ -202,7 +202,7 @@
         cell.append(button);
         row.append(cell);
         const kept = k["still right"], all = kept + k["still wrong"] + k.fixed + k.broken;
-        for (const t of [all, percent((kept + k.broken) / all), percent((kept + k.fixed) / all), k.fixed, k.broken]) row.append(make("td", t));
+        for (const t of [all, percent((kept + k.broken) / all), percent((kept + k.fixed) / all), k.fixed, k.broken, k["still wrong"]]) row.append(make("td", t));
         table.append(row);
       }
       $("kinds").replaceChildren(...(arm.kinds.length ? [table] : []));
@@ -214,7 +214,9 @@
     if (data.flips[flipArm.value]) drawFlips(); else $("flips").hidden = true;
 
     const rows = $("teaching-table").tBodies[0];
-    for (const c of common.slice(0, 200)) {
+    const listed = arms.flatMap((_, i) =>
+      common.filter((c) => c.arm === arms.length - 1 - i).slice(0, 100));
+    for (const c of listed) {
       const row = make("tr"), cell = make("td");
       const button = make("button", c.teaching === null ? "(none: wrong form)" : short(c.teaching, 300));
       button.addEventListener("click", () => choose(
@@ -227,7 +229,7 @@
     $("distinct").textContent = arms.map((title, i) =>
       [title, common.filter((c) => c.arm === i).length]).filter(([, n]) => n)
       .map(([title, n]) => `${title}: ${n} distinct.`).join(" ") +
-      (common.length > 200 ? " The 200 most common are shown." : "");
+      (common.length > listed.length ? " The 100 most common of an arm are shown." : "");
 
     const failed = attempts.filter((a) => a.leaked || (a.status !== null && a.status !== "ok"));
     $("failure-count").textContent = failed.length ? `${failed.length} episodes.` : "None.";
@@ -235,6 +237,12 @@
     if (failed.length > 100) $("failure-list").append(make("p", `The first 100 of ${failed.length}; the filter "Teaching status" finds the others.`, "note"));
     apply();
     follow();
+  }
+
+  for (const section of document.querySelectorAll("section:not([hidden])")) {
+    const to = make("a", section.id[0].toUpperCase() + section.id.slice(1));
+    to.href = `#${section.id}`;
+    document.querySelector("nav").append(to);
   }
 
   const steps = $("step-problem");

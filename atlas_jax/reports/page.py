@@ -106,15 +106,6 @@ def page(
   )
   data["training"] = training
   found = [] if run.last is None else list(tables.parts(run.last))
-  sections = [
-    *([("arms", "Arms"), ("flips", "Flips")] if found else []),
-    *([("episodes", "Episodes"), ("teachings", "Teachings")] if found else []),
-    *([("steps", "Steps")] if training else []),
-    *([("curves", "Curves")] if run.metrics else []),
-    *([("failures", "Failures")] if found else []),
-    *([("difference", "Difference")] if other else []),
-    ("provenance", "Provenance"),
-  ]
   environment = jinja2.Environment(
     autoescape=True, undefined=jinja2.StrictUndefined
   )
@@ -127,7 +118,6 @@ def page(
   return environment.from_string((_HERE / "page.html").read_text()).render(
     title=f"Report of {run.workdir.name}",
     verdict=f"{run.note} {verdict(run.last)}".strip(),
-    sections=sections,
     tables=found,
     omitted=omitted,
     training=bool(training),

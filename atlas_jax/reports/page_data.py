@@ -11,15 +11,6 @@ from atlas_jax.teaching import rewards
 
 # Which problems stand first when not all can be shown.
 _TELLING = ("broken", "fixed", "still wrong", "still right", None)
-# What page.js reads of an attempt, and of a teaching of training.
-_OF_ATTEMPT = (
-  *("sample", "probe", "teacher_text", "teaching", "teaching_tokens"),
-  *("status", "leaked", "weight_version", "solution", "seconds"),
-)
-_OF_TEACHING = (
-  *("text", "status", "leaked", "reward", "reward_parts", "weight_version"),
-  "taught",
-)
 
 
 def _first(items: Iterable, most_bytes: int) -> list:
@@ -63,9 +54,9 @@ def _rewards(run: RunFiles) -> Callable[[Mapping], Mapping | None]:
   """
   try:
     config = RewardConfig(**run.config["reward"])
+    longest = run.config["episode"]["max_teaching_tokens"]
   except (KeyError, TypeError):  # none, or an older one
     return lambda line: None
-  longest = run.config["episode"]["max_teaching_tokens"]
   judged: dict[tuple, list[Mapping]] = {}
   for line in run.attempts:
     solution = line["solution"]
@@ -115,7 +106,7 @@ def evaluation(run: RunFiles, most_bytes: int) -> tuple[dict, str]:
         "arm": arms.index(line["arm"]),
         "flip": by_arm.get(line["arm"], {}).get(line["id"]),
         "reward": parts_of(line),
-        **{key: line[key] for key in _OF_ATTEMPT},
+        **{key: line[key] for key in reading.ATTEMPT},
       }
     )
   last = by_arm.get(arms[-1], {})
@@ -166,7 +157,9 @@ def _training_episode(line: Mapping) -> dict:
     "pass_rate": line["pass_rate"],
     "taught_rate": sum(judged) / len(judged) if judged else None,
     "baseline": line["baseline"][0]["text"] if line["baseline"] else None,
-    "teachings": [{k: t[k] for k in _OF_TEACHING} for t in line["teachings"]],
+    "teachings": [
+      {k: t[k] for k in reading.TRAINED} for t in line["teachings"]
+    ],
   }
 
 

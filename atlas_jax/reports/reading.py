@@ -20,6 +20,31 @@ from atlas_jax.reports.tables import ReportError
 from atlas_jax.teaching import statistics
 from atlas_jax.teaching.prompts import fingerprint, prompts_config
 
+# What is read of a line and of an evaluation (files.misfit), so that those of
+# another version are refused by the name of what they lack.
+_TEXT, _NUMBER = str | None, int | float | None
+_SOLUTION = {
+  **{"text": str, "tokens": int, "finish_reason": _TEXT, "status": str},
+  **{"score": _NUMBER, "answer": _TEXT, "rule": str},
+}
+_PROBLEM = {"id": str, "question": str, "answer": str}
+ATTEMPT = {
+  **{"sample": int, "probe": _TEXT, "teacher_text": _TEXT, "teaching": _TEXT},
+  **{"teaching_tokens": int, "status": _TEXT, "leaked": bool},
+  **{"weight_version": str | _NUMBER, "seconds": int | float},
+  "solution": _SOLUTION,
+}
+_TEACHING = {"text": str, "status": str, "leaked": bool, "taught": _SOLUTION}
+TRAINED = _TEACHING | {
+  **{"reward": _NUMBER, "reward_parts": dict, "weight_version": str | _NUMBER}
+}
+_EPISODE = _PROBLEM | {"probe": _TEXT, "baseline": list}
+_ARM = {
+  **{"name": str, "accuracy": _NUMBER, "gain": _NUMBER},
+  **{"response_tokens": _NUMBER, "teaching_tokens": _NUMBER},
+}
+_EVALUATION = {"problems": int, "split": str, "arms": [_ARM]}
+
 ALONE = "student alone"
 # How a problem fares in an arm, beside the student alone.
 FLIPS = ("fixed", "broken", "still right", "still wrong")
@@ -79,7 +104,8 @@ class RunFiles:
   def training(self) -> Iterator[Mapping]:
     """The episodes of all GRPO phases, one line of a file at a time."""
     for path in _by_index(self.workdir / "episodes", "*_grpo.jsonl"):
-      yield from _lines(path)
+      shape = {"step": int, "pass_rate": _NUMBER, "teachings": [TRAINED]}
+      yield from _lines(path, _EPISODE | shape)
 
 
 def titled(arm: str, student: str | None) -> str:
@@ -87,15 +113,22 @@ def titled(arm: str, student: str | None) -> str:
   return arm if student is None else f"{student}: {arm}"
 
 
-def _lines(path: pathlib.Path) -> Iterator[Mapping]:
+def _fitting(value, shape: Mapping, where):
+  """The value, if it has that shape; else ReportError, which names `where`."""
+  if (what := files.misfit(value, shape)) is not None:
+    raise ReportError(f"{where}: {what}; was it made by another version?")
+  return value
+
+
+def _lines(path: pathlib.Path, shape: Mapping) -> Iterator[Mapping]:
   """The lines of an episodes file, one at a time."""
-  for line in metrics.lines(path):
-    if line.get("schema", 1) < 3:
+  for number, line in enumerate(metrics.lines(path), start=1):
+    if line.get("schema") in (None, 1, 2):
       raise ReportError(
         f"{path} is of an older version: its approach is probe now, its guided"
         " is taught; read it with that version"
       )
-    yield line
+    yield _fitting(line, shape, f"{path}, episode {number}")
 
 
 def _by_index(folder: pathlib.Path, pattern: str) -> list[pathlib.Path]:
@@ -133,13 +166,15 @@ def read(workdir: pathlib.Path) -> RunFiles:
     raise ReportError(f"{workdir} is not a run directory: no config.json")
   if (workdir / "report" / "optimize.json").exists():
     return _optimisation(workdir)
-  lines = list(metrics.lines(workdir / "metrics.jsonl", "phase", "step"))
+  lines = list(metrics.lines(workdir / "metrics.jsonl", metrics.OF_STEP))
   evaluations = {
-    path.stem: files.read_json(path, ReportError)
+    path.stem: _fitting(files.read_json(path, ReportError), _EVALUATION, path)
     for path in _by_index(workdir / "report", "*_evaluate.json")
   }
   paths = _by_index(workdir / "episodes", "*_evaluate.jsonl")
-  attempts = [x for arm in by_arm(map(_lines, paths)).values() for x in arm]
+  shape = _PROBLEM | ATTEMPT | {"arm": str, "student": _TEXT, "kind": _TEXT}
+  by_title = by_arm(_lines(path, shape) for path in paths)
+  attempts = [line for arm in by_title.values() for line in arm]
   if not lines and not attempts:
     raise ReportError(
       f"{workdir} has neither metrics.jsonl nor an evaluation: nothing to show"
@@ -155,7 +190,10 @@ def read(workdir: pathlib.Path) -> RunFiles:
 
 
 def _optimisation(workdir: pathlib.Path) -> RunFiles:
-  choice = files.read_json(workdir / "report" / "optimize.json", ReportError)
+  path = workdir / "report" / "optimize.json"
+  shape = {"best": int, "reasons": list, "harm": dict | None}
+  shape |= {"kept": int, "proven": bool, "evaluation": _EVALUATION}
+  choice = _fitting(files.read_json(path, ReportError), shape, path)
   path = workdir / "candidates.json"
   candidates = files.parse(files.read(path, ReportError), path, ReportError)
   names = {}
@@ -166,7 +204,10 @@ def _optimisation(workdir: pathlib.Path) -> RunFiles:
     prompts = prompts_config(candidates[index]["prompts"], str(path))
     names[fingerprint(prompts)] = name
   attempts: dict[str, dict[str, Mapping]] = {ALONE: {}}
-  for line in _lines(workdir / "episodes" / "test.jsonl"):
+  shape = {"prompts": str, "kind": _TEXT, "seconds": dict}
+  shape |= {"teachings": [_TEACHING]}
+  path = workdir / "episodes" / "test.jsonl"
+  for line in _lines(path, _EPISODE | shape):
     if line["prompts"] in names:
       alone, taught = attempts_of(line, names[line["prompts"]])
       attempts[ALONE].setdefault(line["id"], alone)

@@ -203,7 +203,9 @@ def write(
     ]
     links.append([x for x in pages if (folder / x[1]).exists()])
     runs[row.name] = [
-      list(metrics.lines(folder / "rows" / run / "metrics.jsonl"))
+      list(
+        metrics.lines(folder / "rows" / run / "metrics.jsonl", metrics.OF_STEP)
+      )
       for seed, run in names.items()
       if row.seeds[seed] == "done"
     ]

@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 
 from atlas_jax.reports import curves, page, reading
@@ -127,3 +128,15 @@ def test_several_seeds_are_a_mean_with_a_band():
   one, two = (curves.all_figures(r)[0][1][1] for r in (runs[:1], runs))
   # A band is one more filled shape.
   assert "PolyCollection" not in one and "FillBetween" in two
+
+
+def test_a_number_that_no_axis_has_room_for_is_left_out():
+  odd = ["high", [1], 1e300, 10**400, float("nan"), None]
+  lines = [run_files.metrics_line(i, kl=kl) for i, kl in enumerate([*odd, 2])]
+  steps, values = curves.series([lines], "0_grpo", "kl")
+  assert (steps.tolist(), values.tolist()) == ([6], [[2.0]])
+
+
+def test_a_line_of_zeros_has_an_axis_of_ones():
+  svg = curves.figure("a", "b", {"c": (np.array([1, 2]), np.zeros((1, 2)))})
+  assert ">1.0<" in svg and "0.04" not in svg

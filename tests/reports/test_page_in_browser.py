@@ -177,3 +177,36 @@ def test_a_narrow_and_a_dark_screen_show_all_of_the_width(opened):
   tab.emulate_media(color_scheme="dark")
   color = tab.evaluate("getComputedStyle(document.body).backgroundColor")
   assert color == "rgb(20, 23, 26)"
+
+
+def test_the_sections_stand_in_their_order_and_their_links_in_sight(opened):
+  tab = opened(run_files.attempts(), [run_files.training_line(1, 0)])
+  tab.set_viewport_size({"width": 900, "height": 400})
+  names = tab.locator("nav a").all_inner_texts()
+  assert names == [
+    *("Arms", "Flips", "Episodes", "Steps", "Teachings", "Curves", "Failures"),
+    "Provenance",
+  ]
+  tab.click("nav a >> text=Provenance")
+  tab.click("nav a >> text=Teachings")
+  assert tab.locator("#teachings h2").bounding_box()["y"] > 20
+
+
+def test_an_id_with_signs_of_an_address_has_a_link(opened):
+  lines = [x | {"id": f"a&b=#%{x['id']}"} for x in run_files.attempts()]
+  tab = opened(lines)
+  tab.keyboard.press("j")
+  where = tab.evaluate("location.hash")
+  tab.keyboard.press("k")
+  tab.evaluate("location.hash = ''")
+  tab.evaluate("hash => { location.hash = hash }", where)
+  tab.wait_for_selector(".episode.current[open]")
+  assert "a&b=#%p0" in tab.inner_text(".episode.current")
+
+
+def test_of_each_teacher_the_most_common_teachings_the_last_one_first(opened):
+  lines = run_files.attempts()
+  before = [x | {"arm": "teacher after sft"} for x in lines[4:]] * 2
+  tab = opened([*lines[:4], *before, *lines[4:]])
+  cells = tab.locator("#teaching-table tbody td:nth-child(2)")
+  assert cells.all_inner_texts() == [run_files.AFTER, "teacher after sft"]

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from atlas_jax.reports import sweeps
+from atlas_jax.reports import curves, sweeps
 from atlas_jax.teaching import statistics
 from tests.reports import run_files
 
@@ -93,6 +93,8 @@ def test_the_page_draws_a_curve_a_row_with_a_band_over_its_seeds(workdir, rows):
     assert f">{name}</text>" in figures[0]
   # "lost" has one finished seed, and so no band.
   assert figures[0].count('id="FillBetween') == 2
+  (svg, *_) = curves.of_rows({"only": [[run_files.metrics_line(1)]]})
+  assert "accuracy_taught, only</text>" in svg
 
 
 def test_an_interval_over_seeds_is_wider_than_over_problems_alone():
