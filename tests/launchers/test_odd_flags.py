@@ -35,7 +35,7 @@ def told(code, *arguments, cwd, **environ):
     ([BASE, "--config.seed.x=3"], "--config.seed.x names no key"),
     (["--config", "configs/online.py", "--config.cabs=3"], "mean 'caps'"),
     ([BASE, "--config.teacher.extra.top_k=3"], "whole: config.teacher.extra="),
-    ([BASE, "--config=configs/proxy.py"], "error: --config is given twice"),
+    ([BASE, BASE, "--config.seed=1"], "error: --config is given twice"),
     ([BASE, "--flagfile=/no/such"], "Unable to open flagfile"),
     (["--config=~/no.py"], "HOME/no.py"),
     (["--config=ENDS.py"], "the file ends the program: bye"),
