@@ -14,7 +14,7 @@ import os.path
 import re
 from collections.abc import Callable, Iterator, Mapping
 
-from atlas_jax.secret_names import is_secret
+from atlas_jax.secret_names import SCHEME, is_secret
 
 _NAMES = re.compile(
   r"KEY|TOKEN(?!IZER)|SECRET|PASS(W|PHRASE|CODE)|CRED(S|ENTIAL)|JWT|BEARER"
@@ -23,14 +23,19 @@ _NAMES = re.compile(
   re.IGNORECASE,
 )
 _USER = re.compile(r"://([^/?#\s]*)@")
-# NAME=VALUE, JSON, and headers.
-_PAIR = re.compile(
-  r"""([\w.-]+)["']?\s*[=:]\s*["']?(?:B\w+\s+)?(?!//)([^&;,\s"'}]+)"""
-)
+_PASSWORD = re.compile(r"(://[^/?#\s:]*:)[^/?#\s]*@")
+# NAME=VALUE, JSON, and headers. A password may hold what ends another one.
+_PAIRS = [
+  re.compile(
+    r"""(?<![\w.-])([\w.-]++)["']?\s*(?:=|:(?!//))\s*["']?"""
+    rf"{SCHEME}([^{ends}]+)"
+  )
+  for ends in (r"&;\s", r"&;\s,\"'}", r"\"'")
+]
 # A shorter value is a setting (false, a port), and occurs in honest answers.
 _SHORTEST = 8  # characters
 _MASK = "***"
-_LONGEST_ERROR = 600  # characters
+_LONGEST_LINE, _LONGEST_ERROR = 600, 10_000  # characters
 _MOST_SEARCHED = 1 << 20  # characters of an error
 _LAYERS = 3
 # Each kind of escape begins with one letter: most of a text is passed over.
@@ -100,24 +105,31 @@ def answer_scrubber(environ: Mapping[str, str], *own: str | None) -> Callable:
 
 
 def error_line(scrub: Callable[[str], str], text: str) -> str:
-  """The beginning of an error's text as one line, masked before it is cut.
+  """The beginning of an error's text as one line."""
+  return " ".join(error_text(scrub, text).split())[:_LONGEST_LINE]
 
-  This is the one place that cuts an error. Far more is searched than is kept:
-  a secret that the first cut halves lies beyond the part that is kept.
+
+def error_text(scrub: Callable[[str], str], text: str) -> str:
+  """The beginning of an error's text, masked before it is cut.
+
+  Passwords in addresses are masked, too. This is the one place that cuts an
+  error. Far more is searched than is kept: a secret that the first cut halves
+  lies beyond the part that is kept.
   """
   text = text[:_MOST_SEARCHED].encode(errors="backslashreplace").decode()
-  return " ".join(scrub(text).split())[:_LONGEST_ERROR]
+  return _PASSWORD.sub(rf"\1{_MASK}@", scrub(text))[:_LONGEST_ERROR]
 
 
 def _in_variable(name: str, value: str) -> Iterator[str]:
   """The secrets in a variable; the path of a file with one is none."""
   is_place = os.path.isabs(value) and os.path.exists(value)
   if _NAMES.search(name) and not is_place:
-    yield from (value, re.sub(r"^(Basic|Bearer) ", "", value))
+    yield from (value, re.sub(f"^{SCHEME}", "", value))
   for user in _USER.findall(value):
     if ":" in user or len(user) > 2 * _SHORTEST:
       yield user.partition(":")[2] or user
-  yield from (word for name, word in _PAIR.findall(value) if is_secret(name))
+  for pairs in _PAIRS:
+    yield from (word for name, word in pairs.findall(value) if is_secret(name))
 
 
 def _forms(secret: str) -> Iterator[str]:
@@ -127,8 +139,10 @@ def _forms(secret: str) -> Iterator[str]:
   forms |= {form.replace(" ", "+") for form in forms}
   forms |= {content.hex(), content.hex().upper()}
   for _ in range(_LAYERS):
-    # A layer that is taken away takes what looks like an escape in it along.
-    forms |= {_unescaped(form)[0] for form in forms}
+    # A layer that is taken away takes what looks like an escape in it along,
+    # also with a "=" that stands before it.
+    marked = [mark + form for form in forms for mark in ("", "=")]
+    forms |= {_unescaped(form)[0].removeprefix("=") for form in marked}
   for before in range(3):
     # The characters that hold bits of the secret alone, and nearly all of it.
     first, last = -(-8 * before // 6), 8 * (before + len(content)) // 6

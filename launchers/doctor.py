@@ -39,6 +39,7 @@ def main():
   exam = doctor.Examination(config, workdir, common.server_key(), _compiled)
   found = []
   for key, level, text in exam.findings():
+    text = common.shown(text)
     found.append({"key": key, "level": level, "text": text})
     print(f"{level:8} {key:22} {text}", flush=True)
   if _JSON.value:

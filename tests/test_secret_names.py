@@ -56,6 +56,9 @@ KEY = "sk-proj-4eC39HqLyjWDarjtT1zdp7dc"
     ("sh", "-c", "agent --api-key=hunter2 'it''s"),
     ("-d", "{'model': 'm', 'api_key': 'hunter2'}"),
     ("xai-4eC39HqLyjWDarjtT1zdp7dc",),
+    ("ssh", "host", "export OPENAI_API_KEY=hunter2; agent"),
+    ("bash", "-e", "-lc", "sh -c 'agent --token hunter2'"),
+    ("-H", "Authorization: bearer hunter2"),
   ],
 )
 def test_a_key_in_a_command(argv):
@@ -95,6 +98,21 @@ def test_a_key_in_a_command(argv):
     ("a", "https://b?x=1", "--sort-key=c"),
     ("sh", "-c", 'curl -H "X-Api-Key: $KEY" -u "$USER:$PW" http://127.0.0.1'),
     ("agent", "--system", "It's a rule - use no token twice, say 'why'."),
+    ("agent", "--system", "Use --key value for options"),
+    ("agent", "--system", "run it with -u user:group please"),
+    ("agent", "Reply with JSON {'answer': '...', 'key': '...'}"),
+    ("python", "-c", "print(sorted(d, key=len))"),
+    *(
+      ("sh", "-c", command)
+      for command in (
+        'curl -H "Authorization: Bearer $KEY" http://127.0.0.1',
+        "agent --token `pass show x` --key @file --auth 0",
+        "agent --think-token '</think>' --image-token '<image>'",
+        "date -u +%H:%M; docker run -u root:root image",
+        "make -k test1234; pytest -k test_agent1",
+        "agent --api-key EMPTY",
+      )
+    ),
   ],
 )
 def test_settings_in_a_command_are_none(argv):

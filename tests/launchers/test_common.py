@@ -12,7 +12,9 @@ import sys
 import pytest
 
 from atlas_jax import config as training
+from atlas_jax.data import sources
 from atlas_jax.directory import write_json
+from atlas_jax.errors import AtlasError
 from atlas_jax.online.search import config as online
 from atlas_jax.teaching.prompts import PromptError
 from launchers import common
@@ -219,6 +221,27 @@ def test_errors_logs_and_tracebacks_command_no_terminal(tmp_path, repo_root):
       assert r"print \x07" in done.stdout
       assert r"log \x1b[31m" in done.stderr
       assert r"warning \x9b" in done.stderr
+
+
+def test_an_error_is_hidden_first_and_cut_afterwards(
+  tmp_path, monkeypatch, capsys
+):
+  key = "sk-" + "0123456789" * 4
+  monkeypatch.setenv("SOME_API_KEY", key)
+  path = tmp_path / "data.jsonl"
+  path.write_bytes(b'{"question": [' + b"1," * 1_000_000 + b"1]}")
+  with pytest.raises(AtlasError, match=r"data\.jsonl:1") as long:
+    sources.read(training.DataConfig(source="jsonl", path=str(path)))
+  address = "config.data.path='https://me:hunter2@host/x'"
+  for error, shown in (
+    (long.value, "data.jsonl:1"),
+    (AtlasError("x" * 9990 + key), "xxx***"),
+    (AtlasError(address), "error: config.data.path='https://me:***@host/x'"),
+  ):
+    with pytest.raises(SystemExit):
+      common._end(str(error))
+    told = capsys.readouterr().err
+    assert shown in told and "sk-" not in told and len(told) < 11_000
 
 
 @pytest.mark.parametrize("role", [0, 1])

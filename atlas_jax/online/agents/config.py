@@ -3,7 +3,6 @@
 A config file holds all kinds and names one; the others are not read.
 """
 
-import os.path
 import re
 import urllib.parse
 from collections.abc import Iterator
@@ -31,8 +30,6 @@ _SECRET = (
   " set it in the environment"
 )
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_SHELLS = ("sh", "bash", "dash", "ash", "zsh", "ksh", "fish")
-_SHELL_COMMAND = re.compile(r"-[a-zA-Z]*c[a-zA-Z]*")
 _TARGET = re.compile(r".+:[^\W\d]\w*")
 # What would make a response part of a conversation that others are part of.
 _SHARED = ("conversation", "previous_response_id", "container", "container_id")
@@ -82,18 +79,6 @@ def _address(config) -> Iterator[str]:
   url = config.base_url
   if url is not None and (problem := addresses.problem(url)):
     yield f"base_url {problem}; a key goes by api_key_env"
-
-
-def _command_of_shell(argv: tuple[str, ...]) -> str:
-  """The command that argv has a shell run by -c, if any."""
-  names = [os.path.basename(element) for element in argv]
-  shell = next((i for i, name in enumerate(names) if name in _SHELLS), None)
-  rest = argv[len(argv) if shell is None else shell + 1 :]
-  for i, element in enumerate(rest):
-    if _SHELL_COMMAND.fullmatch(element):
-      after = (e for e in rest[i + 1 :] if not e.startswith(("-", "+")))
-      return next(after, "")
-  return ""
 
 
 @dataclass(frozen=True)
@@ -180,7 +165,7 @@ class CliAgentConfig:
       yield "argv must name a command, as ('command', 'argument', ...)"
     elif PROMPT in argv[0] or PROMPT_FILE in argv[0]:
       yield "argv[0] is the command and must not hold the prompt"
-    elif PROMPT in _command_of_shell(argv):
+    elif PROMPT in secret_names.command_of_shell(argv):
       yield (
         f"argv gives {PROMPT} to a shell as a command: it would be run. Use"
         " prompt_by 'stdin', or name the program without a shell"
