@@ -76,6 +76,10 @@ class ChatTokenizer:
         f"{path}: no tokenizer.json there; a model directory needs it beside"
         " config.json"
       )
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+      if (path / name).exists():
+        with files.opened(path / name, ChatError):
+          pass
     return cls(path, date)
 
   def _ask(self, name: str, *arguments, cpu_s: float | None = None):
