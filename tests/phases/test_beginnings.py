@@ -170,7 +170,7 @@ def test_weights_that_are_not_needed_are_not_asked_for(
       {"serving__student__url": None},
       {"evaluate__student_urls": ()},
     ):
-      with pytest.raises(AtlasError, match="org/m@.* is no directory here"):
+      with pytest.raises(AtlasError, match=r"org/m@.* is no directory here"):
         make(model, tmp_path, **given | needed)
 
 
