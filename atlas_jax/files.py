@@ -1,7 +1,6 @@
 """Reads files that a stranger may have made, within bounds; writes files whole.
 
-  1. Only a regular file is read: a pipe waits for ever, a device never ends,
-     a pointer of Git LFS stands for another file.
+  1. Only a regular file is read: a pipe waits for ever, a device never ends.
   2. A file, a line of one and the depth of a JSON value have a bound each.
   3. What stands in a directory lies in it; a new file follows no link.
 
@@ -44,10 +43,7 @@ def opened(path, error: type[Exception] = FileError) -> Iterator[IO[bytes]]:
       raise error(f"{path} cannot be read: a pipe or device is no file")
     try:
       if file.peek(len(_LFS)).startswith(_LFS):
-        raise error(
-          f"{path} is a pointer of Git LFS; `git lfs pull` puts the file in its"
-          " place"
-        )
+        raise error(f"{path} is a pointer of Git LFS; `git lfs pull` gets it")
       yield file
     except OSError as e:
       raise error(f"{path} cannot be read: {e.strerror or e}") from None

@@ -43,9 +43,7 @@ def pinned(path: str) -> str:
   return f"{path.partition('@')[0]}@{found.name}"
 
 
-def directory(
-  path: str | os.PathLike, kind: str, weights: bool = True
-) -> pathlib.Path:
+def directory(path: str | os.PathLike, kind: str, weights=True) -> pathlib.Path:
   """The directory of a model or data set on this machine.
 
   Args:
