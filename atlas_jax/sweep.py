@@ -27,7 +27,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -39,6 +39,11 @@ from atlas_jax.config_tree import ConfigError
 log = logging.getLogger(__name__)
 
 _LOOK_S = 1.0  # between two looks at what runs, and at locks of others
+
+# Keys that name directories of runs, beside those that end in `path`.
+_DIRECTORIES = tuple(
+  f"evaluate.{what}" for what in ("teachers", "students", "prompts")
+)
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,9 @@ def load(path: str) -> Ablation:
       raise ConfigError(
         f"{path} has no {name}(); see the guide of configs/ablations"
       )
-  (base,) = _yielded(path, lambda: [(has["get_config"](),)], ConfigDict)[0]
+  base = _result(path, has["get_config"])
+  if not isinstance(base, ConfigDict):
+    raise ConfigError(f"{path}: get_config() must return a ConfigDict")
   rows = _yielded(path, has["sweep"], str, Mapping)
   kinds = (str, str, str, Mapping)
   shared = _yielded(path, has.get("shared", tuple), *kinds)
@@ -110,18 +117,38 @@ def load(path: str) -> Ablation:
   return Ablation(path, question, base.to_dict(), rows, shared)
 
 
-def _yielded(path: str, function: Callable, *kinds: type) -> tuple:
-  """What a function of the ablation yields: tuples of these kinds."""
+def _result(path: str, function: Callable):
+  """What a function of the ablation returns; all that a generator yields."""
   try:
-    found = tuple(map(tuple, function()))
+    found = function()
+    return list(found) if isinstance(found, Iterator) else found
   except Exception as error:
     why = targets.raised(error, function)
     raise ConfigError(f"{path} cannot be read: {why}") from error
+
+
+def _yielded(path: str, function: Callable, *kinds: type) -> tuple:
+  """What a function of the ablation yields: tuples of these kinds."""
+  wanted = ", ".join(kind.__name__ for kind in kinds)
+  found = _result(path, function) or ()
   for row in found:
-    if len(row) != len(kinds) or not all(map(isinstance, row, kinds)):
-      wanted = ", ".join(kind.__name__ for kind in kinds)
-      raise ConfigError(f"{path} yields {row!r}; it must be ({wanted})")
-  return found
+    is_row = isinstance(row, tuple) and len(row) == len(kinds)
+    if not is_row or not all(map(isinstance, row, kinds)):
+      said = " ".join(repr(row).split())
+      raise ConfigError(f"{path} yields {said}; it must be ({wanted})")
+  return tuple(found)
+
+
+def _check_shared(overrides: Mapping, names: Sequence[str]) -> None:
+  """Refuses a directory {NAME}/... of a run that is not shared so far."""
+  for key, value in overrides.items():
+    if str(key).endswith("path") or key in _DIRECTORIES:
+      for name in re.findall(r"\{([\w.-]+)\}", str(value)):
+        if name not in names:
+          valid = ", ".join(names) or "none"
+          raise ConfigError(
+            f"{key}={value} names no shared run; valid: {valid}"
+          )
 
 
 def check(ablation: Ablation, tree: ConfigDict) -> None:
@@ -131,16 +158,18 @@ def check(ablation: Ablation, tree: ConfigDict) -> None:
     ConfigError: as config.resolve, the row named.
   """
   shared = [run[0] for run in ablation.shared]
+  base = dict(config_tree.flat(ablation.base))
+  runs = [(run[0], run[-1]) for run in ablation.shared]
+  for at, (name, values) in enumerate((*runs, ("get_config()", base))):
+    try:
+      _check_shared(values, shared[:at])
+    except ConfigError as error:
+      raise ConfigError(f"{ablation.path}, {name}: {error}") from None
   for name, overrides in ablation.rows:
     changed = tree.copy_and_resolve_references()
     try:
-      for key, value in overrides.items():
-        lost = re.match(r"\{([\w.-]+)\}/", str(value))
-        if lost and lost[1] not in shared:
-          valid = ", ".join(shared) or "none"
-          raise ConfigError(
-            f"{key}={value} names no shared run; valid: {valid}"
-          )
+      _check_shared(overrides, shared)
+      for key in overrides:
         if key not in config_tree.dotted(tree):
           hint = config_tree.meant(str(key), tree)
           raise ConfigError(f"config.{key} names no key{hint}")

@@ -52,10 +52,8 @@ def main():
     if x["arm"] == run.alone[x["arm"]]
   }
   for line in found[: _NUMBER.value]:
-    key, solution = (
-      (line["student"], line["id"], line["sample"]),
-      line["solution"],
-    )
+    key = line["student"], line["id"], line["sample"]
+    solution = line["solution"]
     print(f"== {line['id']} sample {line['sample']}: {solution['status']}")
     for name, text in (
       ("problem", line["question"]),

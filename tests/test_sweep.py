@@ -72,6 +72,8 @@ def test_what_rows_set_is_no_flag_for_all(ablation, tmp_path, key):
     (ABLATION.replace('"more"', '"a/b"'), "'a/b' cannot name a row"),
     (ABLATION.replace('"base", {}', '"base"'), r"must be \(str, Mapping\)"),
     (ABLATION.replace('"base", {}', "1 / 0, {}"), "ZeroDivisionError.*:14"),
+    (ABLATION.replace("default_config()", "1 / 0", 1), "wrong.py:6"),
+    (ABLATION.replace("return config", "return 1"), "must return a ConfigDict"),
     (ABLATION.replace('"train", ', ""), r"must be \(str, str, str, Mapping\)"),
   ],
 )
@@ -87,11 +89,17 @@ def test_a_row_that_is_not_valid_is_named_before_anything_starts(tmp_path):
   path.write_text(ABLATION.replace('"grpo.beta": 0.5', '"grpo.beta": -1.0'))
   with pytest.raises(ConfigError, match=r"row more: config\.grpo\.beta=-1\.0"):
     sweep.check(sweep.load(str(path)), default_config())
+  path = tmp_path / "early.py"
+  early = '{"teacher.path": "{second}/export"}'
+  path.write_text(ABLATION.replace('{"sft.steps": 1}', early))
+  with pytest.raises(ConfigError, match=r"first: .*valid: none"):
+    sweep.check(sweep.load(str(path)), default_config())
   for i, (row, why) in enumerate(
     (
       ('"grpo.betta": 0.5', r"config\.grpo\.betta names no key .*'grpo\.beta'"),
       ('"seed": 3', "config.seed is what --seeds sets"),
       ('"teacher.path": "{last}/export"', "no shared run; valid: first$"),
+      ('"evaluate.teachers": ("{last}",)', "no shared run; valid: first$"),
     )
   ):
     path = tmp_path / f"other{i}.py"
