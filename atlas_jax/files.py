@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import stat
 from collections.abc import Container, Iterator
 from typing import IO, Any
@@ -41,6 +42,8 @@ def opened(path, error: type[Exception] = FileError) -> Iterator[IO[bytes]]:
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
       raise error(f"{path} cannot be read: a pipe or device is no file")
     try:
+      if file.peek(len(_LFS)).startswith(_LFS):
+        raise error(f"{path} is a pointer of Git LFS; `git lfs pull` gets it")
       yield file
     except OSError as e:
       raise error(f"{path} cannot be read: {e.strerror or e}") from None
@@ -94,9 +97,7 @@ def parse(
 def _check(value, levels: int, any_text: bool) -> None:
   """Raises ValueError for a value that could not be sent or written on."""
   if isinstance(value, str):
-    if not any_text and any(
-      c == "\0" or "\ud800" <= c <= "\udfff" for c in value
-    ):
+    if not any_text and re.search("[\0\ud800-\udfff]", value):
       raise ValueError("\\u0000 or half a surrogate pair in a text")
   elif isinstance(value, (dict, list)):
     if not levels:
@@ -186,8 +187,6 @@ def _problem(path: str, homes: list[pathlib.Path]) -> str | None:
     return "is neither a file nor a directory"
   if found.st_nlink > 1 and real.suffix != ".safetensors":
     return "is a hard link; put a copy in its place"
-  if found.st_size < 1024 and read(real).startswith(_LFS):
-    return "is a pointer of Git LFS; `git lfs pull` puts the file in its place"
   return None
 
 

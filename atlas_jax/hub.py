@@ -4,7 +4,7 @@ A name is ORG/NAME or ORG/NAME@REVISION. huggingface_hub looks it up in its
 cache or on the network, by HF_TOKEN, HF_HUB_OFFLINE and the like.
   1. A directory (or file) of that name is taken first.
   2. A snapshot of the cache is used without the network; one of a model only
-     if it has weights.
+     if it has the weights, where they are needed.
   3. No file that could be run is downloaded: no .py, no pickles.
 """
 
@@ -39,15 +39,17 @@ def is_name(path: str) -> bool:
 
 def pinned(path: str) -> str:
   """The name of a model with the commit that the name means now."""
-  return f"{path.partition('@')[0]}@{directory(path, 'model').name}"
+  found = directory(path, "model", weights=False)
+  return f"{path.partition('@')[0]}@{found.name}"
 
 
-def directory(path: str | os.PathLike, kind: str) -> pathlib.Path:
+def directory(path: str | os.PathLike, kind: str, weights=True) -> pathlib.Path:
   """The directory of a model or data set on this machine.
 
   Args:
     path: of a directory, or a name of the Hub.
     kind: model or dataset.
+    weights: whether those of a model are needed; else none are downloaded.
 
   Raises:
     HubError: it is neither, or the Hub does not give it.
@@ -69,11 +71,13 @@ def directory(path: str | os.PathLike, kind: str) -> pathlib.Path:
     repo_type=kind,
     revision=revision,
     allow_patterns=[f"*.{ending}" for ending in _ENDINGS[kind]],
+    ignore_patterns=None if weights else _WEIGHTS,
   )
   try:
     try:
       found = find(local_files_only=True)
-      if kind == "model" and not any(pathlib.Path(found).glob(_WEIGHTS)):
+      needed = weights and kind == "model"
+      if needed and not any(pathlib.Path(found).glob(_WEIGHTS)):
         found = find()  # its tokenizer alone was read before
     except huggingface_hub.errors.LocalEntryNotFoundError:
       found = find()

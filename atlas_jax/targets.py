@@ -78,7 +78,7 @@ def _one_line(error: BaseException, file: str, line: int | None = None) -> str:
       file, line = frame.filename, frame.lineno
   at = "" if line is None else f" ({file}:{line})"
   # Its own __str__ may raise.
-  text = str(traceback.TracebackException.from_exception(error))
+  text = str(traceback.TracebackException(type(error), error, None))
   return f"{type(error).__name__}: {' '.join(text.split())}{at}"
 
 

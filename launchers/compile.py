@@ -47,7 +47,7 @@ def main():
   config = common.config()
 
   def architecture(part):
-    folder = hub.directory(part.path, "model")
+    folder = hub.directory(part.path, "model", weights=False)
     return DecoderConfig.from_hf(hf.read_config(folder))
 
   models = {"teacher": architecture(config.teacher)}

@@ -115,6 +115,9 @@ def _at_home(argument: str) -> str:
 
 def parse(argv: list[str]) -> list[str]:
   """What absl's own parser does, with an error of the input as one line."""
+  files = re.findall("^--?config[=\n](.*)", "\n".join(argv), re.MULTILINE)
+  if len(files) > 1:
+    sys.exit(f"error: --config is given twice: {' and '.join(files)}")
   try:
     rest = flags.FLAGS([_at_home(argument) for argument in argv])
     if _CONFIG is not None:
@@ -132,8 +135,6 @@ def parse(argv: list[str]) -> list[str]:
     if more and not last.startswith("ValueError: "):
       raise  # of the config file: its traceback tells
     text = " ".join([first, last.removeprefix("ValueError: ")]).strip()
-    if isinstance(error, flags.DuplicateFlagError):
-      text = "--config is given twice"
   except OSError as error:  # there is no such file
     text = " ".join(str(error).split())
   sys.exit(f"error: {text}")

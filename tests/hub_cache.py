@@ -1,5 +1,6 @@
-"""A cache of huggingface_hub that a test writes."""
+"""A cache of huggingface_hub that a test writes, and a pointer."""
 
+LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:1\n"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 

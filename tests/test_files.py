@@ -7,6 +7,7 @@ import pytest
 
 from atlas_jax import files
 from atlas_jax.files import FileError
+from tests.hub_cache import LFS_POINTER
 
 
 def one_line(error, path) -> str:
@@ -55,12 +56,14 @@ def test_a_path_that_there_cannot_be():
 
 
 def test_a_pointer_of_git_lfs_is_not_the_file(tmp_path):
-  path = tmp_path / "model.safetensors"
-  path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\n")
-  with pytest.raises(FileError, match="a pointer of Git LFS; `git lfs pull`"):
-    files.check_directory(tmp_path)
+  path = tmp_path / "data.jsonl"
+  path.write_text(LFS_POINTER)
+  for use in (files.read, lambda path: list(files.lines(path))):
+    with pytest.raises(FileError, match="a pointer of Git LFS; `git lfs pull`"):
+      use(path)
+  files.check_directory(tmp_path)  # one that nobody reads
   path.write_bytes(b"version")
-  files.check_directory(tmp_path)
+  assert files.read(path) == b"version"
 
 
 def test_the_error_is_the_callers(tmp_path):

@@ -43,6 +43,9 @@ def test_a_cache_of_the_tokenizer_alone_asks_for_the_weights(
     return str(snapshot)
 
   monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+  assert hub.directory("org/m", "model", weights=False) == snapshot
+  assert hub.pinned("org/m") == f"org/m@{COMMIT}"
+  assert not asked
   assert hub.directory("org/m", "model") == snapshot
   assert hub.directory("org/m", "model") == snapshot
   assert asked == [("org/m",)]

@@ -71,11 +71,11 @@ class ChatTokenizer:
     """
     path = pathlib.Path(path)
     files.check_directory(path)
-    if not (path / "tokenizer.json").is_file():
-      raise ChatError(
-        f"{path}: no tokenizer.json there; a model directory needs it beside"
-        " config.json"
-      )
+    tokenizer = path / "tokenizer.json"
+    if not tokenizer.is_file():
+      raise ChatError(f"{path}: no tokenizer.json there, beside config.json")
+    with files.opened(tokenizer, ChatError):
+      pass
     return cls(path, date)
 
   def _ask(self, name: str, *arguments, cpu_s: float | None = None):

@@ -1,8 +1,7 @@
 """Reads tables of every format row by row, with FILE:LINE each.
 
   FILE                        by its ending: .csv, .tsv, .parquet, .json (an
-                              array or lines); JSON lines: .jsonl, .ndjson,
-                              .txt or none
+                              array or lines); any other: JSON lines
   DIRECTORY, ORG/NAME[@REV]   the files that `datasets` finds there for a
                               split; `datasets` itself reads and runs none
 
@@ -111,10 +110,10 @@ def _check_card(path: pathlib.Path) -> None:
 
 def _file(path: str) -> Rows:
   kind = pathlib.Path(path).suffix.lower()
-  if kind not in _READERS:
-    valid = ", ".join(filter(None, _READERS))
+  if kind in _OTHERS:
+    valid = ", ".join((".jsonl", *_READERS))
     raise DataError(f"{path}: {kind} is no ending of a table; valid: {valid}")
-  return _READERS[kind](path)
+  return _READERS.get(kind, json_lines)(path)
 
 
 def _refuse(constant):
@@ -203,36 +202,28 @@ def _csv(path: str) -> Rows:
 def _parquet(path: str) -> Rows:
   from pyarrow import parquet
 
-  where = str(path)
-  try:
-    with (
-      # A file that is open: a name may be an address for pyarrow.
-      files.opened(path, DataError) as file,
-      parquet.ParquetFile(file) as table,
-    ):
+  where, most = str(path), files.LONGEST_LINE
+  # A file that is open: a name may be an address for pyarrow.
+  with files.opened(path, DataError) as file:
+    try:
+      table = parquet.ParquetFile(file)
       _row((name, None) for name in table.schema_arrow.names)
       batches = table.iter_batches(batch_size=1000)
       for i, row in enumerate(row for b in batches for row in b.to_pylist()):
         where = f"{path}[{i}]"
         sized = (v for v in row.values() if isinstance(v, (str, bytes, list)))
-        if any(len(value) > files.LONGEST_LINE for value in sized):
-          raise ValueError(
-            f"a cell of more than {files.LONGEST_LINE >> 20} MiB"
-          )
+        if any(len(value) > most for value in sized):
+          raise ValueError(f"a cell of more than {most >> 20} MiB")
         yield where, {name: plain(value) for name, value in row.items()}
-  except DataError:
-    raise
-  except Exception as error:  # of pyarrow many kinds, of odd dates others
-    why = " ".join(str(error).split())[:300]
-    raise DataError(
-      f"{where}: not a whole Parquet file of text: {why}"
-    ) from None
+    except Exception as error:  # of pyarrow many kinds, of odd dates others
+      why = " ".join(str(error).split())[:300]
+      raise DataError(
+        f"{where}: not a whole Parquet file of text: {why}"
+      ) from None
 
 
-_READERS = {
-  **dict.fromkeys((".jsonl", ".ndjson", ".txt", ""), json_lines),
-  **{".json": _json, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet},
-}
+_READERS = {".json": _json, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet}
+_OTHERS = (".gz", ".bz2", ".xz", ".zst", ".zip", ".arrow", ".feather", ".xlsx")
 
 
 def plain(value):

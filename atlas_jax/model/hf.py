@@ -118,8 +118,10 @@ def _open(path, stack: contextlib.ExitStack) -> dict[str, Any]:
     if not where.exists():
       raise WeightsError(f"{index} names {file}, which is missing")
     try:
-      reader = stack.enter_context(safetensors.safe_open(where, framework="np"))
-    except (safetensors.SafetensorError, OSError) as e:
+      with files.opened(where, WeightsError):
+        opened = safetensors.safe_open(where, framework="np")
+      reader = stack.enter_context(opened)
+    except safetensors.SafetensorError as e:
       raise WeightsError(f"{where}: {e}") from None
     for name in reader.keys():  # noqa: SIM118 (not a dict)
       if name in home:

@@ -132,7 +132,7 @@ def save(
     for name in _COMPANIONS if source_dir is not None else ():
       source = pathlib.Path(source_dir, name)
       if source.exists():
-        (temp / name).write_bytes(files.read(source))
+        shutil.copyfile(source, temp / name)
     if len(writers) > 1:
       directory.write_json(temp / INDEX, shards.index(rounds, dtype))
     _replace_directory(temp, path)

@@ -88,10 +88,10 @@ def invited(config: RunConfig, own: Teacher, prompts: Prompts) -> Guests:
     words = [(name, parsed(load_prompts(name))) for name in c.prompts]
   urls = [(url,) for url in c.student_urls] or [()] * len(c.students)
   with _named("students"):
-    students = [
-      Student(name, _chat(hub.directory(name, "model"), config), at, name)
-      for name, at in zip(c.students, urls, strict=True)
-    ]
+    students = []
+    for name, at in zip(c.students, urls, strict=True):
+      path = hub.directory(name, "model", weights=not at)
+      students.append(Student(name, _chat(path, config), at, name))
   return Guests(tuple(teachers), tuple(words), tuple(students))
 
 

@@ -66,15 +66,13 @@ def open_run(config: RunConfig, workdir: pathlib.Path) -> Opened:
   check_rows(config, jax.sharding.get_mesh())
   prompts = Prompts(config.prompts, config.episode.stated_probe_tokens)
   day = config.template_date
-  model = hub.directory(config.teacher.path, "model")
+  read = not config.teacher.random_init
+  model = hub.directory(config.teacher.path, "model", weights=read)
   chat, student = ChatTokenizer.from_dir(model, day), None
   if samples(config):
-    directory_of = hub.directory(config.student.path, "model")
-    student = Student(
-      config.student.path,
-      ChatTokenizer.from_dir(directory_of, day),
-      config.serving.student.elsewhere,
-    )
+    path, at = config.student.path, config.serving.student.elsewhere
+    directory_of = hub.directory(path, "model", weights=not at)
+    student = Student(path, ChatTokenizer.from_dir(directory_of, day), at)
   teacher, guests = Teacher(config.teacher, model, chat, config.seed), Guests()
   if "evaluate" in phases:
     guests = invited(config, teacher, prompts)

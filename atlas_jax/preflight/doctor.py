@@ -113,18 +113,19 @@ class Examination:
     return "ok", ", ".join(f"{n} {name}" for name, n in counts.items())
 
   def _teacher(self) -> Answer:
-    path = hub.directory(self.config.teacher.path, "model")
+    read = not self.config.teacher.random_init
+    path = hub.directory(self.config.teacher.path, "model", weights=read)
     self.model = DecoderConfig.from_hf(hf.read_config(path))
-    if not self.config.teacher.random_init:
+    if read:
       hf.check(path)
     ChatTokenizer.from_dir(path, self.config.template_date)
     count = names.parameter_count(self.model)
     return "ok", f"{path}: {count:,} parameters"
 
   def _student(self) -> Answer:
-    path = hub.directory(self.config.student.path, "model")
-    ChatTokenizer.from_dir(path, self.config.template_date)
     spawned = not self.config.serving.student.elsewhere
+    path = hub.directory(self.config.student.path, "model", weights=spawned)
+    ChatTokenizer.from_dir(path, self.config.template_date)
     if spawned and not any(path.glob("*.safetensors")):
       return "error", f"{path} holds no *.safetensors: put its weights there"
     return "ok", str(path)

@@ -114,6 +114,9 @@ def check_model(model_path: Path, device: str) -> None:
     ServerError: vLLM's attention on this device lacks the model's head_dim.
   """
   files.check_directory(model_path)
+  for weights in model_path.glob("model*.safetensors"):
+    with files.opened(weights, ServerError):
+      pass
   config = files.read_json(model_path / "config.json", ServerError)
   if device != "cpu" or "num_attention_heads" not in config:
     return

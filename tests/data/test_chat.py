@@ -11,6 +11,7 @@ from atlas_jax.data.chat import ChatError, ChatTokenizer
 from atlas_jax.data.problems import SftExample
 from atlas_jax.teaching.prompts import Prompts
 from tests.chat_model import TEMPLATE, write_tokenizer
+from tests.hub_cache import LFS_POINTER
 
 BARE = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
 IM_END, EOT, PAD = 2, 3, 4  # in the order that write_tokenizer adds them
@@ -101,6 +102,17 @@ def test_a_directory_without_a_tokenizer(tmp_path):
   (tmp_path / "tokenizer.json").write_text("{")
   with pytest.raises(ChatError, match="broken"):
     ChatTokenizer.from_dir(tmp_path)
+
+
+def test_of_pointers_of_git_lfs_those_that_are_read_are_named(tmp_path):
+  path = write_tokenizer(tmp_path)
+  (path / "onnx").mkdir()
+  for unread in ("onnx/model.onnx", "model.safetensors", "pytorch_model.bin"):
+    (path / unread).write_text(LFS_POINTER)
+  assert ChatTokenizer.from_dir(path).prompt_ids("x")
+  (path / "tokenizer.json").write_text(LFS_POINTER)
+  with pytest.raises(ChatError, match=r"/tokenizer\.json is a pointer of Git"):
+    ChatTokenizer.from_dir(path)
 
 
 def test_a_template_beside_the_config_is_found(tmp_path):

@@ -9,7 +9,7 @@ from pyarrow import parquet
 from atlas_jax.config import DataConfig
 from atlas_jax.data import sources, splits, tables
 from atlas_jax.data.problems import DataError
-from tests.hub_cache import write_cache
+from tests.hub_cache import LFS_POINTER, write_cache
 
 BOM = b"\xef\xbb\xbf"
 ONE_SPLIT = {"split_fractions": (1.0, 0.0, 0.0)}
@@ -43,7 +43,7 @@ def test_every_format_gives_the_same_problems(tmp_path):
     "a.json": json.dumps(objects, indent=1).encode(),
     "b.json": BOM + json.dumps(objects).encode(),
     "c.json": BOM + lines,
-    "a.txt": lines,
+    **dict.fromkeys(("a.txt", "a.jl", "a.jsonl.1", "gsm8k-v1.0"), lines),
     "a.csv": f"question@answer\n{quoted}\n".replace("@", ",").encode(),
     "b.csv": BOM + f"question@answer\n{quoted}".replace("@", ",").encode(),
     "a.tsv": f"question@answer\n{quoted}".replace("@", "\t").encode(),
@@ -89,6 +89,8 @@ def test_words_that_readers_take_for_nothing_are_answers(tmp_path):
     ("a.parquet", b"PAR1 no", "a.parquet: not a whole Parquet file"),
     ("a.jsonl", b'{"answer": "4", "answer": "5"}', "a.jsonl:1: not valid"),
     ("a.csv", b"question,answer,answer\na,4,5\n", "a.csv:2: 'answer' stands"),
+    ("a.jsonl", LFS_POINTER.encode(), "a.jsonl is a pointer of Git LFS"),
+    ("a.parquet", LFS_POINTER.encode(), "a.parquet is a pointer of Git LFS"),
     ("a.jsonl", b"\xff\xfe{\x00", "a.jsonl:1: not valid JSON"),
     ("a.csv", b"question,answer\nq\0,1\n", "a.csv:2: 'question' is 'q\\x00'"),
     ("a.jsonl.gz", b"\x1f\x8b", "a.jsonl.gz: .gz is no ending of a table; val"),
@@ -105,6 +107,19 @@ def test_an_empty_cell_of_parquet_names_its_row(tmp_path):
   assert f"{tmp_path}/a.parquet[1]: none of the keys" in refusal(
     tmp_path / "a.parquet"
   )
+
+
+def test_a_damaged_parquet_names_the_rows_before_it(tmp_path):
+  path = tmp_path / "a.parquet"
+  text = [f"{i} {i**9}" for i in range(5000)]
+  parquet.write_table(
+    pa.table({"question": text, "answer": text}), path, row_group_size=1000
+  )
+  data = bytearray(path.read_bytes())
+  middle = len(data) * 3 // 5
+  data[middle : middle + 3000] = bytes(3000)
+  path.write_bytes(data)
+  assert f"{path}[2999]: not a whole Parquet file of text: " in refusal(path)
 
 
 def test_bytes_of_parquet_that_are_no_text_name_their_row(tmp_path):

@@ -12,6 +12,7 @@ _LAUNCHER = (
   "config_flag.define(); config_flag.parse(sys.argv)"
 )
 BASE = "--config=configs/online.py"
+OTHER = "--config=configs/proxy.py"
 
 
 def told(code, *arguments, cwd, **environ):
@@ -35,7 +36,12 @@ def told(code, *arguments, cwd, **environ):
     ([BASE, "--config.seed.x=3"], "--config.seed.x names no key"),
     (["--config", "configs/online.py", "--config.cabs=3"], "mean 'caps'"),
     ([BASE, "--config.teacher.extra.top_k=3"], "whole: config.teacher.extra="),
-    ([BASE, BASE, "--config.seed=1"], "error: --config is given twice"),
+    ([BASE, OTHER], "given twice: configs/online.py and configs/proxy.py\n"),
+    ([OTHER, BASE, "--config.seed=1"], "error: --config is given twice: conf"),
+    (
+      [BASE, "-config", "b", "--config.reward=1"],
+      "twice: configs/online.py and b",
+    ),
     ([BASE, "--flagfile=/no/such"], "Unable to open flagfile"),
     (["--config=~/no.py"], "HOME/no.py"),
     (["--config=ENDS.py"], "the file ends the program: bye"),

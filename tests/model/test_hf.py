@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from atlas_jax import stopping
 from atlas_jax.model import hf, hf_save
+from tests.hub_cache import LFS_POINTER
 from tests.model import tiny
 from tests.model.exported import exported
 
@@ -75,6 +76,7 @@ def test_transformers_reads_the_export_and_its_companions(tmp_path):
   source = tmp_path / "source"
   expected = tiny.save_model(source, "qwen3")
   tiny.save_tokenizer(source)
+  (source / "tokenizer.model").write_text(LFS_POINTER)  # not read: not needed
   export(source, tmp_path / "out")
   theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
   ours, wanted = theirs.state_dict(), expected.state_dict()
@@ -161,6 +163,11 @@ def test_files_that_are_missing_or_cut_are_refused(tmp_path):
   whole = shard.read_bytes()
   shard.write_bytes(whole[: len(whole) // 2])
   with pytest.raises(hf.WeightsError, match=shard.name):
+    hf.load(tmp_path, jnp.float32)
+  shard.write_text(LFS_POINTER)
+  with pytest.raises(
+    hf.WeightsError, match=f"{shard.name} is a pointer of Git"
+  ):
     hf.load(tmp_path, jnp.float32)
   shard.unlink()
   with pytest.raises(hf.WeightsError, match=f"{shard.name}, which is missing"):

@@ -13,6 +13,7 @@ from atlas_jax import config as config_lib
 from atlas_jax import sharding
 from atlas_jax.data.problems import DataError
 from atlas_jax.directory import RunError
+from atlas_jax.errors import AtlasError
 from atlas_jax.hub import HubError
 from atlas_jax.phases import opening
 from atlas_jax.phases.fitting import TooLong
@@ -147,6 +148,30 @@ def make(model, workdir, **changes) -> opening.Opened:
   changes = {k.replace("__", "."): v for k, v in changes.items()}
   changes = {"student.path": str(model), **changes}
   return opening.open_run(small_sft.config(model, changes), workdir)
+
+
+def test_weights_that_are_not_needed_are_not_asked_for(
+  model, hub_cache, tmp_path
+):
+  names = {file.name for file in model.iterdir()} - {"model.safetensors"}
+  snapshot = write_cache(hub_cache, "org/m", files=names)
+  for name in names:
+    shutil.copyfile(model / name, snapshot / name)
+  given = {
+    **{"teacher__path": "org/m", "teacher__random_init": True},
+    **{"student__path": "org/m", "serving__student__url": "http://127.0.0.1:9"},
+    **{"phases": ("evaluate",), "evaluate__students": ("org/m",)},
+    "evaluate__student_urls": ("http://127.0.0.1:8",),
+  }
+  with jax.set_mesh(sharding.make_mesh(small_sft.config(model, {}).mesh)):
+    assert make(model, tmp_path, **given).guests.students
+    for needed in (
+      {"teacher__random_init": False},
+      {"serving__student__url": None},
+      {"evaluate__student_urls": ()},
+    ):
+      with pytest.raises(AtlasError, match=r"org/m@.* is no directory here"):
+        make(model, tmp_path, **given | needed)
 
 
 def test_an_example_that_is_too_long_stops_before_the_first_step(

@@ -5,6 +5,7 @@ import pytest
 from atlas_jax.server_config import ServerConfig
 from atlas_jax.serving import vllm_command
 from atlas_jax.serving.client import ServerError
+from tests.hub_cache import LFS_POINTER
 
 
 def words_of(config, tmp_path):
@@ -63,3 +64,12 @@ def test_beyond_this_machine_a_token_is_chosen(host):
   # One that runs elsewhere is not spawned here.
   elsewhere = ServerConfig(host=host, url="http://10.0.0.1:1")
   assert len(vllm_command.draw_key(here, elsewhere)) == 32
+
+
+def test_weights_that_are_a_pointer_of_git_lfs(tmp_path):
+  (tmp_path / "config.json").write_text("{}")
+  (tmp_path / "consolidated.safetensors").write_text(LFS_POINTER)
+  vllm_command.check_model(tmp_path, "cuda")
+  (tmp_path / "model.safetensors").write_text(LFS_POINTER)
+  with pytest.raises(ServerError, match=r"/model\.safetensors is a pointer of"):
+    vllm_command.check_model(tmp_path, "cuda")
