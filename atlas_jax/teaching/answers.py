@@ -11,7 +11,8 @@ How the answer is found (the rule that fired is kept):
      begins with a choice ("D) 42 km"), yes or no;
   6. the last number, with what stands beside it where that changes it ("can't
      be 41", "3\\sqrt{2}").
-Rules 3 to 6 read what follows the last "Wait, ..." or "No, ...".
+Rules 3 to 6 read what follows the last "Wait, ..." or "No, ..." that states
+another answer, or nothing.
 A response cut at its length counts only by rule 2 (the answer was given
 before the cut); otherwise its status is 'truncated'. Text that reports a
 failure ("Error: 401") states no answer, whatever numbers stand in it.
@@ -52,11 +53,13 @@ for _ in range(32):
 _BOX = rf"(?s:\\f?box(?:ed)?\s*\{{({_INNER})\}})"
 _BOXED = re.compile(_BOX)
 _BOXES = re.compile(
+  rf"(?:\b(?:not|\w+n['’]t) \$?|(?<![^\s$])-)?"
   rf"{_BOX}(?:\$?\s*(?:,|or|and)\s+\$?(?:[a-z] ?= ?)?{_BOX})*"
-  rf"(?:\$?\s(?:or(?! \\)|is(?: not| wrong|n['’]t)|{equality.SCALES})\b)?"
+  rf"(?:\$?\s(?:or \$?\d+|(?:is|are) (?:wrong|incorrect)|{equality.SCALES}"
+  r"|is(?: not|n['’]t) (?:right|correct|it|the answer))\b)?"
 )
 _RETRACTED = re.compile(
-  r"(?im)(?:^|[.!?$]\s+)(?:but |oh,? )?(?:no|wait|actually|oops|sorry"
+  r"(?im)(?:(?<=\n)|[.!?$]\s+)(?:but |oh,? )?(?:no|wait|actually|oops|sorry"
   r"|correction|scratch that|on second thought)\b(?=[,.:;!—-]|\s-)"
 )
 _FAILURE = re.compile(
@@ -64,6 +67,8 @@ _FAILURE = re.compile(
   r"|timeout)\b\s*(?:[:.!({\[]|after\b|\Z)"
 )
 _TAG = re.compile(r"(?si)<(solution|answer)>(?P<span>(?:(?!<\1>).)*?)</\1>")
+# What takes an answer back states another, or nothing at all.
+_STATED = re.compile(r"[\d\\=$]|\b[A-HJ]\b|^\W*$")
 # On the last line, or above it where it is short and no heading.
 _HASHES = re.compile(
   r"(?m)####(?P<span>(?:(?!####).)*\Z|(?<=^####)(?!.{76})(?!.*(?:####|:\s|:$))"
@@ -76,17 +81,27 @@ _PHRASE = re.compile(
 )
 
 # With a word of change and no more than these between, a number is denied.
-_BETWEEN = "be|been|equals?|to|the|an?|is|it|as|exactly|just|really|of|that|say"
+_BETWEEN = "be|been|to|the|an?|it|as|exactly|just|really|of|that|say"
 _BEFORE = re.compile(
-  r"(?i)(?:(?<!\\)\b(?:times|(?:between|from) \S+ (?:and|to)"
-  rf"|(?!times)(?:{equality.CHANGING}))\s(?:(?:{_BETWEEN})\s)*"
-  r"|(?:(?<![a-z]{3})[<>≤≥≠√]|!=|[<>]=)\s?"
+  r"(?im)(?:(?<!\\)\b(?:times|(?:between|ranges? from) \S+ (?:and|to)"
+  rf"|(?:not|never|doubt|false|\w+n['’]t)(?:\s(?:{_BETWEEN}|is|equals?))*"
+  r"|(?!times|most|least|up.to|\w+imum.of|\w+ed.to|(?<=[\d,] )but|(?<=, )or)"
+  rf"(?:{equality.CHANGING}))\s(?:(?:{_BETWEEN})\s)*"
+  # No arrow, and no quote.
+  r"|(?:(?<![a-z]{3})(?!^> |(?<=[-=>])>)[<>≤≥≠]|!=|[<>]=)\s?"
   r"|(?:[\w.)}^{\\]*(?:[\d)}]|\b[b-hj-z])(?: ?[+*×·/] ?| [-−–] )"
   r"|(?<!['’\w])[b-hj-z] ?)+"
-  r"|(?:(?:[-−±]|\\pm) ?)?\S*(?:[_^]\{?|\d:|\}\{|\\[a-z]+ ?\{?))\Z"
+  r"|(?:(?:[-−±]|\\pm) ?)?\S*(?:[_^]\{?|\d:|\}\{|√"
+  r"|\\(?!to\b|implies|\w*arrow)[a-z]+ ?\{?))\Z"
 )
+# At most two words; some say nothing about the number.
 _AFTER = re.compile(
-  r"(?:(?!-\d| more\b|[*_`]+(?!\w))(?: ?(?:[^\s.,;:!?=<]|\.(?=\d))+){1,2})?"
+  r"(?i)(?:(?!-\d|[*_`]+(?!\w)|\s?\\(?:end|right.(?!\^))|[ap]m\b"
+  r"|(?!fold)[a-z]{4}|(?<!times) (?:more|fewer|over|under|above|between|from"
+  r"|left|plus tax|half|quarters?|third|\w+th|[ap]\.m"
+  rf"|(?:to|and)(?! (?:the|an?|half|{equality.COUNTS}|\w+ty)\b)"
+  r"|[a-z]{3,}-(?!\w*th|hal|qua))\b)"
+  r" ?(?:sq(?:uare|\.) )?(?:[^\s.,;:!?=<(|\[—]|\.(?=\d))+){0,2}"
 )
 
 
@@ -130,13 +145,14 @@ def _spans(text: str) -> Iterator[tuple[str, str | None]]:
   """(rule, the answer it finds or None), in the order of the module's list."""
   yield "tag", _last(_TAG, text)
   yield "failure_text", "" if _FAILURE.match(text) else None
-  text = _RETRACTED.split(text)[-1]
+  parts = reversed(_RETRACTED.split(text))
+  text = next(filter(_STATED.search, parts), text)
   yield "boxed", _last(_BOXES, text)
   yield "hashes", _last(_HASHES, text)
   yield "phrase", _last(_PHRASE, text)
   if "\n" not in text and equality.choice(text)[0]:
     yield "phrase", text
-  yield "last_number", _last_number(FRACTION.sub(r" \1/\2", text))
+  yield "last_number", _last_number(text)
 
 
 def _last(pattern: re.Pattern, text: str) -> str | None:
@@ -154,16 +170,15 @@ def _unboxed(text: str) -> str:
 
 def _last_number(text: str) -> str | None:
   """The last number, with the words beside it unless it is the same alone."""
+  text = FRACTION.sub(r" \1/\2", text.replace("−", "-").replace("{,}", ","))
   *_, found = (None, *NUMBER.finditer(text))
   if found is None:
     return None
   before = _BEFORE.search(text, max(0, found.start() - 60), found.start())
   after = _AFTER.match(text, found.end(), found.end() + 60)
-  shown = text[before.start() if before else found.start() : after.end()]
-  alone, among = (
-    equality.parse_number(part, prose=True) for part in (found[0], shown)
-  )
-  same = alone and among and alone.value == among.value
+  shown = text[before.start() if before else found.start() : found.end()]
+  shown += after[0].replace("$", "")
+  same = equality.exact_equal(found[0], shown)
   return found[0] if same else shown.strip(" $")
 
 

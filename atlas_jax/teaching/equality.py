@@ -23,7 +23,7 @@ _SIGNS = str.maketrans(
   {"−": "-", "–": "-", "⁄": "/", "√": r"\sqrt ", "×": r"\times ", "≈": "="}
   | {"·": r"\cdot ", "∈": r"\in ", "∞": r"\infty ", "°": " degree "}
 )
-_COUNTS = "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
+COUNTS = "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve"
 _DRESS = r"text\w*|math(?:rm|bf)|mbox|bold\w+|underline|f?box(?:ed)?"
 # (what is written, what stands for it), in this order.
 _SPELLED = (
@@ -52,7 +52,7 @@ _SPELLED = (
   (r"(?<!\\)\binf(?:inity)?\b", r"\\infty "),
   (r"\\approx(?![a-z])", "="),
   (r"(?:√|\\?sqrt) ?\(([^()]*)\)", r"\\sqrt{\1}"),
-  *((rf"(?i)^{w}\b", str(n)) for n, w in enumerate(_COUNTS.split("|"))),
+  *((rf"(?i)^{w}\b", str(n)) for n, w in enumerate(COUNTS.split("|"))),
   (r"(?i)^(?:minus|negative) (?=\d)", "-"),
   (r"(?<=:\d\d) in the morning\b", " am"),
   (r"(?<=:\d\d) (?:in the (?:afternoon|evening)|noon)\b", " pm"),
@@ -132,7 +132,7 @@ _CHANGES = re.compile(
   r"|#\s?(?-i:[KMGBT])\b"
   r"|#.(?:fold|ish|free|gross|mil|mln|bil|lakh|crore|ppm|bps|max"
   r"|(?:max|min)imum|score|till|and|excluded)\b"
-  rf"|\b(?:{CHANGING}|(?!one\b|zero)(?:{_COUNTS}))(?!\w)",
+  rf"|\b(?:{CHANGING}|(?!one\b|zero)(?:{COUNTS}))(?!\w)",
   re.I,
 )
 # What is dropped before "=": a name, words that name a number, arithmetic.

@@ -128,7 +128,6 @@ def test_deep_nesting_is_not_followed():
     ("42", "#### 42\nBecause 6 * 7 is 42.\nDone with 3 steps.", "correct"),
     ("5", "<solution>x = 4 or x = 5</solution>", "wrong"),
     ("401", "<solution>1/0</solution>", "wrong"),
-    ("41", "not 41", "wrong"),
     ("3.5", r"so it takes 3\frac{1}{2} hours", "correct"),
     ("210", "Since he did not eat any, the total is 210", "correct"),
     ("3", "The number of students who did not bring lunch is 3.", "correct"),
@@ -136,18 +135,7 @@ def test_deep_nesting_is_not_followed():
     ("3/4", "The probability that it is not red is 3/4", "correct"),
     ("12", "It doesn't matter which way we count; there are 12", "correct"),
     ("42", "There are 42 students who do not play", "correct"),
-    ("42", "It is not 42", "wrong"),
-    ("42", "It isn't 42", "wrong"),
     # What stands beside the last number.
-    ("41", "it is 40 or 41", "wrong"),
-    ("41", "between 40 and 41", "wrong"),
-    ("41", "more than 41", "wrong"),
-    ("41", "it is hardly 41", "wrong"),
-    ("41", "x > 41", "wrong"),
-    ("41", "3 + 41", "wrong"),
-    ("41", "100 - 41", "wrong"),
-    ("41", r"\ln 41", "wrong"),
-    ("41", "x_{41}", "wrong"),
     ("2", r"so x = \frac{3\sqrt{2}}{2}", "wrong"),
     ("2", "the ratio is 3:2", "wrong"),
     ("18", "so there are 18 less apples", "wrong"),
@@ -161,17 +149,70 @@ def test_deep_nesting_is_not_followed():
     ("41", r"\boxed{41} or \boxed{42}", "wrong"),
     ("42", r"\boxed{41} or \boxed{42}", "wrong"),
     ("1, 2", r"The roots are $\boxed{1}$ and $\boxed{2}$.", "correct"),
-    ("41", r"$\boxed{41}$ is wrong", "wrong"),
     ("41000000", r"\boxed{41} million", "correct"),
     ("41", r"\boxed{\boxed{41} + 1}", "wrong"),
     ("41", r"\boxed{x = \boxed{41}}", "correct"),
     ("41", "The answer is 41. Actually, it is 42.", "wrong"),
     ("42", "The answer is 41. Wait, it is 42.", "correct"),
     ("41", "Is the answer 41? No.", "no_answer"),
+    ("no", "No.", "correct"),
+    ("no", "No, 15 is not prime.", "correct"),
+    ("3", "x = 3. Check: is x even? No, it's odd.", "correct"),
+    ("42", "It's 41. Wait, it's 42. Wait! I check: fine.", "correct"),
+    ("10", "10 to twelve", "wrong"),
+    ("1/2", "The chance is 1 in 2, or 1/2", "correct"),
+    ("70000", "$70{,}000$", "correct"),
+    ("-4", "x = −4", "correct"),
+    (r"2\sqrt{3}", "x = 2√3", "correct"),
+    (r"2\sqrt{3}", r"It has 2\sqrt{3} square units.", "correct"),
+    ("1, 2", r"\boxed{1} and \boxed{2} are wrong", "wrong"),
   ],
 )
 def test_verdicts(checker, gold, text, status):
   assert checker.check(make_problem("q", gold), text, "stop").status == status
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "not 41", "It isn't 41", "it is 40 or 41", "between 40 and 41",
+        "more than 41", "over 41", "it is hardly 41", "I doubt it is 41",
+        "it is false that it is 41", "it does not equal 41", "anything but 41",
+        "x > 41", ">41", "x >= 41", "3 + 41", "100 - 41", r"\ln 41", "x_{41}",
+        "x = −41", "41 times more", "41 less apples", "41 and a half", "41 Pi",
+        "41 and three quarters", "41 to fifty", r"\left(41\right)^2",
+        r"$\boxed{41}$ is wrong", r"\boxed{41} isn't right", r"-\boxed{41}",
+        r"\boxed{41} is not the answer", r"not $\boxed{41}$",
+        r"\boxed{41} or 42",
+    ],
+)  # fmt: skip
+def test_what_denies_41(checker, text):
+  assert checker.check(make_problem("q", "41"), text, "stop").status == "wrong"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The answer is 12. Wait, let me double-check. Yes.",
+        "\\boxed{12}\n\nWait! Let me double check this. It checks out.",
+        "#### 12\n\nActually, that's it.", "12. Actually, I am sure.",
+        "$9 + 3 = 12$ bolts.", r"$2x = 24 \Rightarrow x = 12$ years",
+        "6*2 = <<6*2=12>>12 meters a week", "6 + 6 => 12", "6 * 2 -> 12",
+        "> 12", r"\Rightarrow 12", r"\implies 12", r"\to 12",
+        "half of that is 12", "the square root is 12", "the most is 12",
+        "a maximum of 12", "adds up to 12", "it goes from 6 to 12",
+        "halved to 12", "17 - 5, or 12", "not 11, but 12", "x = 12 (positive)",
+        "12 (twelve)", "| Total | 12 |", r"&= 12 \end{aligned}", "12 — done",
+        "12mins", "12 p.m.", "12 sq. ft.", "12 over both days", "12 left over",
+        "12 quarters", "12 third graders", "12 fewer marbles than Ann",
+        "12 ten-dollar bills", "$12 to each of them", "$12 plus tax",
+        "He can buy at most 12 apples.", "It takes at least 12 days",
+        r"\boxed{12} or, in words, twelve.", r"\boxed{12} is not too hard.",
+    ],
+)  # fmt: skip
+def test_what_leaves_12_as_it_is(checker, text):
+  problem = make_problem("q", "12")
+  assert checker.check(problem, text, "stop").status == "correct"
 
 
 def test_a_cut_response_counts_only_if_it_had_answered(checker):
