@@ -28,7 +28,8 @@ _SHOWN = (
   *("Still right, of those right alone", "Student response tokens"),
   "Teaching tokens",
 )
-_SAID = ("Still right [95%]", "Teaching tokens", "Distinct teachings")
+_SAID = ("Still right [95%]", "States the answer")
+_SAID += ("Teaching tokens", "Distinct teachings")
 
 
 def guides() -> list[pathlib.Path]:
@@ -75,10 +76,12 @@ def evaluation(runs: Mapping, name: str, *words: str) -> str:
   return tables.grid(cells)
 
 
-def _correct(run: Mapping, title: str) -> dict:
-  """problem -> the score of its attempt."""
-  lines = collecting.attempts(run, title)
-  return {line["id"]: line["solution"]["score"] for line in lines}
+def _correct(run: Mapping, title: str, stated: bool = True) -> dict:
+  """problem -> the score of its attempt; not `stated`: 0 where it was."""
+  return {
+    line["id"]: line["solution"]["score"] if stated or not line["leaked"] else 0
+    for line in collecting.attempts(run, title)
+  }
 
 
 def still_right(run: Mapping, title: str) -> str:
@@ -112,7 +115,7 @@ def arms(runs: Mapping, *names: str) -> str:
       )
       row = [title, _accuracy(arm), gain]
       row += [_accuracy(results[title]) for results in found[1:]]
-      row.append(still_right(run, title))
+      row += [still_right(run, title), f"{arm.leak_rate:.1%}"]
       said = collecting.texts(run["arms"][title]["teachings"])
       row += [f"{arm.teaching_tokens:.1f}", str(len({*said})) if said else "–"]
       if row not in rows:
@@ -123,20 +126,25 @@ def arms(runs: Mapping, *names: str) -> str:
 def less(runs: Mapping, name: str) -> str:
   """The last arm of a run less the one before it, paired by problem."""
   before, after = [*runs[name]["arms"]][-2:]
-  kinds = {
-    line["id"]: line["kind"]
-    for line in collecting.attempts(runs[name], reading.ALONE)
-  }
-  was, now = (_correct(runs[name], title) for title in (before, after))
+  lines = collecting.attempts(runs[name], reading.ALONE)
+  kinds = {line["id"]: line["kind"] for line in lines}
   rows = [[f"{after}, less {before}", "Points [95%]", "Fixed", "Broken"]]
-  for kind in (None, *sorted({*kinds.values()} - {None})):
+
+  def add(label: str, kind: str | None = None, stated: bool = True):
     ids = [key for key in kinds if kind in (None, kinds[key])]
+    was, now = (
+      _correct(runs[name], title, stated) for title in (before, after)
+    )
     pair = [was[key] for key in ids], [now[key] for key in ids]
     change = statistics.paired_bootstrap(*pair, resamples=10_000, seed=0)
     flips = [b - a for a, b in zip(*pair, strict=True)]
     counts = [str(flips.count(one)) for one in (1, -1)]
-    label = f"{kind or 'all'} ({len(ids)})"
-    rows.append([label, tables.points(change), *counts])
+    rows.append([f"{label} ({len(ids)})", tables.points(change), *counts])
+
+  add("all")
+  add("all; an answer that the teaching states is none", stated=False)
+  for kind in sorted({*kinds.values()} - {None}):
+    add(kind, kind)
   return tables.grid(rows)
 
 

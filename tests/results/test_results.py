@@ -69,7 +69,9 @@ def test_a_run_is_kept_without_its_place(workdir):
   assert "| 100.0% [34.2, 100.0] | 50.0% [9.5, 90.5] | 50.0% [9.5," in table
   table = printing.less({"a": run}, "a")
   assert "| all (4) | +25.0 [-50.0, 100.0] | 2 | 1 |" in table
-  assert "| even (2) | +" in table
+  assert "that the teaching states is none (4) | +25.0 [" in table
+  run["arms"][run_files.AFTER]["leaked"] = "1000"
+  assert "states is none (4) | +0.0 [" in printing.less({"a": run}, "a")
 
 
 def test_a_table_shows_each_changed_outcome(workdir):
