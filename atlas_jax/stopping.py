@@ -18,10 +18,12 @@ import threading
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-class Stopped(BaseException):
+class Stopped(KeyboardInterrupt):
   """A signal asks the run to end; `number` is the signal's.
 
-  No Exception: no retry may take it for a failure.
+  No Exception: no retry may take it for a failure. A KeyboardInterrupt, since
+  asyncio logs whatever else a signal raises in one of its callbacks, and waits
+  on for ever.
   """
 
   def __init__(self, number: int):

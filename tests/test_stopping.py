@@ -1,5 +1,6 @@
 """What SIGTERM and Ctrl-C do, in this process and in one of its own."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -50,6 +51,16 @@ def test_what_was_ignored_stays_so(monkeypatch):
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
   finally:
     signal.signal(signal.SIGHUP, before)
+
+
+def test_one_in_a_callback_of_asyncio_ends_what_it_waits_for():
+  async def waits():
+    loop = asyncio.get_running_loop()
+    loop.call_soon(signal.raise_signal, signal.SIGTERM)
+    await asyncio.sleep(3)
+
+  with pytest.raises(Stopped), stopping.listening():
+    asyncio.run(waits())
 
 
 def test_it_is_no_failure_that_may_be_tried_again():

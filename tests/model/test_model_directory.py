@@ -144,5 +144,7 @@ def test_a_pipe_is_no_model(name, source):
 def test_a_directory_of_that_name_is_no_file(source):
   (source / "model.safetensors").unlink()
   (source / "model.safetensors").mkdir()
-  with pytest.raises(hf.WeightsError, match=r"model\.safetensors: "):
+  with pytest.raises(
+    hf.WeightsError, match=r"model\.safetensors cannot be read"
+  ):
     hf.check(source)
