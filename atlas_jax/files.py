@@ -49,6 +49,12 @@ def opened(path, error: type[Exception] = FileError) -> Iterator[IO[bytes]]:
       raise error(f"{path} cannot be read: {e.strerror or e}") from None
 
 
+def check_file(path, error: type[Exception]) -> None:
+  """Refuses what another reader would take: see `opened`."""
+  with opened(path, error):
+    pass
+
+
 def read(path, error: type[Exception] = FileError) -> bytes:
   """The whole content of a file."""
   with opened(path, error) as file:

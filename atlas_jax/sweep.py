@@ -157,9 +157,9 @@ def check(ablation: Ablation, tree: ConfigDict) -> None:
   Raises:
     ConfigError: as config.resolve, the row named.
   """
-  shared = [run[0] for run in ablation.shared]
   base = dict(config_tree.flat(ablation.base))
   runs = [(run[0], run[-1]) for run in ablation.shared]
+  shared, keys = [name for name, _ in runs], {*config_tree.dotted(tree)}
   for at, (name, values) in enumerate((*runs, ("get_config()", base))):
     try:
       _check_shared(values, shared[:at])
@@ -170,7 +170,7 @@ def check(ablation: Ablation, tree: ConfigDict) -> None:
     try:
       _check_shared(overrides, shared)
       for key in overrides:
-        if key not in config_tree.dotted(tree):
+        if key not in keys:
           hint = config_tree.meant(str(key), tree)
           raise ConfigError(f"config.{key} names no key{hint}")
       if "seed" in overrides:

@@ -173,7 +173,7 @@ def launch(main) -> None:
       try:
         stack.enter_context(hosts.joined())
         main()
-      except (Stopped, KeyboardInterrupt) as stop:
+      except KeyboardInterrupt as stop:
         number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
         name = signal.Signals(number).name
         _end(f"stopped by {name}; the same command goes on", 128 + number)

@@ -74,8 +74,7 @@ class ChatTokenizer:
     tokenizer = path / "tokenizer.json"
     if not tokenizer.is_file():
       raise ChatError(f"{path}: no tokenizer.json there, beside config.json")
-    with files.opened(tokenizer, ChatError):
-      pass
+    files.check_file(tokenizer, ChatError)
     return cls(path, date)
 
   def _ask(self, name: str, *arguments, cpu_s: float | None = None):

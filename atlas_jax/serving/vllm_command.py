@@ -115,8 +115,7 @@ def check_model(model_path: Path, device: str) -> None:
   """
   files.check_directory(model_path)
   for weights in model_path.glob("model*.safetensors"):
-    with files.opened(weights, ServerError):
-      pass
+    files.check_file(weights, ServerError)
   config = files.read_json(model_path / "config.json", ServerError)
   if device != "cpu" or "num_attention_heads" not in config:
     return
