@@ -36,10 +36,6 @@ _QUEUE = re.compile(
 )
 
 
-class WeightsRefused(ServerError):
-  """The teacher server does not take a file; it serves on as before."""
-
-
 @dataclass(frozen=True)
 class Sampling:
   """How to sample. Sample i of n is drawn with seed + i."""
@@ -279,9 +275,8 @@ class Client:
       except http.Untaken as error:
         raise ServerError(f"{url}: {error}") from None
       except (
-        *(aiohttp.ClientError, OSError, ValueError, RecursionError),
-        # Not the JSON that is expected.
-        *(LookupError, TypeError, AttributeError),
+        *(aiohttp.ClientError, OSError),
+        *http.NOT_THE_FORM,
       ) as error:
         trouble = f"{type(error).__name__}: {error}"
       if attempt < self._retries:

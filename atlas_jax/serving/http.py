@@ -10,20 +10,27 @@
 
 import asyncio
 import contextlib
+import json
+import time
 import urllib.parse
 import urllib.request
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from pathlib import Path
 
 import aiohttp
 
 from atlas_jax import addresses
 from atlas_jax.errors import AtlasError
-from atlas_jax.retries import FinalError
+from atlas_jax.retries import FinalError, may_pass
 from atlas_jax.scrubbing import answer_scrubber, error_line, scrubber
 
 MOST_BYTES = 16 << 20  # the default of each config key max_response_bytes
 _IDLE_S = 2.0
+# What reading a body raises that is not the JSON which is expected.
+NOT_THE_FORM = (
+  *(ValueError, RecursionError),
+  *(LookupError, TypeError, AttributeError),
+)
 
 
 class ServerError(AtlasError):
@@ -32,6 +39,10 @@ class ServerError(AtlasError):
 
 class ServerDown(ServerError):
   """A server does not answer: it is gone, hangs, or fails at everything."""
+
+
+class WeightsRefused(ServerError):
+  """The teacher server does not take a file; it serves on as before."""
 
 
 class Untaken(FinalError, aiohttp.ClientError):
@@ -202,3 +213,34 @@ def ask(
   except (aiohttp.ClientError, TimeoutError, OSError) as error:
     why = str(error) or f"no answer in {timeout_s:g} s"
     raise ServerDown(f"{url} does not answer: {why}") from error
+
+
+def ask_json(
+  method: str, url: str, keys: Collection[str], *, timeout_s: float, **given
+) -> dict:
+  """What the JSON object that `ask` gets has under `keys`.
+
+  A server that is busy (409) is asked again.
+
+  Raises:
+    WeightsRefused: 400.
+    ServerDown: nothing answers, or with a status that may pass by, or with
+      something else than such an object.
+    ServerError: any other answer.
+  """
+  end = time.monotonic() + timeout_s
+  while True:
+    status, content = ask(method, url, timeout_s=timeout_s, **given)
+    if status != 409 or time.monotonic() > end:
+      break
+    time.sleep(1)
+  if status == 200:
+    with contextlib.suppress(*NOT_THE_FORM):
+      answer = json.loads(content)
+      return {key: answer[key] for key in keys}
+  kinds = {200: ServerDown, 400: WeightsRefused}
+  other = ServerDown if may_pass(status) else ServerError
+  raise kinds.get(status, other)(
+    f"{addresses.bare(url)} answered {status}:"
+    f" {content[:1000].decode(errors='replace')}"
+  )

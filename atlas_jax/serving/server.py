@@ -22,12 +22,7 @@ from atlas_jax import gpus, hub, progress
 from atlas_jax.config import ServingConfig
 from atlas_jax.server_config import ServerConfig
 from atlas_jax.serving import http, supervisor, vllm_command
-from atlas_jax.serving.client import (
-  Client,
-  ServerDown,
-  ServerError,
-  WeightsRefused,
-)
+from atlas_jax.serving.client import Client, ServerDown, ServerError
 from atlas_jax.serving.server_log import ServerLog
 
 log = logging.getLogger(__name__)
@@ -294,26 +289,28 @@ class TeacherServer(Server):
       restart: the server may hold a newer version.
 
     Raises:
-      WeightsRefused: the old weights serve on; the text says why.
-      ServerDown: no answer, or the update failed and the server ends.
+      http.WeightsRefused: the old weights serve on; the text says why.
+      ServerDown: also if the update failed and the server ends.
       ServerError: any other answer.
     """
     body = {"files": files, "version": version, "checksums": checksums}
-    body["restart"] = restart
-    path, end = "/v1/atlas/update", time.monotonic() + timeout_s
-    while True:
-      status, answer = self._request("POST", path, body, timeout_s=timeout_s)
-      if status != 409 or time.monotonic() > end:
-        break
-      time.sleep(1)
-    if status != 200:
-      kinds = {400: WeightsRefused, 409: ServerDown, 500: ServerDown}
-      kind = kinds.get(status, ServerError)
-      raise kind(
-        f"the teacher server refused the weights {version} ({status}):"
-        f" {answer[:1000].decode(errors='replace')}"
+    keys = "version", "seconds_check", "seconds_apply"
+    answer = self.request_json(
+      *("POST", "/v1/atlas/update", keys),
+      body=body | {"restart": restart},
+      timeout_s=timeout_s,
+    )
+    if answer["version"] != version:
+      raise ServerDown(
+        f"{self.base_url} answers for weights {answer['version']} instead of"
+        f" {version}"
       )
-    return json.loads(answer)
+    return answer
+
+  def request_json(self, method: str, path: str, keys, **given) -> dict:
+    """As http.ask_json, of this server."""
+    url = self.base_url + path
+    return http.ask_json(method, url, keys, api_key=self.api_key, **given)
 
 
 def start(*servers: Server) -> None:

@@ -10,21 +10,19 @@ its digest is right.
 """
 
 import functools
-import json
+import itertools
 import logging
 import secrets
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import blake3
 
+from atlas_jax import retries
 from atlas_jax.server_config import ServingConfig
-from atlas_jax.serving import http
-from atlas_jax.serving.client import ServerDown, ServerError
+from atlas_jax.serving.http import ServerDown, ServerError, WeightsRefused
 from atlas_jax.serving.server import TeacherServer
-
-# A body that broke or changed on its way, or found the disk full.
-_SENT_AGAIN = (400, 507)
 
 log = logging.getLogger(__name__)
 
@@ -72,26 +70,20 @@ class Road:
     """
     if not self.by_http:
       return path.name
-    url = f"{self.server.base_url}/v1/atlas/files/{path.name}"
-    for left in reversed(range(self.config.retries + 1)):
+    to = f"/v1/atlas/files/{path.name}"
+    sent = {"file": path, "headers": {"X-Atlas-Blake3": digest}}
+    sent["timeout_s"] = self.config.request_timeout_s
+    for attempt in itertools.count():
       try:
-        status, answer = http.ask(
-          "PUT",
-          url,
-          file=path,
-          headers={"X-Atlas-Blake3": digest},
-          api_key=self.server.api_key,
-          timeout_s=self.config.request_timeout_s,
-        )
-      except ServerDown:
-        if not left or not self.server.healthy():
+        return self.server.request_json("PUT", to, ["path"], **sent)["path"]
+      except (WeightsRefused, ServerDown) as error:
+        # A body that broke or changed on its way is refused.
+        left = attempt < self.config.retries and self.server.healthy()
+        if not left and isinstance(error, WeightsRefused):
+          raise ServerError(str(error)) from error
+        if not left:
           raise
-        continue
-      if status == 200:
-        return json.loads(answer)["path"]
-      if not left or status not in _SENT_AGAIN:
-        text = answer[:500].decode(errors="replace")
-        raise ServerError(f"{url} answered {status}: {text}")
+      time.sleep(retries.pause_s(to, attempt, None))
 
 
 def _is_shared(server: TeacherServer) -> bool:
@@ -102,13 +94,10 @@ def _is_shared(server: TeacherServer) -> bool:
   server.weights_root.mkdir(parents=True, exist_ok=True)
   path = server.weights_root / f"nonce-{name}"
   path.write_bytes(content)
-  url = f"{server.base_url}/v1/atlas/nonce/{name}"
   try:
-    status, answer = http.ask("GET", url, api_key=server.api_key, timeout_s=60)
+    read = server.request_json(
+      "GET", f"/v1/atlas/nonce/{name}", ["digest"], timeout_s=60
+    )
   finally:
     path.unlink()
-  if status != 200:
-    raise ServerError(
-      f"{url} answered {status}: {answer[:500].decode(errors='replace')}"
-    )
-  return json.loads(answer)["digest"] == blake3.blake3(content).hexdigest()
+  return read["digest"] == blake3.blake3(content).hexdigest()

@@ -37,7 +37,7 @@ from atlas_jax import multihost
 from atlas_jax.config import ServingConfig
 from atlas_jax.model.owned import Owned
 from atlas_jax.serving import delta, weight_files, weight_roads
-from atlas_jax.serving.client import ServerDown, ServerError, WeightsRefused
+from atlas_jax.serving.http import ServerDown, ServerError, WeightsRefused
 from atlas_jax.serving.server import TeacherServer
 from atlas_jax.serving.weight_files import WeightManifest
 
@@ -207,14 +207,14 @@ class WeightSender:
 
     A file goes to all servers side by side.
     """
-    root, down = self._server.weights_root, set()
+    root, down = self._server.weights_root, {}  # number -> why
 
     def deliver(name: str, digest: str) -> dict[int, str | None]:
       def one(number: int) -> str | None:
         try:
           return self._roads[number].deliver(root / name, digest)
-        except ServerDown:
-          down.add(number)
+        except ServerDown as error:
+          down[number] = str(error)
           return None
 
       up = [number for number in to if number not in down]
@@ -227,9 +227,9 @@ class WeightSender:
       process=multihost.number(),
     )
 
-    def announced(number: int) -> dict[str, str] | None:
+    def announced(number: int) -> dict[str, str] | str:
       if number in down:
-        return None
+        return down[number]
       return {file.delivered[number]: file.digest for file in files}
 
     return {
@@ -253,8 +253,9 @@ class WeightSender:
       server = self._servers[to[turn]]
       held, sent = self.holds[server], [part["sent"][turn] for part in parts]
       try:
-        if None in sent:
-          raise ServerDown(f"{server.base_url} takes no files")
+        for why in sent:
+          if isinstance(why, str):
+            raise ServerDown(why)
         answer = server.update_weights(
           {path: digest for own in sent for path, digest in own.items()},
           *(str(version), sums, self._config.request_timeout_s),

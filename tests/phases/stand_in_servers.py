@@ -66,7 +66,8 @@ class _Handler(BaseHTTPRequestHandler):
       state["version"], state["checksums"] = body["version"], body["checksums"]
       state["updates"].append(int(body["version"]))
       state["sums"][state["updates"][-1]] = body["checksums"]
-      self._answer({"seconds_check": 0.0, "seconds_apply": 0.0})
+      times = {"seconds_check": 0.0, "seconds_apply": 0.0}
+      self._answer({"version": body["version"], **times})
       return
     state["requests"] += 1
     params, ids = body["sampling_params"], body["token_ids"]

@@ -4,7 +4,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import safe_open
 
-from atlas_jax.serving.client import ServerDown, WeightsRefused
+from atlas_jax.serving.http import ServerDown, WeightsRefused
 from tests.serving import delta_oracle, tiny_vllm
 from tests.serving.checksum_oracle import checksum
 

@@ -22,7 +22,7 @@ from atlas_jax.config import MeshConfig, ServingConfig
 from atlas_jax.model import decoder, hf
 from atlas_jax.model.owned import iter_owned
 from atlas_jax.serving import weight_sync
-from atlas_jax.serving.client import WeightsRefused
+from atlas_jax.serving.http import WeightsRefused
 from tests.serving import tiny_vllm
 from tests.training import tiny
 

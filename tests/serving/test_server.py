@@ -172,12 +172,13 @@ def test_a_url_where_nobody_listens(tmp_path):
 
 
 class Busy(http.server.BaseHTTPRequestHandler):
-  """409 until the third request, and 200 with its body from then on."""
+  """409 until the third request, then 200 with its body and the seconds."""
 
   asked = 0
 
   def do_POST(self):
     body = self.rfile.read(int(self.headers["Content-Length"]))
+    body = body[:-1] + b', "seconds_check": 0, "seconds_apply": 0}'
     Busy.asked += 1
     self.send_response(409 if Busy.asked < 3 else 200)
     self.send_header("Content-Length", str(len(body)))

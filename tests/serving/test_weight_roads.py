@@ -1,5 +1,6 @@
 """By which road files come to a server, with a stand-in for it."""
 
+import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -8,7 +9,7 @@ import pytest
 
 from atlas_jax.config import ServingConfig
 from atlas_jax.serving import weight_roads
-from atlas_jax.serving.client import ServerDown, ServerError
+from atlas_jax.serving.http import ServerDown, ServerError, WeightsRefused
 from tests.serving import tiny_vllm
 
 BODY = bytes(range(256)) * 40
@@ -22,7 +23,10 @@ class Handler(BaseHTTPRequestHandler):
     if status is None:  # it breaks off
       self.close_connection = True
       return
-    self._answer(status, b'{"error": "why", "path": "there/it"}')
+    if status == "html":  # of something before the server
+      self._answer(200, b"<html>")
+    else:
+      self._answer(status, b'{"error": "why", "path": "there/it"}')
 
   def do_GET(self):
     name = self.path.rpartition("/")[2]
@@ -31,6 +35,10 @@ class Handler(BaseHTTPRequestHandler):
     if path and path.is_file():
       digest = f'"{blake3.blake3(path.read_bytes()).hexdigest()}"'
     self._answer(200, f'{{"digest": {digest}}}'.encode())
+
+  def do_POST(self):
+    self.rfile.read(int(self.headers["Content-Length"]))
+    self._answer(*self.server.answers.pop(0))
 
   def _answer(self, status, body):
     self.send_response(status)
@@ -43,8 +51,9 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def peer():
+def peer(monkeypatch):
   """A server: what it `sees`, its next `statuses`, the `puts` that came."""
+  monkeypatch.setattr(weight_roads.retries, "pause_s", lambda *_: 0)
   server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
   server.puts, server.statuses, server.sees = [], [], None
   threading.Thread(target=server.serve_forever).start()
@@ -98,7 +107,10 @@ def test_a_shared_file_is_not_sent(peer, tmp_path):
   assert peer.puts == [] and name == "weights-00000001.safetensors"
 
 
-@pytest.mark.parametrize("failed", [[], [400], [507, 400], [None], [None, 507]])
+@pytest.mark.parametrize(
+  "failed",
+  [[], [400], [507, 400], [500], [503, 429], [None], [None, 507], ["html"]],
+)
 def test_a_failed_file_is_sent_again_whole(peer, tmp_path, failed):
   peer.statuses = list(failed)
   path = deliver(choose(peer, tmp_path, "http"), tmp_path)
@@ -117,6 +129,8 @@ def test_a_failed_file_is_sent_again_whole(peer, tmp_path, failed):
     ([400] * 9, 3, ServerError),
     ([401], 1, ServerError),
     ([413], 1, ServerError),
+    ([503] * 9, 3, ServerDown),
+    (["html"] * 9, 3, ServerDown),
     ([None] * 9, 6, ServerDown),  # aiohttp itself sends a PUT once more
   ],
 )
@@ -126,3 +140,37 @@ def test_retries_have_an_end(peer, tmp_path, statuses, sent, kind):
   with pytest.raises(kind) as raised:
     deliver(road, tmp_path)
   assert len(peer.puts) == sent and type(raised.value) is kind
+
+
+TAKEN = b'{"version": "1", "seconds_check": 0.1, "seconds_apply": 0.2}'
+
+
+@pytest.mark.parametrize(
+  "answers, kind",
+  [
+    ([(400, b"no")], WeightsRefused),
+    ([(401, b"no")], ServerError),
+    ([(500, b"no")], ServerDown),
+    ([(503, b"no")], ServerDown),
+    ([(200, b"<html>")], ServerDown),
+    ([(200, b"[" * 100_000)], ServerDown),
+    ([(200, b"[]")], ServerDown),
+    ([(200, b'{"version": "1"}')], ServerDown),
+    ([(200, TAKEN.replace(b'"1"', b'"2"'))], ServerDown),
+    ([(409, b"busy"), (409, b"busy"), (200, TAKEN)], None),
+  ],
+)
+def test_odd_answers_to_an_update(peer, tmp_path, monkeypatch, answers, kind):
+  monkeypatch.setattr("time.sleep", lambda _: None)
+  peer.answers = answers
+  url = f"http://127.0.0.1:{peer.server_port}"
+  teacher = tiny_vllm.teacher(tmp_path, tmp_path, url=url)
+  if kind is None:
+    took = teacher.update_weights({}, "1", {}, 60)
+    assert took == json.loads(TAKEN)
+  else:
+    with pytest.raises(ServerError) as raised:
+      teacher.update_weights({}, "1", {}, 60)
+    assert type(raised.value) is kind
+    assert str(raised.value).startswith(url)
+  assert not answers

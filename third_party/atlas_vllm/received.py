@@ -117,7 +117,7 @@ async def _write(request: Request, path: Path) -> str:
   hasher, piece, size = blake3(), bytearray(), 0
 
   def write():
-    hasher.update(bytes(piece))
+    hasher.update(piece)
     f.write(piece)
     piece.clear()
 
