@@ -58,7 +58,8 @@ class Road:
 
     Returns the path there, under the server's root.
 
-    A failed one is sent again whole, config.retries times. Blocks; any thread.
+    A failed one is sent again whole, config.retries times, within the time of
+    one request. Blocks; any thread.
 
     Args:
       path: of the file; the caller deletes it.
@@ -72,13 +73,15 @@ class Road:
       return path.name
     to = f"/v1/atlas/files/{path.name}"
     sent = {"file": path, "headers": {"X-Atlas-Blake3": digest}}
-    sent["timeout_s"] = self.config.request_timeout_s
+    end = time.monotonic() + self.config.request_timeout_s
     for attempt in itertools.count():
+      sent["timeout_s"] = end - time.monotonic()
       try:
         return self.server.request_json("PUT", to, ["path"], **sent)["path"]
       except (WeightsRefused, ServerDown) as error:
         # A body that broke or changed on its way is refused.
-        left = attempt < self.config.retries and self.server.healthy()
+        left = attempt < self.config.retries and time.monotonic() < end
+        left = left and self.server.healthy()
         if not left and isinstance(error, WeightsRefused):
           raise ServerError(str(error)) from error
         if not left:

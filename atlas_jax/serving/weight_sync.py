@@ -54,7 +54,7 @@ class Sent:
 
   is_delta: bool
   bytes: int  # of the files that the server took
-  seconds_write: float  # from the devices to the files; a refused delta's too
+  seconds_write: float  # from the devices to files; a refused delta's too
   seconds_check: float  # the server's checks, while it still serves
   seconds_apply: float  # from pause to resume
 
@@ -116,14 +116,11 @@ class WeightSender:
     base, self._held = self._base(version), None
     if version in self.holds.values():  # again, since one may have lost it
       self.holds = dict.fromkeys(self.holds)
-    entries, took = self._compared(tensors, base), None
+    entries, sent = self._compared(tensors, base), None
     if base is not None:
-      took = self._send(entries, version, base, hold)
+      sent = self._send(entries, version, base, begin, hold)
       entries = self._boxes.items()
-    is_delta = took is not None
-    took = took or self._send(entries, version, None, hold)
-    seconds_write = took.pop("written") - begin
-    sent = Sent(is_delta=is_delta, seconds_write=seconds_write, **took)
+    sent = sent or self._send(entries, version, None, begin, hold)
     root = self._server.weights_root  # perhaps of this host alone
     multihost.call_on_all(lambda: weight_files.delete_old(root, version), hold)
     # Full files to one that needed them are no audit of the others.
@@ -176,15 +173,15 @@ class WeightSender:
           self._boxes[name] = box
           yield name, before.pop(name, None), box
 
-    if base is None:
-      return ((name, box) for name, _, box in boxes())
-    changes = weight_files.in_threads(
-      lambda box: list(delta.entries(*box)), boxes()
-    )
-    return itertools.chain.from_iterable(changes)
+    def entries(of: tuple) -> list:
+      name, _, box = of
+      return [(name, box)] if base is None else list(delta.entries(*of))
 
-  def _send(self, entries, version: int, base, hold: bool) -> dict | None:
-    """Writes files and has the servers load them; numbers for `Sent`.
+    found = weight_files.in_threads(entries, boxes())
+    return itertools.chain.from_iterable(found)
+
+  def _send(self, entries, version, base, begin, hold: bool) -> Sent | None:
+    """Writes files and has the servers load them.
 
     None: a delta was too large or was refused, or a server is back that does
     not hold its base; so full files are wanted.
@@ -200,7 +197,7 @@ class WeightSender:
     if answer is None:
       multihost.call_on_all(lambda: self._delete(parts), hold)
       return None
-    return {**answer, "bytes": size, "written": written}
+    return Sent(base is not None, size, written - begin, **answer)
 
   def _write(self, entries, version: int, base: int | None, to) -> dict:
     """This process's files, brought to each server while more are written.

@@ -62,11 +62,11 @@ def peer(monkeypatch):
   server.server_close()
 
 
-def choose(peer, tmp_path, weights="auto", retries=2):
+def choose(peer, tmp_path, weights="auto", retries=2, **changes):
   url = f"http://127.0.0.1:{peer.server_port}"
   teacher = tiny_vllm.teacher(tmp_path, tmp_path, url=url)
   teacher.api_key = "token"
-  config = ServingConfig(weights=weights, retries=retries)
+  config = ServingConfig(weights=weights, retries=retries, **changes)
   road = weight_roads.Road(teacher, config)
   assert road.by_http in (True, False)  # chosen now
   return road
@@ -140,6 +140,15 @@ def test_retries_have_an_end(peer, tmp_path, statuses, sent, kind):
   with pytest.raises(kind) as raised:
     deliver(road, tmp_path)
   assert len(peer.puts) == sent and type(raised.value) is kind
+
+
+def test_all_attempts_have_the_time_of_one_request(peer, tmp_path, monkeypatch):
+  monkeypatch.setattr(weight_roads.retries, "pause_s", lambda *_: 0.1)
+  peer.statuses = [503] * 9
+  road = choose(peer, tmp_path, "http", retries=8, request_timeout_s=0.15)
+  with pytest.raises(ServerDown):
+    deliver(road, tmp_path)
+  assert 1 < len(peer.puts) < 4
 
 
 TAKEN = b'{"version": "1", "seconds_check": 0.1, "seconds_apply": 0.2}'
