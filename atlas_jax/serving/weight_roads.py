@@ -80,13 +80,14 @@ class Road:
         return self.server.request_json("PUT", to, ["path"], **sent)["path"]
       except (WeightsRefused, ServerDown) as error:
         # A body that broke or changed on its way is refused.
-        left = attempt < self.config.retries and time.monotonic() < end
+        pause = retries.pause_s(to, attempt, None)
+        left = attempt < self.config.retries and time.monotonic() + pause < end
         left = left and self.server.healthy()
         if not left and isinstance(error, WeightsRefused):
           raise ServerError(str(error)) from error
         if not left:
           raise
-      time.sleep(retries.pause_s(to, attempt, None))
+      time.sleep(pause)
 
 
 def _is_shared(server: TeacherServer) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import types
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import blake3
@@ -56,7 +57,7 @@ def peer(monkeypatch):
   monkeypatch.setattr(weight_roads.retries, "pause_s", lambda *_: 0)
   server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
   server.puts, server.statuses, server.sees = [], [], None
-  threading.Thread(target=server.serve_forever).start()
+  threading.Thread(target=server.serve_forever, args=(0.01,)).start()
   yield server
   server.shutdown()
   server.server_close()
@@ -143,12 +144,17 @@ def test_retries_have_an_end(peer, tmp_path, statuses, sent, kind):
 
 
 def test_all_attempts_have_the_time_of_one_request(peer, tmp_path, monkeypatch):
-  monkeypatch.setattr(weight_roads.retries, "pause_s", lambda *_: 0.1)
+  waited = []
+  clock = types.SimpleNamespace(
+    monotonic=lambda: sum(waited), sleep=waited.append
+  )
+  monkeypatch.setattr(weight_roads, "time", clock)
+  monkeypatch.setattr(weight_roads.retries, "pause_s", lambda *_: 40)
   peer.statuses = [503] * 9
-  road = choose(peer, tmp_path, "http", retries=8, request_timeout_s=0.15)
+  road = choose(peer, tmp_path, "http", retries=8, request_timeout_s=100)
   with pytest.raises(ServerDown):
     deliver(road, tmp_path)
-  assert 1 < len(peer.puts) < 4
+  assert len(peer.puts) == 3 and waited == [40, 40]
 
 
 TAKEN = b'{"version": "1", "seconds_check": 0.1, "seconds_apply": 0.2}'
