@@ -167,26 +167,20 @@ class Values:
   """New single values of a place."""
 
   place: Place
-  width: int  # the columns of the whole tensor
+  at: tuple[torch.Tensor, torch.Tensor]  # rows and columns in the place
   indices: torch.Tensor  # flat and row-major in the whole tensor, int64 [n]
   new: torch.Tensor  # [n]
 
-  def _at(self) -> tuple[torch.Tensor, torch.Tensor]:
-    box, at = self.place.box, self.place.target.device
-    rows, columns = _split(self.indices, self.width)
-    return (rows - box.row).to(at), (columns - box.column).to(at)
-
   def old(self) -> torch.Tensor:
     """What the model holds there now."""
-    return self.place.target[self._at()].to(self.new)
+    return self.place.target[self.at].to(self.new)
 
   def write(self) -> None:
     """Raises RuntimeError if the model does not hold the values afterwards."""
-    target, at = self.place.target, self._at()
-    new = self.new.to(target.device)
-    target[at] = new
+    target, new = self.place.target, self.new.to(self.place.target.device)
+    target[self.at] = new
     # No NaN among them, and one zero is as good as another.
-    if not torch.equal(target[at], new):
+    if not torch.equal(target[self.at], new):
       raise RuntimeError("the model does not hold the values written to it")
 
 
@@ -201,16 +195,12 @@ def values(
     indices: flat and row-major, int64 [n], no two equal.
     new: [n].
   """
-  found, (rows, columns) = [], _split(indices, width)
+  found, rows = [], indices // width
+  columns = indices - rows * width
   for p in places:
-    row, column, more, across = p.box
-    inside = (row <= rows) & (rows < row + more)
-    inside &= (column <= columns) & (columns < column + across)
-    found.append(Values(p, width, indices[inside], new[inside]))
+    down, right = rows - p.box.row, columns - p.box.column
+    inside = (down >= 0) & (down < p.box.rows)
+    inside &= (right >= 0) & (right < p.box.columns)
+    at = tuple(x[inside].to(p.target.device) for x in (down, right))
+    found.append(Values(p, at, indices[inside], new[inside]))
   return found
-
-
-def _split(indices: torch.Tensor, width: int):
-  """(rows, columns)."""
-  rows = indices // width
-  return rows, indices - rows * width
