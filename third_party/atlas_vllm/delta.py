@@ -35,14 +35,10 @@ def check_versions(
     held: the version of the last update; None: there was none.
   """
   base, target = metadata.get("base"), metadata.get("version")
-  if held is None:
+  if base != held or held is None:
+    has = f"holds {held}" if held else "has had no update since it started"
     raise InvalidWeights(
-      f"the file is a delta of version {base}, and the server has had no"
-      " update since it started"
-    )
-  if base != held:
-    raise InvalidWeights(
-      f"the file is a delta of version {base}, and the server holds {held}"
+      f"the file is a delta of version {base}, and the server {has}"
     )
   if target != version:
     raise InvalidWeights(
