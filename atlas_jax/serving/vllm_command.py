@@ -59,6 +59,8 @@ def device_settings(
     return [], {}
   workers = config.replicas * config.tensor_parallel
   cores = _cores(config.cpu_cores)
+  # A server that is bound to no cores takes half of the machine's.
+  threads = (len(cores) or (os.cpu_count() or 1) // 2) // workers
   env = {
     # A libtpu beside the CPU build would otherwise be chosen as well.
     "VLLM_TARGET_DEVICE": "cpu",
@@ -66,7 +68,7 @@ def device_settings(
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0" if config.replicas == 1 else "1",
     # The first request with log-probs would wait for a compiler.
     "TORCH_COMPILE_DISABLE": "1",
-    "OMP_NUM_THREADS": str(max(1, (len(cores) or _half()) // workers)),
+    "OMP_NUM_THREADS": str(max(1, threads)),
   }
   if workers > 1:  # vLLM's own choice wants a NUMA node for each
     binding = _shared_out(cores, workers) if cores else "nobind"
@@ -79,11 +81,6 @@ def device_settings(
   whole_prompts = ["--no-enable-chunked-prefill"]
   whole_prompts += ["--max-num-batched-tokens", str(batch)]
   return ["--enforce-eager", *whole_prompts], env
-
-
-def _half() -> int:
-  """Of the machine's cores: what a server has that is bound to none."""
-  return (os.cpu_count() or 1) // 2
 
 
 def _shared_out(cores: Sequence[int], workers: int) -> str:

@@ -113,10 +113,6 @@ def write_manifest(manifest: WeightManifest, directory: Path) -> None:
     f.write(json.dumps(dataclasses.asdict(manifest), indent=1).encode())
 
 
-def _bytes(tensor: np.ndarray) -> memoryview:
-  return memoryview(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8))
-
-
 def _write_file(
   path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str]
 ) -> tuple[str, int]:
@@ -140,8 +136,9 @@ def _write_file(
   start = len(text).to_bytes(8, "little") + text
   digest = blake3.blake3(max_threads=blake3.blake3.AUTO)
   with files.replacing(path) as f:
-    data = (_bytes(tensor) for _, tensor in order)
-    for part in itertools.chain([start], data):
+    data = (np.ascontiguousarray(tensor) for _, tensor in order)
+    bits = (tensor.reshape(-1).view(np.uint8) for tensor in data)
+    for part in itertools.chain([start], bits):
       digest.update(part)
       f.write(part)
   return digest.hexdigest(), 8 + len(text) + end
