@@ -71,8 +71,9 @@ class WeightSender:
   than what the server holds, of another run or of this one before.
 
   Attributes:
-    holds: the version at each server, on the lead; None: unknown, since it did
-      not answer. It gets full files once it is healthy again.
+    holds: the version that each server took last, on the lead; None: unknown,
+      since it did not answer. One that is behind gets full files once it is
+      healthy again.
   """
 
   def __init__(
