@@ -36,8 +36,10 @@ def of_box(tensor: torch.Tensor, row: int = 0, column: int = 0) -> np.ndarray:
     tensor: taken as [its first axis, all others].
     row, column: of the box's first element in the tensor that it is part of.
   """
-  bits, loops = _bits(tensor.reshape(len(tensor), -1)), _loops()
-  sums = [loops.sum_of(bits, row + a, column + b) for a, b in _SEEDS]
+  from atlas_vllm.checksum_loops import sum_of
+
+  bits = _bits(tensor.reshape(len(tensor), -1))
+  sums = [sum_of(bits, row + a, column + b) for a, b in _SEEDS]
   return np.array(sums, np.uint32)
 
 
@@ -51,8 +53,9 @@ def of_change(
     old, new: [n].
     columns: of the whole tensor: its elements over its first axis.
   """
+  from atlas_vllm.checksum_loops import gain
+
   given = indices.cpu().numpy(), _bits(old), _bits(new), columns
-  gain = _loops().gain
   return np.array([gain(*given, a, b) for a, b in _SEEDS], np.uint32)
 
 
@@ -64,14 +67,6 @@ def text(sums: np.ndarray) -> str:
 def parse(text: str) -> np.ndarray:
   """The two sums of `text`."""
   return np.array([int(text[:8], 16), int(text[8:], 16)], np.uint32)
-
-
-def _loops():
-  """Late: vLLM's CPU workers look into all modules at their start, and fail at
-  one that Numba imports."""
-  from atlas_vllm import checksum_loops
-
-  return checksum_loops
 
 
 def _bits(tensor: torch.Tensor) -> np.ndarray:

@@ -1,4 +1,8 @@
-"""The loops of checksum.py, compiled."""
+"""The loops of checksum.py, compiled.
+
+Imported when first called: vLLM's CPU workers look into all modules at their
+start, and fail at one that Numba imports.
+"""
 
 import numba
 import numpy as np
