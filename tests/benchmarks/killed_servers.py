@@ -29,7 +29,6 @@ from tests.phases import road, tiny_road
 STEPS = 4
 FLAGS = (
   "--config.phases=('sft','grpo')",
-  "--config.sft.steps=10",
   f"--config.grpo.steps={STEPS}",
   "--config.grpo.evaluate_every=None",
   "--config.evaluate.constant_teachings=()",
