@@ -1,6 +1,7 @@
 """What every test shares: the CPU as JAX's device, and tiny models on disk."""
 
 import functools
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -19,7 +20,10 @@ _ENVIRON = {
 }
 # XLA ends a process over a flag that it does not know: a newer one may not.
 if importlib.metadata.version("jaxlib").startswith("0.10."):
-  _ENVIRON["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false"
+  _ENVIRON["XLA_FLAGS"] = (
+    "--xla_cpu_use_fusion_emitters=false"
+    " --xla_cpu_parallel_codegen_split_count=1"
+  )
 for _name, _value in _ENVIRON.items():
   os.environ.setdefault(_name, _value)
 
@@ -80,6 +84,14 @@ def _turn(file: str) -> int:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
   items.sort(key=lambda item: _turn(item.nodeid.split("::")[0]))
+
+
+def pytest_collection_finish() -> None:
+  """What is imported by now stays: to look for garbage in it, each time that a
+  trace has made some thousand objects, takes a third of the trace."""
+  gc.collect()
+  gc.freeze()
+  gc.set_threshold(100_000, 20, 100)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log):
