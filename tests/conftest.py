@@ -26,6 +26,9 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
   )
 for _name, _value in _ENVIRON.items():
   os.environ.setdefault(_name, _value)
+# An import or a trace makes many objects that stay: to look for garbage among
+# them after each 700 is a third of its time.
+gc.set_threshold(100_000, 20, 100)
 
 
 @pytest.fixture(scope="session")
@@ -87,11 +90,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-  """What is imported by now stays: to look for garbage in it, each time that a
-  trace has made some thousand objects, takes a third of the trace."""
   gc.collect()
-  gc.freeze()
-  gc.set_threshold(100_000, 20, 100)
+  gc.freeze()  # what is imported by now stays
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log):
