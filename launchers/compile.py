@@ -43,11 +43,14 @@ def main():
   )
   os.environ.setdefault("XLA_FLAGS", "--xla_gpu_autotune_level=0")
   from atlas_jax import hub
+  from atlas_jax.config import ConfigError
   from atlas_jax.model import hf
   from atlas_jax.model.architecture import DecoderConfig
   from atlas_jax.preflight import compile as preflight
 
   config = common.config()
+  if not {"sft", "grpo"} & {*config.phases}:
+    raise ConfigError(f"config.phases={config.phases}: neither sft nor grpo")
   if _JSON.value is not None:
     pathlib.Path(_JSON.value).touch()  # what cannot be written is said now
 

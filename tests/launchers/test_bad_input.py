@@ -196,7 +196,11 @@ def test_a_pipe_a_bomb_and_a_link_are_one_line_each(train, model, tmp_path):
 
 @pytest.mark.parametrize(
   ("flag", "what"),
-  [("--rows=0", "--rows=0"), ("--json=/no/such.json", "/no/such.json: No")],
+  [
+    ("--rows=0", "--rows=0"),
+    ("--json=/no/such.json", "/no/such.json: No"),
+    ("--config.phases=('evaluate',)", "neither sft nor grpo"),
+  ],
 )
 def test_compile_refuses_at_once(flag, what, model, tmp_path):
   done = forked.run(
