@@ -85,8 +85,8 @@ _BEFORE = re.compile(
   r"|\\(?!to\b|implies|\w*arrow)\w+ )*[^\s=≈>|]*\Z"
 )
 _AFTER = re.compile(
-  r"(?i)(?:[^\s.,:;!?=<>|\\—]|[.:](?=\d)"
-  r"|\s?\\(?:sqrt|pi|times|cdot|div|pm|right\)\^)| [-+*/×·^] ?(?=[\d\\(]))*"
+  r"(?i)(?:[^\s.,:;!?=<>|\\*—]|[.:](?=\d)| ?(?:\*\*|[-+*/×·^]) ?(?=[\d\\(])"
+  r"|\s?\\(?:circ|sqrt|pi|times|cdot|div|pm|right\)\^))*"
   rf"(?: (?:{equality.SCALES}|or(?= [$\w])|less|times|pi|squared|cubed"
   rf"|(?:to|and)(?= (?:\d|a half|half|{equality.COUNTS}|\w+ty)\b)"
   r"|(?:is|are)(?: wrong| incorrect| not|n['’]t))\b(?: \w+){0,2})?"
@@ -164,7 +164,8 @@ def _last_with(pattern: re.Pattern, text: str) -> str | None:
     return None
   before = _BEFORE.search(text, max(0, found.start() - 60), found.start())
   after = _AFTER.match(text, found.end(), found.end() + 60)
-  shown = _unboxed(before[0] + found[0] + after[0]).replace("$", "")
+  shown = _unboxed(before[0] + found[0] + after[0])
+  shown = re.sub(r"(?<!\\)\$", "", shown)
   same = equality.exact_equal(_unboxed(found[0]), shown)
   return found[0] if same else shown
 

@@ -111,9 +111,9 @@ def _same(name, value, other_name, other) -> bool:
     # Those without a solution are all the same to math-verify.
     ratio = (value.lhs - value.rhs) / (other.lhs - other.rhs)
     ratio = sympy.simplify(ratio)
-    equations = isinstance(value, sympy.Eq) and isinstance(other, sympy.Eq)
-    if not (ratio.is_number and ratio.is_nonzero) or equations:
-      return ratio.is_number and ratio.is_nonzero is True
+    multiple = bool(ratio.is_number and ratio.is_nonzero)
+    if not multiple or {type(value), type(other)} == {sympy.Eq}:
+      return multiple
   return verify(value, other, numeric_precision=300, timeout_seconds=None)
 
 
