@@ -105,8 +105,10 @@ def _same(name, value, other_name, other) -> bool:
     value, other = _equation(name, value), _equation(other_name, other)
   if any(isinstance(value, k) is not isinstance(other, k) for k in _KINDS):
     return False
+  if value == other:
+    return value is not None
   if isinstance(value, sympy.Expr):
-    return bool(value == other or value.equals(other))
+    return bool(value.equals(other))
   if isinstance(value, Relational):
     # Those without a solution are all the same to math-verify.
     ratio = (value.lhs - value.rhs) / (other.lhs - other.rhs)
