@@ -183,7 +183,8 @@ def test_verdicts(checker, gold, text, status):
         "41 and three quarters", "41 to fifty", r"\left(41\right)^2",
         r"$\boxed{41}$ is wrong", r"\boxed{41} isn't right", r"-\boxed{41}",
         r"\boxed{41} is not the answer", r"not $\boxed{41}$",
-        r"\boxed{41} or 42",
+        r"\boxed{41} or 42", r"\boxed{41}\pi", r"\boxed{41}/2", "log(41)",
+        r"-$\boxed{41}$", "sqrt(41)", "x>41", "half of 41", "41**2", "41 * 2",
     ],
 )  # fmt: skip
 def test_what_denies_41(checker, text):
@@ -207,7 +208,8 @@ def test_what_denies_41(checker, text):
         "12 quarters", "12 third graders", "12 fewer marbles than Ann",
         "12 ten-dollar bills", "$12 to each of them", "$12 plus tax",
         "He can buy at most 12 apples.", "It takes at least 12 days",
-        r"\boxed{12} or, in words, twelve.",
+        r"\boxed{12} or, in words, twelve.", r"\boxed{\$12}", "12GB", "[12]",
+        "it takes **12**kg", r"12^\circ", "It's 12!",
     ],
 )  # fmt: skip
 def test_what_leaves_12_as_it_is(checker, text):
