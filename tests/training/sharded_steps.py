@@ -172,6 +172,7 @@ def main(path: str) -> None:
   gc.freeze()  # see tests/conftest.py
   gc.set_threshold(100_000, 20, 100)
   logprobs._SLICE = SLICE
+  sharding._CUBES = ("cpu",)  # where weights are cut in eight
   score = scoring.make_score_step(
     ARCHITECTURE, tiny.OPTIONS, temperature=tiny.TEMPERATURE
   )
