@@ -138,6 +138,8 @@ class Checkpoints(contextlib.AbstractContextManager):
         ),
       ),
     )
+    # Another host may see an older state of a shared disk.
+    multihost.wait_until_seen(self._directory, self._listed)
 
   def should_preserve(self, checkpoints, *, context) -> list[bool]:
     """Orbax's question: which of these stay."""
@@ -150,6 +152,11 @@ class Checkpoints(contextlib.AbstractContextManager):
 
   def __contains__(self, step: int) -> bool:
     return step in self._manager.all_steps()
+
+  def _listed(self) -> list[int]:
+    """The steps that lie there now."""
+    self._manager.reload()
+    return sorted(self._manager.all_steps())
 
   def latest(self) -> int | None:
     """The newest complete step that is not known to be damaged, or None."""
@@ -237,8 +244,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     self._manager.wait_until_finished()
     if step is not None:
       return step, *self._read(step, like, again)
-    # The lead's: another host may see an older state of a shared disk.
-    steps = sorted(multihost.broadcast_json(list(self._manager.all_steps())))
+    steps = sorted(self._manager.all_steps())
     if not steps:
       raise CheckpointError(f"no checkpoint in {self._directory}")
     self._damaged = []

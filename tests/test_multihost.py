@@ -117,6 +117,16 @@ def test_what_one_process_cannot_read_both_pass_by(results):
     assert second == "going on from checkpoint 1, the newest whole one"
 
 
+def test_all_wait_until_they_see_the_steps_that_the_lead_sees(
+  results, directory
+):
+  for r in results:
+    late, blind = r["fallen"]["listed"]
+    assert late == 2
+    assert blind.startswith("of 2 processes these do not see what the lead")
+    assert f"sees in {directory / 'two'}: [1]" in blind
+
+
 def test_where_the_disk_of_one_process_fails_both_end(results):
   for r in results:
     kind, text = r["fallen"]["unread"]
