@@ -44,11 +44,11 @@ def shared():
   try:
     yield
   except BaseException as error:
-    printed = isinstance(error, SystemExit)
-    status = error.code if printed else 1
-    cause = error.__context__ if printed else error
-    # An exit without an exception is a result, of a doctor say.
-    if status and cause and not isinstance(cause, stopping.Stopped):
+    code = error.code if isinstance(error, SystemExit) else error
+    printed = isinstance(code, int | None)  # Python prints all else
+    status = code if printed else 1
+    cause = error.__context__ if printed and error.__context__ else error
+    if status and not isinstance(cause, stopping.Stopped):
       if not printed:
         traceback.print_exception(error)
       fate.fail(cause, status)
