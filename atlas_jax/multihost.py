@@ -77,8 +77,12 @@ def gather(x: np.ndarray) -> np.ndarray:
 
 
 def check_devices() -> None:
-  """Refuses processes with different numbers of devices. A collective."""
-  counts = gather(np.array(jax.local_device_count(), np.int32)).tolist()
+  """Refuses processes with different numbers of devices.
+
+  Call it before all else: nothing is sent over such devices.
+  """
+  owners = [device.process_index for device in jax.devices()]
+  counts = [owners.count(i) for i in range(jax.process_count())]
   log.info("process %d of %d", jax.process_index(), jax.process_count())
   if len(set(counts)) > 1:
     found = ", ".join(f"process {i}: {n}" for i, n in enumerate(counts))

@@ -36,6 +36,7 @@ def main():
   from atlas_jax import multihost
   from atlas_jax.preflight import doctor
 
+  multihost.check_devices()
   workdir = common.workdir() if flags.FLAGS.workdir else None
   exam = doctor.Examination(config, workdir, common.server_key(), _compiled)
   found = []

@@ -6,6 +6,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -206,6 +207,9 @@ def test_one_process_sends_nothing():
 
 def test_processes_with_different_numbers_of_devices(monkeypatch):
   multihost.check_devices()
-  monkeypatch.setattr(multihost, "gather", lambda x: np.array([8, 7]))
+  owners = [types.SimpleNamespace(process_index=0)] * 8
+  owners += [types.SimpleNamespace(process_index=1)] * 7
+  monkeypatch.setattr(multihost.jax, "devices", lambda: owners)
+  monkeypatch.setattr(multihost.jax, "process_count", lambda: 2)
   with pytest.raises(multihost.HostsError, match="process 0: 8, process 1: 7"):
     multihost.check_devices()

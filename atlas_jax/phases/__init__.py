@@ -76,10 +76,10 @@ def run_phases(
     stack.enter_context(stopping.listening())
     # Several processes leave together: what the lead alone does can be ended.
     stack.enter_context(stopping.held(jax.process_count() > 1))
+    multihost.check_devices()
     multihost.call_on_lead(
       lambda: stack.enter_context(directory.lock(workdir)) and None
     )
-    multihost.check_devices()
     opening.check_same(config)
     stack.enter_context(jax.set_mesh(sharding.make_mesh(config.mesh)))
     run = opening.open_run(config, workdir)

@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
+from jax._src import distributed
 
 import atlas_jax
 from atlas_jax import (
@@ -73,8 +74,12 @@ def check_same(config: RunConfig) -> None:
   code, package = hashlib.sha256(), pathlib.Path(atlas_jax.__file__).parent
   for path in sorted(package.rglob("*.py")):
     code.update(path.read_bytes())
-  here = {"config": dataclasses.asdict(config), "JAX": jax.__version__}
-  here = {**json.loads(json.dumps(here)), "code": code.hexdigest()[:12]}
+  here = {
+    "config": json.loads(json.dumps(dataclasses.asdict(config))),
+    "num_processes": distributed.global_state.num_processes,
+    "JAX": jax.__version__,
+    "code": code.hexdigest()[:12],
+  }
   lead = multihost.broadcast_json(here)
 
   def compare():

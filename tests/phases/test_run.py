@@ -116,6 +116,7 @@ def test_a_signal_ends_all_processes_between_two_phases(
     ({"grpo": GrpoConfig(beta=0.5)}, r"config\.grpo\.beta=0\.5, the lead"),
     ({"phases": ("sft",)}, r"config\.phases=\['sft'\], the lead"),
     ("code", "with code='cafe', the lead with '"),
+    ("count", "with num_processes=3, the lead with 1"),
   ],
 )
 def test_a_process_that_was_started_otherwise_is_refused(
@@ -134,6 +135,9 @@ def test_a_process_that_was_started_otherwise_is_refused(
       update=lambda _: None, hexdigest=lambda: "cafe"
     )
     monkeypatch.setattr(opening.hashlib, "sha256", lambda: digest)
+  elif changes == "count":
+    state = types.SimpleNamespace(num_processes=3)
+    monkeypatch.setattr(opening.distributed, "global_state", state)
   else:
     config = dataclasses.replace(config, **changes)
   context = contextlib.nullcontext()
