@@ -16,6 +16,8 @@ import functools
 import json
 import logging
 import os
+import sys
+import threading
 import types
 import zlib
 from collections.abc import Mapping
@@ -98,6 +100,17 @@ def _bit_sum(tree: Any) -> int:
   return total
 
 
+def _meet(*, key: str, timeout_ms: int) -> None:
+  """Where the threads of Orbax that write wait for the other processes.
+
+  Of what has failed on this one the others would hear after 20 minutes.
+  """
+  writes = threading.current_thread() is not threading.main_thread()
+  if writes and (error := sys.exception()) is not None:
+    raise error
+  ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
+
+
 def _files(folder: epath.Path, inside: str = "") -> dict[str, list[int]]:
   """name -> [bytes, checksum of a small one (0: the bit sums hold it)]."""
   out = {}
@@ -134,7 +147,8 @@ class Checkpoints(contextlib.AbstractContextManager):
         create=True,
         enable_async_checkpointing=True,
         async_options=ocp.AsyncOptions(
-          post_finalization_callback=self._write_content
+          barrier_sync_fn=_meet,
+          post_finalization_callback=self._write_content,
         ),
       ),
     )

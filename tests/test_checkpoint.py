@@ -9,6 +9,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from atlas_jax import sharding
@@ -179,6 +180,26 @@ def test_a_disk_that_is_full_is_one_line_and_the_last_one_stays(tmp_path):
   assert "File too large" in last
   with Checkpoints(tmp_path) as saved:
     assert saved.restore({"state": {"w": jnp.zeros((900, 900))}})[0] == 1
+
+
+def test_a_write_that_fails_waits_for_no_other_process(tmp_path, monkeypatch):
+  met = []
+  monkeypatch.setattr(
+    ocp.multihost,
+    "get_barrier_sync_fn",
+    lambda **_: lambda **_: met.append(sys.exception()),
+  )
+
+  def full(_):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr(Checkpoints, "_write_content", full)
+  with (
+    pytest.raises(CheckpointError, match=r"be written: .*No space left"),
+    Checkpoints(tmp_path) as saved,
+  ):
+    saved.save(1, {"state": {"w": jnp.zeros(3)}}, {})
+  assert met and not any(met)
 
 
 def test_no_flipped_byte_of_any_file_is_restored_in_silence(tmp_path):
