@@ -7,7 +7,8 @@
                              teacher
   config.evaluate.students   models that are taught, one after the other
 
-All are read and checked here, but for weights, before anything starts.
+All are read and checked here before anything starts; of weights, whether a
+student that gets a server here has any.
 """
 
 import contextlib
@@ -88,10 +89,10 @@ def invited(config: RunConfig, own: Teacher, prompts: Prompts) -> Guests:
     words = [(name, parsed(load_prompts(name))) for name in c.prompts]
   urls = [(url,) for url in c.student_urls] or [()] * len(c.students)
   with _named("students"):
-    students = []
-    for name, at in zip(c.students, urls, strict=True):
-      path = hub.directory(name, "model", weights=not at)
-      students.append(Student(name, _chat(path, config), at, name))
+    students = [
+      Student.of(name, config, at, name)
+      for name, at in zip(c.students, urls, strict=True)
+    ]
   return Guests(tuple(teachers), tuple(words), tuple(students))
 
 
@@ -130,17 +131,14 @@ def _is_run(path: pathlib.Path) -> bool:
   return file.exists() and "phases" in files.read_json(file)
 
 
-def _chat(model: pathlib.Path, config: RunConfig) -> ChatTokenizer:
-  return ChatTokenizer.from_dir(model, config.template_date)
-
-
 def _check(name: str, guest: Guest, own: Teacher, config: RunConfig) -> None:
   """One server has the teachers in turn: all but their weights is the same."""
   which = ""
   if guest.decoder_config != own.decoder_config:
     which = "architecture"
   elif guest.directory != own.directory:
-    one, two = own.chat, _chat(guest.directory, config)
+    day = config.template_date
+    one, two = own.chat, ChatTokenizer.from_dir(guest.directory, day)
     ids = (chat.prompt_ids(AGREEMENT_TEXT) for chat in (one, two))
     if one.vocab_size != two.vocab_size or len({*map(tuple, ids)}) > 1:
       which = "tokenizer or chat template"

@@ -104,14 +104,12 @@ def open_run(config: RunConfig, workdir: pathlib.Path) -> Opened:
   config, all_splits, examples = read_data(config)
   check_rows(config, jax.sharding.get_mesh())
   prompts = Prompts(config.prompts, config.episode.stated_probe_tokens)
-  day = config.template_date
   read = not config.teacher.random_init
   model = hub.directory(config.teacher.path, "model", weights=read)
-  chat, student = ChatTokenizer.from_dir(model, day), None
+  chat, student = ChatTokenizer.from_dir(model, config.template_date), None
   if samples(config):
-    path, at = config.student.path, config.serving.student.elsewhere
-    directory_of = hub.directory(path, "model", weights=not at)
-    student = Student(path, ChatTokenizer.from_dir(directory_of, day), at)
+    at = config.serving.student.elsewhere
+    student = Student.of(config.student.path, config, at)
   teacher, guests = Teacher(config.teacher, model, chat, config.seed), Guests()
   if "evaluate" in phases:
     guests = invited(config, teacher, prompts)

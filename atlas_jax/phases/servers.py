@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from atlas_jax import multihost
-from atlas_jax.config import ServingConfig
+from atlas_jax import hub, multihost
+from atlas_jax.config import ConfigError, RunConfig, ServingConfig
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.errors import AtlasError
 from atlas_jax.phases.teacher import Teacher
@@ -53,6 +53,20 @@ class Student:
   chat: ChatTokenizer
   urls: tuple[str, ...] = ()
   name: str | None = None
+
+  @classmethod
+  def of(cls, path: str, config: RunConfig, urls=(), name=None) -> "Student":
+    """The student of this path, with its tokenizer.
+
+    Raises:
+      AtlasError: it is not there, or has no weights, which no server at `urls`
+        has in its place.
+    """
+    found = hub.directory(path, "model", weights=not urls)
+    chat = ChatTokenizer.from_dir(found, config.template_date)
+    if not urls and not any(found.glob("*.safetensors")):
+      raise ConfigError(f"{path} holds no *.safetensors: put its weights there")
+    return cls(path, chat, urls, name)
 
 
 class Servers:

@@ -28,6 +28,7 @@ from atlas_jax.errors import AtlasError
 from atlas_jax.model import hf, lora, names
 from atlas_jax.model.architecture import DecoderConfig
 from atlas_jax.phases import opening
+from atlas_jax.phases.servers import Student
 from atlas_jax.preflight import chips
 from atlas_jax.serving import server, vllm_command
 
@@ -130,12 +131,9 @@ class Examination:
     return "ok", f"{path}: {count:,} parameters"
 
   def _student(self) -> Answer:
-    spawned = not self.config.serving.student.elsewhere
-    path = hub.directory(self.config.student.path, "model", weights=spawned)
-    ChatTokenizer.from_dir(path, self.config.template_date)
-    if spawned and not any(path.glob("*.safetensors")):
-      return "error", f"{path} holds no *.safetensors: put its weights there"
-    return "ok", str(path)
+    path, at = self.config.student.path, self.config.serving.student.elsewhere
+    Student.of(path, self.config, at)
+    return "ok", path
 
   def _devices(self) -> Answer:
     used, has = phases.accelerators(self.dev)  # a collective: before all else

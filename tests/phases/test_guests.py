@@ -310,6 +310,7 @@ def test_a_teacher_that_cannot_stand_in_is_refused_in_one_line(
   ("guest", "says"),
   [
     ({"students": ("a/b/gone",)}, "evaluate.students: a/b/gone is neither"),
+    ({"students": ("bare",)}, r"evaluate\.students: bare holds no \*\.safet"),
     (
       {"prompts": ("gone.json",)},
       r"config\.evaluate\.prompts: .*gone\.json cannot be read",
@@ -322,7 +323,12 @@ def test_a_teacher_that_cannot_stand_in_is_refused_in_one_line(
     ({"students": ("a",), "student_urls": ("x",)}, "student_urls: must"),
   ],
 )
-def test_other_guests_are_refused_in_one_line(opened, guest, says):
+def test_other_guests_are_refused_in_one_line(
+  opened, guest, says, model, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  without = shutil.ignore_patterns("*.safetensors")
+  shutil.copytree(model, tmp_path / "bare", ignore=without)
   with pytest.raises(AtlasError, match=says) as caught:
     opened(**guest)
   assert "\n" not in str(caught.value)
