@@ -131,8 +131,8 @@ class _Fate:
   def end(self) -> None:
     """Waits for the others, then leaves the run."""
     try:
-      # The lead may write for long after the last collective.
-      self._store.wait_at_barrier("atlas/end", 3_600_000)
+      # The lead may still be ending its servers.
+      self._store.wait_at_barrier("atlas/end", 300_000)
     except jax.errors.JaxRuntimeError as error:
       self.fail(error, 1)
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # another was first
