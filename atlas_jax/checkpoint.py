@@ -15,7 +15,6 @@ import contextlib
 import functools
 import json
 import logging
-import os
 import sys
 import threading
 import types
@@ -27,9 +26,8 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
-from atlas_jax import multihost, stopping
+from atlas_jax import multihost, sharding, stopping
 from atlas_jax.config import RunConfig
 from atlas_jax.errors import AtlasError
 
@@ -48,28 +46,6 @@ _CONTENT = "atlas.json"
 _KEYS = {"step", "extra", "shapes", "sums", "elsewhere", "files"}
 _SMALL = 1 << 20
 _NOTHING: Mapping = types.MappingProxyType({})
-
-
-def abstract(tree: Any) -> Any:
-  """Shapes, dtypes and concrete shardings of a tree, abstract or not.
-
-  A leaf of `jax.eval_shape` knows no devices: it gets those of the mesh that
-  is set, or without one the first device.
-  """
-  mesh = jax.sharding.get_mesh()
-
-  def one(x):
-    sharding = x.sharding
-    if mesh.empty and sharding is None:
-      sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    elif sharding is None:
-      sharding = NamedSharding(mesh, PartitionSpec())
-    elif isinstance(getattr(sharding, "mesh", None), AbstractMesh):
-      kind = sharding.memory_kind
-      sharding = NamedSharding(mesh, sharding.spec, memory_kind=kind)
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-
-  return jax.tree.map(one, tree)
 
 
 def _shapes(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -134,8 +110,7 @@ class Checkpoints(contextlib.AbstractContextManager):
   def __init__(
     self, folder: epath.PathLike, *, keep: int = RunConfig.keep_checkpoints
   ):
-    remote = "://" in str(folder)
-    self._directory = epath.Path(folder if remote else os.path.abspath(folder))
+    self._directory = epath.Path(folder)
     self.best: int | None = None  # a step that stays among older ones
     self._keep = keep
     self._damaged: list[int] = []  # the newer ones
@@ -298,7 +273,7 @@ class Checkpoints(contextlib.AbstractContextManager):
       read = ocp.StandardCheckpointHandler().restore
       try:
         for name, tree in like.items():
-          args = ocp.args.StandardRestore(abstract(tree))
+          args = ocp.args.StandardRestore(sharding.abstract(tree))
           trees[name] = read(self._directory / str(step) / name, args=args)
       except (MemoryError, jax.errors.JaxRuntimeError):
         raise  # this machine's, not the files'
@@ -326,7 +301,6 @@ class Checkpoints(contextlib.AbstractContextManager):
       if total != str(zlib.crc32(text.encode())):
         return f"{_CONTENT} is not what was saved", {}
       content, there = json.loads(text), _files(folder)
-      content = {"elsewhere": {}, **content}  # the first ones had none
       if content.keys() != _KEYS:
         return f"{_CONTENT} is of another version", {}
       if content["step"] != step:

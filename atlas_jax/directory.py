@@ -208,7 +208,9 @@ def run_id(workdir: pathlib.Path) -> str:
 
 def checkpoints_root(config: config_lib.RunConfig, workdir) -> epath.Path:
   """The directory, maybe a URL, that holds one for each phase."""
-  return epath.Path(config.checkpoints_dir or workdir / "checkpoints")
+  return epath.Path(
+    config.checkpoints_dir or workdir.absolute() / "checkpoints"
+  )
 
 
 def claim_checkpoints(

@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from atlas_jax import sharding
-from atlas_jax.checkpoint import CheckpointError, Checkpoints, abstract
+from atlas_jax.checkpoint import CheckpointError, Checkpoints
 from atlas_jax.config import MeshConfig, OptimizerConfig
 from atlas_jax.training import optimizer, step
 from tests.training import tiny
@@ -252,11 +252,11 @@ def test_a_damaged_checkpoint_is_removed_only_when_the_next_is_saved(tmp_path):
 
 def test_a_leaf_without_a_sharding_gets_the_mesh_that_is_set():
   like = {"x": jax.ShapeDtypeStruct((4,), jnp.float32)}
-  (alone,) = jax.tree.leaves(abstract(like))
+  (alone,) = jax.tree.leaves(sharding.abstract(like))
   assert alone.sharding.device_set == {jax.devices()[0]}
   mesh = sharding.make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
   with jax.set_mesh(mesh):
-    (found,) = jax.tree.leaves(abstract(like))
+    (found,) = jax.tree.leaves(sharding.abstract(like))
   assert (found.sharding.mesh, found.sharding.spec) == (mesh, jax.P())
 
 
