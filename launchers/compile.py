@@ -23,7 +23,10 @@ _TARGET = flags.DEFINE_string(
   "target", None, "v5p:2x2x2, v5e:8x8, v6e:4x4, h100x4, h200x8", required=True
 )
 _ROWS = flags.DEFINE_integer(
-  "rows", None, "Of the largest batch; default: the most there may be."
+  "rows",
+  None,
+  "Of the largest batch; default: the most there may be.",
+  lower_bound=1,
 )
 _COMPILERS = flags.DEFINE_string(
   "compilers", ".compilers", "Where setup.sh --compile put them."
@@ -40,11 +43,16 @@ def main():
   )
   os.environ.setdefault("XLA_FLAGS", "--xla_gpu_autotune_level=0")
   from atlas_jax import hub
+  from atlas_jax.config import ConfigError
   from atlas_jax.model import hf
   from atlas_jax.model.architecture import DecoderConfig
   from atlas_jax.preflight import compile as preflight
 
   config = common.config()
+  if not {"sft", "grpo"} & {*config.phases}:
+    raise ConfigError(f"config.phases={config.phases}: neither sft nor grpo")
+  if _JSON.value is not None:
+    pathlib.Path(_JSON.value).touch()  # what cannot be written is said now
 
   def architecture(part):
     folder = hub.directory(part.path, "model", weights=False)

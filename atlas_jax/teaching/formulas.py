@@ -46,6 +46,7 @@ _SPELLINGS = (
 )
 
 
+@functools.lru_cache(4096)
 def equal(gold: str, answer: str) -> bool:
   """Whether two formulas, or lists of them, state the same."""
   wanted, given = (_statements(formula(text)) for text in (gold, answer))
@@ -73,11 +74,12 @@ def _statements(text: str) -> list[tuple]:
   ranges = all(isinstance(value, sympy.Set) for value in values)
   if name is None or {*others} - {name} or not ranges:
     return statements
+  both = sympy.Intersection(*values)
   if "and" in text:
-    return [(name, sympy.Intersection(*values))]
+    return [(name, both)]
   # With a comma alone, ranges that overlap may be either.
-  apart = sympy.Intersection(*values) is sympy.S.EmptySet
-  return [(name, sympy.Union(*values))] if apart or "or" in text else statements
+  joined = "or" in text or both is sympy.S.EmptySet
+  return [(name, sympy.Union(*values))] if joined else statements
 
 
 def _named(read) -> tuple:
@@ -92,7 +94,8 @@ def _named(read) -> tuple:
     if not symbols - {left} or (named and len(chain) == 1):
       return (left if named else None), right
   elif isinstance(chain[0], Relational) and len(symbols) == 1:
-    return *symbols, sympy.And(*chain).as_set()
+    # One by one: of a whole chain sympy looks for periods, slowly.
+    return *symbols, sympy.Intersection(*(part.as_set() for part in chain))
   return None, read
 
 
@@ -102,15 +105,18 @@ def _same(name, value, other_name, other) -> bool:
     value, other = _equation(name, value), _equation(other_name, other)
   if any(isinstance(value, k) is not isinstance(other, k) for k in _KINDS):
     return False
+  if value == other:
+    return value is not None
   if isinstance(value, sympy.Expr):
-    return bool(value == other or value.equals(other))
-  if not verify(value, other, numeric_precision=300, timeout_seconds=None):
-    return False
+    return bool(value.equals(other))
   if isinstance(value, Relational):
     # Those without a solution are all the same to math-verify.
     ratio = (value.lhs - value.rhs) / (other.lhs - other.rhs)
-    return bool(sympy.simplify(ratio).is_number)
-  return True
+    ratio = sympy.simplify(ratio)
+    multiple = bool(ratio.is_number and ratio.is_nonzero)
+    if not multiple or {type(value), type(other)} == {sympy.Eq}:
+      return multiple
+  return verify(value, other, numeric_precision=300, timeout_seconds=None)
 
 
 def _equation(name, value) -> Relational | None:

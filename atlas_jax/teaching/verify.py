@@ -4,31 +4,21 @@ math-verify reaches sympy's parser and reasoning-gym runs a task's own code:
 both can loop for ever or fill the memory on an odd answer. Each comparison
 therefore has a deadline in a process of its own; one that is late is killed,
 and another process takes its place. What runs there reads what a model says,
-so the process is locked (lock.py). Functions of the user's own, a verifier and
-terms of the reward, are trusted with files, programs, sockets and memory:
-theirs has the deadline alone.
+so the process is locked (lock.py), except for functions of the user's own.
 """
 
-import asyncio
 import contextlib
 import functools
-import inspect
-import math
 import os
 import queue
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from atlas_jax import lock, targets
+from atlas_jax import lock
 from atlas_jax.confined import MEMORY_BYTES, Confined, Unanswered
-from atlas_jax.errors import AtlasError
 from atlas_jax.teaching import families
 
 _START_S = 120.0  # for the imports of a new process
-
-
-class OwnError(AtlasError):
-  """A function of the user's raised, or returned what is no valid number."""
 
 
 @dataclass(frozen=True)
@@ -46,38 +36,9 @@ def _math(gold: str, answer: str) -> bool:
   return formulas.equal(gold, answer)
 
 
-def _own(target: str, share: bool, arguments: tuple) -> float | None:
-  """Calls a function of the user's, in the process of a verifier.
-
-  Args:
-    target: names the function, sync or async.
-    share: it returns a number within 0 and 1; else any that is finite. None
-      is always taken.
-    arguments: for the function.
-
-  Raises:
-    OwnError: with the function's file and line.
-  """
-  function = targets.load(target, "function")
-  try:
-    value = function(*arguments)
-    if inspect.isawaitable(value):
-      value = asyncio.run(value)
-    if value is None:
-      return None
-    valid = "a number from 0 to 1" if share else "a finite number"
-    number = math.nan if isinstance(value, str) else float(value)
-    if not (0 <= number <= 1 if share else math.isfinite(number)):
-      raise ValueError(f"it returned {value!r}, expected {valid} or None")
-  except BaseException as error:  # a CancelledError too
-    raise OwnError(targets.raised(error, function)) from None
-  return number
-
-
 # The first comparison of its kind takes a second, of which most is imports.
 MATH = VerifierJob(_math, functools.partial(_math, "x^2 + 2x + 1", "(x + 1)^2"))
 REASONING_GYM = VerifierJob(families.right, families.usable)
-OWN = VerifierJob(_own, locked=False)
 
 
 def _prepare(job: VerifierJob) -> str:

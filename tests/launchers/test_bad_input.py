@@ -192,3 +192,20 @@ def test_a_pipe_a_bomb_and_a_link_are_one_line_each(train, model, tmp_path):
   (bad / "chat_template.jinja").write_text("{{ raise_exception('\\x1b[2J') }}")
   assert r"TemplateError: \x1b[2J" in only_error(train(teacher__path=bad))
   assert (tmp_path / "outside").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+  ("flag", "what"),
+  [
+    ("--rows=0", "--rows=0"),
+    ("--json=/no/such.json", "/no/such.json: No"),
+    ("--config.phases=('evaluate',)", "neither sft nor grpo"),
+  ],
+)
+def test_compile_refuses_at_once(flag, what, model, tmp_path):
+  done = forked.run(
+    *("launchers.compile", "--config=configs/quickstart.py"),
+    *("--target=h100x1", f"--config.teacher.path={model}"),
+    *(f"--compilers={tmp_path}", flag),
+  )
+  assert what in only_error(done)

@@ -1,6 +1,6 @@
 """Compiles a Qwen3-8B step of two layers for a target; prints what it found.
 
-  python -m tests.preflight.eight_billion v5p:2x2x1 COMPILERS
+  python -m tests.preflight.eight_billion v5p:2x2x2 COMPILERS
 
 Two layers, since all are one loop: the program of 36 differs in trip counts.
 """
@@ -44,9 +44,9 @@ def main(target: str, compilers: str) -> None:
   _, devices = chips.devices(target, pathlib.Path(compilers))
   config = RunConfig(
     phases=("grpo",),
-    mesh=MeshConfig(fsdp=2, context=2),
+    mesh=MeshConfig(fsdp=-1, context=2),
     teacher=ModelConfig(),
-    # 8 rows at most, two at a time: the loop over micro-batches.
+    # 8 rows at most, two or four at a time: the loop over micro-batches.
     grpo=GrpoConfig(row_length=LENGTH, problems_per_step=2, group_size=4),
   )
   architecture = DecoderConfig.from_hf({**QWEN3_8B, "num_hidden_layers": 2})

@@ -11,7 +11,7 @@ import pytest
 
 from atlas_jax import fork_server, lock
 from atlas_jax.confined import Late, Unanswered
-from atlas_jax.teaching import verify
+from atlas_jax.teaching import own, verify
 from atlas_jax.teaching.verify import VerifierJob, VerifierPool
 from tests.teaching import probes
 
@@ -169,4 +169,4 @@ def test_a_kernel_without_a_lock_is_told_once(caplog, folder, monkeypatch):
 
 def test_all_but_what_the_user_wrote_is_locked():
   assert verify.MATH.locked and verify.REASONING_GYM.locked
-  assert not verify.OWN.locked
+  assert not own.OWN.locked

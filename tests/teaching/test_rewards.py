@@ -122,6 +122,7 @@ def test_no_verdict_is_no_reward():
     ("come at 13:00", "When?", "1:00 pm", True),
     ("it opens at 3:30", "How many?", "30", False),
     ("write 50", "Half?", "50%", True),
+    ("write 70000", "How much?", r"\$70{,}000", True),
     ("choose (B)", "Which? (A) 1 (B) 2", "B", True),
     ("choose (A)", "Which? (A) 1 (B) 2", "B", False),
     ("choose (B)", "Which? (A) 1 (B) 2", "(B)", True),

@@ -165,6 +165,7 @@ def exported(directory: pathlib.Path) -> dict[str, bool]:
 def main(path: str) -> None:
   out = {}
   logprobs._SLICE = SLICE
+  sharding._CUBES = ("cpu",)  # where weights are cut in eight
   score = scoring.make_score_step(
     ARCHITECTURE, tiny.OPTIONS, temperature=tiny.TEMPERATURE
   )

@@ -147,7 +147,9 @@ def used(usage) -> tuple[int | None, int | None]:
 def _first(counts: dict, names: tuple[str, ...]) -> int | None:
   """The first of these that is a count of tokens."""
   for name in names:
-    number = counts.get(name)  # 523.0 counts too
+    number = counts.get(name)  # 523.0 and "523" count too
+    if isinstance(number, str) and re.fullmatch(r"\d{1,10}", number):
+      number = int(number)
     if type(number) in (int, float) and 0 <= number <= _MOST_TOKENS:
       return int(number)
   return None
@@ -220,7 +222,7 @@ def judge(answer: Answer, max_tokens: int, accept_cut: bool) -> str:
     raise CallFailed(
       f"cut after {tokens} of {max_tokens} tokens", status="truncated"
     )
-  if not text.strip():
+  if not any(c.isprintable() and c != " " for c in text):
     again = not answer.final
     raise CallFailed("an answer without text", status="empty", again=again)
   return "ok"

@@ -121,8 +121,10 @@ def test_what_is_no_text_is_no_answer_and_asked_twice_at_most(content):
   assert (reply.status, reply.text, calls) == ("error", None, 2)
 
 
-def test_thinking_alone_is_no_answer():
-  content = [{"type": "thinking", "thinking": "42"}]
+@pytest.mark.parametrize(
+  "content", [[{"type": "thinking", "thinking": "42"}], "\u200b\u2060 \ufeff\n"]
+)
+def test_what_nobody_can_read_is_no_answer(content):
   reply, calls, _ = reply_to(says(content), retries=1)
   assert (reply.status, calls) == ("empty", 2)
 
@@ -160,6 +162,7 @@ USAGES = [
     2,
     521,
   ),
+  ({"prompt_tokens": "2", "total_tokens": "523"}, 2, 521),
   ({"prompt_tokens": 2, "completion_tokens": 9, "total_tokens": 11}, 2, 9),
   # A total that is too small, or none.
   ({"prompt_tokens": 2, "completion_tokens": 9, "total_tokens": 3}, 2, 9),
