@@ -1,6 +1,7 @@
 """What every test shares: the CPU as JAX's device, and tiny models on disk."""
 
 import functools
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -19,9 +20,15 @@ _ENVIRON = {
 }
 # XLA ends a process over a flag that it does not know: a newer one may not.
 if importlib.metadata.version("jaxlib").startswith("0.10."):
-  _ENVIRON["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false"
+  _ENVIRON["XLA_FLAGS"] = (
+    "--xla_cpu_use_fusion_emitters=false"
+    " --xla_cpu_parallel_codegen_split_count=1"
+  )
 for _name, _value in _ENVIRON.items():
   os.environ.setdefault(_name, _value)
+# An import or a trace makes many objects that stay: to look for garbage among
+# them after each 700 is a third of its time.
+gc.set_threshold(100_000, 20, 100)
 
 
 @pytest.fixture(scope="session")
@@ -80,6 +87,11 @@ def _turn(file: str) -> int:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
   items.sort(key=lambda item: _turn(item.nodeid.split("::")[0]))
+
+
+def pytest_collection_finish() -> None:
+  gc.collect()
+  gc.freeze()  # what is imported by now stays
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log):

@@ -135,6 +135,7 @@ def _ask(request, files: list[int]) -> None:
 
 
 def _main(descriptor: int) -> None:
+  gc.set_threshold(100_000, 20, 100)  # see conftest.py; a child has it, too
   for name in _MODULES:
     importlib.import_module(name)
   from atlas_jax import metrics

@@ -4,20 +4,25 @@ Full weights first; then a delta that changes some values of a few tensors, and
 one that changes them back.
 
 argv: a work directory, and kind,tied (0 or 1),dtype,ranks,kv_heads of each
-model. Prints one JSON line for each. Their processes are forked from this one,
-which has imported vLLM: in one that has had an update no engine starts.
+model. Prints one JSON line for each. Their processes, and those of their ranks,
+are forked from this one, which has imported vLLM: in one that has had an update
+no engine starts. vLLM would start a rank anew, and import itself for it.
 """
 
 import json
+import multiprocessing
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import ml_dtypes
 import numpy as np
+import torch
 from atlas_vllm.weights_file import InvalidWeights
 from safetensors.numpy import load_file
 from vllm import LLM, SamplingParams
+from vllm.v1.executor import multiproc_executor
 
 from tests.serving import publications, tiny_vllm
 
@@ -130,6 +135,12 @@ def main(model: str, work: Path) -> dict:
 
 if __name__ == "__main__":
   root, *models = sys.argv[1:]
+  multiproc_executor.get_mp_context = lambda: multiprocessing.get_context(
+    "fork"
+  )
+  # A fork's first use of torch's threads makes them anew, and two first uses at
+  # a time find none.
+  os.register_at_fork(after_in_child=partial(torch.set_num_threads, 1))
   for model in models:
     if (child := os.fork()) == 0:
       found = main(model, Path(root) / model.replace(",", "-"))

@@ -44,9 +44,15 @@ def objective(**changes):
   )
 
 
-def gradients(objective, trained, batch, base=None):
-  run = functools.partial(step.gradients, objective, base=base)
-  return jax.jit(run)(trained, batch)
+@functools.cache
+def program(form):
+  """The gradients of adapters in a form, or of a plain model (None)."""
+  of_form = objective()._replace(lora_form=form or "merged")
+  return jax.jit(
+    lambda trained, batch, base=None: step.gradients(
+      of_form, trained, batch, base=base
+    )
+  )
 
 
 @pytest.mark.parametrize("form", ["merged", "applied"])
@@ -54,10 +60,8 @@ def gradients(objective, trained, batch, base=None):
 def test_gradients_are_those_of_the_merged_model(form, micro_batches):
   base, adapters = tiny.model(), tiny.adapters()
   batch = tiny.batch(micro_batches)
-  plain, expected = gradients(objective(), merged(base, adapters), batch)
-  got, metrics = gradients(
-    objective()._replace(lora_form=form), adapters, batch, base
-  )
+  plain, expected = program(None)(merged(base, adapters), batch)
+  got, metrics = program(form)(adapters, batch, base)
   loss = [float(m.sums["loss"][0]) for m in (metrics, expected)]
   assert loss[0] == pytest.approx(loss[1], rel=1e-5)
   assert set(got.pairs()) == set(TARGETS)
@@ -81,12 +85,14 @@ def test_new_adapters_change_nothing():
   base = tiny.model()
   adapters = jax.jit(lambda: lora.draw(tiny.ARCHITECTURE, OPTIONS, 0))()
   batch = tiny.batch(1)
-  _, plain = gradients(objective(), base, batch)
-  _, mine = gradients(objective(), adapters, batch, base)
+  _, plain = program(None)(base, batch)
+  _, mine = program("merged")(adapters, batch, base)
   assert float(mine.sums["loss"][0]) == float(plain.sums["loss"][0])
 
 
-def _train(steps=3, tx=None):
+@functools.cache
+def _trained():
+  """(a state after three steps, their losses); readers leave it as it is."""
   tx, schedule = optimizer.make_optimizer(
     OptimizerConfig(learning_rate=1e-2, warmup_steps=0, weight_decay=0.1), 9
   )
@@ -94,14 +100,14 @@ def _train(steps=3, tx=None):
   adapters = jax.jit(lambda: lora.draw(tiny.ARCHITECTURE, OPTIONS, 0))()
   state = step.init_state(lora.join(tiny.model(), adapters), tx)
   losses = []
-  for _ in range(steps):
+  for _ in range(3):
     state, metrics = train(state, tiny.batch(1))
     losses.append(float(metrics.sums["loss"][0]))
   return state, losses
 
 
 def test_adapters_alone_are_trained():
-  state, losses = _train()
+  state, losses = _trained()
   assert losses[-1] < losses[0]
   for mine, first in zip(
     jax.tree.leaves(state.base), jax.tree.leaves(tiny.model()), strict=True
@@ -115,7 +121,7 @@ def test_adapters_alone_are_trained():
 
 def test_the_server_gets_the_bits_that_are_trained(monkeypatch):
   """What a product reads in bfloat16 is what export writes."""
-  state, _ = _train()
+  state, _ = _trained()
   read = {}
   product = jnp.einsum
 

@@ -32,23 +32,22 @@ def results(tmp_path_factory):
 
 @pytest.mark.parametrize(("mesh", "objective"), sharded_steps.RUNS)
 def test_loss_and_gradient_are_those_of_one_device(results, mesh, objective):
-  def get(name, key):
-    return results[f"{name}/{objective}/{key}"]
-
+  got = f"{mesh}/{objective}"
+  plain = f"none/{sharded_steps.SAME.get(objective, objective)}"
   for key in ("loss", "grad_norm"):
     # A loss near zero is what is left of terms near one.
-    wanted = pytest.approx(get("none", key), rel=1e-5, abs=1e-7)
-    assert get(mesh, key) == wanted
-  expected = get("none", "gradient")
+    wanted = pytest.approx(results[f"{plain}/{key}"], rel=1e-5, abs=1e-7)
+    assert results[f"{got}/{key}"] == wanted
+  expected = results[f"{plain}/gradient"]
   assert np.linalg.norm(expected) == pytest.approx(
-    float(get("none", "grad_norm")), rel=1e-5
+    float(results[f"{plain}/grad_norm"]), rel=1e-5
   )
-  difference = np.abs(get(mesh, "gradient") - expected)
+  difference = np.abs(results[f"{got}/gradient"] - expected)
   assert difference.max() < 1e-5 * np.abs(expected).max()
   assert np.linalg.norm(difference) < 1e-5 * np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize("mesh", _MESHES)
+@pytest.mark.parametrize("mesh", sharded_steps.SCORED)
 def test_scores_are_those_of_one_device(results, mesh):
   expected = results["none/score"]
   np.testing.assert_allclose(results[f"{mesh}/score"], expected, atol=1e-5)

@@ -101,12 +101,18 @@ def test_loss_is_the_average_over_what_its_type_names():
     assert total / count == pytest.approx(value, rel=1e-5)
 
 
-def _step(objective, **options):
+@functools.cache
+def _programs(objective, **options):
+  """(transformation, jitted step) for an objective."""
   config = OptimizerConfig(
     **{"learning_rate": 1e-2, "warmup_steps": 0, **options}
   )
   tx, schedule = optimizer.make_optimizer(config, 100)
-  train = step.make_train_step(objective, tx, schedule, skip_grad_norm=None)
+  return tx, step.make_train_step(objective, tx, schedule, skip_grad_norm=None)
+
+
+def _step(objective, **options):
+  tx, train = _programs(objective, **options)
   # Bound to its device, so that the second step is the program of the first.
   state = jax.device_put(step.init_state(tiny.model(), tx), jax.devices()[0])
   return train, state

@@ -92,7 +92,7 @@ def sequences(count=19, seed=0):
   return out
 
 
-def batch(micro_batches=1, *, order=None, rows_multiple=8, length=32, seed=0):
+def batch(micro_batches=1, *, order=None, rows_multiple=16, length=32, seed=0):
   """Packed numpy arrays [M, B/M, T] of `sequences`, in any order."""
   items = sequences(seed=seed)
   if order is not None:
