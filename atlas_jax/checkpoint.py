@@ -15,7 +15,8 @@ import contextlib
 import functools
 import json
 import logging
-import os
+import sys
+import threading
 import types
 import zlib
 from collections.abc import Mapping
@@ -25,9 +26,8 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
-from atlas_jax import multihost, stopping
+from atlas_jax import multihost, sharding, stopping
 from atlas_jax.config import RunConfig
 from atlas_jax.errors import AtlasError
 
@@ -46,28 +46,6 @@ _CONTENT = "atlas.json"
 _KEYS = {"step", "extra", "shapes", "sums", "elsewhere", "files"}
 _SMALL = 1 << 20
 _NOTHING: Mapping = types.MappingProxyType({})
-
-
-def abstract(tree: Any) -> Any:
-  """Shapes, dtypes and concrete shardings of a tree, abstract or not.
-
-  A leaf of `jax.eval_shape` knows no devices: it gets those of the mesh that
-  is set, or without one the first device.
-  """
-  mesh = jax.sharding.get_mesh()
-
-  def one(x):
-    sharding = x.sharding
-    if mesh.empty and sharding is None:
-      sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    elif sharding is None:
-      sharding = NamedSharding(mesh, PartitionSpec())
-    elif isinstance(getattr(sharding, "mesh", None), AbstractMesh):
-      kind = sharding.memory_kind
-      sharding = NamedSharding(mesh, sharding.spec, memory_kind=kind)
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-
-  return jax.tree.map(one, tree)
 
 
 def _shapes(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -98,6 +76,17 @@ def _bit_sum(tree: Any) -> int:
   return total
 
 
+def _meet(*, key: str, timeout_ms: int) -> None:
+  """Where the threads of Orbax that write wait for the other processes.
+
+  Of what has failed on this one the others would hear after 20 minutes.
+  """
+  writes = threading.current_thread() is not threading.main_thread()
+  if writes and (error := sys.exception()) is not None:
+    raise error
+  ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
+
+
 def _files(folder: epath.Path, inside: str = "") -> dict[str, list[int]]:
   """name -> [bytes, checksum of a small one (0: the bit sums hold it)]."""
   out = {}
@@ -121,8 +110,7 @@ class Checkpoints(contextlib.AbstractContextManager):
   def __init__(
     self, folder: epath.PathLike, *, keep: int = RunConfig.keep_checkpoints
   ):
-    remote = "://" in str(folder)
-    self._directory = epath.Path(folder if remote else os.path.abspath(folder))
+    self._directory = epath.Path(folder)
     self.best: int | None = None  # a step that stays among older ones
     self._keep = keep
     self._damaged: list[int] = []  # the newer ones
@@ -134,10 +122,13 @@ class Checkpoints(contextlib.AbstractContextManager):
         create=True,
         enable_async_checkpointing=True,
         async_options=ocp.AsyncOptions(
-          post_finalization_callback=self._write_content
+          barrier_sync_fn=_meet,
+          post_finalization_callback=self._write_content,
         ),
       ),
     )
+    # Another host may see an older state of a shared disk.
+    multihost.wait_until_seen(self._directory, self._listed)
 
   def should_preserve(self, checkpoints, *, context) -> list[bool]:
     """Orbax's question: which of these stay."""
@@ -150,6 +141,11 @@ class Checkpoints(contextlib.AbstractContextManager):
 
   def __contains__(self, step: int) -> bool:
     return step in self._manager.all_steps()
+
+  def _listed(self) -> list[int]:
+    """The steps that lie there now."""
+    self._manager.reload()
+    return sorted(self._manager.all_steps())
 
   def latest(self) -> int | None:
     """The newest complete step that is not known to be damaged, or None."""
@@ -237,8 +233,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     self._manager.wait_until_finished()
     if step is not None:
       return step, *self._read(step, like, again)
-    # The lead's: another host may see an older state of a shared disk.
-    steps = sorted(multihost.broadcast_json(list(self._manager.all_steps())))
+    steps = sorted(self._manager.all_steps())
     if not steps:
       raise CheckpointError(f"no checkpoint in {self._directory}")
     self._damaged = []
@@ -278,7 +273,7 @@ class Checkpoints(contextlib.AbstractContextManager):
       read = ocp.StandardCheckpointHandler().restore
       try:
         for name, tree in like.items():
-          args = ocp.args.StandardRestore(abstract(tree))
+          args = ocp.args.StandardRestore(sharding.abstract(tree))
           trees[name] = read(self._directory / str(step) / name, args=args)
       except (MemoryError, jax.errors.JaxRuntimeError):
         raise  # this machine's, not the files'
@@ -306,7 +301,6 @@ class Checkpoints(contextlib.AbstractContextManager):
       if total != str(zlib.crc32(text.encode())):
         return f"{_CONTENT} is not what was saved", {}
       content, there = json.loads(text), _files(folder)
-      content = {"elsewhere": {}, **content}  # the first ones had none
       if content.keys() != _KEYS:
         return f"{_CONTENT} is of another version", {}
       if content["step"] != step:

@@ -208,7 +208,9 @@ def run_id(workdir: pathlib.Path) -> str:
 
 def checkpoints_root(config: config_lib.RunConfig, workdir) -> epath.Path:
   """The directory, maybe a URL, that holds one for each phase."""
-  return epath.Path(config.checkpoints_dir or workdir / "checkpoints")
+  return epath.Path(
+    config.checkpoints_dir or workdir.absolute() / "checkpoints"
+  )
 
 
 def claim_checkpoints(
@@ -227,10 +229,9 @@ def claim_checkpoints(
     return
   key = f"config.checkpoints_dir={config.checkpoints_dir}"
   try:
-    mark = checkpoints_root(config, workdir) / "run_id"
-    # Orbax takes no other.
-    if not mark.is_absolute() or str(mark).startswith("s3://"):
+    if not config.checkpoints_dir.startswith(("/", "gs://")):  # Orbax's
       raise ValueError("neither an absolute path nor a URL of gs://")
+    mark = checkpoints_root(config, workdir) / "run_id"
     if write and not begun and not mark.exists():
       mark.parent.mkdir(parents=True, exist_ok=True)
       mark.write_text(mine)

@@ -32,7 +32,8 @@ from atlas_jax import multihost, stopping
 
 log = logging.getLogger(__name__)
 
-_CAUSE, _STOP = "atlas/cause", "atlas/stop"  # keys of the store
+# Keys of the store; the third is there from the start.
+_CAUSE, _STOP, _LEAD = "atlas/cause", "atlas/stop", "atlas/lead"
 # What JAX raises begins so; most often another process has ended.
 _OF_JAX = re.compile("(?!RESOURCE_EXHAUSTED)[A-Z_]+: ")
 
@@ -44,11 +45,11 @@ def shared():
   try:
     yield
   except BaseException as error:
-    printed = isinstance(error, SystemExit)
-    status = error.code if printed else 1
-    cause = error.__context__ if printed else error
-    # An exit without an exception is a result, of a doctor say.
-    if status and cause and not isinstance(cause, stopping.Stopped):
+    code = error.code if isinstance(error, SystemExit) else error
+    printed = isinstance(code, int | None)  # Python prints all else
+    status = code if printed else 1
+    cause = error.__context__ if printed and error.__context__ else error
+    if status and not isinstance(cause, stopping.Stopped):
       if not printed:
         traceback.print_exception(error)
       fate.fail(cause, status)
@@ -63,6 +64,8 @@ class _Fate:
   def __init__(self):
     state = distributed.global_state
     self._store, self._index = state.client, state.process_id
+    if self._index == 0:
+      self._store.key_value_set(_LEAD, "here")
     self._leaving = threading.Lock()
     self._explained = threading.Event()  # the main thread has printed a cause
     # The main thread may be in a collective, where Python runs no handler.
@@ -74,42 +77,31 @@ class _Fate:
 
   def _watch(self) -> None:
     """Until a cause is in the store; an empty one: all are done."""
-    while (cause := self._read(_CAUSE)) is None:
-      heard = select.select([self._signals], [], [], 0.5)[0]
+    while (cause := self._wait_for(_CAUSE, 0.5)) is None:
+      heard = select.select([self._signals], [], [], 0)[0]
       for number in os.read(self._signals, 64) if heard else b"":
         if number in stopping.SIGNALS:
           self._store.key_value_set(_STOP, str(number), allow_overwrite=True)
+      if self._wait_for(_LEAD, multihost.HEARTBEAT_S * 0.7) is None:
+        log.error("process 0 does not answer: frozen, or cut off")
+        self._leave()
       # The lead may be sampling for long.
-      if self._index == 0 and (number := self._read(_STOP)):
+      if self._index == 0 and (number := self._wait_for(_STOP, 0.01)):
         stopping.pass_on(int(number))
     if cause:
       if not self._explained.wait(2):
         log.error("%s", cause)
       self._leave()
 
-  def _read(self, key: str) -> str | None:
-    """What the store holds there, if anything."""
-    answered = threading.Event()
-
-    def miss():
-      # The second look is for an answer that waits for the interpreter's lock.
-      if not answered.wait(multihost.HEARTBEAT_S * 0.1):
-        log.error("process 0 does not answer: frozen, or cut off")
-        self._leave()
-
-    timer = threading.Timer(multihost.HEARTBEAT_S * 0.6, miss)
-    timer.daemon = True
-    timer.start()
+  def _wait_for(self, key: str, seconds: float) -> str | None:
+    """What the store holds there, if it comes to hold anything in time."""
     try:
-      return self._store.key_value_try_get(key)
+      return self._store.blocking_key_value_get(key, int(seconds * 1000))
     except jax.errors.JaxRuntimeError as error:
-      if str(error).startswith("NOT_FOUND"):  # it has no other mark
+      if str(error).startswith("DEADLINE_EXCEEDED"):  # it has no other mark
         return None
       log.error("lost the store of process 0: %s", error)
       self._leave()
-    finally:
-      answered.set()
-      timer.cancel()
 
   def fail(self, cause: BaseException, status: int) -> None:
     """Ends all processes; the first cause is what they say."""
@@ -139,8 +131,8 @@ class _Fate:
   def end(self) -> None:
     """Waits for the others, then leaves the run."""
     try:
-      # The lead may write for long after the last collective.
-      self._store.wait_at_barrier("atlas/end", 3_600_000)
+      # The lead may still be ending its servers.
+      self._store.wait_at_barrier("atlas/end", 300_000)
     except jax.errors.JaxRuntimeError as error:
       self.fail(error, 1)
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # another was first

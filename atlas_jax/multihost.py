@@ -77,8 +77,12 @@ def gather(x: np.ndarray) -> np.ndarray:
 
 
 def check_devices() -> None:
-  """Refuses processes with different numbers of devices. A collective."""
-  counts = gather(np.array(jax.local_device_count(), np.int32)).tolist()
+  """Refuses processes with different numbers of devices.
+
+  Call it before all else: nothing is sent over such devices.
+  """
+  owners = [device.process_index for device in jax.devices()]
+  counts = [owners.count(i) for i in range(jax.process_count())]
   log.info("process %d of %d", jax.process_index(), jax.process_count())
   if len(set(counts)) > 1:
     found = ", ".join(f"process {i}: {n}" for i, n in enumerate(counts))
@@ -95,19 +99,30 @@ def check_shared(folder: epath.Path) -> None:
 
   def write():
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "seen").write_text(token := secrets.token_hex(8))
-    return token, str(folder)
+    (folder / "seen").write_text(secrets.token_hex(8))
 
-  token, place = call_on_lead(write)
+  call_on_lead(write)
+  wait_until_seen(folder, (folder / "seen").read_text)
+
+
+def wait_until_seen(folder: epath.Path, look: Callable[[], Any]) -> None:
+  """Waits until all see in `folder` what the lead sees. A collective.
+
+  Raises:
+    HostsError: some do not, SHARED_S later; the text names them.
+  """
+  if jax.process_count() == 1:
+    return
+  wanted, place = call_on_lead(lambda: (look(), str(folder)))
   end, seen = time.monotonic() + SHARED_S, False
   while not seen and time.monotonic() < end:
     with contextlib.suppress(Exception):  # of whatever library knows a URL
-      seen = (folder / "seen").read_text() == token
+      seen = look() == wanted
     time.sleep(0 if seen else 0.5)
   if blind := np.flatnonzero(~gather(np.array(seen))).tolist():
     raise HostsError(
       f"of {jax.process_count()} processes these do not see what"
-      f" the lead writes in {place}: {blind}; --workdir, or"
+      f" the lead sees in {place}: {blind}; --workdir, or"
       " config.checkpoints_dir, must be on a disk that all hosts share"
     )
 

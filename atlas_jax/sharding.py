@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from atlas_jax.config import MeshConfig
@@ -252,3 +252,25 @@ def put_batch(tree: Any, mesh: Mesh, batch_axis: int = 0) -> Any:
     return jax.make_array_from_callback(x.shape, sharding, lambda at: x[at])
 
   return jax.tree.map(put, tree)
+
+
+def abstract(tree: Any) -> Any:
+  """Shapes, dtypes and concrete shardings of a tree, abstract or not.
+
+  A leaf of `jax.eval_shape` knows no devices: it gets those of the mesh that
+  is set, or without one the first device.
+  """
+  mesh = jax.sharding.get_mesh()
+
+  def one(x):
+    sharding = x.sharding
+    if mesh.empty and sharding is None:
+      sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    elif sharding is None:
+      sharding = NamedSharding(mesh, P())
+    elif isinstance(getattr(sharding, "mesh", None), AbstractMesh):
+      kind = sharding.memory_kind
+      sharding = NamedSharding(mesh, sharding.spec, memory_kind=kind)
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+  return jax.tree.map(one, tree)

@@ -33,8 +33,10 @@ def main():
 
   config = common.config()
   common.take_gpus(config)
+  from atlas_jax import multihost
   from atlas_jax.preflight import doctor
 
+  multihost.check_devices()
   workdir = common.workdir() if flags.FLAGS.workdir else None
   exam = doctor.Examination(config, workdir, common.server_key(), _compiled)
   found = []
@@ -44,7 +46,8 @@ def main():
     print(f"{level:8} {key:22} {text}", flush=True)
   if _JSON.value:
     directory.write_json(pathlib.Path(_JSON.value), found)
-  sys.exit(any(finding["level"] == "error" for finding in found))
+  wrong = any(finding["level"] == "error" for finding in found)
+  sys.exit(any(multihost.call_on_all(lambda: wrong)))
 
 
 if __name__ == "__main__":

@@ -88,7 +88,7 @@ def _started() -> dict[str, str]:
   """Variable -> processes, where a launcher of clusters started several."""
   counts = {name: os.environ.get(name, "1") for name in _TASKS}
   pod = os.environ.get("TPU_WORKER_HOSTNAMES", "").split(",")
-  slices = int(os.environ.get("MEGASCALE_NUM_SLICES", "1"))
+  slices = int(os.environ.get("MEGASCALE_NUM_SLICES") or 1)
   counts["TPU_WORKER_HOSTNAMES"] = str(len(pod) * slices)
   return {name: count for name, count in counts.items() if count != "1"}
 

@@ -61,6 +61,7 @@ def fall_back(directory: pathlib.Path) -> dict:
     with Checkpoints(directory) as saved:
       for n in (1, 2):
         saved.save(n, trees, {"n": n})
+    listed = old_listing(directory)
     if not multihost.is_lead():
       stale = directory.with_name("stale")
       directory = shutil.copytree(directory, stale)
@@ -76,8 +77,31 @@ def fall_back(directory: pathlib.Path) -> dict:
   lines = [record.getMessage() for record in said.buffer]
   return {
     **{"step": step, "extra": extra, "same": same},
-    **{"said": lines, "unread": unread},
+    **{"said": lines, "unread": unread, "listed": listed},
   }
+
+
+def old_listing(directory: pathlib.Path) -> list:
+  """The newest step where process 1 sees none for a while, or for ever."""
+  load, found = ocp.CheckpointManager._load_checkpoint_infos, []
+  blind = {"looks": 0}
+
+  def old(*args, **kwargs):
+    blind["looks"] -= 1
+    return [] if blind["looks"] >= 0 else load(*args, **kwargs)
+
+  ocp.CheckpointManager._load_checkpoint_infos = old
+  shared, multihost.SHARED_S = multihost.SHARED_S, 2
+  for looks in (2, 1000):
+    blind["looks"] = 0 if multihost.is_lead() else looks
+    try:
+      with Checkpoints(directory) as saved:
+        found.append(saved.latest())
+    except multihost.HostsError as error:
+      found.append(str(error))
+  multihost.SHARED_S = shared
+  ocp.CheckpointManager._load_checkpoint_infos = load
+  return found
 
 
 def read_with_a_stale_handle(directory: pathlib.Path, trees) -> list[str]:

@@ -17,6 +17,7 @@ from unittest import mock
 
 import fsspec
 from etils.epath import backend
+from fsspec.registry import _registry
 from orbax.checkpoint._src.path import gcs_utils
 
 OBJECTS: dict[str, bytes] = {}  # "bucket/name" -> content
@@ -173,7 +174,7 @@ def served():
       fsspec.register_implementation("gcs", Bucket, clobber=True)
       yield
   finally:
-    fsspec.register_implementation("gcs", "gcsfs.GCSFileSystem", clobber=True)
+    _registry.pop("gcs")  # else its own class is not looked for
     found.cache_clear()
     server.shutdown()
     server.server_close()

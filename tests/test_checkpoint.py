@@ -9,10 +9,11 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from atlas_jax import sharding
-from atlas_jax.checkpoint import CheckpointError, Checkpoints, abstract
+from atlas_jax.checkpoint import CheckpointError, Checkpoints
 from atlas_jax.config import MeshConfig, OptimizerConfig
 from atlas_jax.training import optimizer, step
 from tests.training import tiny
@@ -181,6 +182,26 @@ def test_a_disk_that_is_full_is_one_line_and_the_last_one_stays(tmp_path):
     assert saved.restore({"state": {"w": jnp.zeros((900, 900))}})[0] == 1
 
 
+def test_a_write_that_fails_waits_for_no_other_process(tmp_path, monkeypatch):
+  met = []
+  monkeypatch.setattr(
+    ocp.multihost,
+    "get_barrier_sync_fn",
+    lambda **_: lambda **_: met.append(sys.exception()),
+  )
+
+  def full(_):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr(Checkpoints, "_write_content", full)
+  with (
+    pytest.raises(CheckpointError, match=r"be written: .*No space left"),
+    Checkpoints(tmp_path) as saved,
+  ):
+    saved.save(1, {"state": {"w": jnp.zeros(3)}}, {})
+  assert met and not any(met)
+
+
 def test_no_flipped_byte_of_any_file_is_restored_in_silence(tmp_path):
   # Above a megabyte the sum over its bits alone sees a change.
   large = {"x": jax.random.normal(jax.random.key(3), (900, 500))}
@@ -231,11 +252,11 @@ def test_a_damaged_checkpoint_is_removed_only_when_the_next_is_saved(tmp_path):
 
 def test_a_leaf_without_a_sharding_gets_the_mesh_that_is_set():
   like = {"x": jax.ShapeDtypeStruct((4,), jnp.float32)}
-  (alone,) = jax.tree.leaves(abstract(like))
+  (alone,) = jax.tree.leaves(sharding.abstract(like))
   assert alone.sharding.device_set == {jax.devices()[0]}
   mesh = sharding.make_mesh(MeshConfig(fsdp=1), jax.devices()[:1])
   with jax.set_mesh(mesh):
-    (found,) = jax.tree.leaves(abstract(like))
+    (found,) = jax.tree.leaves(sharding.abstract(like))
   assert (found.sharding.mesh, found.sharding.spec) == (mesh, jax.P())
 
 

@@ -1,11 +1,15 @@
 """What one event does to all processes of a run, each seen by its log."""
 
+import contextlib
 import json
 import re
 import subprocess
 import sys
+import types
 
 import pytest
+
+from atlas_jax import fate, stopping
 
 pytestmark = pytest.mark.slow
 HEARTBEAT_S = 20
@@ -86,3 +90,40 @@ def test_the_step_that_was_saved_goes_on_elsewhere(ended, whom, count):
   assert [p["status"] for p in processes] == [0] * count, processes
   for process in processes:
     assert_says(process, rf"RESUMED {step} on {count}\b")
+
+
+def _exit_after(error, code):
+  """As launchers end: the line is printed, then comes the exit."""
+  try:
+    raise error
+  except BaseException:
+    sys.exit(code)
+
+
+@pytest.mark.parametrize(
+  ("leave", "cause", "status"),
+  [
+    (lambda: None, None, None),
+    (lambda: sys.exit(0), None, None),
+    (lambda: sys.exit(), None, None),
+    (lambda: sys.exit(3), SystemExit, 3),
+    (lambda: sys.exit("enough"), SystemExit, 1),
+    (lambda: _exit_after(OSError(), 1), OSError, 1),
+    (lambda: _exit_after(stopping.Stopped(15), 143), None, None),
+    (lambda: int("x"), ValueError, 1),
+  ],
+)
+def test_what_ends_all_processes(monkeypatch, leave, cause, status):
+  failed = []
+  monkeypatch.setattr(
+    fate,
+    "_Fate",
+    lambda: types.SimpleNamespace(
+      fail=lambda *given: failed.append(given), end=lambda: None
+    ),
+  )
+  with contextlib.suppress(SystemExit, ValueError), fate.shared():
+    leave()
+  assert [(type(e), code) for e, code in failed] == (
+    [(cause, status)] if cause else []
+  )

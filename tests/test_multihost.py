@@ -6,6 +6,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -117,6 +118,16 @@ def test_what_one_process_cannot_read_both_pass_by(results):
     assert second == "going on from checkpoint 1, the newest whole one"
 
 
+def test_all_wait_until_they_see_the_steps_that_the_lead_sees(
+  results, directory
+):
+  for r in results:
+    late, blind = r["fallen"]["listed"]
+    assert late == 2
+    assert blind.startswith("of 2 processes these do not see what the lead")
+    assert f"sees in {directory / 'two'}: [1]" in blind
+
+
 def test_where_the_disk_of_one_process_fails_both_end(results):
   for r in results:
     kind, text = r["fallen"]["unread"]
@@ -196,6 +207,9 @@ def test_one_process_sends_nothing():
 
 def test_processes_with_different_numbers_of_devices(monkeypatch):
   multihost.check_devices()
-  monkeypatch.setattr(multihost, "gather", lambda x: np.array([8, 7]))
+  owners = [types.SimpleNamespace(process_index=0)] * 8
+  owners += [types.SimpleNamespace(process_index=1)] * 7
+  monkeypatch.setattr(multihost.jax, "devices", lambda: owners)
+  monkeypatch.setattr(multihost.jax, "process_count", lambda: 2)
   with pytest.raises(multihost.HostsError, match="process 0: 8, process 1: 7"):
     multihost.check_devices()

@@ -76,13 +76,15 @@ def run_phases(
     stack.enter_context(stopping.listening())
     # Several processes leave together: what the lead alone does can be ended.
     stack.enter_context(stopping.held(jax.process_count() > 1))
+    multihost.check_devices()
     multihost.call_on_lead(
       lambda: stack.enter_context(directory.lock(workdir)) and None
     )
-    multihost.check_devices()
+    opening.check_same(config)
     stack.enter_context(jax.set_mesh(sharding.make_mesh(config.mesh)))
     run = opening.open_run(config, workdir)
     config, teacher = run.config, run.teacher
+    opening.check_same(config)  # with the fingerprint of what each has read
     servers = Servers(config.serving, workdir, teacher, run.student, server_key)
     stack.callback(servers.close)
     draw = functools.partial(
@@ -127,4 +129,7 @@ def run_phases(
           evaluate.evaluate(entry, **given, **sampling)
         case "export":
           export.export(entry, teacher=teacher)
+      # One that came where none looked ends all here, as it does in a step.
+      if (stopped := multihost.stop_asked()) is not None:
+        raise stopped
     multihost.call_on_lead(lambda: print(directory.results(workdir)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from etils import epath
 
-from atlas_jax import directory
+from atlas_jax import directory, multihost
 from atlas_jax.checkpoint import CheckpointError, Checkpoints
 from atlas_jax.config import GrpoConfig, Phase, RunConfig, SftConfig
 from atlas_jax.model import decoder, lora
@@ -97,7 +97,7 @@ def newest(workdir: pathlib.Path, config: RunConfig) -> tuple[PhaseEntry, int]:
   """
   last = PhaseEntry(config, workdir, len(config.phases) - 1)
   for entry in reversed(last.entries("sft", "grpo")):
-    if entry.root.is_dir():
+    if multihost.call_on_lead(entry.root.is_dir):
       with entry.checkpoints() as checkpoints:
         if (step := checkpoints.latest()) is not None:
           return entry, step

@@ -13,6 +13,8 @@
 
 import dataclasses
 import datetime
+import hashlib
+import json
 import operator
 import pathlib
 import re
@@ -20,8 +22,17 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
+from jax._src import distributed
 
-from atlas_jax import directory, hub, metrics, multihost, targets
+import atlas_jax
+from atlas_jax import (
+  config_tree,
+  directory,
+  hub,
+  metrics,
+  multihost,
+  targets,
+)
 from atlas_jax.config import ConfigError, RunConfig
 from atlas_jax.data import packing, splits
 from atlas_jax.data.chat import ChatTokenizer
@@ -51,6 +62,34 @@ class Opened:
 def samples(config: RunConfig) -> bool:
   """Whether any phase needs the servers."""
   return bool({"grpo", "evaluate"} & {*config.phases})
+
+
+def check_same(config: RunConfig) -> None:
+  """Refuses processes that were not started as the lead was. A collective.
+
+  They would compute together what is not the same, or wait for each other.
+  """
+  if jax.process_count() == 1:
+    return
+  code, package = hashlib.sha256(), pathlib.Path(atlas_jax.__file__).parent
+  for path in sorted(package.rglob("*.py")):
+    code.update(path.read_bytes())
+  here = {
+    "config": json.loads(json.dumps(dataclasses.asdict(config))),
+    "num_processes": distributed.global_state.num_processes,
+    "JAX": jax.__version__,
+    "code": code.hexdigest()[:12],
+  }
+  lead = multihost.broadcast_json(here)
+
+  def compare():
+    for key, theirs, ours in config_tree.difference(lead, here):
+      raise multihost.HostsError(
+        f"this process was started with {key}={ours!r}, the lead with"
+        f" {theirs!r}: all must have one command and one checkout"
+      )
+
+  multihost.call_on_all(compare)
 
 
 def open_run(config: RunConfig, workdir: pathlib.Path) -> Opened:

@@ -12,11 +12,14 @@ import importlib.metadata
 import pathlib
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from etils import epath
 
 from atlas_jax import directory, gpus, hub, metrics, multihost, phases, sharding
 from atlas_jax.config import RunConfig
@@ -33,6 +36,7 @@ Level = Literal["ok", "warning", "error"]
 Answer = tuple[Level, str]
 _URL_S = 5.0  # until the server of a URL must have answered
 _YEARS = range(2026, 2100)
+_APART_S = 10  # by what clocks of hosts may differ
 _PUBLISHED = 3  # weights on disk: the newest two, and those being written
 
 
@@ -97,12 +101,15 @@ class Examination:
     if self.workdir is None:
       return "warning", "not given: neither it nor the disk is checked"
     multihost.call_on_lead(lambda: directory.lock(self.workdir).close())
-    directory.claim_checkpoints(self.config, self.workdir, write=False)
-    with contextlib.suppress(hub.HubError):  # the model's line says it
+    claim = functools.partial(directory.claim_checkpoints, write=False)
+    multihost.call_on_all(lambda: claim(self.config, self.workdir))
+    # The model's line says it.
+    with contextlib.suppress(hub.HubError, multihost.LeadError):
       self.config = opening.settled(self.config, self.workdir)
       self.settled = True
-    if jax.process_count() > 1:
-      return "warning", "is free; that all hosts see the same is not checked"
+    multihost.check_shared(
+      directory.checkpoints_root(self.config, epath.Path(self.workdir))
+    )
     return "ok", f"{self.workdir} can be written, and no run uses it"
 
   def _data(self) -> Answer:
@@ -263,5 +270,8 @@ class Examination:
     text = now.isoformat(" ", "seconds")
     if now.year not in _YEARS:
       return "error", f"{text} is not today: set the clock"
-    several = jax.process_count() > 1
-    return "ok", text + ("; not compared with other hosts" * several)
+    multihost.gather(np.zeros(1))  # the lead comes later: it asks servers
+    times = multihost.call_on_all(time.time)
+    if (apart := max(times) - min(times)) > _APART_S:
+      return "error", f"{text}: hosts are {apart:.0f} s apart: set their clocks"
+    return "ok", text

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from atlas_jax import checkpoint, sharding
+from atlas_jax import sharding
 from atlas_jax.config import RunConfig
 from atlas_jax.data.packing import PackedBatch
 from atlas_jax.model import hf, lora
@@ -58,7 +58,7 @@ def placed(tree):
   What is on the host stays on an abstract mesh: one of devices that are only
   described has no memory of a host.
   """
-  on_mesh = checkpoint.abstract(tree)
+  on_mesh = sharding.abstract(tree)
   return jax.tree.map(lambda x, y: x if _on_host(x) else y, tree, on_mesh)
 
 

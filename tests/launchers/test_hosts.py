@@ -1,6 +1,9 @@
 """Processes and devices as SLURM and TPU pods say them, by stubbed names."""
 
+import types
+
 import pytest
+from jax._src import clusters, distributed
 
 from launchers import hosts
 from tests import forked
@@ -65,6 +68,69 @@ def test_without_slurm_jax_decides(environment):
 def test_processes_that_the_cluster_started(environment, values, said):
   environment(**values)
   assert hosts._started() == said
+
+
+STEP = {
+  "SLURM_JOB_ID": "1234",
+  "SLURM_STEP_NODELIST": "gpu-a[12-13]",
+  "SLURM_PROCID": "1",
+  "SLURM_LOCALID": "0",
+}
+POD = {"TPU_WORKER_HOSTNAMES": "localhost,b", "TPU_WORKER_ID": "1"}
+SLICES = {
+  "MEGASCALE_COORDINATOR_ADDRESS": "localhost:8080",
+  "MEGASCALE_NUM_SLICES": "2",
+  "MEGASCALE_SLICE_ID": "1",
+}
+
+
+@pytest.mark.parametrize(
+  ("values", "found"),
+  [
+    (SLURM | STEP, ("gpu-a12:62674", 2, 1)),
+    # What the script of a job says, where JAX misreads the list.
+    (
+      {
+        **(SLURM | STEP),
+        "SLURM_STEP_NODELIST": "rack[1-2]n[01-04]",
+        "JAX_COORDINATOR_ADDRESS": "rack1n01:62674",
+      },
+      ("rack1n01:62674", 2, 1),
+    ),
+    (POD | {"MEGASCALE_NUM_SLICES": ""}, ("localhost:8482", 2, 1)),
+    (POD | SLICES, ("localhost:8482", 4, 3)),
+    (POD | SLICES | {"JAX_COORDINATOR_PORT": "8476"}, ("localhost:8476", 4, 3)),
+  ],
+  ids=["slurm", "slurm_odd_list", "pod", "slices", "port"],
+)
+def test_auto_finds_what_the_cluster_started(
+  environment, monkeypatch, values, found
+):
+  environment(**values)
+  tpu = "TPU_WORKER_ID" in values
+  monkeypatch.setattr(
+    clusters.cloud_tpu_cluster, "running_in_cloud_tpu_vm", tpu
+  )
+  monkeypatch.setattr(clusters.cluster, "running_in_cloud_tpu_vm", tpu)
+  for key in SLICES.keys() - values.keys():
+    monkeypatch.setenv(key, "")  # else the machine's metadata are asked
+  fake = types.SimpleNamespace(
+    get_distributed_runtime_client=lambda *_, **__: types.SimpleNamespace(
+      connect=lambda: None
+    )
+  )
+  monkeypatch.setattr(distributed, "_jax", fake)
+  state = distributed.State()
+  monkeypatch.setattr(state, "initialize_preemption_sync_manager", lambda: None)
+  set_ = []
+  monkeypatch.setattr(distributed.config, "update", lambda *x: set_.append(x))
+  state.initialize(local_device_ids=hosts._local_devices())
+  address = state.coordinator_address
+  assert (address, state.num_processes, state.process_id) == found
+  assert not set_  # all devices that are visible
+  started = hosts._started()
+  assert {*started.values()} <= {str(state.num_processes)}
+  assert started or not tpu
 
 
 def test_another_number_of_processes_is_refused(environment, tmp_path):

@@ -1,5 +1,6 @@
 """What a run refuses, and where its first weights come from."""
 
+import contextlib
 import dataclasses
 import faulthandler
 import logging
@@ -14,11 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from atlas_jax import phases, sharding
+from atlas_jax import phases, sharding, stopping
 from atlas_jax.config import (
   ConfigError,
+  GrpoConfig,
   MeshConfig,
   Phase,
+  RunConfig,
   default_config,
   resolve,
 )
@@ -90,6 +93,58 @@ def test_each_phase_that_a_config_may_name_is_run(model, monkeypatch, tmp_path):
   phases.run_phases(config, tmp_path / "run")
   assert [entry.kind for entry in called] == [*kinds]
   assert [entry.name for entry in called][1] == "1_grpo"
+
+
+def test_a_signal_ends_all_processes_between_two_phases(
+  model, monkeypatch, tmp_path
+):
+  called = []
+  for module, name in ((phases.sft, "train"), (phases.export, "export")):
+    monkeypatch.setattr(module, name, lambda entry, **_: called.append(entry))
+  stop = stopping.Stopped(15)
+  monkeypatch.setattr(phases.multihost, "stop_asked", lambda: stop)
+  with pytest.raises(stopping.Stopped):
+    phases.run_phases(small_sft.config(model, {}), tmp_path / "run")
+  assert [entry.kind for entry in called] == ["sft"]
+
+
+@pytest.mark.parametrize(
+  ("changes", "said"),
+  [
+    ({}, None),
+    ({"seed": 1}, r"with config\.seed=1, the lead with 0: all must have one"),
+    ({"grpo": GrpoConfig(beta=0.5)}, r"config\.grpo\.beta=0\.5, the lead"),
+    ({"phases": ("sft",)}, r"config\.phases=\['sft'\], the lead"),
+    ("code", "with code='cafe', the lead with '"),
+    ("count", "with num_processes=3, the lead with 1"),
+  ],
+)
+def test_a_process_that_was_started_otherwise_is_refused(
+  changes, said, monkeypatch
+):
+  sent = []
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  monkeypatch.setattr(opening.multihost, "call_on_all", lambda f: f())
+  monkeypatch.setattr(
+    opening.multihost, "broadcast_json", lambda x: sent.append(x) or sent[0]
+  )
+  opening.check_same(RunConfig())
+  config = RunConfig()
+  if changes == "code":
+    digest = types.SimpleNamespace(
+      update=lambda _: None, hexdigest=lambda: "cafe"
+    )
+    monkeypatch.setattr(opening.hashlib, "sha256", lambda: digest)
+  elif changes == "count":
+    state = types.SimpleNamespace(num_processes=3)
+    monkeypatch.setattr(opening.distributed, "global_state", state)
+  else:
+    config = dataclasses.replace(config, **changes)
+  context = contextlib.nullcontext()
+  if said:
+    context = pytest.raises(opening.multihost.HostsError, match=said)
+  with context:
+    opening.check_same(config)
 
 
 def test_accelerators_of_the_host_that_are_not_used(tmp_path, caplog):

@@ -136,11 +136,12 @@ def test_a_directory_that_cannot_be_written_is_refused(machine, tmp_path):
   assert exam._data()[0] == "ok"
 
 
-@pytest.mark.parametrize("place", ["s3://bucket/run", "nope://x", "a/b"])
+@pytest.mark.parametrize("place", ["s3://b/run", "file:///x", "nope://x", "a"])
 def test_a_place_for_checkpoints_that_cannot_be_is_refused(machine, place):
   found = machine.findings({"checkpoints_dir": place})
   level, text = found["--workdir"]
   assert level == "error" and f"checkpoints_dir={place} cannot be used" in text
+  assert text.endswith("neither an absolute path nor a URL of gs://")
 
 
 def test_a_place_for_checkpoints_of_another_run_is_refused(machine, tmp_path):

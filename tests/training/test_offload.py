@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from atlas_jax import checkpoint
+from atlas_jax import sharding
 from atlas_jax.checkpoint import Checkpoints
 from atlas_jax.config import MeshConfig, OptimizerConfig
 from atlas_jax.sharding import make_mesh, put_batch
@@ -131,7 +131,7 @@ def test_a_checkpoint_brings_them_back_to_the_host(tmp_path, place):
     saved.save(1, step.as_trees(state), {})
   model = tiny.model()
   like = step.abstract_state(jax.eval_shape(lambda: model), tx)
-  assert kinds(checkpoint.abstract(like).opt_state) == {"pinned_host"}
+  assert kinds(sharding.abstract(like).opt_state) == {"pinned_host"}
   with Checkpoints(tmp_path / "a") as saved:
     _, trees, _ = saved.restore(step.as_trees(like))
   again = step.from_trees(trees)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from atlas_jax import checkpoint
+from atlas_jax import sharding
 from atlas_jax.config import GrpoConfig, LoraConfig, ModelConfig
 from atlas_jax.data import packing
 from atlas_jax.model import decoder, lora
@@ -51,7 +51,7 @@ def model(seed=0, architecture=ARCHITECTURE):
     value = rng.normal(mean, architecture.initializer_range, x.shape)
     return jax.device_put(value.astype(np.float32), x.sharding)
 
-  return jax.tree_util.tree_map_with_path(draw, checkpoint.abstract(like))
+  return jax.tree_util.tree_map_with_path(draw, sharding.abstract(like))
 
 
 def adapters(rank=3, architecture=ARCHITECTURE):
