@@ -3,15 +3,16 @@
 How the answer is found (the rule that fired is kept):
   1. private thinking is stripped; thinking that never ends has no answer;
   2. the last closed <solution> or <answer> block;
-  3. the last \\boxed{...} with matching braces, or several that are joined;
+  3. the last \\boxed{...} with matching braces, or several that "or", "and" or
+     a comma join, with what scales or denies it;
   4. what follows '####' on the last line, or before it if that is short (no
      heading);
   5. what follows the last 'answer is' or 'answer:', or a single line that
      begins with a choice ("D) 42 km"), yes or no;
-  6. the last number.
-Rules 3 and 6 take what stands beside it where that changes it ("not 41",
-"41 million", "3\\sqrt{2}"); rules 3 to 6 read what follows the last "Wait, ..."
-or "No, ..." that states another answer, or nothing.
+  6. the last number, with what stands beside it where that changes it ("can't
+     be 41", "3\\sqrt{2}").
+Rules 3 to 6 read what follows the last "Wait, ..." or "No, ..." that states
+another answer, or nothing.
 A response cut at its length counts only by rule 2 (the answer was given
 before the cut); otherwise its status is 'truncated'. Text that reports a
 failure ("Error: 401") states no answer, whatever numbers stand in it.
@@ -49,9 +50,11 @@ for _ in range(32):
   _INNER = rf"(?:[^{{}}\\]|\\.|\{{{_INNER}\}})*+"
 _BOX = rf"(?s:\\f?box(?:ed)?\s*\{{({_INNER})\}})"
 _BOXED = re.compile(_BOX)
-# Several that are joined are one answer.
 _BOXES = re.compile(
+  rf"(?:\b(?:not|\w+n['’]t) \$?|(?<![^\s$])-)?"
   rf"{_BOX}(?:\$?\s*(?:,|or|and)\s+\$?(?:[a-z] ?= ?)?{_BOX})*"
+  rf"(?:\$?\s(?:or \$?\d+|(?:is|are) (?:wrong|incorrect)|{equality.SCALES}"
+  r"|is(?: not|n['’]t) (?:right|correct|it|the answer))\b)?"
 )
 _RETRACTED = re.compile(
   r"(?im)(?:(?<=\n)|[.!?$]\s+)(?:but |oh,? )?(?:no|wait|actually|oops|sorry"
@@ -64,32 +67,39 @@ _FAILURE = re.compile(
 _TAG = re.compile(r"(?si)<(solution|answer)>(?P<span>(?:(?!<\1>).)*?)</\1>")
 # What takes an answer back states another, or nothing at all.
 _STATED = re.compile(r"[\d\\=$]|\b[A-HJ]\b|^\W*$")
-# On the last line, or above it in three words that are no heading.
+# On the last line, or above it where it is short and no heading.
 _HASHES = re.compile(
-  r"(?m)####(?P<span>(?:(?!####).)*\Z|(?<=^####)\s*(?!\d+[.):] )"
-  r"(?:\(?[A-Z]\)?|(?i:yes|no|true|false)|(?:[a-z] = )?\S*[\d\\][^\s:]*"
-  r"(?: [^A-Z\s#]\S*){0,2})[^\S\n]*$)"
+  r"(?m)####(?P<span>(?:(?!####).)*\Z|(?<=^####)(?!.{76})(?!.*(?:####|:\s|:$))"
+  r"\s*(?!\d+[.)] )(?:\(?[A-Z]\)?|(?i:yes|no|true|false)|(?:[a-z] = )?"
+  r"\S*[\d\\]\S*(?: [^A-Z\s]\S*){0,2})[^\S\n]*$)"
 )
 _PHRASE = re.compile(
   r"(?im)\banswer(?:\s+is)?\s*(?:[:=]\s*|(?<=is)\s+)"
   r"(?P<span>\S.*?)(?=[.!?](?:\s|$)|$)"
 )
-# Beside a number or a box: words that deny or change it, what is computed with
-# it, and what is glued to it.
+
+# With a word of change and no more than these between, a number is denied.
+_BETWEEN = "be|been|to|the|an?|it|as|exactly|just|really|of|that|say"
 _BEFORE = re.compile(
-  r"(?i)(?:\b(?:not|never|doubt|false|hardly|over|than|twice|half of(?! that)"
-  r"|(?<!, )(?:or|but)|between \S+ and|\w+n['’]t)"
-  r"(?: (?:an?|be|equal|is|it|of|that|the|to))* )?"
-  r"(?:(?:[^\s=]*[\d)}]|(?<![\w'’])[b-hj-z]) ?[-+*/×·] ?)*"
-  r"(?:(?<![-=\d>])(?<![a-z]{3})[<>≤≥≠±]=? ?"
-  r"|\\(?!to\b|implies|\w*arrow)\w+ )*[^\s=≈>|]*\Z"
+  r"(?im)(?:(?<!\\)\b(?:times|(?:between|ranges? from) \S+ (?:and|to)"
+  rf"|(?:not|never|doubt|false|\w+n['’]t)(?:\s(?:{_BETWEEN}|is|equals?))*"
+  r"|(?!times|most|least|up.to|\w+imum.of|\w+ed.to|(?<=[\d,] )but|(?<=, )or)"
+  rf"(?:{equality.CHANGING}))\s(?:(?:{_BETWEEN})\s)*"
+  # No arrow, and no quote.
+  r"|(?:(?<![a-z]{3})(?!^> |(?<=[-=>])>)[<>≤≥≠]|!=|[<>]=)\s?"
+  r"|(?:[\w.)}^{\\]*(?:[\d)}]|\b[b-hj-z])(?: ?[+*×·/] ?| [-−–] )"
+  r"|(?<!['’\w])[b-hj-z] ?)+"
+  r"|(?:(?:[-−±]|\\pm) ?)?\S*(?:[_^]\{?|\d:|\}\{|√"
+  r"|\\(?!to\b|implies|\w*arrow)[a-z]+ ?\{?))\Z"
 )
+# At most two words; some say nothing about the number.
 _AFTER = re.compile(
-  r"(?i)(?:[^\s.,:;!?=<>|\\*—]|[.:](?=\d)| ?(?:\*\*|[-+*/×·^]) ?(?=[\d\\(])"
-  r"|\s?\\(?:circ|sqrt|pi|times|cdot|div|pm|right\)\^))*"
-  rf"(?: (?:{equality.SCALES}|or(?= [$\w])|less|times|pi|squared|cubed"
-  rf"|(?:to|and)(?= (?:\d|a half|half|{equality.COUNTS}|\w+ty)\b)"
-  r"|(?:is|are)(?: wrong| incorrect| not|n['’]t))\b(?: \w+){0,2})?"
+  r"(?i)(?:(?!-\d|[*_`]+(?!\w)|\s?\\(?:end|right.(?!\^))|[ap]m\b"
+  r"|(?!fold)[a-z]{4}|(?<!times) (?:more|fewer|over|under|above|between|from"
+  r"|left|plus tax|half|quarters?|third|\w+th|[ap]\.m"
+  rf"|(?:to|and)(?! (?:the|an?|half|{equality.COUNTS}|\w+ty)\b)"
+  r"|[a-z]{3,}-(?!\w*th|hal|qua))\b)"
+  r" ?(?:sq(?:uare|\.) )?(?:[^\s.,;:!?=<(|\[—]|\.(?=\d))+){0,2}"
 )
 
 
@@ -135,13 +145,12 @@ def _spans(text: str) -> Iterator[tuple[str, str | None]]:
   yield "failure_text", "" if _FAILURE.match(text) else None
   parts = reversed(_RETRACTED.split(text))
   text = next(filter(_STATED.search, parts), text)
-  yield "boxed", _last_with(_BOXES, text)
+  yield "boxed", _last(_BOXES, text)
   yield "hashes", _last(_HASHES, text)
   yield "phrase", _last(_PHRASE, text)
   if "\n" not in text and equality.choice(text)[0]:
     yield "phrase", text
-  text = text.replace("−", "-").replace("{,}", ",")
-  yield "last_number", _last_with(NUMBER, FRACTION.sub(r" \1/\2", text))
+  yield "last_number", _last_number(text)
 
 
 def _last(pattern: re.Pattern, text: str) -> str | None:
@@ -157,17 +166,18 @@ def _unboxed(text: str) -> str:
   return text
 
 
-def _last_with(pattern: re.Pattern, text: str) -> str | None:
-  """The last match, with what stands beside it if that changes it."""
-  *_, found = (None, *pattern.finditer(text))
+def _last_number(text: str) -> str | None:
+  """The last number, with the words beside it unless it is the same alone."""
+  text = FRACTION.sub(r" \1/\2", text.replace("−", "-").replace("{,}", ","))
+  *_, found = (None, *NUMBER.finditer(text))
   if found is None:
     return None
   before = _BEFORE.search(text, max(0, found.start() - 60), found.start())
   after = _AFTER.match(text, found.end(), found.end() + 60)
-  shown = _unboxed(before[0] + found[0] + after[0])
-  shown = re.sub(r"(?<!\\)\$", "", shown)
-  same = equality.exact_equal(_unboxed(found[0]), shown)
-  return found[0] if same else shown
+  shown = text[before.start() if before else found.start() : found.end()]
+  shown += after[0].replace("$", "")
+  same = equality.exact_equal(found[0], shown)
+  return found[0] if same else shown.strip(" $")
 
 
 class AnswerChecker(contextlib.ExitStack):

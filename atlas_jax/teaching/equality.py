@@ -31,9 +31,11 @@ _SPELLED = (
   ("[¼-¾⅐-⅞①-⑳]", r" \g<0>"),
   ("[⁻²³¹⁰-⁹]+", r"^{\g<0>}"),
   ("[₀-₉]+", r"_{\g<0>}"),
+  (r"[٠-９](?<=\d)", lambda m: str(int(m[0]))),
   (r"(?<=\d)(?:\{,\}|\\[,!]|['’])(?=\d{3}(?!\d))", ","),
   (r"^-?\d{1,3}(?: \d{3})+$", lambda m: m[0].replace(" ", "")),
   (r"(?<!\\)\\(?:[,;: ]|(?:q?quad|large|bf|rm|therefore)(?![a-z]))|~", " "),
+  (r"<(b|i|u|em|strong|mark|span|p)\b[^<>]*>([^<]*)</\1>", r"\2"),
   (rf"\\(?:{_DRESS})\s*\{{([^{{}}]*)\}}", r" \1 "),
   (r"\\([$%])|\\[()\[\]]", r"\1"),
   # A dollar that closes has no space before it and no digit after it.
@@ -87,16 +89,14 @@ _NAMES = """
   ml milliliter, h hour hr, min minute, s second sec, ft feet foot, in inch,
   yd yard, mi mile, lb pound £, oz ounce, gal gallon, m/s mps, mi/h mph,
   km/h kmh kph, mi/gal mpg, dollar usd $, euro eur €, cent ¢, yen ¥, rupee ₹,
-  c celsius, f fahrenheit, n newton, j joule, w watt, v volt, a amp,
-  hz hertz, degree, unit, / per, kj, kw, pa, cc, dl, db,
-  kb, mb, gb
+  c celsius, f fahrenheit, n newton, j joule, w watt, v volt, a amp, hz hertz,
+  degree, unit, / per
 """
 _CALLED = {
   other.rstrip("es") if len(other) > 2 else other: names.split()[0]
   for names in _NAMES.split(",")
   for other in names.split()
 }
-_UNITS = "|".join(name for name in _CALLED if name[1:].isalpha())
 _ONE = r"(?:degrees? )?(?:[A-Za-z]+|[$¢-¥₠-⃀])(?:\^?\{?[23]\}?)?"
 _UNIT = re.compile(rf"\s*({_ONE}(?:\s*(?:/|\bper\b)\s*{_ONE})?)")
 # Words that change the number that stands at the "#", or put it in doubt.
@@ -126,8 +126,9 @@ _CHANGES = re.compile(
   r"[^A-Za-z\s,;:'’\"()?.#/^{}¢-¥₠-⃀23-]|-[ (]*#|[A-LN-Z]\d|#\.*[\d^(]"
   r"|#.*remainder|#['’]s"
   r"|(?<![a-z'’#/])(?<!# )(?<!ree )(?<!per )[b-hj-z](?![a-z'’])"
-  rf"|#(?!\s?(?:[ghlms]|(?:{_UNITS})s?)(?![a-z])|\s(?:[a-z]{{3,}}|[acfjnvw]"
-  r"|an|of|is|at|as|on|by|we|he|it|so|[ap]m|o.clock)\b)\s?[a-z]"
+  r"|#(?!\s?(?:k?m?g|[ckm]?m|m?l|s|h|min|hrs?|lbs?|oz|ft|in|mph|kmh)(?![a-z])"
+  r"|\s(?:[a-z]{3,}|[acfjnvw]|an|of|is|at|as|on|by|we|he|it|so|mi|yd|[ap]m"
+  r"|(?-i:[kMGm]?(?:Hz|Pa|[NJWVAB])|dB|cc|dl)|o.clock)\b)\s?[a-z]"
   r"|#\s?(?-i:[KMGBT])\b"
   r"|#.(?:fold|ish|free|gross|mil|mln|bil|lakh|crore|ppm|bps|max"
   r"|(?:max|min)imum|score|till|and|excluded)\b"
@@ -135,20 +136,23 @@ _CHANGES = re.compile(
   re.I,
 )
 # What is dropped before "=": a name, words that name a number, arithmetic.
+_NO_CHANGE = rf"(?!(?i:.*\b(?:{CHANGING})\b))"
 _LABEL = re.compile(
   r"^(?:[A-Za-z](?:_\{?\w+\}?)?|[A-Z]{2,3}|m?\\angle ?[A-Z]{1,3}"
-  rf"|(?!(?i:.*\b(?:{CHANGING})\b))(?:[A-Za-z][A-Za-z'’]+[\s:,]+|\(\w+\) ?)*"
-  r"(?:[A-Za-z_]{3,} ?|(?=[^=]*\d[^=\d]+\d)(?:[$\d.,%()\s+*/-]"
-  r"|(?<=[\d)%] )(?:(?:x|of)(?= [$\d])|[A-Za-z]{2,}(?: [A-Za-z]{3,})*\b))+"
-  r"))?\s*="
+  r"|[A-Za-z]+(?:_[A-Za-z]+)+|(?:LCM|GCD|HCF)\([\d, ]+\)"
+  rf"|{_NO_CHANGE}"
+  r"(?:(?:[A-Za-z]{3,}|of|in|[ckm]m|kg|(?<=[a-z] )\d+)\b(?:['’]s\b)?[\s()]*)+"
+  rf"|{_NO_CHANGE}(?:[A-Za-z]{{3,}}[\s:,]+|of |in )*"
+  r"(?=[^=]*\d[^=\d]+\d)(?:[$\d.,%()\s+*/-]|(?<=[\d)%] )"
+  r"(?:(?:x|of)(?= [$\d])|[A-Za-z]{3,}(?: [A-Za-z]{3,})*|[ckm]m|kg)\b)+)?\s*="
 )
 # A letter or a word that is marked as the choice, and no second one after it.
 _CHOICE = re.compile(
   r"(?:(?:the|final|correct|answer|option|choice|letter|is|i choose)\b:?\s)*"
   r"(?:[(\[]?([a-j])(?:[)\].:?]+(?= |$)|$|(?= —)"
-  r"|(?= is (?:the )?(?:correct|right)\b))"
+  r"| is (?:the )?(?:correct|right)\b)"
   r"(?!(?:.*\b[A-Z]\)?)? (?:is )?(?:not|incorrect|wrong|false)\b)"
-  r"(?! (?:[-+*/^=<>&|] |\\(?!frac|sqrt)))"
+  r"(?! (?:[+*/^=<>&|]|- |\\(?:cdot|times|div|pm|le|ge|ne|in)))"
   r"|((?:yes|true)\b(?!.*(?:\bnot|\bnever|n['’]t)\b)|(?:no|false)\b)"
   r"(?:[,.:;!?]|$| [-—])(?!.*\b(?:yes|no|true|false|or|maybe)\b))"
   r"((?!.*(?:\([A-Z]\)|\b[A-Z]\))|(?:.*,)?\W*[A-J]$).*)",
@@ -161,7 +165,8 @@ _PROSE = re.compile(
   r"|(?<![\d_^])\d+\s+\d|\d_|\d:\d\d|\d{4}-\d\d-\d\d|\d'|\\[hv]?phantom|^[_^]"
 )
 _MEASURE = re.compile(
-  rf"(?<=[\s}}0-9])\s*\b((?:{_UNITS})[es]*(?:\^\{{?[23]\}}?)?)$"
+  rf"(?<=[\s}}0-9])\s*\b((?:{'|'.join(n for n in _CALLED if n[1:].isalpha())})"
+  r"[es]*(?:\^\{?[23]\}?)?)$"
 )
 
 
