@@ -40,7 +40,7 @@ RULES: dict[str, tuple[str, ...]] = {
 # Over a cube of 2 x 2 x 2 chips their compiler makes an all-reduce of a
 # reduce-scatter. Sending each chip its parts is half of that, and their sum is
 # in float32.
-_CUBES = ("TPU v4", "TPU v5")
+_CUBES = ("TPU v4", "TPU v5", "TPU v5p")
 
 
 class ShardingError(AtlasError):

@@ -51,8 +51,6 @@ def main():
   config = common.config()
   if not {"sft", "grpo"} & {*config.phases}:
     raise ConfigError(f"config.phases={config.phases}: neither sft nor grpo")
-  if _JSON.value is not None:
-    pathlib.Path(_JSON.value).touch()  # what cannot be written is said now
 
   def architecture(part):
     folder = hub.directory(part.path, "model", weights=False)
@@ -61,6 +59,9 @@ def main():
   models = {"teacher": architecture(config.teacher)}
   if config.mesh.gpus:
     models["student"] = architecture(config.student)
+
+  if _JSON.value is not None:
+    pathlib.Path(_JSON.value).touch()  # what cannot be written is said now
 
   def check(config, **options):
     return preflight.check(

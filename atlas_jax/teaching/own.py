@@ -62,7 +62,7 @@ class OwnFunctions(VerifierPool):
   failure: str | None = None
 
   def call(self, target: str, *arguments, share: bool) -> float | None:
-    """The value that the function returns; see _called.
+    """The value that the function returns; see _called. It sets `failure`.
 
     Raises:
       Unanswered: it raised, returned no valid number, or was late.

@@ -132,7 +132,7 @@ def test_a_failure_of_one_process_is_one_of_all(published):
 
 @pytest.mark.slow
 def test_no_process_holds_the_model(tmp_path):
-  """0.7 GB in bfloat16, on 8 devices of 4 processes: less than half of it."""
+  """0.7 GB in bfloat16, on 8 devices of 4 processes: about half of it."""
   found = run(tmp_path, 4, "0.7")
   size = sum(r["own"] for r in found)
   print(json.dumps(found))
