@@ -102,14 +102,14 @@ class Examination:
       return "warning", "not given: neither it nor the disk is checked"
     multihost.call_on_lead(lambda: directory.lock(self.workdir).close())
     claim = functools.partial(directory.claim_checkpoints, write=False)
-    multihost.call_on_all(lambda: claim(self.config, self.workdir))
+    multihost.call_on_lead(lambda: claim(self.config, self.workdir))
+    multihost.check_shared(
+      directory.checkpoints_root(self.config, epath.Path(self.workdir))
+    )
     # The model's line says it.
     with contextlib.suppress(hub.HubError, multihost.LeadError):
       self.config = opening.settled(self.config, self.workdir)
       self.settled = True
-    multihost.check_shared(
-      directory.checkpoints_root(self.config, epath.Path(self.workdir))
-    )
     return "ok", f"{self.workdir} can be written, and no run uses it"
 
   def _data(self) -> Answer:
@@ -268,10 +268,10 @@ class Examination:
   def _clock(self) -> Answer:
     now = datetime.datetime.now(datetime.UTC)
     text = now.isoformat(" ", "seconds")
-    if now.year not in _YEARS:
-      return "error", f"{text} is not today: set the clock"
     multihost.gather(np.zeros(1))  # the lead comes later: it asks servers
     times = multihost.call_on_all(time.time)
+    if now.year not in _YEARS:
+      return "error", f"{text} is not today: set the clock"
     if (apart := max(times) - min(times)) > _APART_S:
       return "error", f"{text}: hosts are {apart:.0f} s apart: set their clocks"
     return "ok", text

@@ -14,7 +14,7 @@ import json
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import aiohttp
@@ -216,11 +216,14 @@ def ask(
 
 
 def ask_json(
-  method: str, url: str, keys: Collection[str], *, timeout_s: float, **given
+  method: str, url: str, form: Mapping, *, timeout_s: float, **given
 ) -> dict:
-  """What the JSON object that `ask` gets has under `keys`.
+  """What the JSON object that `ask` gets has under the keys of `form`.
 
   A server that is busy (409) is asked again.
+
+  Args:
+    form: key -> type, or types, of its value.
 
   Raises:
     WeightsRefused: 400.
@@ -237,10 +240,12 @@ def ask_json(
   if status == 200:
     with contextlib.suppress(*NOT_THE_FORM):
       answer = json.loads(content)
-      return {key: answer[key] for key in keys}
+      if all(isinstance(answer[key], form[key]) for key in form):
+        return {key: answer[key] for key in form}
   kinds = {200: ServerDown, 400: WeightsRefused}
   other = ServerDown if may_pass(status) else ServerError
+  scrub = scrubber({}, given.get("api_key"))
+  text = error_line(scrub, content.decode(errors="replace"))
   raise kinds.get(status, other)(
-    f"{addresses.bare(url)} answered {status}:"
-    f" {content[:1000].decode(errors='replace')}"
+    f"{addresses.bare(url)} answered {status}: {text}"
   )

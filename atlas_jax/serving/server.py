@@ -294,9 +294,9 @@ class TeacherServer(Server):
       ServerError: any other answer.
     """
     body = {"files": files, "version": version, "checksums": checksums}
-    keys = "version", "seconds_check", "seconds_apply"
+    seconds = dict.fromkeys(("seconds_check", "seconds_apply"), int | float)
     answer = self.request_json(
-      *("POST", "/v1/atlas/update", keys),
+      *("POST", "/v1/atlas/update", {"version": str} | seconds),
       body=body | {"restart": restart},
       timeout_s=timeout_s,
     )
@@ -307,10 +307,10 @@ class TeacherServer(Server):
       )
     return answer
 
-  def request_json(self, method: str, path: str, keys, **given) -> dict:
+  def request_json(self, method: str, path: str, form, **given) -> dict:
     """As http.ask_json, of this server."""
     url = self.base_url + path
-    return http.ask_json(method, url, keys, api_key=self.api_key, **given)
+    return http.ask_json(method, url, form, api_key=self.api_key, **given)
 
 
 def start(*servers: Server) -> None:

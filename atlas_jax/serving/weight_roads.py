@@ -77,12 +77,15 @@ class Road:
     for attempt in itertools.count():
       sent["timeout_s"] = end - time.monotonic()
       try:
-        return self.server.request_json("PUT", to, ["path"], **sent)["path"]
+        return self.server.request_json("PUT", to, {"path": str}, **sent)[
+          "path"
+        ]
       except (WeightsRefused, ServerDown) as error:
         # A body that broke or changed on its way is refused.
         pause = retries.pause_s(to, attempt, None)
         left = attempt < self.config.retries and time.monotonic() + pause < end
-        left = left and self.server.healthy()
+        if not self.server.healthy():
+          raise ServerDown(str(error)) from error
         if not left and isinstance(error, WeightsRefused):
           raise ServerError(str(error)) from error
         if not left:
@@ -100,7 +103,7 @@ def _is_shared(server: TeacherServer) -> bool:
   path.write_bytes(content)
   try:
     read = server.request_json(
-      "GET", f"/v1/atlas/nonce/{name}", ["digest"], timeout_s=60
+      "GET", f"/v1/atlas/nonce/{name}", {"digest": str | None}, timeout_s=60
     )
   finally:
     path.unlink()

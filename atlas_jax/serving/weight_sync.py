@@ -265,6 +265,7 @@ class WeightSender:
         log.warning("sending the full weights instead: %s", refusal)
         return refusal
       except ServerDown as error:
+        log.warning("a server is without weights %d: %s", version, error)
         self.holds[server] = None
         return error
       self.holds[server] = version

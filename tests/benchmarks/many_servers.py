@@ -15,7 +15,6 @@ import contextlib
 import json
 import os
 import pathlib
-import shutil
 import socket
 import subprocess
 import sys
@@ -114,8 +113,7 @@ def main():
   parser = argparse.ArgumentParser()
   parser.add_argument("--directory", type=pathlib.Path, required=True)
   directory = parser.parse_args().directory
-  shutil.rmtree(directory, ignore_errors=True)
-  directory.mkdir(parents=True)
+  directory.mkdir(parents=True)  # a new one: what is there is kept
   model = tiny_road.write_model(directory / "model")
   first = None
   for processes, count in ((1, 1), (1, 2), (2, 2), (4, 2)):

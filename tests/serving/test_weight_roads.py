@@ -143,6 +143,14 @@ def test_retries_have_an_end(peer, tmp_path, statuses, sent, kind):
   assert len(peer.puts) == sent and type(raised.value) is kind
 
 
+def test_one_that_refuses_a_file_and_dies_is_down(peer, tmp_path, monkeypatch):
+  peer.statuses = [400]
+  road = choose(peer, tmp_path, "http")
+  monkeypatch.setattr(type(road.server), "healthy", lambda _: False)
+  with pytest.raises(ServerDown, match="answered 400"):
+    deliver(road, tmp_path)
+
+
 def test_all_attempts_have_the_time_of_one_request(peer, tmp_path, monkeypatch):
   waited = []
   clock = types.SimpleNamespace(
@@ -171,6 +179,8 @@ TAKEN = b'{"version": "1", "seconds_check": 0.1, "seconds_apply": 0.2}'
     ([(200, b"[" * 100_000)], ServerDown),
     ([(200, b"[]")], ServerDown),
     ([(200, b'{"version": "1"}')], ServerDown),
+    ([(200, TAKEN.replace(b"0.2", b"null"))], ServerDown),
+    ([(200, b"you sent Bearer token-of-mine\n")], ServerDown),
     ([(200, TAKEN.replace(b'"1"', b'"2"'))], ServerDown),
     ([(409, b"busy"), (409, b"busy"), (200, TAKEN)], None),
   ],
@@ -180,6 +190,7 @@ def test_odd_answers_to_an_update(peer, tmp_path, monkeypatch, answers, kind):
   peer.answers = answers
   url = f"http://127.0.0.1:{peer.server_port}"
   teacher = tiny_vllm.teacher(tmp_path, tmp_path, url=url)
+  teacher.api_key = "token-of-mine"
   if kind is None:
     took = teacher.update_weights({}, "1", {}, 60)
     assert took == json.loads(TAKEN)
@@ -187,5 +198,7 @@ def test_odd_answers_to_an_update(peer, tmp_path, monkeypatch, answers, kind):
     with pytest.raises(ServerError) as raised:
       teacher.update_weights({}, "1", {}, 60)
     assert type(raised.value) is kind
-    assert str(raised.value).startswith(url)
+    said = str(raised.value)
+    assert said.startswith(url)
+    assert "\n" not in said and "token-of-mine" not in said
   assert not answers

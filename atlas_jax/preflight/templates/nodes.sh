@@ -22,7 +22,7 @@ export ATLAS_SERVER_KEY
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 # JAX would read it out of the node list, and takes rack[1-2]n[01-04] for rack1.
 port=${JAX_COORDINATOR_PORT:-$((61440 + SLURM_JOB_ID % 4096))}
-export JAX_COORDINATOR_ADDRESS="${nodes[0]}:$port"
+export JAX_COORDINATOR_ADDRESS="${JAX_COORDINATOR_ADDRESS:-${nodes[0]}:$port}"
 server=${nodes[{{ trainers }}]}
 trainers=$(IFS=, && echo "${nodes[*]:0:{{ trainers }}}")
 step=(srun --kill-on-bad-exit=1 --ntasks-per-node=1 --cpu-bind=none)
