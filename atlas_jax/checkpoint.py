@@ -301,6 +301,7 @@ class Checkpoints(contextlib.AbstractContextManager):
       if total != str(zlib.crc32(text.encode())):
         return f"{_CONTENT} is not what was saved", {}
       content, there = json.loads(text), _files(folder)
+      content = {"elsewhere": {}, **content}  # the first ones had none
       if content.keys() != _KEYS:
         return f"{_CONTENT} is of another version", {}
       if content["step"] != step:
