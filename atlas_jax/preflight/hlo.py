@@ -24,6 +24,7 @@ _CALLED = re.compile(
 _CONDITION = re.compile(r"condition=%?([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CONSTANT = re.compile(r" = s32\[\]\S* constant\((\d+)\)")
+_CHANNEL = re.compile(r"channel_id=(\d+)")
 _FRAME = re.compile(r"stack_frame_id=(\d+)")
 # Devices of a group, in the three ways of writing them.
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]+)\}")
@@ -129,19 +130,35 @@ def group_size(line: str) -> int:
   return 2  # of a pair: collective-permute names source and target
 
 
+def _fused(found: list[Instruction]) -> set[str]:
+  """The computations that fusions call."""
+  fusions = (i.line for i in found if i.operation == "fusion")
+  return {name for line in fusions for name in _CALLED.findall(line)}
+
+
 def collective_bytes(found: list[Instruction]) -> Counter:
-  """kind -> bytes that one device sends, in one call of the program."""
-  times, out = runs(found), Counter()
+  """kind -> bytes that one device sends, in one call of the program.
+
+  TPUs write one that goes on beside other work into several fusions, with one
+  channel: it counts once.
+  """
+  times, out, fused, seen = runs(found), Counter(), _fused(found), set()
   for i in found:
     kind = i.operation.removesuffix("-start")
-    if kind in _COLLECTIVES:
-      n, whole = group_size(i.line), sum(a.bytes for a in i.arrays)
-      if i.operation in ("all-gather-start", "reduce-scatter-start"):
-        whole *= n / (n + 1)  # made are parts and whole arrays
-      elif kind == "reduce-scatter":
-        whole *= n
-      passes = 2 if kind == "all-reduce" else 1
-      out[kind] += int(passes * whole * (n - 1) / n * times[i.computation])
+    if kind not in _COLLECTIVES:
+      continue
+    channel = _CHANNEL.search(i.line)
+    if channel and i.computation in fused:
+      if channel[1] in seen:
+        continue
+      seen.add(channel[1])
+    n, whole = group_size(i.line), sum(a.bytes for a in i.arrays)
+    if i.operation in ("all-gather-start", "reduce-scatter-start"):
+      whole *= n / (n + 1)  # made are parts and whole arrays
+    elif kind == "reduce-scatter":
+      whole *= n
+    passes = 2 if kind == "all-reduce" else 1
+    out[kind] += int(passes * whole * (n - 1) / n * times[i.computation])
   return out
 
 
@@ -150,8 +167,7 @@ def largest(found: list[Instruction], count: int) -> list[tuple[int, str, str]]:
 
   Not those inside of a fusion, which stay in registers.
   """
-  fusions = (i.line for i in found if i.operation == "fusion")
-  inside = {name for line in fusions for name in _CALLED.findall(line)}
+  inside = _fused(found)
   made = {
     (a.bytes, a.text, i.source)
     for i in found

@@ -86,6 +86,27 @@ def test_operations_that_start_name_operands_too():
   assert found["reduce-scatter"] == 36 * 2 * (4 * 4 * 4) * 3 // 4
 
 
+def test_what_goes_on_beside_other_work_counts_once():
+  def fused(name, channel):
+    return f"""%{name} (p.{name}: bf16[8,4]) -> bf16[32,4] {{
+  %p.{name} = bf16[8,4]{{1,0}} parameter(0)
+  ROOT %g.{name} = bf16[32,4]{{1,0}} all-gather(%p.{name}), \
+channel_id={channel}, replica_groups={{{{0,1,2,3}}}}, dimensions={{0}}
+}}
+
+"""
+
+  names = {"start": 7, "step": 7, "done": 7, "other": 8}
+  calls = "\n".join(
+    f"  %c.{name} = bf16[32,4]{{1,0}} fusion(%x), kind=kCustom, calls=%{name}"
+    for name in names
+  )
+  text = "".join(fused(*item) for item in names.items())
+  text += f"ENTRY %main (x: bf16[8,4]) -> bf16[32,4] {{\n{calls}\n}}\n"
+  found = hlo.collective_bytes(hlo.instructions(text))
+  assert found == {"all-gather": 2 * 32 * 4 * 2 * 3 // 4}
+
+
 def test_the_largest_array_and_its_source_line():
   found = hlo.instructions(KNOWN)
   assert hlo.largest(found, 1) == [(65536, "f32[1024,16]", "model/b.py:7")]
