@@ -77,19 +77,15 @@ class Road:
     for attempt in itertools.count():
       sent["timeout_s"] = end - time.monotonic()
       try:
-        return self.server.request_json("PUT", to, {"path": str}, **sent)[
-          "path"
-        ]
+        answer = self.server.request_json("PUT", to, {"path": str}, **sent)
+        return answer["path"]
       except (WeightsRefused, ServerDown) as error:
         # A body that broke or changed on its way is refused.
-        pause = retries.pause_s(to, attempt, None)
+        pause, up = retries.pause_s(to, attempt, None), self.server.healthy()
         left = attempt < self.config.retries and time.monotonic() + pause < end
-        if not self.server.healthy():
-          raise ServerDown(str(error)) from error
-        if not left and isinstance(error, WeightsRefused):
-          raise ServerError(str(error)) from error
-        if not left:
-          raise
+        if not up or not left:
+          final = up and isinstance(error, WeightsRefused)
+          raise (ServerError if final else ServerDown)(str(error)) from error
       time.sleep(pause)
 
 
