@@ -18,16 +18,6 @@ from tests.online.opened import Run, ask, request
 from tests.online.stub_server import StubServer
 
 
-def says(**message):
-  """A stub whose answer is this message, with these other keys of a choice."""
-  choice = {"finish_reason": "stop"}
-  choice |= {k: message.pop(k) for k in ("finish_reason",) if k in message}
-  usage = message.pop("usage", None)
-  body = {"choices": [{"message": message} | choice]}
-  body |= {} if usage is None else {"usage": usage}
-  return StubServer(lambda _: web.json_response(body))
-
-
 def test_what_is_sent_and_what_comes_back():
   run = Run()
   with StubServer(lambda m: "three little words") as stub:
@@ -125,73 +115,6 @@ def test_a_caller_that_leaves_does_not_end_the_call_of_another():
   ledger = run.ledger
   assert (ledger.spent.calls, ledger.lost.calls) == (1, 1)
   assert ledger.open.calls == 0
-
-
-@pytest.mark.parametrize(
-  "message, status, text, calls",
-  [
-    ({"content": "a", "reasoning_content": "hm"}, "ok", "a", 1),
-    (
-      {
-        "content": None,
-        "reasoning_content": "hm",
-        "finish_reason": "length",
-        "usage": {"prompt_tokens": 2, "completion_tokens": 9},
-      },
-      "truncated",
-      "",
-      1,
-    ),
-    # Cut early: once more, then it is the server's limit.
-    (
-      {
-        "content": "a",
-        "finish_reason": "length",
-        "usage": {"prompt_tokens": 2, "completion_tokens": 1},
-      },
-      "truncated",
-      "a",
-      2,
-    ),
-    ({"content": None}, "empty", None, 2),
-    ({"content": " \n"}, "empty", None, 2),
-    ({"content": None, "refusal": "no"}, "error", None, 1),
-    ({"content": "a", "finish_reason": ["stop"]}, "error", None, 2),
-    # Half of a pair is no text that a file can hold.
-    ({"content": "half a \ud800"}, "error", None, 2),
-    ({"content": None, "refusal": "\ud800"}, "error", None, 1),
-    ({"content": "a", "usage": {"completion_tokens": 10**30}}, "ok", "a", 1),
-  ],
-)
-def test_how_an_answer_is_read(message, status, text, calls):
-  with says(**message) as stub:
-    model = Run().open(url=stub.url, retries=1)
-    (reply,) = ask(model, request())
-    assert len(stub.calls) == calls
-  assert (reply.status, reply.text) == (status, text)
-  assert (reply.error is None) == (status in ("ok", "truncated"))
-
-
-def test_bodies_that_no_server_should_send():
-  deep = "[" * 100_000 + "]" * 100_000
-  odd = [
-    deep,
-    '{"error": %s}' % ("[" * 600 + "]" * 600),
-    json.dumps({"error": "half a \ud800"}),
-    "7",
-    '{"choices": [null]}',
-  ]
-  run = Run()
-
-  def answer(messages):
-    body = odd[int(messages[0]["content"])]
-    return web.Response(text=body, content_type="application/json")
-
-  with StubServer(answer) as stub:
-    model = run.open(url=stub.url, retries=0)
-    replies = ask(model, *[request(str(n)) for n in range(len(odd))])
-  assert [r.status for r in replies] == ["error"] * len(odd)
-  assert run.ledger.lost.calls == len(odd)
 
 
 def test_a_name_that_no_file_can_hold():
