@@ -35,12 +35,20 @@ class Run:
     )
 
 
+def needs(package):
+  """Skips where it is not installed.
+
+  It is not imported: LiteLLM reads its settings from the environment meanwhile.
+  """
+  if importlib.util.find_spec(package) is None:
+    pytest.skip(f"needs {package}, of the extras `online` and `agents`")
+
+
 def at(run, kind, stub, **config):
   """A model of kind url or litellm at a stub server."""
   if kind == "url":
     return run.open(url=stub.url, **config)
-  if importlib.util.find_spec(kind) is None:
-    pytest.skip("needs the extra `online`")
+  needs(kind)
   return run.open(
     kind=kind, model="hosted_vllm/stub", url=stub.url + "/v1", **config
   )

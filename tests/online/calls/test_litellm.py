@@ -83,19 +83,6 @@ def test_its_price_table_bounds_a_call():
     assert (getattr(end, "status", None) == "ok") is sent
 
 
-@pytest.mark.parametrize(
-  "extra, status",
-  [
-    ({"mock_response": "litellm.RateLimitError"}, "error"),
-    ({"mock_timeout": True}, "timeout"),
-  ],
-)
-def test_mock_failures_are_tried_again(extra, status):
-  run = run_with_key()
-  (reply,) = ask(paid(run, **extra), request())
-  assert (reply.status, run.record.costs()[0]["attempts"]) == (status, 2)
-
-
 def hosted(run, stub, **config):
   return at(run, "litellm", stub, **config)
 
