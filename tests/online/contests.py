@@ -34,10 +34,9 @@ def contest(folder, answer, scores, **changes):
 
 def choose(run):
   c = run.config
-  fresh, dropped = choosing.score_again(c, run.rollouts, run.sets, run.journal)
+  fresh, dropped = choosing.score_again(run.rollouts, run.sets)
   best = choosing.pick(fresh, c.choosing.non_degradation_floor)
-  parts = run.rollouts, run.sets, run.journal
-  test = comparing.compare(c, *parts, best.candidate)
+  test = comparing.compare(run.rollouts, run.sets, best.candidate)
   return choosing.decide(c, fresh, dropped, best, *test)
 
 

@@ -28,7 +28,7 @@ from statistics import fmean
 from atlas_jax.data.splits import Splits
 from atlas_jax.online.search import comparing
 from atlas_jax.online.search.config import OnlineConfig
-from atlas_jax.online.search.files import Candidate, Journal
+from atlas_jax.online.search.files import Candidate
 from atlas_jax.online.search.rollouts import Rollout, Rollouts, trial
 from atlas_jax.teaching.statistics import Interval
 
@@ -84,7 +84,7 @@ class Choice:
 
 
 def score_again(
-  config: OnlineConfig, rollouts: Rollouts, sets: Splits, journal: Journal
+  rollouts: Rollouts, sets: Splits
 ) -> tuple[list[Fresh], list[str]]:
   """The seed and the best scored again, in this order; why others were dropped.
 
@@ -92,9 +92,9 @@ def score_again(
     RolloutError: too little came back.
     BudgetSpent: retries took what was kept.
   """
-  n, problems = config.choosing.fresh_samples, sets.validation
-  seed = journal.candidates[0]
-  best = journal.best(config.choosing.best_of)
+  config, journal = rollouts.config.choosing, rollouts.journal
+  n, problems = config.fresh_samples, sets.validation
+  seed, best = journal.candidates[0], journal.best(config.best_of)
   contenders = [seed, *(c for c in best if c is not seed)]
   trials = [
     trial(candidate.prompts, problems, "validation", replicate)

@@ -13,8 +13,6 @@ from statistics import fmean
 
 from atlas_jax.config import PromptsConfig
 from atlas_jax.data.splits import Splits
-from atlas_jax.online.search.config import OnlineConfig
-from atlas_jax.online.search.files import Journal
 from atlas_jax.online.search.rollouts import Rollout, Rollouts, trial
 from atlas_jax.reports.reading import attempts_of
 from atlas_jax.teaching import statistics, transcripts
@@ -61,11 +59,7 @@ def lacking(
 
 
 def compare(
-  config: OnlineConfig,
-  rollouts: Rollouts,
-  sets: Splits,
-  journal: Journal,
-  chosen: int,
+  rollouts: Rollouts, sets: Splits, chosen: int
 ) -> tuple[dict, list[str]]:
   """The test split under the seed and the candidate that was chosen.
 
@@ -77,7 +71,8 @@ def compare(
     RolloutError: too little came back.
     BudgetSpent: retries took what was kept.
   """
-  seed, best = (journal.candidates[i] for i in (0, chosen))
+  config, candidates = rollouts.config, rollouts.journal.candidates
+  seed, best = candidates[0], candidates[chosen]
   both = dict.fromkeys((seed.prompts, best.prompts))
   trials = [trial(prompts, sets.test, "test") for prompts in both]
   found = judged(rollouts.evaluate(trials))

@@ -143,9 +143,7 @@ def test_a_part_can_be_kept_for_later():
     ledger.keep(Caps(calls=4, minutes=1.5))
     assert ledger.seconds_left == 0.0
     early = [await call(ledger, ONE, ONE) for _ in range(7)]
-    assert ledger.left() == {"calls": 0}
     ledger.keep(Caps())
-    assert ledger.left() == {"calls": 4}
     return early, [await call(ledger, ONE, ONE) for _ in range(5)]
 
   early, late = asyncio.run(main())
