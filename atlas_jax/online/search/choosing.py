@@ -156,14 +156,7 @@ def decide(
   test: Mapping,
   too_few: Sequence[str],
 ) -> Choice:
-  """The choice.
-
-  Args:
-    config: of the run.
-    fresh, dropped: of score_again.
-    best: of pick.
-    test, too_few: of comparing.compare.
-  """
+  """The choice, by what score_again, pick and comparing.compare found."""
   reasons = (
     *_doubts(config, best, dropped),
     *too_few,
