@@ -5,11 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from atlas_jax.config import default_config, resolve
+from atlas_jax.config import PromptsConfig, default_config, resolve
 from atlas_jax.data import splits
 from atlas_jax.directory import RunError
 from atlas_jax.online.calls.ledger import Amount, Caps, Ledger
-from atlas_jax.online.search.files import Journal
+from atlas_jax.online.calls.record import Record
+from atlas_jax.online.search.files import Candidate, Journal
 from atlas_jax.online.search.reflection import prompt_chars
 from atlas_jax.teaching.prompts import fingerprint, load_prompts
 from tests.online import small_world
@@ -143,3 +144,20 @@ def test_the_live_line():
     "search | best 0.712 | 3 candidates | 1,204 calls | 3 lost | $0.83"
     " | 12:30 left | 50% of the caps"
   )
+
+
+def candidate(index: int, score: float) -> Candidate:
+  prompts = PromptsConfig(student_probe=f"{index} {{question}}")
+  return Candidate(index, (), index, prompts, score, {"a": score}, 1, 2, 3.0)
+
+
+def test_the_best_so_far_is_written(tmp_path):
+  journal = Journal(tmp_path, Record())
+  for index, score in enumerate((0.1, 0.5, 0.5, 0.2)):
+    journal.candidates.append(candidate(index, score))
+    journal.write()
+    assert len(read(tmp_path / "candidates.json")) == index + 1
+  best = read(tmp_path / "best_prompts.json")
+  # Of equals the earlier.
+  assert (best["candidate"], best["stage"]) == (1, "search")
+  assert [c.index for c in journal.best(3)] == [1, 2, 3]
