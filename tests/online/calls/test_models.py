@@ -146,55 +146,56 @@ def test_without_a_count_an_answer_costs_its_bound():
   assert spent.tokens == 154 + 1000
 
 
-def test_functions_as_models():
+FUNCTIONS = "tests.online.scripted"
+
+
+def test_what_a_function_is_called_with():
   scripted.seen.clear()
-  module = "tests.online.scripted"
   run = Run()
-  model = run.open(kind="callable", model=f"{module}:echo", extra={"top_p": 1})
+  model = run.open(
+    kind="callable", model=f"{FUNCTIONS}:echo", extra={"top_p": 1}
+  )
   (reply,) = ask(model, request(seed=3, replicate=2))
   assert reply.text == "echo hi you" and reply.prompt_tokens is None
-  assert scripted.seen == [
-    (
-      [{"role": "user", "content": "hi you"}],
-      {
-        "top_p": 1,
-        "max_tokens": 9,
-        "temperature": 0.0,
-        "seed": 3,
-        "replicate": 2,
-      },
-      False,
-    )
-  ]
+  sampling = {"top_p": 1, "max_tokens": 9, "temperature": 0.0}
+  sampling |= {"seed": 3, "replicate": 2}
+  messages = [{"role": "user", "content": "hi you"}]
+  assert scripted.seen == [(messages, sampling, False)]
   # No usage is said: 154 for the prompt and 12 for extra, 9 = min(9, bytes)
   # for the answer.
   assert run.ledger.spent.tokens == 175
-  model = Run().open(kind="callable", model=f"{module}:later")
-  assert ask(model, request())[0].text == "later hi you"
+
+
+@pytest.mark.parametrize(
+  ("name", "text", "attempts"),
+  [
+    ("later", "later hi you", 1),
+    ("called", "called hi you", 1),
+    ("flaky", "back", 2),
+    ("broken", "KeyError: 'a mistake'", 1),
+    ("number", "returned int", 1),
+    ("exits", "SystemExit: over", 1),
+    ("stops", "StopIteration", 1),
+    ("gives_up", "cancelled from within", 1),
+    ("halves", "not valid Unicode", 1),
+    ("hangs", "no answer in 0.5 s", 1),
+  ],
+)
+def test_what_a_function_says_or_raises(name, text, attempts):
   scripted.seen.clear()
-  run = Run()
-  model = run.open(kind="callable", model=f"{module}:flaky")
-  assert ask(model, request())[0].ok and run.record.costs()[0]["attempts"] == 2
-  model = Run().open(kind="callable", model=f"{module}:called")
-  assert ask(model, request())[0].text == "called hi you"
-  for name, text in (
-    ("broken", "KeyError: 'a mistake'"),
-    ("number", "returned int"),
-    ("exits", "SystemExit: over"),
-    ("stops", "StopIteration"),
-    ("gives_up", "cancelled from within"),
-    ("halves", "not valid Unicode"),
-  ):
-    run = Run()
-    model = run.open(kind="callable", model=f"{module}:{name}")
-    (reply,) = ask(model, request())
-    assert reply.status == "error" and text in reply.error
-    assert run.record.costs()[0]["attempts"] == 1
-  model = Run().open(
-    kind="callable", model=f"{module}:hangs", timeout_s=0.1, retries=0
+  run, began = Run(), time.monotonic()
+  retries, timeout_s = (0, 0.5) if name == "hangs" else (4, 60.0)
+  model = run.open(
+    kind="callable",
+    model=f"{FUNCTIONS}:{name}",
+    retries=retries,
+    timeout_s=timeout_s,
   )
-  began = time.monotonic()
-  assert ask(model, request())[0].status == "timeout"
+  (reply,) = ask(model, request())
+  assert text in (reply.text or reply.error) and reply.ok == (
+    name in ("later", "called", "flaky")
+  )
+  assert run.record.costs()[0]["attempts"] == attempts
   assert time.monotonic() - began < 30
 
 

@@ -1,6 +1,5 @@
 """Whole runs against a stub: found, planned, refused, kept secret."""
 
-import json
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +15,7 @@ from atlas_jax.teaching.prompts import fingerprint, load_prompts
 from tests.online import small_world
 from tests.online.opened_run import opened
 from tests.online.stub_server import StubServer
-from tests.online.whole_runs import SECRET, read, run
+from tests.online.whole_runs import KEYS, episodes, holds_no_secret, read, run
 
 
 def test_the_prompt_that_matters_is_found(finished):
@@ -52,24 +51,18 @@ def test_every_call_is_in_the_costs(finished):
 
 
 def test_no_file_holds_the_secret(finished):
-  workdir, _ = finished
-  files = [p for p in workdir.rglob("*") if p.is_file()]
-  assert len(files) > 10
-  for path in files:
-    assert SECRET.encode() not in path.read_bytes(), path
-  assert "ATLAS_TEST_KEY" in (workdir / "config.json").read_text()
+  holds_no_secret(finished[0])
 
 
-def test_another_config_is_refused_and_another_cap_is_not(finished):
+def test_another_config_is_refused_and_what_changes_nothing_is_not(finished):
   workdir, _ = finished
-  same = {
-    f"{role}__api_key_env": "ATLAS_TEST_KEY"
-    for role in ("student", "teacher", "reflection_model")
-  }
   url = read(workdir / "config.json")["student"]["url"]  # nobody is there now
   with pytest.raises(RunError, match=r"(?s)another config.*max_rounds"):
-    run(workdir.parent, url, search__max_rounds=5, **same)
-  run(workdir.parent, url, caps__calls=9999, teacher__timeout_s=1.0, **same)
+    run(workdir.parent, url, search__max_rounds=5, **KEYS)
+  changes = {"caps__calls": 9999, "teacher__timeout_s": 1.0}
+  # Only training reads it.
+  changes |= {"data__sft_source": "episodes"}
+  run(workdir.parent, url, **changes, **KEYS)
 
 
 def test_the_loop_closes(finished):
@@ -93,8 +86,7 @@ def test_the_loop_closes(finished):
     e.response for e in examples
   }
   # Every one of them was right after it.
-  lines = (workdir / "episodes" / "train.jsonl").read_text().splitlines()
-  rows = [json.loads(line) for line in lines]
+  rows = episodes(workdir, "train")
   right = {
     r["question"]
     for r in rows
@@ -126,8 +118,7 @@ def test_useless_proposals_end_the_search_and_keep_the_seed(tmp_path):
 
   with StubServer(answer) as stub:
     workdir = run(tmp_path, stub.url, reflection__max_failures=3)
-    asked = [c.body["messages"][0]["content"] for c in stub.calls]
-  assert sum(p.startswith("You improve") for p in asked) == 3
+  assert sum(p.startswith("You improve") for p in stub.asked) == 3
   facts = read(workdir / "report" / "optimize.json")
   assert facts["kept"] == 0 and "3 proposals" in facts["ended"]
   best = read(workdir / "best_prompts.json")
