@@ -1,6 +1,9 @@
 """What a run decided is read back by the next process, and nobody is asked."""
 
+import itertools
+
 import pytest
+from aiohttp import web
 
 from atlas_jax.confined import Late
 from atlas_jax.online.search.rollouts import RolloutError
@@ -38,13 +41,34 @@ def test_a_problem_that_was_left_out_stays_so(tmp_path):
   assert left_out.startswith("taught: error HTTP 500")
 
 
-def test_an_evaluation_that_stopped_the_run_is_tried_again(tmp_path):
-  with StubServer(broken_for("+", "TEACH")) as stub:
-    with pytest.raises(RolloutError, match="10 of 10 problems"):
+def overloaded():
+  """Three of four guided questions fail: not all, and not the last."""
+  asked = itertools.count()
+
+  def answer(messages):
+    guided = messages[-1]["content"].startswith("GUIDED")
+    if guided and next(asked) % 4 != 3:
+      return web.Response(status=503)
+    return small_world.answer(messages)
+
+  return answer
+
+
+@pytest.mark.parametrize(
+  ("answer", "down", "left"),
+  # Unaided solutions and plans were there; then all but the guided ones, of
+  # which 2 of 10 came, and 2 of the 8 that were tried again.
+  [(broken_for("+", "TEACH"), 10, 2 * 10), (overloaded(), 6, 6)],
+)
+def test_an_evaluation_that_stopped_the_run_is_tried_again(
+  tmp_path, answer, down, left
+):
+  with StubServer(answer) as stub:
+    with pytest.raises(RolloutError, match=f"{down} of 10 problems"):
       evaluate(tmp_path, stub)
     stub.answer = small_world.answer
     made, calls = evaluate(tmp_path, stub)
-  assert calls == 2 * 10  # unaided solutions and plans were there
+  assert calls == left
   assert all(score is not None for score, _ in made)
 
 
