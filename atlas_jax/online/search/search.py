@@ -183,7 +183,7 @@ class Search:
 
   def make_reflective_dataset(self, candidate, eval_batch, components):
     del candidate
-    # gepa swallows what is raised here: they are read where it escapes.
+    # gepa takes dicts, and swallows what is raised here: they are read later.
     rows = [{"rollout": rollout} for rollout in eval_batch.trajectories]
     return dict.fromkeys(components, rows)
 
