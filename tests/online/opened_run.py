@@ -71,8 +71,7 @@ def playing(folder, answer, **changes):
 def evaluated(run, problems, prompts=None, replicate=0, split="validation"):
   """The rollouts of some problems, under the seed prompts or others."""
   job = trial(prompts or run.config.prompts, problems, split, replicate)
-  (made,) = run.rollouts.evaluate([job])
-  return made
+  return run.rollouts.evaluate(job)
 
 
 def better(run) -> PromptsConfig:

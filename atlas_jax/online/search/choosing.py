@@ -97,9 +97,10 @@ def score_again(
   seed, best = journal.candidates[0], journal.best(config.best_of)
   contenders = [seed, *(c for c in best if c is not seed)]
   trials = [
-    trial(candidate.prompts, problems, "validation", replicate)
+    rollout
     for candidate in contenders
     for replicate in (range(1, n + 1) if n else (0,))
+    for rollout in trial(candidate.prompts, problems, "validation", replicate)
   ]
   found = comparing.judged(rollouts.evaluate(trials))
   samples, of_seed = len(problems) * max(1, n), found[seed.prompts]

@@ -6,8 +6,7 @@ and too many end it.
 """
 
 import collections
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from statistics import fmean
 
@@ -26,12 +25,10 @@ _MORE_UNJUDGED = 0.02
 Keyed = Mapping[tuple[str, int], Rollout]
 
 
-def judged(
-  trials: Iterable[Sequence[Rollout]],
-) -> Mapping[PromptsConfig, Keyed]:
+def judged(rollouts: Iterable[Rollout]) -> Mapping[PromptsConfig, Keyed]:
   """The rollouts with a score, of each set of prompts."""
   found: dict[PromptsConfig, dict] = collections.defaultdict(dict)
-  for rollout in itertools.chain(*trials):
+  for rollout in rollouts:
     if rollout.score is not None:
       key = rollout.problem.id, rollout.replicate
       found[rollout.prompts][key] = rollout
@@ -73,9 +70,8 @@ def compare(
   """
   config, candidates = rollouts.config, rollouts.journal.candidates
   seed, best = candidates[0], candidates[chosen]
-  both = dict.fromkeys((seed.prompts, best.prompts))
-  trials = [trial(prompts, sets.test, "test") for prompts in both]
-  found = judged(rollouts.evaluate(trials))
+  trials = [trial(c.prompts, sets.test, "test") for c in (seed, best)]
+  found = judged(rollouts.evaluate([*trials[0], *trials[1]]))
   before, after = found[seed.prompts], found[best.prompts]
   any_of, total = {*before, *after}, len(sets.test)
   pairs, too_few = [key for key in before if key in after], []

@@ -170,8 +170,7 @@ class Search:
     return replace(self.config.prompts, **texts)
 
   def _made(self, *of) -> list[Rollout]:
-    (made,) = self.rollouts.evaluate([trial(*of)])
-    return made
+    return self.rollouts.evaluate(trial(*of))
 
   def evaluate(self, batch: Sequence[Item], candidate, capture_traces=False):
     from gepa.core.adapter import EvaluationBatch

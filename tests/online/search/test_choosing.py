@@ -8,9 +8,8 @@ from aiohttp import web
 
 from atlas_jax.online.search import choosing, comparing, optimize, report
 from atlas_jax.online.search.files import Candidate
-from atlas_jax.online.search.rollouts import trial
 from tests.online import small_world
-from tests.online.opened_run import opened
+from tests.online.opened_run import evaluated, opened
 from tests.online.stub_server import StubServer
 
 ZERO = "so <solution>0</solution>"
@@ -307,8 +306,7 @@ def test_without_fresh_samples_the_scores_of_the_search_decide(tmp_path):
   none = {"choosing__fresh_samples": 0}
   with contest(tmp_path, world(1), **none) as (run, stub):
     for candidate in run.journal.candidates:
-      job = trial(candidate.prompts, run.sets.validation, "validation")
-      run.rollouts.evaluate([job])
+      evaluated(run, run.sets.validation, candidate.prompts)
     before = len(stub.calls)
     choice = choose(run)
     assert len(stub.calls) - before == 40 * (2 + 2 * 2)

@@ -20,9 +20,9 @@ def test_what_no_candidate_changes_is_asked_once(tmp_path):
     problems = run.sets.validation[:3]
     seed = trial(run.config.prompts, problems, "validation")
     child = trial(better(run), problems, "validation")
-    run.rollouts.evaluate([seed])
+    run.rollouts.evaluate(seed)
     assert len(stub.calls) == 12  # baseline, probe, teaching, guided
-    for jobs in ([seed, child], [child, seed]):
+    for jobs in (seed + child, child + seed):
       run.rollouts.evaluate(jobs)
       assert len(stub.calls) == 18  # teaching, guided
     evaluated(run, problems, replicate=1)
@@ -42,10 +42,8 @@ def test_a_greedy_sample_is_paid_once(tmp_path, solution, probe):
   }
   with playing(tmp_path, small_world.answer, **changes) as (run, stub):
     problems = run.sets.validation[:2]
-    jobs = [
-      trial(run.config.prompts, problems, "validation", i) for i in (0, 1)
-    ]
-    run.rollouts.evaluate(jobs)
+    for replicate in (0, 1):
+      evaluated(run, problems, replicate=replicate)
   for start, temperature in (("SOLVE", solution), ("OUTLINE", probe)):
     found = sum(p.startswith(start) for p in stub.asked)
     assert found == (2 if temperature == 0 else 4)
