@@ -19,9 +19,8 @@ import tempfile
 import time
 
 from atlas_jax.online.search.config import resolve
-from atlas_jax.online.search.rollouts import trial
 from tests.online import small_world
-from tests.online.opened_run import opened_with
+from tests.online.opened_run import evaluated, opened_with
 from tests.online.stub_server import StubServer
 
 
@@ -50,9 +49,7 @@ def evaluate(folder, problems: int, latency_s: float, concurrency: int) -> None:
             prompts, student_probe="OUTLINE in short {question}"
           )
         began = time.perf_counter()
-        run.rollouts.evaluate(
-          [trial(prompts, run.sets.validation, "validation")]
-        )
+        evaluated(run, run.sets.validation, prompts)
         seconds = time.perf_counter() - began
         calls = len(stub.calls) - before
         before = len(stub.calls)

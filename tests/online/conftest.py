@@ -4,22 +4,18 @@ import pytest
 
 from tests.online import small_world
 from tests.online.stub_server import StubServer
-from tests.online.whole_runs import SECRET, run
+from tests.online.whole_runs import KEYS, SECRET, run
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
   """A run that nothing disturbed, with a key, and the calls that it made."""
   folder = tmp_path_factory.mktemp("finished")
-  keys = {
-    f"{role}__api_key_env": "ATLAS_TEST_KEY"
-    for role in ("student", "teacher", "reflection_model")
-  }
   with StubServer(small_world.answer, api_key=SECRET) as stub:
     environ = {"ATLAS_TEST_KEY": SECRET}
-    workdir = run(folder, stub.url, environ, **keys)
+    workdir = run(folder, stub.url, environ, **KEYS)
     calls = len(stub.calls)
     # Finished: nothing is asked again.
-    run(folder, stub.url, environ, **keys)
+    run(folder, stub.url, environ, **KEYS)
     assert len(stub.calls) == calls
   return workdir, calls

@@ -1,6 +1,9 @@
 """What the tests of models share: a run, its models, and questions."""
 
 import asyncio
+import importlib.util
+
+import pytest
 
 from atlas_jax.online.calls.calls import Request
 from atlas_jax.online.calls.ledger import Caps
@@ -30,6 +33,28 @@ class Run:
       ledger=self.ledger,
       record=self.record,
     )
+
+
+def needs(package):
+  """Skips where it is not installed.
+
+  It is not imported: LiteLLM reads its settings from the environment meanwhile.
+  """
+  if importlib.util.find_spec(package) is None:
+    pytest.skip(f"needs {package}, of the extras `online` and `agents`")
+
+
+def at(run, kind, stub, **config):
+  """A model of kind url or litellm at a stub server."""
+  if kind == "url":
+    return run.open(url=stub.url, **config)
+  needs(kind)
+  return run.open(
+    kind=kind, model="hosted_vllm/stub", url=stub.url + "/v1", **config
+  )
+
+
+BOTH_KINDS = pytest.mark.parametrize("kind", ["url", "litellm"])
 
 
 def ask(model, *requests):

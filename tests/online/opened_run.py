@@ -12,9 +12,10 @@ from atlas_jax.online.search.config import OnlineConfig
 from atlas_jax.online.search.files import Journal
 from atlas_jax.online.search.plan import Budget, parts
 from atlas_jax.online.search.reflection import Reflector
-from atlas_jax.online.search.rollouts import Rollouts
+from atlas_jax.online.search.rollouts import Rollouts, trial
 from atlas_jax.online.search.scoring import KeptChecker
 from tests.online import small_world
+from tests.online.stub_server import StubServer
 
 
 @dataclasses.dataclass
@@ -55,6 +56,22 @@ def opened(folder, url, *, path=None, **changes):
   config = small_world.config(folder, url, **changes)
   with opened_with(config, folder / "run", path) as run:
     yield run
+
+
+@contextlib.contextmanager
+def playing(folder, answer, **changes):
+  """(run, stub): the parts of a run, and the server that answers it."""
+  with (
+    StubServer(answer) as stub,
+    opened(folder, stub.url, **changes) as run,
+  ):
+    yield run, stub
+
+
+def evaluated(run, problems, prompts=None, replicate=0, split="validation"):
+  """The rollouts of some problems, under the seed prompts or others."""
+  job = trial(prompts or run.config.prompts, problems, split, replicate)
+  return run.rollouts.evaluate(job)
 
 
 def better(run) -> PromptsConfig:

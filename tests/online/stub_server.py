@@ -171,6 +171,11 @@ class StubServer(InThread):
     """The calls that were answered as they should be."""
     return [call for call in self.calls if call.good]
 
+  @property
+  def asked(self) -> list[str]:
+    """The last message of each call."""
+    return [call.body["messages"][-1]["content"] for call in self.calls]
+
   def routes(self, router):
     router.add_get("/v1/models", self._models)
     router.add_get("/health", self._health)

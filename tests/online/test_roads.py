@@ -9,14 +9,13 @@ from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.data.problems import make_problem
 from atlas_jax.episode_config import ChatTemplateKwargs, EpisodeConfig
 from atlas_jax.online import TeachingAgent
-from atlas_jax.online.search.rollouts import trial
 from atlas_jax.serving.client import Completion
 from atlas_jax.teaching.episode import run_arm, run_episodes
 from atlas_jax.teaching.prompts import NO_PROBE, Prompts
 from atlas_jax.teaching.speakers import Role
 from tests import published
 from tests.online import small_world
-from tests.online.opened_run import opened
+from tests.online.opened_run import evaluated, opened
 from tests.online.production import proxied
 from tests.online.stub_server import StubServer
 
@@ -110,9 +109,7 @@ def test_an_optimisation(tmp_path, plan):
     opened(tmp_path, stub.url, student__retries=0) as run,
   ):
     problem = run.sets.validation[0]
-    ((rollout,),) = run.rollouts.evaluate(
-      [trial(run.config.prompts, [problem], "validation")]
-    )
+    (rollout,) = evaluated(run, [problem])
   assert rollout.scored.episode.probe == PLANS[plan]
   expected = f"TEACH {problem.question} PLAN {PLANS[plan]}"
   assert expected in proxied.contents(stub)
@@ -125,9 +122,7 @@ def test_an_empty_plan_or_teaching_ends_nothing(tmp_path, start):
     opened(tmp_path, stub.url, student__retries=0, teacher__retries=0) as run,
   ):
     even = [p for p in run.sets.validation if int(p.question[:4]) % 2 == 0]
-    (made,) = run.rollouts.evaluate(
-      [trial(run.config.prompts, even, "validation")]
-    )
+    made = evaluated(run, even)
     asked = [c.body["messages"][0]["content"] for c in stub.calls]
   assert len(asked) == 4 * len(even)
   plan = NO_PROBE if start == "OUTLINE" else "I add"
@@ -184,9 +179,7 @@ def test_a_long_plan_is_shown_up_to_its_bound(qwen3, tmp_path):
   }
   with StubServer(answer) as stub, opened(tmp_path, stub.url, **bounds) as run:
     problem = run.sets.validation[0]
-    ((rollout,),) = run.rollouts.evaluate(
-      [trial(run.config.prompts, [problem], "validation")]
-    )
+    (rollout,) = evaluated(run, [problem])
   assert rollout.scored.episode.probe == " ".join(["carry"] * 20)
 
 

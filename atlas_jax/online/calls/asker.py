@@ -212,8 +212,10 @@ class Asker:
         if answer is not None:
           cost = self.price.cost(answer, request)
           self._check_bound(cost, bound)
-        else:  # lost, if it may have been paid
-          cost = None if failed.billed else self.price.unanswered(request)
+        elif failed.billed:  # it may have been paid: lost
+          cost = None
+        else:  # an agent that fails was a call of it
+          cost = bound if self.is_agent else Amount(calls=1)
         text = None if failed else self.scrub_answer(answer.text or "")
         if status == "empty" and ends and request.role in STAGES:
           text = ""  # who says nothing has answered, and is not right

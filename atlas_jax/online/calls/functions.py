@@ -6,6 +6,7 @@ program ends.
 
 import asyncio
 import collections
+import concurrent.futures
 import inspect
 import threading
 from collections.abc import Callable
@@ -77,23 +78,17 @@ async def last_match(pattern, text: str, timeout_s: float | None):
 
 async def _in_thread(function: Callable, *args):
   """The result of a sync function; given up, its thread goes on alone."""
-  loop = asyncio.get_running_loop()
-  result = loop.create_future()
-
-  def deliver(settle, value):
-    if not result.done():  # the caller may be gone
-      settle(value)
+  result = concurrent.futures.Future()
+  result.set_running_or_notify_cancel()  # from here on nobody cancels it
 
   def run():
     try:
-      settle, value = result.set_result, function(*args)
+      result.set_result(function(*args))
     except StopIteration:  # no future takes it
-      settle = result.set_exception
-      value = RuntimeError("the function raised StopIteration")
+      error = RuntimeError("the function raised StopIteration")
+      result.set_exception(error)
     except BaseException as error:
-      settle, value = result.set_exception, error
-    if not loop.is_closed():
-      loop.call_soon_threadsafe(deliver, settle, value)
+      result.set_exception(error)
 
   threading.Thread(target=run, name="user function", daemon=True).start()
-  return await result
+  return await asyncio.wrap_future(result)

@@ -178,18 +178,13 @@ class Ledger:
         self.spent += reservation.cost
       self._changed.set()
 
-  def left(self) -> dict[str, int]:
-    """Field of Amount -> what is neither paid nor kept; only what has a cap."""
-    kept, paid = self._kept.amounts, vars(self.spent + self.lost)
-    return {
-      name: most - kept.get(name, 0) - paid[name]
-      for name, most in self.caps.amounts.items()
-    }
-
   def _lacking(self, need: Amount) -> str | None:
     """The field of Amount by which `need` would overshoot a cap."""
-    left = self.left()
-    return next((n for n in left if getattr(need, n) > left[n]), None)
+    kept, used = self._kept.amounts, self.spent + self.lost + need
+    for name, most in self.caps.amounts.items():
+      if getattr(used, name) > most - kept.get(name, 0):
+        return name
+    return None
 
   def used(self) -> dict[str, float]:
     """Cap -> what is paid, or may have been."""

@@ -53,11 +53,6 @@ class TokenPrice:
       return replace(cost, pico=picodollars(answer.dollars))
     return replace(cost, unpriced=int(not self.is_known))
 
-  def unanswered(self, request: Request) -> Amount:
-    """Of an attempt that was refused, and not paid."""
-    del request
-    return Amount(calls=1)
-
   def _prompt_bound(self, request: Request) -> int:
     """At least the tokens of a prompt: each has a byte or more."""
     extras = (self.extra, request.extra)
@@ -101,7 +96,3 @@ class CallPrice:
     tokens = (answer.prompt_tokens or 0) + (answer.completion_tokens or 0)
     unpriced = int(not self.is_known)
     return replace(self.bound(request), tokens=tokens, unpriced=unpriced)
-
-  def unanswered(self, request: Request) -> Amount:
-    """See TokenPrice.unanswered: an agent that fails was a call of it."""
-    return self.bound(request)

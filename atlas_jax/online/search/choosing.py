@@ -21,14 +21,14 @@ search take their place, and no gap is measured.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from atlas_jax.data.splits import Splits
 from atlas_jax.online.search import comparing
 from atlas_jax.online.search.config import OnlineConfig
-from atlas_jax.online.search.files import Candidate, Journal
+from atlas_jax.online.search.files import Candidate
 from atlas_jax.online.search.rollouts import Rollout, Rollouts, trial
 from atlas_jax.teaching.statistics import Interval
 
@@ -84,7 +84,7 @@ class Choice:
 
 
 def score_again(
-  config: OnlineConfig, rollouts: Rollouts, sets: Splits, journal: Journal
+  rollouts: Rollouts, sets: Splits
 ) -> tuple[list[Fresh], list[str]]:
   """The seed and the best scored again, in this order; why others were dropped.
 
@@ -92,14 +92,15 @@ def score_again(
     RolloutError: too little came back.
     BudgetSpent: retries took what was kept.
   """
-  n, problems = config.choosing.fresh_samples, sets.validation
-  seed = journal.candidates[0]
-  best = journal.best(config.choosing.best_of)
+  config, journal = rollouts.config.choosing, rollouts.journal
+  n, problems = config.fresh_samples, sets.validation
+  seed, best = journal.candidates[0], journal.best(config.best_of)
   contenders = [seed, *(c for c in best if c is not seed)]
   trials = [
-    trial(candidate.prompts, problems, "validation", replicate)
+    rollout
     for candidate in contenders
     for replicate in (range(1, n + 1) if n else (0,))
+    for rollout in trial(candidate.prompts, problems, "validation", replicate)
   ]
   found = comparing.judged(rollouts.evaluate(trials))
   samples, of_seed = len(problems) * max(1, n), found[seed.prompts]
@@ -156,19 +157,8 @@ def decide(
   test: Mapping,
   too_few: Sequence[str],
 ) -> Choice:
-  """The choice.
-
-  Args:
-    config: of the run.
-    fresh, dropped: of score_again.
-    best: of pick.
-    test, too_few: of comparing.compare.
-  """
-  reasons = (
-    *_doubts(config, best, dropped),
-    *too_few,
-    *_doubts_of_test(config, test),
-  )
+  """The choice, by what score_again, pick and comparing.compare found."""
+  reasons = tuple(_doubts(config, best, dropped, test, too_few))
   for why in dropped:
     log.warning("not chosen: %s", why)
   for reason in reasons:
@@ -189,42 +179,44 @@ def decide(
 
 
 def _doubts(
-  config: OnlineConfig, best: Fresh, dropped: Sequence[str]
-) -> list[str]:
-  """Why the seed is kept, as far as validation tells."""
+  config: OnlineConfig,
+  best: Fresh,
+  dropped: Sequence[str],
+  test: Mapping,
+  too_few: Sequence[str],
+) -> Iterator[str]:
+  """Why the seed is kept."""
+  c, gain = config.choosing, test["score_gain"]
+
+  def below_floor(kept: float, who: str, split: str) -> Iterator[str]:
+    if kept < c.non_degradation_floor:
+      yield (
+        f"with {who}, {kept:.1%} of the {split} problems did not get worse,"
+        f" below config.choosing.non_degradation_floor="
+        f"{c.non_degradation_floor:g}"
+      )
+
   if best.candidate == 0:
     compared = " that could be compared" if dropped else ""
-    why = f"no candidate{compared} scored above them on the validation problems"
-    return [why, *dropped]
-  who = f"candidate {best.candidate}"
-  return _below_floor(config, best.non_degradation, who, "validation")
-
-
-def _doubts_of_test(config: OnlineConfig, test: Mapping) -> list[str]:
-  """Why the seed is kept, as the scores on the test split tell."""
-  gain = test["score_gain"]
+    yield (
+      f"no candidate{compared} scored above them on the validation problems"
+    )
+    yield from dropped
+  else:
+    who = f"candidate {best.candidate}"
+    yield from below_floor(best.non_degradation, who, "validation")
+  yield from too_few
   if gain is None:
-    return []
-  reasons = []
+    return
   if gain.estimate <= 0:
-    reasons.append(
+    yield (
       "on the test split the chosen prompts score no more than they do"
       f" (gain {gain.estimate:+.4f})"
     )
-  elif config.choosing.require_proof and test["accuracy_gain"].low <= 0:
-    reasons.append(
+  elif c.require_proof and test["accuracy_gain"].low <= 0:
+    yield (
       "the interval of the accuracy's gain on the test split includes 0 and"
       " config.choosing.require_proof is set"
     )
   kept = test["evaluation"]["arms"][-1]["non_degradation_all"]
-  return reasons + _below_floor(config, kept, "the chosen prompts", "test")
-
-
-def _below_floor(config, kept: float, who: str, split: str) -> list[str]:
-  floor = config.choosing.non_degradation_floor
-  if kept >= floor:
-    return []
-  return [
-    f"with {who}, {kept:.1%} of the {split} problems did not get worse, below"
-    f" config.choosing.non_degradation_floor={floor:g}"
-  ]
+  yield from below_floor(kept, "the chosen prompts", "test")

@@ -6,15 +6,12 @@ and too many end it.
 """
 
 import collections
-import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from statistics import fmean
 
 from atlas_jax.config import PromptsConfig
 from atlas_jax.data.splits import Splits
-from atlas_jax.online.search.config import OnlineConfig
-from atlas_jax.online.search.files import Journal
 from atlas_jax.online.search.rollouts import Rollout, Rollouts, trial
 from atlas_jax.reports.reading import attempts_of
 from atlas_jax.teaching import statistics, transcripts
@@ -28,12 +25,10 @@ _MORE_UNJUDGED = 0.02
 Keyed = Mapping[tuple[str, int], Rollout]
 
 
-def judged(
-  trials: Iterable[Sequence[Rollout]],
-) -> Mapping[PromptsConfig, Keyed]:
+def judged(rollouts: Iterable[Rollout]) -> Mapping[PromptsConfig, Keyed]:
   """The rollouts with a score, of each set of prompts."""
   found: dict[PromptsConfig, dict] = collections.defaultdict(dict)
-  for rollout in itertools.chain(*trials):
+  for rollout in rollouts:
     if rollout.score is not None:
       key = rollout.problem.id, rollout.replicate
       found[rollout.prompts][key] = rollout
@@ -61,11 +56,7 @@ def lacking(
 
 
 def compare(
-  config: OnlineConfig,
-  rollouts: Rollouts,
-  sets: Splits,
-  journal: Journal,
-  chosen: int,
+  rollouts: Rollouts, sets: Splits, chosen: int
 ) -> tuple[dict, list[str]]:
   """The test split under the seed and the candidate that was chosen.
 
@@ -77,10 +68,10 @@ def compare(
     RolloutError: too little came back.
     BudgetSpent: retries took what was kept.
   """
-  seed, best = (journal.candidates[i] for i in (0, chosen))
-  both = dict.fromkeys((seed.prompts, best.prompts))
-  trials = [trial(prompts, sets.test, "test") for prompts in both]
-  found = judged(rollouts.evaluate(trials))
+  config, candidates = rollouts.config, rollouts.journal.candidates
+  seed, best = candidates[0], candidates[chosen]
+  trials = [trial(c.prompts, sets.test, "test") for c in (seed, best)]
+  found = judged(rollouts.evaluate([*trials[0], *trials[1]]))
   before, after = found[seed.prompts], found[best.prompts]
   any_of, total = {*before, *after}, len(sets.test)
   pairs, too_few = [key for key in before if key in after], []

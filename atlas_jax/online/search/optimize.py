@@ -114,14 +114,14 @@ def optimize(
     checker = stack.enter_context(KeptChecker(record, config.data))
     rollouts = Rollouts(asked, config, checker, journal)
     reflector = Reflector(asked, config, journal)
-    search = Search(config, sets, rollouts, reflector, budget, journal)
+    search = Search(sets, rollouts, reflector, budget)
     with progress.shown(lambda: journal.line(asked.ledger)):
       ended = search.run()
       journal.stage = "choosing"
       asked.ledger.keep(Caps())
-      fresh, dropped = choosing.score_again(config, rollouts, sets, journal)
+      fresh, dropped = choosing.score_again(rollouts, sets)
       best = choosing.pick(fresh, config.choosing.non_degradation_floor)
-      test = comparing.compare(config, rollouts, sets, journal, best.candidate)
+      test = comparing.compare(rollouts, sets, best.candidate)
       choice = choosing.decide(config, fresh, dropped, best, *test)
       report.write(journal, choice, ended)
   _show(files.read_json(finished), workdir)

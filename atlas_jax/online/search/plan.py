@@ -89,12 +89,7 @@ def _calls(roles: Sequence[str], each: int) -> Counter:
 
 @dataclass(frozen=True)
 class Budget:
-  """What the caps of a run leave for its search.
-
-  Args:
-    parts: of the run.
-    ledger: holds the caps, and knows what was paid.
-  """
+  """What the caps of a run, which the ledger holds, leave for its search."""
 
   parts: Parts
   ledger: Ledger

@@ -44,29 +44,26 @@ def read(
       "it is not clear which ``` ends the template: write one block alone,"
       " and between longer fences (````) if the template holds ``` itself"
     )
-  good, why = [], None
-  for proposed in found:
-    try:
-      _check(proposed, name, current, prompts, limit)
-      good.append(proposed)
-    except Refusal as refusal:
-      why = refusal
+  whys = [_unfit(one, name, current, prompts, limit) for one in found]
+  good = [one for one, why in zip(found, whys, strict=True) if why is None]
   if len(good) > 1:
     raise Refusal(f"{len(good)} blocks between fences could be the template")
   if not good:
-    raise why
+    raise Refusal(whys[-1])
   return good[0]
 
 
-def _check(proposed: str, name, current, prompts, limit) -> None:
+def _unfit(proposed: str, name, current, prompts, limit) -> str | None:
+  """Why it cannot be the template; None: it can."""
   if len(proposed) > limit:
-    raise Refusal(f"{len(proposed)} characters; at most {limit} are allowed")
+    return f"{len(proposed)} characters; at most {limit} are allowed"
   if proposed == current.strip():
-    raise Refusal("it is the template as it was")
+    return "it is the template as it was"
   try:
     Prompts(dataclasses.replace(prompts, **{name: proposed}))
   except PromptError as error:
-    raise Refusal(str(error)) from None
+    return str(error)
+  return None
 
 
 def shown(text: str) -> str:

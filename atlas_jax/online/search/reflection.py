@@ -80,12 +80,7 @@ class SearchFailed(AtlasError):
 
 
 class Reflector:
-  """Asks the reflection model, and remembers what was of no use.
-
-  Args:
-    models: who is asked.
-    config, journal: of the run.
-  """
+  """Asks the reflection model, and remembers what was of no use."""
 
   def __init__(self, models: Models, config: OnlineConfig, journal: Journal):
     self._models, self._journal = models, journal

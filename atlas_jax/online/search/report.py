@@ -116,12 +116,7 @@ def _cost(cost: dict) -> list[str]:
 
 
 def write(journal: Journal, choice: Choice, ended: str) -> None:
-  """Writes all files of the report, and best_prompts.json; optimize.json last.
-
-  Args:
-    journal, choice: of the run.
-    ended: why its search did.
-  """
+  """Writes the report and best_prompts.json; last optimize.json."""
   workdir, candidates = journal.workdir, journal.candidates
   folder, kept = workdir / "report", candidates[choice.kept]
   journal.stage = "chosen"

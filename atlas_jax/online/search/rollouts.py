@@ -98,9 +98,7 @@ class Rollouts:
   journal: Journal
   _done: dict[tuple, Rollout] = field(default_factory=dict, init=False)
 
-  def evaluate(
-    self, trials: Sequence[Sequence[Rollout]]
-  ) -> list[list[Rollout]]:
+  def evaluate(self, trials: Sequence[Rollout]) -> list[Rollout]:
     """The trials, made together.
 
     Raises:
@@ -108,7 +106,7 @@ class Rollouts:
         and is in the record.
       RolloutError: too few came back; see the rules of the module.
     """
-    wanted = {r.key: r for t in trials for r in t}
+    wanted = {r.key: r for r in trials}
     new = {k: r for k, r in wanted.items() if k not in self._done}
     key = key_of("evaluation", *((fingerprint(k[0]), *k[1:]) for k in new))
     whys = self.journal.read(key) if new else []
@@ -130,7 +128,7 @@ class Rollouts:
     ]
     if of_seed and all(score is None for score in of_seed):
       raise RolloutError(
-        f"no {trials[0][0].split} problem could be judged under the seed"
+        f"no {trials[0].split} problem could be judged under the seed"
         f" prompts. {_GO_ON}"
       )
     if whys is None:
@@ -140,7 +138,7 @@ class Rollouts:
     for rollout in found.values():
       if rollout.scored is not None:
         self.journal.write_episode(rollout.split, _row(rollout))
-    return [[done[r.key] for r in t] for t in trials]
+    return [done[r.key] for r in trials]
 
   def _check(self, made: Collection[Rollout]) -> None:
     """Raises RolloutError by the second rule of the module."""

@@ -25,11 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class KeptChecker(AnswerChecker):
-  """Judges each response once in a run, unless there was no verdict.
-
-  Args:
-    record, data: of the run, and of its config.
-  """
+  """Judges each response once in a run, unless there was no verdict."""
 
   def __init__(self, record: Record, data: DataConfig):
     super().__init__(data=data)

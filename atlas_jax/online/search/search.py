@@ -27,12 +27,11 @@ from atlas_jax.config import PromptsConfig
 from atlas_jax.data.problems import Problem
 from atlas_jax.data.splits import Splits
 from atlas_jax.online.calls.ledger import BudgetSpent
-from atlas_jax.online.search.config import ObjectivesConfig, OnlineConfig
+from atlas_jax.online.search.config import ObjectivesConfig
 from atlas_jax.online.search.examples import example
 from atlas_jax.online.search.files import (
   SPEND,
   Candidate,
-  Journal,
   SearchOver,
 )
 from atlas_jax.online.search.plan import Budget, BudgetTooSmall
@@ -55,12 +54,13 @@ class Search:
   All of its parts are those of the run.
   """
 
-  config: OnlineConfig
   sets: Splits
   rollouts: Rollouts
   reflector: Reflector
   budget: Budget
-  journal: Journal
+
+  def __post_init__(self):
+    self.config, self.journal = self.rollouts.config, self.rollouts.journal
 
   def run(self) -> str:
     """Searches to the end; the reason why it ended.
@@ -170,8 +170,7 @@ class Search:
     return replace(self.config.prompts, **texts)
 
   def _made(self, *of) -> list[Rollout]:
-    (made,) = self.rollouts.evaluate([trial(*of)])
-    return made
+    return self.rollouts.evaluate(trial(*of))
 
   def evaluate(self, batch: Sequence[Item], candidate, capture_traces=False):
     from gepa.core.adapter import EvaluationBatch
@@ -183,7 +182,7 @@ class Search:
 
   def make_reflective_dataset(self, candidate, eval_batch, components):
     del candidate
-    # gepa swallows what is raised here: they are read where it escapes.
+    # gepa takes dicts, and swallows what is raised here: they are read later.
     rows = [{"rollout": rollout} for rollout in eval_batch.trajectories]
     return dict.fromkeys(components, rows)
 

@@ -1,5 +1,7 @@
 """How a chat completion says that it ended, what it says, and what it used."""
 
+import json
+
 import pytest
 from aiohttp import web
 
@@ -24,193 +26,149 @@ def reply_to(stub, *, retries=2, max_tokens=9, **config):
   return reply, len(stub_calls), run
 
 
-@pytest.mark.parametrize(
-  "reason",
-  [
-    *(None, "", "stop", "STOP", "Stop", "end", "COMPLETE", "eos_token", "EOS"),
-    *("end_turn", "FINISH_REASON_STOP", "stop-sequence", "done", " stop "),
-    *("FinishReason.STOP", "OTHER", "something new", "tool_calls"),
-  ],
+ENDED = (
+  *(None, "", "stop", "STOP", "Stop", "end", "COMPLETE", "eos_token", "EOS"),
+  *("end_turn", "FINISH_REASON_STOP", "stop-sequence", "done", " stop "),
+  *("FinishReason.STOP", "OTHER", "something new", "tool_calls"),
 )
-def test_reasons_of_an_answer_that_ended(reason):
-  reply, calls, _ = reply_to(says(reason=reason))
-  assert (reply.status, reply.text, calls) == ("ok", "42", 1)
-
-
-@pytest.mark.parametrize(
-  "reason",
-  [
-    *("length", "LENGTH", "max_tokens", "MAX_TOKENS", "max_output_tokens"),
-    *("FINISH_REASON_MAX_TOKENS", "model_length", "Max-Tokens"),
-  ],
+CUT = (
+  *("length", "LENGTH", "max_tokens", "MAX_TOKENS", "max_output_tokens"),
+  *("FINISH_REASON_MAX_TOKENS", "model_length", "Max-Tokens"),
 )
-def test_reasons_of_an_answer_that_was_cut(reason):
-  reply, calls, _ = reply_to(says(reason=reason))
-  assert (reply.status, reply.text, calls) == ("truncated", "42", 1)
-
-
-@pytest.mark.parametrize(
-  "reason",
-  [
-    *(
-      "content_filter",
-      "SAFETY",
-      "RECITATION",
-      "refusal",
-      "PROHIBITED_CONTENT",
-    ),
-    *("BLOCKLIST", "content-filtered", "ERROR_TOXIC", "sensitive"),
-  ],
+DECLINED = (
+  *("content_filter", "SAFETY", "RECITATION", "refusal", "BLOCKLIST"),
+  *("PROHIBITED_CONTENT", "content-filtered", "ERROR_TOXIC", "sensitive"),
 )
-def test_a_decline_is_not_asked_again(reason):
-  reply, calls, _ = reply_to(says(reason=reason))
-  assert (reply.status, reply.text, calls) == ("error", None, 1)
-  assert reason in reply.error
-
-
-@pytest.mark.parametrize(
-  "reason",
-  [
-    *("error", "ERROR", "overloaded", "abort", "aborted", "cancelled"),
-    *("MALFORMED_RESPONSE", "server_error", "timeout"),
-    "insufficient_system_resource",
-  ],
+BROKEN = (
+  *("error", "ERROR", "overloaded", "abort", "aborted", "cancelled"),
+  *("MALFORMED_RESPONSE", "server_error", "timeout"),
+  "insufficient_system_resource",
 )
-def test_a_failure_of_the_server_is_asked_again(reason):
+REASONS = {
+  # (status, text, calls) where one attempt may follow
+  **dict.fromkeys(ENDED, ("ok", "42", 1)),
+  **dict.fromkeys(CUT, ("truncated", "42", 1)),
+  **dict.fromkeys(DECLINED, ("error", None, 1)),
+  **dict.fromkeys(BROKEN, ("error", None, 2)),
+}
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_how_an_answer_ended(reason):
   reply, calls, _ = reply_to(says(reason=reason), retries=1)
-  assert (reply.status, reply.text, calls) == ("error", None, 2)
-
-
-def test_no_reason_and_no_text_is_no_answer():
-  for reason in ("", "OTHER", "new"):
-    reply, calls, _ = reply_to(says(content=None, reason=reason), retries=1)
-    assert (reply.status, calls) == ("empty", 2)
+  assert (reply.status, reply.text, calls) == REASONS[reason]
+  assert reply.error is None or reason in reply.error
 
 
 TEXT = {"type": "text", "text": "4"}
+PAIR = "half a \ud800"
+SCHEMA = {"type": "invalid_request_error", "message": "top_q is unknown"}
+
+
+def cut(completion_tokens) -> dict:
+  usage = {"prompt_tokens": 2, "completion_tokens": completion_tokens}
+  return {"reason": "length", "usage": usage}
 
 
 @pytest.mark.parametrize(
-  ("content", "text"),
+  ("content", "more", "status", "text", "calls"),
   [
-    ([TEXT, TEXT], "44"),
-    ([{"type": "output_text", "text": "42"}], "42"),
-    (["4", {"text": "2"}], "42"),
-    ([{"type": "thinking", "thinking": "hm"}, TEXT], "4"),
-    ([{"type": "reasoning", "text": "hm"}, TEXT], "4"),
-    ([{"type": "redacted_thinking", "data": "x"}, TEXT], "4"),
-    ([{"text": "hm", "thought": True}, TEXT], "4"),
+    ("a", {"reasoning_content": "hm"}, "ok", "a", 1),
+    ("a", {"usage": {"completion_tokens": 10**30}}, "ok", "a", 1),
+    ([TEXT, TEXT], {}, "ok", "44", 1),
+    ([{"type": "output_text", "text": "42"}], {}, "ok", "42", 1),
+    (["4", {"text": "2"}], {}, "ok", "42", 1),
+    ([{"type": "thinking", "thinking": "hm"}, TEXT], {}, "ok", "4", 1),
+    ([{"type": "reasoning", "text": "hm"}, TEXT], {}, "ok", "4", 1),
+    ([{"type": "redacted_thinking", "data": "x"}, TEXT], {}, "ok", "4", 1),
+    ([{"text": "hm", "thought": True}, TEXT], {}, "ok", "4", 1),
+    (None, {"reasoning_content": "hm", **cut(9)}, "truncated", "", 1),
+    # Cut early: once more, then it is the server's limit.
+    ("a", cut(1), "truncated", "a", 2),
+    # Nothing that a person can read: it may come yet.
+    *((None, {"reason": r}, "empty", None, 3) for r in ("stop", "", "OTHER")),
+    (" \n", {}, "empty", None, 3),
+    ("\u200b\u2060 \ufeff\n", {}, "empty", None, 3),
+    ([{"type": "thinking", "thinking": "42"}], {}, "empty", None, 3),
+    (PAIR, {}, "error", None, 3),
+    (None, {"refusal": "no"}, "error", None, 1),
+    (None, {"refusal": PAIR}, "error", None, 1),
+    # What will never be an answer is asked for twice at most.
+    ("a", {"reason": ["stop"]}, "error", None, 2),
+    (
+      [TEXT, {"type": "image_url", "image_url": {"url": "x"}}],
+      *({}, "error", None, 2),
+    ),
+    ([{"type": "text", "text": 7}], {}, "error", None, 2),
+    ([7], {}, "error", None, 2),
+    ({"text": "42"}, {}, "error", None, 2),
   ],
 )
-def test_a_content_in_parts(content, text):
-  reply, calls, _ = reply_to(says(content))
-  assert (reply.status, reply.text, calls) == ("ok", text, 1)
+def test_how_a_message_is_read(content, more, status, text, calls):
+  reply, sent, _ = reply_to(says(content, **more))
+  assert (reply.status, reply.text, sent) == (status, text, calls)
+  assert (reply.error is None) == (status in ("ok", "truncated"))
 
 
 @pytest.mark.parametrize(
-  "content",
+  ("body", "calls"),
   [
-    [TEXT, {"type": "image_url", "image_url": {"url": "x"}}],
-    [{"type": "text", "text": 7}],
-    [7],
-    {"text": "42"},
+    # As above.
+    *(('{"choices": []}', 2), ("{}", 2), ('{"choices": null}', 2), ("7", 2)),
+    *(('{"choices": [{}]}', 2), ('{"choices": [null]}', 2), ("pong", 2)),
+    ("<html><body>Sign in</body></html>", 2),
+    (json.dumps({"error": SCHEMA}), 1),
+    # These may be accidents.
+    ("[" * 100_000 + "]" * 100_000, 3),
+    ('{"error": %s}' % ("[" * 600 + "]" * 600), 3),
+    (json.dumps({"error": PAIR}), 3),
   ],
+  ids=lambda value: str(value)[:40],
 )
-def test_what_is_no_text_is_no_answer_and_asked_twice_at_most(content):
-  reply, calls, _ = reply_to(says(content), retries=4)
-  assert (reply.status, reply.text, calls) == ("error", None, 2)
-
-
-@pytest.mark.parametrize(
-  "content", [[{"type": "thinking", "thinking": "42"}], "\u200b\u2060 \ufeff\n"]
-)
-def test_what_nobody_can_read_is_no_answer(content):
-  reply, calls, _ = reply_to(says(content), retries=1)
-  assert (reply.status, calls) == ("empty", 2)
-
-
-@pytest.mark.parametrize(
-  "body",
-  [
-    '{"choices": []}',
-    "{}",
-    '{"choices": null}',
-    '{"choices": [{}]}',
-    "7",
-    "<html><body>Sign in</body></html>",
-    "pong",
-  ],
-)
-def test_what_will_never_be_an_answer_is_asked_twice_at_most(body):
+def test_bodies_that_no_server_should_send(body, calls):
   stub = StubServer(lambda m: web.Response(text=body))
-  reply, calls, _ = reply_to(stub, retries=4)
-  assert (reply.status, reply.text, calls) == ("error", None, 2)
+  reply, sent, run = reply_to(stub)
+  assert (reply.status, reply.text, sent) == ("error", None, calls)
+  assert run.ledger.lost.calls == calls
+  assert "top_q" not in body or "top_q" in reply.error
 
 
-def test_a_schema_error_in_a_200_is_told_at_once():
-  error = {"type": "invalid_request_error", "message": "top_q is unknown"}
-  stub = StubServer(lambda m: web.json_response({"error": error}))
-  reply, calls, _ = reply_to(stub, retries=4)
-  assert (reply.status, calls) == ("error", 1) and "top_q" in reply.error
+def usage(prompt, completion=None, total=None, **more) -> dict:
+  """In OpenAI's words."""
+  names = ("prompt_tokens", "completion_tokens", "total_tokens")
+  counts = zip(names, (prompt, completion, total), strict=True)
+  return {name: count for name, count in counts if count is not None} | more
+
+
+def thought(tokens) -> dict:
+  return {"reasoning_tokens": tokens}
 
 
 USAGES = [
   # (usage, prompt, completion)
-  ({"prompt_tokens": 2, "completion_tokens": 2, "total_tokens": 523}, 2, 521),
-  (
-    {"prompt_tokens": 2.0, "completion_tokens": 2, "total_tokens": 523.0},
-    2,
-    521,
-  ),
-  ({"prompt_tokens": "2", "total_tokens": "523"}, 2, 521),
-  ({"prompt_tokens": 2, "completion_tokens": 9, "total_tokens": 11}, 2, 9),
+  (usage(2, 2, 523), 2, 521),
+  (usage(2.0, 2, 523.0), 2, 521),
+  (usage("2", None, "523"), 2, 521),
+  (usage(2, 9, 11), 2, 9),
   # A total that is too small, or none.
-  ({"prompt_tokens": 2, "completion_tokens": 9, "total_tokens": 3}, 2, 9),
-  ({"prompt_tokens": 2, "completion_tokens": 9, "total_tokens": None}, 2, 9),
-  ({"prompt_tokens": 2, "total_tokens": 523}, 2, 521),
-  ({"prompt_tokens": 0, "completion_tokens": 3}, 0, 3),
-  (
-    {
-      "prompt_tokens": 2,
-      "completion_tokens": 9,
-      "completion_tokens_details": {"reasoning_tokens": 500},
-    },
-    2,
-    509,
-  ),
-  (  # counted in it, as OpenAI does
-    {
-      "prompt_tokens": 2,
-      "completion_tokens": 500,
-      "completion_tokens_details": {"reasoning_tokens": 400},
-    },
-    2,
-    500,
-  ),
-  (
-    {
-      "input_tokens": 2,
-      "output_tokens": 9,
-      "output_tokens_details": {"reasoning_tokens": 500},
-    },
-    2,
-    509,
-  ),
+  (usage(2, 9, 3), 2, 9),
+  (usage(2, 9) | {"total_tokens": None}, 2, 9),
+  (usage(2, None, 523), 2, 521),
+  (usage(0, 3), 0, 3),
+  (usage(2, 9, completion_tokens_details=thought(500)), 2, 509),
+  # Counted in it, as OpenAI does.
+  (usage(2, 500, completion_tokens_details=thought(400)), 2, 500),
+  (usage(2, 9, **thought(500)), 2, 509),
   ({"input_tokens": 2, "output_tokens": 9}, 2, 9),
   (
-    {
-      "promptTokenCount": 2,
-      "candidatesTokenCount": 9,
-      "thoughtsTokenCount": 500,
-      "totalTokenCount": 511,
-    },
-    2,
-    509,
+    {"input_tokens": 2, "output_tokens": 9}
+    | {"output_tokens_details": thought(500)},
+    *(2, 509),
   ),
   (
-    {"prompt_tokens": 2, "completion_tokens": 9, "reasoning_tokens": 500},
-    2,
-    509,
+    {"promptTokenCount": 2, "candidatesTokenCount": 9}
+    | {"thoughtsTokenCount": 500, "totalTokenCount": 511},
+    *(2, 509),
   ),
 ]
 

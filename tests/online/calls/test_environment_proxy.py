@@ -1,7 +1,6 @@
 """HTTP_PROXY and NO_PROXY, alike for every kind of model and agent."""
 
 import asyncio
-import importlib.util
 import itertools
 import json
 
@@ -18,9 +17,7 @@ from atlas_jax.online.production.config import (
 from atlas_jax.online.production.endpoint import Endpoint
 from atlas_jax.serving import http
 from tests.hostile_server import Hostile, said
-from tests.online.agents.asked import ask as ask_agent
-from tests.online.agents.asked import opened
-from tests.online.opened import Run, ask, request
+from tests.online.calls.ways import OWN, chat, own
 
 ANSWER = {
   "id": "1",
@@ -54,40 +51,8 @@ RESPONSE = {
 HOSTS = (f"server-{i}.test" for i in itertools.count())
 
 
-def model(url, **config):
-  model = Run().open(url=url + "/v1", retries=0, timeout_s=20.0, **config)
-  (reply,) = ask(model, request())
-  return reply
-
-
-def agent(kind, **keys):
-  options = {"environ": {"K": "sk-123456789"}, "retries": 0}
-  return ask_agent(opened(kind, keys, timeout_s=20.0, **options), "q")
-
-
-def litellm(url):
-  if importlib.util.find_spec("litellm") is None:
-    pytest.skip("needs the extra `online`")
-  return model(url, kind="litellm", model="hosted_vllm/m")
-
-
 def answered(request):
   return said(RESPONSE if "responses" in request.path else ANSWER)(request)
-
-
-KINDS = {
-  "url": lambda url: model(url, model="m"),
-  "litellm": litellm,
-  "http": lambda url: agent(
-    "http",
-    url=url + "/ask",
-    body={"q": "{prompt}"},
-    answer="choices[0].message.content",
-  ),
-  "responses": lambda url: agent(
-    "responses", model="m", base_url=url, api_key_env="K"
-  ),
-}
 
 
 def endpoint(url):
@@ -106,7 +71,11 @@ def endpoint(url):
     return Reply("error", error=str(error))
 
 
-KINDS["production"] = endpoint
+KINDS = {
+  **{k: lambda u, k=k: own(k, u, retries=0) for k in OWN},
+  "litellm": lambda u: chat("litellm", u + "/v1", "hosted_vllm/m", retries=0),
+  "production": endpoint,
+}
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Every way to ask over HTTP, at servers that want its key or its memory."""
 
-import importlib.util
 import tracemalloc
 
 import pytest
@@ -16,56 +15,15 @@ from tests.hostile_server import (
 from tests.online.agents.asked import ask as ask_agent
 from tests.online.agents.asked import opened
 from tests.online.agents.sdk import sdk_missing
-from tests.online.opened import Run, ask, request
+from tests.online.calls.ways import AGENTS, KEY, OWN, agent, chat, own
+from tests.online.opened import needs
 
-KEY = "sk-0123456789abcdef"
 BOUND = 1 << 20
 MODELS = (
   *("openai/gpt-4o", "hosted_vllm/m", "azure/gpt-4o", "mistral/m"),
   *("anthropic/claude-3-5-sonnet-20241022", "gemini/gemini-1.5-flash"),
   *("cohere_chat/command-r", "ollama_chat/m", "huggingface/a/m"),
 )
-AGENT = "tests/online/agents/sdk_agents.py:plain"
-
-
-def _skip_without(package):
-  # Not imported: LiteLLM reads its settings from the environment meanwhile.
-  if importlib.util.find_spec(package) is None:
-    pytest.skip(f"needs {package}, of the extras `online` and `agents`")
-
-
-def chat(kind, url, model="m"):
-  if kind == "litellm":
-    _skip_without("litellm")
-  run = Run(environ={"K": KEY})
-  opened_model = run.open(
-    kind=kind,
-    model=model,
-    url=url,
-    api_key_env="K",
-    retries=3,
-    timeout_s=60.0,
-    max_response_bytes=BOUND,
-  )
-  (reply,) = ask(opened_model, request("PROMPT"))
-  return reply
-
-
-def agent(kind, url, **keys):
-  keys |= {
-    "http": {
-      "url": f"{url}/ask",
-      "headers": {"X-Api-Key": "${K}"},
-      "body": {"q": "{prompt}"},
-      "answer": "text",
-    },
-    "responses": {"base_url": url, "api_key_env": "K", "model": "m"},
-    "agents_sdk": {"base_url": url, "api_key_env": "K", "target": AGENT},
-  }[kind]
-  one = opened(
-    kind, keys, environ={"K": KEY}, retries=3, max_response_bytes=BOUND
-  )
-  return ask_agent(one, "PROMPT")
 
 
 @pytest.fixture(autouse=True)
@@ -73,14 +31,17 @@ def versions(monkeypatch):
   monkeypatch.setenv("AZURE_API_VERSION", "2024-06-01")
 
 
-OWN = ("url", "http", "responses")  # by our own client
+TARGET = AGENTS["agents_sdk"]["target"]
+COMMON = {"retries": 3, "max_response_bytes": BOUND}
 WAYS = [
-  pytest.param(lambda u: chat("url", u), id="url"),
-  *(pytest.param(lambda u, m=m: chat("litellm", u, m), id=m) for m in MODELS),
-  *(pytest.param(lambda u, k=k: agent(k, u), id=k) for k in OWN[1:]),
+  *(pytest.param(lambda u, k=k: own(k, u, **COMMON), id=k) for k in OWN),
+  *(
+    pytest.param(lambda u, m=m: chat("litellm", u, m, **COMMON), id=m)
+    for m in MODELS
+  ),
   *(
     pytest.param(
-      lambda u, api=api: agent("agents_sdk", u, api=api),
+      lambda u, api=api: agent("agents_sdk", u, common=COMMON, api=api),
       id=f"agents_sdk {api}",
       marks=sdk_missing,
     )
@@ -110,13 +71,13 @@ def test_a_redirect_gets_neither_key_nor_prompt(send, status):
 def test_too_much_is_neither_read_nor_asked_for_again(
   send, body, status, request
 ):
-  own = request.node.callspec.id.split("-")[-1] in OWN
-  if own:  # others import a library meanwhile
+  ours = request.node.callspec.id.split("-")[-1] in OWN
+  if ours:  # others import a library meanwhile
     tracemalloc.start()
   try:
     with Hostile(body(status)) as server:
       reply = send(server.url)
-    assert not own or tracemalloc.get_traced_memory()[1] < 16 * BOUND
+    assert not ours or tracemalloc.get_traced_memory()[1] < 16 * BOUND
   finally:
     tracemalloc.stop()
   assert (reply.status, reply.text) == ("error", None)
@@ -130,7 +91,7 @@ def test_a_provider_with_a_client_that_follows_is_refused():
 
 
 def test_a_client_that_blocks_does_not_follow_either():
-  _skip_without("litellm")
+  needs("litellm")
   from atlas_jax.online.calls import litellm_calls
 
   library = litellm_calls._library()
@@ -152,7 +113,7 @@ def test_the_sdks_own_client_does_not_follow_either(monkeypatch):
   with Hostile() as thief, Hostile(redirect(307, thief.url)) as server:
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    one = opened("agents_sdk", {"target": AGENT}, max_response_bytes=BOUND)
+    one = opened("agents_sdk", {"target": TARGET}, max_response_bytes=BOUND)
     reply = ask_agent(one, "PROMPT")
   assert "not followed" in reply.error
   assert server.requests and not thief.requests

@@ -1,7 +1,6 @@
 """Faults of models and agents, alike for every kind of them."""
 
 import asyncio
-import importlib.util
 import json
 import sys
 
@@ -14,7 +13,7 @@ from atlas_jax.online.calls.ledger import BudgetSpent, Caps
 from tests.online.agents.asked import configured
 from tests.online.agents.serving import Serving
 from tests.online.calls import playing
-from tests.online.opened import Run, ask, request
+from tests.online.opened import Run, ask, needs, request
 
 MODELS = {
   "url": {"model": "m"},
@@ -52,8 +51,8 @@ def play(tmp_path, monkeypatch):
 
   class Play:
     def open(self, run, kind, *script, timeout_s=60.0, retries=1):
-      if kind == "litellm" and importlib.util.find_spec(kind) is None:
-        pytest.skip("needs the extra `online`")
+      if kind == "litellm":
+        needs(kind)
       (tmp_path / "script").write_text(json.dumps(script))
       common = {"timeout_s": timeout_s, "retries": retries, "concurrency": 1}
       url = {"url": f"{server.url}/v1"} if kind in OVER_HTTP else {}

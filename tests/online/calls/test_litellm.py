@@ -9,10 +9,9 @@ import pytest
 from aiohttp import web
 
 from atlas_jax.config import ConfigError
-from atlas_jax.online.calls.calls import ModelRefused
 from atlas_jax.online.calls.ledger import Caps
-from tests.online.opened import Run, ask, request
-from tests.online.stub_server import Faults, StubServer
+from tests.online.opened import Run, ask, at, request
+from tests.online.stub_server import StubServer
 
 pytest.importorskip("litellm", reason="needs the extra `online`")
 PAID = "openai/gpt-4o-mini"  # $0.15 and $0.60 per million tokens
@@ -84,24 +83,8 @@ def test_its_price_table_bounds_a_call():
     assert (getattr(end, "status", None) == "ok") is sent
 
 
-@pytest.mark.parametrize(
-  "extra, status",
-  [
-    ({"mock_response": "litellm.RateLimitError"}, "error"),
-    ({"mock_timeout": True}, "timeout"),
-  ],
-)
-def test_mock_failures_are_tried_again(extra, status):
-  run = run_with_key()
-  (reply,) = ask(paid(run, **extra), request())
-  assert (reply.status, run.record.costs()[0]["attempts"]) == (status, 2)
-
-
 def hosted(run, stub, **config):
-  config = {"retries": 4, "timeout_s": 30.0} | config
-  return run.open(
-    kind="litellm", model="hosted_vllm/stub", url=stub.url + "/v1", **config
-  )
+  return at(run, "litellm", stub, **config)
 
 
 def test_a_local_server_is_unpriced_and_needs_no_key():
@@ -120,40 +103,8 @@ def test_a_local_server_is_unpriced_and_needs_no_key():
 def test_the_users_own_price_holds():
   run = Run(Caps(dollars=1.0))
   with StubServer(lambda m: "three little words") as stub:
-    model = hosted(run, stub, price_in=1.0, price_out=4.0)
-    ask(model, request())
+    ask(hosted(run, stub, price_in=1.0, price_out=4.0), request())
   assert run.ledger.spent.dollars == pytest.approx(14e-6)
-
-
-@pytest.mark.parametrize("kind", ["429", "500", "empty", "broken", "reset"])
-def test_faults_are_tried_again_by_us_alone(kind):
-  faults = Faults(0, 1.0, (kind,), in_a_row=2)
-  run = Run()
-  with StubServer(lambda m: "x", faults=faults) as stub:
-    (reply,) = ask(hosted(run, stub), request())
-    assert [call.fault for call in stub.calls] == [kind, kind, None]
-  assert (reply.status, reply.text) == ("ok", "x")
-  lost = 0 if kind in ("429", "500") else 2
-  assert run.ledger.lost.calls == lost
-
-
-def test_retry_after_reaches_us_through_litellm():
-  faults = Faults(0, 1.0, ("429",), in_a_row=1, retry_after="1")
-  with StubServer(lambda m: "x", faults=faults) as stub:
-    ask(hosted(Run(), stub), request())
-    first, second = (call.at for call in stub.calls)
-  assert second - first >= 1.0
-
-
-def test_a_refused_key_is_told_once_and_masked():
-  run = Run(environ={"K": "sk-123456789"})
-  with StubServer(lambda m: "x", api_key="other") as stub:
-    model = hosted(run, stub, api_key_env="K", concurrency=1)
-    ends = ask(model, *[request(f"{i}") for i in range(5)])
-    assert len(stub.calls) == 1
-  assert {type(e) for e in ends} == {ModelRefused}
-  assert "wrong key Bearer ***" in str(ends[0])
-  assert "sk-123456789" not in str(ends[0])
 
 
 def test_a_name_without_a_provider_is_refused_at_opening():

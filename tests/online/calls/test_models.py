@@ -18,16 +18,6 @@ from tests.online.opened import Run, ask, request
 from tests.online.stub_server import StubServer
 
 
-def says(**message):
-  """A stub whose answer is this message, with these other keys of a choice."""
-  choice = {"finish_reason": "stop"}
-  choice |= {k: message.pop(k) for k in ("finish_reason",) if k in message}
-  usage = message.pop("usage", None)
-  body = {"choices": [{"message": message} | choice]}
-  body |= {} if usage is None else {"usage": usage}
-  return StubServer(lambda _: web.json_response(body))
-
-
 def test_what_is_sent_and_what_comes_back():
   run = Run()
   with StubServer(lambda m: "three little words") as stub:
@@ -127,73 +117,6 @@ def test_a_caller_that_leaves_does_not_end_the_call_of_another():
   assert ledger.open.calls == 0
 
 
-@pytest.mark.parametrize(
-  "message, status, text, calls",
-  [
-    ({"content": "a", "reasoning_content": "hm"}, "ok", "a", 1),
-    (
-      {
-        "content": None,
-        "reasoning_content": "hm",
-        "finish_reason": "length",
-        "usage": {"prompt_tokens": 2, "completion_tokens": 9},
-      },
-      "truncated",
-      "",
-      1,
-    ),
-    # Cut early: once more, then it is the server's limit.
-    (
-      {
-        "content": "a",
-        "finish_reason": "length",
-        "usage": {"prompt_tokens": 2, "completion_tokens": 1},
-      },
-      "truncated",
-      "a",
-      2,
-    ),
-    ({"content": None}, "empty", None, 2),
-    ({"content": " \n"}, "empty", None, 2),
-    ({"content": None, "refusal": "no"}, "error", None, 1),
-    ({"content": "a", "finish_reason": ["stop"]}, "error", None, 2),
-    # Half of a pair is no text that a file can hold.
-    ({"content": "half a \ud800"}, "error", None, 2),
-    ({"content": None, "refusal": "\ud800"}, "error", None, 1),
-    ({"content": "a", "usage": {"completion_tokens": 10**30}}, "ok", "a", 1),
-  ],
-)
-def test_how_an_answer_is_read(message, status, text, calls):
-  with says(**message) as stub:
-    model = Run().open(url=stub.url, retries=1)
-    (reply,) = ask(model, request())
-    assert len(stub.calls) == calls
-  assert (reply.status, reply.text) == (status, text)
-  assert (reply.error is None) == (status in ("ok", "truncated"))
-
-
-def test_bodies_that_no_server_should_send():
-  deep = "[" * 100_000 + "]" * 100_000
-  odd = [
-    deep,
-    '{"error": %s}' % ("[" * 600 + "]" * 600),
-    json.dumps({"error": "half a \ud800"}),
-    "7",
-    '{"choices": [null]}',
-  ]
-  run = Run()
-
-  def answer(messages):
-    body = odd[int(messages[0]["content"])]
-    return web.Response(text=body, content_type="application/json")
-
-  with StubServer(answer) as stub:
-    model = run.open(url=stub.url, retries=0)
-    replies = ask(model, *[request(str(n)) for n in range(len(odd))])
-  assert [r.status for r in replies] == ["error"] * len(odd)
-  assert run.ledger.lost.calls == len(odd)
-
-
 def test_a_name_that_no_file_can_hold():
   with StubServer(lambda m: "x", model="half a \ud800") as stub:
     (reply,) = ask(Run().open(url=stub.url, retries=0), request())
@@ -223,55 +146,56 @@ def test_without_a_count_an_answer_costs_its_bound():
   assert spent.tokens == 154 + 1000
 
 
-def test_functions_as_models():
+FUNCTIONS = "tests.online.scripted"
+
+
+def test_what_a_function_is_called_with():
   scripted.seen.clear()
-  module = "tests.online.scripted"
   run = Run()
-  model = run.open(kind="callable", model=f"{module}:echo", extra={"top_p": 1})
+  model = run.open(
+    kind="callable", model=f"{FUNCTIONS}:echo", extra={"top_p": 1}
+  )
   (reply,) = ask(model, request(seed=3, replicate=2))
   assert reply.text == "echo hi you" and reply.prompt_tokens is None
-  assert scripted.seen == [
-    (
-      [{"role": "user", "content": "hi you"}],
-      {
-        "top_p": 1,
-        "max_tokens": 9,
-        "temperature": 0.0,
-        "seed": 3,
-        "replicate": 2,
-      },
-      False,
-    )
-  ]
+  sampling = {"top_p": 1, "max_tokens": 9, "temperature": 0.0}
+  sampling |= {"seed": 3, "replicate": 2}
+  messages = [{"role": "user", "content": "hi you"}]
+  assert scripted.seen == [(messages, sampling, False)]
   # No usage is said: 154 for the prompt and 12 for extra, 9 = min(9, bytes)
   # for the answer.
   assert run.ledger.spent.tokens == 175
-  model = Run().open(kind="callable", model=f"{module}:later")
-  assert ask(model, request())[0].text == "later hi you"
+
+
+@pytest.mark.parametrize(
+  ("name", "text", "attempts"),
+  [
+    ("later", "later hi you", 1),
+    ("called", "called hi you", 1),
+    ("flaky", "back", 2),
+    ("broken", "KeyError: 'a mistake'", 1),
+    ("number", "returned int", 1),
+    ("exits", "SystemExit: over", 1),
+    ("stops", "StopIteration", 1),
+    ("gives_up", "cancelled from within", 1),
+    ("halves", "not valid Unicode", 1),
+    ("hangs", "no answer in 0.5 s", 1),
+  ],
+)
+def test_what_a_function_says_or_raises(name, text, attempts):
   scripted.seen.clear()
-  run = Run()
-  model = run.open(kind="callable", model=f"{module}:flaky")
-  assert ask(model, request())[0].ok and run.record.costs()[0]["attempts"] == 2
-  model = Run().open(kind="callable", model=f"{module}:called")
-  assert ask(model, request())[0].text == "called hi you"
-  for name, text in (
-    ("broken", "KeyError: 'a mistake'"),
-    ("number", "returned int"),
-    ("exits", "SystemExit: over"),
-    ("stops", "StopIteration"),
-    ("gives_up", "cancelled from within"),
-    ("halves", "not valid Unicode"),
-  ):
-    run = Run()
-    model = run.open(kind="callable", model=f"{module}:{name}")
-    (reply,) = ask(model, request())
-    assert reply.status == "error" and text in reply.error
-    assert run.record.costs()[0]["attempts"] == 1
-  model = Run().open(
-    kind="callable", model=f"{module}:hangs", timeout_s=0.1, retries=0
+  run, began = Run(), time.monotonic()
+  retries, timeout_s = (0, 0.5) if name == "hangs" else (4, 60.0)
+  model = run.open(
+    kind="callable",
+    model=f"{FUNCTIONS}:{name}",
+    retries=retries,
+    timeout_s=timeout_s,
   )
-  began = time.monotonic()
-  assert ask(model, request())[0].status == "timeout"
+  (reply,) = ask(model, request())
+  assert text in (reply.text or reply.error) and reply.ok == (
+    name in ("later", "called", "flaky")
+  )
+  assert run.record.costs()[0]["attempts"] == attempts
   assert time.monotonic() - began < 30
 
 

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from atlas_jax.online.calls.calls import ModelRefused
 from atlas_jax.online.calls.ledger import BudgetSpent, Caps
-from tests.online.opened import Run, ask, request
+from tests.online.opened import BOTH_KINDS, Run, ask, at, request
 from tests.online.stub_server import Faults, StubServer
 
 
@@ -27,16 +27,21 @@ def test_which_statuses_are_tried_again(code, calls):
   assert f"HTTP {code}" in reply.error and "because" in reply.error
 
 
-def test_what_a_failure_costs():
+@BOTH_KINDS
+@pytest.mark.parametrize(
+  "fault, lost",
   # A refusal costs nothing; what may have been generated is lost.
-  for kind, spent, lost in (("500", 1, 0), ("broken", 0, 1), ("reset", 0, 1)):
-    run = Run()
-    with StubServer(lambda m: "x", faults=Faults(0, 1.0, (kind,))) as stub:
-      (reply,) = ask(run.open(url=stub.url, retries=0), request())
-    assert reply.status == "error"
-    ledger = run.ledger
-    assert (ledger.spent.calls, ledger.lost.calls) == (spent, lost)
-    assert ledger.spent.tokens == 0
+  [("429", 0), ("500", 0), ("empty", 2), ("broken", 2), ("reset", 2)],
+)
+def test_faults_are_tried_again_by_us_alone_and_cost(kind, fault, lost):
+  run, faults = Run(), Faults(0, 1.0, (fault,), in_a_row=2)
+  with StubServer(lambda m: "x", faults=faults) as stub:
+    (reply,) = ask(at(run, kind, stub, retries=4), request())
+    assert [call.fault for call in stub.calls] == [fault, fault, None]
+  assert (reply.status, reply.text) == ("ok", "x")
+  ledger = run.ledger
+  assert (ledger.spent.calls, ledger.lost.calls) == (3 - lost, lost)
+  assert ledger.spent.tokens == 3
 
 
 def test_the_cap_on_minutes_ends_a_call_under_way():
@@ -77,23 +82,23 @@ def test_a_server_that_is_gone():
   assert ask(nameless, request())[0].status == "error"
 
 
+@BOTH_KINDS
 @pytest.mark.parametrize("hopeless", ["key", "model"])
-def test_what_cannot_succeed_is_told_once(hopeless):
+def test_what_cannot_succeed_is_told_once(kind, hopeless):
   run = Run(environ={"MY_KEY": "k-123456789"})
   with StubServer(lambda m: "x") as stub:
+    named = {"model": "stub"} if kind == "url" else {}
+    model = at(run, kind, stub, api_key_env="MY_KEY", concurrency=2, **named)
     stub.api_key = "other" if hopeless == "key" else None
-    model = run.open(
-      url=stub.url,
-      model="unheard" if hopeless == "model" else "stub",
-      api_key_env="MY_KEY",
-      concurrency=2,
-    )
+    stub.model = "stub" if hopeless == "key" else "unheard"
     ends = ask(model, *[request(f"q {i}") for i in range(50)])
     assert len(stub.calls) <= 2
   assert {type(e) for e in ends} == {ModelRefused}
   (text,) = {str(e) for e in ends[2:]}
   assert text.startswith("config.student: the server of ")
   assert "MY_KEY" in text and "k-123456789" not in text
+  # The server repeats what it was sent.
+  assert hopeless == "model" or "wrong key Bearer ***" in text
 
 
 def test_a_403_after_an_answer_is_about_one_request():
@@ -108,25 +113,19 @@ def test_a_403_after_an_answer_is_about_one_request():
   assert [r.status for r in replies] == ["ok", "error", "ok"]
 
 
-def test_retry_after_holds_for_the_endpoint():
+@BOTH_KINDS
+@pytest.mark.parametrize("retries", [0, 4])
+def test_retry_after_holds_for_the_endpoint(kind, retries):
   faults = Faults(0, 1.0, ("429",), in_a_row=1, retry_after="1")
   with StubServer(lambda m: "x", faults=faults) as stub:
-    model = Run().open(url=stub.url, concurrency=1)
+    model = at(Run(), kind, stub, concurrency=1, retries=retries)
     replies = ask(model, request("a"), request("b"))
-    at = [call.at for call in stub.calls]
-  assert [r.status for r in replies] == ["ok", "ok"] and len(at) == 4
-  # The first refusal makes b wait too.
-  assert at[1] - at[0] >= 1.0 and at[3] - at[0] >= 2.0
-
-
-def test_retry_after_of_the_last_attempt_holds_too():
-  faults = Faults(0, 1.0, ("429",), in_a_row=1, retry_after="1")
-  with StubServer(lambda m: "x", faults=faults) as stub:
-    model = Run().open(url=stub.url, concurrency=1, retries=0)
-    replies = ask(model, request("a"), request("b"))
-    at = [call.at for call in stub.calls]
-  assert [r.status for r in replies] == ["error", "error"]
-  assert at[1] - at[0] >= 1.0
+    at_s = [call.at for call in stub.calls]
+  assert [r.ok for r in replies] == [retries > 0] * 2
+  assert len(at_s) == (4 if retries else 2)
+  # The refusal of a makes b wait too, also where it is the last attempt.
+  assert at_s[1] - at_s[0] >= 1.0
+  assert not retries or at_s[3] - at_s[0] >= 2.0
 
 
 GOOGLE = {

@@ -1,13 +1,11 @@
 """How a server is told the length and the sampling of an answer."""
 
-import importlib.util
-
 import pytest
 from aiohttp import web
 
 from atlas_jax.online.calls.model_config import Wording
 from tests.hostile_server import Hostile
-from tests.online.opened import Run, ask, request
+from tests.online.opened import BOTH_KINDS, Run, ask, at, request
 from tests.online.stub_server import StubServer
 
 BODY = {"model": "m", "max_tokens": 9, "temperature": 0.0, "seed": 3}
@@ -40,42 +38,22 @@ def test_a_body_is_worded_as_the_server_takes_it(wording, sent):
   assert Wording(**wording).worded({"model": "m"}) == {"model": "m"}
 
 
+@BOTH_KINDS
 @pytest.mark.parametrize(
   ("status", "named"), [(400, True), (422, True), (404, False), (500, False)]
 )
-def test_a_refusal_names_the_keys_that_may_mend_it(status, named):
+def test_a_refusal_names_the_keys_that_may_mend_it(kind, status, named):
   def refuses(_):
+    # The words of a server may be long, and errors are cut.
     error = {"error": {"message": "Unsupported parameter " + "x" * 900}}
     return web.json_response(error, status=status)
 
-  with StubServer(refuses) as server:
-    model = Run().open(url=server.url, retries=0)
-    (reply,) = ask(model, request())
-  # The words of a server may be long, and errors are cut.
-  keys = "max_tokens_key, send_temperature, send_seed"
-  assert (keys in str(getattr(reply, "error", reply))) == named
-
-
-def of_kind(kind, url, **config):
-  """A model that is asked once."""
-  if kind == "litellm":
-    if importlib.util.find_spec("litellm") is None:
-      pytest.skip("needs the extra `online`")
-    config |= {"model": "hosted_vllm/stub"}
-    url += "/v1"
-  return Run().open(kind=kind, url=url, retries=0, **config)
-
-
-@pytest.mark.parametrize("kind", ["url", "litellm"])
-def test_every_kind_is_worded_alike_and_its_refusal_names_the_keys(kind):
-  def refuses(_):
-    return web.json_response({"error": {"message": "no seed"}}, status=400)
-
   words = {"max_tokens_key": NEWER, "send_temperature": False}
   with StubServer(refuses) as server:
-    model = of_kind(kind, server.url, **words, send_seed=False)
+    model = at(Run(), kind, server, retries=0, **words, send_seed=False)
     (reply,) = ask(model, request(seed=7))
-  assert "see max_tokens_key, send_temperature, send_seed" in reply.error
+  keys = "see max_tokens_key, send_temperature, send_seed"
+  assert (keys in str(getattr(reply, "error", reply))) == named
   assert server.calls[0].body[NEWER] == 9
   assert not {"max_tokens", "temperature", "seed"} & server.calls[0].body.keys()
 

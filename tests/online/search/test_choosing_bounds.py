@@ -29,8 +29,9 @@ def test_the_floor_itself_is_met():
   assert choosing.pick([seed, fresh(3, 0.0, 1.0)], FLOOR) is seed
   twin = fresh(4, 0.1, FLOOR)
   assert choosing.pick([seed, twin, on], FLOOR) is on  # the earlier one
-  assert choosing._doubts(config(), on, []) == []
-  (reason,) = choosing._doubts(config(), below, [])
+  untested = {"score_gain": None}
+  assert list(choosing._doubts(config(), on, [], untested, [])) == []
+  (reason,) = choosing._doubts(config(), below, [], untested, [])
   assert "75.0%" in reason
 
 
@@ -42,7 +43,8 @@ def test_of_the_test_split():
       "accuracy_gain": Interval(estimate, low, 1),
       "evaluation": {"arms": [{"non_degradation_all": 0.0}, arm]},
     }
-    return choosing._doubts_of_test(config(**changes), test)
+    best = fresh(1, 0.1, FLOOR)
+    return list(choosing._doubts(config(**changes), best, [], test, []))
 
   assert doubts(0.1, 0.0, FLOOR) == []
   assert len(doubts(0.0, 0.0, FLOOR)) == 1

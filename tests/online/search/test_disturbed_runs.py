@@ -13,7 +13,7 @@ from atlas_jax.online.calls.ledger import BudgetSpent
 from tests import forked
 from tests.online import small_world
 from tests.online.stub_server import Faults, StubServer
-from tests.online.whole_runs import read, run, spent, untimed
+from tests.online.whole_runs import episodes, facts_of, read, run, spent
 
 
 @pytest.mark.slow
@@ -30,10 +30,7 @@ def test_faults_change_nothing_but_the_spend(tmp_path, finished):
     assert met == set(faults.kinds)
     asked = {json.dumps(c.body, sort_keys=True) for c in stub.calls}
     assert len(asked) == calls < len(stub.calls)
-  one, other = (
-    untimed(read(d / "report" / "optimize.json")) for d in (workdir, faulty)
-  )
-  assert one == other
+  assert facts_of(workdir) == facts_of(faulty)
   for a, b in zip(
     read(workdir / "candidates.json"),
     read(faulty / "candidates.json"),
@@ -42,11 +39,8 @@ def test_faults_change_nothing_but_the_spend(tmp_path, finished):
     for key in ("index", "parents", "round", "prompts", "score", "scores"):
       assert a[key] == b[key], key
   for split in ("train", "validation", "test"):
-    lines = [
-      (d / "episodes" / f"{split}.jsonl").read_text().count("\n")
-      for d in (workdir, faulty)
-    ]
-    assert lines[0] == lines[1]
+    one, other = (episodes(d, split) for d in (workdir, faulty))
+    assert len(one) == len(other)
 
 
 QUICK = ("429", "500", "null", "broken")
@@ -165,24 +159,18 @@ def test_killed_at_every_stage_it_equals_an_undisturbed_run(tmp_path, finished):
   assert read(workdir / "candidates.json") == read(
     undisturbed / "candidates.json"
   )
-  facts = [
-    untimed(read(d / "report" / "optimize.json"))
-    for d in (workdir, undisturbed)
-  ]
-  assert facts[0] == facts[1]
+  assert facts_of(workdir) == facts_of(undisturbed)
   assert spent(workdir) == spent(undisturbed)
   # What was under way at a kill is asked again, and shown as lost.
   lost = sum(x["lost_calls"] for x in read(workdir / "costs.json"))
   assert calls <= made <= calls + lost
   assert 0 < lost <= 5 * 3 * 16
   for split in ("train", "validation", "test"):
-    lines = [
+    one, other = (
       sorted(
         (x["prompts"], x["id"], x["replicate"], x["score"])
-        for x in map(json.loads, path.read_text().splitlines())
+        for x in episodes(d, split)
       )
-      for path in (
-        d / "episodes" / f"{split}.jsonl" for d in (workdir, undisturbed)
-      )
-    ]
-    assert lines[0] == lines[1]
+      for d in (workdir, undisturbed)
+    )
+    assert one == other

@@ -1,7 +1,5 @@
 """A run that stopped because of failures: the same command goes on."""
 
-import itertools
-
 import pytest
 from aiohttp import web
 
@@ -10,46 +8,10 @@ from atlas_jax.data.splits import Splits
 from atlas_jax.directory import RunError
 from atlas_jax.online.calls.record import Record
 from atlas_jax.online.search import optimize
-from atlas_jax.online.search.config import resolve
 from atlas_jax.online.search.reflection import SearchFailed
-from atlas_jax.online.search.rollouts import RolloutError
 from tests.online import small_world
 from tests.online.stub_server import StubServer
-from tests.online.whole_runs import read, run
-
-
-def test_an_overloaded_server_stops_a_run_and_not_for_good(tmp_path):
-  """Failures and answers mixed: most failures are not the last of all."""
-  config = small_world.tree(tmp_path, "", validation=30)
-  config.student.retries = 0
-  asked = itertools.count()
-
-  def overloaded(messages):
-    guided = messages[-1]["content"].startswith("GUIDED")
-    if guided and next(asked) % 4 != 3:
-      return web.Response(status=503)
-    return small_world.answer(messages)
-
-  with StubServer(overloaded) as stub:
-    for role in ("student", "teacher", "reflection_model"):
-      config[role].url = stub.url
-
-    def start():
-      optimize.optimize(resolve(config), tmp_path / "run", {})
-
-    with pytest.raises(RolloutError, match="17 of 30 problems got no answer"):
-      start()
-    good = len(stub.good)
-    stub.answer = small_world.answer
-    start()
-    asked = [c.body["messages"][0]["content"] for c in stub.good]
-  # What was answered is not asked again.
-  assert len(asked[:good]) == 30 * 3 + 13
-  seed = [p for p in asked if p.endswith("HINT think") and " 20" in p]
-  # On validation, and once more for the choosing.
-  assert len(seed) == 2 * 30
-  candidates = read(tmp_path / "run" / "candidates.json")
-  assert [len(c["scores"]) for c in candidates] == [30, 30]
+from tests.online.whole_runs import run
 
 
 @pytest.mark.parametrize(

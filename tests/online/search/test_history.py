@@ -1,12 +1,15 @@
 """What a run decided is read back by the next process, and nobody is asked."""
 
+import itertools
+
 import pytest
+from aiohttp import web
 
 from atlas_jax.confined import Late
-from atlas_jax.online.search.rollouts import RolloutError, trial
+from atlas_jax.online.search.rollouts import RolloutError
 from atlas_jax.teaching import answers
 from tests.online import small_world
-from tests.online.opened_run import broken_for, opened
+from tests.online.opened_run import broken_for, evaluated, opened, playing
 from tests.online.stub_server import StubServer
 
 QUICK = {"student__retries": 0, "teacher__retries": 0}
@@ -17,8 +20,7 @@ def evaluate(tmp_path, stub, count=10, split="validation"):
   before = len(stub.calls)
   path = tmp_path / "record.sqlite"
   with opened(tmp_path, stub.url, path=path, **QUICK) as run:
-    job = trial(run.config.prompts, run.sets.validation[:count], split)
-    (made,) = run.rollouts.evaluate([job])
+    made = evaluated(run, run.sets.validation[:count], split=split)
   return [(r.score, r.why) for r in made], len(stub.calls) - before
 
 
@@ -28,19 +30,45 @@ def test_a_problem_that_was_left_out_stays_so(tmp_path):
     assert calls == 41  # 4 a problem, and the second try
     stub.answer = small_world.answer
     assert evaluate(tmp_path, stub) == (made, 0)
+    # Another process begins the episodes anew.
+    path = tmp_path / "run/episodes/validation.jsonl"
+    whole = path.read_text()
+    assert whole.count("\n") == 9
+    path.write_text(whole + whole[: len(whole) // 3])  # killed there
+    assert evaluate(tmp_path, stub) == (made, 0)
+    assert path.read_text() == whole
   (left_out,) = [why for score, why in made if score is None]
   assert left_out.startswith("taught: error HTTP 500")
-  lines = (tmp_path / "run/episodes/validation.jsonl").read_text()
-  assert lines.count("\n") == 9
 
 
-def test_an_evaluation_that_stopped_the_run_is_tried_again(tmp_path):
-  with StubServer(broken_for("+", "TEACH")) as stub:
-    with pytest.raises(RolloutError, match="10 of 10 problems"):
+def overloaded():
+  """Three of four guided questions fail: not all, and not the last."""
+  asked = itertools.count()
+
+  def answer(messages):
+    guided = messages[-1]["content"].startswith("GUIDED")
+    if guided and next(asked) % 4 != 3:
+      return web.Response(status=503)
+    return small_world.answer(messages)
+
+  return answer
+
+
+@pytest.mark.parametrize(
+  ("answer", "down", "left"),
+  # Unaided solutions and plans were there; then all but the guided ones, of
+  # which 2 of 10 came, and 2 of the 8 that were tried again.
+  [(broken_for("+", "TEACH"), 10, 2 * 10), (overloaded(), 6, 6)],
+)
+def test_an_evaluation_that_stopped_the_run_is_tried_again(
+  tmp_path, answer, down, left
+):
+  with StubServer(answer) as stub:
+    with pytest.raises(RolloutError, match=f"{down} of 10 problems"):
       evaluate(tmp_path, stub)
     stub.answer = small_world.answer
     made, calls = evaluate(tmp_path, stub)
-  assert calls == 2 * 10  # unaided solutions and plans were there
+  assert calls == left
   assert all(score is not None for score, _ in made)
 
 
@@ -80,15 +108,10 @@ def test_a_verdict_is_given_once_in_a_run(tmp_path, busy):
 
 
 def test_the_seed_must_have_a_score(tmp_path, busy):
-  with (
-    StubServer(small_world.answer) as stub,
-    opened(tmp_path, stub.url) as run,
-  ):
-    prompts = run.config.prompts
-    job = trial(prompts, run.sets.validation[:2], "validation")
+  with playing(tmp_path, small_world.answer) as (run, _):
+    problems = run.sets.validation[:2]
     busy += [1] * 8
     with pytest.raises(RolloutError, match="no validation problem could be"):
-      run.rollouts.evaluate([job])
+      evaluated(run, problems)
     # It was not committed.
-    ((first, _),) = run.rollouts.evaluate([job])
-    assert first.score is not None
+    assert evaluated(run, problems)[0].score is not None

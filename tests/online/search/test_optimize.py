@@ -1,21 +1,21 @@
 """Whole runs against a stub: found, planned, refused, kept secret."""
 
-import json
 from types import SimpleNamespace
 
 import pytest
 
-from atlas_jax.config import default_config, resolve
+from atlas_jax.config import PromptsConfig, default_config, resolve
 from atlas_jax.data import splits
 from atlas_jax.directory import RunError
 from atlas_jax.online.calls.ledger import Amount, Caps, Ledger
-from atlas_jax.online.search.files import Journal
+from atlas_jax.online.calls.record import Record
+from atlas_jax.online.search.files import Candidate, Journal
 from atlas_jax.online.search.reflection import prompt_chars
 from atlas_jax.teaching.prompts import fingerprint, load_prompts
 from tests.online import small_world
 from tests.online.opened_run import opened
 from tests.online.stub_server import StubServer
-from tests.online.whole_runs import SECRET, read, run
+from tests.online.whole_runs import KEYS, episodes, holds_no_secret, read, run
 
 
 def test_the_prompt_that_matters_is_found(finished):
@@ -51,24 +51,18 @@ def test_every_call_is_in_the_costs(finished):
 
 
 def test_no_file_holds_the_secret(finished):
-  workdir, _ = finished
-  files = [p for p in workdir.rglob("*") if p.is_file()]
-  assert len(files) > 10
-  for path in files:
-    assert SECRET.encode() not in path.read_bytes(), path
-  assert "ATLAS_TEST_KEY" in (workdir / "config.json").read_text()
+  holds_no_secret(finished[0])
 
 
-def test_another_config_is_refused_and_another_cap_is_not(finished):
+def test_another_config_is_refused_and_what_changes_nothing_is_not(finished):
   workdir, _ = finished
-  same = {
-    f"{role}__api_key_env": "ATLAS_TEST_KEY"
-    for role in ("student", "teacher", "reflection_model")
-  }
   url = read(workdir / "config.json")["student"]["url"]  # nobody is there now
   with pytest.raises(RunError, match=r"(?s)another config.*max_rounds"):
-    run(workdir.parent, url, search__max_rounds=5, **same)
-  run(workdir.parent, url, caps__calls=9999, teacher__timeout_s=1.0, **same)
+    run(workdir.parent, url, search__max_rounds=5, **KEYS)
+  changes = {"caps__calls": 9999, "teacher__timeout_s": 1.0}
+  # Only training reads it.
+  changes |= {"data__sft_source": "episodes"}
+  run(workdir.parent, url, **changes, **KEYS)
 
 
 def test_the_loop_closes(finished):
@@ -92,8 +86,7 @@ def test_the_loop_closes(finished):
     e.response for e in examples
   }
   # Every one of them was right after it.
-  lines = (workdir / "episodes" / "train.jsonl").read_text().splitlines()
-  rows = [json.loads(line) for line in lines]
+  rows = episodes(workdir, "train")
   right = {
     r["question"]
     for r in rows
@@ -125,8 +118,7 @@ def test_useless_proposals_end_the_search_and_keep_the_seed(tmp_path):
 
   with StubServer(answer) as stub:
     workdir = run(tmp_path, stub.url, reflection__max_failures=3)
-    asked = [c.body["messages"][0]["content"] for c in stub.calls]
-  assert sum(p.startswith("You improve") for p in asked) == 3
+  assert sum(p.startswith("You improve") for p in stub.asked) == 3
   facts = read(workdir / "report" / "optimize.json")
   assert facts["kept"] == 0 and "3 proposals" in facts["ended"]
   best = read(workdir / "best_prompts.json")
@@ -143,3 +135,20 @@ def test_the_live_line():
     "search | best 0.712 | 3 candidates | 1,204 calls | 3 lost | $0.83"
     " | 12:30 left | 50% of the caps"
   )
+
+
+def candidate(index: int, score: float) -> Candidate:
+  prompts = PromptsConfig(student_probe=f"{index} {{question}}")
+  return Candidate(index, (), index, prompts, score, {"a": score}, 1, 2, 3.0)
+
+
+def test_the_best_so_far_is_written(tmp_path):
+  journal = Journal(tmp_path, Record())
+  for index, score in enumerate((0.1, 0.5, 0.5, 0.2)):
+    journal.candidates.append(candidate(index, score))
+    journal.write()
+    assert len(read(tmp_path / "candidates.json")) == index + 1
+  best = read(tmp_path / "best_prompts.json")
+  # Of equals the earlier.
+  assert (best["candidate"], best["stage"]) == (1, "search")
+  assert [c.index for c in journal.best(3)] == [1, 2, 3]

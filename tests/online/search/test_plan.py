@@ -6,10 +6,9 @@ import pytest
 
 from atlas_jax.online.calls.ledger import Amount, Ledger
 from atlas_jax.online.search.files import SearchOver
-from atlas_jax.online.search.plan import BudgetTooSmall, parts, plan
-from atlas_jax.online.search.rollouts import trial
+from atlas_jax.online.search.plan import BudgetTooSmall, plan
 from tests.online import small_world
-from tests.online.opened_run import opened
+from tests.online.opened_run import evaluated, opened, playing
 from tests.online.stub_server import StubServer
 from tests.online.whole_runs import read, run
 
@@ -33,58 +32,47 @@ def sizes(folder, **changes):
 def test_by_hand(tmp_path, evolve, anew):
   # 12 train problems in minibatches of 4, 10 validation, 40 test; one fresh
   # sample of the seed and 3 others; the probe is greedy.
-  found = sizes(tmp_path, search__evolve=evolve)
+  found = sizes(tmp_path, search__evolve=evolve, reflection__attempts=3)
   assert found.seed == dict.fromkeys(ALL, 10)
-  assert found.round.total() == 4 * 4 + (4 + 10) * anew + 2
-  assert found.round["reflection"] == 2
+  assert found.round.total() == 4 * 4 + (4 + 10) * anew + 3
+  assert found.round["reflection"] == 3
   sampled = anew - ("student_probe" in evolve)
   assert found.end.total() == 10 * (3 + 3 * sampled) + 40 * (4 + anew)
 
 
-def test_what_is_greedy_has_no_fresh_samples(tmp_path):
-  hot = sizes(tmp_path, episode__probe_temperature=0.5, choosing__best_of=1)
-  assert hot.end.total() == 10 * (4 + 2) + 40 * 6
-  cold = sizes(tmp_path, episode__student_temperature=0.0, choosing__best_of=1)
-  assert cold.end.total() == 10 * (2 + 2) + 40 * 6
-  none = sizes(tmp_path, choosing__fresh_samples=0)
-  assert none.end.total() == 40 * 6
+AGENT = {
+  "agent__kind": "python",
+  "agent__python__target": "tests.online.small_world:student",
+}
 
 
-def test_an_agent_is_not_probed_and_never_greedy(tmp_path):
-  found = sizes(
-    tmp_path,
-    agent__kind="python",
-    agent__python__target="tests.online.small_world:student",
-    episode__student_temperature=0.0,
-  )
-  assert found.seed == dict.fromkeys(ALL - {"student_probe"}, 10)
-  assert found.end.total() == 10 * (3 + 3 * 2) + 40 * (3 + 2)
-
-
-def test_choosing_meets_no_more_than_the_search_may_accept(tmp_path):
-  few = sizes(tmp_path, search__max_candidates=2)
-  assert few.end.total() == 10 * (3 + 1 * 2) + 40 * 6
-
-
-def test_reflections_of_a_round(tmp_path):
-  found = sizes(
-    tmp_path,
-    search__evolve=("student_probe", "teacher"),
-    reflection__attempts=3,
-  )
-  assert found.round["reflection"] == 3
+@pytest.mark.parametrize(
+  ("changes", "validation", "test"),
+  [
+    # What is greedy has no fresh samples.
+    ({"episode__probe_temperature": 0.5, "choosing__best_of": 1}, 4 + 2, 6),
+    ({"episode__student_temperature": 0.0, "choosing__best_of": 1}, 2 + 2, 6),
+    ({"choosing__fresh_samples": 0}, 0, 6),
+    # Choosing meets no more than the search may accept.
+    ({"search__max_candidates": 2}, 3 + 1 * 2, 6),
+    # An agent is not probed, and never greedy.
+    (AGENT | {"episode__student_temperature": 0.0}, 3 + 3 * 2, 3 + 2),
+  ],
+)
+def test_the_end_by_hand(tmp_path, changes, validation, test):
+  found = sizes(tmp_path, **changes)
+  assert found.end.total() == 10 * validation + 40 * test
+  asked = ALL - {"student_probe"} if "agent__kind" in changes else ALL
+  assert found.seed == dict.fromkeys(asked, 10)
 
 
 def test_no_round_takes_more_than_it_is_said_to(tmp_path):
-  evolve = ("student_probe", "teacher")
-  with (
-    StubServer(small_world.answer) as stub,
-    opened(tmp_path, stub.url, search__evolve=evolve) as r,
-  ):
+  evolve = {"search__evolve": ("student_probe", "teacher")}
+  with playing(tmp_path, small_world.answer, **evolve) as (r, stub):
     sets, parent = r.sets, r.config.prompts
     asked = r.budget.parts.round
     said = asked.total() - asked["reflection"]
-    r.rollouts.evaluate([trial(parent, sets.validation, "validation")])
+    evaluated(r, sets.validation, parent)
     assert len(stub.calls) == r.budget.parts.seed.total()
     for n in range(3):  # the minibatches of one epoch
       minibatch = sets.train[4 * n : 4 * n + 4]
@@ -94,9 +82,9 @@ def test_no_round_takes_more_than_it_is_said_to(tmp_path):
         teacher=f"TEACH {{question}} PLAN {{probe}} {n}",
       )
       before = len(stub.calls)
-      r.rollouts.evaluate([trial(parent, minibatch, "train")])
-      r.rollouts.evaluate([trial(child, minibatch, "train")])
-      r.rollouts.evaluate([trial(child, sets.validation, "validation")])
+      evaluated(r, minibatch, parent, split="train")
+      evaluated(r, minibatch, child, split="train")
+      evaluated(r, sets.validation, child)
       # Equal prompts are sent once: the stub's teacher says little.
       assert said - 22 <= len(stub.calls) - before <= said
       parent = child
@@ -176,11 +164,7 @@ def test_models_without_a_price_and_an_agents_price(tmp_path):
   changes = {f"teacher__{key}": value for key, value in none.items()}
   text = plan(small_world.config(tmp_path, NOBODY, **changes), {})
   assert "unpriced: teacher; say price_in and price_out" in text
-  agent = {
-    "agent__kind": "python",
-    "agent__python__target": "tests.online.small_world:student",
-    "agent_dollars_per_call": 0.25,
-  }
+  agent = AGENT | {"agent_dollars_per_call": 0.25}
   for role in ("teacher", "reflection_model"):
     agent |= {f"{role}__price_in": 0.0, f"{role}__price_out": 0.0}
   text = plan(small_world.config(tmp_path, NOBODY, **agent), {})
@@ -240,19 +224,17 @@ def test_a_round_begins_where_it_fits_beside_the_end(
   assert kept.minutes == pytest.approx(1.25 * 0.1 * 330, rel=1e-3)
 
 
-def test_before_the_first_call_only_calls_are_known(tmp_path):
-  caps = {"caps__tokens": 100_000, "caps__calls": 5000, "caps__minutes": 9.0}
+def test_what_is_not_known_or_costs_nothing_is_not_kept(tmp_path):
+  """Before the first call only calls are known; models may be free."""
+  caps = {"tokens": 100_000, "calls": 5000, "minutes": 9.0, "dollars": 0.001}
+  caps = {f"caps__{name}": most for name, most in caps.items()}
   with opened(tmp_path, NOBODY, **caps) as r:
     r.budget.keep()
     kept = r.ledger._kept
     assert (kept.calls, kept.tokens, kept.minutes) == (330, None, None)
-
-
-def test_models_that_cost_nothing_are_not_stopped_by_dollars(tmp_path):
-  with opened(tmp_path, NOBODY, caps__dollars=0.001) as r:
     used(r, Amount(100, 700, 0))
     r.budget.begin_round(r.ledger.used())
-  assert parts(r.config, r.sets) == r.budget.parts
+    assert r.ledger._kept.dollars == 0
 
 
 def test_a_round_that_goes_on_keeps_what_it_began_with(tmp_path):

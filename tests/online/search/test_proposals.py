@@ -22,6 +22,9 @@ BARE = f"{GOOD}\n```\nprint(1)\n```\nBe kind."
 @pytest.mark.parametrize(
   ("reply", "text"),
   [
+    (f"I think:\n```\n{GOOD}\n```\n", GOOD),
+    (f"```text\n{GOOD}\n```", GOOD),
+    (f"<think>```\nno\n```</think>\n```\n{GOOD}\n```", GOOD),
     (f"````\n{HOLDS}\n````", HOLDS),
     (f"````markdown\n{BARE}\n````", BARE),
     (f"`````\n{BARE}\n`````", BARE),
@@ -71,6 +74,14 @@ UNSURE = "not clear which ``` ends the template"
     (f"````\n{GOOD}\n```", "no text between ``` fences"),
     (f"```\n{GOOD}\n``` the end", "no text between ``` fences"),
     ("```\n```", "is missing"),
+    (GOOD, "no text between ``` fences"),
+    (f"<think>\n```\n{GOOD}\n```", "no text between ``` fences"),
+    ("```\nLook at {question}.\n```", "{probe} is missing"),
+    (f"```\n{GOOD} {{answer}}\n```", "{answer} is unknown"),
+    (f"```\n{GOOD} {{x:d}}\n```", "without a format"),
+    (f"```\n{GOOD} }}\n```", "Single '}'"),
+    (f"```\n{GOOD}{'x' * 4000}\n```", "at most 4000 are allowed"),
+    (f"```\n{NOW}\n```", "as it was"),
   ],
 )
 def test_what_is_refused_and_why(reply, why):

@@ -5,13 +5,11 @@ import pytest
 from atlas_jax.online.calls.calls import ModelRefused, Reply
 from atlas_jax.online.calls.ledger import BudgetSpent
 from atlas_jax.online.calls.record import Record
-from atlas_jax.online.search import proposals
 from atlas_jax.online.search.files import Journal, SearchOver
 from atlas_jax.online.search.reflection import SearchFailed
 from tests.online.scripted_reflection import (
   GOOD,
   NOW,
-  PROMPTS,
   Scripted,
   ask,
   reflector,
@@ -22,44 +20,12 @@ def fenced(text):
   return f"I think:\n```\n{text}\n```\n"
 
 
-@pytest.mark.parametrize(
-  ("reply", "why"),
-  [
-    (GOOD, "no text between ``` fences"),
-    (f"```\n{GOOD}", "no text between ``` fences"),
-    (f"<think>\n```\n{GOOD}\n```", "no text between ``` fences"),
-    (fenced("Look at {question}."), r"\{probe\} is missing"),
-    (fenced(GOOD + " {answer}"), r"\{answer\} is unknown"),
-    (fenced(GOOD + " {x:d}"), "without a format"),
-    (fenced(GOOD + " }"), "Single '}'"),
-    (fenced(GOOD + "x" * 4000), "at most 4000 are allowed"),
-    (fenced(NOW), "as it was"),
-  ],
-)
-def test_what_is_refused(reply, why):
-  with pytest.raises(proposals.Refusal, match=why):
-    proposals.read(reply, "teacher", NOW, PROMPTS, 4000)
-
-
 def test_a_reply_that_was_cut_is_refused():
   r = reflector(Scripted(Reply("truncated", text=fenced(GOOD))), attempts=1)
   assert ask(r) is None
   assert r.refused == [
     ("teacher", GOOD, "refused: the reply was cut at its length")
   ]
-
-
-@pytest.mark.parametrize(
-  "reply",
-  [
-    fenced(GOOD),
-    f"```text\n{GOOD}\n```",
-    f"<think>```\nno\n```</think>\n{fenced(GOOD)}",
-    f"First the old one:\n```\n{NOW}\n```\nNow:\n```\n{GOOD}\n```",
-  ],
-)
-def test_what_is_read(reply):
-  assert proposals.read(reply, "teacher", NOW, PROMPTS, 4000) == GOOD
 
 
 def test_the_model_is_told_why_and_asked_again():
@@ -112,23 +78,21 @@ def test_what_scored_worse_is_told():
   assert "of another template" not in model.prompt(0)
 
 
-def test_refusals_in_a_row_end_the_search():
-  model = Scripted("no fences")
-  r = reflector(model, attempts=2, max_failures=3)
-  assert ask(r) is None
-  with pytest.raises(SearchOver, match="3 proposals"):
-    ask(r)
-  assert len(model.requests) == 3
-
-
 DOWN = Reply("error", error="HTTP 500: down")
 
 
-def test_failed_calls_in_a_row_end_the_search_and_say_so():
-  model = Scripted(DOWN)
+@pytest.mark.parametrize(
+  ("said", "error", "why"),
+  [
+    ("no fences", SearchOver, "3 proposals"),
+    (DOWN, SearchFailed, "3 calls .* HTTP 500: down"),
+  ],
+)
+def test_what_is_of_no_use_in_a_row_ends_it(said, error, why):
+  model = Scripted(said)
   r = reflector(model, attempts=2, max_failures=3)
   assert ask(r) is None
-  with pytest.raises(SearchFailed, match=r"3 calls .* HTTP 500: down"):
+  with pytest.raises(error, match=why):
     ask(r)
   assert len(model.requests) == 3
 

@@ -41,6 +41,10 @@ def test_gaps(scores, told):
   assert filled(rollouts(*scores)) == told
 
 
+def parts(journal):
+  return SimpleNamespace(config=OnlineConfig(), journal=journal)
+
+
 def judge(before, after):
   proposal = SimpleNamespace(
     eval_before=SimpleNamespace(outputs=rollouts(*before)),
@@ -51,7 +55,7 @@ def judge(before, after):
   state = SimpleNamespace(program_candidates=[{"a": "old", "b": "same"}])
   reflector = SimpleNamespace(refused=[])
   journal = Journal(None, Record())
-  judged = Search(OnlineConfig(), None, None, reflector, None, journal)
+  judged = Search(None, parts(journal), reflector, None)
   accepted = judged.should_accept(proposal, state)
   return accepted, reflector.refused
 
@@ -85,7 +89,7 @@ def test_a_rejected_child_is_remembered_with_its_scores():
 
 def test_what_breaks_at_an_example_escapes_gepa():
   """It would go on to the next round, and say so to nobody."""
-  one = Search(OnlineConfig(), *[None] * 5)
+  one = Search(None, parts(None), None, None)
   examples = {"teacher": [{"rollout": "none"}]}
   with pytest.raises(BaseException) as caught:
     one.propose_new_texts({}, examples, ["teacher"])
@@ -122,9 +126,7 @@ def test_a_round_that_began_is_not_asked_for_its_budget_again(tmp_path):
     def begins(number, paid):
       ledger = Ledger(r.config.caps, spent=Amount(paid))
       budget = dataclasses.replace(r.budget, ledger=ledger)
-      one = Search(
-        *(r.config, r.sets, r.rollouts, r.reflector, budget, r.journal),
-      )
+      one = Search(r.sets, r.rollouts, r.reflector, budget)
       state = SimpleNamespace(i=number - 2, program_candidates=[])
       return one._begin_round(state)
 

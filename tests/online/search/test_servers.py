@@ -4,7 +4,6 @@ import types
 
 import pytest
 
-from atlas_jax.online.calls.calls import Request
 from atlas_jax.online.calls.ledger import Caps
 from atlas_jax.online.calls.model_config import ChatModelConfig
 from atlas_jax.online.calls.models import open_model
@@ -12,10 +11,10 @@ from atlas_jax.online.calls.record import Record
 from atlas_jax.online.search import servers
 from atlas_jax.serving import http
 from atlas_jax.serving.client import ServerDown
-from atlas_jax.serving.events import EventLoop
 from atlas_jax.serving.server import StudentServer
 from tests import published
 from tests.online import small_world
+from tests.online.opened import ask, request
 from tests.online.stub_server import StubServer
 from tests.serving import tiny_vllm
 
@@ -30,72 +29,58 @@ def test_models_that_are_served_elsewhere_are_left_alone(tmp_path):
   assert not (tmp_path / "logs").exists()
 
 
+def asked(record, config, environ, **named):
+  """The reply of a model on the account of a record."""
+  model = open_model(
+    config,
+    where="config.teacher",
+    environ=environ,
+    ledger=record.ledger(Caps(dollars=1.0)),
+    record=record,
+    **named,
+  )
+  (reply,) = ask(model, request("w5 w6", max_tokens=4))
+  return reply
+
+
 @pytest.mark.parametrize("key", [None, "sk-of-the-server"])
 def test_a_server_that_another_process_started(tmp_path, key):
   with StubServer(lambda _: "yes", api_key=key, model="theirs") as stub:
-    changes = {"servers__teacher__url": stub.url}
+    changes = {"servers__teacher__url": stub.url, "teacher__url": None}
     changes |= {"teacher__kind": "local", "teacher__model": "a/directory"}
-    config = small_world.config(
-      tmp_path, stub.url, teacher__url=None, **changes
-    )
-    loop = EventLoop()
+    config = small_world.config(tmp_path, stub.url, **changes)
+    named = {"endpoint": servers.endpoints(config)["teacher"]}
     with (
       Record() as record,
       servers.served(config, tmp_path, {}, key) as (reachable, environ),
     ):
-      teacher = open_model(
-        reachable.teacher,
-        where="config.teacher",
-        environ=environ,
-        ledger=record.ledger(Caps()),
-        record=record,
-        endpoint=servers.endpoints(config)["teacher"],
-      )
-      request = Request(
-        "teacher", ({"role": "user", "content": "q"},), 4, 0.0, 1
-      )
-      reply = loop.run(teacher.ask(request))
-      assert (reply.status, reply.text) == ("ok", "yes")
-      loop.run(teacher.aclose())
-    loop.close()
+      reply = asked(record, reachable.teacher, environ, **named)
+    assert (reply.status, reply.text) == ("ok", "yes")
     (call,) = stub.calls
-    sent = call.headers.get("Authorization")
-    assert sent == (None if key is None else f"Bearer {key}")
+  sent = call.headers.get("Authorization")
+  assert sent == (None if key is None else f"Bearer {key}")
 
 
 def test_what_one_server_said_another_one_need_not(tmp_path):
   """The run's own, and one at a URL, call the same model by other names."""
-  request = Request("teacher", ({"role": "user", "content": "q"},), 4, 0.0, 1)
-  loop = EventLoop()
-
-  def ask(stub, record, **named):
-    model = open_model(
-      ChatModelConfig(kind="url", url=stub.url),
-      where="config.teacher",
-      environ={},
-      ledger=record.ledger(Caps()),
-      record=record,
-      **named,
-    )
-    loop.run(model.ask(request))
-    loop.run(model.aclose())
-
+  free = {"kind": "url", "price_in": 0.0, "price_out": 0.0}
   with (
     StubServer(lambda _: "yes", model="teacher") as own,
     StubServer(lambda _: "yes", model="theirs") as other,
     Record() as record,
   ):
+
+    def calls(stub, **named):
+      asked(record, ChatModelConfig(url=stub.url, **free), {}, **named)
+      return len(own.calls), len(other.calls)
+
     for stub in (own, other):
-      ask(stub, record, endpoint="local:a/directory")
-    assert (len(own.calls), len(other.calls)) == (1, 0)
-    ask(other, record, endpoint="local:another")
-    assert len(other.calls) == 1
+      assert calls(stub, endpoint="local:a/directory") == (1, 0)
+    assert calls(other, endpoint="local:another") == (1, 1)
     # At one address the name tells models apart.
-    ask(own, record)
+    assert calls(own) == (2, 1)
     own.model = "another"
-    ask(own, record)
-    assert len(own.calls) == 3
-  loop.close()
+    assert calls(own) == (3, 1)
 
 
 STAND_IN = """
@@ -135,24 +120,9 @@ def test_roles_of_one_directory_share_a_server(
     urls = {getattr(reachable, role).url for role in ROLES}
     assert len(urls) == 1
     (url,) = urls
-    loop = EventLoop()
-    try:
-      teacher = open_model(
-        reachable.teacher,
-        where="config.teacher",
-        environ=environ,
-        ledger=record.ledger(Caps(dollars=1.0)),
-        record=record,
-        endpoint=endpoints["teacher"],
-      )
-      request = Request(
-        "teacher", ({"role": "user", "content": "w5 w6"},), 4, 0.0, 1
-      )
-      reply = loop.run(teacher.ask(request))
-      assert (reply.status, reply.text) == ("ok", "w7 w8"), reply
-      loop.run(teacher.aclose())
-    finally:
-      loop.close()
+    named = {"endpoint": endpoints["teacher"]}
+    reply = asked(record, reachable.teacher, environ, **named)
+    assert (reply.status, reply.text) == ("ok", "w7 w8"), reply
   # It is gone, and the record knows the directory and neither port nor key.
   with pytest.raises(ServerDown):
     http.ask("GET", url + "/health", None, api_key=None, timeout_s=2)
