@@ -23,7 +23,7 @@ def model(road_model) -> pathlib.Path:
 def road(model, tmp_path_factory, repo_root):
   workdir = tmp_path_factory.mktemp("shared") / "servers"
   flags = road_lib.config_flags(model, workdir)
-  servers = road_lib.SharedServers(repo_root, workdir, flags)
+  servers = road_lib.SharedServers(workdir, flags)
   try:
     servers.wait()
     yield road_lib.Road(repo_root, model, servers)

@@ -195,7 +195,9 @@ def test_odd_updates_are_400(vllm_servers):
   assert sample(teacher)[0].weight_version == 4
 
 
-def test_a_dead_engine_ends_the_server_which_is_restarted(vllm_servers):
+def test_a_dead_engine_ends_the_server_which_is_restarted(
+  vllm_servers, forking
+):
   teacher = vllm_servers.teacher
   sender = weight_sync.WeightSender(
     teacher, ServingConfig(request_timeout_s=60)
