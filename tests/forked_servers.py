@@ -10,7 +10,6 @@ import importlib
 import json
 import multiprocessing
 import os
-import runpy
 import signal
 import subprocess
 import sys

@@ -8,7 +8,6 @@ A spawned server lives under `supervisor.py`, which ends it when this process
 ends, killed or not.
 """
 
-import json
 import logging
 import platform
 import secrets
