@@ -6,15 +6,16 @@ product's: its supervisor reads its order, and what runs is the module of that
 order with its arguments, in a process of its own below the supervisor.
 """
 
+import contextlib
 import importlib
 import json
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 from atlas_jax.server_config import ServerConfig
 from atlas_jax.serving import supervisor, vllm_command
@@ -72,7 +73,7 @@ def start(argv, env, output):
   return process
 
 
-@contextmanager
+@contextlib.contextmanager
 def forking() -> Iterator[None]:
   """Servers that this process starts are forked, from here to the end."""
   theirs, supervisor.start = supervisor.start, start
@@ -126,7 +127,9 @@ def _run(argv: list[str], env: dict[str, str]) -> None:
   # at a time find none.
   threads = int(env["OMP_NUM_THREADS"])
   torch.set_num_threads(threads)
-  os.register_at_fork(after_in_child=lambda: torch.set_num_threads(threads))
+  os.register_at_fork(
+    after_in_child=lambda: (_stop_listening(), torch.set_num_threads(threads))
+  )
   # An engine, too, is forked where vLLM would start Python.
   context = multiprocessing.get_context("fork")
   multiprocessing.get_context = lambda method=None: context
@@ -135,3 +138,16 @@ def _run(argv: list[str], env: dict[str, str]) -> None:
   setproctitle.setproctitle(" ".join(argv))
   sys.argv = [module, *arguments]
   os._exit(forked.status_of(module))
+
+
+def _stop_listening() -> None:
+  """A fork inherits the sockets at which its parent listens; exec closes them.
+
+  Their numbers stay taken: objects that know them may still close them.
+  """
+  nothing = os.open(os.devnull, os.O_RDONLY)
+  for fd in map(int, os.listdir("/proc/self/fd")):
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as s:
+      if s.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        os.dup2(nothing, fd)
+  os.close(nothing)
