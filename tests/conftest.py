@@ -82,7 +82,10 @@ def _turn(file: str) -> int:
   text = (_REPO / file).read_text()
   if "mark.vllm" in text:
     return 0 if _group(file) == "tests/phases" else 1
-  return 2 if "mark.slow" in text else 3
+  if "mark.slow" in text:
+    return 2
+  compiles = file.startswith(("tests/model", "tests/training", "tests/phases"))
+  return 3 if compiles else 4
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -103,4 +106,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
     def _split_scope(self, nodeid: str) -> str:
       return _group(nodeid.split("::")[0])
 
+  # Or the groups of most tests came first, and the longest at the end.
+  config.option.loadscopereorder = False
   return ByGroup(config, log)
