@@ -29,6 +29,7 @@ import threading
 import traceback
 from collections.abc import Mapping
 
+from atlas_jax.serving import supervisor
 from tests import forked_servers
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -67,6 +68,7 @@ class Process:
     servers: bool = False,
   ):
     self.args, self.returncode = (module, *arguments), None
+    servers = servers and forked_servers.possible()
     self._out = stdout or tempfile.TemporaryFile()  # noqa: SIM115
     self._err = self._out if stderr == subprocess.STDOUT else stderr
     self._err = self._err or tempfile.TemporaryFile()  # noqa: SIM115
@@ -190,7 +192,7 @@ def helper(servers: bool) -> None:
   ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
   if os.fork() == 0:
     ours.close()
-    forked_servers.die_with_parent()
+    supervisor._die_with_supervisor()
     _serve(theirs, servers)
     os._exit(0)
   theirs.close()

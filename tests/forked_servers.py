@@ -8,7 +8,6 @@ order with its arguments, in a process of its own below the supervisor.
 
 import contextlib
 import importlib
-import json
 import multiprocessing
 import os
 import signal
@@ -52,35 +51,34 @@ def load() -> None:
   _set.update({k: v for k, v in os.environ.items() if k not in before})
 
 
-def die_with_parent() -> None:
-  supervisor._die_with_supervisor()
+def possible() -> bool:
+  """vLLM's build for CPUs alone is one that a fork leaves whole."""
+  return vllm_command.vllm_device() == "cpu"
 
 
-def start(argv, env, output):
-  """As supervisor.start."""
+def _open(output):
+  """A supervisor, as supervisor._open."""
   from tests import forked
 
-  process = forked.Process(
+  return forked.Process(
     _SUPERVISOR,
     stdin=subprocess.PIPE,
     stdout=output,
     stderr=subprocess.STDOUT,
     servers=True,
   )
-  order = {"argv": argv, "env": env}
-  process.stdin.write(json.dumps(order).encode() + b"\n")
-  process.stdin.flush()
-  return process
 
 
 @contextlib.contextmanager
 def forking() -> Iterator[None]:
-  """Servers that this process starts are forked, from here to the end."""
-  theirs, supervisor.start = supervisor.start, start
+  """Servers that this process starts are forked."""
+  theirs = supervisor._open
+  if possible():
+    supervisor._open = _open
   try:
     yield
   finally:
-    supervisor.start = theirs
+    supervisor._open = theirs
 
 
 def prepare(module: str) -> None:
@@ -91,7 +89,7 @@ def prepare(module: str) -> None:
     from tests import forked
 
     forked.helper(servers=True)
-    supervisor.start = start
+    supervisor._open = _open
 
 
 class _Server(subprocess.Popen):

@@ -32,17 +32,21 @@ def start(argv: list[str], env: dict[str, str], output) -> subprocess.Popen:
 
   output: the file of all that both say.
   """
-  process = subprocess.Popen(
+  process = _open(output)
+  order = {"argv": argv, "env": env}
+  process.stdin.write(json.dumps(order).encode() + b"\n")
+  process.stdin.flush()
+  return process
+
+
+def _open(output) -> subprocess.Popen:
+  return subprocess.Popen(
     [sys.executable, "-P", __file__],
     stdin=subprocess.PIPE,
     stdout=output,
     stderr=subprocess.STDOUT,
     start_new_session=True,
   )
-  order = {"argv": argv, "env": env}
-  process.stdin.write(json.dumps(order).encode() + b"\n")
-  process.stdin.flush()
-  return process
 
 
 def _prctl(option: int, value: int) -> None:

@@ -18,13 +18,13 @@ pytest.importorskip("litellm", reason="needs the extra `online`")
 PAID = "openai/gpt-4o-mini"  # $0.15 and $0.60 per million tokens
 
 
-def paid(run, **extra):
+def paid(run, timeout_s=5.0, **extra):
   return run.open(
     kind="litellm",
     model=PAID,
     api_key_env="K",
     retries=1,
-    timeout_s=5.0,
+    timeout_s=timeout_s,
     extra=extra,
   )
 
@@ -88,7 +88,7 @@ def test_its_price_table_bounds_a_call():
   "extra, status",
   [
     ({"mock_response": "litellm.RateLimitError"}, "error"),
-    ({"mock_timeout": True}, "timeout"),
+    ({"mock_timeout": True, "timeout_s": 0.2}, "timeout"),
   ],
 )
 def test_mock_failures_are_tried_again(extra, status):
