@@ -88,7 +88,6 @@ class SharedServers:
 class Road:
   """Runs the launchers with the configuration of `tiny_road`."""
 
-  root: pathlib.Path
   model: pathlib.Path
   servers: SharedServers
 
