@@ -12,6 +12,9 @@ _REPO = pathlib.Path(__file__).resolve().parent.parent
 # Also of the processes that tests start. A tiny program is compiled for longer
 # than it runs: with these in a quarter of the time, and once for all.
 _ENVIRON = {
+  # Of torch and NumPy, whose threads here only wait for each other.
+  "OMP_NUM_THREADS": "1",
+  "OPENBLAS_NUM_THREADS": "1",
   "JAX_PLATFORMS": "cpu",
   "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
   "JAX_COMPILATION_CACHE_DIR": str(_REPO / ".cache" / "jax"),
