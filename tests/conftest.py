@@ -12,6 +12,9 @@ _REPO = pathlib.Path(__file__).resolve().parent.parent
 # Also of the processes that tests start. A tiny program is compiled for longer
 # than it runs: with these in a quarter of the time, and once for all.
 _ENVIRON = {
+  # Of torch and NumPy, whose threads here only wait for each other.
+  "OMP_NUM_THREADS": "1",
+  "OPENBLAS_NUM_THREADS": "1",
   "JAX_PLATFORMS": "cpu",
   "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
   "JAX_COMPILATION_CACHE_DIR": str(_REPO / ".cache" / "jax"),
@@ -82,7 +85,10 @@ def _turn(file: str) -> int:
   text = (_REPO / file).read_text()
   if "mark.vllm" in text:
     return 0 if _group(file) == "tests/phases" else 1
-  return 2 if "mark.slow" in text else 3
+  if "mark.slow" in text:
+    return 2
+  compiles = file.startswith(("tests/model", "tests/training", "tests/phases"))
+  return 3 if compiles else 4
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -103,4 +109,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
     def _split_scope(self, nodeid: str) -> str:
       return _group(nodeid.split("::")[0])
 
+  # Or the groups of most tests came first, and the longest at the end.
+  config.option.loadscopereorder = False
   return ByGroup(config, log)

@@ -7,6 +7,8 @@ for a pytest worker, and forks all of them.
 
 What is launched is a child of neither: a *keeper* between the two waits for it
 and says how it ended, as only a parent can.
+
+With `servers`, vLLM is imported there, too (`forked_servers.py`).
 """
 
 import atexit
@@ -27,10 +29,13 @@ import threading
 import traceback
 from collections.abc import Mapping
 
+from atlas_jax.serving import supervisor
+from tests import forked_servers
+
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _PROGRAM = (
-  "import json, sys; sys.path[:], descriptor = json.loads(sys.argv[1]);"
-  " from tests.forked import _main; _main(descriptor)"
+  "import json, sys; sys.path[:], *given = json.loads(sys.argv[1]);"
+  " from tests.forked import _main; _main(*given)"
 )
 # What a run imports on its way, and the processes that read for it.
 _MODULES = (
@@ -39,7 +44,8 @@ _MODULES = (
   *("matplotlib.figure", "matplotlib.backends.backend_agg"),
   *("atlas_jax.online.search.optimize", "atlas_jax.online.production.app"),
 )
-_server: tuple[int, socket.socket] | None = None  # (whose, our end)
+# With vLLM or without: (whose, our end).
+_servers: dict[bool, tuple[int, socket.socket]] = {}
 
 
 class Process:
@@ -47,6 +53,8 @@ class Process:
 
   stdout: a file; None: one that communicate() reads.
   stderr: likewise; subprocess.STDOUT: as stdout.
+  stdin: subprocess.PIPE, or nothing to be read.
+  servers: the vLLM servers that it starts are forked, too.
   """
 
   def __init__(
@@ -55,17 +63,27 @@ class Process:
     *arguments: str,
     stdout=None,
     stderr=None,
+    stdin=None,
     env: Mapping[str, str] | None = None,
+    servers: bool = False,
   ):
     self.args, self.returncode = (module, *arguments), None
+    servers = servers and forked_servers.possible()
     self._out = stdout or tempfile.TemporaryFile()  # noqa: SIM115
     self._err = self._out if stderr == subprocess.STDOUT else stderr
     self._err = self._err or tempfile.TemporaryFile()  # noqa: SIM115
     self._status, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
     with theirs:
       files = [theirs.fileno(), self._out.fileno(), self._err.fileno()]
+      if stdin == subprocess.PIPE:
+        theirs_in, ours_in = os.pipe()
+        self.stdin = os.fdopen(ours_in, "wb")
+        files.append(theirs_in)
       environ = dict(os.environ if env is None else env)
-      _ask((module, [str(a) for a in arguments], sys.path, environ), files)
+      words = [str(a) for a in arguments]
+      _ask((module, words, sys.path, environ), files, servers)
+      if stdin == subprocess.PIPE:
+        os.close(theirs_in)
     self.pid = self._said(None)
 
   def _said(self, timeout: float | None) -> int:
@@ -114,11 +132,12 @@ def run(module: str, *arguments: str, timeout: float = 300, **given):
   return subprocess.CompletedProcess(process.args, process.returncode, *said)
 
 
-def _ask(request, files: list[int]) -> None:
-  global _server
-  if _server is None or _server[0] != os.getpid():
+def _ask(request, files: list[int], servers: bool) -> None:
+  owner, ours = _servers.get(servers, (0, None))
+  if owner != os.getpid():
     ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
-    given = json.dumps((sys.path, theirs.fileno()))
+    given = json.dumps((sys.path, theirs.fileno(), servers))
+    env = forked_servers.environ() if servers else {}
     with theirs:
       subprocess.Popen(
         [sys.executable, "-P", "-c", _PROGRAM, given],
@@ -128,24 +147,34 @@ def _ask(request, files: list[int]) -> None:
         stdout=subprocess.DEVNULL,
         start_new_session=True,
         # Threads of a library would be lost by the fork.
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+        env={
+          **os.environ,
+          **env,
+          **{"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+        },
       )
-    _server = os.getpid(), ours
-  socket.send_fds(_server[1], [json.dumps(request).encode()], files)
+    _servers[servers] = os.getpid(), ours
+  socket.send_fds(ours, [json.dumps(request).encode()], files)
 
 
-def _main(descriptor: int) -> None:
+def _main(descriptor: int, servers: bool) -> None:
   gc.set_threshold(100_000, 20, 100)  # see conftest.py; a child has it, too
   for name in _MODULES:
     importlib.import_module(name)
   from atlas_jax import metrics
 
   metrics.summary_writer()
+  if servers:
+    forked_servers.load()
   logging.root.handlers.clear()  # one of an import, before a launcher's own
   gc.freeze()  # what a child would touch, it would copy
-  control = socket.socket(fileno=descriptor)
+  _serve(socket.socket(fileno=descriptor), servers)
+
+
+def _serve(control: socket.socket, servers: bool) -> None:
+  """Forks what is asked for until nobody can ask any more."""
   while True:
-    request, files, *_ = socket.recv_fds(control, 1 << 20, 3)
+    request, files, *_ = socket.recv_fds(control, 1 << 20, 4)
     if not request:
       return
     with contextlib.suppress(ChildProcessError):
@@ -153,24 +182,38 @@ def _main(descriptor: int) -> None:
         pass
     if os.fork() == 0:
       control.close()
-      _keep(json.loads(request), *files)
+      _keep(json.loads(request), servers, *files)
     for file in files:
       os.close(file)
 
 
-def _keep(request, status: int, out: int, err: int) -> None:
+def helper(servers: bool) -> None:
+  """Has a process below this one fork what it launches."""
+  ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+  if os.fork() == 0:
+    ours.close()
+    supervisor._die_with_supervisor()
+    _serve(theirs, servers)
+    os._exit(0)
+  theirs.close()
+  _servers[servers] = os.getpid(), ours
+
+
+def _keep(
+  request, servers: bool, status: int, out: int, err: int, *stdin: int
+) -> None:
   """Forks what is launched, and waits for it; never returns."""
   if pid := os.fork():
     with socket.socket(fileno=status) as said:
-      os.close(out)
-      os.close(err)
+      for file in (out, err, *stdin):
+        os.close(file)
       said.send(b"%d" % pid)
       code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
       with contextlib.suppress(OSError):  # who asked is gone
         said.send(b"%d" % code)
     os._exit(0)
   os.close(status)
-  for number, file in ((1, out), (2, err)):
+  for number, file in ((1, out), (2, err), *((0, file) for file in stdin)):
     os.dup2(file, number)
     os.close(file)
   module, arguments, sys.path[:], environ = request
@@ -183,13 +226,15 @@ def _keep(request, status: int, out: int, err: int) -> None:
   os.chdir(_ROOT)
   # A shell's background jobs, and all below them, ignore SIGINT.
   signal.signal(signal.SIGINT, signal.default_int_handler)
+  if servers:
+    forked_servers.prepare(module)
   _fork_fork_server()
   sys.path.insert(0, str(_ROOT))
   sys.argv = [module, *arguments]
-  os._exit(_status(module))
+  os._exit(status_of(module))
 
 
-def _status(module: str) -> int:
+def status_of(module: str) -> int:
   """Runs it as Python would, but what was imported is not torn down."""
   code = 0
   try:

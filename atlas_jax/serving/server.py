@@ -8,7 +8,6 @@ A spawned server lives under `supervisor.py`, which ends it when this process
 ends, killed or not.
 """
 
-import json
 import logging
 import platform
 import secrets
@@ -116,16 +115,8 @@ class Server:
     self.port = self._free_port()
     arguments, env = self._command()
     with self.log.open() as output:
-      self._process = subprocess.Popen(
-        [sys.executable, "-P", supervisor.__file__],
-        stdin=subprocess.PIPE,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-      )
-    order = {"argv": [sys.executable, *arguments], "env": env}
-    self._process.stdin.write(json.dumps(order).encode() + b"\n")
-    self._process.stdin.flush()
+      command = [sys.executable, *arguments]
+      self._process = supervisor.start(command, env, output)
     given = self.role, self.base_url, self.log.path
     log.debug("starting the %s server at %s, log %s", *given)
 

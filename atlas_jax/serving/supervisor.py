@@ -27,6 +27,28 @@ _PR_SET_CHILD_SUBREAPER = 36
 _GRACE_S = 3.0  # between SIGTERM and SIGKILL
 
 
+def start(argv: list[str], env: dict[str, str], output) -> subprocess.Popen:
+  """A supervisor of one command, ended by closing its standard input.
+
+  output: the file of all that both say.
+  """
+  process = _open(output)
+  order = {"argv": argv, "env": env}
+  process.stdin.write(json.dumps(order).encode() + b"\n")
+  process.stdin.flush()
+  return process
+
+
+def _open(output) -> subprocess.Popen:
+  return subprocess.Popen(
+    [sys.executable, "-P", __file__],
+    stdin=subprocess.PIPE,
+    stdout=output,
+    stderr=subprocess.STDOUT,
+    start_new_session=True,
+  )
+
+
 def _prctl(option: int, value: int) -> None:
   if sys.platform == "linux":
     ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)

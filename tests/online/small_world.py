@@ -7,9 +7,9 @@ reflection model finds that out from the verdicts, after two bad proposals.
 """
 
 import json
-import re
 
 from atlas_jax.online.search.config import default_config, resolve
+from tests.online.small_student import student
 
 SEED = {
   "student_baseline": "SOLVE {question}",
@@ -24,15 +24,6 @@ PROPOSALS = (
   "```\nTEACH {question} PLAN {probe} politely\n```",
   f"So:\n```\n{GOOD}\n```",
 )
-
-
-def student(prompt: str) -> str:
-  a, b = map(int, re.search(r"(\d+)\+(\d+)", prompt).groups())
-  if prompt.startswith("OUTLINE"):
-    return f"I add {a} and {b}"
-  right = a % 2 == 0 or (prompt.startswith("GUIDED") and "carry" in prompt)
-  words = "so so so so so so" if prompt.startswith("SOLVE") else "so"
-  return f"{words} <solution>{a + b + (not right)}</solution>"
 
 
 def teacher(prompt: str) -> str:

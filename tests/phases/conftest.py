@@ -20,13 +20,13 @@ def model(road_model) -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
-def road(model, tmp_path_factory, repo_root):
+def road(model, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("shared") / "servers"
   flags = road_lib.config_flags(model, workdir)
-  servers = road_lib.SharedServers(repo_root, workdir, flags)
+  servers = road_lib.SharedServers(workdir, flags)
   try:
     servers.wait()
-    yield road_lib.Road(repo_root, model, servers)
+    yield road_lib.Road(model, servers)
     servers.end()
   finally:
     servers.process.kill()

@@ -11,7 +11,6 @@ import pathlib
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 
@@ -41,19 +40,15 @@ class SharedServers:
     key: the servers' bearer token.
   """
 
-  def __init__(self, root: pathlib.Path, workdir: pathlib.Path, flags):
+  def __init__(self, workdir: pathlib.Path, flags):
     self.log = pathlib.Path(f"{workdir}.log")
     self._weights = workdir / "weights"
     with open(self.log, "wb") as out:
-      self.process = subprocess.Popen(
-        # A shell's background jobs, and all below them, ignore SIGINT.
-        [
-          *("env", "--default-signal=INT"),
-          *(sys.executable, "-m", "launchers.serve", *flags),
-        ],
-        cwd=root,
+      self.process = forked.Process(
+        *("launchers.serve", *flags),
         stdout=out,
         stderr=subprocess.STDOUT,
+        servers=True,
       )
     self.urls, self.key = [], ""
 
@@ -93,12 +88,15 @@ class SharedServers:
 class Road:
   """Runs the launchers with the configuration of `tiny_road`."""
 
-  root: pathlib.Path
   model: pathlib.Path
   servers: SharedServers
 
   def start(
-    self, workdir: pathlib.Path, *flags: str, own_servers: bool = False
+    self,
+    workdir: pathlib.Path,
+    *flags: str,
+    own_servers: bool = False,
+    servers_forked: bool = True,
   ) -> forked.Process:
     """The run in the background, what it says in workdir.log."""
     if not own_servers:
@@ -112,6 +110,7 @@ class Road:
         stdout=out,
         stderr=subprocess.STDOUT,
         env={**os.environ, "ATLAS_SERVER_KEY": self.servers.key},
+        servers=own_servers and servers_forked,
       )
 
   def finish(
@@ -199,7 +198,9 @@ def server_of(process: forked.Process, role: str) -> int:
   """The pid of a server's API process among those below a run."""
   for pid in descendants(process.pid):
     try:
-      words = pathlib.Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+      words = re.split(
+        "[\0 ]", pathlib.Path(f"/proc/{pid}/cmdline").read_text()
+      )
     except OSError:
       continue
     if "vllm.entrypoints.openai.api_server" in words and role in words:

@@ -95,7 +95,8 @@ def test_servers_of_a_run_are_restarted_and_end_with_it(
   """The one run here with servers of its own."""
   workdir = tmp_path / "run"
   log = workdir / "logs" / "teacher.log"
-  process = road.start(workdir, own_servers=True)
+  # By the commands that the product builds; the others are forked.
+  process = road.start(workdir, own_servers=True, servers_forked=False)
   wait_for(log.exists, process)
   stop(process, signal.SIGTERM, 143)  # they are starting
   assert "error: stopped by SIGTERM" in log_of(workdir)

@@ -32,6 +32,7 @@ from atlas_jax.training import step as step_lib
 from tests.training import tiny
 
 STEPS = 2
+_shared_steps = {}
 
 
 @pytest.fixture(autouse=True)
@@ -101,8 +102,11 @@ def _trainer(tmp_path, steps=STEPS, rank=0, **options) -> Phase:
     mesh=sharding.make_mesh(MeshConfig(fsdp=1)),
     abstract=lambda: jax.eval_shape(lambda: model),
   )
-  tx, update = make_grpo_step(config, teacher)
-  return Phase(PhaseEntry(config, tmp_path, 1), teacher, tx, update)
+  # Trainers of one config share what was traced and compiled for the first.
+  key = repr(config)
+  if key not in _shared_steps:
+    _shared_steps[key] = make_grpo_step(config, teacher)
+  return Phase(PhaseEntry(config, tmp_path, 1), teacher, *_shared_steps[key])
 
 
 def test_a_step_makes_as_many_updates_as_it_has_epochs(tmp_path):
@@ -160,6 +164,7 @@ def test_an_update_that_counts_starts_the_count_anew(tmp_path):
 
 
 def test_programs_are_counted_and_few(tmp_path):
+  _shared_steps.clear()
   trainer = _trainer(tmp_path)
   first = trainer.update(1, tiny.sequences(6))
   assert first["programs_compiled"] > 0

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from atlas_jax.serving import server
+from tests import forked_servers
 from tests.serving import tiny_vllm
 
 
@@ -26,7 +27,18 @@ def vllm_servers(tmp_path_factory):
     tiny_vllm.student(tiny_vllm.save_model(work / "new", seed=1), work),
     work,
   )
-  server.start(pair.teacher, pair.student)
+  # The teacher by the command that the product builds.
+  pair.teacher.spawn()
+  with forked_servers.forking():
+    server.start(pair.student)
+  pair.teacher.wait()
   yield pair
   pair.teacher.end()
   pair.student.end()
+
+
+@pytest.fixture
+def forking():
+  """Servers that the test starts are forked."""
+  with forked_servers.forking():
+    yield

@@ -47,7 +47,7 @@ def by_engine(teacher) -> dict[str, int]:
   return found
 
 
-def test_two_engines_hold_what_came_by_http(tmp_path, vllm_servers):
+def test_two_engines_hold_what_came_by_http(tmp_path, vllm_servers, forking):
   old = tiny_vllm.save_model(tmp_path / "old", seed=0)
   want = said(sample(vllm_servers.student))  # started on weights(1)
   teacher = tiny_vllm.teacher(old, tmp_path, replicas=2)

@@ -292,7 +292,7 @@ def test_kill_9_of_the_run_leaves_no_server(vllm_servers, tmp_path):
   assert time.monotonic() - begin < 6
 
 
-def test_start_of_a_model_that_vllm_refuses(tmp_path):
+def test_start_of_a_model_that_vllm_refuses(tmp_path, forking):
   model = tiny_vllm.save_model(tmp_path / "broken")
   config = json.loads((model / "config.json").read_text())
   config["architectures"] = ["NoSuchModel"]

@@ -2,14 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from atlas_jax.server_config import ServerConfig
 from atlas_jax.serving import vllm_command
+from tests import forked
 
 PROGRAM = "tests.third_party.update_in_process"
 # Kind, whether the head is tied, dtype, ranks, KV heads. Two ranks have one KV
@@ -22,16 +20,14 @@ MODELS = (
 
 @pytest.fixture(scope="module")
 def found_of(tmp_path_factory):
-  """What was found of each model: vLLM is imported once for all."""
+  """What was found of each model."""
   config = ServerConfig(tensor_parallel=2)  # leaves the threads unbound
   _, env = vllm_command.device_settings("cpu", config)
   env |= {"VLLM_PLUGINS": "atlas_weights", "HF_HUB_OFFLINE": "1"}
-  done = subprocess.run(
-    [sys.executable, "-m", PROGRAM, tmp_path_factory.mktemp("update"), *MODELS],
+  done = forked.run(
+    *(PROGRAM, tmp_path_factory.mktemp("update"), *MODELS),
     env={**os.environ, **env},
-    cwd=Path(__file__).parents[2],
-    capture_output=True,
-    text=True,
+    servers=True,
     timeout=500,
   )
   assert done.returncode == 0, done.stderr[-3000:]

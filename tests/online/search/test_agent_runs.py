@@ -30,7 +30,7 @@ def agent(request, tmp_path):
       }
   elif request.param == "python":
     yield {
-      "agent__python__target": "tests.online.small_world:student",
+      "agent__python__target": "tests.online.small_student:student",
       "agent__python__own_process": True,
     }
   else:
