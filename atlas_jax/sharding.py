@@ -41,6 +41,10 @@ RULES: dict[str, tuple[str, ...]] = {
 # reduce-scatter. Sending each chip its parts is half of that, and their sum is
 # in float32.
 _CUBES = ("TPU v4", "TPU v5", "TPU v5p")
+# Over both axes of a torus it does the same; fewer chips are one ring. One axis
+# after the other sends half, over half of the links: by arithmetic it takes as
+# long.
+_TORI, _RING = ("TPU v5 lite", "TPU v5e", "TPU v6 lite", "TPU v6e"), 8
 
 
 class ShardingError(AtlasError):
@@ -164,12 +168,22 @@ _gather.defvjp(
 
 def add_up_and_cut(x: jax.Array, name: str, axis: int) -> jax.Array:
   """This device's part of the sum of `x`: what `gather` has as its gradient."""
-  x, axes = varying(x), axes_of(name)
-  chip = jax.sharding.get_abstract_mesh().abstract_device
-  if axis_size(name) == 8 and chip.device_kind in _CUBES:
+  x, axes, size = varying(x), axes_of(name), axis_size(name)
+  mesh = jax.sharding.get_abstract_mesh()
+  kind = mesh.abstract_device.device_kind if size > 1 else None
+  if size == 8 and kind in _CUBES:
     parts = jax.lax.all_to_all(x, axes, axis, axis, tiled=True)
     parts = parts.reshape(*x.shape[:axis], 8, -1, *x.shape[axis + 1 :])
     return jnp.sum(parts, axis, dtype=jnp.float32).astype(x.dtype)
+  if size > _RING and kind in _TORI and mesh.shape[axes[0]] == size:
+    rows = max(n for n in range(1, math.isqrt(size) + 1) if size % n == 0)
+    chips = np.arange(size).reshape(rows, -1)
+    parts = x.reshape(*x.shape[:axis], *chips.shape, -1, *x.shape[axis + 1 :])
+    # An axis of parts that is not the first would give all-reduces again.
+    parts = jnp.moveaxis(parts, (axis, axis + 1), (0, 1))
+    for groups in (chips.T.tolist(), chips.tolist()):
+      parts = jax.lax.psum_scatter(parts, axes[0], axis_index_groups=groups)
+    return parts
   return jax.lax.psum_scatter(x, axes, scatter_dimension=axis, tiled=True)
 
 

@@ -19,7 +19,7 @@ MEANINGS = {
   "ModelConfig.compute_dtype": "of the arithmetic",
   "ModelConfig.remat": (
     "what is computed again for the gradient instead of kept: nothing, all"
-    " but the products of matrices, all of a layer"
+    " but the products of matrices and attention, all of a layer"
   ),
   "DataConfig.source": "how problems are read or made",
   "DataConfig.verifier": "a verifier of your own,",

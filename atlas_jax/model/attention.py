@@ -13,6 +13,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 from atlas_jax.model.architecture import DecoderConfig
@@ -24,6 +25,9 @@ _UNSEEN, _LOWEST = -1e30, -1e29
 # Tokens of a block of queries or keys, at most. Of 128, 192, 256, 384, 768 it
 # is among the two fastest on a CPU; on accelerators nobody has measured it.
 _BLOCK = 256
+
+# The name of what the backward pass needs beside the arguments.
+SAVED = "attention"
 
 
 def rope_frequencies(config: DecoderConfig) -> np.ndarray:
@@ -211,6 +215,7 @@ def _row_forward(blocks, q, k, v, at, end):
     jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])
     for x in (out, log_total)
   )
+  out, log_total = (checkpoint_name(x, SAVED) for x in (out, log_total))
   return out, (q, k, v, at, end, out, log_total)
 
 

@@ -37,7 +37,10 @@ from atlas_jax.sharding import (
 # What the backward pass finds, by name of `remat`; None: everything.
 _SAVED = {
   "none": None,
-  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "dots": jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    jax.checkpoint_policies.save_only_these_names(attention.SAVED),
+  ),
   "full": jax.checkpoint_policies.nothing_saveable,
 }
 REMAT = tuple(_SAVED)
@@ -180,8 +183,8 @@ def forward(
     batch: packed rows [B, S]. A token sees only its own segment (0 is padding),
       and of it what is shared (sequence 0) or of its own sequence.
     options: its remat says what the backward pass computes again: "none"
-      (nothing), "dots" (all but products with weights), "full" (it keeps one
-      [B, T, D] a layer).
+      (nothing), "dots" (all but products with weights, and attention), "full"
+      (it keeps one [B, T, D] a layer).
   """
   policy = _SAVED[options.remat]
   positions = own_part(batch.positions, "tokens", 1)

@@ -250,6 +250,21 @@ def test_remat_keeps_less(tiny_models):
   assert full < dots < none
 
 
+def test_dots_keeps_what_attention_gave(tiny_models):
+  """Attention loops over its blocks forward and backward, in full once more."""
+  config, model = hf.load(tiny_models["llama"], jnp.float32)
+  batch = by_hand.batch_of(*unpacked(TOKENS))
+
+  def loops(remat):
+    def loss(model):
+      options = dataclasses.replace(by_hand.PLAIN, remat=remat)
+      return jnp.sum(decoder.forward(model, config, batch, options))
+
+    return str(jax.make_jaxpr(jax.grad(loss))(model)).count(" while[")
+
+  assert [loops(remat) for remat in decoder.REMAT] == [2, 2, 3]
+
+
 def test_bfloat16_compute_keeps_float32_parameters(tiny_models):
   config, model = hf.load(tiny_models["llama"], jnp.float32)
   batch = unpacked(TOKENS)

@@ -172,7 +172,7 @@ def main(path: str) -> None:
   gc.freeze()  # see tests/conftest.py
   gc.set_threshold(100_000, 20, 100)
   logprobs._SLICE = SLICE
-  sharding._CUBES = ("cpu",)  # where weights are cut in eight
+  sharding._TORI, sharding._RING = ("cpu",), 2
   score = scoring.make_score_step(
     ARCHITECTURE, tiny.OPTIONS, temperature=tiny.TEMPERATURE
   )
@@ -197,6 +197,8 @@ def main(path: str) -> None:
   for name, config in MESHES.items():
     devices = jax.devices()[:1] if name == "one" else jax.devices()
     mesh = sharding.make_mesh(config, devices)
+    # The two meshes that cut a weight in eight add gradients up each its way.
+    sharding._CUBES = () if name == "fsdp8" else ("cpu",)
     with jax.set_mesh(mesh):
       record(name, lambda b, mesh=mesh: sharding.put_batch(b, mesh, 1))
   for pair, same in restored(pathlib.Path(path).with_suffix("")).items():
