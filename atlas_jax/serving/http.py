@@ -115,7 +115,11 @@ def proxy_of(url: str) -> str | None:
   """
   parts = urllib.parse.urlsplit(url)
   host = parts.hostname or ""
-  if addresses.is_loopback(host) or urllib.request.proxy_bypass(host):
+  # NO_PROXY may name a port too.
+  names = (host, parts.netloc.rpartition("@")[2])
+  if addresses.is_loopback(host) or any(
+    map(urllib.request.proxy_bypass, names)
+  ):
     return None
   named = urllib.request.getproxies()
   proxy = named.get(parts.scheme) or named.get("all")

@@ -19,11 +19,11 @@ from collections.abc import Iterator
 
 from atlas_jax import targets
 from atlas_jax.config import ConfigError
-from atlas_jax.online.agents.cleaning import cleaned
 from atlas_jax.online.agents.config import AgentConfig
 from atlas_jax.online.calls import functions, httpx_policy
 from atlas_jax.online.calls.calls import Answer, CallFailed, Request, Transport
 from atlas_jax.online.calls.chat_json import used
+from atlas_jax.online.calls.cleaning import cleaned
 from atlas_jax.online.calls.variables import Credentials
 
 # A server without a key must not be sent OpenAI's.
@@ -63,6 +63,7 @@ class SdkAgent(Transport):
         f"{where}.target={sdk.target!r} is {type(self._agent).__name__},"
         " neither an agents.Agent nor a function that makes one"
       )
+    self._in_use = set()  # MCP servers
     shared = self._is_object and any(_servers(self._agent))
     self.at_once = 1 if shared else config.concurrency
     self._most_bytes = config.max_response_bytes
@@ -108,6 +109,11 @@ class SdkAgent(Transport):
         kind = type(agent).__name__
         raise CallFailed(f"{self.target} made {kind}, no Agent", again=False)
     for server in dict.fromkeys(_servers(agent)):
+      if server in self._in_use:
+        whose = "MCP servers that another prompt uses: it must make new ones"
+        raise CallFailed(f"{self.target} gave {whose}", again=False)
+      self._in_use.add(server)
+      stack.callback(self._in_use.discard, server)
       stack.push_async_callback(_cleaned_up, server)
       # An async function may have connected it.
       if getattr(server, "session", None) is None:
@@ -125,12 +131,14 @@ def _connected(config: AgentConfig, where: str, credentials: Credentials):
   import openai
 
   sdk, key = config.agents_sdk, _NO_KEY
-  base = sdk.base_url and sdk.base_url.removesuffix("/chat/completions")
+  base = sdk.base_url and sdk.base_url.rstrip("/")
+  for path in ("/chat/completions", "/responses"):
+    base = base and base.removesuffix(path)
   if sdk.api_key_env is not None:
     key = credentials.variable(sdk.api_key_env, f"{where}.api_key_env")
   return openai.AsyncOpenAI(
     api_key=key,
-    base_url=base and base.removesuffix("/responses"),
+    base_url=base,
     max_retries=config.retries,
     timeout=config.timeout_s,
     http_client=httpx_policy.bind(

@@ -22,7 +22,6 @@ import regex
 
 from atlas_jax.config import ConfigError
 from atlas_jax.online.agents import supervisor
-from atlas_jax.online.agents.cleaning import cleaned, decoded
 from atlas_jax.online.agents.config import (
   PROMPT,
   PROMPT_FILE,
@@ -32,6 +31,7 @@ from atlas_jax.online.agents.config import (
 from atlas_jax.online.agents.json_replies import answer_in
 from atlas_jax.online.calls import told_errors
 from atlas_jax.online.calls.calls import Answer, CallFailed, Request, Transport
+from atlas_jax.online.calls.cleaning import cleaned, decoded
 from atlas_jax.online.calls.functions import last_match
 from atlas_jax.online.calls.variables import Credentials
 from atlas_jax.scrubbing import scrubber

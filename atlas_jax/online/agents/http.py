@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from atlas_jax.online.agents.cleaning import decoded
 from atlas_jax.online.agents.config import PROMPT, AgentConfig
 from atlas_jax.online.agents.json_replies import answer_in
 from atlas_jax.online.calls.calls import Answer, CallFailed, Request
+from atlas_jax.online.calls.cleaning import decoded
 from atlas_jax.online.calls.url_calls import HttpClient
 from atlas_jax.online.calls.variables import Credentials
 

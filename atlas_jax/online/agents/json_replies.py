@@ -13,10 +13,10 @@ import re
 import reprlib
 from collections.abc import Iterator, Mapping
 
-from atlas_jax.online.agents.cleaning import cleaned
 from atlas_jax.online.calls import told_errors
 from atlas_jax.online.calls.calls import Answer, CallFailed
 from atlas_jax.online.calls.chat_json import used
+from atlas_jax.online.calls.cleaning import cleaned
 
 COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 _STEP = re.compile(r'(?:^|\.)([^.\[\]"]+)|\[(-?\d+)\]|\[("(?:[^"\\]|\\.)*")\]')

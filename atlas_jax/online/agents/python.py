@@ -12,10 +12,10 @@ from collections.abc import Callable
 
 from atlas_jax import targets
 from atlas_jax.online.agents import python_worker
-from atlas_jax.online.agents.cleaning import cleaned, decoded
 from atlas_jax.online.agents.command import CommandAgent, how_it_ended
 from atlas_jax.online.agents.config import AgentConfig
 from atlas_jax.online.calls.calls import Answer, CallFailed
+from atlas_jax.online.calls.cleaning import cleaned, decoded
 from atlas_jax.online.calls.functions import FunctionCalls
 from atlas_jax.online.calls.variables import Credentials
 from atlas_jax.terminal import printable

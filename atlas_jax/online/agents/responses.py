@@ -4,12 +4,12 @@ import json
 
 from atlas_jax import addresses
 from atlas_jax.config import ConfigError
-from atlas_jax.online.agents.cleaning import cleaned
 from atlas_jax.online.agents.config import PROMPT, AgentConfig
 from atlas_jax.online.agents.http import HttpAgent
 from atlas_jax.online.calls import told_errors
 from atlas_jax.online.calls.calls import Answer, CallFailed
 from atlas_jax.online.calls.chat_json import parsed, used
+from atlas_jax.online.calls.cleaning import cleaned
 from atlas_jax.online.calls.variables import Credentials
 
 _OPENAI = "https://api.openai.com/v1"

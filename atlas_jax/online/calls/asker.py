@@ -29,7 +29,8 @@ from atlas_jax.online.calls.calls import (
   Request,
   Transport,
 )
-from atlas_jax.online.calls.chat_json import is_unicode, judge
+from atlas_jax.online.calls.chat_json import judge
+from atlas_jax.online.calls.cleaning import is_unicode
 from atlas_jax.online.calls.functions import last_match
 from atlas_jax.online.calls.ledger import Amount, Caps, Ledger
 from atlas_jax.online.calls.limits import Limits

@@ -5,6 +5,7 @@ import re
 
 from atlas_jax.online.calls import told_errors
 from atlas_jax.online.calls.calls import Answer, CallFailed
+from atlas_jax.online.calls.cleaning import is_seen, is_unicode
 
 # Words in reasons to finish, in lower case: the model declined; the server
 # failed, which may pass by; the answer was cut. Any other is as good as none,
@@ -187,15 +188,6 @@ def begins_well(events: bytes) -> bool | None:
   return None
 
 
-def is_unicode(text: str) -> bool:
-  """Whether a file can hold it: JSON may escape half of a surrogate pair."""
-  try:
-    text.encode()
-  except UnicodeEncodeError:
-    return False
-  return True
-
-
 def judge(answer: Answer, max_tokens: int, accept_cut: bool) -> str:
   """The status of an answer that is one: ok or truncated.
 
@@ -222,7 +214,7 @@ def judge(answer: Answer, max_tokens: int, accept_cut: bool) -> str:
     raise CallFailed(
       f"cut after {tokens} of {max_tokens} tokens", status="truncated"
     )
-  if not any(c.isprintable() and c != " " for c in text):
+  if not is_seen(text):
     again = not answer.final
     raise CallFailed("an answer without text", status="empty", again=again)
   return "ok"

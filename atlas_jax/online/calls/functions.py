@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from atlas_jax.online.calls.calls import Answer, CallFailed, Request, Transport
-from atlas_jax.online.calls.chat_json import is_unicode
+from atlas_jax.online.calls.cleaning import is_unicode
 
 
 @dataclass

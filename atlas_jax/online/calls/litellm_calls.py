@@ -147,7 +147,7 @@ class LiteLlmCalls(Transport):
     except Exception as error:
       # LiteLLM guesses what an error is by numbers that stand in its text.
       if taking.refused is not None:
-        raise untaken(taking.refused) from None
+        raise untaken(taking.refused) from taking.refused
       raise _failed(error) from None
     body = response.model_dump()
     answer = answer_of(body)

@@ -63,7 +63,7 @@ class HttpClient(Transport):
       ) as response:
         content = await http.read(response, self.most_bytes)
     except http.Untaken as error:
-      raise untaken(error) from None
+      raise untaken(error) from error
     except aiohttp.ClientConnectorError as error:
       raise CallFailed(f"no connection: {error}", billed=False) from None
     except (aiohttp.ClientError, OSError) as error:

@@ -79,6 +79,10 @@ def noting_anew() -> Agent:
   return Agent(name="Noting", model="m", mcp_servers=[Notes()])
 
 
+def noting_again() -> Agent:
+  return noting
+
+
 async def noting_later() -> Agent:
   await asyncio.sleep(0)
   return noting_anew()

@@ -161,14 +161,15 @@ def test_a_refused_key_is_not_repeated(repo_root):
 
 
 @sdk_missing
+@pytest.mark.parametrize("end", ["", "/"])
 @pytest.mark.parametrize("api", ["responses", "chat_completions"])
-def test_an_address_with_the_path_of_its_api(api, repo_root):
+def test_an_address_with_the_path_of_its_api(api, end, repo_root):
   of = {"responses": response_reply("5"), "chat_completions": chat_reply("5")}
   path = {"responses": "responses", "chat_completions": "chat/completions"}[api]
   with Serving(lambda _: of[api]) as server:
     keys = {
       "target": f"{repo_root}/tests/online/agents/sdk_agents.py:plain",
-      "base_url": f"{server.url}/v1/{path}",
+      "base_url": f"{server.url}/v1/{path}{end}",
       "api": api,
     }
     assert ask(opened("agents_sdk", keys), "q").text == "5"
@@ -226,6 +227,22 @@ def test_servers_of_tools_are_of_one_prompt(target, repo_root):
   for reply in replies:
     assert reply.ok and "kept w" in reply.text, reply
     assert "w,w" not in reply.text
+
+
+@sdk_missing
+def test_servers_that_a_function_gives_again_are_not_shared(repo_root):
+  with Serving(keeps) as server:
+    keys = {
+      "target": f"{repo_root}/tests/online/agents/sdk_agents.py:noting_again",
+      "base_url": f"{server.url}/v1",
+      "api": "chat_completions",
+    }
+    replies = ask(opened("agents_sdk", keys, concurrency=4), "a", "b", "c")
+    after = ask(opened("agents_sdk", keys), "d")
+  first, *others = sorted(replies, key=lambda reply: not reply.ok)
+  assert first.text == after.text and "w,w" not in first.text
+  for reply in others:
+    assert "another prompt uses: it must make new ones" in reply.error
 
 
 @sdk_missing

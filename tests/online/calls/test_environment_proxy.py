@@ -106,6 +106,17 @@ def test_no_proxy_is_asked_for_what_no_proxy_names(kind, proxy, monkeypatch):
   assert not proxy.requests
 
 
+# LiteLLM's transport asks by the host alone.
+@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"litellm"}))
+@pytest.mark.parametrize(("port", "asked"), [(81, False), (82, True)])
+def test_no_proxy_may_name_a_port(kind, port, asked, proxy, monkeypatch):
+  host = next(HOSTS)
+  for name in ("NO_PROXY", "no_proxy"):
+    monkeypatch.setenv(name, f"{host}:{port}")
+  assert (KINDS[kind](f"http://{host}:81").text == "42") == asked
+  assert bool(proxy.requests) == asked
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_proxy_is_asked_for_this_machine(kind, proxy):
   with Hostile(answered) as server:

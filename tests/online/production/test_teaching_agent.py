@@ -177,6 +177,23 @@ def test_a_teacher_that_refuses_is_logged_once(status, mend, caplog):
   assert "private" not in caplog.text and "sk-key" not in caplog.text
 
 
+def test_a_teacher_that_redirects_is_named_once(caplog):
+  away = {"Location": "http://elsewhere.example/v1?key=sk-1"}
+
+  def redirects(_):
+    return web.Response(status=302, headers=away)
+
+  with (
+    StubServer(redirects) as teach,
+    TeachingAgent(agent, teach.url + "/v1#stub", PROMPTS) as taught,
+  ):
+    for _ in range(3):
+      assert taught.ask("1+1?").outcome == "alone_down"
+  (line,) = [r.getMessage() for r in caplog.records if "redirect" in r.message]
+  assert teach.url in line and "http://elsewhere.example" in line
+  assert "sk-1" not in caplog.text
+
+
 class Opened:
   """An open agent or model of somebody's own, which may raise.
 

@@ -1,16 +1,18 @@
-"""Text of other programs without what a person does not see in it.
+"""What a person sees of a text that another program wrote.
 
 1. Lines end in a newline, whatever ended them.
 2. Commands to a terminal go: colours, titles, links, and what is typed over.
 3. So do control characters and what Unicode says need not be shown: zero-width
    and bidirectional marks, tags, a byte order mark. A joiner, or the choice of
-   an emoji's form, stays between characters that it can change.
+   a character's form, stays beside characters that it can change, and so do
+   the tags that make a flag.
+4. What is left may be white space, or blank as one pattern of Braille is: then
+   there is nothing to see. A letter that is too new for our tables is one.
 """
 
 import regex
 
 from atlas_jax.online.calls.calls import CallFailed
-from atlas_jax.online.calls.chat_json import is_unicode
 
 _NEWLINE = regex.compile(r"\r\n?|[\x0b\x0c\x85]")
 _TERMINAL = regex.compile(
@@ -23,15 +25,32 @@ _HIDDEN = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\p{Default_Ignorable_Code_Point}]"
 _ANY = regex.compile(_HIDDEN)
 _UNSEEN = regex.compile(
   rf"((?<={_SHOWN}\ufe0f?)[\u200c\u200d](?={_SHOWN})"
-  rf"|(?<={_SHOWN})[\ufe0e\ufe0f])|{_HIDDEN}"
+  rf"|(?<={_SHOWN})\p{{Variation_Selector}}|(?<=[#*\d])\ufe0f(?=\u20e3)"
+  r"|(?<=\U0001f3f4)[\U000e0030-\U000e007a]{3,6}\U000e007f)"
+  rf"|{_HIDDEN}"
 )
+_SEEN = regex.compile(r"[^\s\p{Z}\p{Cc}\p{Default_Ignorable_Code_Point}\u2800]")
+
+
+def is_seen(text: str) -> bool:
+  """Whether there is anything to see in it."""
+  return _SEEN.search(text) is not None
+
+
+def is_unicode(text: str) -> bool:
+  """Whether a file can hold it: JSON may escape half of a surrogate pair."""
+  try:
+    text.encode()
+  except UnicodeEncodeError:
+    return False
+  return True
 
 
 def cleaned(text: str) -> str:
   """`text` as a person would read it.
 
   Raises:
-    CallFailed: no file can hold it: JSON may escape half of a surrogate pair.
+    CallFailed: it is not valid Unicode.
   """
   if _ANY.search(text):
     text = _TERMINAL.sub("", _NEWLINE.sub("\n", text))

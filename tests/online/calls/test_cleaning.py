@@ -5,7 +5,9 @@ import time
 
 import pytest
 
-from atlas_jax.online.agents.cleaning import cleaned
+from atlas_jax.online.calls.calls import Answer, CallFailed
+from atlas_jax.online.calls.chat_json import judge
+from atlas_jax.online.calls.cleaning import cleaned, is_seen
 from tests.online.agents.asked import ask, opened
 from tests.online.agents.sdk import response_reply
 from tests.online.agents.serving import Serving
@@ -29,6 +31,10 @@ from tests.online.agents.serving import Serving
     ("a\r\nb\rc\x0bd\te", "a\nb\nc\nd\te"),
     ("N\bNA\bAME", "NAME"),
     ("4\u200d2\ufe0f", "42"),
+    # No text is hidden in selectors or in tags after a character.
+    ("\U0001f600\ufe0f\ufe01\ufe02", "\U0001f600\ufe0f"),
+    ("4\U000e0100", "4"),
+    ("\U0001f3f4\U000e0069\U000e007f", "\U0001f3f4"),
   ],
 )
 def test_what_nobody_sees_is_gone(said, read):
@@ -44,11 +50,34 @@ def test_what_nobody_sees_is_gone(said, read):
     "\U0001f468\u200d\U0001f469\u200d\U0001f467",  # a family
     "\u2764\ufe0f\u200d\U0001f525",  # a heart on fire
     "\u05d0\u05d1\u05d2 1",
+    "4\ufe0f\u20e3",  # a keycap
+    "\U0001f3f4\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f",
+    "\u845b\U000e0100 \u182d\u180b",  # forms of a Han and a Mongolian letter
     "[31m is no command without its escape",
   ],
 )
 def test_what_is_seen_stays(text):
   assert cleaned(text) == text
+
+
+@pytest.mark.parametrize(
+  ("text", "seen"),
+  [
+    *((text, True) for text in ("4", "\u0301", "\u0600", "\ue0b0", "\ufffd")),
+    # Letters that the tables of some Python do not have.
+    *((text, True) for text in ("\U00010d4a", "\U0002ebf0", "\U000323b0")),
+    *((text, False) for text in ("", " \n", "\u00a0\u3000\u2028", "\u2800")),
+    *((text, False) for text in ("\u3164\u115f", "\x00\u200b\ufeff\u00ad")),
+    *((text, False) for text in ("\U000e0034", "\U000e0100", "\u2065")),
+  ],
+)
+def test_a_text_that_shows_nothing_is_none(text, seen):
+  assert is_seen(text) == seen
+  if seen:
+    assert judge(Answer(text, "stop"), 9, False) == "ok"
+  else:
+    with pytest.raises(CallFailed, match="without text"):
+      judge(Answer(text, "stop"), 9, False)
 
 
 @pytest.mark.parametrize(
