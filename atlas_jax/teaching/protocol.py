@@ -6,7 +6,7 @@
     question + each teaching -> student: one solution each (taught)
 
 Who answers is a Speaker: a server of the run (speakers.py), a chat model or an
-agent (online/protocol.py). An agent is not probed: the teacher reads its
+agent (online/calls/speakers.py). An agent is not probed: the teacher reads its
 unaided answer.
 
 How a probe is read, on every road (`read_probe`):

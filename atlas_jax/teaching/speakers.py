@@ -1,7 +1,7 @@
 """Who answers in the teaching protocol: what is asked, and what comes back.
 
 Here are the servers of a run, which sample what is trained on. Chat models and
-agents are speakers of online/protocol.py.
+agents are speakers of online/calls/speakers.py.
 """
 
 import asyncio
