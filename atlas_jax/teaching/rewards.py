@@ -246,7 +246,7 @@ def group_advantages(
   values = np.ma.masked_invalid(np.array(rewards, np.float64))
   centred = values - values.mean(axis=1, keepdims=True)
   std = values.std(axis=1, ddof=1)
-  flat = (values.count(axis=1) < 2) | (std.filled(0.0) <= _NO_SPREAD)
+  flat = std.filled(0.0) <= _NO_SPREAD  # of fewer than two, std is masked
   scale = {
     "group": std[:, None] + _STD_FLOOR,
     "batch": values.std(ddof=1) + _STD_FLOOR,

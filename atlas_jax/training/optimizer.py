@@ -39,7 +39,7 @@ def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
       after = optax.linear_schedule(peak, peak * final, steps)
   if warmup == 0:
     return after
-  rise = optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
+  rise = optax.linear_schedule(peak / warmup, peak, warmup - 1)
   return optax.join_schedules([rise, after], [warmup])
 
 

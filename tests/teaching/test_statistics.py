@@ -147,6 +147,9 @@ def test_half_of_the_samples_right_is_no_flip():
   taught = [attempt(p, right) for p in problems for right in (1.0, 0.0)]
   result = arm_result("taught", taught, alone=alone, resamples=9, seed=0)
   assert (result.gain, result.mcnemar_p) == (0.5, 1.0)
+  one = [attempt("a", 1.0, teacher_text="")]
+  asked = arm_result("taught", one, alone=alone, resamples=9, seed=0)
+  assert asked.gain_per_interaction == 1.0
 
 
 def test_what_counts_of_an_attempt():
@@ -206,6 +209,7 @@ def test_several_samples_are_one_problem_and_any_right_one_passes():
 
 def test_the_gain_is_divided_by_the_tokens_of_teaching():
   result = result_of([[1.0], [1.0]], [[0.0], [1.0]], tokens=10)
+  assert result.gain_per_interaction is None  # no teacher was asked
   assert result.gain_per_teaching_token == 0.05
   assert result_of([[1.0]], [[0.0]]).gain_per_teaching_token is None
 
@@ -235,6 +239,11 @@ def test_the_interval_of_an_accuracy_holds_the_truth_in_95_of_100():
     return wilson(sum(flat), len(flat))
 
   assert _coverage(4, as_if_independent) < 0.85
+
+
+def test_one_sample_a_problem_has_wilsons_interval():
+  scores = {"a": [1.0], "b": [0.0]}
+  assert accuracy_interval(scores, resamples=9, seed=0) == wilson(1.0, 2)
 
 
 def test_kinds_have_their_own_accuracies():

@@ -55,6 +55,10 @@ def test_reads_what_the_trainer_writes():
     ({"b_gaps": torch.ones(1, dtype=torch.int32)}, r"int32 gaps of b"),
     ({"b_values": torch.ones(1, 1)}, "of b that are not flat"),
     ({"b_values": torch.ones(2)}, "1 indices for 2 values of b"),
+    (
+      {"b_values": torch.ones(0), "b_gaps": torch.zeros(1, dtype=U16)},
+      "1 gaps for 0 values of b",
+    ),
     ({"a_values": torch.ones(4)}, "3 indices for 4 values of a"),
     (
       {"b_gaps": torch.tensor([5], dtype=U16)},

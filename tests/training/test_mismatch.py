@@ -52,7 +52,7 @@ def test_an_infinite_ratio_is_bounded_or_left_out():
 
 def test_a_sampler_without_logprobs_is_taken_as_the_trainer():
   old = jnp.array([[-1.0, -2.0, -3.0]])
-  behavior = jnp.array([[-1.5, jnp.nan, jnp.nan]])
+  behavior = jnp.array([[-1.5, jnp.nan, -1.0]])
   d = mismatch.mismatch_log_ratio(old, behavior, jnp.array([[1.0, 1.0, 0.0]]))
   assert d.tolist() == [[0.5, 0.0, 0.0]]
   grad = jax.grad(

@@ -38,6 +38,7 @@ def test_schedules_by_hand():
   )
   assert _rates(3, warmup_steps=0) == [2, 2, 2, 2]
   assert _rates(3, warmup_steps=1) == [2, 2, 2, 2]
+  assert _rates(3, warmup_steps=2) == [1, 2, 2, 2]
 
 
 class _Two(nnx.Module):

@@ -17,6 +17,11 @@ def test_every_token_gets_the_sum_of_its_sequence():
   ]
 
 
+def test_every_token_may_be_a_sequence():
+  ids = jnp.array([[1, 2, 3]])
+  assert sequences.sequence_sum(X[:1, :3], ids).tolist() == [[1, 2, 4]]
+
+
 def test_the_mean_is_over_what_the_mask_leaves():
   mask = jnp.array([[1.0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]])
   assert sequences.sequence_mean(X, mask, IDS).tolist() == [
