@@ -218,6 +218,22 @@ def test_a_stop_ends_an_export_at_once(tiny_models, tmp_path, monkeypatch):
   assert not list(tmp_path.iterdir())
 
 
+def test_one_value_that_is_no_number_is_not_exported(tiny_models, tmp_path):
+  config, model = hf.load(tiny_models["llama"], jnp.float32)
+  model.final_norm[...] = model.final_norm[...].at[1].set(jnp.nan)
+  source = tiny_models["llama"]
+  with pytest.raises(hf_save.WeightsError, match="model.norm.weight has"):
+    hf.save(
+      tmp_path / "out",
+      model,
+      config,
+      hf.read_config(source),
+      source_dir=source,
+      dtype=jnp.dtype("float32"),
+    )
+  assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_an_export_outlives_the_model(tiny_models, dtype):
   config, model = hf.load(tiny_models["llama"], jnp.float32)
