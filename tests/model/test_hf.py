@@ -222,7 +222,7 @@ def test_one_value_that_is_no_number_is_not_exported(tiny_models, tmp_path):
   config, model = hf.load(tiny_models["llama"], jnp.float32)
   model.final_norm[...] = model.final_norm[...].at[1].set(jnp.nan)
   source = tiny_models["llama"]
-  with pytest.raises(hf_save.WeightsError, match="model.norm.weight has"):
+  with pytest.raises(hf_save.WeightsError, match=r"model\.norm\.weight has"):
     hf.save(
       tmp_path / "out",
       model,
