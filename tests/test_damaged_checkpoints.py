@@ -157,3 +157,9 @@ def test_every_bit_of_every_array_counts():
       assert int(checkpoint._bit_sum(other)) != total
   swapped = {"a": tree["a"], "b": -tree["b"]}
   assert int(checkpoint._bit_sum(swapped)) != total
+
+
+def test_the_sum_is_that_of_checkpoints_that_were_written_before():
+  half = jax.numpy.ones(2, "bfloat16")
+  tree = {"a": jax.numpy.arange(3, dtype="float32"), "b": half}
+  assert checkpoint._bit_sum(tree) == 531790780

@@ -170,6 +170,7 @@ def test_programs_are_counted_and_few(tmp_path):
   assert first["programs_compiled"] > 0
   trainer.update(2, tiny.sequences(6))  # outside a mesh: layouts settle
   for step in range(3, 9):  # of 1 to 12 rows
+    jax.monitoring.record_event_duration_secs("/of/another/kind", 1.0)
     numbers = trainer.update(step, tiny.sequences(3 * step - 7))
     assert numbers["programs_compiled"] == 0
   trainer.close()
