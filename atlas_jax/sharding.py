@@ -42,8 +42,8 @@ RULES: dict[str, tuple[str, ...]] = {
 # in float32.
 _CUBES = ("TPU v4", "TPU v5", "TPU v5p")
 # Over both axes of a torus it does the same; fewer chips are one ring. One axis
-# after the other sends half, over half of the links: by arithmetic it takes as
-# long.
+# after the other sends half, over half of the links: by arithmetic as long, if
+# the compiler's rings go both ways.
 _TORI, _RING = ("TPU v5 lite", "TPU v5e", "TPU v6 lite", "TPU v6e"), 8
 
 
