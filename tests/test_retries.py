@@ -30,7 +30,7 @@ def test_errors_that_may_pass():
   ):
     assert retries.may_pass(error)
   for error in (
-    http.Redirected("http://a", 302, "http://b"),
+    http.Redirected("http://a", 302, "http://b", {}),
     http.TooLarge(7),
     aiohttp.InvalidURL("x"),
     TypeError("ours"),

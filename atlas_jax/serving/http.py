@@ -50,11 +50,21 @@ class Untaken(FinalError, aiohttp.ClientError):
 
 
 class Redirected(Untaken):
-  """The server answered with the address of another, maybe a relative one."""
+  """The server answered with the address of another, maybe a relative one.
 
-  def __init__(self, url: str, status: int, location: str):
+  Attributes:
+    asked: the address of the server.
+    origin: scheme and host of the other: its path may repeat what was said.
+  """
+
+  def __init__(self, url: str, status: int, location: str, sent: Mapping):
+    keys = [value.removeprefix("Bearer ") for value in sent.values()]
+    location = answer_scrubber({}, *keys)(location)
+    parts = urllib.parse.urlsplit(addresses.bare(location, url))
+    self.asked = addresses.bare(url)
+    self.origin = f"{parts.scheme}://{parts.netloc}"
     super().__init__(
-      f"{addresses.bare(url)} answers {status} with a redirect to"
+      f"{self.asked} answers {status} with a redirect to"
       f" {addresses.bare(location, url)}, which is not followed; if that is"
       " the server, give its address"
     )
@@ -143,10 +153,8 @@ async def request(
       location = response.headers.get("Location")
       if response.status // 100 == 3 and location is not None:
         response.close()
-        sent = response.request_info.headers.values()
-        keys = [value.removeprefix("Bearer ") for value in sent]
-        location = answer_scrubber({}, *keys)(location)
-        raise Redirected(str(response.url), response.status, location)
+        sent = response.request_info.headers
+        raise Redirected(str(response.url), response.status, location, sent)
       yield response
   except (
     aiohttp.ClientResponseError,

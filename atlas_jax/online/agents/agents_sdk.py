@@ -63,7 +63,7 @@ class SdkAgent(Transport):
         f"{where}.target={sdk.target!r} is {type(self._agent).__name__},"
         " neither an agents.Agent nor a function that makes one"
       )
-    self._in_use = set()  # MCP servers
+    self._in_use = set()  # ids of MCP servers
     shared = self._is_object and any(_servers(self._agent))
     self.at_once = 1 if shared else config.concurrency
     self._most_bytes = config.max_response_bytes
@@ -108,12 +108,12 @@ class SdkAgent(Transport):
       if not isinstance(agent, agents.Agent):
         kind = type(agent).__name__
         raise CallFailed(f"{self.target} made {kind}, no Agent", again=False)
-    for server in dict.fromkeys(_servers(agent)):
-      if server in self._in_use:
+    for at, server in {id(one): one for one in _servers(agent)}.items():
+      if at in self._in_use:
         whose = "MCP servers that another prompt uses: it must make new ones"
         raise CallFailed(f"{self.target} gave {whose}", again=False)
-      self._in_use.add(server)
-      stack.callback(self._in_use.discard, server)
+      self._in_use.add(at)
+      stack.callback(self._in_use.discard, at)
       stack.push_async_callback(_cleaned_up, server)
       # An async function may have connected it.
       if getattr(server, "session", None) is None:

@@ -23,13 +23,22 @@ _TERMINAL = regex.compile(
 _SHOWN = r"[^\x00-\x7f\p{Cc}\p{Default_Ignorable_Code_Point}]"
 _HIDDEN = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\p{Default_Ignorable_Code_Point}]"
 _ANY = regex.compile(_HIDDEN)
+# England, Scotland, Wales: the flags that Unicode makes of tags.
+_FLAGS = "|".join(
+  "".join(chr(0xE0000 + ord(c)) for c in f) for f in ("gbeng", "gbsct", "gbwls")
+)
 _UNSEEN = regex.compile(
   rf"((?<={_SHOWN}\ufe0f?)[\u200c\u200d](?={_SHOWN})"
-  rf"|(?<={_SHOWN})\p{{Variation_Selector}}|(?<=[#*\d])\ufe0f(?=\u20e3)"
-  r"|(?<=\U0001f3f4)[\U000e0030-\U000e007a]{3,6}\U000e007f)"
+  rf"|(?<={_SHOWN})[\ufe00-\ufe0f]|(?<=[#*\d])\ufe0f(?=\u20e3)"
+  r"|(?<=\p{Han})[\U000e0100-\U000e01ef]"
+  r"|(?<=\p{Mongolian})[\u180b-\u180d\u180f]"
+  rf"|(?<=\U0001f3f4)(?:{_FLAGS})\U000e007f)"
   rf"|{_HIDDEN}"
 )
-_SEEN = regex.compile(r"[^\s\p{Z}\p{Cc}\p{Default_Ignorable_Code_Point}\u2800]")
+_SEEN = regex.compile(
+  r"[^\s\p{Z}\p{Cc}\p{Cs}\p{Default_Ignorable_Code_Point}"
+  r"\p{Noncharacter_Code_Point}\ufff9-\ufffb\u2800]"
+)
 
 
 def is_seen(text: str) -> bool:

@@ -79,8 +79,8 @@ async def _content(response: httpx.Response, most_bytes: int) -> bytes:
   async with contextlib.aclosing(response.stream) as stream:
     location = response.headers.get("Location")
     if response.status_code // 100 == 3 and location is not None:
-      url = str(response.request.url)
-      raise Redirected(url, response.status_code, location)
+      asked, status = response.request, response.status_code
+      raise Redirected(str(asked.url), status, location, asked.headers)
     encoding = response.headers.get("Content-Encoding", "").lower()
     encoded = encoding in ("gzip", "deflate")
     inflate, content = zlib.decompressobj(wbits=47), bytearray()

@@ -22,7 +22,7 @@ class Complaints:
   """Logs the first failure of each kind of one server, and no other.
 
   The words of a failure may be of a question, so its status alone is logged,
-  and what may mend it; of a redirect its two addresses.
+  and what may mend it; of a redirect the address and the host to go to.
 
   Args:
     who: answers, for the log.
@@ -44,7 +44,8 @@ class Complaints:
     self._logged.add(kind)
     words = "brings no answer to a request of ours"
     if isinstance(reason, http.Redirected):
-      words = str(reason)
+      sends = f"{reason.asked} redirects to {reason.origin}"
+      words = f"{sends}, which is not followed"
     elif code is not None:
       words = f"answers a request of ours with HTTP {code}"
     if code in self._mends:

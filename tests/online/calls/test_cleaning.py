@@ -33,7 +33,8 @@ from tests.online.agents.serving import Serving
     ("4\u200d2\ufe0f", "42"),
     # No text is hidden in selectors or in tags after a character.
     ("\U0001f600\ufe0f\ufe01\ufe02", "\U0001f600\ufe0f"),
-    ("4\U000e0100", "4"),
+    ("4\U000e0100 \u00e9\U000e0100\u180b", "4 \u00e9"),
+    ("\U0001f3f4\U000e0049\U000e0047\U000e004e\U000e007f", "\U0001f3f4"),
     ("\U0001f3f4\U000e0069\U000e007f", "\U0001f3f4"),
   ],
 )

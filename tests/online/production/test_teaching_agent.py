@@ -177,21 +177,23 @@ def test_a_teacher_that_refuses_is_logged_once(status, mend, caplog):
   assert "private" not in caplog.text and "sk-key" not in caplog.text
 
 
-def test_a_teacher_that_redirects_is_named_once(caplog):
-  away = {"Location": "http://elsewhere.example/v1?key=sk-1"}
+@pytest.mark.parametrize("name", [None, "hosted_vllm/stub"])
+def test_a_teacher_that_redirects_is_named_once(name, caplog, monkeypatch):
+  key = "sk-abcdefghijkl1234567890"
+  away = {"Location": f"http://elsewhere.example/{key}/private?key={key}"}
 
   def redirects(_):
     return web.Response(status=302, headers=away)
 
-  with (
-    StubServer(redirects) as teach,
-    TeachingAgent(agent, teach.url + "/v1#stub", PROMPTS) as taught,
-  ):
-    for _ in range(3):
-      assert taught.ask("1+1?").outcome == "alone_down"
+  with StubServer(redirects) as teach:
+    monkeypatch.setenv("HOSTED_VLLM_API_BASE", teach.url + "/v1")
+    named = name or teach.url + "/v1#stub"
+    with TeachingAgent(agent, named, PROMPTS, teacher_key=key) as taught:
+      for _ in range(3):
+        assert taught.ask("private 1+1?").outcome == "alone_down"
   (line,) = [r.getMessage() for r in caplog.records if "redirect" in r.message]
-  assert teach.url in line and "http://elsewhere.example" in line
-  assert "sk-1" not in caplog.text
+  assert (name or teach.url) in line and "to http://elsewhere.example," in line
+  assert key not in caplog.text and "private" not in caplog.text
 
 
 class Opened:
