@@ -162,15 +162,16 @@ class Asker:
     async with self.ledger.deadline():
       for n in range(self.retries + 1):
         last = n == self.retries or not self.transport.repeats
-        ends = await self._attempt(key, asked, request, made, last)
+        made.append(await self._attempt(key, asked, request, made, last))
         failed = made[-1].failed
-        if failed is not None:
-          self.limits.pause(failed.retry_after or 0.0)
-          self._give_up(failed)
-        if ends:
+        if failed is None:
+          self._answered = True
+          break
+        self.limits.pause(failed.retry_after or 0.0)
+        self._give_up(failed)
+        if last or not failed.again:
           break
         await self._pause(failed, key, n)
-    self._answered |= failed is None
     return replace(made[-1], seconds=sum(a.seconds for a in made))
 
   async def _pause(self, failed: CallFailed, key: str, attempt: int) -> None:
@@ -186,8 +187,8 @@ class Asker:
     request: Request,
     made: list[Reply],
     last: bool,
-  ) -> bool:
-    """Appends one attempt to `made`; whether it is the outcome."""
+  ) -> Reply:
+    """How one attempt ended, after those that were `made`."""
     bound = self.price.bound(request)
     cut = self.is_agent or last or any(a.status == "truncated" for a in made)
     async with self.limits.turn():
@@ -197,19 +198,17 @@ class Asker:
         if self.record is not None:
           row = self.record.begin(key, request.role, self.name, asked, bound)
         began = time.monotonic()
-        answer, failed = None, None
+        answer, failed, error = None, None, None
         try:
           async with self._in_time():
             answer = await self.transport.send(request)
             status = judge(answer, request.max_tokens or 0, cut)
             await self._look_at(answer)
-        except CallFailed as error:
-          failed, status = error, error.status
+        except CallFailed as raised:
+          failed, status, error = raised, raised.status, self._error(raised)
+          alike = any(a.error == error for a in made)
+          failed.again &= not (failed.odd and alike)
         seconds = time.monotonic() - began
-        error = self._error(failed) if failed else None
-        ends = failed is None or last or not failed.again
-        if failed is not None and failed.odd:
-          ends |= any(a.error == error for a in made)
         if answer is not None:
           cost = self.price.cost(answer, request)
           self._check_bound(cost, bound)
@@ -217,16 +216,17 @@ class Asker:
           cost = None
         else:  # an agent that fails was a call of it
           cost = bound if self.is_agent else Amount(calls=1)
+        answer = answer or Answer(None, None)
         text = None if failed else self.scrub_answer(answer.text or "")
+        ends = last or not (failed and failed.again)
         if status == "empty" and ends and request.role in STAGES:
           text = ""  # who says nothing has answered, and is not right
-        counts = answer and (answer.prompt_tokens, answer.completion_tokens)
-        counts = counts or (None, None)
-        made.append(Reply(status, text, *counts, seconds, error, failed))
+        counts = (answer.prompt_tokens, answer.completion_tokens)
+        reply = Reply(status, text, *counts, seconds, error, failed)
         if self.record is not None:
-          self.record.settle(row, made[-1], cost)
+          self.record.settle(row, reply, cost)
         reservation.cost = cost
-    return ends
+    return reply
 
   @contextlib.asynccontextmanager
   async def _in_time(self):

@@ -47,17 +47,17 @@ _SAID = {
 
 @dataclass(frozen=True)
 class Request:
-  """One question to a model or an agent.
+  """One question to a model, its one user message, or to an agent.
 
   role says for what it is made (student_baseline, reflection, ...): the
   ledger keeps costs by it. Equal requests with different replicate numbers
   are different samples; seed None leaves sampling to the server.
   template_kwargs are for the chat template of a server that takes them. An
-  agent has lengths and a temperature of its own (None), and reads the prompt.
+  agent has lengths and a temperature of its own (None).
   """
 
   role: str
-  messages: tuple[Mapping[str, str], ...]
+  prompt: str
   max_tokens: int | None = None
   temperature: float | None = None
   seed: int | None = None
@@ -65,9 +65,9 @@ class Request:
   template_kwargs: Mapping = field(default_factory=dict)
 
   @property
-  def prompt(self) -> str:
-    """What the last message says."""
-    return self.messages[-1]["content"]
+  def messages(self) -> list[dict[str, str]]:
+    """As a chat."""
+    return [{"role": "user", "content": self.prompt}]
 
   @property
   def sampling(self) -> dict:

@@ -46,7 +46,7 @@ def tries(kind: str, keys: dict, prompt: str, **how):
 
 
 def question(prompt: str, **how) -> Request:
-  return Request("agent_check", ({"role": "user", "content": prompt},), **how)
+  return Request("agent_check", prompt, **how)
 
 
 def ask(agent, *prompts: str):
