@@ -15,7 +15,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import regex
@@ -28,10 +28,12 @@ from atlas_jax.online.calls.calls import (
   Reply,
   Request,
   Transport,
+  in_time,
 )
 from atlas_jax.online.calls.chat_json import judge
 from atlas_jax.online.calls.cleaning import is_unicode
 from atlas_jax.online.calls.functions import last_match
+from atlas_jax.online.calls.joining import Joining
 from atlas_jax.online.calls.ledger import Amount, Caps, Ledger
 from atlas_jax.online.calls.limits import Limits
 from atlas_jax.online.calls.pricing import CallPrice, TokenPrice
@@ -39,14 +41,6 @@ from atlas_jax.online.calls.record import Record
 from atlas_jax.scrubbing import error_line
 from atlas_jax.serving.http import TooLarge
 from atlas_jax.teaching.speakers import STAGES
-
-
-@dataclass
-class _Work:
-  """Something under way, and how many wait for it."""
-
-  task: asyncio.Task
-  waiting: int = 0
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -82,7 +76,7 @@ class Asker:
     self._pattern = self.failure and regex.compile(self.failure)
     self._answered = self.is_agent
     self._refused: str | None = None
-    self._under_way: dict[str, _Work] = {}
+    self._joining = Joining()
 
   async def aclose(self) -> None:
     await self.transport.aclose()
@@ -98,7 +92,7 @@ class Asker:
       if not is_unicode(request.prompt):
         raise CallFailed("the prompt is not valid Unicode; nothing was sent")
       if self.name is None:
-        await self._once("", self._find_name)
+        await self._joining.once("", self._find_name)
     except CallFailed as failed:
       return Reply(failed.status, error=self._error(failed), failed=failed)
     asked = self._asked(request)
@@ -107,7 +101,9 @@ class Asker:
     if self.record is not None and (known := self.record.reply(key)):
       self._answered |= known.ok
       return known
-    return await self._once(key, lambda: self._tries(key, asked, request))
+    return await self._joining.once(
+      key, lambda: self._tries(key, asked, request)
+    )
 
   def _asked(self, request: Request) -> dict:
     """What the record keeps of a request, and knows it by."""
@@ -117,27 +113,6 @@ class Asker:
     names = ("messages", "max_tokens", "temperature", "seed", "template_kwargs")
     return asked | self.identity | {n: getattr(request, n) for n in names}
 
-  async def _once(self, key: str, work: Callable[[], Awaitable]):
-    """What `work` brings; who wants the same meanwhile shares it."""
-    if key not in self._under_way:
-      self._under_way[key] = _Work(asyncio.create_task(work()))
-    shared = self._under_way[key]
-    shared.waiting += 1
-    try:
-      return await asyncio.shield(shared.task)
-    except asyncio.CancelledError:
-      if shared.waiting == 1 and not shared.task.done():
-        del self._under_way[key]  # who asks now begins anew
-        shared.task.cancel()
-        # Its attempt is settled before the caller goes on, to close the record.
-        await asyncio.wait([shared.task])
-      raise
-    finally:
-      shared.waiting -= 1
-      # Before the first of those who waited goes on.
-      if shared.task.done() and self._under_way.get(key) is shared:
-        del self._under_way[key]
-
   async def _find_name(self) -> None:
     left = self.ledger.seconds_left
     # Without the name a run that starts again cannot read its record.
@@ -145,10 +120,9 @@ class Asker:
     async with contextlib.nullcontext() if late else self.ledger.deadline():
       for n in range(self.retries + 1):
         try:
-          async with self._in_time():
-            name = await self.transport.find_name()
-          # A server may say its key in place of a name.
-          self.name = self.scrub_answer(name)
+          async with in_time(self.timeout_s):
+            # A server may say its key in place of a name.
+            self.name = self.scrub_answer(await self.transport.find_name())
           return
         except CallFailed as failed:
           self._give_up(failed)
@@ -200,7 +174,7 @@ class Asker:
         began = time.monotonic()
         answer, failed, error = None, None, None
         try:
-          async with self._in_time():
+          async with in_time(self.timeout_s):
             answer = await self.transport.send(request)
             status = judge(answer, request.max_tokens or 0, cut)
             await self._look_at(answer)
@@ -227,23 +201,6 @@ class Asker:
           self.record.settle(row, reply, cost)
         reservation.cost = cost
     return reply
-
-  @contextlib.asynccontextmanager
-  async def _in_time(self):
-    """Makes a CallFailed of a late end, and of whatever else is raised."""
-    try:
-      async with asyncio.timeout(self.timeout_s) as clock:
-        yield
-    except CallFailed:
-      raise
-    except Exception as error:
-      if isinstance(error, TimeoutError) and clock.expired():
-        late = f"no answer in {self.timeout_s:g} s"
-        raise CallFailed(late, status="timeout") from None
-      # What others send or raise is not ours: it ends an attempt, and no run.
-      again = isinstance(error, ConnectionError | TimeoutError)
-      text = f"{type(error).__name__}: {error}"
-      raise CallFailed(text, again=again) from None
 
   async def _look_at(self, answer: Answer) -> None:
     """Raises CallFailed where an answer is too large or holds `failure`."""

@@ -14,6 +14,8 @@ One policy holds for failed attempts, whatever the model is called by:
 6. Any other 4xx, a redirect and an answer that is too large are errors at once.
 """
 
+import asyncio
+import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
@@ -208,6 +210,24 @@ def refused(
     billed=False,
     retry_after=retries.retry_after(headers, body=text if code == 429 else ""),
   )
+
+
+@contextlib.asynccontextmanager
+async def in_time(timeout_s: float | None):
+  """Makes a CallFailed of a late end, and of whatever else is raised."""
+  try:
+    async with asyncio.timeout(timeout_s) as clock:
+      yield
+  except CallFailed:
+    raise
+  except Exception as error:
+    if isinstance(error, TimeoutError) and clock.expired():
+      late = f"no answer in {timeout_s:g} s"
+      raise CallFailed(late, status="timeout") from None
+    # What others send or raise is not ours: it ends an attempt, and no run.
+    again = isinstance(error, ConnectionError | TimeoutError)
+    text = f"{type(error).__name__}: {error}"
+    raise CallFailed(text, again=again) from None
 
 
 def untaken(error: http.Untaken) -> CallFailed:
