@@ -125,10 +125,9 @@ class Asker:
             self.name = self.scrub_answer(await self.transport.find_name())
           return
         except CallFailed as failed:
-          self._give_up(failed)
-          if late or not failed.again or n == self.retries:
+          last = late or n == self.retries
+          if not await self._goes_on(failed, self.where, n, last):
             raise
-          await self._pause(failed, self.where, n)
 
   async def _tries(self, key: str, asked: dict, request: Request) -> Reply:
     """Attempts until one answers or none is left."""
@@ -141,18 +140,27 @@ class Asker:
         if failed is None:
           self._answered = True
           break
-        self.limits.pause(failed.retry_after or 0.0)
-        self._give_up(failed)
-        if last or not failed.again:
+        if not await self._goes_on(failed, key, n, last):
           break
-        await self._pause(failed, key, n)
     return replace(made[-1], seconds=sum(a.seconds for a in made))
 
-  async def _pause(self, failed: CallFailed, key: str, attempt: int) -> None:
+  async def _goes_on(
+    self, failed: CallFailed, key: str, attempt: int, last: bool
+  ) -> bool:
+    """Whether another attempt may follow; it waits until then.
+
+    Raises:
+      ModelRefused: nothing can succeed.
+    """
+    self.limits.pause(failed.retry_after or 0.0)
+    self._give_up(failed)
+    if last or not failed.again:
+      return False
     pause = retries.pause_s(key, attempt, failed.retry_after)
     error = self._error(failed)
     logging.info("%s: %s; again in %.1f s", self.where, error, pause)
     await asyncio.sleep(pause)
+    return True
 
   async def _attempt(
     self,
