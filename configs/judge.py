@@ -111,8 +111,7 @@ class Judge:
       return answer.text or ""
 
   def _request(self, prompt: str) -> Request:
-    messages = ({"role": "user", "content": prompt},)
-    return Request("judge", messages, self._max_tokens, temperature=0.0)
+    return Request("judge", prompt, self._max_tokens, temperature=0.0)
 
   def _open(self) -> None:
     if self._calls is not None:

@@ -60,8 +60,7 @@ async def _probe(agent, prompt: str) -> bool:
 
   agent.transport.send = watched
   try:
-    question = {"role": "user", "content": prompt}
-    reply = await agent.ask(Request("agent_check", (question,)))
+    reply = await agent.ask(Request("agent_check", prompt))
   finally:
     await agent.aclose()
   print(f"status   {reply.status}")

@@ -140,7 +140,7 @@ def test_a_key_where_the_name_of_a_variable_belongs():
   assert all(map(secret_names.may_name, NAMES))
   for key in NO_NAMES:
     with pytest.raises(ConfigError, match=r"config\.x must name") as error:
-      variables.read({key: "v"}, key, "config.x")
+      variables.Credentials({key: "v"}).variable(key, "config.x")
     assert not key or key not in str(error.value)
 
 

@@ -13,8 +13,7 @@ from atlas_jax.online.calls.record import Record
 
 
 def request(text="hi you", *, role="r", max_tokens=9, replicate=0, seed=None):
-  messages = ({"role": "user", "content": text},)
-  return Request(role, messages, max_tokens, 0.0, seed, replicate)
+  return Request(role, text, max_tokens, 0.0, seed, replicate)
 
 
 class Run:

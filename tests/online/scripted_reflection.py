@@ -44,7 +44,7 @@ class Scripted:
     return Reply("ok", text=reply) if isinstance(reply, str) else reply
 
   def prompt(self, i):
-    return self.requests[i].messages[0]["content"]
+    return self.requests[i].prompt
 
 
 def reflector(model, journal=None, **config):

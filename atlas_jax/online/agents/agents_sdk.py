@@ -130,14 +130,12 @@ class SdkAgent(Transport):
 def _connected(config: AgentConfig, where: str, credentials: Credentials):
   import openai
 
-  sdk, key = config.agents_sdk, _NO_KEY
+  sdk = config.agents_sdk
   base = sdk.base_url and sdk.base_url.rstrip("/")
   for path in ("/chat/completions", "/responses"):
     base = base and base.removesuffix(path)
-  if sdk.api_key_env is not None:
-    key = credentials.variable(sdk.api_key_env, f"{where}.api_key_env")
   return openai.AsyncOpenAI(
-    api_key=key,
+    api_key=credentials.key(sdk.api_key_env, where) or _NO_KEY,
     base_url=base,
     max_retries=config.retries,
     timeout=config.timeout_s,

@@ -146,8 +146,7 @@ def open_cli(
   """
   keys, environ = config.cli, credentials.environ
   env = {name: environ[name] for name in _ALWAYS if name in environ}
-  for name in keys.env:
-    env[name] = credentials.variable(name, f"{where}.env")
+  env |= {n: credentials.variable(n, f"{where}.env") for n in keys.env}
   directory = keys.directory and os.path.abspath(keys.directory)
   if directory and not os.path.isdir(directory):
     raise ConfigError(f"{where}.directory={keys.directory!r} is no directory")

@@ -25,14 +25,11 @@ def open_responses(
   Raises:
     ConfigError: a variable is missing, or OPENAI_BASE_URL is no address.
   """
-  keys, headers = config.responses, {}
+  keys = config.responses
   base = keys.base_url or credentials.environ.get("OPENAI_BASE_URL") or _OPENAI
   if problem := addresses.problem(base):
     raise ConfigError(f"{where}: the variable OPENAI_BASE_URL {problem}")
   base = base.rstrip("/").removesuffix("/responses")
-  if (name := keys.api_key_env) is not None:
-    credentials.variable(name, f"{where}.api_key_env")
-    headers = {"Authorization": f"Bearer ${{{name}}}"}
   # As the stock client takes them, beside the body.
   extra = dict(keys.extra)
   more = {p: extra.pop(f"extra_{p}", {}) for p in ("headers", "query", "body")}
@@ -40,7 +37,7 @@ def open_responses(
     {
       "method": "POST",
       "url": f"{base}/responses",
-      "headers": headers | more["headers"],
+      "headers": more["headers"],
       "query": more["query"],
       "body": extra | more["body"] | {"input": PROMPT},
     }
@@ -51,6 +48,7 @@ def open_responses(
     sent=credentials.fill(template, where),
     fixed=fixed,
     read=_read,
+    key=credentials.key(keys.api_key_env, where),
     most_bytes=config.max_response_bytes,
   )
 

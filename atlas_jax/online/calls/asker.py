@@ -15,7 +15,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import regex
@@ -28,10 +28,12 @@ from atlas_jax.online.calls.calls import (
   Reply,
   Request,
   Transport,
+  in_time,
 )
 from atlas_jax.online.calls.chat_json import judge
 from atlas_jax.online.calls.cleaning import is_unicode
 from atlas_jax.online.calls.functions import last_match
+from atlas_jax.online.calls.joining import Joining
 from atlas_jax.online.calls.ledger import Amount, Caps, Ledger
 from atlas_jax.online.calls.limits import Limits
 from atlas_jax.online.calls.pricing import CallPrice, TokenPrice
@@ -39,14 +41,6 @@ from atlas_jax.online.calls.record import Record
 from atlas_jax.scrubbing import error_line
 from atlas_jax.serving.http import TooLarge
 from atlas_jax.teaching.speakers import STAGES
-
-
-@dataclass
-class _Work:
-  """Something under way, and how many wait for it."""
-
-  task: asyncio.Task
-  waiting: int = 0
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -82,7 +76,7 @@ class Asker:
     self._pattern = self.failure and regex.compile(self.failure)
     self._answered = self.is_agent
     self._refused: str | None = None
-    self._under_way: dict[str, _Work] = {}
+    self._joining = Joining()
 
   async def aclose(self) -> None:
     await self.transport.aclose()
@@ -98,7 +92,7 @@ class Asker:
       if not is_unicode(request.prompt):
         raise CallFailed("the prompt is not valid Unicode; nothing was sent")
       if self.name is None:
-        await self._once("", self._find_name)
+        await self._joining.once("", self._find_name)
     except CallFailed as failed:
       return Reply(failed.status, error=self._error(failed), failed=failed)
     asked = self._asked(request)
@@ -107,7 +101,9 @@ class Asker:
     if self.record is not None and (known := self.record.reply(key)):
       self._answered |= known.ok
       return known
-    return await self._once(key, lambda: self._tries(key, asked, request))
+    return await self._joining.once(
+      key, lambda: self._tries(key, asked, request)
+    )
 
   def _asked(self, request: Request) -> dict:
     """What the record keeps of a request, and knows it by."""
@@ -117,27 +113,6 @@ class Asker:
     names = ("messages", "max_tokens", "temperature", "seed", "template_kwargs")
     return asked | self.identity | {n: getattr(request, n) for n in names}
 
-  async def _once(self, key: str, work: Callable[[], Awaitable]):
-    """What `work` brings; who wants the same meanwhile shares it."""
-    if key not in self._under_way:
-      self._under_way[key] = _Work(asyncio.create_task(work()))
-    shared = self._under_way[key]
-    shared.waiting += 1
-    try:
-      return await asyncio.shield(shared.task)
-    except asyncio.CancelledError:
-      if shared.waiting == 1 and not shared.task.done():
-        del self._under_way[key]  # who asks now begins anew
-        shared.task.cancel()
-        # Its attempt is settled before the caller goes on, to close the record.
-        await asyncio.wait([shared.task])
-      raise
-    finally:
-      shared.waiting -= 1
-      # Before the first of those who waited goes on.
-      if shared.task.done() and self._under_way.get(key) is shared:
-        del self._under_way[key]
-
   async def _find_name(self) -> None:
     left = self.ledger.seconds_left
     # Without the name a run that starts again cannot read its record.
@@ -145,16 +120,14 @@ class Asker:
     async with contextlib.nullcontext() if late else self.ledger.deadline():
       for n in range(self.retries + 1):
         try:
-          async with self._in_time():
-            name = await self.transport.find_name()
-          # A server may say its key in place of a name.
-          self.name = self.scrub_answer(name)
+          async with in_time(self.timeout_s):
+            # A server may say its key in place of a name.
+            self.name = self.scrub_answer(await self.transport.find_name())
           return
         except CallFailed as failed:
-          self._give_up(failed)
-          if late or not failed.again or n == self.retries:
+          last = late or n == self.retries
+          if not await self._goes_on(failed, self.where, n, last):
             raise
-          await self._pause(failed, self.where, n)
 
   async def _tries(self, key: str, asked: dict, request: Request) -> Reply:
     """Attempts until one answers or none is left."""
@@ -162,22 +135,32 @@ class Asker:
     async with self.ledger.deadline():
       for n in range(self.retries + 1):
         last = n == self.retries or not self.transport.repeats
-        ends = await self._attempt(key, asked, request, made, last)
+        made.append(await self._attempt(key, asked, request, made, last))
         failed = made[-1].failed
-        if failed is not None:
-          self.limits.pause(failed.retry_after or 0.0)
-          self._give_up(failed)
-        if ends:
+        if failed is None:
+          self._answered = True
           break
-        await self._pause(failed, key, n)
-    self._answered |= failed is None
+        if not await self._goes_on(failed, key, n, last):
+          break
     return replace(made[-1], seconds=sum(a.seconds for a in made))
 
-  async def _pause(self, failed: CallFailed, key: str, attempt: int) -> None:
+  async def _goes_on(
+    self, failed: CallFailed, key: str, attempt: int, last: bool
+  ) -> bool:
+    """Whether another attempt may follow; it waits until then.
+
+    Raises:
+      ModelRefused: nothing can succeed.
+    """
+    self.limits.pause(failed.retry_after or 0.0)
+    self._give_up(failed)
+    if last or not failed.again:
+      return False
     pause = retries.pause_s(key, attempt, failed.retry_after)
     error = self._error(failed)
     logging.info("%s: %s; again in %.1f s", self.where, error, pause)
     await asyncio.sleep(pause)
+    return True
 
   async def _attempt(
     self,
@@ -186,8 +169,8 @@ class Asker:
     request: Request,
     made: list[Reply],
     last: bool,
-  ) -> bool:
-    """Appends one attempt to `made`; whether it is the outcome."""
+  ) -> Reply:
+    """How one attempt ended, after those that were `made`."""
     bound = self.price.bound(request)
     cut = self.is_agent or last or any(a.status == "truncated" for a in made)
     async with self.limits.turn():
@@ -197,19 +180,17 @@ class Asker:
         if self.record is not None:
           row = self.record.begin(key, request.role, self.name, asked, bound)
         began = time.monotonic()
-        answer, failed = None, None
+        answer, failed, error = None, None, None
         try:
-          async with self._in_time():
+          async with in_time(self.timeout_s):
             answer = await self.transport.send(request)
             status = judge(answer, request.max_tokens or 0, cut)
             await self._look_at(answer)
-        except CallFailed as error:
-          failed, status = error, error.status
+        except CallFailed as raised:
+          failed, status, error = raised, raised.status, self._error(raised)
+          alike = any(a.error == error for a in made)
+          failed.again &= not (failed.odd and alike)
         seconds = time.monotonic() - began
-        error = self._error(failed) if failed else None
-        ends = failed is None or last or not failed.again
-        if failed is not None and failed.odd:
-          ends |= any(a.error == error for a in made)
         if answer is not None:
           cost = self.price.cost(answer, request)
           self._check_bound(cost, bound)
@@ -217,33 +198,17 @@ class Asker:
           cost = None
         else:  # an agent that fails was a call of it
           cost = bound if self.is_agent else Amount(calls=1)
+        answer = answer or Answer(None, None)
         text = None if failed else self.scrub_answer(answer.text or "")
+        ends = last or not (failed and failed.again)
         if status == "empty" and ends and request.role in STAGES:
           text = ""  # who says nothing has answered, and is not right
-        counts = answer and (answer.prompt_tokens, answer.completion_tokens)
-        counts = counts or (None, None)
-        made.append(Reply(status, text, *counts, seconds, error, failed))
+        counts = (answer.prompt_tokens, answer.completion_tokens)
+        reply = Reply(status, text, *counts, seconds, error, failed)
         if self.record is not None:
-          self.record.settle(row, made[-1], cost)
+          self.record.settle(row, reply, cost)
         reservation.cost = cost
-    return ends
-
-  @contextlib.asynccontextmanager
-  async def _in_time(self):
-    """Makes a CallFailed of a late end, and of whatever else is raised."""
-    try:
-      async with asyncio.timeout(self.timeout_s) as clock:
-        yield
-    except CallFailed:
-      raise
-    except Exception as error:
-      if isinstance(error, TimeoutError) and clock.expired():
-        late = f"no answer in {self.timeout_s:g} s"
-        raise CallFailed(late, status="timeout") from None
-      # What others send or raise is not ours: it ends an attempt, and no run.
-      again = isinstance(error, ConnectionError | TimeoutError)
-      text = f"{type(error).__name__}: {error}"
-      raise CallFailed(text, again=again) from None
+    return reply
 
   async def _look_at(self, answer: Answer) -> None:
     """Raises CallFailed where an answer is too large or holds `failure`."""

@@ -14,6 +14,8 @@ One policy holds for failed attempts, whatever the model is called by:
 6. Any other 4xx, a redirect and an answer that is too large are errors at once.
 """
 
+import asyncio
+import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
@@ -47,17 +49,17 @@ _SAID = {
 
 @dataclass(frozen=True)
 class Request:
-  """One question to a model or an agent.
+  """One question to a model, its one user message, or to an agent.
 
   role says for what it is made (student_baseline, reflection, ...): the
   ledger keeps costs by it. Equal requests with different replicate numbers
   are different samples; seed None leaves sampling to the server.
   template_kwargs are for the chat template of a server that takes them. An
-  agent has lengths and a temperature of its own (None), and reads the prompt.
+  agent has lengths and a temperature of its own (None).
   """
 
   role: str
-  messages: tuple[Mapping[str, str], ...]
+  prompt: str
   max_tokens: int | None = None
   temperature: float | None = None
   seed: int | None = None
@@ -65,9 +67,9 @@ class Request:
   template_kwargs: Mapping = field(default_factory=dict)
 
   @property
-  def prompt(self) -> str:
-    """What the last message says."""
-    return self.messages[-1]["content"]
+  def messages(self) -> list[dict[str, str]]:
+    """As a chat."""
+    return [{"role": "user", "content": self.prompt}]
 
   @property
   def sampling(self) -> dict:
@@ -208,6 +210,24 @@ def refused(
     billed=False,
     retry_after=retries.retry_after(headers, body=text if code == 429 else ""),
   )
+
+
+@contextlib.asynccontextmanager
+async def in_time(timeout_s: float | None):
+  """Makes a CallFailed of a late end, and of whatever else is raised."""
+  try:
+    async with asyncio.timeout(timeout_s) as clock:
+      yield
+  except CallFailed:
+    raise
+  except Exception as error:
+    if isinstance(error, TimeoutError) and clock.expired():
+      late = f"no answer in {timeout_s:g} s"
+      raise CallFailed(late, status="timeout") from None
+    # What others send or raise is not ours: it ends an attempt, and no run.
+    again = isinstance(error, ConnectionError | TimeoutError)
+    text = f"{type(error).__name__}: {error}"
+    raise CallFailed(text, again=again) from None
 
 
 def untaken(error: http.Untaken) -> CallFailed:

@@ -51,7 +51,7 @@ def parsed(content: bytes):
     CallFailed: it is none, or nested beyond measure.
   """
   if len(content) > MOST_PARTS < parts_of(content):
-    raise CallFailed(f"over {MOST_PARTS} values in a body", status="error")
+    raise CallFailed(f"over {MOST_PARTS} values in a body")
   try:
     return json.loads(content.decode())
   except (ValueError, RecursionError):
@@ -59,13 +59,11 @@ def parsed(content: bytes):
     if (failed := told_errors.of_text(text)) is not None:
       failed.odd = text.startswith("<")
       raise failed from None
-    what = "broken JSON" if text else "an empty body"
-    status = "error" if text else "empty"
-    raise CallFailed(
-      f"{what} with HTTP 200",
-      status=status,
-      odd=bool(text) and text[0] not in "[{",
-    ) from None
+    if not text:
+      why = "an empty body with HTTP 200"
+      raise CallFailed(why, status="empty") from None
+    odd = text[0] not in "[{"
+    raise CallFailed("broken JSON with HTTP 200", odd=odd) from None
 
 
 def answer_of(body) -> Answer:

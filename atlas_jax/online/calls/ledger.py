@@ -188,13 +188,9 @@ class Ledger:
 
   def used(self) -> dict[str, float]:
     """Cap -> what is paid, or may have been."""
-    paid, minutes = self.spent + self.lost, self.seconds / 60
-    return {
-      "calls": paid.calls,
-      "tokens": paid.tokens,
-      "dollars": paid.dollars,
-      "minutes": minutes,
-    }
+    paid = self.spent + self.lost
+    used = {cap: getattr(paid, cap) for cap in ("calls", "tokens", "dollars")}
+    return used | {"minutes": self.seconds / 60}
 
   def _refusal(self, cap: str) -> BudgetSpent:
     kept = getattr(self._kept, cap)

@@ -32,11 +32,8 @@ _CHEAPER = ("cache_read",)
 
 @functools.cache
 def _library():
-  for key, value in {
-    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-    "LITELLM_MODE": "PRODUCTION",
-  }.items():
-    os.environ.setdefault(key, value)
+  os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+  os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
   import litellm
   from litellm.llms.custom_httpx import http_handler
   from litellm.llms.openai.common_utils import BaseOpenAILLM
@@ -109,25 +106,20 @@ class LiteLlmCalls(Transport):
     except Exception:  # it raises bare ones for a model that it lacks
       return None
     skipped = _CHEAPER + (() if "service_tier" in extra else _TIERS)
-    prices = []
-    for base, kinds in (
-      ("input_cost_per_token", ("input_cost_per_token", "cache_creation_")),
-      ("output_cost_per_token", ("output_cost_per_",)),
-    ):
-      if info.get(base) is None:
-        return None
-      prices.append(
-        max(
-          value
-          for key, value in info.items()
-          if key.startswith(kinds)
-          and "token" in key
-          and isinstance(value, int | float)
-          and not any(word in key for word in skipped)
-        )
-        * 1e6
+
+    def most(*kinds: str) -> float:
+      return 1e6 * max(
+        value
+        for key, value in info.items()
+        if key.startswith(kinds)
+        and "token" in key
+        and isinstance(value, int | float)
+        and not any(word in key for word in skipped)
       )
-    return prices[0], prices[1]
+
+    if None in map(info.get, ("input_cost_per_token", "output_cost_per_token")):
+      return None
+    return most("input_cost_per_token", "cache_creation_"), most("output_cost_")
 
   async def send(self, request: Request) -> Answer:
     """See Transport."""
@@ -135,7 +127,7 @@ class LiteLlmCalls(Transport):
     try:
       response = await self._litellm.acompletion(
         model=self._config.model,
-        messages=[dict(m) for m in request.messages],
+        messages=request.messages,
         timeout=self._config.timeout_s,
         num_retries=0,
         max_retries=0,

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 from atlas_jax import config_tree, targets
 from atlas_jax.config import ConfigError
-from atlas_jax.online.calls import variables
 from atlas_jax.online.calls.asker import Asker
 from atlas_jax.online.calls.calls import Answer, Request, Transport
 from atlas_jax.online.calls.functions import FunctionCalls
@@ -12,6 +11,7 @@ from atlas_jax.online.calls.ledger import Caps, Ledger
 from atlas_jax.online.calls.model_config import ChatModelConfig
 from atlas_jax.online.calls.pricing import TokenPrice
 from atlas_jax.online.calls.record import Record
+from atlas_jax.online.calls.variables import Credentials
 from atlas_jax.scrubbing import answer_scrubber, scrubber
 
 
@@ -40,9 +40,7 @@ def open_model(
       price.
   """
   config = config_tree.build(ChatModelConfig, config, where)
-  key = None
-  if config.api_key_env is not None:
-    key = variables.read(environ, config.api_key_env, f"{where}.api_key_env")
+  key = Credentials(environ).key(config.api_key_env, where)
   transport = transport_of(config, where, key)
   own = config.price_in is not None
   prices = (config.price_in, config.price_out) if own else transport.prices
@@ -95,8 +93,7 @@ def transport_of(
 
   def arguments(request: Request) -> tuple[list[dict], dict]:
     sampling = config.extra | request.sampling
-    messages = [dict(m) for m in request.messages]
-    return messages, sampling | {"replicate": request.replicate}
+    return request.messages, sampling | {"replicate": request.replicate}
 
   def answer(said: str | None) -> Answer:
     return Answer(said, "stop", text_is_all=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from atlas_jax.online.calls.calls import Answer, Request
 from atlas_jax.online.calls.ledger import Amount, picodollars
 
-# A chat template may put a system prompt of its own before the messages.
-_TEMPLATE_TOKENS = 128
-_MESSAGE_TOKENS = 8
+# Around the message; a template may put a system prompt of its own before it.
+_TEMPLATE_TOKENS = 148
+_END_TOKENS = 8
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class TokenPrice:
     if completion is None:
       completion = request.max_tokens
       if answer.text_is_all:
-        spoken = len((answer.text or "").encode()) + _MESSAGE_TOKENS
+        spoken = len((answer.text or "").encode()) + _END_TOKENS
         completion = min(completion, spoken)
     cost = self._amount(prompt, completion)
     if answer.dollars is not None and not self.own:
@@ -55,16 +55,9 @@ class TokenPrice:
 
   def _prompt_bound(self, request: Request) -> int:
     """At least the tokens of a prompt: each has a byte or more."""
-    extras = (self.extra, request.extra)
-    return (
-      _TEMPLATE_TOKENS
-      + sum(len(json.dumps(extra).encode()) for extra in extras if extra)
-      + sum(
-        len(value.encode()) + _MESSAGE_TOKENS
-        for message in request.messages
-        for value in message.values()
-      )
-    )
+    texts = [json.dumps(e) for e in (self.extra, request.extra) if e]
+    size = sum(len(text.encode()) for text in (*texts, request.prompt))
+    return _TEMPLATE_TOKENS + size
 
   def _amount(self, prompt: int, completion: int) -> Amount:
     # Dollars a million tokens are picodollars a token, times a million.

@@ -34,7 +34,7 @@ CREATE TABLE IF NOT EXISTS attempts (
   model TEXT NOT NULL,
   bound_tokens INTEGER NOT NULL,
   bound_pico INTEGER NOT NULL,
-  calls INTEGER NOT NULL,      -- of the bound, then as sent
+  calls INTEGER NOT NULL,      -- 1
   status TEXT,                 -- of Reply.status; NULL: under way or killed
   text TEXT,                   -- of an answer; NULL: it is none
   prompt_tokens INTEGER,
@@ -173,7 +173,6 @@ class Record:
   ) -> int:
     """Notes, for good, that an attempt is about to be sent; its row."""
     text = json.dumps(request, ensure_ascii=False, sort_keys=True)
-    amounts = (bound.calls, bound.tokens, bound.pico)
     with self._lock, self._db:
       self._db.execute("BEGIN")
       self._db.execute(
@@ -181,8 +180,8 @@ class Record:
       )
       return self._db.execute(
         "INSERT INTO attempts (key, role, model, calls, bound_tokens,"
-        " bound_pico) VALUES (?, ?, ?, ?, ?, ?)",
-        (key, role, model, *amounts),
+        " bound_pico) VALUES (?, ?, ?, 1, ?, ?)",
+        (key, role, model, bound.tokens, bound.pico),
       ).lastrowid
 
   def settle(self, row: int, attempt: Reply, cost: Amount | None) -> None:
@@ -190,18 +189,16 @@ class Record:
 
     cost: None: it is lost, at its bound.
     """
-    a, pico = attempt, None
-    if cost is not None and not cost.unpriced:
-      pico = cost.pico
+    a, tokens, pico = attempt, None, None
+    if cost is not None:
+      tokens, pico = cost.tokens, None if cost.unpriced else cost.pico
     with self._lock:
       self._db.execute(
         "UPDATE attempts SET status=?, text=?, prompt_tokens=?,"
-        " completion_tokens=?, seconds=?, error=?, calls=IFNULL(?, calls),"
-        " tokens=?, pico=? WHERE id=?",
+        " completion_tokens=?, seconds=?, error=?, tokens=?, pico=? WHERE id=?",
         (
           *(a.status, a.text, a.prompt_tokens, a.completion_tokens),
-          *(a.seconds, a.error, cost and cost.calls, cost and cost.tokens),
-          *(pico, row),
+          *(a.seconds, a.error, tokens, pico, row),
         ),
       )
 

@@ -47,7 +47,7 @@ class AskerSpeaker:
     """
     request = Request(
       role=ask.role,
-      messages=({"role": "user", "content": prompt},),
+      prompt=prompt,
       max_tokens=ask.max_tokens,
       temperature=ask.temperature,
       seed=ask.seed,

@@ -96,8 +96,7 @@ def of_json(value, how: str, answered: bool = False) -> CallFailed | None:
   if of_chat and value.keys() <= _COMPLETION:
     return None
   keys = {_plain(key): item for key, item in value.items()}
-  errors = (keys[key] for key in _ERRORS if key in keys)
-  error = next(filter(_is_said, errors), None)
+  error = next(filter(_is_said, map(keys.get, _ERRORS)), None)
   flagged = _flagged(keys)
   if not flagged and (answered or (error is None and keys.keys() - _BESIDE)):
     return None

@@ -1,7 +1,6 @@
 """Straight to POST /v1/chat/completions of an OpenAI-compatible server."""
 
 import urllib.parse
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -37,11 +36,11 @@ def base_of(url: str) -> str:
 class HttpClient(Transport):
   """Asks over HTTP; connections are kept between requests, cookies are not.
 
-  most_bytes: of an answer. sends: headers of every request.
+  most_bytes: of an answer. key: a bearer token, or None.
   """
 
   most_bytes: int
-  sends: Mapping[str, str] | None = None
+  key: str | None = field(default=None, repr=False)
   _session: aiohttp.ClientSession | None = field(default=None, init=False)
 
   async def fetch(
@@ -55,8 +54,9 @@ class HttpClient(Transport):
       CallFailed: there is none, or it is a refusal.
     """
     if self._session is None:
+      sends = {"Authorization": f"Bearer {self.key}"} if self.key else None
       # Limits and deadline are the caller's.
-      self._session = http.open_session(headers=self.sends)
+      self._session = http.open_session(headers=sends)
     try:
       async with http.request(
         self._session, method, url, proxy=http.proxy_of(url), **how
@@ -81,11 +81,10 @@ class HttpClient(Transport):
 
 
 class UrlCalls(HttpClient):
-  """Calls one model of one server; key: a bearer token or None."""
+  """Calls one model of one server."""
 
   def __init__(self, config: ChatModelConfig, key: str | None):
-    sends = {"Authorization": f"Bearer {key}"} if key else None
-    super().__init__(most_bytes=config.max_response_bytes, sends=sends)
+    super().__init__(most_bytes=config.max_response_bytes, key=key)
     self._config, self._model = config, config.model
     self._base = base_of(config.url)
 
@@ -112,15 +111,9 @@ class UrlCalls(HttpClient):
 
   async def send(self, request: Request) -> Answer:
     """See Transport."""
-    body = (
-      self._config.extra
-      | request.extra
-      | {
-        "model": self._model,
-        "messages": [dict(m) for m in request.messages],
-      }
-      | self._config.worded(request.sampling)
-    )
+    body = self._config.extra | request.extra
+    body |= {"model": self._model, "messages": request.messages}
+    body |= self._config.worded(request.sampling)
     return answer_of(await self._json("POST", _CHAT, body))
 
   async def _json(self, method: str, path: str, body):

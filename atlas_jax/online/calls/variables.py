@@ -16,27 +16,6 @@ VariableName = Annotated[
 _VARIABLE = re.compile(r'\$\{([^}"]*)\}')
 
 
-def read(environ: Mapping[str, str], name: str, where: str) -> str:
-  """The value of a variable, fit to be sent in a header.
-
-  Args:
-    environ: where it is.
-    name: of the variable.
-    where: the config key that names it, for errors.
-
-  Raises:
-    ConfigError: it is not set, empty, or has a control character; or the
-      name is none, and so may be the key itself.
-  """
-  if not secret_names.may_name(name):
-    raise ConfigError(f"{where} {secret_names.NO_NAME}")
-  value = environ.get(name)
-  if not value:
-    raise ConfigError(f"{where}: the variable {name} is not set")
-  check_key(value, f"{where}: the variable {name}")
-  return value
-
-
 def check_key(value: str, what: str) -> None:
   """Refuses what no header takes; of a file with CRLF, each line ends in one.
 
@@ -55,14 +34,28 @@ class Credentials:
     self.values: set[str] = set()
 
   def variable(self, name: str, where: str) -> str:
-    """The value of a variable.
+    """The value of a variable, fit to be sent in a header.
+
+    Args:
+      name: of the variable.
+      where: the config key that names it, for errors.
 
     Raises:
-      ConfigError: as `read`.
+      ConfigError: it is not set, empty, or has a control character; or the
+        name is none, and so may be the key itself.
     """
-    value = read(self.environ, name, where)
+    if not secret_names.may_name(name):
+      raise ConfigError(f"{where} {secret_names.NO_NAME}")
+    value = self.environ.get(name)
+    if not value:
+      raise ConfigError(f"{where}: the variable {name} is not set")
+    check_key(value, f"{where}: the variable {name}")
     self.values.add(value)
     return value
+
+  def key(self, name: str | None, where: str) -> str | None:
+    """`variable` of the key `api_key_env` of a section; None: it names none."""
+    return name and self.variable(name, f"{where}.api_key_env")
 
   def fill(self, template: str, where: str) -> str:
     """JSON with the values of the ${VARIABLE}s in its strings.

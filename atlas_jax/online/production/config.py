@@ -14,9 +14,8 @@ from atlas_jax.config_tree import (
   Valid,
 )
 from atlas_jax.episode_config import TeachConfig
-from atlas_jax.online.calls import variables
 from atlas_jax.online.calls.model_config import Wording
-from atlas_jax.online.calls.variables import VariableName
+from atlas_jax.online.calls.variables import Credentials, VariableName
 from atlas_jax.online.production.outcomes import TEACH_DEADLINE_S
 from atlas_jax.serving import http
 
@@ -137,12 +136,9 @@ def read_keys(config: ProxyConfig, environ: Mapping[str, str]) -> Keys:
   Raises:
     ConfigError: a variable is named and not set, or has a control character.
   """
-
-  def read(where: str, name: str | None) -> str | None:
-    return name and variables.read(environ, name, f"{where}.api_key_env")
-
+  key = Credentials(environ).key
   return Keys(
-    client=read("config", config.api_key_env),
-    upstream=read("config.upstream", config.upstream.api_key_env),
-    teacher=read("config.teacher", config.teacher.api_key_env),
+    client=key(config.api_key_env, "config"),
+    upstream=key(config.upstream.api_key_env, "config.upstream"),
+    teacher=key(config.teacher.api_key_env, "config.teacher"),
   )

@@ -238,5 +238,4 @@ def _bound(config: OnlineConfig, sets: Splits, price, role: str) -> Amount:
     }
     read = template + max(len(p.question.encode()) for p in questions)
     read, said = read + heard.get(role, 0), sampling(e, role)[0]
-  message = {"role": "user", "content": "x" * read}
-  return price.bound(Request(role, (message,), said))
+  return price.bound(Request(role, "x" * read, said))

@@ -190,7 +190,7 @@ class Reflector:
   def _call(self, prompt: str) -> tuple[str, str | None, str | None]:
     request = Request(
       role="reflection",
-      messages=({"role": "user", "content": prompt},),
+      prompt=prompt,
       max_tokens=self._config.max_tokens,
       temperature=self._config.temperature,
       seed=request_seed(self._seed, "reflection", self._calls),

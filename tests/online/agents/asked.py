@@ -3,12 +3,14 @@
 import asyncio
 import os
 import pathlib
+import sys
 
 from atlas_jax.online.agents import config as agent_config
 from atlas_jax.online.agents.build import open_agent
 from atlas_jax.online.calls.calls import Request
 from atlas_jax.online.calls.ledger import Caps, Ledger
 from tests import processes
+from tests.online.agents.serving import Serving
 
 KINDS = {
   "http": agent_config.HttpAgentConfig,
@@ -46,7 +48,7 @@ def tries(kind: str, keys: dict, prompt: str, **how):
 
 
 def question(prompt: str, **how) -> Request:
-  return Request("agent_check", ({"role": "user", "content": prompt},), **how)
+  return Request("agent_check", prompt, **how)
 
 
 def ask(agent, *prompts: str):
@@ -62,6 +64,25 @@ def ask(agent, *prompts: str):
 
   replies = asyncio.run(run())
   return replies[0] if len(prompts) == 1 else replies
+
+
+def http_agent(url: str, **keys) -> dict:
+  """The keys of an agent behind HTTP; the prompt is `q` of the body."""
+  return {"url": url, "body": {"q": "{prompt}"}} | keys
+
+
+def by_http(answer, /, *, common=None, **keys):
+  """The reply of an agent behind HTTP that answers so."""
+  with Serving(answer if callable(answer) else lambda _: answer) as server:
+    return ask(
+      opened("http", http_agent(server.url, **keys), **common or {}), "q"
+    )
+
+
+def by_command(code: str, *, common=None, **keys):
+  """The reply of a command of Python."""
+  keys = {"argv": (sys.executable, "-c", code)} | keys
+  return ask(opened("cli", keys, **common or {}), "q")
 
 
 def both_end(path: pathlib.Path) -> bool:

@@ -1,6 +1,7 @@
 """Replies as OpenAI's two APIs give them, and whether the SDK is there."""
 
 import importlib.util
+import pathlib
 
 import pytest
 
@@ -8,6 +9,13 @@ sdk_missing = pytest.mark.skipif(
   importlib.util.find_spec("agents") is None,
   reason="needs the OpenAI Agents SDK: pip install -e '.[agents]'",
 )
+
+
+def sdk_agent(url: str, target: str = "plain", **keys) -> dict:
+  """The keys of an agent of sdk_agents.py whose model is at `url`."""
+  file = pathlib.Path(__file__).with_name("sdk_agents.py")
+  keys = {"api": "chat_completions", "base_url": url} | keys
+  return {"target": f"{file}:{target}"} | keys
 
 
 def response_reply(text: str | None, **changes) -> dict:

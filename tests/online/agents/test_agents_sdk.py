@@ -8,7 +8,12 @@ from aiohttp import web
 from atlas_jax.config import ConfigError
 from atlas_jax.online.agents import agents_sdk
 from tests.online.agents.asked import ask, opened
-from tests.online.agents.sdk import chat_reply, response_reply, sdk_missing
+from tests.online.agents.sdk import (
+  chat_reply,
+  response_reply,
+  sdk_agent,
+  sdk_missing,
+)
 from tests.online.agents.serving import Serving
 
 KEY = "sk-very-secret"
@@ -36,26 +41,17 @@ def script(*replies):
   return lambda _: left.pop(0) if len(left) > 1 else left[0]
 
 
-def run(target, answer, repo_root, retries=0, timeout_s=120.0, **keys):
+def run(target, answer, *, common=None, path="/v1", **keys):
   with Serving(answer) as server:
-    keys = {
-      "target": f"{repo_root}/tests/online/agents/sdk_agents.py:{target}",
-      "base_url": f"{server.url}/v1",
-      "api_key_env": "MODEL_KEY",
-      "api": "chat_completions",
-    } | keys
-    agent = opened(
-      "agents_sdk",
-      keys,
-      environ={"MODEL_KEY": KEY},
-      retries=retries,
-      timeout_s=timeout_s,
-    )
-    return ask(agent, "add 2 and 3"), server.seen
+    keys = {"api_key_env": "MODEL_KEY"} | keys
+    keys = sdk_agent(server.url + path, target, **keys)
+    common = {"environ": {"MODEL_KEY": KEY}} | (common or {})
+    reply = ask(opened("agents_sdk", keys, **common), "add 2 and 3")
+    return reply, server.seen
 
 
 @sdk_missing
-def test_a_handoff_and_a_tool(repo_root):
+def test_a_handoff_and_a_tool():
   reply, seen = run(
     "desk",
     script(
@@ -63,7 +59,6 @@ def test_a_handoff_and_a_tool(repo_root):
       chat_reply(None, tool=("add", '{"a": 2, "b": 3}')),
       chat_reply("it is 5"),
     ),
-    repo_root,
   )
   assert (reply.status, reply.text) == ("ok", "it is 5")
   # Three model calls of 11 + 5 tokens.
@@ -84,8 +79,8 @@ def test_a_handoff_and_a_tool(repo_root):
     (chat_reply(None, tool=("unknown", "{}")), "ModelBehaviorError"),
   ],
 )
-def test_runs_that_give_no_answer(answer, error, repo_root):
-  reply, _ = run("calculator", script(answer), repo_root, max_turns=2)
+def test_runs_that_give_no_answer(answer, error):
+  reply, _ = run("calculator", script(answer), max_turns=2)
   assert (reply.status, reply.text) == ("error", None)
   assert error in reply.error
 
@@ -93,7 +88,7 @@ def test_runs_that_give_no_answer(answer, error, repo_root):
 @sdk_missing
 @pytest.mark.parametrize("api", ["responses", "chat_completions"])
 @pytest.mark.parametrize("cut_at", [1, 2])
-def test_an_answer_that_was_cut(api, cut_at, repo_root):
+def test_an_answer_that_was_cut(api, cut_at):
   if api == "responses":
     whole = response_reply("half of")
     details = {"reason": "max_output_tokens"}
@@ -106,35 +101,32 @@ def test_an_answer_that_was_cut(api, cut_at, repo_root):
     called = chat_reply(None, tool=("add", '{"a": 1, "b": 1}'))
   # The ending of the last call counts, after a tool as well.
   answers = [cut] if cut_at == 1 else [called, cut]
-  reply, _ = run("calculator", script(*answers), repo_root, api=api)
+  reply, _ = run("calculator", script(*answers), api=api)
   assert (reply.status, reply.text) == ("truncated", "half of")
-  reply, _ = run("calculator", script(called, whole), repo_root, api=api)
+  reply, _ = run("calculator", script(called, whole), api=api)
   assert reply.status == "ok"
 
 
 @sdk_missing
-def test_model_calls_are_retried_and_the_run_is_not(repo_root):
+def test_model_calls_are_retried_and_the_run_is_not():
   seen_count = []
 
   def answer(_):
     seen_count.append(1)
     if len(seen_count) in (1, 3):
-      return web.json_response(
-        {},
-        status=503,
-        headers={"Retry-After-Ms": "1", "x-should-retry": "true"},
-      )
+      headers = {"Retry-After-Ms": "1", "x-should-retry": "true"}
+      return web.json_response({}, status=503, headers=headers)
     if len(seen_count) == 2:
       return chat_reply(None, tool=("add", '{"a": 1, "b": 1}'))
     return chat_reply("2")
 
-  reply, seen = run("calculator", answer, repo_root, retries=1)
+  reply, seen = run("calculator", answer, common={"retries": 1})
   assert (reply.status, reply.text) == ("ok", "2")
   assert len(seen) == 4
 
 
 @sdk_missing
-def test_a_late_run_is_not_repeated_with_its_tools(repo_root):
+def test_a_late_run_is_not_repeated_with_its_tools():
   calls = []
 
   async def answer(_):
@@ -143,19 +135,20 @@ def test_a_late_run_is_not_repeated_with_its_tools(repo_root):
       return chat_reply(None, tool=("add", '{"a": 1, "b": 1}'))
     await asyncio.sleep(60)
 
-  reply, _ = run("calculator", answer, repo_root, retries=2, timeout_s=3.0)
+  common = {"retries": 2, "timeout_s": 3.0}
+  reply, _ = run("calculator", answer, common=common)
   assert reply.status == "timeout"
   # A second run would have begun with another call of the tool.
   assert len(calls) == 2
 
 
 @sdk_missing
-def test_a_refused_key_is_not_repeated(repo_root):
+def test_a_refused_key_is_not_repeated():
   def answer(seen):
     text = f"wrong key {seen.headers['Authorization']}"
     return web.json_response({"error": {"message": text}}, status=401)
 
-  reply, _ = run("plain", answer, repo_root)
+  reply, _ = run("plain", answer)
   assert reply.status == "error" and "401" in reply.error
   assert "***" in reply.error and KEY not in repr(reply)
 
@@ -163,23 +156,19 @@ def test_a_refused_key_is_not_repeated(repo_root):
 @sdk_missing
 @pytest.mark.parametrize("end", ["", "/"])
 @pytest.mark.parametrize("api", ["responses", "chat_completions"])
-def test_an_address_with_the_path_of_its_api(api, end, repo_root):
+def test_an_address_with_the_path_of_its_api(api, end):
   of = {"responses": response_reply("5"), "chat_completions": chat_reply("5")}
   path = {"responses": "responses", "chat_completions": "chat/completions"}[api]
-  with Serving(lambda _: of[api]) as server:
-    keys = {
-      "target": f"{repo_root}/tests/online/agents/sdk_agents.py:plain",
-      "base_url": f"{server.url}/v1/{path}{end}",
-      "api": api,
-    }
-    assert ask(opened("agents_sdk", keys), "q").text == "5"
-  assert [seen.path for seen in server.seen] == [f"/v1/{path}"]
+  reply, (seen,) = run(
+    "plain", lambda _: of[api], api=api, path=f"/v1/{path}{end}"
+  )
+  assert (reply.text, seen.path) == ("5", f"/v1/{path}")
 
 
 @sdk_missing
-def test_what_is_no_agent(repo_root):
+def test_what_is_no_agent():
   with pytest.raises(ConfigError, match="is str, neither an agents"):
-    run("no_agent", None, repo_root)
+    run("no_agent", None)
 
 
 @sdk_missing
@@ -192,8 +181,8 @@ def test_what_is_no_agent(repo_root):
     {"detail": "Not Found"},
   ],
 )
-def test_an_error_with_a_good_status_is_no_answer(repo_root, answer):
-  reply, _ = run("calculator", lambda _: answer, repo_root)
+def test_an_error_with_a_good_status_is_no_answer(answer):
+  reply, _ = run("calculator", lambda _: answer)
   assert (reply.status, reply.text) == ("error", None)
 
 
@@ -215,14 +204,9 @@ def keeps(seen):
     *("front", "fronting"),
   ],
 )
-def test_servers_of_tools_are_of_one_prompt(target, repo_root):
+def test_servers_of_tools_are_of_one_prompt(target):
   with Serving(keeps) as server:
-    keys = {
-      "target": f"{repo_root}/tests/online/agents/sdk_agents.py:{target}",
-      "base_url": f"{server.url}/v1",
-      "api": "chat_completions",
-    }
-    agent = opened("agents_sdk", keys, concurrency=4)
+    agent = opened("agents_sdk", sdk_agent(server.url, target))
     replies = ask(agent, "a", "b", "c")
   for reply in replies:
     assert reply.ok and "kept w" in reply.text, reply
@@ -230,14 +214,10 @@ def test_servers_of_tools_are_of_one_prompt(target, repo_root):
 
 
 @sdk_missing
-def test_servers_that_a_function_gives_again_are_not_shared(repo_root):
+def test_servers_that_a_function_gives_again_are_not_shared():
   with Serving(keeps) as server:
-    keys = {
-      "target": f"{repo_root}/tests/online/agents/sdk_agents.py:noting_again",
-      "base_url": f"{server.url}/v1",
-      "api": "chat_completions",
-    }
-    replies = ask(opened("agents_sdk", keys, concurrency=4), "a", "b", "c")
+    keys = sdk_agent(server.url, "noting_again")
+    replies = ask(opened("agents_sdk", keys), "a", "b", "c")
     after = ask(opened("agents_sdk", keys), "d")
   first, *others = sorted(replies, key=lambda reply: not reply.ok)
   assert first.text == after.text and "w,w" not in first.text
@@ -253,8 +233,8 @@ def test_servers_that_a_function_gives_again_are_not_shared(repo_root):
     ("no_agent_later", "made str, no Agent"),
   ],
 )
-def test_an_agent_that_cannot_be_had(target, error, repo_root):
-  reply, seen = run(target, None, repo_root)
+def test_an_agent_that_cannot_be_had(target, error):
+  reply, seen = run(target, None)
   assert reply.status == "error" and error in reply.error
   assert not seen
 

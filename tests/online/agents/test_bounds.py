@@ -8,50 +8,23 @@ import tracemalloc
 import pytest
 
 from tests.hostile_server import Hostile, breaks, no_http, said
-from tests.online.agents.asked import ask, opened, question
-from tests.online.opened import Run, request
-from tests.online.opened import ask as ask_model
+from tests.online.agents.asked import ask, by_command, opened, question
+from tests.online.calls.ways import KEY, OWN, own
 
-KEY = "sk-0123456789abcdefghij"
 ENVIRON = {"AGENT_KEY": KEY}
 BOUND = 1 << 20
 TOO_LARGE = f"more than {BOUND} bytes came, the bound max_response_bytes"
 
 
-def http_agent(url, **common):
-  keys = {
-    "url": url + "/ask",
-    "headers": {"X-Api-Key": "${AGENT_KEY}"},
-    "body": {"q": "{prompt}"},
-    "answer": "text",
-  }
-  common = {"max_response_bytes": BOUND, "retries": 3} | common
-  return ask(opened("http", keys, environ=ENVIRON, **common), "PROMPT")
+BY_HTTP = pytest.mark.parametrize("kind", OWN)
 
 
-def url_model(url, retries=3):
-  run = Run(environ={"K": KEY})
-  model = run.open(
-    kind="url",
-    url=url,
-    model="m",
-    api_key_env="K",
-    max_response_bytes=BOUND,
-    retries=retries,
-  )
-  (reply,) = ask_model(model, request("PROMPT"))
-  return reply
-
-
-BOTH = pytest.mark.parametrize("send", [http_agent, url_model])
-
-
-@BOTH
-def test_a_server_that_repeats_the_key_in_every_way(send):
+@BY_HTTP
+def test_a_server_that_repeats_the_key_in_every_way(kind):
   encoded = base64.b64encode(f"user:{KEY}".encode()).decode()
   text = f"{KEY} {encoded} {KEY.encode().hex()} \\u0073k-{KEY[3:]} " * 40
   with Hostile(said({"error": {"message": text}}, 400)) as server:
-    reply = send(server.url)
+    reply = own(kind, server.url)
   assert reply.status == "error" and "***" in reply.error
   for part in (KEY[3:11], KEY[-8:], encoded[8:20], KEY.encode().hex()[8:20]):
     assert part not in reply.error
@@ -60,25 +33,18 @@ def test_a_server_that_repeats_the_key_in_every_way(send):
 NO_HTTP = no_http(KEY)
 
 
-@BOTH
+@BY_HTTP
 @pytest.mark.parametrize("data", NO_HTTP.values(), ids=NO_HTTP)
-def test_what_is_no_http_is_not_repeated(send, data):
+def test_what_is_no_http_is_not_repeated(kind, data):
   with Hostile(breaks(data)) as server:
-    reply = send(server.url, retries=0)
+    reply = own(kind, server.url, retries=0)
   assert reply.status == "error" and "broke off" in reply.error
   assert KEY[:4] not in reply.error
 
 
-def script(code, timeout_s=60.0, **keys):
-  keys = {"argv": (sys.executable, "-c", code)} | keys
-  agent = opened(
-    "cli",
-    keys,
-    environ=ENVIRON,
-    timeout_s=timeout_s,
-    max_response_bytes=BOUND,
-  )
-  return ask(agent, "q")
+def script(code, **keys):
+  common = {"environ": ENVIRON, "max_response_bytes": BOUND}
+  return by_command(code, common=common, **keys)
 
 
 @pytest.mark.parametrize("stream", [1, 2])
@@ -169,13 +135,10 @@ def breaks(prompt):
 def test_a_function_that_returns_too_much(tmp_path, own_process):
   file = tmp_path / "functions.py"
   file.write_text(FUNCTIONS)
-  for name, status in (("large", "error"), ("fits", "ok")):
+  for name, error in (("large", TOO_LARGE), ("fits", None)):
     keys = {"target": f"{file}:{name}", "own_process": own_process}
     reply = ask(opened("python", keys, max_response_bytes=BOUND), "q")
-    assert reply.status == status
-  keys = {"target": f"{file}:large", "own_process": own_process}
-  reply = ask(opened("python", keys, max_response_bytes=BOUND), "q")
-  assert reply.error == TOO_LARGE and reply.text is None
+    assert reply.error == error and (reply.text is None) == (error is not None)
 
 
 @pytest.mark.parametrize("own_process", [False, True])
@@ -185,7 +148,7 @@ def test_an_error_of_a_function_holds_no_half_of_a_key(tmp_path, own_process):
   keys = {"target": f"{file}:breaks", "own_process": own_process}
   agent = opened("python", keys, environ=ENVIRON)
   # Processes of their own cost a tenth of a second each: a key's length apart.
-  prompts = [str(n) for n in range(470, 600, 24 if own_process else 3)]
+  prompts = [str(n) for n in range(470, 600, 19 if own_process else 3)]
   for reply in ask(agent, *prompts):
     assert reply.error.startswith("ValueError: xxx")
     assert KEY[:4] not in reply.error and KEY[-4:] not in reply.error

@@ -8,14 +8,13 @@ import time
 import pytest
 
 from tests.online.agents import echoes
-from tests.online.agents.asked import ask, both_end, opened, tries
+from tests.online.agents.asked import ask, both_end, by_command, opened, tries
 
 ECHOES = str(pathlib.Path(echoes.__file__))
 
 
 def script(code: str, *, environ=None, **keys):
-  keys = {"argv": (sys.executable, "-c", code)} | keys
-  return ask(opened("cli", keys, environ=environ), "q")
+  return by_command(code, common={"environ": environ}, **keys)
 
 
 def test_the_deadline_kills_the_whole_group(tmp_path):

@@ -27,166 +27,119 @@ def test_each_file_builds_and_names_its_kind(kind):
   )
 
 
+A_SECRET = "looks like a secret"
+SHAPED = "sk-secret-0123456789"
+SHARED = "would be shared by all prompts"
+TO_A_SHELL = "config.cli.argv gives {prompt} to a shell as a command"
+BASE = "base_url must hold no user, password or query"
+# More secrets in tests/test_secret_names.py.
+HTTP_REFUSED = [
+  ({"url": None}, "config.http.url=None must be an http"),
+  ({"url": "ftp://a"}, "config.http.url must be an http"),
+  ({"url": "http://me:pw@a"}, "must be an http:// or https:// address without"),
+  ({"url": "http://[a"}, "must be an http:// or https://"),
+  ({"url": "http://a/{prompt}"}, "config.http.url must not"),
+  ({"body": {}}, "config.http.body or query must hold {p"),
+  ({"answer": "a["}, "config.http.answer='a[' must be a path"),
+  ({"method": "post"}, "config.http.method='post' must be"),
+  ({"headers": {"X": "${MISSING}"}}, "http: the variable MISSING is not set"),
+  ({"body": BODY | {"a": "${MISSING}"}}, "the variable MISSING is not set"),
+  ({"headers": {"X": "${BROKEN}"}}, "the variable BROKEN holds a line break"),
+  ({"headers": {"X-A": "a\nX: b"}}, "headers['X-A'] is no header of one line"),
+  ({"query": {"api_key": "sk-1"}}, f"config.http.query['api_key'] {A_SECRET}"),
+  (
+    {"body": BODY | {"a": [{"apiKey": "sk-secret"}]}},
+    f"config.http.body['a'][0]['apiKey'] {A_SECRET}",
+  ),
+  *(
+    ({"headers": {name: "sk-1"}}, f"config.http.headers['{name}'] {A_SECRET}")
+    for name in ("X-Api-Key", "X-Auth", "Auth", "Ocp-Apim-Subscription-Key")
+  ),
+  *(
+    ({"url": f"http://a/b{rest}"}, f"config.http.url {A_SECRET}")
+    for rest in (
+      *(f"/{SHAPED}/c", f"#{SHAPED}", "?x=1&access_token=sk-secret"),
+      *("#access_token=sk-secret", ";api_key=sk-secret"),
+      *("?api%5Fkey=sk-secret", f"?q={SHAPED}"),
+    )
+  ),
+  *(
+    (changed, A_SECRET)
+    for changed in (
+      {"headers": {"X-Custom": f"Bearer {SHAPED}"}},
+      {"headers": {"X": "${HOME} " + SHAPED}},
+      {"body": {"q": "{prompt} " + SHAPED}},
+      {"body": BODY | {"to": "https://h/?token=sk-secret"}},
+      {"body": BODY | {"a": [{"b": SHAPED}]}},
+      {"query": BODY | {"who": "ghp_16C7e42F292c6912E7710c83"}},
+    )
+  ),
+]
+CLI_REFUSED = [
+  ({}, "config.cli.argv must name a command"),
+  (
+    {"argv": ("a", "--max-tokens", "9", "--api-key", "sk-secret")},
+    f"config.cli.argv[4] {A_SECRET}",
+  ),
+  (
+    {"argv": ("{prompt}", "a"), "prompt_by": "argument"},
+    "config.cli.argv[0] is the command and must not hold the prompt",
+  ),
+  *(
+    ({"argv": argv, "prompt_by": "argument"}, TO_A_SHELL)
+    for argv in (
+      ("/bin/bash", "-lc", "a {prompt}"),
+      ("env", "sh", "-c", "-e", "{prompt}"),
+    )
+  ),
+  ({"argv": ("a", "{prompt}")}, "holds {prompt} 1 times"),
+  ({"argv": ("a",), "prompt_by": "file"}, "holds {prompt_file} 0"),
+  ({"argv": ("a",), "prompt_by": "pipe"}, "is not one of stdin, file"),
+  ({"argv": ("a",), "output_regex": "("}, "config.cli.output_regex="),
+  ({"argv": ("a",), "env": ("MISSING",)}, "variable MISSING is not"),
+  (
+    {"argv": ("a",), "output_regex": "a", "output_path": "a"},
+    "exclude each other",
+  ),
+]
+RESPONSES_REFUSED = [
+  ({"model": None, "api_key_env": None}, "config.responses.model is missing"),
+  ({}, "the variable OPENAI_API_KEY is not set"),
+  ({"base_url": "http://me:sk-secret@a/v1"}, f"config.responses.{BASE}"),
+  *(
+    ({"extra": extra}, message)
+    for extra, message in (
+      ({"stream": True}, "config.responses.extra must not hold 'stream'"),
+      (
+        {"extra_headers": {"X-Api-Key": "sk-secret"}},
+        f"config.responses.extra['extra_headers']['X-Api-Key'] {A_SECRET}",
+      ),
+      (
+        {"tools": [{"authorization": "sk-secret"}]},
+        f"config.responses.extra['tools'][0]['authorization'] {A_SECRET}",
+      ),
+      ({"previous_response_id": "resp_1"}, SHARED),
+      ({"conversation": {"id": "conv_1"}}, SHARED),
+      ({"extra_body": {"conversation": "conv_1"}}, SHARED),
+      ({"tools": [{"type": "code_interpreter", "container": "c_1"}]}, SHARED),
+    )
+  ),
+]
+SDK_REFUSED = [
+  ({"base_url": "http://me:sk-secret@a/v1"}, f"config.agents_sdk.{BASE}"),
+  ({"target": "a"}, "config.agents_sdk.target='a' must be"),
+  ({"max_turns": 0}, "=0 must be above 0"),
+  ({"api": "x"}, "is not one of responses"),
+]
+
+
 @pytest.mark.parametrize(
   ("kind", "keys", "message"),
   [
-    ("http", {}, "config.http.url=None must be an http"),
-    ("http", {"url": "ftp://a"}, "config.http.url must be an http"),
-    (
-      "http",
-      HTTP | {"url": "http://me:pw@a"},
-      "must be an http:// or https:// address without user and",
-    ),
-    ("http", {"url": "http://a"}, "config.http.body or query must hold {p"),
-    ("http", HTTP | {"answer": "a["}, "config.http.answer='a[' must be a path"),
-    ("http", HTTP | {"method": "post"}, "config.http.method='post' must be"),
-    (
-      "http",
-      HTTP | {"headers": {"X-Api-Key": "sk-1"}},
-      "config.http.headers['X-Api-Key'] looks like a secret",
-    ),
-    (
-      "http",
-      HTTP | {"headers": {"X-Api-Key": "${MISSING}"}},
-      "config.http: the variable MISSING is not set",
-    ),
-    (
-      "http",
-      HTTP | {"headers": {"X-Api-Key": "${BROKEN}"}},
-      "the variable BROKEN holds a line break",
-    ),
-    (
-      "http",
-      HTTP | {"headers": {"X-A": "a\nX-B: b"}},
-      "config.http.headers['X-A'] is no header of one line",
-    ),
-    (
-      "http",
-      HTTP | {"query": {"api_key": "sk-1"}},
-      "config.http.query['api_key'] looks like a secret",
-    ),
-    (
-      "http",
-      HTTP | {"url": "http://a/b?x=1&access_token=sk-secret"},
-      "config.http.url looks like a secret",
-    ),
-    (
-      "http",
-      HTTP | {"body": BODY | {"a": [{"apiKey": "sk-secret"}]}},
-      "config.http.body['a'][0]['apiKey'] looks like a secret",
-    ),
-    (
-      "http",
-      HTTP | {"body": BODY | {"a": "${MISSING}"}},
-      "config.http: the variable MISSING is not set",
-    ),
-    *[
-      (
-        "http",
-        HTTP | {"headers": {name: "sk-secret"}},
-        f"config.http.headers['{name}'] looks like a secret",
-      )
-      for name in ("X-Auth", "Auth", "Ocp-Apim-Subscription-Key")
-    ],
-    # More of them in tests/test_secret_names.py.
-    (
-      "cli",
-      {"argv": ("a", "--max-tokens", "9", "--api-key", "sk-secret")},
-      "config.cli.argv[4] looks like a secret",
-    ),
-    ("http", HTTP | {"url": "http://a/{prompt}"}, "config.http.url must not"),
-    ("http", HTTP | {"url": "http://[a"}, "must be an http:// or https://"),
-    ("cli", {}, "config.cli.argv must name a command"),
-    *(
-      ("http", HTTP | changed, "looks like a secret")
-      for changed in (
-        {"headers": {"X-Custom": "Bearer sk-secret-0123456789"}},
-        *(
-          {"url": f"http://a/b{rest}"}
-          for rest in (
-            *("/sk-secret-0123456789/c", "#sk-secret-0123456789"),
-            *("#access_token=sk-secret", ";api_key=sk-secret"),
-            *("?api%5Fkey=sk-secret", "?q=sk-secret-0123456789"),
-          )
-        ),
-        {"body": {"q": "{prompt} sk-secret-0123456789"}},
-        {"headers": {"X": "${HOME} sk-secret-0123456789"}},
-        {"body": {"q": "{prompt}", "to": "https://h/?token=sk-secret"}},
-        {"query": {"q": "{prompt}", "who": "ghp_16C7e42F292c6912E7710c83"}},
-        {"body": {"q": "{prompt}", "a": [{"b": "sk-secret-0123456789"}]}},
-      )
-    ),
-    (
-      "cli",
-      {"argv": ("{prompt}", "a"), "prompt_by": "argument"},
-      "config.cli.argv[0] is the command and must not hold the prompt",
-    ),
-    (
-      "cli",
-      {"argv": ("/bin/bash", "-lc", "a {prompt}"), "prompt_by": "argument"},
-      "config.cli.argv gives {prompt} to a shell as a command",
-    ),
-    (
-      "cli",
-      {
-        "argv": ("env", "sh", "-c", "-e", "{prompt}"),
-        "prompt_by": "argument",
-      },
-      "config.cli.argv gives {prompt} to a shell as a command",
-    ),
-    ("cli", {"argv": ("a", "{prompt}")}, "holds {prompt} 1 times"),
-    ("cli", {"argv": ("a",), "prompt_by": "file"}, "holds {prompt_file} 0"),
-    ("cli", {"argv": ("a",), "prompt_by": "pipe"}, "is not one of stdin, file"),
-    ("cli", {"argv": ("a",), "output_regex": "("}, "config.cli.output_regex="),
-    ("cli", {"argv": ("a",), "env": ("MISSING",)}, "variable MISSING is not"),
-    (
-      "cli",
-      {"argv": ("a",), "output_regex": "a", "output_path": "a"},
-      "exclude each other",
-    ),
-    ("responses", {"api_key_env": None}, "config.responses.model is missing"),
-    ("responses", {"model": "m"}, "the variable OPENAI_API_KEY is not set"),
-    (
-      "responses",
-      {"model": "m", "extra": {"stream": True}},
-      "config.responses.extra must not hold 'stream'",
-    ),
-    (
-      "responses",
-      {"model": "m", "extra": {"extra_headers": {"X-Api-Key": "sk-secret"}}},
-      "config.responses.extra['extra_headers']['X-Api-Key'] looks like",
-    ),
-    (
-      "responses",
-      {"model": "m", "extra": {"tools": [{"authorization": "sk-secret"}]}},
-      "config.responses.extra['tools'][0]['authorization'] looks like",
-    ),
-    *(
-      (
-        "responses",
-        {"model": "m", "extra": extra},
-        "would be shared by all prompts",
-      )
-      for extra in (
-        {"previous_response_id": "resp_1"},
-        {"conversation": {"id": "conv_1"}},
-        {"extra_body": {"conversation": "conv_1"}},
-        {"tools": [{"type": "code_interpreter", "container": "cntr_1"}]},
-      )
-    ),
-    (
-      "responses",
-      {"model": "m", "base_url": "http://me:sk-secret@a/v1"},
-      "config.responses.base_url must hold no user, password or query",
-    ),
-    (
-      "agents_sdk",
-      {"target": "a:b", "base_url": "http://me:sk-secret@a/v1"},
-      "config.agents_sdk.base_url must hold no user, password or query",
-    ),
-    ("agents_sdk", {"target": "a"}, "config.agents_sdk.target='a' must be"),
-    ("agents_sdk", {"target": "a:b", "max_turns": 0}, "=0 must be above 0"),
-    ("agents_sdk", {"target": "a:b", "api": "x"}, "is not one of responses"),
+    *(("http", HTTP | keys, message) for keys, message in HTTP_REFUSED),
+    *(("cli", *refused) for refused in CLI_REFUSED),
+    *(("responses", {"model": "m"} | k, m) for k, m in RESPONSES_REFUSED),
+    *(("agents_sdk", {"target": "a:b"} | k, m) for k, m in SDK_REFUSED),
   ],
 )
 def test_what_is_refused(kind, keys, message):

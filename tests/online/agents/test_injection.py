@@ -10,8 +10,13 @@ import sys
 import pytest
 
 from tests.online.agents import echoes
-from tests.online.agents.asked import ask, opened
-from tests.online.agents.sdk import chat_reply, response_reply, sdk_missing
+from tests.online.agents.asked import ask, http_agent, opened
+from tests.online.agents.sdk import (
+  chat_reply,
+  response_reply,
+  sdk_agent,
+  sdk_missing,
+)
 from tests.online.agents.serving import Serving
 
 ECHOES = pathlib.Path(echoes.__file__)
@@ -102,21 +107,23 @@ def test_python(text, own_process, function):
   reached(opened("python", keys), text)
 
 
-@each(SHORT, LONG)
-def test_cli_stdin(text):
-  reached(opened("cli", {"argv": (sys.executable, str(ECHOES))}), text)
+COMMAND = (sys.executable, str(ECHOES))
+BY_FILE = {"argv": (*COMMAND, "--file", "{prompt_file}"), "prompt_by": "file"}
+BY_ARGUMENT = {
+  "argv": (*COMMAND, "--text", "{prompt}"),
+  "prompt_by": "argument",
+}
 
 
 @each(SHORT, LONG)
-def test_cli_file(text):
-  argv = (sys.executable, str(ECHOES), "--file", "{prompt_file}")
-  reached(opened("cli", {"argv": argv, "prompt_by": "file"}), text)
+@pytest.mark.parametrize("keys", [{"argv": COMMAND}, BY_FILE])
+def test_cli(text, keys):
+  reached(opened("cli", keys), text)
 
 
 @each(SHORT, {"just fits": "é" * 65_535})
 def test_cli_argument(text):
-  argv = (sys.executable, str(ECHOES), "--text", "{prompt}")
-  reached(opened("cli", {"argv": argv, "prompt_by": "argument"}), text)
+  reached(opened("cli", BY_ARGUMENT), text)
 
 
 @pytest.mark.parametrize(
@@ -127,8 +134,7 @@ def test_cli_argument(text):
   ],
 )
 def test_cli_argument_that_cannot_be(text, why):
-  argv = (sys.executable, str(ECHOES), "--text", "{prompt}")
-  reply = ask(opened("cli", {"argv": argv, "prompt_by": "argument"}), text)
+  reply = ask(opened("cli", BY_ARGUMENT), text)
   assert reply.status == "error" and reply.text is None
   assert why in reply.error and "'stdin' or 'file'" in reply.error
 
@@ -146,7 +152,7 @@ def test_responses(text):
 @sdk_missing
 @each(SHORT, LONG)
 @pytest.mark.parametrize("api", ["responses", "chat_completions"])
-def test_agents_sdk(text, api, repo_root):
+def test_agents_sdk(text, api):
   def answer(seen):
     if api == "responses":
       (item,) = seen.json["input"]
@@ -155,18 +161,13 @@ def test_agents_sdk(text, api, repo_root):
     return chat_reply(echoes.of(message["content"]))
 
   with Serving(answer) as server:
-    keys = {
-      "target": f"{repo_root}/tests/online/agents/sdk_agents.py:plain",
-      "base_url": server.url,
-      "api": api,
-    }
-    reached(opened("agents_sdk", keys), text)
+    reached(opened("agents_sdk", sdk_agent(server.url, api=api)), text)
 
 
 @pytest.mark.parametrize("kind", ["http", "python", "cli"])
 def test_half_a_surrogate_is_refused_before_anything_is_sent(kind):
   keys = {
-    "http": {"url": "http://127.0.0.1:9", "body": {"q": "{prompt}"}},
+    "http": http_agent("http://127.0.0.1:9"),
     "python": {"target": f"{ECHOES}:of"},
     "cli": {"argv": ("cat",)},
   }

@@ -1,7 +1,6 @@
 """JSON as programs print it, read alike from a command and over HTTP."""
 
 import json
-import sys
 
 import pytest
 from aiohttp import web
@@ -9,8 +8,7 @@ from aiohttp import web
 from atlas_jax.config import ConfigError
 from atlas_jax.online.agents.json_replies import answer_in, follow, steps_of
 from atlas_jax.online.calls.calls import CallFailed
-from tests.online.agents.asked import ask, opened
-from tests.online.agents.serving import Serving
+from tests.online.agents.asked import by_command, by_http, http_agent, opened
 
 REPLY = {
   "choices": [{"message": {"content": "a"}}, {"message": {"content": "b"}}],
@@ -41,28 +39,24 @@ def test_a_path_is_followed(path, value):
 )
 def test_what_is_no_path(path):
   assert steps_of(path) == []
-  keys = {"url": "http://a", "body": {"q": "{prompt}"}, "answer": path}
   if path:  # an empty one is none that is set
     with pytest.raises(
       ConfigError, match=r"config\.http\.answer=.* must be a path"
     ):
-      opened("http", keys)
+      opened("http", http_agent("http://a", answer=path))
 
 
-def by_command(text: str, answer: str, failure: str | None):
-  content = text.encode()
-  code = f"import sys; sys.stdout.buffer.write({content!r})"
-  keys = {"argv": (sys.executable, "-c", code), "output_path": answer}
-  return ask(opened("cli", keys | {"failure_path": failure}), "q")
+def printed(text: str, answer: str, failure: str | None):
+  code = f"import sys; sys.stdout.buffer.write({text.encode()!r})"
+  return by_command(code, output_path=answer, failure_path=failure)
 
 
-def by_http(text: str, answer: str, failure: str | None):
-  with Serving(lambda _: web.Response(text=text)) as server:
-    keys = {"url": server.url, "body": {"q": "{prompt}"}, "answer": answer}
-    return ask(opened("http", keys | {"failure_path": failure}), "q")
+def served(text: str, answer: str, failure: str | None):
+  reply = web.Response(text=text)
+  return by_http(reply, answer=answer, failure_path=failure)
 
 
-BOTH = pytest.mark.parametrize("asked", [by_command, by_http])
+BOTH = pytest.mark.parametrize("asked", [printed, served])
 CLAUDE = """{"type":"system","subtype":"init","tools":[]}
 {"type":"assistant","message":{"content":[{"type":"text","text":"hm"}]}}
 {"type":"result","subtype":"success","is_error":false,"result":"42"}
@@ -139,11 +133,9 @@ def test_a_null_is_empty(asked):
 
 def test_each_part_is_read_where_it_stands():
   text = '{"result": "4", "why": "stop"}\n{"usage": {"in": 7, "out": 2}}'
-  with Serving(lambda _: web.Response(text=text)) as server:
-    keys = {"url": server.url, "body": {"q": "{prompt}"}, "answer": "result"}
-    keys |= {"finish_reason": "why", "prompt_tokens": "usage.in"}
-    keys |= {"completion_tokens": "usage.out"}
-    reply = ask(opened("http", keys), "q")
+  paths = {"answer": "result", "finish_reason": "why"}
+  paths |= {"prompt_tokens": "usage.in", "completion_tokens": "usage.out"}
+  reply = by_http(web.Response(text=text), **paths)
   assert (reply.prompt_tokens, reply.completion_tokens) == (7, 2)
 
 

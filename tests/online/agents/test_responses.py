@@ -11,17 +11,11 @@ from tests.online.agents.serving import Serving
 KEY = "sk-very-secret"
 
 
-def reply_to(answer, timeout_s=60.0, retries=0, **keys):
+def reply_to(answer, path="/v1", environ=None, **keys):
+  environ = {"OPENAI_API_KEY": KEY} | (environ or {})
   with Serving(answer) as server:
-    keys = {"model": "m", "base_url": f"{server.url}/v1"} | keys
-    agent = opened(
-      "responses",
-      keys,
-      environ={"OPENAI_API_KEY": KEY},
-      timeout_s=timeout_s,
-      retries=retries,
-    )
-    return ask(agent, "q"), server.seen
+    keys = {"model": "m", "base_url": server.url + path} | keys
+    return ask(opened("responses", keys, environ=environ), "q"), server.seen
 
 
 def test_what_is_sent_and_read():
@@ -47,11 +41,9 @@ def test_what_is_sent_and_read():
 
 
 def test_an_address_with_the_path_of_its_api():
-  with Serving(lambda _: response_reply("yes")) as server:
-    keys = {"model": "m", "base_url": f"{server.url}/v1/responses"}
-    agent = opened("responses", keys | {"api_key_env": None})
-    assert ask(agent, "q").text == "yes"
-  assert [seen.path for seen in server.seen] == ["/v1/responses"]
+  path = "/v1/responses"
+  reply, (seen,) = reply_to(lambda _: response_reply("yes"), path=path)
+  assert (reply.text, seen.path) == ("yes", path)
 
 
 def test_headers_query_and_body_go_as_the_stock_client_takes_them():
@@ -137,16 +129,13 @@ def test_statuses(answer, status, text, error):
 
 
 def test_a_secret_in_the_options_comes_from_the_environment():
-  with Serving(lambda _: response_reply("yes")) as server:
-    keys = {
-      "model": "m",
-      "base_url": f"{server.url}/v1",
-      "extra": {"extra_headers": {"X-Api-Key": "${KEY}"}},
-    }
-    environ = {"OPENAI_API_KEY": KEY, "KEY": "sk-of-the-header"}
-    agent = opened("responses", keys, environ=environ)
-    assert ask(agent, "q").text == "yes"
-  assert server.seen[0].headers["X-Api-Key"] == "sk-of-the-header"
+  reply, (seen,) = reply_to(
+    lambda _: response_reply("yes"),
+    environ={"KEY": "sk-of-the-header"},
+    extra={"extra_headers": {"X-Api-Key": "${KEY}"}},
+  )
+  assert reply.text == "yes"
+  assert seen.headers["X-Api-Key"] == "sk-of-the-header"
 
 
 def test_the_environment_may_say_where_it_is():

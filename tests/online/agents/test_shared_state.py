@@ -7,8 +7,13 @@ import pytest
 from aiohttp import web
 
 from atlas_jax.config import ConfigError
-from tests.online.agents.asked import ask, opened
-from tests.online.agents.sdk import chat_reply, response_reply, sdk_missing
+from tests.online.agents.asked import ask, http_agent, opened
+from tests.online.agents.sdk import (
+  chat_reply,
+  response_reply,
+  sdk_agent,
+  sdk_missing,
+)
 from tests.online.agents.serving import Serving
 
 
@@ -16,7 +21,7 @@ from tests.online.agents.serving import Serving
   "kind",
   ["http", "responses", *(pytest.param("agents_sdk", marks=sdk_missing),)],
 )
-def test_no_cookie_of_one_prompt_goes_with_the_next(kind, repo_root):
+def test_no_cookie_of_one_prompt_goes_with_the_next(kind):
   def answer(seen):
     body = {"http": {"a": "x"}, "responses": response_reply("x")}
     reply = web.json_response(body.get(kind, chat_reply("x")))
@@ -24,20 +29,13 @@ def test_no_cookie_of_one_prompt_goes_with_the_next(kind, repo_root):
     return reply
 
   with Serving(answer) as server:
+    # A jar keeps no cookie of a server without a name.
+    url = server.url.replace("127.0.0.1", "localhost")
     keys = {
-      "http": {"url": server.url, "body": {"q": "{prompt}"}},
-      "responses": {"model": "m", "base_url": server.url, "api_key_env": None},
-      "agents_sdk": {
-        "target": f"{repo_root}/tests/online/agents/sdk_agents.py:plain",
-        "base_url": server.url,
-        "api": "chat_completions",
-      },
+      "http": http_agent(url),
+      "responses": {"model": "m", "base_url": url, "api_key_env": None},
+      "agents_sdk": sdk_agent(url),
     }[kind]
-    # Their names would be the same server's.
-    keys = {
-      k: v.replace("127.0.0.1", "localhost") if k in ("url", "base_url") else v
-      for k, v in keys.items()
-    }
     replies = ask(opened(kind, keys, concurrency=1), "a", "b", "c")
   assert [r.status for r in replies] == ["ok"] * 3
   assert len(server.seen) == 3

@@ -8,7 +8,7 @@ import pytest
 from atlas_jax.online.calls.calls import Answer, CallFailed
 from atlas_jax.online.calls.chat_json import judge
 from atlas_jax.online.calls.cleaning import cleaned, is_seen
-from tests.online.agents.asked import ask, opened
+from tests.online.agents.asked import ask, by_command, http_agent, opened
 from tests.online.agents.sdk import response_reply
 from tests.online.agents.serving import Serving
 
@@ -105,10 +105,9 @@ def test_of_every_kind(kind, tmp_path):
   code = f"import sys; sys.stdout.buffer.write({SAID.encode()!r})"
   answer = response_reply(SAID) if kind == "responses" else {"a": SAID}
   with Serving(lambda _: answer) as server:
-    http = {"url": server.url, "body": {"q": "{prompt}"}}
     keys = {
-      "http": http,
-      "http path": http | {"answer": "a"},
+      "http": http_agent(server.url),
+      "http path": http_agent(server.url, answer="a"),
       "python": {"target": f"{file}:f"},
       "own process": {"target": f"{file}:f", "own_process": True},
       "cli": {"argv": (sys.executable, "-c", code)},
@@ -124,10 +123,9 @@ def test_of_every_kind(kind, tmp_path):
 
 def test_colours_do_not_hide_an_error_or_a_match():
   code = "print('\\x1b[31mAPI Error\\x1b[0m: 500 no answer')"
-  keys = {"argv": (sys.executable, "-c", code)}
-  assert ask(opened("cli", keys), "q").status == "error"
+  assert by_command(code).status == "error"
   code = "print('\\x1b[1mA: \\x1b[32m4\\x1b[33m2')"
-  keys = {"argv": (sys.executable, "-c", code), "output_regex": r"A: (\d+)"}
-  assert ask(opened("cli", keys), "q").text == "42"
-  agent = opened("cli", keys, failure_regex="^A: 42$")
-  assert "failure_regex matches" in ask(agent, "q").error
+  keys = {"output_regex": r"A: (\d+)"}
+  assert by_command(code, **keys).text == "42"
+  reply = by_command(code, common={"failure_regex": "^A: 42$"}, **keys)
+  assert "failure_regex matches" in reply.error

@@ -17,42 +17,16 @@ from atlas_jax.online.production.config import (
 from atlas_jax.online.production.endpoint import Endpoint
 from atlas_jax.serving import http
 from tests.hostile_server import Hostile, said
+from tests.online.agents.sdk import chat_reply, response_reply
 from tests.online.calls.ways import OWN, chat, own
 
-ANSWER = {
-  "id": "1",
-  "object": "chat.completion",
-  "created": 1,
-  "model": "m",
-  "choices": [
-    {
-      "index": 0,
-      "finish_reason": "stop",
-      "message": {"role": "assistant", "content": "42"},
-    }
-  ],
-}
-RESPONSE = {
-  "id": "1",
-  "object": "response",
-  "created_at": 1,
-  "status": "completed",
-  "output": [
-    {
-      "type": "message",
-      "id": "2",
-      "role": "assistant",
-      "status": "completed",
-      "content": [{"type": "output_text", "text": "42", "annotations": []}],
-    }
-  ],
-}
 # LiteLLM remembers what it found for a name.
 HOSTS = (f"server-{i}.test" for i in itertools.count())
 
 
 def answered(request):
-  return said(RESPONSE if "responses" in request.path else ANSWER)(request)
+  of = response_reply if "responses" in request.path else chat_reply
+  return said(of("42"))(request)
 
 
 def endpoint(url):

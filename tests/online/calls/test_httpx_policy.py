@@ -14,8 +14,8 @@ from tests.hostile_server import (
 )
 from tests.online.agents.asked import ask as ask_agent
 from tests.online.agents.asked import opened
-from tests.online.agents.sdk import sdk_missing
-from tests.online.calls.ways import AGENTS, KEY, OWN, agent, chat, own
+from tests.online.agents.sdk import sdk_agent, sdk_missing
+from tests.online.calls.ways import KEY, OWN, agent, chat, own
 from tests.online.opened import needs
 
 BOUND = 1 << 20
@@ -31,7 +31,6 @@ def versions(monkeypatch):
   monkeypatch.setenv("AZURE_API_VERSION", "2024-06-01")
 
 
-TARGET = AGENTS["agents_sdk"]["target"]
 COMMON = {"retries": 3, "max_response_bytes": BOUND}
 WAYS = [
   *(pytest.param(lambda u, k=k: own(k, u, **COMMON), id=k) for k in OWN),
@@ -113,7 +112,8 @@ def test_the_sdks_own_client_does_not_follow_either(monkeypatch):
   with Hostile() as thief, Hostile(redirect(307, thief.url)) as server:
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    one = opened("agents_sdk", {"target": TARGET}, max_response_bytes=BOUND)
+    keys = {"target": sdk_agent("")["target"]}
+    one = opened("agents_sdk", keys, max_response_bytes=BOUND)
     reply = ask_agent(one, "PROMPT")
   assert "not followed" in reply.error
   assert server.requests and not thief.requests

@@ -10,7 +10,8 @@ from aiohttp import web
 from atlas_jax.online.agents.build import open_agent
 from atlas_jax.online.calls.calls import ModelRefused
 from atlas_jax.online.calls.ledger import BudgetSpent, Caps
-from tests.online.agents.asked import configured
+from tests.online.agents.asked import configured, http_agent
+from tests.online.agents.sdk import chat_reply
 from tests.online.agents.serving import Serving
 from tests.online.calls import playing
 from tests.online.opened import Run, ask, needs, request
@@ -21,7 +22,7 @@ MODELS = {
   "callable": {"model": "tests.online.calls.playing:model"},
 }
 AGENTS = {
-  "http": {"body": {"q": "{prompt}"}, "answer": "choices[0].message.content"},
+  "http": http_agent("", answer="choices[0].message.content"),
   "cli": {
     "argv": (sys.executable, "-SE", playing.__file__),
     "env": ("ATLAS_PLAYED",),
@@ -38,10 +39,7 @@ async def serve(_) -> web.Response:
     return web.Response(status=503, headers={"Retry-After": "0"})
   if said == "hang":
     await asyncio.sleep(20)
-  choice = {"index": 0, "finish_reason": "stop"}
-  choice["message"] = {"role": "assistant", "content": said}
-  body = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
-  return web.json_response(body | {"choices": [choice]})
+  return web.json_response(chat_reply(said))
 
 
 @pytest.fixture

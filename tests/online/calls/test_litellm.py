@@ -10,6 +10,7 @@ from aiohttp import web
 
 from atlas_jax.config import ConfigError
 from atlas_jax.online.calls.ledger import Caps
+from tests.online.agents.sdk import chat_reply
 from tests.online.opened import Run, ask, at, request
 from tests.online.stub_server import StubServer
 
@@ -17,15 +18,9 @@ pytest.importorskip("litellm", reason="needs the extra `online`")
 PAID = "openai/gpt-4o-mini"  # $0.15 and $0.60 per million tokens
 
 
-def paid(run, **extra):
-  return run.open(
-    kind="litellm",
-    model=PAID,
-    api_key_env="K",
-    retries=1,
-    timeout_s=5.0,
-    extra=extra,
-  )
+def paid(run, url=None, **extra):
+  keys = {"model": PAID, "url": url, "api_key_env": "K", "extra": extra}
+  return run.open(kind="litellm", retries=1, timeout_s=5.0, **keys)
 
 
 def run_with_key(caps=Caps()):  # noqa: B008 it is frozen
@@ -43,7 +38,7 @@ def test_a_mock_answer_and_its_price():
 
 
 @pytest.mark.parametrize(
-  ("completion", "total", "counted", "paid"),
+  ("completion", "total", "counted", "billed"),
   [
     # Hidden thinking is in the total alone.
     (2, 523, 521, 521),
@@ -52,25 +47,16 @@ def test_a_mock_answer_and_its_price():
   ],
 )
 def test_its_price_of_other_counts_is_not_taken(
-  completion, total, counted, paid
+  completion, total, counted, billed
 ):
   usage = {"prompt_tokens": 2, "completion_tokens": completion}
-  choice = {"message": {"role": "assistant", "content": "a"}}
-  body = {"id": "1", "object": "chat.completion", "created": 1, "model": "m"}
-  body |= {"choices": [choice | {"index": 0, "finish_reason": "stop"}]}
-  body |= {"usage": usage | {"total_tokens": total}}
+  body = chat_reply("a") | {"usage": usage | {"total_tokens": total}}
   run = run_with_key()
   with StubServer(lambda m: web.json_response(body)) as stub:
     stub.model = "gpt-4o-mini"
-    model = run.open(
-      kind="litellm",
-      model=PAID,
-      url=stub.url + "/v1",
-      api_key_env="K",
-    )
-    (reply,) = ask(model, request())
+    (reply,) = ask(paid(run, url=stub.url + "/v1"), request())
   assert (reply.status, reply.completion_tokens) == ("ok", counted)
-  dollars = (2 * 0.15 + paid * 0.6) * 1e-6
+  dollars = (2 * 0.15 + billed * 0.6) * 1e-6
   assert run.ledger.spent.dollars == pytest.approx(dollars)
 
 
@@ -83,27 +69,25 @@ def test_its_price_table_bounds_a_call():
     assert (getattr(end, "status", None) == "ok") is sent
 
 
-def hosted(run, stub, **config):
-  return at(run, "litellm", stub, **config)
-
-
 def test_a_local_server_is_unpriced_and_needs_no_key():
   run = Run()
   with StubServer(lambda m: "three little words") as stub:
-    (reply,) = ask(hosted(run, stub, extra={"top_p": 0.5}), request(seed=7))
+    (reply,) = ask(
+      at(run, "litellm", stub, extra={"top_p": 0.5}), request(seed=7)
+    )
     body = stub.calls[0].body
   assert (reply.status, reply.text) == ("ok", "three little words")
   assert (reply.prompt_tokens, reply.completion_tokens) == (2, 3)
   assert run.ledger.spent.unpriced == 1
   assert (body["seed"], body["top_p"], body["max_tokens"]) == (7, 0.5, 9)
   with pytest.raises(ConfigError, match=r"config\.student\.price_in"):
-    hosted(Run(Caps(dollars=1)), stub)
+    at(Run(Caps(dollars=1)), "litellm", stub)
 
 
 def test_the_users_own_price_holds():
   run = Run(Caps(dollars=1.0))
   with StubServer(lambda m: "three little words") as stub:
-    ask(hosted(run, stub, price_in=1.0, price_out=4.0), request())
+    ask(at(run, "litellm", stub, price_in=1.0, price_out=4.0), request())
   assert run.ledger.spent.dollars == pytest.approx(14e-6)
 
 

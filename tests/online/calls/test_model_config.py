@@ -10,6 +10,30 @@ from atlas_jax.online.calls.model_config import ChatModelConfig
 from tests.online.opened import Run, ask, request
 from tests.online.stub_server import StubServer
 
+EXTRA = [
+  ({"n": 2}, "extra.n is set by the run"),
+  ({"api_key": "s"}, "use api_key_env"),
+  *(
+    ({key: 9}, f"extra.{key} is not bounded")
+    for key in (
+      *("max_completion_tokens", "extra_body", "best_of", "fallbacks"),
+      *("tools", "tool_choice", "functions", "web_search_options"),
+      *("prediction", "modalities", "audio"),
+    )
+  ),
+  *(
+    ({key: "s"}, f"extra['{key}'] may be")
+    for key in (
+      *("aws_secret_access_key", "x-api-key", "azure_ad_token", "token"),
+      *("csrftoken", "accessKeyId"),
+      *("vertex_credentials", "Password", "extra_headers"),
+    )
+  ),
+  ({"metadata": {"user_api_key": "s"}}, "['metadata']['user_api_key'] may be"),
+  ({"user": "sk-0123456789pw"}, "extra['user'] may be secret"),
+  ({"a": [{"b": [{"headers": {}}]}]}, "extra['a'][0]['b'][0]['headers'] may"),
+]
+
 
 @pytest.mark.parametrize(
   "config, says",
@@ -22,36 +46,7 @@ from tests.online.stub_server import StubServer
     ({"url": "http://me:pw@h"}, "must hold no user, password"),
     ({"url": "http://h", "api_key_env": "NO"}, "the variable NO is not set"),
     ({"url": "http://h", "price_in": 1.0}, "price_out go together"),
-    ({"url": "http://h", "extra": {"n": 2}}, "extra.n is set by the run"),
-    ({"url": "http://h", "extra": {"api_key": "s"}}, "use api_key_env"),
-    *[
-      ({"url": "http://h", "extra": {key: 9}}, f"extra.{key} is not bounded")
-      for key in (
-        *("max_completion_tokens", "extra_body", "best_of", "fallbacks"),
-        *("tools", "tool_choice", "functions", "web_search_options"),
-        *("prediction", "modalities", "audio"),
-      )
-    ],
-    *[
-      ({"url": "http://h", "extra": {key: "s"}}, f"extra['{key}'] may be")
-      for key in (
-        *("aws_secret_access_key", "x-api-key", "azure_ad_token", "token"),
-        *("csrftoken", "accessKeyId"),
-        *("vertex_credentials", "Password", "extra_headers"),
-      )
-    ],
-    (
-      {"url": "http://h", "extra": {"metadata": {"user_api_key": "s"}}},
-      "extra['metadata']['user_api_key'] may be secret",
-    ),
-    (
-      {"url": "http://h", "extra": {"user": "sk-0123456789pw"}},
-      "extra['user'] may be secret",
-    ),
-    (
-      {"url": "http://h", "extra": {"a": [{"b": [{"headers": {}}]}]}},
-      "extra['a'][0]['b'][0]['headers'] may be secret",
-    ),
+    *(({"url": "http://h", "extra": extra}, says) for extra, says in EXTRA),
   ],
 )
 def test_a_wrong_config_is_one_clear_error(config, says):

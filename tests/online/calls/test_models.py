@@ -1,6 +1,4 @@
-"""Chat models of every kind against a real HTTP server: what is sent and how
-the answer is read. Failures are in test_retrying.py, resuming in
-test_resume.py."""
+"""What is sent to chat models, and what is made of what they say."""
 
 import asyncio
 import json

@@ -1,14 +1,14 @@
 """Errors that come where answers do: never an answer, whoever is asked."""
 
 import json
-import sys
 
 import pytest
 from aiohttp import web
 
 from atlas_jax.config import ConfigError
+from tests.online.agents import echoes
 from tests.online.agents.asked import ask as ask_agent
-from tests.online.agents.asked import opened
+from tests.online.agents.asked import by_command, by_http, opened
 from tests.online.agents.serving import Serving
 from tests.online.opened import Run, ask, at, request
 from tests.online.stub_server import StubServer
@@ -119,14 +119,11 @@ def never(reply):
 
 
 def prints(text, **keys):
-  code = f"import sys; sys.stdout.write({text!r})"
-  return {"argv": (sys.executable, "-c", code)} | keys
+  """The reply of a command that prints a text."""
+  return by_command(f"import sys; sys.stdout.write({text!r})", **keys)
 
 
-def by_http(reply, **keys):
-  with Serving(lambda _: reply) as server:
-    keys = {"url": server.url, "body": {"q": "{prompt}"}} | keys
-    return ask_agent(opened("http", keys), "q")
+SAME = {"target": f"{echoes.__file__}:same"}
 
 
 def by_model(kind, answer):
@@ -174,27 +171,26 @@ def test_honest_answers_that_speak_of_errors(text):
 def test_as_what_a_command_prints(said):
   # A number in an error is no answer.
   for keys in ({}, {"output_regex": r"\d*"}, {"output_path": "answer"}):
-    never(ask_agent(opened("cli", prints(said, **keys)), "q"))
+    never(prints(said, **keys))
 
 
 def test_an_answer_may_stand_where_errors_do():
   reply = {"message": "yes", "code": "ABCD", "detail": "no"}
   for path in ("message", "detail"):
-    keys = prints(json.dumps(reply), output_path=path)
-    assert ask_agent(opened("cli", keys), "q").text == reply[path]
+    said = prints(json.dumps(reply), output_path=path)
+    assert said.text == reply[path]
     assert by_http(reply, answer=path).text == reply[path]
 
 
 def test_as_the_last_of_a_command_s_lines_of_json():
   lines = [{"type": "system"}, {"type": "result", "is_error": True}]
   text = "\n".join(map(json.dumps, lines)) + "\n"
-  never(ask_agent(opened("cli", prints(text)), "q"))
+  never(prints(text))
 
 
 @pytest.mark.parametrize("own_process", [False, True])
-def test_as_what_a_function_returns(own_process, tmp_path):
-  (tmp_path / "f.py").write_text("def f(prompt):\n  return prompt\n")
-  keys = {"target": f"{tmp_path}/f.py:f", "own_process": own_process}
+def test_as_what_a_function_returns(own_process):
+  keys = SAME | {"own_process": own_process}
   # The same rules read what a process of its own says: some of each suffice.
   said, honest = (x[:: 9 if own_process else 1] for x in (SAID, HONEST))
   for reply in ask_agent(opened("python", keys), *said):
@@ -218,30 +214,24 @@ def test_a_failure_path_says_what_a_failure_is(path):
     reply = {"out": "42", "state": {"bad": bad}}
     never(by_http(reply, **paths))
     never(by_http(reply, failure_path=path))
-    keys = prints(json.dumps(reply), output_path="out", failure_path=path)
-    never(ask_agent(opened("cli", keys), "q"))
+    never(prints(json.dumps(reply), output_path="out", failure_path=path))
   for state in ({}, {"bad": None}, {"bad": False}, {"bad": ""}, None):
     assert by_http({"out": "42", "state": state}, **paths).text == "42"
 
 
-def test_a_failure_regex_says_what_a_failure_is(tmp_path):
-  pattern = r"(?i)i am (?:busy|tired)"
-  (tmp_path / "f.py").write_text("def f(prompt):\n  return prompt\n")
-  keys = {"target": f"{tmp_path}/f.py:f"}
-  agent = opened("python", keys, failure_regex=pattern)
+def test_a_failure_regex_says_what_a_failure_is():
+  common = {"failure_regex": r"(?i)i am (?:busy|tired)"}
+  agent = opened("python", SAME, **common)
   bad, good = ask_agent(agent, "Sorry, I am BUSY: 42", "I am well: 42")
   never(bad)
   assert "failure_regex matches 'I am BUSY'" in bad.error and good.ok
   # Of a command it is searched in all that it prints.
-  keys = prints("I am tired\n42", output_regex=r"\d+")
-  never(ask_agent(opened("cli", keys, failure_regex=pattern), "q"))
+  never(prints("I am tired\n42", output_regex=r"\d+", common=common))
 
 
-def test_a_failure_regex_without_an_end_has_the_deadline(tmp_path):
-  (tmp_path / "f.py").write_text(f"def f(prompt):\n  return {'a' * 40!r}\n")
-  keys = {"target": f"{tmp_path}/f.py:f"}
-  agent = opened("python", keys, failure_regex=r"(a|aa)+$b", timeout_s=1.0)
-  reply = ask_agent(agent, "q")
+def test_a_failure_regex_without_an_end_has_the_deadline():
+  agent = opened("python", SAME, failure_regex=r"(a|aa)+$b", timeout_s=1.0)
+  reply = ask_agent(agent, "a" * 40)
   assert reply.status in ("timeout", "error") and reply.text is None
 
 
@@ -250,7 +240,6 @@ def test_what_the_config_refuses():
   with pytest.raises(ConfigError, match=r"config\.failure_regex='\('"):
     opened("python", keys, failure_regex="(")
   with pytest.raises(ConfigError, match=r"config\.cli\.failure_path needs out"):
-    opened("cli", prints("x", failure_path="a"))
-  for kind, more in (("cli", prints("x", output_path="a")),):
-    with pytest.raises(ConfigError, match=r"failure_path='\.'"):
-      opened(kind, more | {"failure_path": "."})
+    prints("x", failure_path="a")
+  with pytest.raises(ConfigError, match=r"failure_path='\.'"):
+    prints("x", output_path="a", failure_path=".")

@@ -1,22 +1,11 @@
 """Every way to ask over HTTP, with a key."""
 
 from tests.online.agents.asked import ask as ask_agent
-from tests.online.agents.asked import opened
+from tests.online.agents.asked import http_agent, opened
+from tests.online.agents.sdk import sdk_agent
 from tests.online.opened import Run, ask, needs, request
 
 KEY = "sk-0123456789abcdef"
-AGENTS = {
-  "http": {
-    "headers": {"X-Api-Key": "${K}"},
-    "body": {"q": "{prompt}"},
-    "answer": "choices[0].message.content",
-  },
-  "responses": {"api_key_env": "K", "model": "m"},
-  "agents_sdk": {
-    "api_key_env": "K",
-    "target": "tests/online/agents/sdk_agents.py:plain",
-  },
-}
 OWN = ("url", "http", "responses")  # by our own client
 
 
@@ -32,8 +21,13 @@ def chat(kind, url, model="m", **config):
 
 def agent(kind, url, *, common, **keys):
   """The reply of an agent."""
-  where = {"url": f"{url}/ask"} if kind == "http" else {"base_url": url}
-  keys = AGENTS[kind] | where | keys
+  sends, content = {"X-Api-Key": "${K}"}, "choices[0].message.content"
+  of_kind = {
+    "http": http_agent(f"{url}/ask", headers=sends, answer=content),
+    "responses": {"api_key_env": "K", "model": "m", "base_url": url},
+    "agents_sdk": sdk_agent(url, api_key_env="K"),
+  }
+  keys = of_kind[kind] | keys
   return ask_agent(opened(kind, keys, environ={"K": KEY}, **common), "PROMPT")
 
 
