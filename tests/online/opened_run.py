@@ -10,7 +10,7 @@ from atlas_jax.online.calls.record import Record
 from atlas_jax.online.search import models
 from atlas_jax.online.search.config import OnlineConfig
 from atlas_jax.online.search.files import Journal
-from atlas_jax.online.search.plan import Budget, parts
+from atlas_jax.online.search.plan import Budget, budget_of
 from atlas_jax.online.search.reflection import Reflector
 from atlas_jax.online.search.rollouts import Rollouts, trial
 from atlas_jax.online.search.scoring import KeptChecker
@@ -43,7 +43,7 @@ def opened_with(config, workdir, path=None):
     journal = Journal(workdir, record)
     yield Run(
       *(config, sets, asked.ledger, record),
-      Budget(parts(config, sets), asked.ledger),
+      budget_of(config, sets, asked.ledger),
       Rollouts(asked, config, checker, journal),
       Reflector(asked, config, journal),
       journal,

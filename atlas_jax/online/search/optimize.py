@@ -35,7 +35,7 @@ from atlas_jax.online.search import (
 )
 from atlas_jax.online.search.config import ROLES, OnlineConfig
 from atlas_jax.online.search.files import Journal
-from atlas_jax.online.search.plan import Budget, parts
+from atlas_jax.online.search.plan import budget_of
 from atlas_jax.online.search.reflection import Reflector
 from atlas_jax.online.search.rollouts import Rollouts
 from atlas_jax.online.search.scoring import KeptChecker
@@ -108,7 +108,7 @@ def optimize(
     asked = stack.enter_context(
       models.opened(reachable, environ, record, servers.endpoints(config))
     )
-    budget = Budget(parts(config, sets), asked.ledger)
+    budget = budget_of(config, sets, asked.ledger)
     if record.read("ended") is None:
       budget.check()
     checker = stack.enter_context(KeptChecker(record, config.data))

@@ -121,7 +121,7 @@ def test_a_round_that_began_is_not_asked_for_its_budget_again(tmp_path):
   # Room for the seed, the end and two rounds.
   caps = {"caps__calls": 370 + 2 * 46}
   with opened(tmp_path, "http://127.0.0.1:9", **caps) as r:
-    seed = r.budget.parts.seed.total()
+    seed = r.budget.seed.total()
 
     def begins(number, paid):
       ledger = Ledger(r.config.caps, spent=Amount(paid))
