@@ -37,7 +37,7 @@ def opened_with(config, workdir, path=None):
   sets = models.chosen_problems(config)
   with (
     Record(path) as record,
-    models.opened(config, {}, record, {}) as asked,
+    models.opened(config, {}, record, workdir) as asked,
     KeptChecker(record, config.data) as checker,
   ):
     journal = Journal(workdir, record)

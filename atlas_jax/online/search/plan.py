@@ -19,6 +19,7 @@ mean so far. A round begins only where one fits beside that.
 """
 
 import math
+import pathlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -150,12 +151,13 @@ def plan(config: OnlineConfig, environ: Mapping[str, str]) -> str:
       holds the plan as well.
   """
   sets = chosen_problems(config)
-  nowhere = "http://127.0.0.1"
   local = servers.local(config).items()
-  free = {role: servers.reached(model, nowhere) for role, model in local}
+  # None of them is started.
+  free = {role: servers.reached(m, "http://127.0.0.1") for role, m in local}
+  config = replace(config, **free)
   with (
     Record() as record,
-    opened(replace(config, **free), environ, record, {}) as models,
+    opened(config, environ, record, pathlib.Path()) as models,
   ):
     budget = budget_of(config, sets, models.ledger)
     text = _plan_text(config, sets, budget, models)

@@ -35,6 +35,7 @@ def rollouts(*scores):
     # Mostly no answer: the one that came proves nothing.
     ((1.0, None, None), [1.0, 0.0, 0.0]),
     ((None,), [0.0]),
+    ((), []),
   ],
 )
 def test_gaps(scores, told):
@@ -95,10 +96,6 @@ def test_what_breaks_at_an_example_escapes_gepa():
     one.propose_new_texts({}, examples, ["teacher"])
   assert not isinstance(caught.value, Exception)
   assert isinstance(caught.value.__cause__, AttributeError)
-
-
-def test_an_evaluation_of_nothing_has_no_scores():
-  assert filled([]) == []
 
 
 @pytest.mark.parametrize(
