@@ -309,7 +309,7 @@ def test_every_recipe_says_where_it_comes_from(module):
       assert word in text, (recipe.__name__, word)
 
 
-@pytest.mark.parametrize("module", ["quickstart", "teacher"])
+@pytest.mark.parametrize("module", ["quickstart", "teacher", "online"])
 def test_an_unknown_variant_lists_the_valid_ones(module):
   config = importlib.import_module(f"configs.{module}")
   with pytest.raises(ValueError, match=r"unknown variant 'x'.*valid"):

@@ -10,7 +10,7 @@ from atlas_jax.online.calls.record import Record
 from atlas_jax.online.search import models
 from atlas_jax.online.search.config import OnlineConfig
 from atlas_jax.online.search.files import Journal
-from atlas_jax.online.search.plan import Budget, parts
+from atlas_jax.online.search.plan import Budget, budget_of
 from atlas_jax.online.search.reflection import Reflector
 from atlas_jax.online.search.rollouts import Rollouts, trial
 from atlas_jax.online.search.scoring import KeptChecker
@@ -37,13 +37,13 @@ def opened_with(config, workdir, path=None):
   sets = models.chosen_problems(config)
   with (
     Record(path) as record,
-    models.opened(config, {}, record, {}) as asked,
+    models.opened(config, {}, record, workdir) as asked,
     KeptChecker(record, config.data) as checker,
   ):
     journal = Journal(workdir, record)
     yield Run(
       *(config, sets, asked.ledger, record),
-      Budget(parts(config, sets), asked.ledger),
+      budget_of(config, sets, asked.ledger),
       Rollouts(asked, config, checker, journal),
       Reflector(asked, config, journal),
       journal,

@@ -1,6 +1,7 @@
 """Who is asked in an optimisation, and about which problems."""
 
 import contextlib
+import pathlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from atlas_jax.online.calls.ledger import Ledger
 from atlas_jax.online.calls.models import open_model
 from atlas_jax.online.calls.record import Record
 from atlas_jax.online.calls.speakers import AskerSpeaker
+from atlas_jax.online.search import servers
 from atlas_jax.online.search.config import ROLES, OnlineConfig
 from atlas_jax.serving.events import EventLoop
 
@@ -49,23 +51,29 @@ def opened(
   config: OnlineConfig,
   environ: Mapping[str, str],
   record: Record,
-  endpoints: Mapping[str, str],
+  workdir: pathlib.Path,
+  server_key: str | None = None,
 ) -> Iterator[Models]:
-  """Opens what config names; nothing is sent. All is closed at the end.
+  """Opens what config names, and starts servers; nothing is asked.
+
+  All is closed at the end.
 
   Args:
-    config, environ, record: of the run.
-    endpoints: role -> what the record calls its server, where that is not
-      the address.
+    config, environ, record, workdir: of the run.
+    server_key: of servers that config.servers gives as URLs.
 
   Raises:
     ConfigError: a value is wrong or a variable is missing.
+    ServerError: a server does not start.
   """
   ledger, loop = record.ledger(config.caps), EventLoop()
-  account = {"environ": environ, "ledger": ledger, "record": record}
-  asked = {}
+  named, asked = servers.endpoints(config), {}
   with contextlib.ExitStack() as stack:
     stack.callback(loop.close)
+    config, environ = stack.enter_context(
+      servers.served(config, workdir, environ, server_key)
+    )
+    account = {"environ": environ, "ledger": ledger, "record": record}
     for key in ROLES:
       if key == "student" and config.agent_mode:
         asker = open_agent(
@@ -76,7 +84,7 @@ def opened(
         )
       else:
         model, where = getattr(config, key), f"config.{key}"
-        endpoint = endpoints.get(key)
+        endpoint = named.get(key)
         asker = open_model(model, where=where, endpoint=endpoint, **account)
       stack.callback(lambda asker=asker: loop.run(asker.aclose()))
       asked[key] = asker

@@ -26,16 +26,10 @@ from atlas_jax.data.problems import Problem
 from atlas_jax.data.splits import Splits
 from atlas_jax.online.calls.ledger import Caps
 from atlas_jax.online.calls.record import Record
-from atlas_jax.online.search import (
-  choosing,
-  comparing,
-  models,
-  report,
-  servers,
-)
+from atlas_jax.online.search import choosing, comparing, models, report
 from atlas_jax.online.search.config import ROLES, OnlineConfig
 from atlas_jax.online.search.files import Journal
-from atlas_jax.online.search.plan import Budget, parts
+from atlas_jax.online.search.plan import budget_of
 from atlas_jax.online.search.reflection import Reflector
 from atlas_jax.online.search.rollouts import Rollouts
 from atlas_jax.online.search.scoring import KeptChecker
@@ -102,13 +96,10 @@ def optimize(
     _check_problems(sets, record, workdir)
     journal = Journal(workdir, record)
     stack.callback(journal.write_costs)
-    reachable, environ = stack.enter_context(
-      servers.served(config, workdir, environ, server_key)
-    )
     asked = stack.enter_context(
-      models.opened(reachable, environ, record, servers.endpoints(config))
+      models.opened(config, environ, record, workdir, server_key)
     )
-    budget = Budget(parts(config, sets), asked.ledger)
+    budget = budget_of(config, sets, asked.ledger)
     if record.read("ended") is None:
       budget.check()
     checker = stack.enter_context(KeptChecker(record, config.data))

@@ -19,9 +19,10 @@ mean so far. A round begins only where one fits beside that.
 """
 
 import math
+import pathlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 from atlas_jax.data.splits import Splits
 from atlas_jax.errors import AtlasError
@@ -45,15 +46,59 @@ class BudgetTooSmall(AtlasError):
 
 
 @dataclass(frozen=True)
-class Parts:
-  """Calls at most of the parts of a run, by role; end: choosing and test."""
+class Budget:
+  """What the caps of a run, which the ledger holds, leave for its search.
 
+  seed, round and end (choosing and test): their calls at most, by role.
+  """
+
+  ledger: Ledger
   seed: Counter
   round: Counter
   end: Counter
 
+  def check(self) -> None:
+    """Raises BudgetTooSmall where the cap on calls allows no round."""
+    limit = self.ledger.caps.calls
+    need = (self.seed + self.round + self.end).total()
+    if limit is not None and need > limit:
+      raise BudgetTooSmall(
+        f"config.caps.calls={limit:g} is too small for the seed, one round"
+        f" and the choosing: they take at most {need:,}; raise it, or lower"
+        " config.sizes"
+      )
 
-def parts(config: OnlineConfig, sets: Splits) -> Parts:
+  def keep(self, used: Mapping[str, float] | None = None) -> None:
+    """Keeps what choosing and the test take; the search has the rest.
+
+    used: of the caps by now; None: nothing, so that the calls alone are known.
+    """
+    self.ledger.keep(Caps(**_takes(self.end, used)))
+
+  def begin_round(self, used: Mapping[str, float]) -> None:
+    """Keeps the share of the end anew.
+
+    used: of the caps when the round began, maybe in an earlier process.
+
+    Raises:
+      SearchOver: the round does not fit beside that share.
+    """
+    self.keep(used)
+    kept = _takes(self.end, used)
+    for cap, need in _takes(self.round, used).items():
+      limit = getattr(self.ledger.caps, cap)
+      if limit is None:
+        continue
+      left = max(0, limit - used[cap] - kept[cap])
+      if need > left:
+        bound = "at most" if cap == "calls" else "about"
+        raise SearchOver(
+          f"config.caps.{cap} leaves {left:,.6g} for the search, and a round"
+          f" takes {bound} {need:,.6g}"
+        )
+
+
+def budget_of(config: OnlineConfig, sets: Splits, ledger: Ledger) -> Budget:
   """The formulas of the module."""
   c, search = config.choosing, config.search
   everyone = [
@@ -71,7 +116,8 @@ def parts(config: OnlineConfig, sets: Splits) -> Parts:
   others = min(c.best_of, search.max_candidates - 1)
   validation, minibatch = len(sets.validation), config.sizes.minibatch
   fresh, test = validation * c.fresh_samples, len(sets.test)
-  return Parts(
+  return Budget(
+    ledger,
     seed=_calls(everyone, validation),
     round=_calls(everyone, minibatch)
     + _calls(anew, minibatch + validation)
@@ -85,54 +131,6 @@ def parts(config: OnlineConfig, sets: Splits) -> Parts:
 
 def _calls(roles: Sequence[str], each: int) -> Counter:
   return Counter(dict.fromkeys(roles, each))
-
-
-@dataclass(frozen=True)
-class Budget:
-  """What the caps of a run, which the ledger holds, leave for its search."""
-
-  parts: Parts
-  ledger: Ledger
-
-  def check(self) -> None:
-    """Raises BudgetTooSmall where the cap on calls allows no round."""
-    limit, p = self.ledger.caps.calls, self.parts
-    need = (p.seed + p.round + p.end).total()
-    if limit is not None and need > limit:
-      raise BudgetTooSmall(
-        f"config.caps.calls={limit:g} is too small for the seed, one round"
-        f" and the choosing: they take at most {need:,}; raise it, or lower"
-        " config.sizes"
-      )
-
-  def keep(self, used: Mapping[str, float] | None = None) -> None:
-    """Keeps what choosing and the test take; the search has the rest.
-
-    used: of the caps by now; None: nothing, so that the calls alone are known.
-    """
-    self.ledger.keep(Caps(**_takes(self.parts.end, used)))
-
-  def begin_round(self, used: Mapping[str, float]) -> None:
-    """Keeps the share of the end anew.
-
-    used: of the caps when the round began, maybe in an earlier process.
-
-    Raises:
-      SearchOver: the round does not fit beside that share.
-    """
-    self.keep(used)
-    kept = _takes(self.parts.end, used)
-    for cap, need in _takes(self.parts.round, used).items():
-      limit = getattr(self.ledger.caps, cap)
-      if limit is None:
-        continue
-      left = max(0, limit - used[cap] - kept[cap])
-      if need > left:
-        bound = "at most" if cap == "calls" else "about"
-        raise SearchOver(
-          f"config.caps.{cap} leaves {left:,.6g} for the search, and a round"
-          f" takes {bound} {need:,.6g}"
-        )
 
 
 def _takes(part: Counter, used: Mapping[str, float] | None) -> dict[str, float]:
@@ -153,15 +151,16 @@ def plan(config: OnlineConfig, environ: Mapping[str, str]) -> str:
       holds the plan as well.
   """
   sets = chosen_problems(config)
-  nowhere = "http://127.0.0.1"
   local = servers.local(config).items()
-  free = {role: servers.reached(model, nowhere) for role, model in local}
+  # None of them is started.
+  free = {role: servers.reached(m, "http://127.0.0.1") for role, m in local}
+  config = replace(config, **free)
   with (
     Record() as record,
-    opened(replace(config, **free), environ, record, {}) as models,
+    opened(config, environ, record, pathlib.Path()) as models,
   ):
-    budget = Budget(parts(config, sets), models.ledger)
-    text = _plan_text(config, sets, budget.parts, models)
+    budget = budget_of(config, sets, models.ledger)
+    text = _plan_text(config, sets, budget, models)
   try:
     budget.check()
   except BudgetTooSmall as error:
@@ -169,32 +168,31 @@ def plan(config: OnlineConfig, environ: Mapping[str, str]) -> str:
   return text
 
 
-def _plan_text(config, sets, parts: Parts, models: Models) -> str:
+def _plan_text(config, sets, budget: Budget, models: Models) -> str:
   prices = dict.fromkeys(FIELDS, models.student.asker.price)
   prices["teacher"] = models.teacher.asker.price
   prices["reflection"] = models.reflection.price
   bounds = {r: _bound(config, sets, prices[r], r) for r in prices}
 
-  def total(calls: Counter) -> Amount:
+  def total(calls: Counter) -> dict[str, float]:
     each = [(n, bounds[role]) for role, n in calls.items()]
-    names = [field.name for field in fields(Amount)]
-    return Amount(*(sum(n * getattr(b, x) for n, b in each) for x in names))
+    return {cap: sum(n * getattr(b, cap) for n, b in each) for cap in SPEND}
 
   most, caps = config.search.max_rounds, vars(config.caps)
-  rounds = Counter({role: most * n for role, n in parts.round.items()})
+  rounds = Counter({role: most * n for role, n in budget.round.items()})
   rows = {
-    "seed on validation": total(parts.seed),
-    "one round": total(parts.round),
+    "seed on validation": total(budget.seed),
+    "one round": total(budget.round),
     f"{most} rounds": total(rounds),
-    "choosing and test": total(parts.end),
-    "whole run": total(parts.seed + rounds + parts.end),
+    "choosing and test": total(budget.end),
+    "whole run": total(budget.seed + rounds + budget.end),
   }
   lines = [
     f"{len(sets.train)} train, {len(sets.validation)} validation,"
     f" {len(sets.test)} test problems",
     _row("", *(f"{x}, at most" for x in SPEND)),
     *(
-      _row(name, f"{x.calls:,}", f"{x.tokens:,}", f"{x.dollars:,.4f}")
+      _row(name, f"{x['calls']:,}", f"{x['tokens']:,}", f"{x['dollars']:,.4f}")
       for name, x in rows.items()
     ),
   ]
@@ -203,11 +201,11 @@ def _plan_text(config, sets, parts: Parts, models: Models) -> str:
     roles = ", ".join(unpriced)
     lines.append(f"unpriced: {roles}; say price_in and price_out{agent}")
   given = ", ".join(f"{x:g} {cap}" for cap, x in caps.items() if x is not None)
-  enough, one, rest = [most], rows["one round"], total(parts.seed + parts.end)
+  enough, one, rest = [most], rows["one round"], total(budget.seed + budget.end)
   for cap in SPEND:
-    if caps[cap] is not None and getattr(one, cap):
-      left = max(0, caps[cap] - getattr(rest, cap))
-      enough.append(math.floor(left / getattr(one, cap)))
+    if caps[cap] is not None and one[cap]:
+      left = max(0, caps[cap] - rest[cap])
+      enough.append(math.floor(left / one[cap]))
   return "\n".join(
     [
       *lines,

@@ -112,7 +112,8 @@ class Rollouts:
     whys = self.journal.read(key) if new else []
     if whys is None:
       found = self._made(new)  # then, once more, what came to nothing
-      found |= self._made({k: r for k, r in found.items() if r.scored is None})
+      failed = [k for k, r in found.items() if r.scored is None]
+      found |= self._made({k: new[k] for k in failed})
       self._check(found.values())
     else:
       found = {
@@ -178,16 +179,13 @@ class Rollouts:
   def _rollout(self, rollout: Rollout, scored: ScoredEpisode) -> Rollout:
     objectives = scoring.objectives_of(scored)
     if objectives is None:
-      why = "the verifier gave no verdict"
-      return replace(rollout, why=why, down=False)
+      return replace(rollout, why="the verifier gave no verdict")
     leaked = scored.teachings[0].leaked
     return replace(
       rollout,
       scored=scored,
       objectives=objectives,
       score=scoring.score_of(objectives, leaked, self.config.objectives),
-      why=None,
-      down=False,
     )
 
   async def _episodes(

@@ -188,7 +188,8 @@ def test_a_teacher_that_redirects_is_named_once(name, caplog, monkeypatch):
   with StubServer(redirects) as teach:
     monkeypatch.setenv("HOSTED_VLLM_API_BASE", teach.url + "/v1")
     named = name or teach.url + "/v1#stub"
-    with TeachingAgent(agent, named, PROMPTS, teacher_key=key) as taught:
+    late = {"teacher_key": key, "teach_deadline_s": 60.0}  # LiteLLM's import
+    with TeachingAgent(agent, named, PROMPTS, **late) as taught:
       for _ in range(3):
         assert taught.ask("private 1+1?").outcome == "alone_down"
   (line,) = [r.getMessage() for r in caplog.records if "redirect" in r.message]

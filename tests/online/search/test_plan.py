@@ -18,7 +18,7 @@ ALL = {"student_baseline", "student_probe", "teacher", "student_taught"}
 
 def sizes(folder, **changes):
   with opened(folder, NOBODY, **changes) as r:
-    return r.budget.parts
+    return r.budget
 
 
 @pytest.mark.parametrize(
@@ -70,10 +70,10 @@ def test_no_round_takes_more_than_it_is_said_to(tmp_path):
   evolve = {"search__evolve": ("student_probe", "teacher")}
   with playing(tmp_path, small_world.answer, **evolve) as (r, stub):
     sets, parent = r.sets, r.config.prompts
-    asked = r.budget.parts.round
+    asked = r.budget.round
     said = asked.total() - asked["reflection"]
     evaluated(r, sets.validation, parent)
-    assert len(stub.calls) == r.budget.parts.seed.total()
+    assert len(stub.calls) == r.budget.seed.total()
     for n in range(3):  # the minibatches of one epoch
       minibatch = sets.train[4 * n : 4 * n + 4]
       child = dataclasses.replace(

@@ -8,9 +8,8 @@ import pytest
 from atlas_jax.config import PromptsConfig
 from atlas_jax.data.problems import make_problem
 from atlas_jax.online.calls.ledger import Amount, Ledger
-from atlas_jax.online.calls.record import Record
 from atlas_jax.online.search.config import ObjectivesConfig, OnlineConfig
-from atlas_jax.online.search.files import Journal, SearchOver
+from atlas_jax.online.search.files import SearchOver
 from atlas_jax.online.search.rollouts import Rollout
 from atlas_jax.online.search.search import Search, filled, perfect
 from tests.online.opened_run import opened
@@ -35,14 +34,14 @@ def rollouts(*scores):
     # Mostly no answer: the one that came proves nothing.
     ((1.0, None, None), [1.0, 0.0, 0.0]),
     ((None,), [0.0]),
+    ((), []),
   ],
 )
 def test_gaps(scores, told):
   assert filled(rollouts(*scores)) == told
 
 
-def parts(journal):
-  return SimpleNamespace(config=OnlineConfig(), journal=journal)
+PARTS = SimpleNamespace(config=OnlineConfig(), journal=None)
 
 
 def judge(before, after):
@@ -54,8 +53,7 @@ def judge(before, after):
   )
   state = SimpleNamespace(program_candidates=[{"a": "old", "b": "same"}])
   reflector = SimpleNamespace(refused=[])
-  journal = Journal(None, Record())
-  judged = Search(None, parts(journal), reflector, None)
+  judged = Search(None, PARTS, reflector, None)
   accepted = judged.should_accept(proposal, state)
   return accepted, reflector.refused
 
@@ -89,16 +87,12 @@ def test_a_rejected_child_is_remembered_with_its_scores():
 
 def test_what_breaks_at_an_example_escapes_gepa():
   """It would go on to the next round, and say so to nobody."""
-  one = Search(None, parts(None), None, None)
+  one = Search(None, PARTS, None, None)
   examples = {"teacher": [{"rollout": "none"}]}
   with pytest.raises(BaseException) as caught:
     one.propose_new_texts({}, examples, ["teacher"])
   assert not isinstance(caught.value, Exception)
   assert isinstance(caught.value.__cause__, AttributeError)
-
-
-def test_an_evaluation_of_nothing_has_no_scores():
-  assert filled([]) == []
 
 
 @pytest.mark.parametrize(
@@ -121,7 +115,7 @@ def test_a_round_that_began_is_not_asked_for_its_budget_again(tmp_path):
   # Room for the seed, the end and two rounds.
   caps = {"caps__calls": 370 + 2 * 46}
   with opened(tmp_path, "http://127.0.0.1:9", **caps) as r:
-    seed = r.budget.parts.seed.total()
+    seed = r.budget.seed.total()
 
     def begins(number, paid):
       ledger = Ledger(r.config.caps, spent=Amount(paid))
