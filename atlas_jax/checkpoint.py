@@ -122,8 +122,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         create=True,
         enable_async_checkpointing=True,
         async_options=ocp.AsyncOptions(
-          barrier_sync_fn=_meet,
-          post_finalization_callback=self._write_content,
+          barrier_sync_fn=_meet, post_finalization_callback=self._write_content
         ),
       ),
     )

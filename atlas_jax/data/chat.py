@@ -116,10 +116,7 @@ class ChatTokenizer:
     return self._ask("decode", [int(i) for i in ids], special)
 
   def training_example(
-    self,
-    user_text: str,
-    response: str,
-    template_kwargs: Mapping | None = None,
+    self, user_text: str, response: str, template_kwargs: Mapping | None = None
   ) -> tuple[np.ndarray, np.ndarray]:
     """(ids int32 [T], mask float32 [T]): 1 on the response and its end."""
     prompt, answer = self._ask("example", user_text, response, template_kwargs)

@@ -92,9 +92,7 @@ def visible_until(
     return jax.lax.cummin(after, axis=1, reverse=True)
 
   end = jnp.where(
-    sequence_ids == 0,
-    run_end(segment_ids),
-    run_end(segment_ids, sequence_ids),
+    sequence_ids == 0, run_end(segment_ids), run_end(segment_ids, sequence_ids)
   )
   return jnp.where(segment_ids == 0, 0, end)
 

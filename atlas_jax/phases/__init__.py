@@ -109,11 +109,7 @@ def run_phases(
     multihost.call_on_lead(claim)
     multihost.check_shared(directory.checkpoints_root(config, workdir))
     _log_devices(teacher, config)
-    sampling = {
-      "teacher": teacher,
-      "servers": servers,
-      "prompts": run.prompts,
-    }
+    sampling = {"teacher": teacher, "servers": servers, "prompts": run.prompts}
     for index, kind in enumerate(config.phases):
       log.info("phase %s (%d of %d)", kind, index + 1, len(config.phases))
       entry = PhaseEntry(config, workdir, index)

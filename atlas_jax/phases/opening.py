@@ -25,14 +25,7 @@ import jax
 from jax._src import distributed
 
 import atlas_jax
-from atlas_jax import (
-  config_tree,
-  directory,
-  hub,
-  metrics,
-  multihost,
-  targets,
-)
+from atlas_jax import config_tree, directory, hub, metrics, multihost, targets
 from atlas_jax.config import ConfigError, RunConfig
 from atlas_jax.data import packing, splits
 from atlas_jax.data.chat import ChatTokenizer

@@ -115,9 +115,7 @@ def _svg(figure) -> str:
 
 
 def figure(
-  title: str,
-  unit: str,
-  curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+  title: str, unit: str, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]
 ) -> str:
   """One figure as SVG: {label: (steps [S], values [R, S])}."""
   import matplotlib

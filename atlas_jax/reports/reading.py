@@ -181,11 +181,7 @@ def read(workdir: pathlib.Path) -> RunFiles:
     )
   attempts.sort(key=lambda line: line["student"] is None)
   return RunFiles(
-    workdir,
-    files.read_json(config, ReportError),
-    evaluations,
-    attempts,
-    lines,
+    workdir, files.read_json(config, ReportError), evaluations, attempts, lines
   )
 
 

@@ -220,9 +220,7 @@ class WeightSender:
         return dict(zip(up, pool.map(one, up), strict=True))
 
     files = weight_files.write(
-      *(entries, root, version, deliver),
-      base=base,
-      process=multihost.number(),
+      *(entries, root, version, deliver), base=base, process=multihost.number()
     )
 
     def announced(number: int) -> dict[str, str] | str:

@@ -41,11 +41,7 @@ def wilson(successes: float, n: int) -> Interval:
 
 
 def paired_bootstrap(
-  before: Sequence[float],
-  after: Sequence[float],
-  *,
-  resamples: int,
-  seed: int,
+  before: Sequence[float], after: Sequence[float], *, resamples: int, seed: int
 ) -> Interval:
   """Mean of after - before with its percentile interval over pairs.
 
