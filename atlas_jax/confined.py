@@ -93,13 +93,12 @@ class Confined:
         self.end()
         raise Late(f"takes more than {wall_s:g} s") from None
       except (OSError, ValueError, TypeError, RecursionError):
-        memory = f" or {self._memory_bytes >> 30} GiB" * bool(
-          self._memory_bytes
-        )
+        most = f"{cpu_s:g} s"
+        if self._memory_bytes:
+          most += f" or {self._memory_bytes >> 30} GiB"
         self.end()
-        raise Unanswered(
-          f"ended its process or takes more than {cpu_s:g} s" + memory
-        ) from None
+        text = f"ended its process or takes more than {most}"
+        raise Unanswered(text) from None
       except BaseException:
         self.end()  # the next question would get this one's answer
         raise

@@ -156,7 +156,9 @@ def _visits(seen: Bool[Array, "n m"]):
 def product(equation: str, a: Array, b: Array) -> Float[Array, "..."]:
   """An einsum whose result is float32."""
   return jnp.einsum(
-    *(equation, a, b),
+    equation,
+    a,
+    b,
     precision=matmul_precision(b.dtype),
     preferred_element_type=jnp.float32,
   )

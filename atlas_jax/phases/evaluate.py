@@ -170,8 +170,7 @@ def evaluate(
     return
   servers.publish()
   shown = arms_of(entry, teacher, prompts, guests)
-  there: dict[str, list[Mapping]] = {}  # read once, by the lead
-  multihost.call_on_lead(lambda: there.update(sampled_before(entry, shown)))
+  there = multihost.on_lead(lambda: sampled_before(entry, shown)) or {}
   with AnswerChecker(data=entry.config.data) as checker:
     for arm in shown:
       if arm.evaluation in (None, entry.name):
@@ -200,7 +199,8 @@ def _report(entry: PhaseEntry, shown: Sequence[Arm]) -> None:
     found[arm.name] = mine = lines[arm.name]
     alone = found[reading.titled(reading.ALONE, student)]
     result = statistics.arm_result(
-      *(arm.title, mine),
+      arm.title,
+      mine,
       alone=None if mine is alone else alone,
       resamples=c.bootstrap_resamples,
       seed=entry.config.seed,

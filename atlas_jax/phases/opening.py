@@ -116,7 +116,7 @@ def open_run(config: RunConfig, workdir: pathlib.Path) -> Opened:
     kept = fitting(given, split, words, chat, met.chat, served)
     all_splits = dataclasses.replace(all_splits, **{split: kept})
   return Opened(
-    *(config, prompts, all_splits, sequences, teacher, student, guests)
+    config, prompts, all_splits, sequences, teacher, student, guests
   )
 
 

@@ -153,9 +153,7 @@ class Servers:
 
     def attempt():
       self._publish(hold)  # after a restart; else it has nothing to do
-      answers = []
-      multihost.call_on_lead(lambda: answers.append(work()), hold)
-      return answers[0] if answers else None
+      return multihost.on_lead(work, hold)
 
     return self._with_restarts(attempt, hold)
 

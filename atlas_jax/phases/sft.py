@@ -90,7 +90,7 @@ def total_steps(config: RunConfig, sequences: Sequences) -> int:
 
 
 def train(
-  entry: PhaseEntry, *, teacher: Teacher, sequences: Sequences, steps: int
+  entry: PhaseEntry, teacher: Teacher, sequences: Sequences, steps: int
 ) -> None:
   """Trains the teacher for `steps`; resumes from its checkpoint."""
   cfg = entry.config.sft

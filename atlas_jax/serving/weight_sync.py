@@ -219,8 +219,9 @@ class WeightSender:
       with ThreadPoolExecutor(len(self._servers)) as pool:
         return dict(zip(up, pool.map(one, up), strict=True))
 
+    mine = multihost.number()
     files = weight_files.write(
-      *(entries, root, version, deliver), base=base, process=multihost.number()
+      entries, root, version, deliver, base=base, process=mine
     )
 
     def announced(number: int) -> dict[str, str] | str:
@@ -254,7 +255,9 @@ class WeightSender:
             raise ServerDown(why)
         answer = server.update_weights(
           {path: digest for own in sent for path, digest in own.items()},
-          *(str(version), sums, self._config.request_timeout_s),
+          str(version),
+          sums,
+          self._config.request_timeout_s,
           restart=held is None or version < held,
         )
       except WeightsRefused as refusal:
