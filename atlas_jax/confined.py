@@ -2,7 +2,8 @@
 
 What models and strangers write is judged and rendered there: within limits of
 time and memory, away from the terminal and from what we have open, and locked
-once lock.take is called. What comes back is data of bounded size, no pickle.
+once it calls seccomp.lock_process. What comes back is data of bounded size, no
+pickle.
 """
 
 import json

@@ -23,7 +23,7 @@ from atlas_jax.config_tree import ConfigError
 
 log = logging.getLogger(__name__)
 
-OF_STEP = {"phase": str, "step": int}  # what every line of metrics.jsonl has
+_STEP = {"phase": str, "step": int}  # what every line of metrics.jsonl has
 
 
 def means(parts: Iterable[Any]) -> dict[str, float]:
@@ -61,11 +61,16 @@ def lines(path: pathlib.Path, shape: Mapping = {}) -> Iterator[dict]:
         log.warning("%s: dropped a broken line", where)
 
 
+def of_run(workdir: pathlib.Path) -> list[dict]:
+  """The lines of a run's metrics.jsonl; none where there is no such file."""
+  return list(lines(workdir / "metrics.jsonl", _STEP))
+
+
 def drop_beyond(path: pathlib.Path, phase: str, step: int) -> None:
   """Removes the lines of `phase` with a step above `step`."""
   kept = [
     line
-    for line in lines(path, OF_STEP)
+    for line in lines(path, _STEP)
     if line["phase"] != phase or line["step"] <= step
   ]
   directory.write_whole(path, "".join(json.dumps(x) + "\n" for x in kept))

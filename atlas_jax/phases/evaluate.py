@@ -228,7 +228,7 @@ def _report(entry: PhaseEntry, shown: Sequence[Arm]) -> None:
   directory.write_whole(
     folder / f"{entry.name}.md", tables.markdown(evaluation)
   )
-  steps = list(metrics.lines(entry.workdir / "metrics.jsonl"))
+  steps = metrics.of_run(entry.workdir)
   names = [at.name for at in entry.entries("grpo")]
   trained = [x["phase"] for x in steps if x["phase"] in names]
   if trained:

@@ -69,7 +69,7 @@ def verdict(evaluation: Mapping | None) -> str:
 
 
 # What a reader wants to know of a config; keys that a run lacks are left out.
-_TOLD = {
+_PROVENANCE = {
   **{"phases": "Phases", "seed": "Seed", "data.source": "Data"},
   **{"data.path": "Data path", "data.seed": "Seed of the data"},
   **{"data.fingerprint": "Data fingerprint", "teacher.path": "Teacher"},
@@ -81,7 +81,7 @@ _TOLD = {
 def _provenance(run: RunFiles) -> list[tuple[str, str]]:
   config = dict(config_tree.flat(run.config))
   rows = [("Directory", run.workdir.name)]
-  rows += [(title, config.get(key)) for key, title in _TOLD.items()]
+  rows += [(title, config.get(key)) for key, title in _PROVENANCE.items()]
   if run.metrics:
     last = run.metrics[-1]
     rows.append(("Last step", f"{last['phase']} {last['step']}"))

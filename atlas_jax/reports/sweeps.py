@@ -199,9 +199,7 @@ def write(
     ]
     links.append([x for x in pages if (folder / x[1]).exists()])
     runs[row.name] = [
-      list(
-        metrics.lines(folder / "rows" / run / "metrics.jsonl", metrics.OF_STEP)
-      )
+      metrics.of_run(folder / "rows" / run)
       for seed, run in names.items()
       if row.seeds[seed] == "done"
     ]

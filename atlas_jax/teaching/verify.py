@@ -4,7 +4,7 @@ math-verify reaches sympy's parser and reasoning-gym runs a task's own code:
 both can loop for ever or fill the memory on an odd answer. Each comparison
 therefore has a deadline in a process of its own; one that is late is killed,
 and another process takes its place. What runs there reads what a model says,
-so the process is locked (lock.py), except for functions of the user's own.
+so the process is locked (seccomp.py), except for functions of the user's own.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import queue
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from atlas_jax import lock
+from atlas_jax import seccomp
 from atlas_jax.confined import MEMORY_BYTES, Confined, Unanswered
 from atlas_jax.teaching import families
 
@@ -44,7 +44,7 @@ REASONING_GYM = VerifierJob(families.right, families.usable)
 def _prepare(job: VerifierJob) -> str:
   """Why the process is not locked; empty where it is, or need not be."""
   job.prepare()  # where the fork server could not, this says why
-  return lock.take() if job.locked else ""
+  return seccomp.lock_process() if job.locked else ""
 
 
 def _start(job: VerifierJob) -> Confined:
@@ -55,7 +55,7 @@ def _start(job: VerifierJob) -> Confined:
   except Unanswered as error:
     raise Unanswered(f"a verifier did not start: it {error}") from None
   if why:
-    lock.warn(why)
+    seccomp.warn_unlocked(why)
   return process
 
 
