@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable
 
 from atlas_jax import fork_server
-from atlas_jax.errors import AtlasError
+from atlas_jax.errors import AtlasError, one_line
 
 MEMORY_BYTES = 6 << 30
 
@@ -150,7 +150,7 @@ def serve(descriptor: int, memory_bytes: int) -> None:
       try:
         answer = json.dumps((True, function(*arguments)))
       except BaseException as error:
-        text = " ".join(str(error).split())[:500]
+        text = one_line(error, 500)
         answer = json.dumps((False, type(error).__name__, text))
       if os.getpid() != mine:  # a copy that the function has forked
         os._exit(0)

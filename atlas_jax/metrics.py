@@ -20,6 +20,7 @@ from typing import Any
 
 from atlas_jax import directory, files, secret_names
 from atlas_jax.config_tree import ConfigError
+from atlas_jax.errors import one_line
 
 log = logging.getLogger(__name__)
 
@@ -155,8 +156,7 @@ class Writer:
           resume="allow",
         )
       except Exception as error:  # no key, no network, another's project
-        text = " ".join(str(error).split())
-        raise ConfigError(f"Weights & Biases: {text}") from error
+        raise ConfigError(f"Weights & Biases: {one_line(error)}") from error
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Writes the numbers of one step; `values` has names without the phase."""
@@ -181,5 +181,5 @@ class Writer:
       if self._wandb is not None:
         call()
     except Exception as error:
-      self._wandb, text = None, " ".join(str(error).split())
-      log.warning("nothing more is logged to Weights & Biases: %s", text)
+      self._wandb, why = None, one_line(error)
+      log.warning("nothing more is logged to Weights & Biases: %s", why)

@@ -34,9 +34,10 @@ def accelerators(dev=pathlib.Path("/dev")) -> tuple[int, int]:
   mine = 0 if backend == "cpu" else jax.local_device_count()
   pairs = multihost.call_on_all(lambda: (host, mine))
   used = sum(n for of, n in pairs if of == host)
-  tpus = ("accel[0-9]*", "vfio/[0-9]*")  # the second from v5e on
-  patterns = tpus if backend == "tpu" else ("nvidia[0-9]*",)
-  return used, sum(len([*dev.glob(pattern)]) for pattern in patterns)
+  if backend != "tpu":
+    return used, len(gpus.of_host(dev))
+  # TPUs: the second from v5e on.
+  return used, len([*dev.glob("accel[0-9]*"), *dev.glob("vfio/[0-9]*")])
 
 
 def _log_devices(teacher: Teacher, config: RunConfig) -> None:
