@@ -191,13 +191,14 @@ def _write_page(evaluation: pathlib.Path) -> None:
 
 
 def _report(entry: PhaseEntry, shown: Sequence[Arm]) -> None:
-  c, found = entry.config.evaluate, {}
+  c = entry.config.evaluate
+  lines = sampled(entry)
   of_student: dict[str | None, list[dict]] = {}
-  constants, kinds, lines = [], {}, sampled(entry)
+  constants, kinds = [], {}
   for arm in shown:
     student = arm.student_name
-    found[arm.name] = mine = lines[arm.name]
-    alone = found[reading.titled(reading.ALONE, student)]
+    mine = lines[arm.name]
+    alone = lines[reading.titled(reading.ALONE, student)]
     result = statistics.arm_result(
       arm.title,
       mine,
@@ -216,7 +217,7 @@ def _report(entry: PhaseEntry, shown: Sequence[Arm]) -> None:
     best = max(constants, key=lambda r: r["accuracy"])
     own.insert(1, best | {"name": f"best {best['name']}"})
   evaluation = {
-    "problems": len({x["id"] for x in found[reading.ALONE]}),
+    "problems": len({x["id"] for x in lines[reading.ALONE]}),
     "split": c.split,
     "judge": entry.config.data.verifier,
     "arms": own,

@@ -77,10 +77,12 @@ def sample_batch(
     TooLong: a teaching is longer than a row.
     ServerError, ServerDown: of the servers.
   """
-  cfg, sample_s, score_s = config.grpo, 0.0, 0.0
+  cfg = config.grpo
+  sample_s = score_s = 0.0
   if stream.state() != position:  # it sorts all problems
     stream.restore(position)
-  scored_P, wanted = [], cfg.problems_per_step
+  scored_P = []
+  wanted = cfg.problems_per_step
   for refill in range(cfg.refill_rounds + 1):
     begin = time.perf_counter()
     problems = stream.take(wanted)
@@ -178,8 +180,14 @@ def _train(
       return phase.best
     servers.publish()
     checker = stack.enter_context(AnswerChecker(data=config.data))
-    given = {"servers": servers, "checker": checker, "problems": held_out}
-    validate = validation(config, teacher, prompts, **given)
+    validate = validation(
+      config,
+      teacher,
+      prompts,
+      servers=servers,
+      checker=checker,
+      problems=held_out,
+    )
     stream = ProblemStream(problems, seed=config.seed)
     sample = functools.partial(
       sample_batch,
@@ -202,9 +210,10 @@ def _steps(
   phase, train_step, teacher, servers, batches, validate, report
 ) -> None:
   """The steps that are left."""
-  entry, flat_steps = phase.entry, 0
+  entry = phase.entry
   cfg = entry.config.grpo
   at_once = rows_at_once(cfg, teacher.mesh)
+  flat_steps = 0  # in a row, without a group that teaches
 
   def record(batch):
     lines = [{"phase": entry.name, **line} for line in batch["episodes"]]
