@@ -1,9 +1,8 @@
 """Functions that may hang, burst or do harm, called in a process of their own.
 
 What models and strangers write is judged and rendered there: within limits of
-time and memory, away from the terminal and from what we have open, and locked
-once it calls seccomp.lock_process. What comes back is data of bounded size, no
-pickle.
+time and memory, away from the terminal and from what we have open, and after
+Confined.lock. What comes back is data of bounded size, no pickle.
 """
 
 import json
@@ -16,7 +15,7 @@ import time
 import weakref
 from collections.abc import Callable
 
-from atlas_jax import fork_server
+from atlas_jax import fork_server, seccomp
 from atlas_jax.errors import AtlasError, one_line
 
 MEMORY_BYTES = 6 << 30
@@ -106,6 +105,15 @@ class Confined:
     if not done:
       raise Raised(*value)
     return value[0]
+
+  def lock(self, *, cpu_s: float, wall_s: float) -> None:
+    """Leaves the process to read and compute alone; see seccomp.py.
+
+    Where the kernel does not lock it, that is logged, once.
+    """
+    limits = {"cpu_s": cpu_s, "wall_s": wall_s}
+    if why := self.call(seccomp.lock_process, **limits):
+      seccomp.warn_unlocked(why)
 
   def _exchange(self, question: bytes, wall_s: float) -> bytes:
     deadline, line = time.monotonic() + wall_s, bytearray()
