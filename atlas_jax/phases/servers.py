@@ -19,9 +19,10 @@ from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.errors import AtlasError
 from atlas_jax.phases.teacher import Teacher
 from atlas_jax.server_config import ServerConfig
-from atlas_jax.serving.client import Client, ServerDown, ServerError
+from atlas_jax.serving.client import Client
 from atlas_jax.serving.events import EventLoop
 from atlas_jax.serving.fleet import Fleet
+from atlas_jax.serving.http import ServerDown, ServerError
 from atlas_jax.serving.server import StudentServer, TeacherServer, start
 from atlas_jax.serving.weight_sync import WeightSender
 from atlas_jax.teaching.speakers import Role
