@@ -39,7 +39,7 @@ class FailingServers(Servers):
     self._student = self._served_student = types.SimpleNamespace(chat=None)
     teacher = types.SimpleNamespace(
       scores=lambda *ids: [says],
-      hold=lambda version, holds: None,
+      require=lambda version, holds: None,
       numbers=lambda role: {},
     )
     student = types.SimpleNamespace(numbers=lambda role: {})
