@@ -43,9 +43,9 @@ class Damaged(CheckpointError):
 
 
 _CONTENT = "atlas.json"
-_KEYS = {"step", "extra", "shapes", "sums", "elsewhere", "files"}
-_SMALL = 1 << 20
-_NOTHING: Mapping = types.MappingProxyType({})
+_CONTENT_KEYS = {"step", "extra", "shapes", "sums", "elsewhere", "files"}
+_SMALL_BYTES = 1 << 20
+_NO_TREES: Mapping = types.MappingProxyType({})
 
 
 def _shapes(tree: Any) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -76,7 +76,7 @@ def _bit_sum(tree: Any) -> int:
   return total
 
 
-def _meet(*, key: str, timeout_ms: int) -> None:
+def _wait_for_others(*, key: str, timeout_ms: int) -> None:
   """Where the threads of Orbax that write wait for the other processes.
 
   Of what has failed on this one the others would hear after 20 minutes.
@@ -96,7 +96,7 @@ def _files(folder: epath.Path, inside: str = "") -> dict[str, list[int]]:
       out |= _files(path, f"{name}/")
     elif inside:  # at the top are Orbax's own, which change at the end
       size = path.stat().length
-      total = zlib.crc32(path.read_bytes()) if 0 < size < _SMALL else 0
+      total = zlib.crc32(path.read_bytes()) if 0 < size < _SMALL_BYTES else 0
       out[name] = [size, total]
   return out
 
@@ -122,7 +122,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         create=True,
         enable_async_checkpointing=True,
         async_options=ocp.AsyncOptions(
-          barrier_sync_fn=_meet,
+          barrier_sync_fn=_wait_for_others,
           post_finalization_callback=self._write_content,
         ),
       ),
@@ -157,7 +157,7 @@ class Checkpoints(contextlib.AbstractContextManager):
     step: int,
     trees: Mapping[str, Any],
     extra: dict,
-    elsewhere: Mapping[str, str] = _NOTHING,
+    elsewhere: Mapping[str, str] = _NO_TREES,
   ) -> None:
     """Saves `trees` by name, and `extra` (JSON: data position, counters).
 
@@ -212,7 +212,7 @@ class Checkpoints(contextlib.AbstractContextManager):
   def restore(
     self,
     like: Mapping[str, Any],
-    again: Mapping[str, Any] = _NOTHING,
+    again: Mapping[str, Any] = _NO_TREES,
     step: int | None = None,
   ) -> tuple[int, dict, dict]:
     """(step, trees, extra) of the newest checkpoint that is whole, or of one.
@@ -302,7 +302,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         return f"{_CONTENT} is not what was saved", {}
       content, there = json.loads(text), _files(folder)
       content = {"elsewhere": {}, **content}  # the first ones had none
-      if content.keys() != _KEYS:
+      if content.keys() != _CONTENT_KEYS:
         return f"{_CONTENT} is of another version", {}
       if content["step"] != step:
         return f"it is checkpoint {content['step']} under another name", {}

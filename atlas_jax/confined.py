@@ -1,8 +1,8 @@
 """Functions that may hang, burst or do harm, called in a process of their own.
 
 What models and strangers write is judged and rendered there: within limits of
-time and memory, away from the terminal and from what we have open, and locked
-once lock.take is called. What comes back is data of bounded size, no pickle.
+time and memory, away from the terminal and from what we have open, and after
+Confined.lock. What comes back is data of bounded size, no pickle.
 """
 
 import json
@@ -15,8 +15,8 @@ import time
 import weakref
 from collections.abc import Callable
 
-from atlas_jax import fork_server
-from atlas_jax.errors import AtlasError
+from atlas_jax import fork_server, seccomp
+from atlas_jax.errors import AtlasError, one_line
 
 MEMORY_BYTES = 6 << 30
 
@@ -93,19 +93,27 @@ class Confined:
         self.end()
         raise Late(f"takes more than {wall_s:g} s") from None
       except (OSError, ValueError, TypeError, RecursionError):
-        memory = f" or {self._memory_bytes >> 30} GiB" * bool(
-          self._memory_bytes
-        )
+        most = f"{cpu_s:g} s"
+        if self._memory_bytes:
+          most += f" or {self._memory_bytes >> 30} GiB"
         self.end()
-        raise Unanswered(
-          f"ended its process or takes more than {cpu_s:g} s" + memory
-        ) from None
+        text = f"ended its process or takes more than {most}"
+        raise Unanswered(text) from None
       except BaseException:
         self.end()  # the next question would get this one's answer
         raise
     if not done:
       raise Raised(*value)
     return value[0]
+
+  def lock(self, *, cpu_s: float, wall_s: float) -> None:
+    """Leaves the process to read and compute alone; see seccomp.py.
+
+    Where the kernel does not lock it, that is logged, once.
+    """
+    limits = {"cpu_s": cpu_s, "wall_s": wall_s}
+    if why := self.call(seccomp.lock_process, **limits):
+      seccomp.warn_unlocked(why)
 
   def _exchange(self, question: bytes, wall_s: float) -> bytes:
     deadline, line = time.monotonic() + wall_s, bytearray()
@@ -150,7 +158,7 @@ def serve(descriptor: int, memory_bytes: int) -> None:
       try:
         answer = json.dumps((True, function(*arguments)))
       except BaseException as error:
-        text = " ".join(str(error).split())[:500]
+        text = one_line(error, 500)
         answer = json.dumps((False, type(error).__name__, text))
       if os.getpid() != mine:  # a copy that the function has forked
         os._exit(0)

@@ -14,12 +14,20 @@ MOST = 0.95  # of a card; the rest is the driver's
 
 
 class Share(NamedTuple):
-  """What one program has. key: where the config says so."""
+  """What the trainer, or the server of a role, has of this host's GPUs."""
 
-  who: str
-  key: str
+  role: str  # trainer, teacher or student
   gpus: tuple[int, ...]
   fraction: float | None
+
+  @property
+  def who(self) -> str:
+    return self.role if self.role == "trainer" else f"{self.role} server"
+
+  @property
+  def key(self) -> str:
+    """Where the config says so."""
+    return "mesh" if self.role == "trainer" else f"serving.{self.role}"
 
 
 def numbers(text: str) -> tuple[int, ...]:
@@ -45,15 +53,10 @@ def covers(text: str) -> bool:
 
 def shares(config) -> list[Share]:
   """Of a RunConfig, for all that the run starts on this host."""
-  serving = config.serving
-  parts = {"trainer": ("mesh", config.mesh)}
-  for role in ("teacher", "student"):
-    server = getattr(serving, role)
-    if not server.elsewhere:
-      parts[f"{role} server"] = f"serving.{role}", server
+  parts = {"trainer": config.mesh} | config.serving.spawned
   return [
-    Share(who, key, numbers(part.gpus), part.gpu_memory_fraction)
-    for who, (key, part) in parts.items()
+    Share(role, numbers(part.gpus), part.gpu_memory_fraction)
+    for role, part in parts.items()
   ]
 
 
@@ -79,7 +82,7 @@ def conflicts(config) -> Iterator[str]:
     elif (total := sum(share.fraction for share in here)) > MOST + 1e-9:
       yield f"{keys} add up to {total:g} of GPU {gpu}; at most {MOST} is valid"
   for share in servers:
-    server = getattr(config.serving, share.who.split()[0])
+    server = config.serving.spawned[share.role]
     count = server.replicas * server.tensor_parallel
     if share.gpus and len(share.gpus) != count:
       yield (

@@ -20,10 +20,11 @@ from typing import Any
 
 from atlas_jax import directory, files, secret_names
 from atlas_jax.config_tree import ConfigError
+from atlas_jax.errors import one_line
 
 log = logging.getLogger(__name__)
 
-OF_STEP = {"phase": str, "step": int}  # what every line of metrics.jsonl has
+_STEP = {"phase": str, "step": int}  # what every line of metrics.jsonl has
 
 
 def means(parts: Iterable[Any]) -> dict[str, float]:
@@ -61,11 +62,16 @@ def lines(path: pathlib.Path, shape: Mapping = {}) -> Iterator[dict]:
         log.warning("%s: dropped a broken line", where)
 
 
+def of_run(workdir: pathlib.Path) -> list[dict]:
+  """The lines of a run's metrics.jsonl; none where there is no such file."""
+  return list(lines(workdir / "metrics.jsonl", _STEP))
+
+
 def drop_beyond(path: pathlib.Path, phase: str, step: int) -> None:
   """Removes the lines of `phase` with a step above `step`."""
   kept = [
     line
-    for line in lines(path, OF_STEP)
+    for line in lines(path, _STEP)
     if line["phase"] != phase or line["step"] <= step
   ]
   directory.write_whole(path, "".join(json.dumps(x) + "\n" for x in kept))
@@ -150,8 +156,7 @@ class Writer:
           resume="allow",
         )
       except Exception as error:  # no key, no network, another's project
-        text = " ".join(str(error).split())
-        raise ConfigError(f"Weights & Biases: {text}") from error
+        raise ConfigError(f"Weights & Biases: {one_line(error)}") from error
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Writes the numbers of one step; `values` has names without the phase."""
@@ -176,5 +181,5 @@ class Writer:
       if self._wandb is not None:
         call()
     except Exception as error:
-      self._wandb, text = None, " ".join(str(error).split())
-      log.warning("nothing more is logged to Weights & Biases: %s", text)
+      self._wandb, why = None, one_line(error)
+      log.warning("nothing more is logged to Weights & Biases: %s", why)

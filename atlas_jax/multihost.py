@@ -55,7 +55,10 @@ def initialize(
   # It would take SIGTERM, and ignore it until stopping.py takes it back.
   jax.config.update("jax_enable_preemption_service", False)
   jax.distributed.initialize(
-    *(coordinator, num_processes, process_id, local_device_ids),
+    coordinator_address=coordinator,
+    num_processes=num_processes,
+    process_id=process_id,
+    local_device_ids=local_device_ids,
     initialization_timeout=timeout_s,
     heartbeat_timeout_seconds=HEARTBEAT_S,
   )
@@ -185,6 +188,16 @@ def on_each(function: Callable[[], Any]) -> Any:
   found = []
   call_on_all(lambda: found.append(function()))
   return found[0]
+
+
+def on_lead(function: Callable[[], Any], hold: bool = False) -> Any:
+  """What `function()` gives on the lead; None on the others.
+
+  As `call_on_lead`, for what is no JSON and not sent.
+  """
+  found = []
+  call_on_lead(lambda: found.append(function()), hold)
+  return found[0] if found else None
 
 
 def _padded(message: bytes, length: int) -> np.ndarray:

@@ -106,3 +106,12 @@ class ServingConfig:
   full_every: PositiveInt = 50  # versions between two full files
   # Stop when mean |trainer - server| log-prob on the fixed prompt is above.
   max_logprob_gap: NonNegativeFloat = 0.1
+
+  @property
+  def by_role(self) -> dict[str, ServerConfig]:
+    return {"teacher": self.teacher, "student": self.student}
+
+  @property
+  def spawned(self) -> dict[str, ServerConfig]:
+    """By role, those that a run starts: they are not elsewhere."""
+    return {r: one for r, one in self.by_role.items() if not one.elsewhere}

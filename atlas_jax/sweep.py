@@ -226,14 +226,10 @@ def jobs(
     seeded = f"--config.seed={seed}"
     for name, launcher, file, overrides in ablation.shared:
       where = folder / "shared" / f"seed{seed}" / name
-      own = _flags(overrides, directories)
       after = tuple(f"{before}_seed{seed}" for before in directories)
-      shared.append(
-        Job(
-          *(f"{name}_seed{seed}", None, launcher, file, (seeded, *own)),
-          *(where, after),
-        )
-      )
+      job = f"{name}_seed{seed}"
+      own = (seeded, *_flags(overrides, directories))
+      shared.append(Job(job, None, launcher, file, own, where, after))
       directories[name] = str(where)
     after = tuple(f"{name}_seed{seed}" for name in directories)
     named = {
@@ -244,13 +240,9 @@ def jobs(
     first = (seeded, *_flags(named, directories), *flags)
     for name, overrides in ablation.rows:
       own = (*first, *_flags(overrides, directories))  # a key's last one holds
-      where = folder / "rows" / f"{name}_seed{seed}"
-      rows.append(
-        Job(
-          *(f"{name}_seed{seed}", name, "train", ablation.path, own),
-          *(where, after, identity),
-        )
-      )
+      job = f"{name}_seed{seed}"
+      where, path = folder / "rows" / job, ablation.path
+      rows.append(Job(job, name, "train", path, own, where, after, identity))
   return [*shared, *rows]
 
 

@@ -16,8 +16,7 @@ from atlas_jax.server_config import Dtype
 Offload = Literal["none", "moments", "masters"]
 # PEFT's names.
 LoraTarget = Literal[
-  *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"),
-  "down_proj",
+  *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj"), "down_proj"
 ]
 _TARGETS = Valid(
   "must name matrices, each once", lambda x: x and len({*x}) == len(x)

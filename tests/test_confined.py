@@ -1,6 +1,6 @@
 """A process of our own: what it answers, and what it does not run.
 
-The lock and forged answers: tests/teaching/test_lock.py.
+The lock and forged answers: tests/teaching/test_seccomp.py.
 """
 
 import math

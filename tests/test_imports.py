@@ -40,7 +40,7 @@ LAYERS = (
     "atlas_jax.hub",
     "atlas_jax.confined",
     "atlas_jax.fork_server",
-    "atlas_jax.lock",
+    "atlas_jax.seccomp",
     "atlas_jax.terminal",
     "atlas_jax.progress",
     "atlas_jax.addresses",

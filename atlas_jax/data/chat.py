@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from atlas_jax import confined, files, lock
+from atlas_jax import confined, files
 from atlas_jax.data import chat_format
 from atlas_jax.data.chat_format import ChatError, ChatFormat
 
@@ -46,9 +46,7 @@ class ChatTokenizer:
       answer_bytes=_LONGEST_ANSWER,
     )
     self._ask("encode", "", cpu_s=_START_CPU_S)  # the template does not run
-    limits = {"cpu_s": _CPU_S, "wall_s": _WALL_S}
-    if why := self._process.call(lock.take, **limits):
-      lock.warn(why)
+    self._process.lock(cpu_s=_CPU_S, wall_s=_WALL_S)
     found = self._ask("facts")
     self.vocab_size, self.end_id, self.pad_id, stop_ids = found
     self.stop_ids = tuple(stop_ids)
@@ -116,10 +114,7 @@ class ChatTokenizer:
     return self._ask("decode", [int(i) for i in ids], special)
 
   def training_example(
-    self,
-    user_text: str,
-    response: str,
-    template_kwargs: Mapping | None = None,
+    self, user_text: str, response: str, template_kwargs: Mapping | None = None
   ) -> tuple[np.ndarray, np.ndarray]:
     """(ids int32 [T], mask float32 [T]): 1 on the response and its end."""
     prompt, answer = self._ask("example", user_text, response, template_kwargs)

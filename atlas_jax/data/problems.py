@@ -66,9 +66,7 @@ def make_problem(question: str, answer: str, **rest) -> Problem:
 
 
 def split_of(
-  question: str,
-  fractions: Sequence[float],
-  names: Sequence[str] = SPLITS,
+  question: str, fractions: Sequence[float], names: Sequence[str] = SPLITS
 ) -> str:
   """The split of a question, by its hash alone.
 

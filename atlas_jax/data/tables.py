@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 
 from atlas_jax import files, hub
 from atlas_jax.data.problems import DataError
+from atlas_jax.errors import one_line
 
 Rows = Iterator[tuple[str, dict]]
 
@@ -67,7 +68,7 @@ def _files(place: pathlib.Path, name, split, data_files) -> list[str]:
       str(place), name=name, data_files=data_files
     ).config.data_files
   except Exception as error:  # datasets raises many kinds
-    why = " ".join(str(error).split())[:300]
+    why = one_line(error)
     raise DataError(f"{place} cannot be read: datasets says: {why}") from None
   if split not in found:
     raise DataError(
@@ -92,7 +93,7 @@ def _check_card(path: pathlib.Path) -> None:
   try:
     todo, seen = [(yaml.compose(text), False)], set()
   except (yaml.YAMLError, RecursionError) as error:
-    raise DataError(f"{path}: {' '.join(str(error).split())[:300]}") from None
+    raise DataError(f"{path}: {one_line(error)}") from None
   while todo:
     node, named = todo.pop()
     if node is None or (id(node), named) in seen:
@@ -216,10 +217,8 @@ def _parquet(path: str) -> Rows:
           raise ValueError(f"a cell of more than {most >> 20} MiB")
         yield where, {name: plain(value) for name, value in row.items()}
     except Exception as error:  # of pyarrow many kinds, of odd dates others
-      why = " ".join(str(error).split())[:300]
-      raise DataError(
-        f"{where}: not a whole Parquet file of text: {why}"
-      ) from None
+      why = f"not a whole Parquet file of text: {one_line(error)}"
+      raise DataError(f"{where}: {why}") from None
 
 
 _READERS = {".json": _json, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet}

@@ -92,9 +92,7 @@ def visible_until(
     return jax.lax.cummin(after, axis=1, reverse=True)
 
   end = jnp.where(
-    sequence_ids == 0,
-    run_end(segment_ids),
-    run_end(segment_ids, sequence_ids),
+    sequence_ids == 0, run_end(segment_ids), run_end(segment_ids, sequence_ids)
   )
   return jnp.where(segment_ids == 0, 0, end)
 
@@ -158,7 +156,9 @@ def _visits(seen: Bool[Array, "n m"]):
 def product(equation: str, a: Array, b: Array) -> Float[Array, "..."]:
   """An einsum whose result is float32."""
   return jnp.einsum(
-    *(equation, a, b),
+    equation,
+    a,
+    b,
     precision=matmul_precision(b.dtype),
     preferred_element_type=jnp.float32,
   )

@@ -7,7 +7,7 @@ import os
 import pathlib
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,53 +18,22 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import DTypeLike
 
 from atlas_jax import directory, files, multihost
-from atlas_jax.model import shards
+from atlas_jax.model import owned, shards
 from atlas_jax.model.architecture import DecoderConfig
 from atlas_jax.model.decoder import Decoder
-from atlas_jax.model.names import INDEX, Tensor, WeightsError, tensors
+from atlas_jax.model.names import INDEX, WeightsError, tensors
 
-_AHEAD = 4  # tensors that are rounded and copied while one is used
 # The files of a model directory besides weights and config.json.
-_COMPANIONS = (
-  "generation_config.json",
-  "tokenizer.json",
-  "tokenizer_config.json",
-  "tokenizer.model",
-  "special_tokens_map.json",
-  "added_tokens.json",
-  "chat_template.jinja",
-  "vocab.json",
-  "merges.txt",
-)
-
-
-def _ahead(values: Iterable[jax.Array]) -> Iterator[jax.Array]:
-  """`values`; the next few are made and copied while one is used."""
-  made: collections.deque[jax.Array] = collections.deque()
-  for value in values:
-    value.copy_to_host_async()
-    made.append(value)
-    if len(made) > _AHEAD:
-      yield made.popleft()
-  while made:
-    yield made.popleft()
-
-
-def _parameter(model: Decoder, t: Tensor):
-  return getattr(model if t.layer is None else model.blocks, t.attribute)
-
-
-def _one(param, layer, dtype):
-  if layer is not None:
-    param = jax.tree.map(lambda stacked: stacked[layer], param)
-  value = param[...]  # of an adapted weight the merged one
-  # Without a copy jit returns the parameter's own buffer.
-  return jnp.copy(value) if value.dtype == dtype else value.astype(dtype)
+_COMPANIONS = """
+  generation_config.json tokenizer.json tokenizer_config.json tokenizer.model
+  special_tokens_map.json added_tokens.json chat_template.jinja vocab.json
+  merges.txt
+"""
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
 def _rounded(param, layer, dtype):
-  value = _one(param, layer, dtype)
+  value = owned.rounded(param, layer, dtype)
   if jax.process_count() > 1:  # a host can only read what it holds itself
     value = jax.sharding.reshard(value, P())
   return value
@@ -72,7 +41,8 @@ def _rounded(param, layer, dtype):
 
 @functools.partial(jax.jit, static_argnames="dtype")
 def _layers(param, layers, dtype):
-  return jax.lax.map(lambda layer: _one(param, layer, dtype), layers)
+  one = functools.partial(owned.rounded, param, dtype=dtype)
+  return jax.lax.map(one, layers)
 
 
 def save(
@@ -129,7 +99,7 @@ def save(
     # The name of transformers 5, and the one before it.
     names = dict.fromkeys(("dtype", "torch_dtype"), dtype.name)
     directory.write_json(temp / "config.json", {**hf_config, **names})
-    for name in _COMPANIONS if source_dir is not None else ():
+    for name in _COMPANIONS.split() if source_dir is not None else ():
       source = pathlib.Path(source_dir, name)
       if source.exists():
         shutil.copyfile(source, temp / name)
@@ -161,7 +131,13 @@ def _write_weights(
   """Writes this process's tensors. A collective; raises where any failed."""
   me = jax.process_index()
   own = [part for of in rounds for part in of if part.writer == me]
-  sent = _ahead(_sent(model, of, dtype) for of in rounds)
+
+  def begin(of: Sequence[shards.Part]) -> jax.Array:
+    value = _sent(model, of, dtype)
+    value.copy_to_host_async()
+    return value
+
+  sent = owned.ahead(map(begin, rounds))
   several = jax.process_count() > 1
 
   def write() -> None:
@@ -188,7 +164,7 @@ def _sent(
 ) -> jax.Array:
   """The tensors of a round, each on its process; a lone one on all."""
   first = parts[0].tensor
-  param = _parameter(model, first)
+  param = first.parameter(model)
   if len(parts) == 1:
     return _rounded(param, first.layer, dtype)
   of = {part.writer: part.tensor.layer for part in parts}

@@ -57,6 +57,11 @@ class Tensor:
   layer: int | None  # None: outside the blocks
   groups: tuple[int, ...]  # how many axes of ours each axis of the file has
 
+  def parameter(self, model: Decoder):
+    """The parameter: of a block those of all layers, stacked."""
+    owner = model if self.layer is None else model.blocks
+    return getattr(owner, self.attribute)
+
 
 def parameter_count(config: DecoderConfig) -> int:
   """Of a whole model; a tied head counts once."""

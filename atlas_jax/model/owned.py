@@ -6,9 +6,11 @@ device sums over its own part; nothing is collected here from other devices.
 
 import collections
 import functools
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +23,7 @@ from atlas_jax.model.architecture import DecoderConfig
 from atlas_jax.model.decoder import Decoder
 from atlas_jax.model.names import Tensor, tensors
 
-_AHEAD = 4  # tensors that are rounded and copied while one is used
+AHEAD = 4  # tensors that are rounded and copied while one is used
 _BOX_BYTES = 16 << 20  # compared and written at once
 _BLOCK = 1 << 17  # elements whose terms are added up at once
 _SEEDS = ((0x9E3779B9, 0x85EBCA6B), (0xC2B2AE35, 0x27D4EB2F))  # ROW, COLUMN
@@ -54,21 +56,41 @@ def iter_owned(
   is used. The arrays are the caller's: a later step that is given the model
   does not change them.
   """
-  ahead: collections.deque = collections.deque()
-  for turn, t in enumerate(tensors(config)):
-    owner = model if t.layer is None else model.blocks
-    param = getattr(owner, t.attribute)
+
+  def begin(turn: int, t: Tensor) -> tuple:
+    param = t.parameter(model)
     value, sums = _rounded(param, t.layer, jnp.dtype(dtype), t.groups[0])
     senders = _senders(value, turn)
     own = [s for s in value.addressable_shards if s.device in senders]
     for shard in own:
       shard.data.copy_to_host_async()
-    ahead.append((t, own, sums))
-    del value  # copies of other devices go
-    if len(ahead) > _AHEAD:
-      yield _owned(*ahead.popleft())
-  while ahead:
-    yield _owned(*ahead.popleft())
+    return t, own, sums  # copies of other devices go
+
+  begun = itertools.starmap(begin, enumerate(tensors(config)))
+  return itertools.starmap(_owned, ahead(begun))
+
+
+T = TypeVar("T")
+
+
+def ahead(begun: Iterable[T], most: int = AHEAD) -> Iterator[T]:
+  """Each of `begun`, while up to `most` behind it are under way."""
+  waiting: collections.deque[T] = collections.deque()
+  for one in begun:
+    waiting.append(one)
+    if len(waiting) > most:
+      yield waiting.popleft()
+  while waiting:
+    yield waiting.popleft()
+
+
+def rounded(param, layer, dtype: DTypeLike) -> jax.Array:
+  """A parameter, or a layer of it, in `dtype`; for use under jit."""
+  if layer is not None:
+    param = jax.tree.map(lambda stacked: stacked[layer], param)
+  value = param[...]  # of an adapted weight the merged one
+  # Without a copy jit returns the parameter's own buffer.
+  return jnp.copy(value) if value.dtype == dtype else value.astype(dtype)
 
 
 def _senders(value: jax.Array, turn: int) -> set[jax.Device]:
@@ -113,11 +135,7 @@ def _rounded(param, layer, dtype, n_rows):
 
   Its first `n_rows` axes are one in the file.
   """
-  if layer is not None:
-    param = jax.tree.map(lambda stacked: stacked[layer], param)
-  value = param[...]  # of an adapted weight the merged one
-  # Without a copy jit returns the parameter's own buffer.
-  value = jnp.copy(value) if value.dtype == dtype else value.astype(dtype)
+  value = rounded(param, layer, dtype)
   if not sharding.has_mesh():
     return value, _sums(value, n_rows, P())[None]
   spec = jax.typeof(value).sharding.spec

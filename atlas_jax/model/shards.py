@@ -1,4 +1,4 @@
-"""The safetensors files of an export: which process writes what, and how.
+"""Safetensors files: their head, and which process writes what of an export.
 
 Tensors are written in rounds. One process writes one in a round; several write
 one each, of one shape, and have a file each.
@@ -10,12 +10,39 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, NamedTuple
 
 import numpy as np
 
 from atlas_jax.model.names import DTYPES, WEIGHTS, Tensor
+
+_KINDS = {np.dtype(dtype).name: kind for kind, dtype in DTYPES.items()}
+_KINDS["uint16"] = "U16"
+
+
+def head(
+  tensors: Iterable[tuple[str, np.dtype, Sequence[int]]], metadata: dict
+) -> bytes:
+  """What a safetensors file begins with, by the README of the format.
+
+  The library's own writer would hold a second copy of all tensors.
+
+  Args:
+    tensors: (name, dtype, shape), in the order in which their bytes follow.
+    metadata: texts by name.
+  """
+  header, end = {"__metadata__": metadata} if metadata else {}, 0
+  for name, dtype, shape in tensors:
+    begin, end = end, end + math.prod(shape) * dtype.itemsize
+    header[name] = {
+      "dtype": _KINDS[dtype.name],
+      "shape": shape,
+      "data_offsets": [begin, end],
+    }
+  text = json.dumps(header, separators=(",", ":")).encode()
+  text += b" " * (-len(text) % 8)  # data starts aligned
+  return len(text).to_bytes(8, "little") + text
 
 
 class Part(NamedTuple):
@@ -74,27 +101,11 @@ def writing(
   with contextlib.ExitStack() as stack:
     for file in dict.fromkeys(part.file for part in parts):
       own = [part.tensor for part in parts if part.file == file]
+      named = [(tensor.name, dtype, tensor.shape) for tensor in own]
       opened[file] = stack.enter_context(open(directory / file, "xb"))
-      opened[file].write(_header(own, dtype))
+      # transformers reads a file only if it says which framework wrote it.
+      opened[file].write(head(named, {"format": "pt"}))
     yield opened
     for file in opened.values():
       file.flush()
       os.fsync(file.fileno())
-
-
-def _header(table: Sequence[Tensor], dtype: np.dtype) -> bytes:
-  (kind,) = (name for name, known in DTYPES.items() if known == dtype)
-  # transformers reads a file only if it says which framework wrote it.
-  header: dict = {"__metadata__": {"format": "pt"}}
-  start = 0
-  for t in table:
-    end = start + math.prod(t.shape) * dtype.itemsize
-    offsets = [start, start := end]
-    header[t.name] = {
-      "dtype": kind,
-      "shape": t.shape,
-      "data_offsets": offsets,
-    }
-  text = json.dumps(header, separators=(",", ":")).encode()
-  text += b" " * (-len(text) % 8)
-  return len(text).to_bytes(8, "little") + text

@@ -7,7 +7,6 @@ command again resumes.
 
 import contextlib
 import dataclasses
-import functools
 import logging
 import pathlib
 import socket
@@ -35,9 +34,10 @@ def accelerators(dev=pathlib.Path("/dev")) -> tuple[int, int]:
   mine = 0 if backend == "cpu" else jax.local_device_count()
   pairs = multihost.call_on_all(lambda: (host, mine))
   used = sum(n for of, n in pairs if of == host)
-  tpus = ("accel[0-9]*", "vfio/[0-9]*")  # the second from v5e on
-  names = tpus if backend == "tpu" else ("nvidia[0-9]*",)
-  return used, sum(len([*dev.glob(name)]) for name in names)
+  if backend != "tpu":
+    return used, len(gpus.of_host(dev))
+  # TPUs: the second from v5e on.
+  return used, len([*dev.glob("accel[0-9]*"), *dev.glob("vfio/[0-9]*")])
 
 
 def _log_devices(teacher: Teacher, config: RunConfig) -> None:
@@ -77,9 +77,7 @@ def run_phases(
     # Several processes leave together: what the lead alone does can be ended.
     stack.enter_context(stopping.held(jax.process_count() > 1))
     multihost.check_devices()
-    multihost.call_on_lead(
-      lambda: stack.enter_context(directory.lock(workdir)) and None
-    )
+    multihost.on_lead(lambda: stack.enter_context(directory.lock(workdir)))
     opening.check_same(config)
     stack.enter_context(jax.set_mesh(sharding.make_mesh(config.mesh)))
     run = opening.open_run(config, workdir)
@@ -87,12 +85,13 @@ def run_phases(
     opening.check_same(config)  # with the fingerprint of what each has read
     servers = Servers(config.serving, workdir, teacher, run.student, server_key)
     stack.callback(servers.close)
-    draw = functools.partial(
-      *(splits.sample, run.splits), source=config.data.source, seed=config.seed
-    )
+
+    def draw(split, wanted):
+      source, seed = config.data.source, config.seed
+      return splits.sample(run.splits, split, wanted, source=source, seed=seed)
+
     if "evaluate" in config.phases:
-      c = config.evaluate
-      questions = draw(c.split, c.problems)
+      questions = draw(config.evaluate.split, config.evaluate.problems)
     held_out = []
     if "grpo" in config.phases and config.grpo.evaluate_every is not None:
       held_out = draw("validation", config.grpo.evaluate_problems)
@@ -109,24 +108,21 @@ def run_phases(
     multihost.call_on_lead(claim)
     multihost.check_shared(directory.checkpoints_root(config, workdir))
     _log_devices(teacher, config)
-    sampling = {
-      "teacher": teacher,
-      "servers": servers,
-      "prompts": run.prompts,
-    }
+    sampling = {"teacher": teacher, "servers": servers, "prompts": run.prompts}
     for index, kind in enumerate(config.phases):
       log.info("phase %s (%d of %d)", kind, index + 1, len(config.phases))
       entry = PhaseEntry(config, workdir, index)
       match kind:
         case "sft":
-          given = {"sequences": run.sft_sequences, "steps": steps}
-          sft.train(entry, teacher=teacher, **given)
+          sft.train(entry, teacher, run.sft_sequences, steps)
         case "grpo":
-          given = {"problems": run.splits.train, "held_out": held_out}
-          grpo.train(entry, **given, **sampling)
+          train = run.splits.train
+          grpo.train(entry, problems=train, held_out=held_out, **sampling)
         case "evaluate":
-          given = {"problems": questions, "guests": run.guests}
-          evaluate.evaluate(entry, **given, **sampling)
+          guests = run.guests
+          evaluate.evaluate(
+            entry, problems=questions, guests=guests, **sampling
+          )
         case "export":
           export.export(entry, teacher=teacher)
       # One that came where none looked ends all here, as it does in a step.

@@ -113,7 +113,7 @@ def sample(
       for judged in zip(attempts, verdicts, strict=True)
     ]
 
-  with servers.holding(arm.teacher, arm.student):
+  with servers.serving(arm.teacher, arm.student):
     return servers.call(work, hold)
 
 

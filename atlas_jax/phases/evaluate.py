@@ -170,8 +170,7 @@ def evaluate(
     return
   servers.publish()
   shown = arms_of(entry, teacher, prompts, guests)
-  there: dict[str, list[Mapping]] = {}  # read once, by the lead
-  multihost.call_on_lead(lambda: there.update(sampled_before(entry, shown)))
+  there = multihost.on_lead(lambda: sampled_before(entry, shown)) or {}
   with AnswerChecker(data=entry.config.data) as checker:
     for arm in shown:
       if arm.evaluation in (None, entry.name):
@@ -192,15 +191,17 @@ def _write_page(evaluation: pathlib.Path) -> None:
 
 
 def _report(entry: PhaseEntry, shown: Sequence[Arm]) -> None:
-  c, found = entry.config.evaluate, {}
+  c = entry.config.evaluate
+  lines = sampled(entry)
   of_student: dict[str | None, list[dict]] = {}
-  constants, kinds, lines = [], {}, sampled(entry)
+  constants, kinds = [], {}
   for arm in shown:
     student = arm.student_name
-    found[arm.name] = mine = lines[arm.name]
-    alone = found[reading.titled(reading.ALONE, student)]
+    mine = lines[arm.name]
+    alone = lines[reading.titled(reading.ALONE, student)]
     result = statistics.arm_result(
-      *(arm.title, mine),
+      arm.title,
+      mine,
       alone=None if mine is alone else alone,
       resamples=c.bootstrap_resamples,
       seed=entry.config.seed,
@@ -216,7 +217,7 @@ def _report(entry: PhaseEntry, shown: Sequence[Arm]) -> None:
     best = max(constants, key=lambda r: r["accuracy"])
     own.insert(1, best | {"name": f"best {best['name']}"})
   evaluation = {
-    "problems": len({x["id"] for x in found[reading.ALONE]}),
+    "problems": len({x["id"] for x in lines[reading.ALONE]}),
     "split": c.split,
     "judge": entry.config.data.verifier,
     "arms": own,
@@ -228,7 +229,7 @@ def _report(entry: PhaseEntry, shown: Sequence[Arm]) -> None:
   directory.write_whole(
     folder / f"{entry.name}.md", tables.markdown(evaluation)
   )
-  steps = list(metrics.lines(entry.workdir / "metrics.jsonl"))
+  steps = metrics.of_run(entry.workdir)
   names = [at.name for at in entry.entries("grpo")]
   trained = [x["phase"] for x in steps if x["phase"] in names]
   if trained:

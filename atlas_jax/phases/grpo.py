@@ -77,10 +77,12 @@ def sample_batch(
     TooLong: a teaching is longer than a row.
     ServerError, ServerDown: of the servers.
   """
-  cfg, sampling, scoring = config.grpo, 0.0, 0.0
+  cfg = config.grpo
+  sample_s = score_s = 0.0
   if stream.state() != position:  # it sorts all problems
     stream.restore(position)
-  scored_P, wanted = [], cfg.problems_per_step
+  scored_P = []
+  wanted = cfg.problems_per_step
   for refill in range(cfg.refill_rounds + 1):
     begin = time.perf_counter()
     problems = stream.take(wanted)
@@ -106,8 +108,8 @@ def sample_batch(
       config=config.reward,
       max_teaching_tokens=config.episode.max_teaching_tokens,
     )
-    sampling += sampled - begin
-    scoring += time.perf_counter() - sampled
+    sample_s += sampled - begin
+    score_s += time.perf_counter() - sampled
     scored_P += scored
     wanted = flat_groups(scored, cfg)
     if not wanted:
@@ -126,8 +128,8 @@ def sample_batch(
       "zero_variance_groups": flat,
       "zero_variance_fraction": flat / len(scored_P),
       "refilled_groups": len(scored_P) - cfg.problems_per_step,
-      "sample_seconds": sampling,
-      "score_seconds": scoring,
+      "sample_seconds": sample_s,
+      "score_seconds": score_s,
     },
     "stream": stream.state(),
   }
@@ -178,8 +180,14 @@ def _train(
       return phase.best
     servers.publish()
     checker = stack.enter_context(AnswerChecker(data=config.data))
-    given = {"servers": servers, "checker": checker, "problems": held_out}
-    look = validation(config, teacher, prompts, **given)
+    validate = validation(
+      config,
+      teacher,
+      prompts,
+      servers=servers,
+      checker=checker,
+      problems=held_out,
+    )
     stream = ProblemStream(problems, seed=config.seed)
     sample = functools.partial(
       sample_batch,
@@ -194,15 +202,18 @@ def _train(
     stack.callback(batches.close)
     report = stack.enter_context(phase.reporting())
     stack.enter_context(stopping.held())
-    _steps(phase, train_step, teacher, servers, batches, look, report)
+    _steps(phase, train_step, teacher, servers, batches, validate, report)
     return phase.best
 
 
-def _steps(phase, train_step, teacher, servers, batches, look, report) -> None:
+def _steps(
+  phase, train_step, teacher, servers, batches, validate, report
+) -> None:
   """The steps that are left."""
-  entry, flat_steps = phase.entry, 0
+  entry = phase.entry
   cfg = entry.config.grpo
   at_once = rows_at_once(cfg, teacher.mesh)
+  flat_steps = 0  # in a row, without a group that teaches
 
   def record(batch):
     lines = [{"phase": entry.name, **line} for line in batch["episodes"]]
@@ -258,7 +269,7 @@ def _steps(phase, train_step, teacher, servers, batches, look, report) -> None:
       validated = cfg.is_validated(step)
       numbers |= servers.publish(hold=validated)
       if validated:
-        numbers |= look()
+        numbers |= validate()
     seconds = time.perf_counter() - begin
     numbers |= {
       "wait_seconds": waited - begin,

@@ -18,12 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from atlas_jax import directory, files, hub, multihost
-from atlas_jax.config import (
-  ConfigError,
-  LoraConfig,
-  PromptsConfig,
-  RunConfig,
-)
+from atlas_jax.config import ConfigError, LoraConfig, PromptsConfig, RunConfig
 from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.errors import AtlasError
 from atlas_jax.model import decoder

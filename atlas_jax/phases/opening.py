@@ -25,14 +25,7 @@ import jax
 from jax._src import distributed
 
 import atlas_jax
-from atlas_jax import (
-  config_tree,
-  directory,
-  hub,
-  metrics,
-  multihost,
-  targets,
-)
+from atlas_jax import config_tree, directory, hub, metrics, multihost, targets
 from atlas_jax.config import ConfigError, RunConfig
 from atlas_jax.data import packing, splits
 from atlas_jax.data.chat import ChatTokenizer
@@ -116,14 +109,14 @@ def open_run(config: RunConfig, workdir: pathlib.Path) -> Opened:
   sequences = []
   if "sft" in phases:
     sequences = fitting_sequences(examples, prompts, chat, config)
-  for split, words, met in _met(config, prompts, student, guests):
+  for split, words, met in _asked_of_students(config, prompts, student, guests):
     given = getattr(all_splits, split)
-    served = _with(config, "serving.student.url", None)
-    served = _with(served, "serving.student.urls", met.urls)
+    served = _replaced(config, "serving.student.url", None)
+    served = _replaced(served, "serving.student.urls", met.urls)
     kept = fitting(given, split, words, chat, met.chat, served)
     all_splits = dataclasses.replace(all_splits, **{split: kept})
   return Opened(
-    *(config, prompts, all_splits, sequences, teacher, student, guests)
+    config, prompts, all_splits, sequences, teacher, student, guests
   )
 
 
@@ -140,7 +133,7 @@ def read_data(
   if "sft" in config.phases:
     held_out = all_splits.validation + all_splits.test
     examples = splits.load_sft(config.data, held_out)
-  config = _marked(config, splits.fingerprint(all_splits, examples))
+  config = _with_fingerprint(config, splits.fingerprint(all_splits, examples))
   if "grpo" in config.phases:
     for key, term in config.reward.extra.items():
       where = f"config.reward.extra.{key}.function"
@@ -160,7 +153,7 @@ def check_rows(config: RunConfig, mesh: jax.sharding.Mesh) -> None:
       )
 
 
-def _met(
+def _asked_of_students(
   config: RunConfig, prompts: Prompts, student: Student, guests: Guests
 ) -> Iterator[tuple[str, Prompts, Student]]:
   """(split, templates, student) of all problems that are asked of a student."""
@@ -185,7 +178,7 @@ def settled(config: RunConfig, workdir: pathlib.Path) -> RunConfig:
   found = multihost.call_on_lead(lambda: _found(config, workdir))
   for path, value in found.items():
     value = tuple(value) if isinstance(value, list) else value
-    config = _with(config, path, value)
+    config = _replaced(config, path, value)
   return config
 
 
@@ -224,15 +217,15 @@ def _pinned(name: str, were: Iterable[str]) -> str:
   return hub.pinned(name)
 
 
-def _with(config, path: str, value):
+def _replaced(config, path: str, value):
   """`config` with another value at a dotted path."""
   key, _, rest = path.partition(".")
   if rest:
-    value = _with(getattr(config, key), rest, value)
+    value = _replaced(getattr(config, key), rest, value)
   return dataclasses.replace(config, **{key: value})
 
 
-def _marked(config: RunConfig, fingerprint: str) -> RunConfig:
+def _with_fingerprint(config: RunConfig, fingerprint: str) -> RunConfig:
   """The config with the fingerprint of the problems and examples."""
   before = config.data.fingerprint
   if before not in (None, fingerprint):
@@ -241,4 +234,4 @@ def _marked(config: RunConfig, fingerprint: str) -> RunConfig:
       f" began with ({before}, now {fingerprint}): put back what was in their"
       " files, or choose another --workdir"
     )
-  return _with(config, "data.fingerprint", fingerprint)
+  return _replaced(config, "data.fingerprint", fingerprint)

@@ -75,11 +75,7 @@ def as_sequence(rollout: dict) -> packing.TokenSequence:
   behavior = np.zeros(len(tokens), np.float32)
   behavior[start:] = rollout["logprobs"]
   return packing.TokenSequence(
-    tokens,
-    mask,
-    behavior,
-    advantage=rollout["advantage"],
-    prompt_length=start,
+    tokens, mask, behavior, advantage=rollout["advantage"], prompt_length=start
   )
 
 

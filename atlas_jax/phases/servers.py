@@ -19,9 +19,10 @@ from atlas_jax.data.chat import ChatTokenizer
 from atlas_jax.errors import AtlasError
 from atlas_jax.phases.teacher import Teacher
 from atlas_jax.server_config import ServerConfig
-from atlas_jax.serving.client import Client, ServerDown, ServerError
+from atlas_jax.serving.client import Client
 from atlas_jax.serving.events import EventLoop
 from atlas_jax.serving.fleet import Fleet
+from atlas_jax.serving.http import ServerDown, ServerError
 from atlas_jax.serving.server import StudentServer, TeacherServer, start
 from atlas_jax.serving.weight_sync import WeightSender
 from atlas_jax.teaching.speakers import Role
@@ -99,13 +100,14 @@ class Servers:
     key: str | None,
   ):
     self._config, self._workdir, self._key = config, workdir, key
-    # Those that are wanted; the second is the student that is served.
-    self._teacher, self._student, self._served = teacher, student, student
+    self._teacher, self._student = teacher, student  # those that are wanted
+    self._served_student = student
     self._sender: WeightSender | None = None
     self._fleets: tuple[Fleet, ...] = ()
     self._events: EventLoop | None = None  # these two are the lead's
-    self._said: tuple[float, ...] = ()  # by the student of AGREEMENT_TEXT
-    self._held: int | None = None  # the version at the server; None: unknown
+    self._student_scores: tuple[float, ...] = ()  # of AGREEMENT_TEXT
+    # The version of the weights at the server; None: it is not known.
+    self._published: int | None = None
     self._restarts = 0
 
   def close(self) -> None:
@@ -119,7 +121,7 @@ class Servers:
         fleet.end()
 
   @contextlib.contextmanager
-  def holding(self, teacher: Teacher | None, student: Student | None):
+  def serving(self, teacher: Teacher | None, student: Student | None):
     """Inside, the servers hold these; None: the one that they held before.
 
     What is held changes with the next call that needs it.
@@ -153,9 +155,7 @@ class Servers:
 
     def attempt():
       self._publish(hold)  # after a restart; else it has nothing to do
-      answers = []
-      multihost.call_on_lead(lambda: answers.append(work()), hold)
-      return answers[0] if answers else None
+      return multihost.on_lead(work, hold)
 
     return self._with_restarts(attempt, hold)
 
@@ -167,7 +167,7 @@ class Servers:
     """(teacher, student) as the weights stand that were published last."""
     teacher, student = self._fleets
     return (
-      Role(teacher, self._teacher.chat, f"weights-{self._held}"),
+      Role(teacher, self._teacher.chat, f"weights-{self._published}"),
       Role(student, self._student.chat, "frozen"),
     )
 
@@ -189,7 +189,7 @@ class Servers:
         "restart %d of at most %d: %s", self._restarts, at_most, error
       )
       multihost.call_on_lead(self._restart_dead, hold)
-      self._held = None
+      self._published = None
 
   def _restart_dead(self) -> None:
     """Starts the servers of a role again that has none left."""
@@ -215,7 +215,7 @@ class Servers:
     except ServerError as error:
       log.debug("%s: %s", client.base_url, error)
       return False
-    gap = np.abs(np.subtract(said, self._said)).mean()
+    gap = np.abs(np.subtract(said, self._student_scores)).mean()
     return bool(gap <= self._config.max_logprob_gap)
 
   def _agreement(self, chat: ChatTokenizer) -> tuple[list[int], list[int]]:
@@ -224,13 +224,13 @@ class Servers:
 
   def _publish(self, hold: bool) -> dict[str, float]:
     version = self._teacher.version
-    if self._held == version:
+    if self._published == version:
       return {}
     tensors = self._teacher.exported(self._config.teacher.dtype)
     sent = self._sender.send(tensors, version, hold)
 
     def numbers_of_all():
-      self._fleets[0].hold(version, self._sender.holds)
+      self._fleets[0].require(version, self._sender.holds)
       found = {"publish_bytes": sent.bytes, "publish_seconds": sent.seconds}
       for role, fleet in zip(("teacher", "student"), self._fleets, strict=True):
         found |= fleet.numbers(role)
@@ -238,7 +238,7 @@ class Servers:
 
     numbers = multihost.call_on_lead(numbers_of_all, hold)
     numbers["logprob_gap"] = self._check_agreement(hold)
-    self._held = version
+    self._published = version
     return numbers
 
   def _check_agreement(self, hold: bool) -> float:
@@ -272,11 +272,11 @@ class Servers:
       self._sender = WeightSender(one, self._config, *others)
       self._fleets = teachers, self._student_fleet()
       multihost.call_on_lead(self._start_on_lead)
-    elif self._served is not self._student:
+    elif self._served_student is not self._student:
       multihost.call_on_lead(self._exchange_student)
     elif multihost.call_on_lead(self._take_back, hold):
-      self._held = None
-    self._served = self._student
+      self._published = None
+    self._served_student = self._student
 
   def _start_on_lead(self) -> None:
     self._events = EventLoop()
@@ -296,7 +296,7 @@ class Servers:
     first, *others = self._fleets[1].servers
     if others:
       ids = self._agreement(self._student.chat)
-      self._said = self.ask(first.score(*ids))
+      self._student_scores = self.ask(first.score(*ids))
     for client in others:
       if not self._is_student(client):
         raise DisagreementError(

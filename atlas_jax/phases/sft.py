@@ -90,18 +90,14 @@ def total_steps(config: RunConfig, sequences: Sequences) -> int:
 
 
 def train(
-  entry: PhaseEntry, *, teacher: Teacher, sequences: Sequences, steps: int
+  entry: PhaseEntry, teacher: Teacher, sequences: Sequences, steps: int
 ) -> None:
   """Trains the teacher for `steps`; resumes from its checkpoint."""
   cfg = entry.config.sft
   tx, train_step = make_update(entry.config, cfg, teacher.decoder_config, steps)
   at_once = rows_at_once(cfg, teacher.mesh)
   phase = TrainingPhase(entry, teacher, steps, tx)
-  with (
-    contextlib.closing(phase),
-    phase.reporting() as report,
-    stopping.held(),
-  ):
+  with contextlib.closing(phase), phase.reporting() as report, stopping.held():
     batches = _batches(entry.config, sequences, phase.saved, at_once)
 
     def log_step(step, result, packed, stats, epochs):

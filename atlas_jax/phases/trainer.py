@@ -68,7 +68,9 @@ def make_update(
       max_completion_tokens=config.episode.max_teaching_tokens,
     )
   return tx, step_lib.make_train_step(
-    *(objective, tx, schedule),
+    objective,
+    tx,
+    schedule,
     skip_grad_norm=skip,
     grad_dtype=cfg.optimizer.grad_dtype,
   )

@@ -12,13 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from atlas_jax import (
-  checkpoint,
-  files,
-  metrics,
-  multihost,
-  progress,
-)
+from atlas_jax import checkpoint, files, metrics, multihost, progress
 from atlas_jax.data.packing import PackedBatch
 from atlas_jax.errors import AtlasError
 from atlas_jax.model import lora
@@ -177,10 +171,7 @@ class TrainingPhase:
       writer.write(step, numbers)
       steps.update(step, numbers)
 
-    with (
-      contextlib.closing(writer),
-      progress.shown(steps.line, at_end=True),
-    ):
+    with contextlib.closing(writer), progress.shown(steps.line, at_end=True):
       yield report
 
   def check_update(

@@ -25,8 +25,8 @@ SPARE = 0.1  # of a chip's memory that must stay free
 # Shares of the peak that dense training reaches; nobody has measured ours.
 COMPUTE_SHARE, LINK_SHARE = 0.5, 0.7
 PROMPT_TOKENS = 1024  # of a prompt, for the estimate
-# CUDA's context, activations and captured graphs; assumed, not measured.
-BESIDE = 2 * chips.GIB
+# Of a server: CUDA's context, activations, captured graphs. Assumed.
+SERVER_CONTEXT = 2 * chips.GIB
 
 
 def check(
@@ -130,12 +130,11 @@ def beside_trainer(
   for share in others:
     if not set(share.gpus) & set(trainer.gpus):
       continue
-    role = share.who.split()[0]
-    server = getattr(config.serving, role)
+    server = config.serving.spawned[share.role]
     width = jnp.dtype(server.dtype).itemsize
-    weights = width * names.parameter_count(architectures[role])
+    weights = width * names.parameter_count(architectures[share.role])
     weights //= server.tensor_parallel  # a replica has GPUs of its own
-    found[share.who] = weights + server.kv_cache_bytes + BESIDE
+    found[share.who] = weights + server.kv_cache_bytes + SERVER_CONTEXT
   return found
 
 

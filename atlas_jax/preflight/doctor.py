@@ -193,13 +193,12 @@ class Examination:
     return "ok", text
 
   def _vllm(self) -> Answer:
-    given = {r: getattr(self.config.serving, r) for r in ("teacher", "student")}
-    starts = [role for role, server in given.items() if not server.elsewhere]
+    starts = self.config.serving.spawned
     if not starts:
       return "ok", "not needed here: both servers are URLs"
     device, has = vllm_command.vllm_device(), gpus.of_host(self.dev)
-    for role in starts:
-      vllm_command.device_settings(device, given[role])
+    for role, given in starts.items():
+      vllm_command.device_settings(device, given)
       path = pathlib.Path(getattr(self.config, role).path)
       if path.is_dir():  # else its own line says so
         vllm_command.check_model(path, device)

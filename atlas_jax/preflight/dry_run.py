@@ -24,8 +24,7 @@ def lines(
   yield gpus.split(config) or "GPUs: nothing is set"
   mine = gpus.of_trainer(config, visible)
   yield " ".join(["trainer:", *(f"{k}={v}" for k, v in mine.items())])
-  for role in ("teacher", "student"):
-    server = getattr(config.serving, role)
+  for role, server in config.serving.by_role.items():
     if server.elsewhere:
       yield f"{role} server: {', '.join(server.elsewhere)}"
       continue

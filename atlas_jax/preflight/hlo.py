@@ -68,13 +68,9 @@ def instructions(text: str) -> list[Instruction]:
     operation = found and _OPERATION.search(found[1])
     if operation:
       made = _ARRAY.findall(found[1][: operation.start() + 1])
-      frame = _FRAME.search(line)
-      out.append(
-        Instruction(
-          *(computation, operation[1], [_array(*a) for a in made], line),
-          source=frames.get(frame and frame[1], "unknown"),
-        )
-      )
+      arrays, frame = [_array(*a) for a in made], _FRAME.search(line)
+      source = frames.get(frame and frame[1], "unknown")
+      out.append(Instruction(computation, operation[1], arrays, line, source))
   return out
 
 

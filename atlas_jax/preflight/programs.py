@@ -106,7 +106,6 @@ def _phase(
   kept = tree_bytes((state, reference))
 
   def program(kind, function, argument):
-    beside = kept - tree_bytes(argument)
     start = time.perf_counter()
     done = function.lower(argument, batch).compile()
     seconds = time.perf_counter() - start
@@ -118,7 +117,14 @@ def _phase(
     if known := getattr(found, "peak_memory_in_bytes", 0):
       peak = known - host - found.host_temp_size_in_bytes
     return Program(
-      *(f"{name} {kind}", at_once, beside, given, made, peak, host, seconds),
+      f"{name} {kind}",
+      at_once,
+      resident=kept - tree_bytes(argument),
+      arguments=given,
+      temporaries=made,
+      peak=peak,
+      host=host,
+      compile_seconds=seconds,
       text=done.as_text(),
     )
 

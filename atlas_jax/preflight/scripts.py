@@ -100,8 +100,8 @@ def _gpus(config, apart: bool, count: int) -> tuple[int, list[str]]:
   Raises:
     ConfigError: there are too few, or servers run already.
   """
-  for role in ("teacher", "student"):
-    if urls := getattr(config.serving, role).elsewhere:
+  for role, server in config.serving.by_role.items():
+    if urls := server.elsewhere:
       raise ConfigError(
         f"serving.{role}.url is {urls[0]}: the script starts its own servers"
       )

@@ -16,46 +16,32 @@ from atlas_jax.reports import plots
 
 # Title, what the vertical axis counts, names of metrics without their phase;
 # a name that ends with * stands for all that begin so.
-FIGURES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-  (
-    "Accuracy on training problems",
-    "share right",
-    ("accuracy_taught", "accuracy_alone"),
+FIGURES: dict[tuple[str, str], str] = {
+  ("Accuracy on training problems", "share right"): (
+    "accuracy_taught accuracy_alone"
   ),
-  (
-    "Accuracy on validation problems",
-    "share right",
-    ("validation_accuracy_taught", "validation_accuracy_alone"),
+  ("Accuracy on validation problems", "share right"): (
+    "validation_accuracy_taught validation_accuracy_alone"
   ),
-  ("Reward", "mean of a batch", ("reward_mean", "reward_std")),
-  ("Reward by part", "mean of a batch", ("reward_*",)),
-  ("KL", "nats a token", ("kl", "mismatch_kl")),
-  ("Entropy of the teacher", "nats a token", ("entropy",)),
-  (
-    "Lengths",
-    "tokens",
-    (
-      *("teaching_tokens_mean", "teacher_tokens_mean"),
-      *("response_tokens_alone", "response_tokens_taught"),
-    ),
+  ("Reward", "mean of a batch"): "reward_mean reward_std",
+  ("Reward by part", "mean of a batch"): "reward_*",
+  ("KL", "nats a token"): "kl mismatch_kl",
+  ("Entropy of the teacher", "nats a token"): "entropy",
+  ("Lengths", "tokens"): (
+    "teaching_tokens_mean teacher_tokens_mean response_tokens_alone"
+    " response_tokens_taught"
   ),
-  (
-    "Teachings: format, leaks, cut",
-    "share",
-    ("format_ok_fraction", "leak_fraction", "truncated_fraction"),
+  ("Teachings: format, leaks, cut", "share"): (
+    "format_ok_fraction leak_fraction truncated_fraction"
   ),
-  ("Groups without a spread", "share", ("zero_variance_fraction",)),
-  ("Age of the sampling weights", "steps", ("staleness_mean",)),
-  (
-    "Seconds by stage",
-    "seconds",
-    (
-      *("step_seconds", "sample_seconds", "score_seconds"),
-      *("wait_seconds", "train_seconds", "publish_seconds"),
-    ),
+  ("Groups without a spread", "share"): "zero_variance_fraction",
+  ("Age of the sampling weights", "steps"): "staleness_mean",
+  ("Seconds by stage", "seconds"): (
+    "step_seconds sample_seconds score_seconds wait_seconds train_seconds"
+    " publish_seconds"
   ),
-  ("Loss", "mean", ("loss",)),
-)
+  ("Loss", "mean"): "loss",
+}
 # Text of the figures in this colour takes that of the page around it.
 _TEXT = "#010203"
 _MOST = 1e200  # above it no axis has room
@@ -115,9 +101,7 @@ def _svg(figure) -> str:
 
 
 def figure(
-  title: str,
-  unit: str,
-  curves: Mapping[str, tuple[np.ndarray, np.ndarray]],
+  title: str, unit: str, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]
 ) -> str:
   """One figure as SVG: {label: (steps [S], values [R, S])}."""
   import matplotlib
@@ -158,8 +142,8 @@ def all_figures(
   out = []
   for phase in phases(runs[0]):
     drawn = []
-    for title, unit, wanted in FIGURES:
-      names = [n for w in wanted for n in _names(runs[0], phase, w)]
+    for (title, unit), wanted in FIGURES.items():
+      names = [n for w in wanted.split() for n in _names(runs[0], phase, w)]
       curves = {
         name.removeprefix("reward_"): found
         for name in names
@@ -180,11 +164,11 @@ def of_rows(rows: Mapping[str, Sequence[Sequence[Mapping]]]) -> list[str]:
       several phases of GRPO the last is shown.
   """
   drawn = []
-  for title, unit, (name, *_) in FIGURES:
-    curves = {}
+  for (title, unit), names in FIGURES.items():
+    curves, name = {}, names.split()[0]
     for row, runs in rows.items():
-      names = phases(itertools.chain(*runs))
-      trained = [phase for phase in names if phase.endswith("_grpo")]
+      all_phases = phases(itertools.chain(*runs))
+      trained = [phase for phase in all_phases if phase.endswith("_grpo")]
       found = series(runs, trained[-1], name) if trained else None
       if found is not None:
         curves[row] = found

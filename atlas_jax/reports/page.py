@@ -13,7 +13,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import jinja2
-import markupsafe
 
 from atlas_jax import config_tree, directory, files
 from atlas_jax.reports import curves, page_data, tables
@@ -21,7 +20,16 @@ from atlas_jax.reports.reading import RunFiles
 
 MOST_BYTES = 2_200_000
 MOST_TRAINING_BYTES = 400_000
-_HERE = pathlib.Path(__file__).parent
+
+
+def rendered(template: str, **values) -> str:
+  """The HTML of a template beside this file; texts are escaped in it."""
+  environment = jinja2.Environment(
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    loader=jinja2.FileSystemLoader(pathlib.Path(__file__).parent),
+  )
+  return environment.get_template(template).render(values)
 
 
 def escaped_json(value) -> str:
@@ -49,18 +57,19 @@ def verdict(evaluation: Mapping | None) -> str:
   kept = arm["non_degradation_correct"]
   stayed = "none was" if kept is None else f"{100 * kept:.1f}% stayed"
   saved = alone["response_tokens"] - arm["response_tokens"]
+  low, high = 100 * arm["gain_low"], 100 * arm["gain_high"]
   return (
     f"{text}, against {100 * alone['accuracy']:.1f}% alone: gain"
-    f" {100 * arm['gain']:+.1f} points [{100 * arm['gain_low']:.1f},"
-    f" {100 * arm['gain_high']:.1f}]. Of the answers right alone {stayed}"
-    f" right. Cost: {arm['teaching_tokens']:.1f} tokens of teaching and"
+    f" {100 * arm['gain']:+.1f} points [{low:.1f}, {high:.1f}]. Of the answers"
+    f" right alone {stayed} right."
+    f" Cost: {arm['teaching_tokens']:.1f} tokens of teaching and"
     f" {arm['seconds_per_problem']:.2f} s a problem; answers are"
     f" {abs(saved):.1f} tokens {'shorter' if saved >= 0 else 'longer'}."
   )
 
 
 # What a reader wants to know of a config; keys that a run lacks are left out.
-_TOLD = {
+_PROVENANCE = {
   **{"phases": "Phases", "seed": "Seed", "data.source": "Data"},
   **{"data.path": "Data path", "data.seed": "Seed of the data"},
   **{"data.fingerprint": "Data fingerprint", "teacher.path": "Teacher"},
@@ -72,7 +81,7 @@ _TOLD = {
 def _provenance(run: RunFiles) -> list[tuple[str, str]]:
   config = dict(config_tree.flat(run.config))
   rows = [("Directory", run.workdir.name)]
-  rows += [(title, config.get(key)) for key, title in _TOLD.items()]
+  rows += [(title, config.get(key)) for key, title in _PROVENANCE.items()]
   if run.metrics:
     last = run.metrics[-1]
     rows.append(("Last step", f"{last['phase']} {last['step']}"))
@@ -105,33 +114,24 @@ def page(
     run.training, most_training_bytes
   )
   data["training"] = training
-  found = [] if run.last is None else list(tables.parts(run.last))
-  environment = jinja2.Environment(
-    autoescape=True, undefined=jinja2.StrictUndefined
-  )
-  safe = {
-    "css": (_HERE / "page.css").read_text(),
-    "js": (_HERE / "page.js").read_text(),
-    "data": escaped_json(data),
-  }
-  figures = curves.all_figures([run.metrics]) if run.metrics else []
-  return environment.from_string((_HERE / "page.html").read_text()).render(
+  named, difference = None, []
+  if other is not None:
+    named = other.workdir.name
+    difference = config_tree.difference(run.config, other.config)
+  return rendered(
+    "page.html",
     title=f"Report of {run.workdir.name}",
     verdict=f"{run.note} {verdict(run.last)}".strip(),
-    tables=found,
+    tables=[] if run.last is None else list(tables.parts(run.last)),
     omitted=omitted,
     training=bool(training),
     training_note=training_note,
-    figures=[
-      (p, [markupsafe.Markup(svg) for svg in drawn]) for p, drawn in figures
-    ],
-    other=None if other is None else other.workdir.name,
-    difference=[]
-    if other is None
-    else config_tree.difference(run.config, other.config),
+    figures=curves.all_figures([run.metrics]) if run.metrics else [],
+    other=named,
+    difference=difference,
     compared=compared,
     provenance=_provenance(run),
-    **{key: markupsafe.Markup(text) for key, text in safe.items()},
+    data=escaped_json(data),
   )
 
 

@@ -10,7 +10,7 @@ from atlas_jax.reports.reading import RunFiles
 from atlas_jax.teaching import rewards
 
 # Which problems stand first when not all can be shown.
-_TELLING = ("broken", "fixed", "still wrong", "still right", None)
+_FLIP_ORDER = ("broken", "fixed", "still wrong", "still right", None)
 
 
 def _first(items: Iterable, most_bytes: int) -> list:
@@ -111,7 +111,7 @@ def evaluation(run: RunFiles, most_bytes: int) -> tuple[dict, str]:
     )
   last = by_arm.get(arms[-1], {})
   kept = _first(
-    sorted(of_problem.items(), key=lambda x: _TELLING.index(last.get(x[0]))),
+    sorted(of_problem.items(), key=lambda x: _FLIP_ORDER.index(last.get(x[0]))),
     most_bytes,
   )
   shown = [key for key in first if key in dict(kept)]

@@ -166,7 +166,7 @@ def read(workdir: pathlib.Path) -> RunFiles:
     raise ReportError(f"{workdir} is not a run directory: no config.json")
   if (workdir / "report" / "optimize.json").exists():
     return _optimisation(workdir)
-  lines = list(metrics.lines(workdir / "metrics.jsonl", metrics.OF_STEP))
+  lines = metrics.of_run(workdir)
   evaluations = {
     path.stem: _fitting(files.read_json(path, ReportError), _EVALUATION, path)
     for path in _by_index(workdir / "report", "*_evaluate.json")
@@ -181,11 +181,7 @@ def read(workdir: pathlib.Path) -> RunFiles:
     )
   attempts.sort(key=lambda line: line["student"] is None)
   return RunFiles(
-    workdir,
-    files.read_json(config, ReportError),
-    evaluations,
-    attempts,
-    lines,
+    workdir, files.read_json(config, ReportError), evaluations, attempts, lines
   )
 
 

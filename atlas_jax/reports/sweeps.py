@@ -14,17 +14,13 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import jinja2
-import markupsafe
 import numpy as np
 
 from atlas_jax import directory, metrics
-from atlas_jax.reports import curves, plots, reading, tables
+from atlas_jax.reports import curves, page, plots, reading, tables
 from atlas_jax.reports.tables import ReportError
 from atlas_jax.teaching import statistics
 from atlas_jax.teaching.statistics import Interval
-
-_HERE = pathlib.Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -203,25 +199,18 @@ def write(
     ]
     links.append([x for x in pages if (folder / x[1]).exists()])
     runs[row.name] = [
-      list(
-        metrics.lines(folder / "rows" / run / "metrics.jsonl", metrics.OF_STEP)
-      )
+      metrics.of_run(folder / "rows" / run)
       for seed, run in names.items()
       if row.seeds[seed] == "done"
     ]
-  page = jinja2.Environment(autoescape=True).from_string(
-    (_HERE / "sweep.html").read_text()
+  html = page.rendered(
+    "sweep.html",
+    name=name,
+    question=question,
+    heading=table[0],
+    rows=list(zip(table[1:], links, strict=True)),
+    picture=(folder / "sweep.png").exists(),
+    figures=curves.of_rows(runs),
   )
-  directory.write_whole(
-    folder / "index.html",
-    page.render(
-      name=name,
-      question=question,
-      css=(_HERE / "page.css").read_text(),
-      heading=table[0],
-      rows=list(zip(table[1:], links, strict=True)),
-      picture=(folder / "sweep.png").exists(),
-      figures=[markupsafe.Markup(svg) for svg in curves.of_rows(runs)],
-    ),
-  )
+  directory.write_whole(folder / "index.html", html)
   return text

@@ -143,10 +143,7 @@ class Client:
     }
     if sampling.stop_token_ids:
       params["stop_token_ids"] = list(sampling.stop_token_ids)
-    body = {
-      "token_ids": [int(t) for t in token_ids],
-      "sampling_params": params,
-    }
+    body = {"token_ids": [int(t) for t in token_ids], "sampling_params": params}
     if cache_salt is not None:
       body["cache_salt"] = cache_salt
 
@@ -274,10 +271,7 @@ class Client:
           after = retries.retry_after(response.headers)
       except http.Untaken as error:
         raise ServerError(f"{url}: {error}") from None
-      except (
-        *(aiohttp.ClientError, OSError),
-        *http.NOT_THE_FORM,
-      ) as error:
+      except (*(aiohttp.ClientError, OSError), *http.NOT_THE_FORM) as error:
         trouble = f"{type(error).__name__}: {error}"
       if attempt < self._retries:
         pause = retries.pause_s(f"{url} {body}", attempt, after)

@@ -76,7 +76,7 @@ class Fleet:
     """Those that were left out and are healthy again."""
     return [c for c in self.left_out if self.servers[c].healthy()]
 
-  def hold(self, version: int, holds: Mapping[Server, int | None]) -> None:
+  def require(self, version: int, holds: Mapping[Server, int | None]) -> None:
     """Asks from now on those alone that hold these weights."""
     self.version = version
     for client, server in self.servers.items():

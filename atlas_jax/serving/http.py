@@ -28,8 +28,11 @@ MOST_BYTES = 16 << 20  # the default of each config key max_response_bytes
 _IDLE_S = 2.0
 # What reading a body raises that is not the JSON which is expected.
 NOT_THE_FORM = (
-  *(ValueError, RecursionError),
-  *(LookupError, TypeError, AttributeError),
+  ValueError,
+  RecursionError,
+  LookupError,
+  TypeError,
+  AttributeError,
 )
 
 

@@ -21,7 +21,8 @@ from atlas_jax import gpus, hub, progress
 from atlas_jax.config import ServingConfig
 from atlas_jax.server_config import ServerConfig
 from atlas_jax.serving import http, supervisor, vllm_command
-from atlas_jax.serving.client import Client, ServerDown, ServerError
+from atlas_jax.serving.client import Client
+from atlas_jax.serving.http import ServerDown, ServerError
 from atlas_jax.serving.server_log import ServerLog
 
 log = logging.getLogger(__name__)

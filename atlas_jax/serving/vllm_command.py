@@ -11,7 +11,7 @@ from pathlib import Path
 
 from atlas_jax import addresses, files, gpus
 from atlas_jax.server_config import ServerConfig
-from atlas_jax.serving.client import ServerError
+from atlas_jax.serving.http import ServerError
 
 # vllm.v1.attention.backends.cpu_attn, version 0.32
 _CPU_BATCHED_TOKENS = 8192

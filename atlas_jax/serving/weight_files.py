@@ -1,6 +1,5 @@
 """The files that published weights travel in."""
 
-import collections
 import dataclasses
 import itertools
 import json
@@ -15,9 +14,9 @@ import blake3
 import numpy as np
 
 from atlas_jax import files
+from atlas_jax.model import owned, shards
 from atlas_jax.serving import delta
 
-_DTYPES = {"float32": "F32", "bfloat16": "BF16", "uint16": "U16"}
 _KEPT_VERSIONS = 2
 _FILE_BYTES = 64 << 20  # of a file, or one box with all that it changes
 _WRITERS = 2  # at once: each hashes with all cores
@@ -87,12 +86,8 @@ def write(
 def in_threads(call, items: Iterable, threads: int = 8) -> Iterator:
   """call(item) of each in order, some ahead: numpy and files free the GIL."""
   with ThreadPoolExecutor(threads) as pool:
-    ahead = collections.deque()
-    for item in items:
-      ahead.append(pool.submit(call, item))
-      if len(ahead) > threads:
-        yield ahead.popleft().result()
-    yield from (one.result() for one in ahead)
+    begun = (pool.submit(call, item) for item in items)
+    yield from (one.result() for one in owned.ahead(begun, threads))
 
 
 def _by_file(entries) -> Iterator[dict[str, np.ndarray]]:
@@ -116,32 +111,19 @@ def write_manifest(manifest: WeightManifest, directory: Path) -> None:
 def _write_file(
   path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str]
 ) -> tuple[str, int]:
-  """Streams tensors to a file; (its BLAKE3, its bytes).
-
-  The format is safetensors', by its README; its own writer would hold a second
-  copy of the tensors.
-  """
+  """Streams tensors to a safetensors file; (its BLAKE3, its bytes)."""
   # Wide ones first: each then starts at a multiple of its item size.
   order = sorted(tensors.items(), key=lambda item: -item[1].itemsize)
-  header, end = {"__metadata__": metadata} if metadata else {}, 0
-  for name, tensor in order:
-    begin, end = end, end + tensor.nbytes
-    header[name] = {
-      "dtype": _DTYPES[tensor.dtype.name],
-      "shape": list(tensor.shape),
-      "data_offsets": [begin, end],
-    }
-  text = json.dumps(header).encode()
-  text += b" " * (-len(text) % 8)  # data starts aligned
-  start = len(text).to_bytes(8, "little") + text
+  named = [(name, tensor.dtype, tensor.shape) for name, tensor in order]
+  head = shards.head(named, metadata)
   digest = blake3.blake3(max_threads=blake3.blake3.AUTO)
   with files.replacing(path) as f:
     data = (np.ascontiguousarray(tensor) for _, tensor in order)
     bits = (tensor.reshape(-1).view(np.uint8) for tensor in data)
-    for part in itertools.chain([start], bits):
+    for part in itertools.chain([head], bits):
       digest.update(part)
       f.write(part)
-  return digest.hexdigest(), 8 + len(text) + end
+  return digest.hexdigest(), len(head) + sum(t.nbytes for _, t in order)
 
 
 def delete_old(directory: Path, version: int) -> None:

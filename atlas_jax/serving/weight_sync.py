@@ -88,8 +88,8 @@ class WeightSender:
     self._roads = [weight_roads.Road(one, config) for one in self._servers]
     # What the server holds, the base of the next delta: its version, and this
     # process's boxes. None: the next files are full ones.
-    self._held: int | None = None
-    self._boxes: dict[str, np.ndarray] = {}
+    self._held_version: int | None = None
+    self._held_boxes: dict[str, np.ndarray] = {}
     self._sums: dict[str, list[int]] = {}  # of this process's boxes
     self._deltas = 0  # since the last full files
 
@@ -114,30 +114,30 @@ class WeightSender:
       ValueError: a tensor is of another dtype than the server's.
     """
     begin = time.perf_counter()
-    base, self._held = self._base(version), None
+    base, self._held_version = self._base(version), None
     if version in self.holds.values():  # again, since one may have lost it
       self.holds = dict.fromkeys(self.holds)
     entries, sent = self._compared(tensors, base), None
     if base is not None:
       sent = self._send(entries, version, base, begin, hold)
-      entries = self._boxes.items()
+      entries = self._held_boxes.items()
     sent = sent or self._send(entries, version, None, begin, hold)
     root = self._server.weights_root  # perhaps of this host alone
     multihost.call_on_all(lambda: weight_files.delete_old(root, version), hold)
     # Full files to one that needed them are no audit of the others.
     self._deltas = 0 if base is None else self._deltas + 1
     if self._config.publish_changes:
-      self._held = version
+      self._held_version = version
     else:
-      self._boxes = {}
+      self._held_boxes = {}
     log.debug("sent weights %d: %s", version, sent)
     return sent
 
   def _base(self, version: int) -> int | None:
     """The version of which a delta may go out; None: full files must."""
-    grows = self._held is not None and self._held < version
+    grows = self._held_version is not None and self._held_version < version
     due = self._deltas + 1 >= self._config.full_every
-    return self._held if grows and not due else None
+    return self._held_version if grows and not due else None
 
   def _receivers(self, version: int, base: int | None, hold: bool) -> list[int]:
     """Numbers of the servers that a delta, or full files, are for."""
@@ -158,7 +158,7 @@ class WeightSender:
 
     Each box takes the place of the one before.
     """
-    before, self._boxes, self._sums = self._boxes, {}, {}
+    before, self._held_boxes, self._sums = self._held_boxes, {}, {}
     if base is None:
       before = {}
 
@@ -171,7 +171,7 @@ class WeightSender:
               f"{name} is {box.dtype.name}, and the teacher server runs in"
               f" {self._server.dtype}"
             )
-          self._boxes[name] = box
+          self._held_boxes[name] = box
           yield name, before.pop(name, None), box
 
     def entries(of: tuple) -> list:
@@ -219,10 +219,9 @@ class WeightSender:
       with ThreadPoolExecutor(len(self._servers)) as pool:
         return dict(zip(up, pool.map(one, up), strict=True))
 
+    mine = multihost.number()
     files = weight_files.write(
-      *(entries, root, version, deliver),
-      base=base,
-      process=multihost.number(),
+      entries, root, version, deliver, base=base, process=mine
     )
 
     def announced(number: int) -> dict[str, str] | str:
@@ -232,7 +231,7 @@ class WeightSender:
 
     return {
       "sums": self._sums,
-      "whole": sum(box.nbytes for box in self._boxes.values()),
+      "whole": sum(box.nbytes for box in self._held_boxes.values()),
       "bytes": sum(file.bytes for file in files),
       "files": {file.name: file.digest for file in files},
       "sent": [announced(number) for number in to],
@@ -256,7 +255,9 @@ class WeightSender:
             raise ServerDown(why)
         answer = server.update_weights(
           {path: digest for own in sent for path, digest in own.items()},
-          *(str(version), sums, self._config.request_timeout_s),
+          str(version),
+          sums,
+          self._config.request_timeout_s,
           restart=held is None or version < held,
         )
       except WeightsRefused as refusal:

@@ -41,11 +41,7 @@ def wilson(successes: float, n: int) -> Interval:
 
 
 def paired_bootstrap(
-  before: Sequence[float],
-  after: Sequence[float],
-  *,
-  resamples: int,
-  seed: int,
+  before: Sequence[float], after: Sequence[float], *, resamples: int, seed: int
 ) -> Interval:
   """Mean of after - before with its percentile interval over pairs.
 
@@ -59,8 +55,7 @@ def paired_bootstrap(
   means = [  # one row at a time: memory stays small
     gain[draw(0, gain.size, gain.size)].mean() for _ in range(resamples)
   ]
-  low, high = np.quantile(means, (0.025, 0.975))
-  return Interval(float(gain.mean()), float(low), float(high))
+  return _percentiles(gain.mean(), means)
 
 
 def nested_bootstrap(
@@ -88,9 +83,13 @@ def nested_bootstrap(
     means[i] = np.mean(
       [d[rng.integers(0, d.size, d.size)].mean() for d in drawn]
     )
+  return _percentiles(np.mean([d.mean() for d in groups]), means)
+
+
+def _percentiles(estimate: float, means: Sequence[float]) -> Interval:
+  """The estimate with the middle 95% of the resamples' means."""
   low, high = np.quantile(means, (0.025, 0.975))
-  estimate = float(np.mean([d.mean() for d in groups]))
-  return Interval(estimate, float(low), float(high))
+  return Interval(float(estimate), float(low), float(high))
 
 
 def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float:

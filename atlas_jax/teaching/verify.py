@@ -4,7 +4,7 @@ math-verify reaches sympy's parser and reasoning-gym runs a task's own code:
 both can loop for ever or fill the memory on an odd answer. Each comparison
 therefore has a deadline in a process of its own; one that is late is killed,
 and another process takes its place. What runs there reads what a model says,
-so the process is locked (lock.py), except for functions of the user's own.
+so the process is locked (seccomp.py), except for functions of the user's own.
 """
 
 import contextlib
@@ -14,7 +14,6 @@ import queue
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from atlas_jax import lock
 from atlas_jax.confined import MEMORY_BYTES, Confined, Unanswered
 from atlas_jax.teaching import families
 
@@ -41,21 +40,19 @@ MATH = VerifierJob(_math, functools.partial(_math, "x^2 + 2x + 1", "(x + 1)^2"))
 REASONING_GYM = VerifierJob(families.right, families.usable)
 
 
-def _prepare(job: VerifierJob) -> str:
-  """Why the process is not locked; empty where it is, or need not be."""
+def _prepare(job: VerifierJob) -> None:
   job.prepare()  # where the fork server could not, this says why
-  return lock.take() if job.locked else ""
 
 
 def _start(job: VerifierJob) -> Confined:
   memory = MEMORY_BYTES if job.locked else 0
   try:
     process = Confined(job.prepare, memory_bytes=memory)
-    why = process.call(_prepare, job, cpu_s=_START_S, wall_s=_START_S)
+    process.call(_prepare, job, cpu_s=_START_S, wall_s=_START_S)
+    if job.locked:
+      process.lock(cpu_s=_START_S, wall_s=_START_S)
   except Unanswered as error:
     raise Unanswered(f"a verifier did not start: it {error}") from None
-  if why:
-    lock.warn(why)
   return process
 
 

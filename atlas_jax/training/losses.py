@@ -95,10 +95,7 @@ def policy_ratio(
 
 
 def policy_loss(
-  ratio: Tokens,
-  policy: Tokens,
-  advantages: Tokens,
-  options: LossOptions,
+  ratio: Tokens, policy: Tokens, advantages: Tokens, options: LossOptions
 ) -> tuple[Tokens, dict[str, Tokens]]:
   """l of each token, and where it was clipped (name -> bool [B, T]).
 

@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from atlas_jax import lock
+from atlas_jax import seccomp
 from atlas_jax.data import chat as chat_lib
 from atlas_jax.data import chat_format
 from atlas_jax.data.chat import ChatError, ChatTokenizer
@@ -128,7 +128,7 @@ def test_an_interrupted_question_leaves_no_answer_for_the_next(
 
 
 @pytest.mark.skipif(
-  platform.machine() not in lock._MACHINES, reason="no list of system calls"
+  platform.machine() not in seccomp._MACHINES, reason="no list of system calls"
 )
 def test_a_template_runs_in_a_locked_process(tmp_path):
   chat = ChatTokenizer.from_dir(write_tokenizer(tmp_path))

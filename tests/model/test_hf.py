@@ -12,7 +12,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from atlas_jax import stopping
-from atlas_jax.model import hf, hf_save
+from atlas_jax.model import hf, hf_save, owned
 from tests.hub_cache import LFS_POINTER
 from tests.model import tiny
 from tests.model.exported import exported
@@ -214,7 +214,7 @@ def test_a_stop_ends_an_export_at_once(tiny_models, tmp_path, monkeypatch):
   monkeypatch.setattr(hf_save, "_check_finite", stop)
   with pytest.raises(stopping.Stopped):
     export(tiny_models["llama"], tmp_path / "out")
-  assert len(made) == hf_save._AHEAD + 1  # of some twenty
+  assert len(made) == owned.AHEAD + 1  # of some twenty
   assert not list(tmp_path.iterdir())
 
 

@@ -87,11 +87,11 @@ def test_what_a_name_means_on_a_resume(monkeypatch, tmp_path, given, settled):
     lambda name: name if "@" in name else f"{name}@{COMMIT}",
   )
   before = small_sft.config("models/x/y", {})
-  before = opening._with(before, "student.path", f"org/s@{COMMIT}")
-  before = opening._with(before, "template_date", "2025-03-04")
+  before = opening._replaced(before, "student.path", f"org/s@{COMMIT}")
+  before = opening._replaced(before, "template_date", "2025-03-04")
   (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(before)))
   now = small_sft.config("models/x/y", {"phases": ("evaluate",)})
-  now = opening._with(now, "student.path", given)
+  now = opening._replaced(now, "student.path", given)
   found = opening.settled(now, tmp_path)
   assert found.student.path == settled
   assert found.template_date == "2025-03-04"

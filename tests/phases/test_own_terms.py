@@ -128,7 +128,7 @@ def test_an_arm_without_a_verdict_ends_the_evaluation(tmp_path, file, checker):
   servers = types.SimpleNamespace(
     call=lambda work, hold: work(),
     roles=lambda: (None, None),
-    holding=lambda *_: contextlib.nullcontext(),
+    serving=lambda *_: contextlib.nullcontext(),
     ask=lambda requests: requests.close() or attempts,
   )
   with pytest.raises(Unanswered) as caught:

@@ -36,10 +36,10 @@ class FailingServers(Servers):
     config = ServingConfig(restarts=restarts, max_logprob_gap=bound)
     super().__init__(config, None, FakeTeacher(), None, None)
     self.happens, self.log = list(happens), []
-    self._student = self._served = types.SimpleNamespace(chat=None)
+    self._student = self._served_student = types.SimpleNamespace(chat=None)
     teacher = types.SimpleNamespace(
       scores=lambda *ids: [says],
-      hold=lambda version, holds: None,
+      require=lambda version, holds: None,
       numbers=lambda role: {},
     )
     student = types.SimpleNamespace(numbers=lambda role: {})
@@ -202,7 +202,7 @@ def test_another_teacher_and_student_are_held_for_a_while():
   started = []
   servers._exchange_student = lambda: started.append(servers._student)
   servers.publish()
-  with servers.holding(other, student):
+  with servers.serving(other, student):
     assert servers.log == ["publish"]  # only when it is needed
     teacher, taught = servers.call(servers.roles)
     assert (teacher.version, taught.chat) == ("weights-9", "its")

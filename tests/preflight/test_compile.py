@@ -24,7 +24,7 @@ def test_a_server_takes_its_weights_its_cache_and_some():
   found = preflight.beside_trainer(one_gpu(), MODELS)
   assert set(found) == {"teacher server", "student server"}
   # 8.19e9 parameters of 2 bytes, 4 GiB of cache.
-  weights = found["teacher server"] - 4 * GIB - preflight.BESIDE
+  weights = found["teacher server"] - 4 * GIB - preflight.SERVER_CONTEXT
   assert weights == pytest.approx(2 * 8.19e9, rel=0.005)
   assert found["student server"] < found["teacher server"] - 10 * GIB
 

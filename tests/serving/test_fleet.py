@@ -185,12 +185,12 @@ def test_an_answer_of_other_weights_does_not_count():
   async def main():
     a, b = Stub(version="default"), Stub(version="7")  # a was started again
     async with fleet_of(a, b) as fleet:
-      fleet.hold(7, {a: 7, b: 7})
+      fleet.require(7, {a: 7, b: 7})
       (done,) = await fleet.generate([1], sampling(1))
       assert (a.seen, b.seen, done.weight_version) == ([1], [1], 7)
       assert fleet.left_out == {a.client}
       # After the next publish those are asked that hold it.
-      fleet.hold(8, {a: 8, b: None})
+      fleet.require(8, {a: 8, b: None})
       assert fleet.asked() == [a.client]
       with pytest.raises(ServerDown, match="weights default, not 8"):
         await fleet.generate([1], sampling(2))

@@ -15,12 +15,12 @@ import subprocess
 import threading
 import time
 
-from atlas_jax import lock
+from atlas_jax import seccomp
 
 
 def on_an_unknown_machine():
-  """A kernel that locks nothing, as far as lock.py knows."""
-  lock._MACHINES.clear()
+  """A kernel that locks nothing, as far as seccomp.py knows."""
+  seccomp._MACHINES.clear()
 
 
 def _file(folder):

@@ -9,7 +9,7 @@ import signal
 
 import pytest
 
-from atlas_jax import fork_server, lock
+from atlas_jax import fork_server, seccomp
 from atlas_jax.confined import Late, Unanswered
 from atlas_jax.teaching import own, verify
 from atlas_jax.teaching.verify import VerifierJob, VerifierPool
@@ -149,7 +149,7 @@ def test_one_at_a_time_needs_one_process_and_a_closed_pool_none(folder):
 
 
 def test_a_kernel_without_a_lock_is_told_once(caplog, folder, monkeypatch):
-  lock.warn.cache_clear()
+  seccomp.warn_unlocked.cache_clear()
   server = fork_server.ForkServer()  # of its own: what is prepared there stays
   monkeypatch.setattr(fork_server, "_server", server)
   monkeypatch.setattr(fork_server, "_of_process", os.getpid())
@@ -164,7 +164,7 @@ def test_a_kernel_without_a_lock_is_told_once(caplog, folder, monkeypatch):
       )
   (record,) = caplog.records
   assert "not locked: no list of system calls for" in record.getMessage()
-  lock.warn.cache_clear()
+  seccomp.warn_unlocked.cache_clear()
 
 
 def test_all_but_what_the_user_wrote_is_locked():

@@ -48,14 +48,14 @@ _FLAGS = 1 | 4
 
 
 @functools.cache
-def warn(why: str) -> None:
+def warn_unlocked(why: str) -> None:
   """Says once that processes are not locked."""
   logging.getLogger(__name__).warning(
     "the processes of verifiers and chat templates are not locked: %s", why
   )
 
 
-def take() -> str:
+def lock_process() -> str:
   """Locks this process: what it has not opened for writing stays so.
 
   Returns:
