@@ -100,6 +100,7 @@ def test_problems_that_changed_are_refused(tmp_path):
     assert len(stub.calls) == before
 
 
+@pytest.mark.usefixtures("short_waits")
 def test_no_file_holds_the_secret_of_an_agent(tmp_path):
   """Its server repeats what it was sent, in a failure that passes by."""
 
