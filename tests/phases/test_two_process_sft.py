@@ -17,7 +17,7 @@ from tests.phases import small_sft
 from tests.phases.damages import biggest, flip
 
 pytestmark = pytest.mark.slow
-STEPS = 20
+STEPS = 40
 LENGTH = {"sft__steps": STEPS, "sft__checkpoint_every": 2}
 
 
