@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sets up .venv and runs the tests, two at a time. Arguments go to pytest:
+# Sets up .venv and runs the tests, three at a time, since many wait for others.
+# Arguments go to pytest:
 #   bash tests/run.sh -m 'not slow and not vllm'
 #   bash tests/run.sh tests/model -k rope -n 0
 set -euo pipefail
@@ -10,4 +11,4 @@ if [[ -x .venv/bin/python ]]; then kind=; else kind=cpu; fi
 bash launchers/setup.sh $kind
 # Compiled programs are kept between runs; a set variable wins.
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.cache/jax}"
-exec .venv/bin/python -m pytest -n 2 "$@"
+exec .venv/bin/python -m pytest -n 3 "$@"

@@ -78,6 +78,7 @@ def test_refuses_another_shape(tmp_path):
       saved.restore({"state": _tree() | {"half": jnp.zeros((5,))}})
 
 
+@pytest.mark.slow
 def test_resume_equals_never_stopping(tmp_path):
   """Two steps, save, restore, two steps == four steps, to the bit."""
   config = OptimizerConfig(

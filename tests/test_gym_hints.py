@@ -27,6 +27,7 @@ def lines(path):
   return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_the_files_are_always_the_same(folder):
   digest = hashlib.sha256()
   for name in ("train", "validation", "test", "sft"):

@@ -49,6 +49,7 @@ def test_no_python_is_said(copy):
   assert "/nowhere/python3.11" in done.stderr
 
 
+@pytest.mark.slow
 def test_no_cpu_wheel_of_torch_stops_before_anything_is_installed(copy):
   done = bash(
     copy / "launchers/setup.sh",

@@ -153,6 +153,7 @@ def test_the_index_of_torch_is_asked_where_pip_finds_no_wheel(
   assert "no-such-package" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "variable", ["PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS"]
 )

@@ -176,9 +176,11 @@ def test_a_sweep_that_is_stopped_ends_its_runs_and_goes_on_later(
   tmp_path, started, monkeypatch
 ):
   there, ended = tmp_path / "there", tmp_path / "ended"
+  # A shell that is about to become `sleep` can lose any signal but KILL, and
+  # what lives holds the lock of the run.
   started["a"] = (
-    f"trap 'kill $!; touch {ended}; exit 1' TERM;"
-    f" touch {there}; sleep 60 & wait"
+    f"trap 'kill -9 $!; touch {ended}; exit 1' TERM;"
+    f" sleep 60 & touch {there}; wait"
   )
 
   def looked(_):

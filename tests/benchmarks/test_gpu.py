@@ -24,8 +24,9 @@ def tiny_run(tmp_path_factory, repo_root) -> tuple[list[dict], str]:
     (path / f"{name}.py").write_text("raise ImportError('absent')")
   search = [path, repo_root, repo_root / "third_party"]
   out = path / "out" / "rows.jsonl"
+  command = [sys.executable, "-m", "tests.benchmarks.forked_gpu"]
   done = subprocess.run(
-    [sys.executable, "-m", "tests.benchmarks.gpu", "--tiny", f"--out={out}"],
+    [*command, "--tiny", f"--out={out}"],
     cwd=repo_root,
     env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, search))},
     capture_output=True,

@@ -65,6 +65,7 @@ def packages(tmp_path_factory):
   return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "name, companions",
   [

@@ -14,7 +14,10 @@ POSITIONS = np.array([[*range(4), *range(5), 0, 0], [*range(11)]], np.int32)
 PREDICTED = np.array([[0, 1, 1, 1, 0, 1, 1, 1, 1, 0, 0], [0] + [1] * 10], bool)
 
 
-@pytest.fixture(scope="module", params=["llama", "tied"])
+@pytest.fixture(
+  scope="module",
+  params=["llama", pytest.param("tied", marks=pytest.mark.slow)],
+)
 def model(request, tiny_models, tmp_path_factory):
   if request.param == "llama":
     return hf.load(tiny_models["llama"], jnp.float32)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from atlas_jax import retries
 from tests.online import small_world
 from tests.online.stub_server import StubServer
 from tests.online.whole_runs import KEYS, SECRET, run
@@ -19,3 +20,9 @@ def finished(tmp_path_factory):
     run(folder, stub.url, environ, **KEYS)
     assert len(stub.calls) == calls
   return workdir, calls
+
+
+@pytest.fixture
+def short_waits(monkeypatch):
+  """Retries wait a tenth as long: for tests of what comes after them."""
+  monkeypatch.setattr(retries, "_FIRST_WAIT_S", 0.05)

@@ -117,6 +117,7 @@ def test_a_server_that_fails_gives_no_score(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_as_the_verifier_it_agrees_with_the_checker(tmp_path):
   file = tmp_path / "mine.py"
   data = DataConfig(own_processes=2)

@@ -10,8 +10,15 @@ import pytest
 
 from atlas_jax import progress
 from tests.phases import road as road_lib
-from tests.phases import small_sft
+from tests.phases import shared_programs, small_sft
 from tests.screens import Screen, launched
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs():
+  with pytest.MonkeyPatch.context() as patch:
+    shared_programs.share(patch)
+    yield
 
 
 @pytest.fixture(scope="session")

@@ -96,7 +96,8 @@ def test_an_error_loses_no_save_that_is_under_way(model, tmp_path, monkeypatch):
 
 
 # Only a signal can bring a checkpoint before the last step.
-LONG = {"sft__steps": 80, "sft__checkpoint_every": 1000}
+STEPS = 50
+LONG = {"sft__steps": STEPS, "sft__checkpoint_every": 1000}
 
 
 @pytest.fixture(scope="module")
@@ -129,12 +130,13 @@ def test_a_signal_saves_and_the_next_start_goes_on(
   assert process.returncode == status, said
   assert f"error: stopped by {number.name}" in said and "Traceback" not in said
   (step,) = (int(p.name) for p in (workdir / "checkpoints/0_sft").iterdir())
-  assert 2 < step < 80
+  assert 2 < step < STEPS
   assert small_sft.numbers(workdir)[-1]["step"] == step
   with caplog.at_level("INFO"):
     small_sft.run(model, workdir, **LONG)
-  assert f"0_sft continues from step {step} of 80" in caplog.text
-  assert [x["step"] for x in small_sft.numbers(workdir)] == [*range(1, 81)]
+  assert f"0_sft continues from step {step} of {STEPS}" in caplog.text
+  told = [x["step"] for x in small_sft.numbers(workdir)]
+  assert told == list(range(1, STEPS + 1))
   small_sft.assert_same(workdir, undisturbed_sft)
 
 

@@ -206,7 +206,13 @@ def _steps(tmp_path) -> list[int]:
 
 @pytest.mark.parametrize(
   ("beta", "alpha", "rank"),
-  [(0.0, 0.0, 0), (0.1, 0.25, 0), (0.1, 0.0, 0), (0.1, 0.25, 2), (0.1, 0.0, 2)],
+  [
+    (0.1, 0.25, 2),
+    *(
+      pytest.param(*of, marks=pytest.mark.slow)
+      for of in ((0.0, 0.0, 0), (0.1, 0.25, 0), (0.1, 0.0, 0), (0.1, 0.0, 2))
+    ),
+  ],
 )
 def test_a_trainer_that_is_restored_goes_on_to_the_bit(
   tmp_path, beta, alpha, rank

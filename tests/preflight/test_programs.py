@@ -13,6 +13,7 @@ from atlas_jax.training import step
 from tests.training import tiny
 
 
+@pytest.mark.slow
 def test_every_program_of_a_run_and_what_is_resident():
   config = RunConfig(
     phases=("sft", "evaluate", "grpo"),

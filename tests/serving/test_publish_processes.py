@@ -21,6 +21,8 @@ from tests.training import tiny
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 
+pytestmark = pytest.mark.slow
+
 
 def run(directory, processes, size):
   """What each process printed; 8 devices over all."""
@@ -130,7 +132,6 @@ def test_a_failure_of_one_process_is_one_of_all(published):
   assert text.startswith("process 1 failed: ZeroDivisionError: ")
 
 
-@pytest.mark.slow
 def test_no_process_holds_the_model(tmp_path):
   """0.7 GB in bfloat16, on 8 devices of 4 processes: about half of it."""
   found = run(tmp_path, 4, "0.7")

@@ -17,6 +17,7 @@ from atlas_jax.teaching.equality import exact_equal, formula
 from tests.teaching.pairs import pairs
 
 _TABLES = pathlib.Path(__file__).parent / "verdicts"
+_LONGEST = ("forms.txt", "kinds.txt")
 _COUNT = int(os.environ.get("VERDICT_PAIRS", "180"))
 
 
@@ -45,7 +46,13 @@ def table(name):
         yield answer, gold, status
 
 
-@pytest.mark.parametrize("name", sorted(p.name for p in _TABLES.iterdir()))
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=pytest.mark.slow if name in _LONGEST else ())
+    for name in sorted(p.name for p in _TABLES.iterdir())
+  ],
+)
 def test_the_verdicts_of_the_table(checker, name):
   cases = list(table(name))
   assert len(cases) > 200

@@ -229,7 +229,7 @@ def _coverage(samples, interval):
 
 def test_the_interval_of_an_accuracy_holds_the_truth_in_95_of_100():
   def clustered(scores):
-    return accuracy_interval(scores, resamples=400, seed=1)
+    return accuracy_interval(scores, resamples=200, seed=1)
 
   assert _coverage(4, clustered) == pytest.approx(0.95, abs=0.025)
   assert _coverage(1, clustered) == pytest.approx(0.95, abs=0.025)

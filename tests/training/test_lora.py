@@ -56,7 +56,9 @@ def program(form):
 
 
 @pytest.mark.parametrize("form", ["merged", "applied"])
-@pytest.mark.parametrize("micro_batches", [1, 4])
+@pytest.mark.parametrize(
+  "micro_batches", [1, pytest.param(4, marks=pytest.mark.slow)]
+)
 def test_gradients_are_those_of_the_merged_model(form, micro_batches):
   base, adapters = tiny.model(), tiny.adapters()
   batch = tiny.batch(micro_batches)

@@ -41,7 +41,11 @@ def agent(request, tmp_path):
 
 @pytest.mark.parametrize(
   ("kind", "agent"),
-  [(kind, kind) for kind in ("http", "python", "cli")],
+  [
+    ("http", "http"),
+    pytest.param("python", "python", marks=pytest.mark.slow),
+    pytest.param("cli", "cli", marks=pytest.mark.slow),
+  ],
   indirect=["agent"],
 )
 def test_the_prompt_that_matters_is_found_for_an_agent(kind, agent, tmp_path):

@@ -17,11 +17,12 @@ from tests.online.whole_runs import episodes, facts_of, read, run, spent
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short_waits")
 def test_faults_change_nothing_but_the_spend(tmp_path, finished):
   workdir, calls = finished
   faults = Faults(seed=3, share=0.25)
   changes = {
-    f"{role}__timeout_s": 3.0
+    f"{role}__timeout_s": 1.5
     for role in ("student", "teacher", "reflection_model")
   }
   with StubServer(small_world.answer, faults=faults) as stub:
@@ -46,6 +47,7 @@ def test_faults_change_nothing_but_the_spend(tmp_path, finished):
 QUICK = ("429", "500", "null", "broken")
 
 
+@pytest.mark.usefixtures("short_waits")
 def test_retries_cannot_eat_what_is_set_aside(tmp_path):
   faults = Faults(seed=5, share=0.2, kinds=QUICK)
   with StubServer(small_world.answer, faults=faults) as stub:
@@ -57,6 +59,7 @@ def test_retries_cannot_eat_what_is_set_aside(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("short_waits")
 def test_a_cap_holds_to_the_call_and_a_higher_one_finishes(tmp_path):
   faults = Faults(seed=5, share=0.6, kinds=QUICK, in_a_row=4)
   with StubServer(small_world.answer, faults=faults) as stub:

@@ -148,6 +148,7 @@ def test_a_reflection_model_without_words_stops_a_run_and_not_for_good(
   assert (workdir / "report" / "optimize.json").exists()
 
 
+@pytest.mark.usefixtures("short_waits")
 def test_no_file_holds_the_secret_of_an_agent(tmp_path):
   """Its server repeats what it was sent, in a failure that passes by."""
 
