@@ -39,11 +39,9 @@ from atlas_jax.config_tree import ConfigError
 log = logging.getLogger(__name__)
 
 _LOOK_S = 1.0  # between two looks at what runs, and at locks of others
-
+_GRACE_S = 600.0  # for a run that is stopped: a compilation, a step, a save
 # Keys that name directories of runs, beside those that end in `path`.
-_DIRECTORIES = tuple(
-  f"evaluate.{what}" for what in ("teachers", "students", "prompts")
-)
+_DIRECTORIES = ("evaluate.teachers", "evaluate.students", "evaluate.prompts")
 
 
 @dataclass(frozen=True)
@@ -102,8 +100,7 @@ def load(path: str) -> Ablation:
   if not isinstance(base, ConfigDict):
     raise ConfigError(f"{path}: get_config() must return a ConfigDict")
   rows = _yielded(path, has["sweep"], str, Mapping)
-  kinds = (str, str, str, Mapping)
-  shared = _yielded(path, has.get("shared", tuple), *kinds)
+  shared = _yielded(path, has.get("shared", tuple), str, str, str, Mapping)
   names = [row[0] for row in (*rows, *shared)]
   if not rows:
     raise ConfigError(f"{path}: sweep() yields no row")
@@ -323,7 +320,11 @@ def run(
     for _, process in running.values():
       process.terminate()
     for _, process in running.values():
-      process.wait()
+      try:
+        process.wait(_GRACE_S)
+      except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
   return states
 
 

@@ -14,7 +14,7 @@ import sys
 
 from absl import app, flags, logging
 
-from atlas_jax import gpus, scrubbing, secret_names, terminal
+from atlas_jax import gpus, secret_names, terminal
 from atlas_jax.errors import AtlasError
 from atlas_jax.files import FileError
 
@@ -126,14 +126,9 @@ def _set_environment() -> None:
     os.environ.setdefault(key, value)
 
 
-def shown(text: str) -> str:
-  """The beginning of an error's text, without keys of the environment."""
-  return scrubbing.error_text(scrubbing.scrubber(os.environ), text)
-
-
 def _end(text: str, status: int = 1):
   logging.flush()
-  print(f"error: {shown(text)}", file=sys.stderr, flush=True)
+  print(f"error: {config_flag.shown(text)}", file=sys.stderr, flush=True)
   sys.exit(status)
 
 

@@ -7,7 +7,10 @@ import sys
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+from ml_collections.config_flags import config_flags as parsers
 from ml_collections.config_flags import tuple_parser
+
+from atlas_jax import scrubbing
 
 _CONFIG = None
 # The file of --config as it was typed -> its ConfigDict; None: it has failed.
@@ -17,20 +20,35 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 class _OrNone(flags.ArgumentParser):
-  """The parser of a number, for whom nothing, or None, is None.
+  """A parser for whom nothing, or None, is None; it says what is valid.
 
   Whether a key may be None is said when the config is resolved.
   """
 
-  def __init__(self, parser: flags.ArgumentParser):
+  def __init__(self, parser: flags.ArgumentParser, valid: str):
     self.syntactic_help = parser.syntactic_help
-    self._parser = parser
+    self._parser, self._valid = parser, valid
 
   def parse(self, argument):
-    return None if argument in ("", "None") else self._parser.parse(argument)
+    if argument in ("", "None"):
+      return None
+    try:
+      return self._parser.parse(argument)
+    except (TypeError, ValueError):
+      raise ValueError(f"valid: {self._valid}") from None
 
   def flag_type(self):
     return self._parser.flag_type()
+
+
+class _Keys(parsers._ConfigDictParser):
+  """A dictionary in one flag."""
+
+  def parse(self, argument):
+    try:
+      return super().parse(argument)
+    except ValueError:
+      raise ValueError("valid: {'KEY': VALUE, ...}") from None
 
 
 class _Tuple(flags.ArgumentParser):
@@ -50,8 +68,10 @@ def define() -> None:
   """Declares --config; call it on import."""
   global _CONFIG
   for kind, parser in (
-    (float, _OrNone(flags.FloatParser())),
-    (int, _OrNone(flags.IntegerParser())),
+    (float, _OrNone(flags.FloatParser(), "a number")),
+    (int, _OrNone(flags.IntegerParser(), "a whole number")),
+    (bool, _OrNone(flags.BooleanParser(), "true, false")),
+    (ConfigDict, _Keys()),
     (tuple, _Tuple()),
   ):
     config_flags.register_flag_parser_for_type(kind, parser)
@@ -60,7 +80,7 @@ def define() -> None:
       "config", None, "A file under configs/, as FILE.py or FILE.py:VARIANT."
     )
   except flags.Error as error:  # of a --flagfile, which this reads already
-    sys.exit(f"error: {error}")
+    sys.exit(f"error: {shown(str(error))}")
   parser = flags.FLAGS["config"].parser
   parse = parser.parse
 
@@ -105,6 +125,11 @@ def given() -> list[str]:
   ]
 
 
+def shown(text: str) -> str:
+  """The beginning of an error's text, without keys of the environment."""
+  return scrubbing.error_text(scrubbing.scrubber(os.environ), text)
+
+
 def _at_home(argument: str) -> str:
   """--flag=~/x as a shell has `--flag ~/x`: ~ is a home."""
   flag, _, value = argument.partition("=")
@@ -115,10 +140,11 @@ def _at_home(argument: str) -> str:
 
 def parse(argv: list[str]) -> list[str]:
   """What absl's own parser does, with an error of the input as one line."""
-  files = re.findall("^--?config[=\n](.*)", "\n".join(argv), re.MULTILINE)
-  if len(files) > 1:
-    sys.exit(f"error: --config is given twice: {' and '.join(files)}")
   try:
+    argv = flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
+    files = re.findall("^--?config[=\n](.*)", "\n".join(argv), re.MULTILINE)
+    if len(files) > 1:
+      raise flags.Error(f"--config is given twice: {' and '.join(files)}")
     rest = flags.FLAGS([_at_home(argument) for argument in argv])
     if _CONFIG is not None:
       hasattr(_CONFIG.value, "keys")  # reads the file
@@ -137,7 +163,7 @@ def parse(argv: list[str]) -> list[str]:
     text = " ".join([first, last.removeprefix("ValueError: ")]).strip()
   except OSError as error:  # there is no such file
     text = " ".join(str(error).split())
-  sys.exit(f"error: {text}")
+  sys.exit(f"error: {shown(text)}")
 
 
 def _unknown_key(argv: list[str], text: str) -> str | None:

@@ -19,6 +19,8 @@ import numpy as np
 from atlas_jax.files import FileError
 from atlas_jax.terminal import printable
 
+from .config_flag import shown
+
 
 def convert(source: pathlib.Path, out: pathlib.Path) -> None:
   """Writes the directory `out` whole: it is there complete, or not at all.
@@ -108,7 +110,7 @@ def main() -> None:
   try:
     convert(arguments.source, arguments.out)
   except FileError as error:
-    print(f"error: {printable(str(error))}", file=sys.stderr)
+    print(f"error: {printable(shown(str(error)))}", file=sys.stderr)
     sys.exit(1)
 
 

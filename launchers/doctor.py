@@ -10,7 +10,7 @@ import sys
 
 from absl import flags
 
-from . import common
+from . import common, config_flag
 
 common.define_flags(workdir=False)
 _JSON = flags.DEFINE_string("json", None, "A file for all lines.")
@@ -41,7 +41,7 @@ def main():
   exam = doctor.Examination(config, workdir, common.server_key(), _compiled)
   found = []
   for key, level, text in exam.findings():
-    text = common.shown(text)
+    text = config_flag.shown(text)
     found.append({"key": key, "level": level, "text": text})
     print(f"{level:8} {key:22} {text}", flush=True)
   if _JSON.value:

@@ -5,6 +5,7 @@ import subprocess
 import threading
 from dataclasses import replace
 
+import psutil
 import pytest
 
 from atlas_jax import stopping, sweep
@@ -185,6 +186,7 @@ def test_a_sweep_that_is_stopped_ends_its_runs_and_goes_on_later(
 
   def looked(_):
     if there.exists():
+      there.unlink()  # once
       raise stopping.Stopped(signal.SIGTERM)
 
   with monkeypatch.context() as patch:
@@ -195,6 +197,26 @@ def test_a_sweep_that_is_stopped_ends_its_runs_and_goes_on_later(
   started["a"] = "exit 0"
   again = sweep.run(tmp_path, jobs_of(tmp_path, "a", "b"), 1)
   assert again == {"a": "done", "b": "done"}
+
+
+def test_a_run_that_does_not_end_is_killed(tmp_path, started, monkeypatch):
+  there, pids = tmp_path / "there", []
+  started["a"] = (
+    f"trap '' TERM; echo $$ > {there}.new; mv {there}.new {there};"
+    " while :; do sleep 0.1; done"
+  )
+
+  def looked(_):
+    if there.exists():
+      pids.append(int(there.read_text()))
+      there.unlink()  # once
+      raise stopping.Stopped(signal.SIGTERM)
+
+  monkeypatch.setattr(sweep, "_GRACE_S", 0.5)
+  monkeypatch.setattr(sweep.time, "sleep", looked)
+  with pytest.raises(stopping.Stopped):
+    sweep.run(tmp_path, jobs_of(tmp_path, "a"), 1)
+  assert not psutil.pid_exists(*pids)
 
 
 def test_two_sweeps_share_what_both_need_and_run_it_once(tmp_path, started):

@@ -25,6 +25,10 @@ _START_CPU_S = 60  # to import transformers and read the tokenizer
 _MEMORY_BYTES = confined.MEMORY_BYTES
 _LONGEST_ANSWER = 256 << 20  # bytes
 _WALL_S = 300.0  # for a process that uses no processor time
+_READ = (
+  *("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"),
+  *("special_tokens_map.json", "added_tokens.json"),
+)
 
 
 class ChatTokenizer:
@@ -69,10 +73,11 @@ class ChatTokenizer:
     """
     path = pathlib.Path(path)
     files.check_directory(path)
-    tokenizer = path / "tokenizer.json"
-    if not tokenizer.is_file():
+    if not (path / "tokenizer.json").is_file():
       raise ChatError(f"{path}: no tokenizer.json there, beside config.json")
-    files.check_file(tokenizer, ChatError)
+    for file in (path / name for name in _READ):
+      if file.exists():
+        files.check_file(file, ChatError)
     return cls(path, date)
 
   def _ask(self, name: str, *arguments, cpu_s: float | None = None):

@@ -110,9 +110,14 @@ def test_of_pointers_of_git_lfs_those_that_are_read_are_named(tmp_path):
   for unread in ("onnx/model.onnx", "model.safetensors", "pytorch_model.bin"):
     (path / unread).write_text(LFS_POINTER)
   assert ChatTokenizer.from_dir(path).prompt_ids("x")
-  (path / "tokenizer.json").write_text(LFS_POINTER)
-  with pytest.raises(ChatError, match=r"/tokenizer\.json is a pointer of Git"):
-    ChatTokenizer.from_dir(path)
+  for name in (
+    *("added_tokens.json", "special_tokens_map.json", "chat_template.jinja"),
+    *("tokenizer_config.json", "tokenizer.json"),
+  ):
+    (path / name).write_text(LFS_POINTER)
+    with pytest.raises(ChatError, match=f"/{name} is a pointer of Git LFS"):
+      ChatTokenizer.from_dir(path)
+    (path / name).unlink()
 
 
 def test_a_template_beside_the_config_is_found(tmp_path):

@@ -43,6 +43,11 @@ def told(code, *arguments, cwd, **environ):
       "twice: configs/online.py and b",
     ),
     ([BASE, "--flagfile=/no/such"], "Unable to open flagfile"),
+    (["--flagfile=EXTRA"], "HOME/no.py"),
+    ([BASE, "--config.choosing.require_proof=x"], "x: valid: true, false\n"),
+    ([BASE, "--config.teacher.extra=3"], "valid: {'KEY': VALUE, ...}\n"),
+    ([BASE, "--config.teacher.extra={"], "valid: {'KEY': VALUE, ...}\n"),
+    ([BASE, "--config.seed=one"], "seed=one: valid: a whole number\n"),
     (["--config=~/no.py"], "HOME/no.py"),
     (["--config=ENDS.py"], "the file ends the program: bye"),
     (["--config=EMPTY.py"], "EMPTY.py has no function get_config"),
@@ -53,9 +58,16 @@ def test_a_flag_or_file_that_gives_no_config(
 ):
   (tmp_path / "ENDS.py").write_text("import sys\nsys.exit('bye')\n")
   (tmp_path / "EMPTY.py").write_text("steps = 3\n")
+  (tmp_path / "EXTRA").write_text("--config=~/no.py\n")
   arguments = [a.replace("=E", f"={tmp_path}/E") for a in arguments]
   words = words.replace("HOME", os.path.expanduser("~"))
   assert words in told(_LAUNCHER, *arguments, cwd=repo_root)
+
+
+def test_a_flag_that_is_refused_shows_no_key(repo_root):
+  arguments = [BASE, "--config.seed=a-long-secret"]
+  key = {"OPENAI_API_KEY": "a-long-secret"}
+  assert "seed=***: " in told(_LAUNCHER, *arguments, cwd=repo_root, **key)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from atlas_jax.teaching import statistics, transcripts
 from atlas_jax.teaching.statistics import Interval
 
 # Shares of a split: what must have been judged under both, and what may lack
-# of that which was judged under the seed.
+# of that which was judged under the seed. Of few samples one may lack.
 _LEAST_PAIRS = 0.9
 _MORE_UNJUDGED = 0.02
 # (problem id, replicate) -> its rollout.
@@ -47,7 +47,7 @@ def lacking(
     seed, pairs: judged under the seed, under both.
   """
   enough = max(_LEAST_PAIRS * samples, seed - _MORE_UNJUDGED * samples)
-  if pairs >= enough:
+  if pairs >= max(1, min(enough, samples - 1)):
     return []
   return [
     f"only {pairs} of {samples} {what} could be judged under {who} and the seed"
