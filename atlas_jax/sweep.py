@@ -319,9 +319,10 @@ def run(
   finally:
     for _, process in running.values():
       process.terminate()
+    end = time.monotonic() + _GRACE_S
     for _, process in running.values():
       try:
-        process.wait(_GRACE_S)
+        process.wait(max(0, end - time.monotonic()))
       except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

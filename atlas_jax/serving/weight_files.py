@@ -5,7 +5,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ def in_threads(call, items: Iterable, threads: int = 8) -> Iterator:
   """call(item) of each in order, some ahead: numpy and files free the GIL."""
   with ThreadPoolExecutor(threads) as pool:
     begun = (pool.submit(call, item) for item in items)
-    yield from (one.result() for one in owned.ahead(begun, threads))
+    yield from map(Future.result, owned.ahead(begun, threads))
 
 
 def _by_file(entries) -> Iterator[dict[str, np.ndarray]]:

@@ -137,7 +137,7 @@ def test_a_run_goes_on_with_the_templates_that_it_began_with(
     (["--config=configs/quickstart.py", "--coordinator=auto"], "SLURM"),
     (
       ["--config=configs/quickstart.py", "--config.grpo.beta=abc"],
-      "--config.grpo.beta=abc: could not convert",
+      "--config.grpo.beta=abc: valid: a number",
     ),
     (["--config=configs/quickstart.py:no"], "valid: student, teacher"),
     (["--config=configs/nothing.py"], "configs/nothing.py"),

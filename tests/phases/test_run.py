@@ -85,7 +85,9 @@ def test_each_phase_that_a_config_may_name_is_run(model, monkeypatch, tmp_path):
     *((phases.sft, "train"), (phases.grpo, "train")),
     *((phases.evaluate, "evaluate"), (phases.export, "export")),
   ):
-    monkeypatch.setattr(module, name, lambda entry, **_: called.append(entry))
+    monkeypatch.setattr(
+      module, name, lambda entry, *_, **__: called.append(entry)
+    )
   kinds = typing.get_args(Phase)
   config = small_sft.config(
     model, {"phases": kinds, "student.path": str(model)}
@@ -100,7 +102,9 @@ def test_a_signal_ends_all_processes_between_two_phases(
 ):
   called = []
   for module, name in ((phases.sft, "train"), (phases.export, "export")):
-    monkeypatch.setattr(module, name, lambda entry, **_: called.append(entry))
+    monkeypatch.setattr(
+      module, name, lambda entry, *_, **__: called.append(entry)
+    )
   stop = stopping.Stopped(15)
   monkeypatch.setattr(phases.multihost, "stop_asked", lambda: stop)
   with pytest.raises(stopping.Stopped):
