@@ -14,7 +14,7 @@ import os
 import pathlib
 import re
 
-from atlas_jax.errors import AtlasError
+from atlas_jax.errors import AtlasError, one_line
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def directory(path: str | os.PathLike, kind: str, weights=True) -> pathlib.Path:
     except huggingface_hub.errors.LocalEntryNotFoundError:
       found = find()
   except Exception as error:  # of the network, the name, the rights, the disk
-    why = " ".join(str(error).split())[:300]
+    why = one_line(error)
     raise HubError(
       f"{path} is no directory here, and the Hugging Face Hub does not give a"
       f" {kind} of that name: {why}"

@@ -156,7 +156,9 @@ class Writer:
           resume="allow",
         )
       except Exception as error:  # no key, no network, another's project
-        raise ConfigError(f"Weights & Biases: {one_line(error)}") from error
+        raise ConfigError(
+          f"Weights & Biases: {one_line(error, None)}"
+        ) from error
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Writes the numbers of one step; `values` has names without the phase."""
@@ -181,5 +183,5 @@ class Writer:
       if self._wandb is not None:
         call()
     except Exception as error:
-      self._wandb, why = None, one_line(error)
+      self._wandb, why = None, one_line(error, None)
       log.warning("nothing more is logged to Weights & Biases: %s", why)

@@ -11,6 +11,7 @@ from ml_collections.config_flags import config_flags as parsers
 from ml_collections.config_flags import tuple_parser
 
 from atlas_jax import scrubbing
+from atlas_jax.errors import one_line
 
 _CONFIG = None
 # The file of --config as it was typed -> its ConfigDict; None: it has failed.
@@ -162,7 +163,7 @@ def parse(argv: list[str]) -> list[str]:
       raise  # of the config file: its traceback tells
     text = " ".join([first, last.removeprefix("ValueError: ")]).strip()
   except OSError as error:  # there is no such file
-    text = " ".join(str(error).split())
+    text = one_line(error, None)
   sys.exit(f"error: {shown(text)}")
 
 

@@ -24,11 +24,17 @@ from atlas_jax.model.decoder import Decoder
 from atlas_jax.model.names import INDEX, WeightsError, tensors
 
 # The files of a model directory besides weights and config.json.
-_COMPANIONS = """
-  generation_config.json tokenizer.json tokenizer_config.json tokenizer.model
-  special_tokens_map.json added_tokens.json chat_template.jinja vocab.json
-  merges.txt
-"""
+_COMPANIONS = (
+  "generation_config.json",
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "tokenizer.model",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "chat_template.jinja",
+  "vocab.json",
+  "merges.txt",
+)
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
@@ -99,7 +105,7 @@ def save(
     # The name of transformers 5, and the one before it.
     names = dict.fromkeys(("dtype", "torch_dtype"), dtype.name)
     directory.write_json(temp / "config.json", {**hf_config, **names})
-    for name in _COMPANIONS.split() if source_dir is not None else ():
+    for name in _COMPANIONS if source_dir is not None else ():
       source = pathlib.Path(source_dir, name)
       if source.exists():
         shutil.copyfile(source, temp / name)

@@ -127,7 +127,7 @@ def _gpus(config, apart: bool, count: int) -> tuple[int, list[str]]:
     ("teacher", first, middle),
     ("student", middle, count),
   ):
-    part, cut = f"serving.{role}", getattr(config.serving, role).tensor_parallel
+    part, cut = f"serving.{role}", config.serving.by_role[role].tensor_parallel
     if (end - begin) % cut:
       raise ConfigError(
         f"--gpus={count}: the {end - begin} GPUs of the {role} server are no"
